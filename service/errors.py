@@ -1,0 +1,169 @@
+"""The error tree: every failure a caller can see, with its code and what the transports make of it.
+
+    SpeechQCError
+    ├─ ClientError        the caller can mend it
+    │  ├─ InvalidAudio         422 / 1007   the bytes are not the audio they claim to be
+    │  ├─ UnsupportedFormat    415 / 1003   no decoder for this container or encoding
+    │  ├─ PayloadTooLarge      413 / 1009   bytes, duration or channels above the limit
+    │  ├─ ProtocolError        400 / 1008   an unknown option, a message out of turn
+    │  └─ Unauthorized         401 / 1008   no valid key
+    ├─ CapacityError      try again later
+    │  ├─ Overloaded           429 / 1013   no room now
+    │  ├─ Draining             503 / 1012   the server is going away
+    │  └─ DeadlineExceeded     504 / 1013   accepted, but not answered in time
+    ├─ InferenceError          500 / 1011   this step failed; the next may not
+    ├─ EngineDead              503 / 1011   no step will succeed any more
+    └─ StartupError       never served: message and exit code
+       ├─ SettingsError
+       └─ ContractError
+
+Knows nothing of HTTP libraries or sockets; `service.api` turns these into answers in one place.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class SpeechQCError(Exception):
+    """Base of all errors of this project; raise a leaf, catch a branch.
+
+    Args:
+        message: What was expected, what came, what to do.
+        detail: Machine-readable facts that belong to the message (limits, values).
+    """
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+    ws_close: ClassVar[int] = 1011
+    retryable: ClassVar[bool] = False
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(self, message: str, **detail: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail: dict[str, Any] = detail
+
+    def body(self, request_id: str | None = None) -> dict[str, Any]:
+        """Build the one JSON error body that HTTP and WebSocket share."""
+        return {"error": {"code": self.code, "message": self.message, "detail": self.detail, "request_id": request_id}}
+
+
+class ClientError(SpeechQCError):
+    """The request is at fault; sending it again unchanged will fail again."""
+
+    code = "client_error"
+    http_status = 400
+    ws_close = 1008
+
+
+class InvalidAudio(ClientError):
+    """The bytes do not hold the audio that their header or the caller declares."""
+
+    code = "invalid_audio"
+    http_status = 422
+    ws_close = 1007
+
+
+class UnsupportedFormat(ClientError):
+    """No decoder here reads this container or encoding."""
+
+    code = "unsupported_format"
+    http_status = 415
+    ws_close = 1003
+
+
+class PayloadTooLarge(ClientError):
+    """More bytes, seconds or channels than the settings allow."""
+
+    code = "payload_too_large"
+    http_status = 413
+    ws_close = 1009
+
+
+class ProtocolError(ClientError):
+    """An unknown option, a malformed message, or a message out of turn."""
+
+    code = "protocol_error"
+    http_status = 400
+    ws_close = 1008
+
+
+class Unauthorized(ClientError):
+    """No key, or one that is not valid."""
+
+    code = "unauthorized"
+    http_status = 401
+    ws_close = 1008
+
+
+class CapacityError(SpeechQCError):
+    """Nothing is wrong with the request; there is no room for it now."""
+
+    code = "capacity"
+    http_status = 503
+    ws_close = 1013
+    retryable = True
+    retry_after_s = 1
+
+
+class Overloaded(CapacityError):
+    """Refused at the door: all slots or queue places are taken."""
+
+    code = "overloaded"
+    http_status = 429
+    ws_close = 1013
+
+
+class Draining(CapacityError):
+    """The server finishes what it has and takes nothing new."""
+
+    code = "draining"
+    http_status = 503
+    ws_close = 1012
+    retry_after_s = 5
+
+
+class DeadlineExceeded(CapacityError):
+    """Accepted, but not answered before its deadline."""
+
+    code = "deadline_exceeded"
+    http_status = 504
+    ws_close = 1013
+
+
+class InferenceError(SpeechQCError):
+    """One step failed; the entries in it fail with it, others do not."""
+
+    code = "inference_error"
+    http_status = 500
+    ws_close = 1011
+    retryable = True
+
+
+class EngineDead(SpeechQCError):
+    """Several steps in a row failed; readiness is false until a restart."""
+
+    code = "engine_dead"
+    http_status = 503
+    ws_close = 1011
+    retryable = True
+    retry_after_s = 10
+
+
+class StartupError(SpeechQCError):
+    """The process must not start; the message says what to mend."""
+
+    code = "startup_error"
+
+
+class SettingsError(StartupError):
+    """A setting has a value outside its type or bounds."""
+
+    code = "settings_error"
+
+
+class ContractError(StartupError):
+    """The model file is missing, unreadable, or does not declare what this service needs."""
+
+    code = "contract_error"

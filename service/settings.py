@@ -1,0 +1,90 @@
+"""Every setting of the service, once: type, bound, unit, meaning. Read from `SPEECHQC_*` environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+PACKAGE = Path(__file__).resolve().parent
+MODEL_NAME = "speech-qc-base.onnx"
+
+
+def default_model_path() -> Path:
+    """Find the shipped model: inside an installed wheel, else in the checkout's `models/`."""
+    packaged = PACKAGE / "models" / MODEL_NAME
+    return packaged if packaged.exists() else PACKAGE.parent / "models" / MODEL_NAME
+
+
+class Settings(BaseSettings):
+    """All settings; each field's docstring is its documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="SPEECHQC_", use_attribute_docstrings=True, frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """TCP port to listen on."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+
+    model_path: Path = Field(default_factory=default_model_path)
+    """ONNX model file with its contract in the metadata."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where inference runs; `cuda` refuses to start without a working GPU, `auto` falls back to the CPU and says so."""
+    intra_op_threads: int = Field(default=1, ge=1, le=64)
+    """Threads that ONNX Runtime uses inside one step on the CPU."""
+
+    profiles_path: Path | None = None
+    """YAML file with verdict profiles that replaces the built-in one."""
+    default_profile: str = "default"
+    """Verdict profile when a request names none."""
+
+    max_upload_bytes: int = Field(default=512 * 1024 * 1024, ge=1024)
+    """Largest request body, bytes."""
+    max_duration_s: float = Field(default=4 * 3600.0, gt=0)
+    """Longest recording, seconds of audio."""
+    max_channels: int = Field(default=8, ge=1, le=64)
+    """Most channels in one recording."""
+    max_uploads: int = Field(default=8, ge=1, le=1024)
+    """Uploads inspected at the same time; further ones get 429."""
+    max_streams: int = Field(default=256, ge=1, le=65536)
+    """Live streams at the same time; further ones are refused."""
+    max_events: int = Field(default=10_000, ge=1)
+    """Events kept per channel; later ones are counted but not listed."""
+
+    max_batch: int = Field(default=64, ge=1, le=1024)
+    """Most chunks in one inference step."""
+    live_chunk_hops: int = Field(default=10, ge=2, le=100, multiple_of=2)
+    """Hops of 10 ms that one live chunk holds."""
+    upload_chunk_hops: int = Field(default=400, ge=2, le=6000, multiple_of=2)
+    """Hops of 10 ms that one chunk of an upload holds; bounds how long a live chunk can wait for an upload's step."""
+    step_deadline_s: float = Field(default=30.0, gt=0)
+    """A chunk that waited longer than this is given up, seconds."""
+    max_step_failures: int = Field(default=3, ge=1)
+    """Failed steps in a row after which the engine counts as dead."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """Longest wait for accepted work at shutdown, seconds."""
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment and check every value.
+
+    Args:
+        overrides: Field values that win over the environment (command-line options); None means not given.
+
+    Raises:
+        SettingsError: One line per wrong value, each with the variable, the value and the bound.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"SPEECHQC_{'_'.join(str(part) for part in e['loc']).upper()}={e.get('input')!r}: {e['msg']}"
+            for e in error.errors()
+        ]
+        raise SettingsError("wrong settings:\n  " + "\n  ".join(lines)) from error

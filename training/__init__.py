@@ -1,0 +1,1 @@
+"""Trains, evaluates and exports the detector that `service` runs; needs the `train` extra."""
