@@ -1,0 +1,93 @@
+"""From bytes to numbers: decoding, resampling, level measures and model features.
+
+NumPy, libsndfile and soxr only. Knows nothing of asyncio, HTTP, models or scores, so that the service and the
+training code run the same lines on the same samples. This file holds what the modules agree on: what a recording
+is, and how large it may be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.errors import InvalidAudio, PayloadTooLarge
+
+MIN_RATE_HZ = 8_000
+"""Telephone audio; below it there is no speech band left to judge."""
+
+MAX_RATE_HZ = 192_000
+"""Highest rate that recorders write; more is a broken header."""
+
+
+def check_rate_hz(rate_hz: int) -> None:
+    """Refuse sample rates that no speech recording has.
+
+    Raises:
+        InvalidAudio: Outside `MIN_RATE_HZ` … `MAX_RATE_HZ`.
+    """
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise InvalidAudio(
+            f"expected a sample rate of {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {rate_hz} Hz: "
+            "check the header, or resample the recording",
+            sample_rate_hz=rate_hz,
+            min_hz=MIN_RATE_HZ,
+            max_hz=MAX_RATE_HZ,
+        )
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of a recording declares.
+
+    Args:
+        sample_rate_hz: Frames per second.
+        channels: Samples per frame.
+        encoding: Container and encoding, for example `wav/PCM_16` or `ogg/VORBIS`.
+        declared_frames: Length by the header; None when a live recorder left it open.
+    """
+
+    sample_rate_hz: int
+    channels: int
+    encoding: str
+    declared_frames: int | None
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Bounds of one recording; the defaults are those of the service's settings."""
+
+    max_bytes: int = 512 * 1024 * 1024
+    max_duration_s: float = 4 * 3600.0
+    max_channels: int = 8
+
+    def check_bytes(self, count: int, what: str) -> None:
+        """Raise PayloadTooLarge when there are more bytes than allowed; `what` is subject and verb of the message."""
+        if count > self.max_bytes:
+            raise PayloadTooLarge(
+                f"expected at most {self.max_bytes} bytes, {what} {count}: send a shorter or compressed recording, "
+                "or raise the limit",
+                bytes=count,
+                max_bytes=self.max_bytes,
+            )
+
+    def check_frames(self, frames: int, rate_hz: int) -> None:
+        """Raise PayloadTooLarge when so many frames last longer than allowed."""
+        if frames > self.max_duration_s * rate_hz:
+            raise PayloadTooLarge(
+                f"expected at most {self.max_duration_s:g} s of audio, got {frames / rate_hz:.1f} s or more: "
+                "cut the recording, or raise the limit",
+                duration_s=frames / rate_hz,
+                max_duration_s=self.max_duration_s,
+            )
+
+    def check_layout(self, channels: int, rate_hz: int) -> None:
+        """Raise InvalidAudio or PayloadTooLarge when the header's channels or rate cannot be served."""
+        if channels == 0:
+            raise InvalidAudio("expected one channel or more, the header declares 0: export the recording again")
+        if channels > self.max_channels:
+            raise PayloadTooLarge(
+                f"expected at most {self.max_channels} channels, got {channels}: send fewer channels at a time, "
+                "or raise the limit",
+                channels=channels,
+                max_channels=self.max_channels,
+            )
+        check_rate_hz(rate_hz)

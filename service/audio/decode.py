@@ -1,0 +1,462 @@
+"""Recordings to float32 blocks: from an HTTP body while it arrives, or from a file on disk.
+
+WAV and RF64 are read here, byte by byte as they come, in constant memory. Everything else must be complete first: a
+body is collected (never more than `DecodeLimits.max_bytes`), then libsndfile reads it block by block. Knows nothing
+of HTTP: the caller pushes bytes and translates the errors.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Literal
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from service.audio import AudioInfo, DecodeLimits
+from service.audio.wav import (
+    BLOCK_FRAMES,
+    CONVERTERS,
+    WavHeader,
+    WavHeaderParser,
+    WavSamples,
+    check_finite,
+    is_placeholder,
+)
+from service.errors import InvalidAudio, UnsupportedFormat
+
+__all__ = ["AudioInfo", "DecodeLimits", "Decoder", "Encoding", "FileDecoder", "decode_file", "pcm_to_float"]
+
+Block = NDArray[np.float32]
+Encoding = Literal["linear16", "float32", "mulaw", "alaw"]
+
+READABLE = "WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3, NIST SPHERE, VOC"
+"""For error messages: what a recording may be."""
+
+READ_BYTES = 1 << 20  # of a file at a time
+_SNIFF_BYTES = 24  # the longest signature with its size field (W64)
+_HEADER_PIECE_BYTES = 1 << 16  # keeps one huge push from being copied into the header
+_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # largest
+_MP3_SLACK_FRAMES = 2 * 1152  # encoders disagree on the delay and padding they count
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile reports the largest int64 where the header leaves the length open
+_UNSUPPORTED_CODES = frozenset({1, 4, 18})  # libsndfile: unrecognised format, unsupported encoding, unimplemented
+
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (rb"(RIFF|RF64)....WAVE", "wav"),
+    (rb"RIFX....WAVE|riff\x2e\x91\xcf\x11|FORM....(AIFF|AIFC|8SVX)|\.snd|dns\.|caff|fLaC|OggS", "libsndfile"),
+    (rb"NIST_1A|Creative Voice File|ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd][^\xf0-\xff]", "libsndfile"),
+)
+"""First bytes to the reader. MPEG audio has none but its frame sync: layer bits set, and not the text mark FF FE."""
+
+_STRANGERS: tuple[tuple[bytes, str], ...] = (
+    (rb"\x1a\x45\xdf\xa3", "WebM/Matroska"),
+    (rb"....ftyp", "MP4/M4A"),
+    (rb"\xff[\xf0\xf1\xf8\xf9]", "AAC"),
+    (rb"#!AMR", "AMR"),
+    (rb"\x30\x26\xb2\x75", "WMA/ASF"),
+    (rb"PK\x03\x04|\x1f\x8b", "a compressed archive"),
+    (rb"RIFF", "a RIFF file, but not WAVE"),
+    (rb"\xff\xfe|\xfe\xff|[\t\r\n -~]+\Z", "text"),
+)
+"""What people send by mistake, so that the answer can call it by its name."""
+
+_LIVE: dict[Encoding, tuple[str, int]] = {
+    "linear16": ("PCM_16", 2),
+    "float32": ("FLOAT", 4),
+    "mulaw": ("ULAW", 1),
+    "alaw": ("ALAW", 1),
+}
+"""Name on the wire to the name in `CONVERTERS` and the bytes per sample."""
+
+
+def pcm_to_float(data: bytes | memoryview, encoding: Encoding) -> NDArray[np.float32]:
+    """Convert raw samples of a live stream; channels stay interleaved.
+
+    Args:
+        data: Whole samples, little-endian.
+        encoding: `linear16`, `float32`, `mulaw` or `alaw`.
+
+    Returns:
+        float32 [n], a new array, scaled like the same encoding in a WAV file.
+
+    Raises:
+        InvalidAudio: Not a whole number of samples, or NaN or infinity among them.
+    """
+    subtype, sample_bytes = _LIVE[encoding]
+    if len(data) % sample_bytes:
+        raise InvalidAudio(
+            f"expected whole {encoding} samples of {sample_bytes} bytes, got {len(data)} bytes: send complete samples"
+        )
+    samples = CONVERTERS[subtype](data)
+    finite = np.isfinite(samples)
+    if not finite.all():
+        position = int(np.argmin(finite))
+        raise InvalidAudio(
+            f"expected finite samples, got {samples[position]} as sample {position} of {len(samples)} sent together: "
+            "mend the program that sends them",
+            sample=position,
+        )
+    return samples
+
+
+class Decoder:
+    """Decodes one recording while its bytes arrive; owned by one request, not thread-safe.
+
+    Args:
+        limits: Bounds; exceeding one ends the decoding with PayloadTooLarge.
+        content_type: What the sender called it; only for error messages, the bytes decide.
+        filename: Likewise.
+        total_bytes: Length of the whole recording if known in advance (Content-Length, file size).
+
+    Raises:
+        PayloadTooLarge: `total_bytes` is above the limit.
+    """
+
+    def __init__(
+        self,
+        limits: DecodeLimits,
+        content_type: str | None = None,
+        filename: str | None = None,
+        total_bytes: int | None = None,
+    ) -> None:
+        limits.check_bytes(total_bytes or 0, "the recording has")
+        self.info: AudioInfo | None = None
+        """Set as soon as the header is understood."""
+        self.frames = 0
+        """Decoded so far."""
+        self.collected: io.BytesIO | None = None
+        """The recording so far, when only libsndfile reads its format."""
+        self.foreign_header: WavHeader | None = None
+        """Of a WAV with an encoding that only libsndfile reads."""
+        self._limits = limits
+        self._sender = ", ".join(text for text in (content_type, filename) if text)
+        self._received_bytes = 0
+        self._head = bytearray()  # until the signature is complete
+        self._parser: WavHeaderParser | None = None
+        self._header: WavHeader | None = None
+        self._samples: WavSamples | None = None
+
+    def push(self, data: bytes | memoryview) -> list[Block]:
+        """Take more bytes of the recording.
+
+        Returns:
+            Blocks decoded now, each float32 [n, channels] with n up to `BLOCK_FRAMES`; none while the header is
+            incomplete or the format is being collected.
+
+        Raises:
+            InvalidAudio: The header or a sample is broken.
+            UnsupportedFormat: The first bytes are of no readable format.
+            PayloadTooLarge: Bytes, duration or channels, declared or counted, are above the limits.
+        """
+        self._received_bytes += len(data)
+        self._limits.check_bytes(self._received_bytes, "so far came")
+        view = memoryview(data)
+        if self._parser is None and self.collected is None:
+            missing = _SNIFF_BYTES - len(self._head)
+            self._head += view[:missing]
+            view = view[missing:]
+            if len(self._head) < _SNIFF_BYTES:
+                return []
+            self._choose_reader()
+        blocks: list[Block] = []
+        while self._parser is not None and self._header is None and view:
+            blocks += self._push_header(self._parser, view[:_HEADER_PIECE_BYTES])
+            view = view[_HEADER_PIECE_BYTES:]
+        if self.collected is not None:
+            self.collected.write(view)
+        elif self._samples is not None and view:
+            blocks += self._push_samples(self._samples, view)
+        return blocks
+
+    def finish(self) -> Iterator[Block]:
+        """Say that no more bytes come.
+
+        Returns:
+            The remaining blocks, decoded one by one as they are asked for.
+
+        Raises:
+            InvalidAudio: Nothing came, or less than the header declares. Asking for a block may raise it, too.
+            UnsupportedFormat: The first bytes are of no readable format, or libsndfile refuses them.
+            PayloadTooLarge: See `push`. Asking for a block may raise it, too.
+        """
+        if self._received_bytes == 0:
+            raise InvalidAudio("expected a recording, got an empty body: send the audio itself")
+        if self._parser is None and self.collected is None:
+            self._choose_reader()
+        if self.collected is not None:
+            source = LibsndfileSource(self.collected, self._received_bytes, self._limits, self.foreign_header)
+            self.info = source.info
+            return self._count(source)
+        if self._samples is None or self._header is None:
+            raise InvalidAudio(
+                f"expected a WAV header and samples, got a header only, cut off after {self._received_bytes} bytes: "
+                "upload the whole file"
+            )
+        declared, came = self._header.data_bytes, self._samples.received_bytes
+        if declared is not None and came < declared:
+            raise _truncated(f"{declared} bytes of samples", f"{came}")
+        if self.frames == 0:
+            raise _no_samples()
+        return iter(())
+
+    def _choose_reader(self) -> None:
+        """Decide by the signature who reads the recording, and hand over the bytes held back for it."""
+        head = bytes(self._head)
+        reader = next((reader for pattern, reader in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)
+        if reader == "wav" or (len(head) < 12 and head[:4] in (b"RIFF", b"RF64")):
+            self._parser = WavHeaderParser()
+            self._parser.push(head)
+        elif reader == "libsndfile":
+            self._limits.check_bytes(_declared_bytes(head) or 0, "the header declares")
+            self.collected = io.BytesIO()
+            self.collected.write(head)
+        else:
+            guess = next((f", like {name}" for pattern, name in _STRANGERS if re.match(pattern, head, re.DOTALL)), "")
+            sender = f" (sent as {self._sender})" if self._sender else ""
+            raise UnsupportedFormat(
+                f"expected one of {READABLE}; the first bytes are {head[:12]!r}{guess}{sender}: "
+                "convert the recording to WAV or FLAC",
+                first_bytes=head[:12].hex(),
+            )
+
+    def _push_header(self, parser: WavHeaderParser, data: memoryview) -> list[Block]:
+        """Feed the WAV header; once it is complete, check it and pass on the samples that came with it."""
+        parser.push(data)
+        header = self._header = parser.header
+        if header is None:
+            return []
+        self._limits.check_layout(header.channels, header.sample_rate_hz)
+        if header.data_bytes is not None:
+            self._limits.check_bytes(header.data_start + header.data_bytes, "the header declares")
+        if header.subtype is None:
+            self.foreign_header, self.collected = header, io.BytesIO()
+            self.collected.write(parser.raw)
+            parser.raw.clear()
+            return []
+        self._limits.check_frames(header.frames or 0, header.sample_rate_hz)
+        encoding = f"{header.container}/{header.subtype}"
+        self.info = AudioInfo(header.sample_rate_hz, header.channels, encoding, header.frames)
+        self._samples = WavSamples(header)
+        first = bytes(parser.raw[header.data_start :])
+        parser.raw.clear()
+        return self._push_samples(self._samples, first)
+
+    def _push_samples(self, samples: WavSamples, data: bytes | memoryview) -> list[Block]:
+        """Decode WAV samples within the duration limit."""
+        blocks = samples.push(data)
+        self.frames = samples.frames
+        self._limits.check_frames(self.frames, samples.header.sample_rate_hz)
+        return blocks
+
+    def _count(self, source: LibsndfileSource) -> Iterator[Block]:
+        for block in source:
+            self.frames += len(block)
+            yield block
+
+
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """Reads in one direction. soundfile seeks after each read, which fails where the length is not known."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class LibsndfileSource:
+    """A complete recording in any format that libsndfile reads; can be iterated once.
+
+    Args:
+        file: The recording; only BytesIO or a file with a descriptor.
+        total_bytes: Its length.
+        limits: Bounds, checked before any sample is decoded and while decoding.
+        header: Chunks of a WAV with a compressed encoding, for its declared size.
+
+    Raises:
+        InvalidAudio: The header is broken, or declares more bytes than there are.
+        UnsupportedFormat: libsndfile has no decoder for it.
+        PayloadTooLarge: Channels or declared duration are above the limits.
+    """
+
+    def __init__(self, file: BinaryIO, total_bytes: int, limits: DecodeLimits, header: WavHeader | None) -> None:
+        file.seek(0)
+        head = file.read(READ_BYTES)
+        declared_bytes = _declared_bytes(head)
+        if header is not None:
+            declared_bytes = None if header.data_bytes is None else header.data_start + header.data_bytes
+        if declared_bytes is not None and declared_bytes > total_bytes:
+            raise _truncated(f"{declared_bytes} bytes", str(total_bytes))
+        if head[:4] == b"OggS" and _ogg_is_cut(file, total_bytes):
+            raise _truncated("a whole Ogg page at the end", "a part of it")
+        file.seek(0)
+        try:
+            # By descriptor: from a name that ends in .raw soundfile would conclude that there is no header.
+            self._sound = _ForwardFile(file if isinstance(file, io.BytesIO) else file.fileno(), closefd=False)
+        except soundfile.LibsndfileError as error:
+            kind = UnsupportedFormat if error.code in _UNSUPPORTED_CODES else InvalidAudio
+            raise kind(
+                f"expected one of {READABLE}; libsndfile refuses the recording ({error.error_string}): check that the "
+                "upload is whole, or convert it to WAV or FLAC"
+            ) from error
+        limits.check_layout(self._sound.channels, self._sound.samplerate)
+        declared: int | None = self._sound.frames if self._sound.frames < _UNKNOWN_FRAMES else None
+        if head[:7] == b"NIST_1A" and (count := re.search(rb"sample_count -i (\d{1,18})\s", head[:1024])):
+            declared = int(count[1])  # libsndfile goes by the length of the file
+        limits.check_frames(declared or 0, self._sound.samplerate)
+        encoding = f"{self._sound.format.lower()}/{self._sound.subtype}"
+        self.info = AudioInfo(self._sound.samplerate, self._sound.channels, encoding, declared)
+        self._limits = limits
+        self._least_frames = declared or 0
+        if self._sound.format == "MP3":  # without an encoder's tag its length is an estimate from the first frames
+            tagged = any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
+            self._least_frames = self._least_frames - _MP3_SLACK_FRAMES if tagged else 0
+
+    def __iter__(self) -> Iterator[Block]:
+        """Decode block by block; raises InvalidAudio or PayloadTooLarge where the recording turns out to be bad."""
+        frames, rate_hz = 0, self.info.sample_rate_hz
+        with self._sound:
+            while True:
+                try:
+                    block = self._sound.read(out=np.empty((BLOCK_FRAMES, self.info.channels), np.float32))
+                except soundfile.LibsndfileError as error:
+                    raise InvalidAudio(
+                        f"damaged or truncated: decoding failed after {frames} frames ({frames / rate_hz:.2f} s; "
+                        f"{error.error_string}): upload the whole file"
+                    ) from error
+                if len(block) == 0:
+                    break
+                check_finite(block, frames, rate_hz)
+                frames += len(block)
+                self._limits.check_frames(frames, rate_hz)
+                yield block
+        if frames == 0:
+            raise _no_samples()
+        if frames < self._least_frames:
+            raise _truncated(f"{self.info.declared_frames} frames", f"{frames}")
+
+
+class FileDecoder:
+    """A recording on disk as blocks, in memory that does not depend on its length; can be iterated once.
+
+    `info` is there from the start. Close it, or use it in a `with` statement, when not iterating to the end.
+
+    Raises:
+        InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`; also when the file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], limits: DecodeLimits | None = None) -> None:
+        path = Path(path)
+        try:
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise InvalidAudio(
+                f"expected a readable file, {path.name!r} is none ({error.strerror}): check the path"
+            ) from error
+        self.frames = 0
+        try:
+            self.info, self._blocks = self._open(path.name, limits or DecodeLimits())
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, name: str, limits: DecodeLimits) -> tuple[AudioInfo, Iterator[Block]]:
+        """Read until the header is understood."""
+        total_bytes = os.fstat(self._file.fileno()).st_size
+        decoder = Decoder(limits, filename=name, total_bytes=total_bytes)
+        first: list[Block] = []
+        while decoder.info is None:
+            data = self._file.read(READ_BYTES)
+            if not data:
+                decoder.finish()  # says what is missing
+                raise _no_samples()
+            first = decoder.push(data)
+            if decoder.collected is not None:
+                source = LibsndfileSource(self._file, total_bytes, limits, decoder.foreign_header)
+                return source.info, iter(source)
+        return decoder.info, self._read_wav(decoder, first)
+
+    def _read_wav(self, decoder: Decoder, first: list[Block]) -> Iterator[Block]:
+        yield from first
+        first.clear()  # or they would stay in memory until the end
+        while data := self._file.read(READ_BYTES):
+            yield from decoder.push(data)
+        yield from decoder.finish()
+
+    def __iter__(self) -> Iterator[Block]:
+        """Decode block by block; raises what `Decoder.finish` raises where the recording turns out to be bad."""
+        try:
+            for block in self._blocks:
+                self.frames += len(block)
+                yield block
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; doing so twice is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> FileDecoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def decode_file(path: str | os.PathLike[str], limits: DecodeLimits | None = None) -> FileDecoder:
+    """Open a recording on disk.
+
+    Args:
+        path: Any format in `READABLE`.
+        limits: Bounds; None takes the defaults.
+
+    Returns:
+        Its `info` at once, its blocks (float32 [n, channels], n up to `BLOCK_FRAMES`) by iterating.
+
+    Raises:
+        InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`; iterating may raise them, too.
+    """
+    return FileDecoder(path, limits)
+
+
+def _truncated(declared: str, came: str) -> InvalidAudio:
+    return InvalidAudio(f"truncated: the header declares {declared}, {came} came: upload the whole file")
+
+
+def _no_samples() -> InvalidAudio:
+    return InvalidAudio("expected samples after the header, got a header only: upload the finished recording")
+
+
+def _declared_bytes(head: bytes) -> int | None:
+    """Length of the whole recording by the size field of its container; None where there is none or it is open."""
+    if len(head) < 24:
+        return None
+    size: int
+    if head[:4] in (b"FORM", b"RIFX"):
+        size = struct.unpack_from(">I", head, 4)[0]
+        return None if is_placeholder(size) else size + 8
+    if head[:4] in (b".snd", b"dns."):
+        start, size = struct.unpack_from(">II" if head[:1] == b"." else "<II", head, 4)
+        return None if is_placeholder(size) else start + size
+    if head[:4] == b"riff":
+        size = struct.unpack_from("<Q", head, 16)[0]
+        return size if size < 1 << 63 else None
+    return None
+
+
+def _ogg_is_cut(file: BinaryIO, total_bytes: int) -> bool:
+    """Whether the last Ogg page is incomplete; libsndfile would drop it without a word (RFC 3533, section 6)."""
+    file.seek(max(0, total_bytes - _OGG_PAGE_BYTES))
+    tail = file.read(_OGG_PAGE_BYTES)
+    start = tail.rfind(b"OggS")
+    if start < 0 or len(tail) < start + 27:
+        return True
+    segments = tail[start + 26]
+    table = tail[start + 27 : start + 27 + segments]
+    return len(table) < segments or start + 27 + segments + sum(table) > len(tail)

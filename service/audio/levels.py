@@ -1,0 +1,273 @@
+"""Level measures of one channel at its native rate: what needs no model and no resampling.
+
+Measured before resampling, because clipping, digital zeros and bandwidth do not survive it. Everything is counted
+in pieces of a fixed size at absolute positions, so the figures do not depend on how the samples arrived. Memory is
+constant.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.audio import check_rate_hz
+
+PIECE_SAMPLES = 8192
+"""Samples counted at a time; large enough to hide NumPy's cost per call, small enough for the processor's cache."""
+
+SPECTRUM_SAMPLES = 2048
+"""Window of the long-term spectrum, one at the start of each piece: a sample of the recording, not all of it."""
+
+SILENCE_RUN_S = 0.01
+"""Exact zeros for this long come from a mute, a gap or a gate; shorter ones from quiet audio in 16 bits."""
+
+RAIL_RUN_SAMPLES = 3
+"""Identical samples in a row at the extreme that count as cut off."""
+
+RAIL_MIN_PEAK = 0.05
+"""Extremes below −26 dBFS are not judged: there, 8-bit audio has runs of equal samples by itself."""
+
+RAIL_STEEP = 1 / 16
+"""Step into or out of a plateau, as a share of the peak, that no neighbouring µ-law or A-law code reaches."""
+
+RAIL_FINE = 1 / 256
+"""Step between the two highest values, as a share of the peak, below which quantisation cannot make a plateau."""
+
+BANDWIDTH_DROP_DB = 65.0
+"""Below the spectrum's peak: speech of a good microphone still has its upper octave within this."""
+
+BANDWIDTH_SMOOTH_HZ = 100.0
+"""Width of the spectral average; one noisy bin must not set the bandwidth."""
+
+BANDWIDTH_LOWEST_HZ = 80.0
+"""Offset and mains hum below this must not set the peak."""
+
+SIGNAL_FLOOR = 1e-7
+"""Mean square (−70 dBFS) below which a window says nothing about bandwidth."""
+
+SPECTRUM_FLOOR = 1e-11
+"""Mean square of 16-bit rounding noise (−101 dBFS) with 9 dB added; what lies below it is not signal."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Figures of one channel; None where there was nothing to judge.
+
+    Args:
+        rms_dbfs: Root mean square with offset; 0 dBFS is a full-scale square wave, a full-scale sine has −3.
+        peak_dbfs: Largest absolute sample; above 0 is possible in float recordings.
+        clipped_ratio: Share of samples cut off at the recording's own extremes, or beyond ±1; see `Rail`.
+        dc_offset: Mean, in units of full scale.
+        digital_silence_ratio: Share of samples in runs of exact zeros of at least `SILENCE_RUN_S`.
+        bandwidth_hz: Highest frequency that carries signal; None below `SPECTRUM_SAMPLES` samples or without signal.
+    """
+
+    rms_dbfs: float | None
+    peak_dbfs: float | None
+    clipped_ratio: float | None
+    dc_offset: float | None
+    digital_silence_ratio: float | None
+    bandwidth_hz: float | None
+
+
+class Rail:
+    """Counts plateaus at the highest value of one polarity, as the samples pass.
+
+    Cut-off tops are runs of identical samples at the recording's own extreme: at full scale, at the end of the
+    µ-law range (0.98), or at a lower rail when the level was turned down afterwards. A fixed threshold would miss
+    the last and would blame loud, slow, intact waves. As the extreme is only known at the end, a new one discards
+    what the lower one had collected; this needs no second pass.
+
+    Coarse quantisation also makes plateaus (the top of a slow wave in µ-law), but is entered and left by the
+    neighbouring code. So where the two highest values lie far apart, only plateaus with a steep flank count. Tops
+    rounded by a filter or a lossy codec after the clipping are not found here; that is the detector's task.
+    """
+
+    def __init__(self) -> None:
+        self.top = -math.inf
+        self._second = -math.inf  # highest value below the top
+        self._all = 0  # samples in plateaus
+        self._steep = 0  # samples in plateaus with a steep flank
+        self._open = 0  # length of a run that reaches the end of the last piece
+        self._open_step = 0.0  # by which it was entered
+        self._last = math.nan  # sample before the piece
+
+    def push(self, samples: NDArray[np.float32], highest: float) -> None:
+        """Count one piece; `highest` is its maximum, which the caller has already."""
+        if highest < self.top:
+            self._second = max(self._second, highest)
+            self._close(float(samples[0]))
+        else:
+            if highest > self.top:
+                self._second = max(self._second, self.top)
+                self.top = highest
+                self._all = self._steep = self._open = 0
+            self._count(samples)
+        self._last = float(samples[-1])
+
+    def _count(self, samples: NDArray[np.float32]) -> None:
+        """Find the runs at the top in a piece that has at least one."""
+        top = self.top
+        at_top = samples == np.float32(top)
+        self._second = max(self._second, float(np.max(samples, where=~at_top, initial=-np.inf)))
+        if not at_top[0]:
+            self._close(float(samples[0]))
+        edges = np.flatnonzero(np.diff(at_top.view(np.int8), prepend=0, append=0))
+        starts, ends = edges[::2], edges[1::2]
+        long = ends - starts >= RAIL_RUN_SAMPLES
+        long[0] |= starts[0] == 0  # may continue an open run
+        long[-1] |= ends[-1] == len(samples)  # may go on
+        for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
+            if start or not self._open:
+                self._open = 0
+                self._open_step = top - (float(samples[start - 1]) if start else self._last)
+            self._open += end - start
+            if end < len(samples):
+                self._close(float(samples[end]))
+
+    def _close(self, following: float) -> None:
+        """End the open run; `following` is the first sample after it."""
+        if self._open >= RAIL_RUN_SAMPLES:
+            self._all += self._open
+            if max(self._open_step, self.top - following) > RAIL_STEEP * self.top:  # NaN before the first sample
+                self._steep += self._open
+        self._open = 0
+
+    def clipped_samples(self) -> int:
+        """Samples cut off so far. Ends an open run: call it on a copy while the stream goes on."""
+        self._close(self.top)
+        if not RAIL_MIN_PEAK <= self.top <= 1.0:  # beyond 1 they are counted one by one
+            return 0
+        return self._all if self.top - self._second <= RAIL_FINE * self.top else self._steep
+
+
+class LevelMeter:
+    """Measures one channel as a stream; owned by one session, not thread-safe.
+
+    Args:
+        rate_hz: Rate of what is pushed.
+
+    Raises:
+        InvalidAudio: The rate is outside what `check_rate_hz` accepts.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        check_rate_hz(rate_hz)
+        self.samples = 0
+        self._rate_hz = rate_hz
+        self._waiting = np.empty(PIECE_SAMPLES, np.float32)
+        self._filled = 0
+        self._sum = 0.0
+        self._squares = 0.0
+        self._peak = 0.0
+        self._over = 0  # samples beyond ±1
+        self._upper, self._lower = Rail(), Rail()
+        self._silence_run = math.ceil(rate_hz * SILENCE_RUN_S)
+        self._silent = 0  # samples in finished runs that were long enough
+        self._zeros = 0  # length of the run that reaches the end of the last piece
+        self._window = np.hanning(SPECTRUM_SAMPLES + 1)[:-1]  # periodic
+        self._power = np.zeros(SPECTRUM_SAMPLES // 2 + 1)
+        self._windows = 0
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take samples of any number.
+
+        Args:
+            samples: float32 [n], finite.
+        """
+        self.samples += len(samples)
+        while len(samples):
+            if self._filled == 0 and len(samples) >= PIECE_SAMPLES:
+                self._measure(np.ascontiguousarray(samples[:PIECE_SAMPLES]))
+                samples = samples[PIECE_SAMPLES:]
+                continue
+            count = min(PIECE_SAMPLES - self._filled, len(samples))
+            self._waiting[self._filled : self._filled + count] = samples[:count]
+            self._filled += count
+            samples = samples[count:]
+            if self._filled == PIECE_SAMPLES:
+                self._measure(self._waiting)
+                self._filled = 0
+
+    def result(self) -> Levels:
+        """Figures of everything pushed so far; the stream may go on."""
+        if self.samples == 0:
+            return Levels(None, None, None, None, None, None)
+        end = copy.copy(self)
+        end._upper, end._lower, end._power = copy.copy(self._upper), copy.copy(self._lower), self._power.copy()
+        if end._filled:
+            end._measure(end._waiting[: end._filled])
+        silent = end._silent + (end._zeros if end._zeros >= end._silence_run else 0)
+        clipped = end._over + end._upper.clipped_samples() + end._lower.clipped_samples()
+        return Levels(
+            rms_dbfs=10 * math.log10(end._squares / end.samples) if end._squares else None,
+            peak_dbfs=20 * math.log10(end._peak) if end._peak else None,
+            clipped_ratio=clipped / end.samples,
+            dc_offset=end._sum / end.samples,
+            digital_silence_ratio=silent / end.samples,
+            bandwidth_hz=end._bandwidth_hz(),
+        )
+
+    def _measure(self, piece: NDArray[np.float32]) -> None:
+        """Add one piece; all but the last have `PIECE_SAMPLES`."""
+        wide = piece.astype(np.float64)
+        squares = float(np.dot(wide, wide))
+        if squares == 0.0:  # digital silence, which is common, needs no more
+            self._zeros += len(piece)
+            self._upper.push(piece, 0.0)
+            self._lower.push(piece, 0.0)
+            return
+        self._sum += float(wide.sum())
+        self._squares += squares
+        highest, lowest = float(piece.max()), float(piece.min())
+        self._peak = max(self._peak, highest, -lowest)
+        if highest > 1.0 or lowest < -1.0:
+            self._over += int(np.count_nonzero(np.abs(piece) > 1.0))
+        self._upper.push(piece, highest)
+        self._lower.push(-piece, -lowest)
+        self._count_silence(piece)
+        if len(piece) >= SPECTRUM_SAMPLES:
+            window = wide[:SPECTRUM_SAMPLES]
+            if float(np.dot(window, window)) > SIGNAL_FLOOR * SPECTRUM_SAMPLES:
+                spectrum = np.fft.rfft(window * self._window)
+                self._power += spectrum.real**2 + spectrum.imag**2
+                self._windows += 1
+
+    def _count_silence(self, piece: NDArray[np.float32]) -> None:
+        """Count runs of zeros in a piece that is not all zero."""
+        stride = self._silence_run // 2
+        if piece[0] and np.all(piece[::stride]):
+            # A run long enough would cover two of these points: only one that reaches the end can matter later.
+            self._end_silence()
+            self._zeros = (
+                len(piece) - 1 - int(np.flatnonzero(piece[-stride - 1 :])[-1]) - max(0, len(piece) - stride - 1)
+            )
+            return
+        sounding = np.flatnonzero(piece)
+        self._zeros += int(sounding[0])
+        self._end_silence()
+        gaps = np.diff(sounding) - 1
+        self._silent += int(gaps[gaps >= self._silence_run].sum())
+        self._zeros = len(piece) - 1 - int(sounding[-1])
+
+    def _end_silence(self) -> None:
+        if self._zeros >= self._silence_run:
+            self._silent += self._zeros
+        self._zeros = 0
+
+    def _bandwidth_hz(self) -> float | None:
+        """Highest frequency whose smoothed power is near enough to the peak and above rounding noise."""
+        if self._windows == 0:
+            return None
+        bin_hz = self._rate_hz / SPECTRUM_SAMPLES
+        width = max(1, round(BANDWIDTH_SMOOTH_HZ / bin_hz)) | 1  # odd, so that it is centred
+        density = self._power / self._windows / float(np.sum(self._window**2))  # mean square over the whole band
+        smooth = np.convolve(density, np.ones(width) / width, mode="same")
+        first = math.ceil(BANDWIDTH_LOWEST_HZ / bin_hz)
+        limit = max(float(smooth[first:].max()) * 10 ** (-BANDWIDTH_DROP_DB / 10), SPECTRUM_FLOOR)
+        above = np.flatnonzero(smooth[first:] >= limit)
+        return float((first + above[-1]) * bin_hz) if len(above) else None

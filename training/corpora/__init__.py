@@ -1,0 +1,1 @@
+"""Stems on disk: the manifest that lists them, its check, their preprocessing, and what each sound class means."""

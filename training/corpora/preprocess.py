@@ -1,0 +1,140 @@
+"""From files to clean stems in memory: one rate, no DC, no edge silence, one level; broken files are refused and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from training.corpora.manifest import Stem
+
+SAMPLE_RATE_HZ = 16_000
+FRAME = 320  # 20 ms, the frame of the output
+NORMAL_LEVEL_DBFS = -26.0  # active level that every stem is brought to; ITU-T P.56 practice for speech corpora
+EDGE_RANGE_DB = 45.0  # edge frames this far below the stem's loud frames are silence
+EDGE_KEEP = 1_600  # 100 ms stay at each edge, so that onsets and decays are whole
+MIN_SECONDS = 0.25
+MAX_CLIPPED_RATIO = 0.005
+FLOOR_PERCENTILE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A stem in memory, at 16 kHz and the normal level."""
+
+    stem: Stem
+    samples: NDArray[np.float32]
+    floor_db: float
+    """Level of the quietest frames (5th percentile) relative to full scale, after normalisation."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What preprocessing did; printed, and kept with a checkpoint."""
+
+    kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    trimmed_s: float = 0.0
+    dc_removed: int = 0
+
+    def lines(self) -> list[str]:
+        """Human-readable account."""
+        rejected = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common()) or "none"
+        return [
+            f"kept {self.kept} stems; rejected: {rejected}",
+            f"removed DC from {self.dc_removed}, trimmed {self.trimmed_s:.1f} s of edge silence",
+        ]
+
+
+def load(folder: Path, stems: Iterable[Stem], *, progress: bool = True) -> tuple[list[Recording], Report]:
+    """Read and preprocess stems; broken ones are left out and counted in the report."""
+    report = Report()
+    recordings: list[Recording] = []
+    for stem in tqdm(list(stems), desc="reading stems", unit="file", disable=not progress):
+        outcome = load_one(folder, stem, report)
+        if isinstance(outcome, str):
+            report.rejected[outcome] += 1
+        else:
+            report.kept += 1
+            recordings.append(outcome)
+    return recordings, report
+
+
+def load_one(folder: Path, stem: Stem, report: Report) -> Recording | str:
+    """Preprocess one stem; returns the reason when it is refused."""
+    try:
+        samples, rate = soundfile.read(folder / stem.path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError):
+        return "unreadable"
+    mono = samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        return "not finite"
+    if stem.kind != "rir" and np.mean(np.abs(mono) >= 0.9999) > MAX_CLIPPED_RATIO:
+        return "clipped"
+    if rate != SAMPLE_RATE_HZ:
+        mono = soxr.resample(mono, rate, SAMPLE_RATE_HZ)
+    if stem.kind == "rir":
+        return _impulse_response(stem, mono)
+    offset = float(mono.mean())
+    if abs(offset) > 1e-4:
+        mono = mono - np.float32(offset)
+        report.dc_removed += 1
+    if len(mono) < MIN_SECONDS * SAMPLE_RATE_HZ:
+        return "too short"
+    trimmed = trim_silence(mono)
+    report.trimmed_s += (len(mono) - len(trimmed)) / SAMPLE_RATE_HZ
+    level = active_level_db(trimmed)
+    if level < -90.0:
+        return "silent"
+    scaled = (trimmed * np.float32(10.0 ** ((NORMAL_LEVEL_DBFS - level) / 20.0))).astype(np.float32)
+    return Recording(stem, scaled, floor_db=_floor_db(scaled))
+
+
+def _impulse_response(stem: Stem, samples: NDArray[np.float32]) -> Recording | str:
+    """Start an impulse response at its direct sound and give that unit gain in energy."""
+    peak = int(np.argmax(np.abs(samples)))
+    if samples[peak] == 0.0:
+        return "silent"
+    response = samples[max(0, peak - 16) :]  # 1 ms before the peak keeps the onset of the direct sound
+    response = response / np.sqrt(np.sum(np.square(response)))
+    return Recording(stem, response.astype(np.float32), floor_db=-120.0)
+
+
+def frame_levels_db(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Level of each whole 20 ms frame, dBFS, silence at -120."""
+    count = len(samples) // FRAME
+    energy = np.square(samples[: count * FRAME], dtype=np.float64).reshape(count, FRAME).mean(axis=1)
+    return np.asarray(10.0 * np.log10(np.maximum(energy, 1e-12)))
+
+
+def active_level_db(samples: NDArray[np.float32]) -> float:
+    """Mean level of the frames within 30 dB of the loud ones (95th percentile), dBFS."""
+    levels = frame_levels_db(samples)
+    active = levels[levels > np.percentile(levels, 95) - 30.0]
+    if active.size == 0:
+        return -120.0
+    return float(10.0 * np.log10(np.mean(10.0 ** (active / 10.0))))
+
+
+def trim_silence(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut edge frames that are far below the loud ones, keeping 100 ms of them."""
+    levels = frame_levels_db(samples)
+    loud = np.flatnonzero(levels > np.percentile(levels, 95) - EDGE_RANGE_DB)
+    if loud.size == 0:
+        return samples
+    start = max(0, int(loud[0]) * FRAME - EDGE_KEEP)
+    stop = min(len(samples), (int(loud[-1]) + 1) * FRAME + EDGE_KEEP)
+    return samples[start:stop]
+
+
+def _floor_db(samples: NDArray[np.float32]) -> float:
+    levels = frame_levels_db(samples)
+    sounding = levels[levels > -110.0]
+    return float(np.percentile(sounding, FLOOR_PERCENTILE)) if sounding.size else -120.0

@@ -1,0 +1,84 @@
+"""What each sound class of the manifests means for the labels.
+
+A class says of each label `yes` (its energy is evidence for the label) or `maybe` (the label is masked while it
+sounds, because listeners would disagree). What is not named is a `no`. A class that is not in the table is noise of
+unknown cause: the headline learns from it, the causes are masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """Labels that a sound is evidence for, and labels that are left open while it sounds."""
+
+    yes: frozenset[str]
+    maybe: frozenset[str] = frozenset()
+
+
+def _meaning(yes: str, maybe: str = "") -> Meaning:
+    return Meaning(frozenset(yes.split()), frozenset(maybe.split()))
+
+
+STATIONARY = _meaning("noise stationary_noise", "transient_noise")
+TRANSIENT = _meaning("noise transient_noise", "stationary_noise")
+VOCAL = _meaning("noise transient_noise", "stationary_noise interfering_speech")
+AMBIENCE_WITH_VOICES = _meaning("noise", "stationary_noise transient_noise interfering_speech interference")
+AMBIENCE = _meaning("noise", "stationary_noise transient_noise")
+AMBIENCE_WITH_MUSIC = _meaning("noise", "stationary_noise transient_noise music tone interfering_speech interference")
+TONAL = _meaning("interference tone", "noise transient_noise stationary_noise music")
+TONAL_NOISE = _meaning("noise", "stationary_noise transient_noise tone interference music")
+UNKNOWN = _meaning("noise", "stationary_noise transient_noise interfering_speech interference music tone")
+
+MUSIC = _meaning("interference music", "tone")
+TALKER = _meaning("interference interfering_speech")
+BABBLE = _meaning("interference interfering_speech", "noise stationary_noise")
+SYNTHETIC_TONE = _meaning("interference tone", "music")
+SYNTHETIC_NOISE = _meaning("noise stationary_noise")
+SYNTHETIC_CLICKS = _meaning("noise transient_noise")
+
+_CLASSES: dict[str, Meaning] = {}
+for _names, _what in (
+    (
+        "aircraft_engine airplane boat boiler boiling_water dryer engine exercise_bike fan helicopter highway hiss "
+        "laundry_room machine motor pink_noise rain rain_on_car_roof rain_on_leaves rain_on_tent rain_on_umbrella "
+        "rain_on_window river road room_background rumble running_tap sailboat sea_waves traffic train vacuum_cleaner "
+        "washing_machine waterfall waves white_noise wind radio_static chainsaw hand_saw beehive insects crickets "
+        "shower toilet_flush pouring_water snoring brushing_teeth air_conditioner",
+        STATIONARY,
+    ),
+    (
+        "bubbles can_opening cash_till cat chirping_birds birds clapping clock clock_tick cow cows crow crows "
+        "digital_glitch dishes dog door door_wood_creaks door_wood_knock drinking_sipping droplets fireworks footsteps "
+        "frog glass_breaking hen horse_gallop keyboard_typing mouse_click owl paper pig rattle rooster scratch "
+        "seagulls sheep slide_projector typewriter walk_in_snow walk_on_gravel walk_on_leaves water_drops wolf "
+        "woodpecker windshield_wipers thunder vinyl_effect crackling_fire campfire fireplace rowing_boat",
+        TRANSIENT,
+    ),
+    ("coughing sneezing laughing crying_baby breathing voice_miaow", VOCAL),
+    (
+        "babble_crowd bar cafe crowd library office restaurant subway_station supermarket street construction_site",
+        AMBIENCE_WITH_VOICES,
+    ),
+    ("jungle night_village thunderstorm laboratory", AMBIENCE),
+    ("carousel church temple radio_tuning", AMBIENCE_WITH_MUSIC),
+    (
+        "buzz clock_alarm electrical_hum hum morse_code notification phone_dial_tone ringtone_call_progress",
+        TONAL,
+    ),
+    ("car_horn church_bells siren wind_chimes", TONAL_NOISE),
+    ("music", MUSIC),
+):
+    _CLASSES.update(dict.fromkeys(_names.split(), _what))
+
+
+def meaning_of(sound_class: str) -> Meaning:
+    """Labels of a sound class; classes that are not in the table are noise of unknown cause."""
+    return _CLASSES.get(sound_class, UNKNOWN)
+
+
+def known_classes() -> frozenset[str]:
+    """Classes in the table."""
+    return frozenset(_CLASSES)

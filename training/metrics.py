@@ -1,0 +1,87 @@
+"""Frame figures: AUROC, average precision, errors in dB, calibration error, thresholds for a false-alarm rate."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Float = NDArray[np.floating]
+
+
+def auroc(score: Float, target: Float) -> float | None:
+    """Area under the ROC curve by ranks (ties count half); None when one class is missing."""
+    positive = target > 0.5
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if ones == 0 or zeros == 0:
+        return None
+    ranks = rankdata(score)
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def average_precision(score: Float, target: Float) -> float | None:
+    """Mean precision over the positives, in order of falling score; None without positives."""
+    positive = target > 0.5
+    if not positive.any():
+        return None
+    hits = positive[np.argsort(-score, kind="stable")]
+    precision = np.cumsum(hits) / np.arange(1, hits.size + 1)
+    return float(precision[hits].mean())
+
+
+def calibration_error(score: Float, target: Float, bins: int = 15) -> float:
+    """Expected calibration error: mean distance of confidence and frequency over equal-width bins, by weight."""
+    index = np.minimum((score * bins).astype(int), bins - 1)
+    weight = np.bincount(index, minlength=bins)
+    confidence = np.bincount(index, weights=score, minlength=bins)
+    frequency = np.bincount(index, weights=target, minlength=bins)
+    return float(np.abs(confidence - frequency).sum() / max(1, weight.sum()))
+
+
+def rates_at(score: Float, target: Float, threshold: float) -> tuple[float, float]:
+    """True- and false-positive rate at a threshold (score >= threshold)."""
+    positive = target > 0.5
+    called = score >= threshold
+    return float(called[positive].mean()) if positive.any() else 0.0, (
+        float(called[~positive].mean()) if (~positive).any() else 0.0
+    )
+
+
+def best_f1_threshold(score: Float, target: Float, max_false_rate: float) -> float:
+    """Threshold of the best frame F1 among those with at most `max_false_rate` false positives.
+
+    Returns:
+        A value in [0.05, 0.95]; the highest when no threshold keeps the rate.
+    """
+    grid = np.linspace(0.05, 0.95, 91)
+    best, chosen = -1.0, 0.95
+    positives = max(1, int((target > 0.5).sum()))
+    for threshold in grid:
+        called = score >= threshold
+        true = int((called & (target > 0.5)).sum())
+        false_rate = rates_at(score, target, float(threshold))[1]
+        f1 = 2 * true / max(1, int(called.sum()) + positives)
+        if false_rate <= max_false_rate and f1 > best:
+            best, chosen = f1, float(threshold)
+    return chosen
+
+
+def fit_platt(logit: Float, target: Float, steps: int = 50) -> tuple[float, float]:
+    """Scale and shift of logits that minimise the log loss (Newton's method).
+
+    Source: Platt (1999), without the target smoothing since frames are many.
+    """
+    scale, shift = 1.0, 0.0
+    for _ in range(steps):
+        z = np.clip(scale * logit + shift, -30, 30)
+        p = 1.0 / (1.0 + np.exp(-z))
+        weight = p * (1 - p) + 1e-9
+        error = p - target
+        gradient = np.array([np.mean(error * logit), np.mean(error)])
+        mixed = np.mean(weight * logit)
+        hessian = np.array([[np.mean(weight * logit * logit), mixed], [mixed, np.mean(weight)]]) + 1e-9 * np.eye(2)
+        change = np.linalg.solve(hessian, gradient)
+        scale, shift = scale - float(change[0]), shift - float(change[1])
+        if np.abs(change).max() < 1e-7:
+            break
+    return (scale, shift) if scale > 0 else (1.0, 0.0)

@@ -1,0 +1,245 @@
+"""Applies a plan: stems to mixture and targets. Deterministic: the same plan and pool give the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+from training.corpora.taxonomy import Meaning
+from training.mixing import channel as line
+from training.mixing import targets
+from training.mixing.plan import RATE_HZ, SYNTHS, MixPlan, Part, Pool, RoomPlan, SourcePlan
+from training.mixing.synth import room_tone
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+MAX_ROOM_TAIL = 2 * RATE_HZ  # two seconds; longer tails only cost time
+EDGE_FADE = 80  # 5 ms at the ends of laid recordings, so that joints do not click
+MIN_FLOOR_DBFS = -95.0
+PEAK_LIMIT = 0.98  # a mixture without planned overload stays below the rail
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """One training example.
+
+    Attributes:
+        samples: float32 (n,), 16 kHz.
+        targets: Label to target and mask, each (n / 320,).
+        stems: Stem energies per frame by name, for inspection and tests.
+    """
+
+    samples: Float32
+    targets: Mapping[str, targets.FrameTarget]
+    stems: Mapping[str, Float64]
+
+
+def render(plan: MixPlan, pool: Pool) -> Mixture:
+    """Make the mixture of a plan."""
+    rng = np.random.default_rng(plan.seed)
+    room = None if plan.room is None else _response(plan.room, pool)
+    dry = _lay_parts(plan.speech, pool, plan.samples)
+    dry *= _gain(dry, plan.speech_dbfs, bool(plan.speech))
+    wet = dry if room is None else _in_room(dry, room)
+    floor = _floor(plan, pool, rng)
+    rendered = [_source(source, plan, pool) for source in plan.sources]
+
+    to_line = lambda stem: line.to_line(stem, plan.channel)  # noqa: E731
+    dry_line, floor_line = to_line(dry), to_line(floor)
+    wet_line = dry_line if room is None else to_line(wet)
+    sources_line = [to_line(stem) for stem in rendered]
+    mixture = wet_line + floor_line
+    for stem in sources_line:
+        mixture = mixture + stem
+    scale = _headroom(mixture, plan)
+    mixture, beyond, gain = line.overload(mixture * np.float32(scale), plan.channel)
+    scale *= gain
+    mixture, lost = line.lose_packets(line.code(mixture, plan.channel), plan.channel)
+    samples = line.from_line(mixture, plan.channel)[: plan.samples]
+
+    frame = plan.channel.rate_hz // targets.FRAMES_PER_S
+    energy = lambda stem: targets.frame_energy(stem, frame) * scale**2  # noqa: E731
+    stems = {"dry": energy(dry_line), "speech": energy(wet_line), "floor": energy(floor_line)}
+    by_source = [(source, energy(stem)) for source, stem in zip(plan.sources, sources_line, strict=True)]
+    stems |= {f"source{i}_{source.kind}": e for i, (source, e) in enumerate(by_source)}
+    c50 = None if room is None else targets.clarity_c50_db(room, RATE_HZ)
+    share = lambda marks: targets.frame_energy(marks.astype(np.float32), frame)  # noqa: E731
+    judged = label_targets(stems, by_source, bool(plan.speech), c50, share(beyond), share(lost))
+    return Mixture(samples, judged, stems)
+
+
+def label_targets(
+    stems: Mapping[str, Float64],
+    sources: list[tuple[SourcePlan, Float64]],
+    has_speech: bool,
+    c50_db: float | None,
+    clipped_share: Float64,
+    lost_share: Float64,
+) -> dict[str, targets.FrameTarget]:
+    """Judge every label of every frame from the stems."""
+    frames = stems["dry"].size
+    active = targets.speech_activity(stems["dry"]) if has_speech else np.zeros(frames, dtype=bool)
+    level = targets.active_level_db(stems["speech"], active)
+    result = {"speech": _speech_target(active, level, sources)}
+    for label in (
+        "noise", "interference", "stationary_noise", "transient_noise", "interfering_speech", "music", "tone",
+    ):  # fmt: skip
+        result[label] = _source_target(label, sources, level, frames)
+    result["clipping"] = targets.share_target(clipped_share, targets.CLIPPED_SHARE)
+    other = stems["floor"] + sum((energy for _, energy in sources), np.zeros(frames))
+    result["snr_db"] = targets.FrameTarget(targets.snr_db(stems["speech"], other), active)
+    result["reverberation"] = targets.reverberation(active, c50_db)
+    sounded = targets.to_db(stems["speech"] + other) > targets.LOSS_AUDIBLE_DBFS
+    lost = lost_share > 0.0
+    dropout = targets.ternary((lost_share >= targets.LOST_SHARE) & sounded, ~lost)
+    masked = {k: targets.FrameTarget(t.value, t.mask & ~lost) for k, t in result.items()}
+    return {**masked, "dropout": dropout}
+
+
+def _speech_target(
+    active: NDArray[np.bool_], level_db: float | None, sources: list[tuple[SourcePlan, Float64]]
+) -> targets.FrameTarget:
+    """Anyone speaks: the target talker, or a competing one loud enough; open where voices blur."""
+    yes, open_ = active.copy(), np.zeros(active.size, dtype=bool)
+    for source, energy in sources:
+        heard, unheard = targets.presence(energy, level_db)
+        if source.kind == "talker":
+            talking = targets.speech_activity(energy)
+            yes |= talking & heard
+            open_ |= talking & ~heard & ~unheard
+        elif source.kind == "babble" or "interfering_speech" in source.meaning.maybe:
+            if not _is_vocal_noise(source.meaning):
+                open_ |= ~unheard
+    return targets.ternary(yes, ~yes & ~open_)
+
+
+def _is_vocal_noise(meaning: Meaning) -> bool:
+    """Coughs, cries, laughter: voiced, but nobody speaks."""
+    return "transient_noise" in meaning.yes
+
+
+def _source_target(
+    label: str, sources: list[tuple[SourcePlan, Float64]], level_db: float | None, frames: int
+) -> targets.FrameTarget:
+    """One label over all sources: their energies add where the label is sure, and open it where it is not."""
+    total = np.zeros(frames)
+    maybe = np.zeros(frames)
+    for source, energy in sources:
+        if label in source.meaning.yes:
+            total += energy
+        elif label in source.meaning.maybe:
+            maybe += energy
+    heard, unheard = targets.presence(total, level_db)
+    _, maybe_unheard = targets.presence(maybe, level_db)
+    return targets.ternary(heard, unheard & maybe_unheard)
+
+
+def _lay_parts(parts: tuple[Part, ...], pool: Pool, samples: int) -> Float32:
+    out = np.zeros(samples, dtype=np.float32)
+    for part in parts:
+        body = pool.recordings[part.recording].samples.copy()
+        edge = np.linspace(0.0, 1.0, EDGE_FADE, dtype=np.float32)
+        body[:EDGE_FADE] *= edge
+        body[-EDGE_FADE:] *= edge[::-1]
+        start, stop = max(0, part.start), min(samples, part.start + len(body))
+        if stop > start:
+            out[start:stop] += body[start - part.start : stop - part.start]
+    return out
+
+
+def _gain(stem: Float32, level_dbfs: float, sounding: bool) -> np.float32:
+    """Gain that brings the active frames of a stem to a level."""
+    if not sounding:
+        return np.float32(0.0)
+    energy = targets.frame_energy(stem, 320)
+    loud = energy[energy > np.percentile(energy[energy > 1e-9], 95) * 1e-3] if (energy > 1e-9).any() else energy
+    level = float(targets.to_db(np.asarray([loud.mean() if loud.size else 0.0]))[0])
+    return np.float32(10.0 ** ((level_dbfs - level) / 20.0)) if level > -100.0 else np.float32(0.0)
+
+
+def _response(room: RoomPlan, pool: Pool) -> Float32:
+    """Impulse response with its tail (behind the first 2 ms) turned down."""
+    response = pool.recordings[room.recording].samples[:MAX_ROOM_TAIL].copy()
+    direct = int(np.argmax(np.abs(response))) + 32
+    response[direct:] *= np.float32(room.tail_gain)
+    return response / np.sqrt(np.sum(np.square(response)))
+
+
+def _in_room(stem: Float32, response: Float32) -> Float32:
+    delay = int(np.argmax(np.abs(response)))
+    return signal.fftconvolve(stem, response)[delay : delay + len(stem)].astype(np.float32)
+
+
+def _floor(plan: MixPlan, pool: Pool, rng: np.random.Generator) -> Float32:
+    """Room tone under the whole mixture, at the floor that the speech recordings themselves have."""
+    if plan.floor_offset_db is None:
+        return np.zeros(plan.samples, dtype=np.float32)
+    if plan.speech:
+        own = float(np.mean([pool.recordings[part.recording].floor_db for part in plan.speech]))
+        level = own + (plan.speech_dbfs + 26.0) + plan.floor_offset_db
+    else:
+        level = -72.0 + plan.floor_offset_db
+    level = max(level, MIN_FLOOR_DBFS)
+    tone = room_tone(plan.samples, rng)
+    rms = float(np.sqrt(np.mean(np.square(tone)))) or 1.0
+    return tone * np.float32(10.0 ** (level / 20.0) / rms)
+
+
+def _source(source: SourcePlan, plan: MixPlan, pool: Pool) -> Float32:
+    """Render one source at its level."""
+    rng = np.random.default_rng(source.seed)
+    start, stop = source.span
+    if source.kind == "synth":
+        body = np.zeros(plan.samples, dtype=np.float32)
+        body[start:stop] = SYNTHS[source.synth](stop - start, rng)
+    elif source.kind == "babble":
+        body = _babble(source, plan, pool, rng)
+    else:
+        body = _lay_parts(source.parts, pool, plan.samples)
+    if source.speed != 1.0:
+        position = np.arange(plan.samples) * source.speed
+        body = np.interp(position % (plan.samples - 1), np.arange(plan.samples), body).astype(np.float32)
+    if source.tilt_db:
+        body = _tilt(body, source.tilt_db)
+    if source.room is not None:
+        body = _in_room(body, _response(source.room, pool))
+    window = np.zeros(plan.samples, dtype=np.float32)
+    window[start:stop] = 1.0
+    if source.fade:
+        ramp = np.linspace(0.0, 1.0, source.fade, dtype=np.float32)
+        window[start : start + source.fade] *= ramp
+        window[stop - source.fade : stop] *= ramp[::-1]
+    body *= window
+    target = source.level_db + (plan.speech_dbfs if plan.speech else 0.0)
+    return body * _gain(body, target, True)
+
+
+def _babble(source: SourcePlan, plan: MixPlan, pool: Pool, rng: np.random.Generator) -> Float32:
+    """Many voices, each at a level of its own."""
+    speakers: dict[str, list[Part]] = {}
+    for part in source.parts:
+        speakers.setdefault(pool.recordings[part.recording].stem.group, []).append(part)
+    total = np.zeros(plan.samples, dtype=np.float32)
+    for parts in speakers.values():
+        total += _lay_parts(tuple(parts), pool, plan.samples) * np.float32(10.0 ** (rng.uniform(-6.0, 6.0) / 20.0))
+    return total
+
+
+def _tilt(stem: Float32, tilt_db: float) -> Float32:
+    """First-order shelf around 1 kHz: positive brightens."""
+    gain = 10.0 ** (tilt_db / 20.0)
+    warp = np.tan(np.pi * 1_000.0 / RATE_HZ)
+    b = np.array([gain + warp, warp - gain]) / (1.0 + warp)
+    a = np.array([1.0, (warp - 1.0) / (1.0 + warp)])
+    return signal.lfilter(b, a, stem).astype(np.float32)
+
+
+def _headroom(mixture: Float32, plan: MixPlan) -> float:
+    """Gain that keeps a mixture without planned overload below the rail."""
+    peak = float(np.max(np.abs(mixture))) if mixture.size else 0.0
+    return PEAK_LIMIT / peak if plan.channel.clip_share is None and peak > PEAK_LIMIT else 1.0

@@ -1,0 +1,155 @@
+"""What every label means, frame by frame, from the energies of separate stems.
+
+A change here is a change of what the product means. All energies are mean squares per 20 ms frame, full scale = 1;
+a target is 1, 0, or masked where listeners would disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+FRAMES_PER_S = 50
+SMOOTH_FRAMES = 11  # 220 ms, about the span over which loudness is integrated
+
+SPEECH_RANGE_DB = 35.0  # a speech frame is within this of the stem's own 95th percentile …
+SPEECH_FLOOR_DBFS = -65.0  # … and above this
+SPEECH_GAP_FRAMES = 3  # gaps up to 60 ms (stop closures) belong to the speech
+
+PRESENT_BELOW_SPEECH_DB = 28.0  # a source frame less than this below the active speech is heard
+PRESENT_DBFS = -58.0  # and its 220 ms mean must be above this
+ABSENT_BELOW_SPEECH_DB = 40.0  # a 220 ms mean more than this below the speech is not heard
+ABSENT_DBFS = -68.0  # nor one below this
+
+SNR_LOW_DB, SNR_HIGH_DB = -15.0, 45.0
+
+REVERBERANT_C50_DB = 4.0  # clarity below this is strongly reverberant
+DRY_C50_DB = 14.0  # clarity above this is dry
+
+CLIPPED_SHARE = 0.01  # of a frame's samples beyond the rail: audible
+LOST_SHARE = 0.5  # of a frame that a lost packet covers
+LOSS_AUDIBLE_DBFS = -60.0  # what was lost must have sounded, else nobody hears the loss
+
+ENERGY_FLOOR = 1e-12
+
+
+def frame_energy(samples: NDArray[np.float32], frame_samples: int) -> Float64:
+    """Mean square of each whole frame, (n,)."""
+    count = len(samples) // frame_samples
+    frames = samples[: count * frame_samples].reshape(count, frame_samples).astype(np.float64)
+    return np.asarray(np.square(frames).mean(axis=1))
+
+
+def to_db(energy: Float64) -> Float64:
+    """Energy to dBFS, silence at -120."""
+    return np.asarray(10.0 * np.log10(np.maximum(energy, ENERGY_FLOOR)))
+
+
+def smooth(energy: Float64, frames: int = SMOOTH_FRAMES) -> Float64:
+    """Centred moving mean over `frames` frames; the edges average what there is."""
+    if energy.size == 0:
+        return energy
+    half = frames // 2
+    total = np.concatenate([[0.0], np.cumsum(energy)])
+    index = np.arange(energy.size)
+    low, high = np.maximum(0, index - half), np.minimum(energy.size, index + half + 1)
+    return np.asarray((total[high] - total[low]) / (high - low))
+
+
+def speech_activity(energy: Float64) -> Bool:
+    """Frames in which the talker of a clean stem speaks.
+
+    Args:
+        energy: Frame energies of the dry stem at its level in the mixture.
+    """
+    level = to_db(energy)
+    sounding = level[level > SPEECH_FLOOR_DBFS]
+    if sounding.size == 0:
+        return np.zeros(energy.size, dtype=bool)
+    top = np.percentile(sounding, 95)
+    active = (level > top - SPEECH_RANGE_DB) & (level > SPEECH_FLOOR_DBFS)
+    return close_gaps(active, SPEECH_GAP_FRAMES)
+
+
+def close_gaps(active: Bool, longest: int) -> Bool:
+    """Fill inner gaps of at most `longest` frames."""
+    closed = active.copy()
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
+    starts, stops = edges[::2], edges[1::2]
+    for stop, start in zip(stops[:-1], starts[1:], strict=True):
+        if start - stop <= longest:
+            closed[stop:start] = True
+    return closed
+
+
+def active_level_db(energy: Float64, active: Bool) -> float | None:
+    """Mean level of the active frames, dBFS; None when there are none."""
+    if not active.any():
+        return None
+    return float(to_db(np.asarray([energy[active].mean()]))[0])
+
+
+def presence(energy: Float64, speech_level_db: float | None) -> tuple[Bool, Bool]:
+    """Whether a source is heard in each frame.
+
+    Args:
+        energy: Frame energies of the source's stem in the mixture.
+        speech_level_db: Active speech level of the clip, None when nobody speaks.
+
+    Returns:
+        (heard, unheard); a frame that is neither is masked.
+    """
+    frame_db, mean_db = to_db(energy), to_db(smooth(energy))
+    heard = mean_db > PRESENT_DBFS
+    unheard = mean_db < ABSENT_DBFS
+    if speech_level_db is None:
+        heard &= frame_db > ABSENT_DBFS
+    else:
+        heard &= frame_db > speech_level_db - PRESENT_BELOW_SPEECH_DB
+        unheard |= mean_db < speech_level_db - ABSENT_BELOW_SPEECH_DB
+    return heard, unheard & ~heard
+
+
+def snr_db(speech_energy: Float64, other_energy: Float64) -> Float64:
+    """Ratio of 220 ms mean energies, clipped to the label's range."""
+    ratio = to_db(smooth(speech_energy)) - to_db(smooth(other_energy))
+    return np.asarray(np.clip(ratio, SNR_LOW_DB, SNR_HIGH_DB))
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTarget:
+    """Target and weight of one label: value (n,), mask (n,) True where the loss counts."""
+
+    value: Float64
+    mask: Bool
+
+
+def ternary(yes: Bool, no: Bool) -> FrameTarget:
+    """1 where yes, 0 where no, masked elsewhere; yes wins."""
+    return FrameTarget(yes.astype(np.float64), yes | no)
+
+
+def share_target(share: Float64, threshold: float) -> FrameTarget:
+    """1 where the affected share of a frame reaches the threshold, 0 where nothing is affected, masked between."""
+    return ternary(share >= threshold, share <= 0.0)
+
+
+def reverberation(active: Bool, c50_db: float | None) -> FrameTarget:
+    """Strong reverberation in speech frames, from the clarity index of the room's impulse response."""
+    wet = c50_db is not None and c50_db < REVERBERANT_C50_DB
+    dry = c50_db is None or c50_db > DRY_C50_DB
+    return FrameTarget(np.full(active.size, float(wet)), active & (wet or dry))
+
+
+def clarity_c50_db(response: NDArray[np.float32], rate_hz: int) -> float:
+    """Clarity C50: energy of the first 50 ms of an impulse response over the rest, dB (ISO 3382-1)."""
+    energy = np.square(response.astype(np.float64))
+    start = int(np.argmax(energy))
+    split = start + int(0.05 * rate_hz)
+    early, late = energy[:split].sum(), energy[split:].sum()
+    return float(10.0 * np.log10(max(early, ENERGY_FLOOR) / max(late, ENERGY_FLOOR)))

@@ -1,0 +1,180 @@
+"""The detector: causal convolutions on the mel image, fused with the waveform view, read by a GRU.
+
+One path for training and streaming: `forward` is `forward_chunk` from a zero state. The state is one packed vector
+per stream (batch axis 0), so that the service can gather and scatter it without knowing what is inside.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from service.contract import LABEL_CATALOG, FeatureSpec
+
+Fusion = Literal["none", "early", "late"]
+
+VALUE_RANGES: dict[str, tuple[float, float]] = {"probability": (0.0, 1.0), "db": (-15.0, 45.0), "mos": (1.0, 5.0)}
+"""Range of a head by the kind of its label."""
+
+FIRST_LABELS = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind != "mos")
+"""Labels whose targets come from stems."""
+
+
+class ModelConfig(BaseModel):
+    """Shape of the net; all that is needed to build it again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: tuple[str, ...] = FIRST_LABELS
+    channels: tuple[int, int, int] = (16, 32, 48)
+    """Feature maps of the three convolutions."""
+    image_size: int = Field(default=128, ge=1)
+    """Width of the image branch before fusion."""
+    wave_size: int = Field(default=32, ge=1)
+    """Width of the waveform branch before fusion."""
+    hidden_size: int = Field(default=160, ge=1)
+    """Width of the GRU."""
+    head_size: int = Field(default=64, ge=1)
+    fusion: Fusion = "early"
+    lookahead_frames: int = Field(default=2, ge=0, le=5)
+    """Output frames (20 ms) that an answer comes after its frame."""
+
+
+class Detector(nn.Module):
+    """CNN-RNN over feature rows.
+
+    Shapes:
+        features: float32 (B, T, F), T a multiple of 2.
+        state: float32 (B, S): two hops of mel rows, one hop of the first and two frames of the second feature maps,
+            the hidden state(s) of the GRU(s).
+        scores: float32 (B, T / 2, C); frame j of the output speaks of frame j - lookahead_frames of the input.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    low: Tensor
+    high: Tensor
+    calibration: Tensor
+
+    def __init__(self, config: ModelConfig | None = None, spec: FeatureSpec | None = None) -> None:
+        super().__init__()
+        self.config = config = config or ModelConfig()
+        self.spec = spec = spec or FeatureSpec()
+        one, two, three = config.channels
+        self.register_buffer("mean", torch.zeros(spec.columns))
+        self.register_buffer("spread", torch.ones(spec.columns))
+        ranges = [VALUE_RANGES[LABEL_CATALOG[name][1]] for name in config.labels]
+        self.register_buffer("low", torch.tensor([low for low, _ in ranges]))
+        self.register_buffer("high", torch.tensor([high for _, high in ranges]))
+        # Row 0 scales and row 1 shifts the logits; set after training so that scores are probabilities.
+        self.register_buffer("calibration", torch.stack([torch.ones(len(ranges)), torch.zeros(len(ranges))]))
+
+        self.conv1 = nn.Conv2d(1, one, (3, 5), stride=(1, 2), padding=(0, 2), bias=False)
+        self.norm1 = nn.BatchNorm2d(one)
+        self.conv2 = nn.Conv2d(one, two, (3, 3), stride=(2, 2), padding=(0, 1), bias=False)
+        self.norm2 = nn.BatchNorm2d(two)
+        self.conv3 = nn.Conv2d(two, three, (3, 3), stride=(1, 2), padding=(0, 1), bias=False)
+        self.norm3 = nn.BatchNorm2d(three)
+        self.bands = (spec.mel_bands, spec.mel_bands // 2, spec.mel_bands // 4, spec.mel_bands // 8)
+        self.image = nn.Linear(three * self.bands[3], config.image_size)
+        wave_columns = len(spec.waveform_columns) * spec.hops_per_frame
+        self.wave = nn.Linear(wave_columns, config.wave_size) if config.fusion != "none" else None
+        joint = config.image_size + (config.wave_size if config.fusion == "early" else 0)
+        self.gru = nn.GRU(joint, config.hidden_size, batch_first=True)
+        self.head = _head(config.hidden_size, config.head_size, len(config.labels))
+        late = config.fusion == "late"
+        self.wave_gru = nn.GRU(config.wave_size, config.wave_size, batch_first=True) if late else None
+        self.wave_head = _head(config.wave_size, config.head_size, len(config.labels)) if late else None
+
+    @property
+    def state_parts(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the pieces of one stream's state, in packing order."""
+        one, two, _ = self.config.channels
+        parts: tuple[tuple[int, ...], ...] = (
+            (1, 2, self.bands[0]),
+            (one, 1, self.bands[1]),
+            (two, 2, self.bands[2]),
+            (self.config.hidden_size,),
+        )
+        return (*parts, (self.config.wave_size,)) if self.wave_gru is not None else parts
+
+    @property
+    def state_size(self) -> int:
+        """Length S of the packed state."""
+        return sum(_size(shape) for shape in self.state_parts)
+
+    def init_state(self, batch: int) -> Tensor:
+        """State of new streams: zeros, (batch, S)."""
+        return torch.zeros(batch, self.state_size, device=self.mean.device)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of whole sequences from a zero state, (B, T / 2, C); see `scores` for their units."""
+        return self.forward_chunk(features, self.init_state(features.shape[0]))[0]
+
+    def forward_chunk(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance streams by one chunk.
+
+        Args:
+            features: float32 (B, T, F).
+            state: float32 (B, S).
+
+        Returns:
+            Logits (B, T / 2, C) and the new state (B, S).
+        """
+        sizes = [_size(shape) for shape in self.state_parts]
+        packed = torch.split(state, sizes, dim=1)
+        caches = [piece.unflatten(1, shape) for piece, shape in zip(packed[:3], self.state_parts[:3], strict=True)]
+        rows = (features - self.mean) / self.spread  # (B, T, F)
+        mel, wave = torch.split(rows, [self.spec.mel_bands, len(self.spec.waveform_columns)], dim=2)
+        x0 = torch.cat([caches[0], mel.unsqueeze(1)], dim=2)  # (B, 1, 2 + T, 64)
+        x1 = torch.relu(self.norm1(self.conv1(x0)))  # (B, c1, T, 32)
+        x1 = torch.cat([caches[1], x1], dim=2)  # (B, c1, 1 + T, 32)
+        x2 = torch.relu(self.norm2(self.conv2(x1)))  # (B, c2, T / 2, 16)
+        x2 = torch.cat([caches[2], x2], dim=2)  # (B, c2, 2 + T / 2, 16)
+        x3 = torch.relu(self.norm3(self.conv3(x2)))  # (B, c3, T / 2, 8)
+        image = torch.relu(self.image(x3.transpose(1, 2).flatten(2)))  # (B, T / 2, image)
+        new_state = [x0[:, :, -2:].flatten(1), x1[:, :, -1:].flatten(1), x2[:, :, -2:].flatten(1)]
+        joint = image
+        if self.wave is not None:
+            pairs = wave.unflatten(1, (-1, self.spec.hops_per_frame)).flatten(2)  # (B, T / 2, 18)
+            wave = torch.relu(self.wave(pairs))
+            joint = torch.cat([image, wave], dim=2) if self.config.fusion == "early" else image
+        hidden, last = self.gru(joint, packed[3].unsqueeze(0).contiguous())  # (B, T / 2, H), (1, B, H)
+        logits = self.head(hidden)
+        new_state.append(last.squeeze(0))
+        if self.wave_gru is not None and self.wave_head is not None:
+            hidden, last = self.wave_gru(wave, packed[4].unsqueeze(0).contiguous())
+            logits = logits + self.wave_head(hidden)
+            new_state.append(last.squeeze(0))
+        return logits, torch.cat(new_state, dim=1)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Calibrated values in each label's own units."""
+        return self.low + (self.high - self.low) * torch.sigmoid(logits * self.calibration[0] + self.calibration[1])
+
+    def parameter_count(self) -> int:
+        """Number of trained weights."""
+        return sum(p.numel() for p in self.parameters())
+
+    def macs_per_second(self) -> float:
+        """Multiply-accumulates per second of audio, counted from the shapes."""
+        hops = self.spec.sample_rate_hz / self.spec.hop_samples
+        frames = hops / self.spec.hops_per_frame
+        total = self.conv1.weight.numel() * self.bands[1] * hops
+        total += (self.conv2.weight.numel() * self.bands[2] + self.conv3.weight.numel() * self.bands[3]) * frames
+        dense = [m for m in self.modules() if isinstance(m, (nn.Linear, nn.GRU))]
+        return total + sum(p.numel() for m in dense for n, p in m.named_parameters() if "weight" in n) * frames
+
+
+def _head(width: int, hidden: int, labels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, labels))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    total = 1
+    for axis in shape:
+        total *= axis
+    return total
