@@ -126,7 +126,7 @@ class Detector(nn.Module):
         """
         sizes = [_size(shape) for shape in self.state_parts]
         packed = torch.split(state, sizes, dim=1)
-        caches = [piece.unflatten(1, shape) for piece, shape in zip(packed[:3], self.state_parts[:3], strict=True)]
+        caches = [piece.reshape(-1, *shape) for piece, shape in zip(packed[:3], self.state_parts[:3], strict=True)]
         rows = (features - self.mean) / self.spread  # (B, T, F)
         mel, wave = torch.split(rows, [self.spec.mel_bands, len(self.spec.waveform_columns)], dim=2)
         x0 = torch.cat([caches[0], mel.unsqueeze(1)], dim=2)  # (B, 1, 2 + T, 64)
@@ -139,7 +139,7 @@ class Detector(nn.Module):
         new_state = [x0[:, :, -2:].flatten(1), x1[:, :, -1:].flatten(1), x2[:, :, -2:].flatten(1)]
         joint = image
         if self.wave is not None:
-            pairs = wave.unflatten(1, (-1, self.spec.hops_per_frame)).flatten(2)  # (B, T / 2, 18)
+            pairs = wave.reshape(wave.shape[0], -1, wave.shape[2] * self.spec.hops_per_frame)  # (B, T / 2, 18)
             wave = torch.relu(self.wave(pairs))
             joint = torch.cat([image, wave], dim=2) if self.config.fusion == "early" else image
         hidden, last = self.gru(joint, packed[3].unsqueeze(0).contiguous())  # (B, T / 2, H), (1, B, H)

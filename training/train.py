@@ -38,11 +38,13 @@ BEST = "best.pt"
 
 def source_commit() -> str:
     """Commit of the working tree, with `+` when it has changes; `unknown` outside a repository."""
+
+    def git(*args: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        return run("rev-parse", "--short=12", "HEAD") + ("+" if run("status", "--porcelain", "--", ".") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -174,7 +176,7 @@ def batches(dataset: MixtureExamples, config: TrainConfig, first_step: int) -> I
     loader: DataLoader[Example] = DataLoader(
         dataset,
         batch_size=config.batch_size,
-        sampler=indices,  # type: ignore[arg-type]  # any iterable of indices works
+        sampler=indices,
         num_workers=config.data.workers,
         collate_fn=collate,
         prefetch_factor=4 if config.data.workers else None,

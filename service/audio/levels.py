@@ -20,7 +20,10 @@ PIECE_SAMPLES = 8192
 """Samples counted at a time; large enough to hide NumPy's cost per call, small enough for the processor's cache."""
 
 SPECTRUM_SAMPLES = 2048
-"""Window of the long-term spectrum, one at the start of each piece: a sample of the recording, not all of it."""
+"""Window of the long-term spectrum, taken from the start of a piece: a sample of the recording, not all of it."""
+
+DENSE_PIECES = 16
+"""From so many first pieces a window each is taken, so that a short recording has enough; then from every fourth."""
 
 SILENCE_RUN_S = 0.01
 """Exact zeros for this long come from a mute, a gap or a gate; shorter ones from quiet audio in 16 bits."""
@@ -31,7 +34,7 @@ RAIL_RUN_SAMPLES = 3
 RAIL_MIN_PEAK = 0.05
 """Extremes below −26 dBFS are not judged: there, 8-bit audio has runs of equal samples by itself."""
 
-RAIL_STEEP = 1 / 16
+RAIL_STEEP = 1 / 10
 """Step into or out of a plateau, as a share of the peak, that no neighbouring µ-law or A-law code reaches."""
 
 RAIL_FINE = 1 / 256
@@ -49,8 +52,8 @@ BANDWIDTH_LOWEST_HZ = 80.0
 SIGNAL_FLOOR = 1e-7
 """Mean square (−70 dBFS) below which a window says nothing about bandwidth."""
 
-SPECTRUM_FLOOR = 1e-11
-"""Mean square of 16-bit rounding noise (−101 dBFS) with 9 dB added; what lies below it is not signal."""
+SPECTRUM_FLOOR = 5e-10
+"""Mean square (−93 dBFS) of 16-bit rounding noise with dither, with 3 dB added; below it there is no signal."""
 
 
 @dataclass(frozen=True)
@@ -111,29 +114,36 @@ class Rail:
 
     def _count(self, samples: NDArray[np.float32]) -> None:
         """Find the runs at the top in a piece that has at least one."""
-        top = self.top
-        at_top = samples == np.float32(top)
-        self._second = max(self._second, float(np.max(samples, where=~at_top, initial=-np.inf)))
-        if not at_top[0]:
-            self._close(float(samples[0]))
-        edges = np.flatnonzero(np.diff(at_top.view(np.int8), prepend=0, append=0))
+        at_top = samples == np.float32(self.top)
+        if not self._is_fine():  # once the gap is small enough, a smaller one changes nothing
+            self._second = max(self._second, float(np.where(at_top, np.float32(-np.inf), samples).max()))
+        framed = np.zeros(len(samples) + 2, np.bool_)
+        framed[1:-1] = at_top
+        edges = np.flatnonzero(framed[1:] != framed[:-1])
         starts, ends = edges[::2], edges[1::2]
-        long = ends - starts >= RAIL_RUN_SAMPLES
-        long[0] |= starts[0] == 0  # may continue an open run
-        long[-1] |= ends[-1] == len(samples)  # may go on
-        for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
-            if start or not self._open:
-                self._open = 0
-                self._open_step = top - (float(samples[start - 1]) if start else self._last)
-            self._open += end - start
-            if end < len(samples):
-                self._close(float(samples[end]))
+        lengths = ends - starts
+        entered = self.top - samples[starts - 1].astype(np.float64)  # steps up to the plateau
+        left = self.top - samples[np.minimum(ends, len(samples) - 1)].astype(np.float64)
+        if starts[0] == 0:
+            lengths[0] += self._open
+            entered[0] = self._open_step if self._open else self.top - self._last
+        else:
+            self._close(float(samples[0]))
+        if ends[-1] == len(samples):
+            self._open, self._open_step = int(lengths[-1]), float(entered[-1])
+            lengths = lengths[:-1]
+        else:
+            self._open = 0
+        long = lengths >= RAIL_RUN_SAMPLES
+        steep = np.fmax(entered, left)[: len(lengths)] > RAIL_STEEP * self.top  # NaN before the first sample
+        self._all += int(lengths[long].sum())
+        self._steep += int(lengths[long & steep].sum())
 
     def _close(self, following: float) -> None:
         """End the open run; `following` is the first sample after it."""
         if self._open >= RAIL_RUN_SAMPLES:
             self._all += self._open
-            if max(self._open_step, self.top - following) > RAIL_STEEP * self.top:  # NaN before the first sample
+            if np.fmax(self._open_step, self.top - following) > RAIL_STEEP * self.top:
                 self._steep += self._open
         self._open = 0
 
@@ -142,7 +152,11 @@ class Rail:
         self._close(self.top)
         if not RAIL_MIN_PEAK <= self.top <= 1.0:  # beyond 1 they are counted one by one
             return 0
-        return self._all if self.top - self._second <= RAIL_FINE * self.top else self._steep
+        return self._all if self._is_fine() else self._steep
+
+    def _is_fine(self) -> bool:
+        """Whether the values are so dense at the top that quantisation makes no plateaus there."""
+        return self.top - self._second <= RAIL_FINE * self.top
 
 
 class LevelMeter:
@@ -172,6 +186,7 @@ class LevelMeter:
         self._window = np.hanning(SPECTRUM_SAMPLES + 1)[:-1]  # periodic
         self._power = np.zeros(SPECTRUM_SAMPLES // 2 + 1)
         self._windows = 0
+        self._pieces = 0
 
     def push(self, samples: NDArray[np.float32]) -> None:
         """Take samples of any number.
@@ -214,6 +229,7 @@ class LevelMeter:
 
     def _measure(self, piece: NDArray[np.float32]) -> None:
         """Add one piece; all but the last have `PIECE_SAMPLES`."""
+        ordinal, self._pieces = self._pieces, self._pieces + 1
         wide = piece.astype(np.float64)
         squares = float(np.dot(wide, wide))
         if squares == 0.0:  # digital silence, which is common, needs no more
@@ -230,7 +246,7 @@ class LevelMeter:
         self._upper.push(piece, highest)
         self._lower.push(-piece, -lowest)
         self._count_silence(piece)
-        if len(piece) >= SPECTRUM_SAMPLES:
+        if len(piece) >= SPECTRUM_SAMPLES and (ordinal < DENSE_PIECES or ordinal % 4 == 0):
             window = wide[:SPECTRUM_SAMPLES]
             if float(np.dot(window, window)) > SIGNAL_FLOOR * SPECTRUM_SAMPLES:
                 spectrum = np.fft.rfft(window * self._window)
@@ -266,8 +282,9 @@ class LevelMeter:
         bin_hz = self._rate_hz / SPECTRUM_SAMPLES
         width = max(1, round(BANDWIDTH_SMOOTH_HZ / bin_hz)) | 1  # odd, so that it is centred
         density = self._power / self._windows / float(np.sum(self._window**2))  # mean square over the whole band
-        smooth = np.convolve(density, np.ones(width) / width, mode="same")
         first = math.ceil(BANDWIDTH_LOWEST_HZ / bin_hz)
+        density[:first] = 0.0  # before the average, which would carry hum across the border
+        smooth = np.convolve(density, np.ones(width) / width, mode="same")
         limit = max(float(smooth[first:].max()) * 10 ** (-BANDWIDTH_DROP_DB / 10), SPECTRUM_FLOOR)
         above = np.flatnonzero(smooth[first:] >= limit)
         return float((first + above[-1]) * bin_hz) if len(above) else None

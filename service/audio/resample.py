@@ -7,6 +7,7 @@ exactly ceil(n · target / rate) output samples.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -99,7 +100,11 @@ def _open(rate_hz: int, target_hz: int) -> soxr.ResampleStream:
 
 @lru_cache(maxsize=64)
 def _latency_samples(rate_hz: int, target_hz: int) -> int:
-    """Push half a second of silence in steps of a millisecond and see how far the output falls behind."""
+    """Push half a second of silence in steps of a millisecond and see how far the output falls behind.
+
+    Returns:
+        Output samples, with one step added: between two looks it may have been so much more.
+    """
     stream = _open(rate_hz, target_hz)
     step = np.zeros(rate_hz // 1000, np.float32)
     pushed = emitted = 0
@@ -108,4 +113,4 @@ def _latency_samples(rate_hz: int, target_hz: int) -> int:
         pushed += len(step)
         emitted += len(stream.resample_chunk(step))
         worst = max(worst, pushed * target_hz / rate_hz - emitted)
-    return int(np.ceil(worst))
+    return math.ceil(worst) + target_hz // 1000

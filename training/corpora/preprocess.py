@@ -1,4 +1,4 @@
-"""From files to clean stems in memory: one rate, no DC, no edge silence, one level; broken files are refused and counted."""
+"""From files to clean stems in memory: one rate, no DC, no edge silence, one level; broken files are counted."""
 
 from __future__ import annotations
 

@@ -117,9 +117,9 @@ def code(mixture: Float32, plan: ChannelPlan) -> Float32:
     """Send the mixture through the codec and the converter."""
     limited = np.clip(mixture + np.float32(plan.dc), -1.0, 32767.0 / 32768.0)
     if plan.law == "mulaw":
-        return decode_mulaw(encode_mulaw(limited))
+        return np.asarray(decode_mulaw(encode_mulaw(limited)), np.float32)
     if plan.law == "alaw":
-        return decode_alaw(encode_alaw(limited))
+        return np.asarray(decode_alaw(encode_alaw(limited)), np.float32)
     if plan.quantise:
         return (np.round(limited * 32768.0) / 32768.0).astype(np.float32)
     return limited.astype(np.float32)
@@ -159,4 +159,4 @@ def lose_packets(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[
 
 def from_line(mixture: Float32, plan: ChannelPlan) -> Float32:
     """Bring the line's output to 16 kHz, as the service does."""
-    return soxr.resample(mixture, NARROW_HZ, WIDE_HZ).astype(np.float32) if plan.narrow else mixture
+    return np.asarray(soxr.resample(mixture, NARROW_HZ, WIDE_HZ), np.float32) if plan.narrow else mixture

@@ -49,10 +49,9 @@ def render(plan: MixPlan, pool: Pool) -> Mixture:
     floor = _floor(plan, pool, rng)
     rendered = [_source(source, plan, pool) for source in plan.sources]
 
-    to_line = lambda stem: line.to_line(stem, plan.channel)  # noqa: E731
-    dry_line, floor_line = to_line(dry), to_line(floor)
-    wet_line = dry_line if room is None else to_line(wet)
-    sources_line = [to_line(stem) for stem in rendered]
+    dry_line, floor_line = line.to_line(dry, plan.channel), line.to_line(floor, plan.channel)
+    wet_line = dry_line if room is None else line.to_line(wet, plan.channel)
+    sources_line = [line.to_line(stem, plan.channel) for stem in rendered]
     mixture = wet_line + floor_line
     for stem in sources_line:
         mixture = mixture + stem
@@ -63,13 +62,13 @@ def render(plan: MixPlan, pool: Pool) -> Mixture:
     samples = line.from_line(mixture, plan.channel)[: plan.samples]
 
     frame = plan.channel.rate_hz // targets.FRAMES_PER_S
-    energy = lambda stem: targets.frame_energy(stem, frame) * scale**2  # noqa: E731
-    stems = {"dry": energy(dry_line), "speech": energy(wet_line), "floor": energy(floor_line)}
-    by_source = [(source, energy(stem)) for source, stem in zip(plan.sources, sources_line, strict=True)]
+    energies = [targets.frame_energy(s, frame) * scale**2 for s in (dry_line, wet_line, floor_line, *sources_line)]
+    stems = dict(zip(("dry", "speech", "floor"), energies[:3], strict=True))
+    by_source = list(zip(plan.sources, energies[3:], strict=True))
     stems |= {f"source{i}_{source.kind}": e for i, (source, e) in enumerate(by_source)}
     c50 = None if room is None else targets.clarity_c50_db(room, RATE_HZ)
-    share = lambda marks: targets.frame_energy(marks.astype(np.float32), frame)  # noqa: E731
-    judged = label_targets(stems, by_source, bool(plan.speech), c50, share(beyond), share(lost))
+    clipped, gone = (targets.frame_energy(marks.astype(np.float32), frame) for marks in (beyond, lost))
+    judged = label_targets(stems, by_source, bool(plan.speech), c50, clipped, gone)
     return Mixture(samples, judged, stems)
 
 
@@ -112,15 +111,14 @@ def _speech_target(
             talking = targets.speech_activity(energy)
             yes |= talking & heard
             open_ |= talking & ~heard & ~unheard
-        elif source.kind == "babble" or "interfering_speech" in source.meaning.maybe:
-            if not _is_vocal_noise(source.meaning):
-                open_ |= ~unheard
+        elif source.kind == "babble" or _blurs_speech(source.meaning):
+            open_ |= ~unheard
     return targets.ternary(yes, ~yes & ~open_)
 
 
-def _is_vocal_noise(meaning: Meaning) -> bool:
-    """Coughs, cries, laughter: voiced, but nobody speaks."""
-    return "transient_noise" in meaning.yes
+def _blurs_speech(meaning: Meaning) -> bool:
+    """Ambience in which voices may be; not coughs, cries or laughter, which are voiced though nobody speaks."""
+    return "interfering_speech" in meaning.maybe and "transient_noise" not in meaning.yes
 
 
 def _source_target(
@@ -167,12 +165,12 @@ def _response(room: RoomPlan, pool: Pool) -> Float32:
     response = pool.recordings[room.recording].samples[:MAX_ROOM_TAIL].copy()
     direct = int(np.argmax(np.abs(response))) + 32
     response[direct:] *= np.float32(room.tail_gain)
-    return response / np.sqrt(np.sum(np.square(response)))
+    return np.asarray(response / np.sqrt(np.sum(np.square(response))), dtype=np.float32)
 
 
 def _in_room(stem: Float32, response: Float32) -> Float32:
     delay = int(np.argmax(np.abs(response)))
-    return signal.fftconvolve(stem, response)[delay : delay + len(stem)].astype(np.float32)
+    return np.asarray(signal.fftconvolve(stem, response)[delay : delay + len(stem)], dtype=np.float32)
 
 
 def _floor(plan: MixPlan, pool: Pool, rng: np.random.Generator) -> Float32:
@@ -236,7 +234,7 @@ def _tilt(stem: Float32, tilt_db: float) -> Float32:
     warp = np.tan(np.pi * 1_000.0 / RATE_HZ)
     b = np.array([gain + warp, warp - gain]) / (1.0 + warp)
     a = np.array([1.0, (warp - 1.0) / (1.0 + warp)])
-    return signal.lfilter(b, a, stem).astype(np.float32)
+    return np.asarray(signal.lfilter(b, a, stem), dtype=np.float32)
 
 
 def _headroom(mixture: Float32, plan: MixPlan) -> float:

@@ -1,0 +1,25 @@
+"""Batching engine: many sessions, shared inference steps, one device thread.
+
+`Engine` is the only door callers use; `OnnxRunner` or `EchoRunner` goes into it.
+"""
+
+from service.engine.echo import EchoRunner, echo_contract
+from service.engine.engine import Engine, EngineStatus
+from service.engine.entry import Lane, StepResult
+from service.engine.protocols import DropReason, EngineObserver, FrontEnd, RefusalReason, Runner
+from service.engine.runner import OnnxRunner
+
+__all__ = [
+    "DropReason",
+    "EchoRunner",
+    "Engine",
+    "EngineObserver",
+    "EngineStatus",
+    "FrontEnd",
+    "Lane",
+    "OnnxRunner",
+    "RefusalReason",
+    "Runner",
+    "StepResult",
+    "echo_contract",
+]

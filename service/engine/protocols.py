@@ -1,0 +1,98 @@
+"""The seams of the engine: what runs a model, what makes features, who watches.
+
+Kept apart from `service.engine.runner` so that the dispatcher and its tests never need ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from service.contract import ModelContract
+
+FloatArray = npt.NDArray[np.float32]
+
+FrontEnd = Callable[[FloatArray], FloatArray]
+"""Samples float32 [B, n] to features float32 [B, T, F]; rows independent of each other; called in the device thread."""
+
+DropReason = Literal["cancelled", "deadline"]
+"""Why an accepted entry was never run."""
+
+RefusalReason = Literal["sessions", "queue", "draining", "dead"]
+"""What there was none of: session slots, queue places, a server that stays, a working engine."""
+
+
+class Runner(Protocol):
+    """One loaded model without any state of its own; the engine calls it from one thread only."""
+
+    @property
+    def contract(self) -> ModelContract:
+        """What the model declares about itself."""
+
+    @property
+    def provider(self) -> str:
+        """Name of the execution provider that really runs the steps."""
+
+    @property
+    def provider_fallback(self) -> bool:
+        """Whether a better provider was asked for and could not be had."""
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the model file; names the model in every answer."""
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether a new (B, T) is expensive, so that batches should be padded to a warmed bucket."""
+
+    def run(self, features: FloatArray, state: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Run one step.
+
+        Args:
+            features: float32 [B, T, F].
+            state: float32 [B, S]; zeros for a new stream. Not modified.
+
+        Returns:
+            scores float32 [B, T / hops_per_frame, C] and new_state float32 [B, S]; the caller owns both.
+
+        Raises:
+            InferenceError: The step did not succeed; nothing was changed.
+        """
+
+    def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
+        """Run every (B, T) once, so that none of them is new when audio comes."""
+
+
+class EngineObserver(Protocol):
+    """Where metrics hook in; called from the event loop, must return at once."""
+
+    def on_step(self, lane: str, batch: int, queue_s: Sequence[float], step_s: float) -> None:
+        """Report a step that succeeded: entries in it, seconds each of them queued, seconds it ran."""
+
+    def on_drop(self, reason: DropReason) -> None:
+        """Report an accepted entry that was given up without being run."""
+
+    def on_refusal(self, reason: RefusalReason) -> None:
+        """Report a session or entry that was refused at the door."""
+
+    def on_death(self, message: str) -> None:
+        """Report that no further step will run; called once."""
+
+
+class SilentObserver:
+    """The observer that nobody listens to."""
+
+    def on_step(self, lane: str, batch: int, queue_s: Sequence[float], step_s: float) -> None:
+        """Ignore the step."""
+
+    def on_drop(self, reason: DropReason) -> None:
+        """Ignore the drop."""
+
+    def on_refusal(self, reason: RefusalReason) -> None:
+        """Ignore the refusal."""
+
+    def on_death(self, message: str) -> None:
+        """Ignore the death; the engine has logged it."""

@@ -1,0 +1,117 @@
+"""What the columns of a score block mean, worked out once per contract and shared by events and summary.
+
+Every consumer of scores compares with the same float32 thresholds and refuses the same malformed blocks; if each did
+so by itself, a frame could count as noisy in the summary and not in the events. Knows nothing of how scores are made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from service.contract import REQUIRED_LABELS, Family, ModelContract
+from service.errors import ContractError, InferenceError
+
+FloatArray = npt.NDArray[np.float32]
+"""Scores [n, C] or levels [n]."""
+
+LEVEL_FLOOR_DBFS = -120.0
+"""dBFS; digital silence is reported at this level, so that power is never zero."""
+
+MIN_JUDGED_S = 0.5
+"""Seconds; a shorter recording holds a word or two, too little to judge."""
+
+MIN_SPEECH_FRAMES = 5
+"""Frames (0.1 s); speech found in fewer is as likely a false alarm as a talker, so nothing is measured on it."""
+
+_POWER_EXPONENT = np.float64(math.log(10.0) / 10.0)
+"""exp(level · this) = 10^(level / 10); a NumPy scalar, so that float32 levels are raised in float64."""
+
+
+def power_of(level_db: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Turn decibels into power ratios, in float64.
+
+    Args:
+        level_db: Any shape, dB.
+    """
+    power: npt.NDArray[np.float64] = np.exp(level_db * _POWER_EXPONENT)
+    return power
+
+
+def frames_reaching(seconds: float, hop_s: float) -> int:
+    """Count the frames that together last at least `seconds`.
+
+    Rounds before the ceiling: 0.14 s at 0.02 s is 7 frames, although 0.14 / 0.02 is 7.000000000000001 in floating
+    point.
+    """
+    return math.ceil(round(seconds / hop_s, 6))
+
+
+class ScoreLayout:
+    """Columns, families and thresholds of one contract's scores; immutable, free to share between streams.
+
+    Args:
+        contract: The model's contract; its labels are the columns, in order.
+
+    Raises:
+        ContractError: A label that events and summary cannot do without is missing.
+    """
+
+    __slots__ = ("contract", "enter", "exit", "families", "names", "probability_columns", "snr", "speech", "width")
+
+    def __init__(self, contract: ModelContract) -> None:
+        missing = [name for name in REQUIRED_LABELS if not contract.has(name)]
+        if missing:
+            raise ContractError(
+                f"scoring needs the labels {', '.join(REQUIRED_LABELS)}; model {contract.name!r} lacks "
+                f"{', '.join(missing)}; export it with these heads",
+                missing=missing,
+            )
+        self.contract = contract
+        self.names: Sequence[str] = contract.label_names
+        self.families: Sequence[Family] = tuple(label.family for label in contract.labels)
+        self.width = len(self.names)
+        self.speech = contract.index("speech")
+        self.snr = contract.index("snr_db")
+        self.probability_columns = tuple(i for i, label in enumerate(contract.labels) if label.kind == "probability")
+        # Heads that are not probabilities get thresholds that nothing reaches.
+        self.enter: FloatArray = np.full(self.width, np.inf, np.float32)
+        self.exit: FloatArray = np.full(self.width, np.inf, np.float32)
+        for column in self.probability_columns:
+            self.enter[column] = contract.labels[column].enter
+            self.exit[column] = contract.labels[column].exit
+
+    def check_block(self, scores: FloatArray, level_dbfs: FloatArray) -> int:
+        """Refuse a block that is not what a model with this contract can give.
+
+        Args:
+            scores: float32 [n, C], n >= 0.
+            level_dbfs: float32 [n], dBFS.
+
+        Returns:
+            The number of frames n.
+
+        Raises:
+            InferenceError: Wrong shape, wrong type, or a number that is not finite.
+        """
+        n = len(scores)
+        if scores.shape != (n, self.width) or level_dbfs.shape != (n,):
+            raise InferenceError(
+                f"expected scores [n, {self.width}] and level_dbfs [n], given {list(scores.shape)} and "
+                f"{list(level_dbfs.shape)}; pass one column per label of the contract and one level per frame"
+            )
+        if scores.dtype != np.float32 or level_dbfs.dtype != np.float32:
+            # A float64 score of 0.3 is below a float32 threshold of 0.3, so other types would change events.
+            raise InferenceError(
+                f"expected float32 scores and levels, given {scores.dtype} and {level_dbfs.dtype}; "
+                "convert with astype(np.float32)"
+            )
+        # One sum tells for all values, at a third of the cost of looking at each.
+        if not (math.isfinite(scores.sum()) and math.isfinite(level_dbfs.sum())):
+            raise InferenceError(
+                "expected finite scores and levels, the block holds NaN or infinity; the model or its input is broken"
+            )
+        return n

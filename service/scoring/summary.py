@@ -1,0 +1,183 @@
+"""What is left to say of a whole recording: how much speech, how much trouble, how far apart the two are.
+
+Frames are collected into fixed portions at absolute positions and summed portion by portion. So the order of the
+additions, and with it every bit of the result, does not depend on the blocks in which the stream arrived, and a live
+stream's small blocks cost next to nothing each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from service.contract import ModelContract
+from service.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES, FloatArray, ScoreLayout, frames_reaching, power_of
+
+PORTION_FRAMES = 128
+"""Frames (2.56 s) that are summed at once; large enough to make NumPy's overhead small, 8 KiB per channel."""
+
+MOS_LABELS = ("sig", "bak", "ovrl")
+"""Opinion-score heads, which a model may lack."""
+
+NO_FRAMES = "no audio was scored"
+TOO_SHORT = f"shorter than {MIN_JUDGED_S} s"
+NO_SPEECH = "no speech was found"
+LITTLE_SPEECH = f"speech was found in fewer than {MIN_SPEECH_FRAMES} frames"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Whole-stream figures; what cannot be known is None and says why.
+
+    Args:
+        frames: Frames scored.
+        speech_frames: Frames in which the speech score reaches its enter threshold.
+        speech_ratio: Share of frames with speech.
+        noise_ratio: Share of frames with audible noise.
+        interference_ratio: Share of frames with a competing source.
+        snr_db: Mean speech power over speech frames against mean noise power over all frames, dB.
+        sig: Mean opinion score of the speech signal over speech frames, 1 to 5.
+        bak: The same of the background.
+        ovrl: The same overall.
+        label_ratios: Share of frames at or above the enter threshold, for every probability label of the model.
+            Empty when there are no frames.
+        reasons: Field name to reason, for each field above that is None.
+    """
+
+    frames: int
+    speech_frames: int
+    speech_ratio: float | None
+    noise_ratio: float | None
+    interference_ratio: float | None
+    snr_db: float | None
+    sig: float | None
+    bak: float | None
+    ovrl: float | None
+    label_ratios: Mapping[str, float]
+    reasons: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Everything that is added up; `hits` int64 [C], `mos` float64 [number of opinion-score heads]."""
+
+    hits: npt.NDArray[np.int64]
+    mos: npt.NDArray[np.float64]
+    speech_power: float = 0.0
+    noise_power: float = 0.0
+
+
+class SummaryMeter:
+    """Measures one channel of one stream. Not thread-safe; memory is constant.
+
+    Args:
+        contract: The model's contract.
+
+    Raises:
+        ContractError: A label that the summary cannot do without is missing.
+    """
+
+    def __init__(self, contract: ModelContract) -> None:
+        layout = ScoreLayout(contract)
+        self._layout = layout
+        self._mos_names = [name for name in MOS_LABELS if contract.has(name)]
+        self._mos_columns = [contract.index(name) for name in self._mos_names]
+        self._min_frames = frames_reaching(MIN_JUDGED_S, contract.features.frame_hop_s)
+        self._scores = np.empty((PORTION_FRAMES, layout.width), np.float32)
+        self._level_dbfs = np.empty(PORTION_FRAMES, np.float32)
+        self._waiting = 0  # frames of the portion that are filled
+        self._frames = 0
+        self._sums = _Sums(np.zeros(layout.width, np.int64), np.zeros(len(self._mos_columns)))
+
+    def push(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
+        """Take the next frames.
+
+        Args:
+            scores: float32 [n, C], n >= 0, columns as in the contract. Not kept.
+            level_dbfs: float32 [n], mean square of each frame, dBFS.
+
+        Raises:
+            InferenceError: Wrong shape, wrong type, or a number that is not finite.
+        """
+        frames = self._layout.check_block(scores, level_dbfs)
+        self._frames += frames
+        taken = 0
+        while taken < frames:
+            share = min(PORTION_FRAMES - self._waiting, frames - taken)
+            stop = self._waiting + share
+            self._scores[self._waiting : stop] = scores[taken : taken + share]
+            self._level_dbfs[self._waiting : stop] = level_dbfs[taken : taken + share]
+            taken += share
+            self._waiting = stop
+            if stop == PORTION_FRAMES:
+                self._sums = self._add_portion()
+                self._waiting = 0
+
+    def result(self) -> Summary:
+        """Summarise what came so far; the stream may go on afterwards."""
+        frames, layout = self._frames, self._layout
+        sums = self._add_portion() if self._waiting else self._sums
+        speech_frames = int(sums.hits[layout.speech])
+        ratios = {layout.names[c]: int(sums.hits[c]) / frames for c in layout.probability_columns} if frames > 0 else {}
+        found: dict[str, float] = {}
+        lack = self._lack(speech_frames)
+        if lack is None:
+            found["snr_db"] = self._snr_db(sums, speech_frames)
+            found |= {name: float(total) / speech_frames for name, total in zip(self._mos_names, sums.mos, strict=True)}
+        reasons = {f"{name}_ratio": NO_FRAMES for name in ("speech", "noise", "interference") if name not in ratios}
+        for name in ("snr_db", *MOS_LABELS):
+            if name not in found:
+                has_head = name == "snr_db" or name in self._mos_names
+                reasons[name] = lack if lack is not None and has_head else f"this model has no {name} head"
+        return Summary(
+            frames=frames,
+            speech_frames=speech_frames,
+            speech_ratio=ratios.get("speech"),
+            noise_ratio=ratios.get("noise"),
+            interference_ratio=ratios.get("interference"),
+            snr_db=found.get("snr_db"),
+            sig=found.get("sig"),
+            bak=found.get("bak"),
+            ovrl=found.get("ovrl"),
+            label_ratios=ratios,
+            reasons=reasons,
+        )
+
+    def _lack(self, speech_frames: int) -> str | None:
+        """Say what is missing for figures that describe speech; None when nothing is."""
+        if self._frames == 0:
+            return NO_FRAMES
+        if self._frames < self._min_frames:
+            return TOO_SHORT
+        if speech_frames >= MIN_SPEECH_FRAMES:
+            return None
+        return LITTLE_SPEECH if speech_frames else NO_SPEECH
+
+    def _snr_db(self, sums: _Sums, speech_frames: int) -> float:
+        spec = self._layout.contract.labels[self._layout.snr]
+        ratio = (sums.speech_power / speech_frames) / (sums.noise_power / self._frames)
+        return min(max(10.0 * math.log10(ratio), spec.low), spec.high)
+
+    def _add_portion(self) -> _Sums:
+        """Add the frames that wait to the sums; returns new sums, so that a look in between commits nothing.
+
+        A frame of power P and SNR s has speech power P·s / (1 + s) and noise power P / (1 + s); without speech it is
+        all noise. The level floor keeps the noise above zero.
+        """
+        layout, old = self._layout, self._sums
+        scores, level_dbfs = self._scores[: self._waiting], self._level_dbfs[: self._waiting]
+        hits = scores >= layout.enter  # [n, C]
+        speech = hits[:, layout.speech]
+        power = power_of(level_dbfs)
+        ratio = power_of(scores[:, layout.snr])
+        noise_power = power / (1.0 + ratio)
+        return _Sums(
+            hits=old.hits + np.count_nonzero(hits, axis=0),
+            mos=old.mos + scores[speech][:, self._mos_columns].sum(axis=0, dtype=np.float64),
+            speech_power=old.speech_power + float((noise_power * ratio)[speech].sum()),
+            noise_power=old.noise_power + float(np.where(speech, noise_power, power).sum()),
+        )

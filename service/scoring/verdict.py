@@ -1,0 +1,161 @@
+"""Pass, warn, fail or unknown: a channel's figures held against a profile's limits.
+
+What an operator can rely on:
+
+- `fail` and `warn` always come with at least one reason that names the value and the limit; `pass` has none.
+- Shorter than 0.5 s is `unknown`, whatever the figures: they describe a word at most.
+- Without speech there is nothing whose quality could be judged, so the verdict is `unknown` and says so, and limits
+  that describe speech (its SNR, the noise behind it, its level and band) give no reason. Limits on faults of the signal
+  chain itself (clipped samples, digital silence, DC offset, peak) still count, because they need no talker: a recording
+  of nothing but zeros, or of nothing but overload, *fails*. One that only warns stays `unknown`, with that reason
+  beside it, since a mere warning would claim that the rest was found good.
+- A figure that is null gives no reason: what cannot be known is not held against anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from service.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES
+from service.scoring.profiles import MEASURES, Limit, Measure, Profile
+from service.scoring.summary import MOS_LABELS, Summary
+
+Status = Literal["pass", "warn", "fail", "unknown"]
+
+TOO_SHORT_CODE = "too_short"
+NO_SPEECH_CODE = "no_speech"
+CODES: frozenset[str] = frozenset(
+    {TOO_SHORT_CODE, NO_SPEECH_CODE} | {f"{name}_{side}" for name in MEASURES for side in ("below", "above")}
+)
+"""Every code that a reason can have; part of the API."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One finding behind a verdict.
+
+    Args:
+        code: Stable name, one of `CODES`.
+        message: A sentence with the value and the limit.
+        label: The label it speaks of; None for figures of the signal itself.
+        value: The figure; None when there is none.
+        limit: The bound that it is beyond; None where no bound is involved.
+    """
+
+    code: str
+    message: str
+    label: str | None
+    value: float | None
+    limit: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of one channel; reasons that fail it stand before those that warn."""
+
+    status: Status
+    reasons: tuple[Reason, ...]
+
+
+def judge(
+    profile: Profile,
+    *,
+    duration_s: float,
+    summary: Summary,
+    levels: Mapping[str, float | None],
+    event_counts: Mapping[str, int],
+) -> Verdict:
+    """Hold a channel's figures against a profile.
+
+    Args:
+        profile: The limits.
+        duration_s: Length of the recording or of the stream so far, seconds.
+        summary: The channel's summary.
+        levels: Figures of the signal itself by name (`rms_dbfs`, `peak_dbfs`, `clipped_ratio`, …); others are ignored.
+        event_counts: Events found, by label; a label that is missing had none.
+    """
+    if duration_s < MIN_JUDGED_S:
+        text, limit_text = _texts(duration_s, MIN_JUDGED_S, 1.0)
+        message = f"The recording is {text} s long; less than {limit_text} s is not judged."
+        return Verdict("unknown", (Reason(TOO_SHORT_CODE, message, None, duration_s, MIN_JUDGED_S),))
+
+    has_speech = summary.speech_frames >= MIN_SPEECH_FRAMES
+    values = _values(duration_s, summary, levels, event_counts)
+    failed: list[Reason] = []
+    warned: list[Reason] = []
+    for name, limit in profile.limits.items():
+        measure, value = MEASURES[name], values.get(name)
+        if value is None or (measure.needs_speech and not has_speech):
+            continue
+        _hold(name, measure, value, limit, failed, warned)
+
+    reasons = failed + warned
+    if not has_speech:
+        reasons = [*failed, _no_speech(summary), *warned]
+        return Verdict("fail" if failed else "unknown", tuple(reasons))
+    return Verdict("fail" if failed else "warn" if warned else "pass", tuple(reasons))
+
+
+def _values(
+    duration_s: float, summary: Summary, levels: Mapping[str, float | None], event_counts: Mapping[str, int]
+) -> dict[str, float | None]:
+    """Collect all measures by name; those that this model or recording does not have are absent or None."""
+    values: dict[str, float | None] = {name: levels.get(name) for name, m in MEASURES.items() if m.label is None}
+    if values["dc_offset"] is not None:
+        values["dc_offset"] = abs(values["dc_offset"])
+    values |= {f"{label}_ratio": ratio for label, ratio in summary.label_ratios.items()}
+    values |= {name: getattr(summary, name) for name in ("snr_db", *MOS_LABELS)}
+    minutes = duration_s / 60.0
+    for label in ("dropout", "transient_noise"):
+        if label in summary.label_ratios:  # a model without the head found none because it did not look
+            values[f"{label}s_per_min"] = event_counts.get(label, 0) / minutes
+    return values
+
+
+def _hold(name: str, measure: Measure, value: float, limit: Limit, failed: list[Reason], warned: list[Reason]) -> None:
+    """Add the gravest reason that the value gives, if any."""
+    for bounds, into, word in (
+        ((limit.fail_below, limit.fail_above), failed, "fail"),
+        ((limit.warn_below, limit.warn_above), warned, "warn"),
+    ):
+        below, above = bounds
+        if below is not None and value < below:
+            into.append(_reason(name, measure, value, below, "below", word))
+            return
+        if above is not None and value > above:
+            into.append(_reason(name, measure, value, above, "above", word))
+            return
+
+
+def _reason(name: str, measure: Measure, value: float, limit: float, side: str, word: str) -> Reason:
+    text, limit_text = _texts(value, limit, 100.0 if measure.unit == "%" else 1.0)
+    subject = measure.subject[0].upper() + measure.subject[1:]
+    message = f"{subject} is {text} {measure.unit}, {side} the {word} limit of {limit_text} {measure.unit}."
+    return Reason(f"{name}_{side}", message, measure.label, value, limit)
+
+
+def _no_speech(summary: Summary) -> Reason:
+    if not summary.speech_frames:
+        message = "No speech was found, so its quality cannot be judged."
+    else:
+        message = (
+            f"Speech was found in {summary.speech_frames} of {summary.frames} frames, fewer than the "
+            f"{MIN_SPEECH_FRAMES} that are needed to judge its quality."
+        )
+    return Reason(NO_SPEECH_CODE, message, "speech", summary.speech_ratio, None)
+
+
+def _texts(value: float, limit: float, scale: float) -> tuple[str, str]:
+    """Write a value and its limit with one decimal, or with as many as it takes to tell them apart."""
+    for decimals in range(1, 9):
+        text, limit_text = (_trim(f"{number * scale:.{decimals}f}") for number in (value, limit))
+        if text != limit_text and float(limit_text) == round(limit * scale, 8):
+            break
+    return text, limit_text
+
+
+def _trim(text: str) -> str:
+    text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

@@ -1,0 +1,319 @@
+"""Decoding what is broken, foreign or too large: the right error, early, with a message that helps."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.audio.decode import DecodeLimits, Decoder, decode_file
+from service.audio.wav import HEADER_LIMIT_BYTES
+from service.errors import ClientError, InvalidAudio, PayloadTooLarge, UnsupportedFormat
+
+SAMPLES = (np.sin(np.arange(16_000) * 0.1) * 20_000).astype("<i2")
+WAV_HEADER_BYTES = 44
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+
+def wav(
+    *,
+    tag: int = 1,
+    channels: int = 1,
+    rate_hz: int = 16_000,
+    bits: int = 16,
+    block_align: int | None = None,
+    byte_rate: int | None = None,
+    data_bytes: int | None = None,
+    data: bytes = SAMPLES.tobytes(),
+) -> bytes:
+    align = channels * bits // 8 if block_align is None else block_align
+    rate = rate_hz * align if byte_rate is None else byte_rate
+    form = struct.pack("<HHIIHH", tag, channels, rate_hz, rate, align, bits)
+    size = len(data) if data_bytes is None else data_bytes
+    body = b"WAVE" + chunk(b"fmt ", form) + b"data" + struct.pack("<I", size) + data
+    return b"RIFF" + struct.pack("<I", min(36 + size, 0xFFFFFFFF)) + body
+
+
+def written(container: str, subtype: str, frames: int = 40_000, channels: int = 1, rate_hz: int = 16_000) -> bytes:
+    file = io.BytesIO()
+    samples = np.random.default_rng(5).uniform(-0.5, 0.5, (frames, channels))
+    soundfile.write(file, samples, rate_hz, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+def decode(recording: bytes, limits: DecodeLimits | None = None, piece: int = 1000) -> int:
+    decoder = Decoder(limits or DecodeLimits())
+    for start in range(0, len(recording), piece):
+        decoder.push(recording[start : start + piece])
+    for _ in decoder.finish():
+        pass
+    return decoder.frames
+
+
+def fails_alike(recording: bytes, error: type[ClientError], match: str, tmp_path: Path) -> ClientError:
+    """Check that the body in two cuts and the file on disk get the same error."""
+    for piece in (7, 1 << 20):
+        with pytest.raises(error, match=match):
+            decode(recording, piece=piece)
+    path = tmp_path / "recording"
+    path.write_bytes(recording)
+    with pytest.raises(error, match=match) as caught:
+        for _ in decode_file(path):
+            pass
+    return caught.value
+
+
+def test_an_empty_body_is_refused(tmp_path: Path) -> None:
+    fails_alike(b"", InvalidAudio, "empty body", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("first", "guess"),
+    [
+        (b"hello, this is not audio at all, sorry", "like text"),
+        (b"hi", "like text"),
+        ("Grüße".encode("utf-16") * 5, "like text"),
+        (b"\x1a\x45\xdf\xa3" + bytes(40), "like WebM"),
+        (b"\x00\x00\x00\x20ftypM4A " + bytes(40), "like MP4"),
+        (b"\xff\xf1\x50\x80" + bytes(40), "like AAC"),
+        (b"PK\x03\x04" + bytes(40), "like a compressed archive"),
+        (b"RIFF\x24\x00\x00\x00AVI LIST" + bytes(40), "but not WAVE"),
+        (bytes(40), ""),
+        (bytes(range(128, 228)), ""),
+    ],
+)
+def test_unknown_bytes_are_named_and_the_readable_formats_listed(first: bytes, guess: str, tmp_path: Path) -> None:
+    error = fails_alike(first, UnsupportedFormat, guess, tmp_path)
+    assert repr(first[:12]) in error.message
+    assert error.detail["first_bytes"] == first[:12].hex()
+    for name in ("WAV", "FLAC", "Ogg Opus", "MP3"):
+        assert name in error.message
+
+
+def test_unknown_bytes_are_refused_before_the_rest_arrives() -> None:
+    with pytest.raises(UnsupportedFormat, match=r"sent as audio/webm, talk\.webm"):
+        Decoder(DecodeLimits(), content_type="audio/webm", filename="talk.webm").push(b"\x1a\x45\xdf\xa3" + bytes(20))
+
+
+@pytest.mark.parametrize("first", [b"OggS", b"fLaC", b"ID3\x04", b"FORM\0\0\0\x10AIFF", b"caff\0\1\0\0", b".snd"])
+def test_a_signature_without_audio_behind_it_is_refused(first: bytes, tmp_path: Path) -> None:
+    fails_alike(first + bytes(100), ClientError, "", tmp_path)
+
+
+def test_a_wav_with_an_encoding_nobody_reads_is_unsupported(tmp_path: Path) -> None:
+    recording = wav(tag=0x0161, block_align=1000)  # Windows Media Audio
+    fails_alike(recording, UnsupportedFormat, "libsndfile refuses", tmp_path)
+
+
+@pytest.mark.parametrize("count", [4, 11, 12, 20, 30, 40, 43, WAV_HEADER_BYTES])
+def test_a_wav_header_without_samples_is_refused(count: int, tmp_path: Path) -> None:
+    fails_alike(wav(data_bytes=0)[:count], InvalidAudio, "header only", tmp_path)
+
+
+def test_a_wav_that_is_empty_on_purpose_is_refused(tmp_path: Path) -> None:
+    body = wav(data=b"")[12:] + chunk(b"LIST", b"INFOISFT\x04\0\0\0abcd" * 10)
+    recording = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+    fails_alike(recording, InvalidAudio, "header only", tmp_path)
+
+
+def test_a_flac_without_samples_is_refused(tmp_path: Path) -> None:
+    fails_alike(written("FLAC", "PCM_16", frames=0), InvalidAudio, "", tmp_path)
+
+
+def test_zero_channels_are_refused(tmp_path: Path) -> None:
+    fails_alike(wav(channels=0), InvalidAudio, "declares 0", tmp_path)
+
+
+@pytest.mark.parametrize("recording", [wav(channels=9), written("FLAC", "PCM_16", channels=8), wav(channels=65535)])
+def test_more_channels_than_allowed_are_refused(recording: bytes) -> None:
+    with pytest.raises(PayloadTooLarge, match="at most 7 channels"):
+        decode(recording, DecodeLimits(max_channels=7))
+
+
+@pytest.mark.parametrize("rate_hz", [0, 7_999, 192_001, 0xFFFFFFF])
+def test_a_wav_rate_outside_the_range_is_refused(rate_hz: int, tmp_path: Path) -> None:
+    byte_rate = rate_hz * 2 & 0xFFFFFFFF
+    fails_alike(wav(rate_hz=rate_hz, byte_rate=byte_rate), InvalidAudio, f"got {rate_hz} Hz", tmp_path)
+
+
+def test_a_rate_outside_the_range_is_refused_in_other_formats(tmp_path: Path) -> None:
+    fails_alike(written("AU", "PCM_16", rate_hz=4_000), InvalidAudio, "got 4000 Hz", tmp_path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_sample_that_is_not_finite_is_refused_with_its_position(bad: float, bits: int, tmp_path: Path) -> None:
+    samples = np.zeros((70_000, 2), f"<f{bits // 8}")
+    samples[68_000, 1] = bad
+    recording = wav(tag=3, channels=2, bits=bits, data=samples.tobytes())
+    error = fails_alike(recording, InvalidAudio, r"sample 68000 \(4\.2500 s\) of channel 1", tmp_path)
+    assert error.detail == {"sample": 68_000, "position_s": 4.25, "channel": 1}
+
+
+def test_a_double_beyond_float32_is_refused_as_infinite(tmp_path: Path) -> None:
+    recording = wav(tag=3, bits=64, data=np.array([0, 1e300], "<f8").tobytes())
+    fails_alike(recording, InvalidAudio, "finite samples, got inf at sample 1", tmp_path)
+
+
+def test_a_sample_that_is_not_finite_is_refused_in_other_formats(tmp_path: Path) -> None:
+    samples = np.zeros(100, np.float32)
+    samples[42] = np.nan
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16_000, format="AU", subtype="FLOAT")
+    fails_alike(file.getvalue(), InvalidAudio, "nan at sample 42", tmp_path)
+
+
+def test_a_total_known_in_advance_is_refused_before_any_byte() -> None:
+    with pytest.raises(PayloadTooLarge, match="at most 1000 bytes, the recording has 1001"):
+        Decoder(DecodeLimits(max_bytes=1000), total_bytes=1001)
+
+
+def rf64(data_bytes: int) -> bytes:
+    ds64 = chunk(b"ds64", struct.pack("<QQQI", data_bytes + 72, data_bytes, 0, 0))
+    body = wav(data_bytes=0xFFFFFFFF, data=b"")[12:]
+    return b"RF64\xff\xff\xff\xffWAVE" + ds64 + body
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        wav(data_bytes=0x30000000, data=b""),
+        wav(tag=0x0011, bits=4, block_align=256, data_bytes=0x30000000, data=b""),
+        rf64(1 << 40),
+        b"FORM\x30\x00\x00\x00AIFFCOMM" + bytes(20),
+        b".snd\0\0\0\x18\x30\0\0\0" + bytes(20),
+        b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0" + struct.pack("<Q", 1 << 40) + bytes(20),
+    ],
+    ids=["wav", "adpcm", "rf64", "aiff", "au", "w64"],
+)
+def test_a_declared_size_above_the_limit_is_refused_at_once(first: bytes) -> None:
+    with pytest.raises(PayloadTooLarge, match="at most 536870912 bytes, the header declares"):
+        Decoder(DecodeLimits()).push(first)
+
+
+@pytest.mark.parametrize("recording", [wav(data_bytes=0xFFFFFFFF), written("FLAC", "PCM_16")])
+def test_bytes_above_the_limit_are_refused_while_they_come(recording: bytes) -> None:
+    decoder = Decoder(DecodeLimits(max_bytes=20_000))
+    decoder.push(recording[:20_000])
+    with pytest.raises(PayloadTooLarge, match="at most 20000 bytes, so far came 20001"):
+        decoder.push(recording[20_000:20_001])
+
+
+def test_a_file_above_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    path.write_bytes(bytes(20_001))
+    with pytest.raises(PayloadTooLarge, match="the recording has 20001"):
+        decode_file(path, DecodeLimits(max_bytes=20_000))
+
+
+def test_a_declared_duration_above_the_limit_is_refused_at_once() -> None:
+    with pytest.raises(PayloadTooLarge, match="at most 0.5 s of audio, got 1.0 s"):
+        Decoder(DecodeLimits(max_duration_s=0.5)).push(wav()[:WAV_HEADER_BYTES])
+    decoder = Decoder(DecodeLimits(max_duration_s=0.5))
+    decoder.push(written("FLAC", "PCM_16"))
+    with pytest.raises(PayloadTooLarge, match="at most 0.5 s of audio, got 2.5 s"):
+        decoder.finish()  # before any block is asked for
+
+
+def test_an_undeclared_duration_above_the_limit_is_refused_when_reached() -> None:
+    decoder = Decoder(DecodeLimits(max_duration_s=0.5))
+    recording = wav(data_bytes=0xFFFFFFFF)
+    decoder.push(recording[: WAV_HEADER_BYTES + 16_000])
+    with pytest.raises(PayloadTooLarge, match="at most 0.5 s"):
+        decoder.push(recording[WAV_HEADER_BYTES + 16_000 :])
+
+
+@pytest.mark.parametrize("came", [2, 15_999, 31_998])
+def test_fewer_bytes_than_a_wav_declares_is_called_truncated(came: int, tmp_path: Path) -> None:
+    recording = wav()[: WAV_HEADER_BYTES + came]
+    error = fails_alike(recording, InvalidAudio, "truncated: .* 32000 bytes .*upload the whole file", tmp_path)
+    assert f"{came} came" in error.message
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        ("WAV", "IMA_ADPCM"),
+        ("WAV", "GSM610"),
+        ("RF64", "PCM_16"),
+        ("W64", "PCM_16"),
+        ("AIFF", "PCM_16"),
+        ("AU", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("MP3", "MPEG_LAYER_III"),
+        ("NIST", "PCM_16"),
+    ],
+)
+def test_half_a_recording_is_called_truncated(container: str, subtype: str, tmp_path: Path) -> None:
+    recording = written(container, subtype)
+    assert decode(recording) >= 40_000
+    fails_alike(recording[: len(recording) // 2], InvalidAudio, "truncated.*upload the whole file", tmp_path)
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("CAF", "PCM_16"), ("OGG", "OPUS"), ("CAF", "ALAC_16")])
+def test_half_a_recording_is_refused(container: str, subtype: str, tmp_path: Path) -> None:
+    recording = written(container, subtype)
+    fails_alike(recording[: len(recording) // 2], InvalidAudio, "whole", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recording", "match"),
+    [
+        (wav(block_align=4, byte_rate=64_000), "1 channels of 16 bits make 2 bytes per frame, block align says 4"),
+        (wav(block_align=0), "block align says 0"),
+        (wav(byte_rate=31_999), "32000 bytes per second, the byte rate says 31999"),
+        (b"RIFF\x40\0\0\0WAVE" + chunk(b"fmt ", bytes(14)) + chunk(b"data", bytes(90)), "16 bytes or more, got 14"),
+        (b"RIFF\x40\0\0\0WAVE" + chunk(b"data", bytes(90)), "'fmt ' chunk before the samples"),
+        (b"RF64\xff\xff\xff\xffWAVE" + wav(data_bytes=0xFFFFFFFF)[12:], "'ds64' chunk"),
+        (b"RF64\xff\xff\xff\xffWAVE" + chunk(b"ds64", bytes(16)) + wav()[12:], "28 bytes or more, got 16"),
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused(recording: bytes, match: str, tmp_path: Path) -> None:
+    fails_alike(recording, InvalidAudio, match, tmp_path)
+
+
+@pytest.mark.parametrize("size", [HEADER_LIMIT_BYTES, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_huge_chunk_before_the_samples_is_refused_without_waiting_for_it(size: int) -> None:
+    decoder = Decoder(DecodeLimits())
+    with pytest.raises(InvalidAudio, match="within its first 1048576 bytes"):
+        decoder.push(b"RIFF\xff\xff\xff\xffWAVEJUNK" + struct.pack("<I", size) + bytes(8))
+
+
+def test_endless_empty_chunks_end_at_the_header_limit() -> None:
+    decoder = Decoder(DecodeLimits())
+    decoder.push(b"RIFF\xff\xff\xff\xffWAVE")
+    with pytest.raises(InvalidAudio, match="within its first 1048576 bytes"):
+        for _ in range(HEADER_LIMIT_BYTES // 8000 + 2):
+            decoder.push(b"JUNK\0\0\0\0" * 1000)
+
+
+def test_a_missing_file_is_refused_with_the_reason(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.wav", tmp_path):
+        with pytest.raises(InvalidAudio, match="expected a readable file"):
+            decode_file(path)
+
+
+@pytest.mark.parametrize("make", [lambda: wav(), lambda: rf64(32_000) + SAMPLES.tobytes()], ids=["wav", "rf64"])
+@settings(max_examples=60, deadline=None)
+@given(flips=st.lists(st.tuples(st.integers(0, 79), st.integers(0, 255)), max_size=6))
+def test_a_damaged_header_gives_samples_or_a_client_error(
+    make: Callable[[], bytes], flips: list[tuple[int, int]]
+) -> None:
+    recording = bytearray(make())
+    for position, value in flips:
+        recording[position] = value
+    try:
+        assert decode(bytes(recording)) > 0
+    except ClientError as error:
+        assert error.message

@@ -1,0 +1,222 @@
+"""Level measures on signals whose figures are known beforehand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import soxr
+from numpy.typing import NDArray
+
+from service.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
+from service.audio.levels import LevelMeter, Levels
+from service.errors import InvalidAudio
+
+Samples = NDArray[np.float32]
+
+
+def measure(samples: NDArray[np.floating], rate_hz: int = 16_000, block: int | None = None) -> Levels:
+    samples = samples.astype(np.float32)
+    meter = LevelMeter(rate_hz)
+    step = block or max(len(samples), 1)
+    for start in range(0, len(samples), step):
+        meter.push(samples[start : start + step])
+    return meter.result()
+
+
+def white(count: int, level: float = 0.1) -> NDArray[np.float64]:
+    return np.random.default_rng(3).standard_normal(count) * level
+
+
+def sine(frequency_hz: float, rate_hz: int = 16_000, seconds: float = 2.0) -> NDArray[np.float64]:
+    return np.sin(2 * np.pi * frequency_hz * np.arange(int(rate_hz * seconds)) / rate_hz + 0.1)
+
+
+def pcm16(samples: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.round(np.clip(samples * 32768, -32768, 32767)) / 32768
+
+
+def voiced(rate_hz: int = 16_000, seconds: float = 5.0) -> NDArray[np.float64]:
+    """Decaying formants every 8 ms with a slow rise and fall; peak 1."""
+    t = np.arange(rate_hz // 125) / rate_hz
+    period = sum(np.exp(-np.pi * w * t) * np.sin(2 * np.pi * f * t) for f, w in ((500, 80), (1500, 120), (2500, 160)))
+    train = np.tile(period, int(seconds * 125))
+    shaped = train * (0.4 + 0.6 * np.abs(np.sin(2 * np.pi * 0.7 * np.arange(len(train)) / rate_hz)))
+    shaped += white(len(shaped), 1e-3)
+    return shaped / np.abs(shaped).max()
+
+
+def test_a_full_scale_sine_has_minus_three_dbfs() -> None:
+    levels = measure(sine(997))
+    assert levels.rms_dbfs == pytest.approx(-3.01, abs=0.01)
+    assert levels.peak_dbfs == pytest.approx(0.0, abs=0.01)
+
+
+def test_peak_beyond_full_scale_is_reported_above_zero() -> None:
+    levels = measure(sine(997) * 2)
+    assert levels.peak_dbfs == pytest.approx(6.02, abs=0.01)
+    assert levels.clipped_ratio == pytest.approx(2 / 3, abs=0.01)  # |2 sin| > 1
+
+
+def test_offset_is_the_mean() -> None:
+    assert measure(sine(1000) * 0.5 - 0.125).dc_offset == pytest.approx(-0.125, abs=1e-6)
+
+
+def test_no_samples_leave_every_figure_open() -> None:
+    assert measure(np.zeros(0)) == Levels(None, None, None, None, None, None)
+
+
+def test_digital_silence_has_no_level_and_no_bandwidth() -> None:
+    assert measure(np.zeros(20_000)) == Levels(None, None, 0.0, 0.0, 1.0, None)
+
+
+@pytest.mark.parametrize("block", [1, 7, 160, 8191, 8192, 30_000])
+def test_block_size_changes_nothing(block: int) -> None:
+    samples = pcm16(np.clip(white(30_011, 0.5), -0.8, 0.8))
+    samples[8_000:8_500] = 0  # runs and rails across the borders of pieces
+    samples[16_380:16_390] = 0.8
+    assert measure(samples, block=block) == measure(samples)
+
+
+def test_asking_for_figures_does_not_disturb_the_stream() -> None:
+    samples = np.clip(white(40_000, 0.5), -0.8, 0.8).astype(np.float32)
+    samples[9_000:12_000] = 0
+    meter = LevelMeter(16_000)
+    for start in range(0, 40_000, 1000):
+        meter.push(samples[start : start + 1000])
+        meter.result()
+    assert meter.result() == measure(samples)
+
+
+def test_zeros_count_as_digital_silence_from_ten_milliseconds_on() -> None:
+    samples = white(16_000)
+    samples[1_000:1_159] = 0  # one too few
+    samples[8_100:8_260] = 0  # across the border of two pieces
+    samples[15_840:] = 0  # open at the end
+    assert measure(samples).digital_silence_ratio == pytest.approx(320 / 16_000)
+
+
+def test_silence_over_several_pieces_is_one_run() -> None:
+    samples = white(40_000)
+    samples[100:33_000] = 0
+    assert measure(samples).digital_silence_ratio == pytest.approx(32_900 / 40_000)
+
+
+def test_quiet_audio_with_stray_zeros_is_not_digital_silence() -> None:
+    samples = pcm16(white(32_000, 1 / 32768))
+    assert np.mean(samples == 0) > 0.3
+    assert measure(samples).digital_silence_ratio == 0.0
+
+
+def in_runs_at(samples: NDArray[np.floating], value: float) -> float:
+    """Share of samples in runs of three or more at exactly this value, counted one by one."""
+    runs = [len(list(group)) for at, group in itertools.groupby(samples == value) if at]
+    return sum(length for length in runs if length >= 3) / len(samples)
+
+
+@pytest.mark.parametrize("rail", [1.0, 0.98, 0.4])
+def test_cut_tops_are_found_at_full_scale_and_at_a_lower_rail(rail: float) -> None:
+    clipped = np.clip(voiced() * 3, -1, 1)
+    true_ratio = in_runs_at(clipped, 1) + in_runs_at(clipped, -1)
+    assert true_ratio > 0.03
+    assert measure(pcm16(clipped * rail)).clipped_ratio == pytest.approx(true_ratio, rel=0.02)
+
+
+def test_cut_tops_are_found_through_telephone_codes() -> None:
+    clipped = np.clip(voiced() * 3, -1, 1).astype(np.float32)
+    true_ratio = in_runs_at(clipped, 1) + in_runs_at(clipped, -1)
+    for samples in (decode_mulaw(encode_mulaw(clipped)), decode_alaw(encode_alaw(clipped))):
+        assert measure(samples).clipped_ratio == pytest.approx(true_ratio, rel=0.25)
+
+
+def test_one_sided_clipping_is_found() -> None:
+    clipped = np.maximum(voiced() * 0.6, -0.2)
+    assert measure(pcm16(clipped)).clipped_ratio == pytest.approx(in_runs_at(clipped, -0.2), rel=0.02)
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.5])
+def test_intact_speech_is_not_clipped(gain: float) -> None:
+    intact = (voiced() * gain).astype(np.float32)
+    for samples in (pcm16(intact), decode_mulaw(encode_mulaw(intact)), decode_alaw(encode_alaw(intact))):
+        clipped = measure(samples).clipped_ratio
+        assert clipped is not None
+        assert clipped < 1e-3
+
+
+@pytest.mark.parametrize("frequency_hz", [50, 100, 200, 440, 1000])
+def test_an_intact_tone_is_not_clipped_even_in_coarse_codes(frequency_hz: float) -> None:
+    tone = (sine(frequency_hz) * 0.7).astype(np.float32)
+    for samples in (pcm16(tone), decode_mulaw(encode_mulaw(tone)), decode_alaw(encode_alaw(tone))):
+        assert measure(samples).clipped_ratio == 0.0
+
+
+def test_runs_of_one_step_noise_are_not_clipping() -> None:
+    assert measure(pcm16(white(16_000, 0.4 / 32768))).clipped_ratio == 0.0
+
+
+def test_a_constant_is_an_offset_and_not_clipping() -> None:
+    levels = measure(np.full(20_000, 0.5))
+    assert levels.clipped_ratio == 0.0
+    assert levels.dc_offset == 0.5
+
+
+def test_a_plateau_is_forgotten_when_the_recording_gets_louder() -> None:
+    clipped = np.clip(voiced() * 3, -1, 1) * 0.3
+    both = np.concatenate([clipped, voiced() * 0.9])
+    assert measure(pcm16(clipped)).clipped_ratio > 0.03  # type: ignore[operator]
+    assert measure(pcm16(both)).clipped_ratio == 0.0
+
+
+def low_pass(samples: NDArray[np.float64], rate_hz: int, cutoff_hz: float) -> NDArray[np.float64]:
+    taps = np.arange(-200, 201)
+    kernel = np.sinc(2 * cutoff_hz / rate_hz * taps) * np.kaiser(401, 9)
+    return np.convolve(samples, kernel / kernel.sum(), mode="same")
+
+
+def test_bandwidth_of_low_passed_noise_is_its_corner() -> None:
+    assert measure(low_pass(white(80_000), 16_000, 3400)).bandwidth_hz == pytest.approx(3400, rel=0.1)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 48_000])
+def test_bandwidth_of_white_noise_is_all_there_is(rate_hz: int) -> None:
+    assert measure(white(80_000), rate_hz).bandwidth_hz == pytest.approx(rate_hz / 2, rel=0.02)
+
+
+def test_telephone_audio_in_a_48_khz_file_is_found_out() -> None:
+    telephone = decode_mulaw(encode_mulaw(white(40_000).astype(np.float32)))
+    assert measure(soxr.resample(telephone, 8_000, 48_000), 48_000).bandwidth_hz == pytest.approx(4000, rel=0.1)
+
+
+def test_rounding_noise_does_not_widen_a_quiet_recording() -> None:
+    quiet = pcm16(low_pass(white(80_000, 0.003), 16_000, 3400))
+    assert measure(quiet).bandwidth_hz == pytest.approx(3400, rel=0.1)
+
+
+def test_offset_and_hum_do_not_narrow_the_bandwidth() -> None:
+    hum = sine(50, seconds=5.0) * 0.5 + 0.2 + white(80_000, 0.001)
+    assert measure(hum).bandwidth_hz == pytest.approx(8000, rel=0.02)
+
+
+def test_too_short_a_recording_has_no_bandwidth() -> None:
+    levels = measure(white(2047))
+    assert levels.bandwidth_hz is None
+    assert levels.rms_dbfs is not None
+
+
+def test_pauses_do_not_count_in_the_spectrum() -> None:
+    samples = np.concatenate([white(32_768, 1e-5), low_pass(white(32_768), 16_000, 3400), np.zeros(32_768)])
+    assert measure(samples).bandwidth_hz == pytest.approx(3400, rel=0.1)
+
+
+def test_a_rate_no_speech_recording_has_is_refused_by_the_meter() -> None:
+    with pytest.raises(InvalidAudio, match="4000 Hz"):
+        LevelMeter(4000)
+
+
+def test_figures_are_finite_for_the_loudest_float_samples() -> None:
+    levels = measure(np.full(3000, 1e30) * np.tile([1, -1], 1500))
+    assert levels.peak_dbfs == pytest.approx(600, abs=0.1)
+    assert levels.rms_dbfs is not None
+    assert math.isfinite(levels.rms_dbfs)

@@ -1,0 +1,275 @@
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.contract import LABEL_CATALOG
+from service.errors import ProtocolError, SettingsError
+from service.scoring import BUILT_IN_PROFILES, CODES, MEASURES, Limit, Profile, Summary, Verdict, judge, load_profiles
+
+RATIOS = {name: 0.0 for name, (_, kind) in LABEL_CATALOG.items() if kind == "probability"} | {"speech": 0.6}
+CLEAN = Summary(
+    frames=3000,
+    speech_frames=1800,
+    speech_ratio=0.6,
+    noise_ratio=0.0,
+    interference_ratio=0.0,
+    snr_db=40.0,
+    sig=4.2,
+    bak=4.2,
+    ovrl=4.0,
+    label_ratios=RATIOS,
+    reasons={},
+)
+SILENT = dataclasses.replace(
+    CLEAN, speech_frames=0, speech_ratio=0.0, snr_db=None, sig=None, bak=None, ovrl=None,
+    label_ratios=RATIOS | {"speech": 0.0},
+)  # fmt: skip
+LEVELS: dict[str, float | None] = {
+    "rms_dbfs": -22.0,
+    "peak_dbfs": -3.0,
+    "clipped_ratio": 0.0,
+    "dc_offset": 0.0001,
+    "digital_silence_ratio": 0.0,
+    "bandwidth_hz": 7800.0,
+}
+
+
+def with_ratios(summary: Summary = CLEAN, **ratios: float) -> Summary:
+    return dataclasses.replace(summary, label_ratios=dict(summary.label_ratios) | ratios)
+
+
+def verdict(
+    profile: str | Mapping[str, Any] = "default",
+    summary: Summary = CLEAN,
+    *,
+    duration_s: float = 60.0,
+    events: Mapping[str, int] | None = None,
+    **levels: float | None,
+) -> Verdict:
+    chosen = load_profiles().get(profile) if isinstance(profile, str) else Profile.model_validate({"limits": profile})
+    return judge(chosen, duration_s=duration_s, summary=summary, levels=LEVELS | levels, event_counts=events or {})
+
+
+def codes(result: Verdict) -> list[str]:
+    return [reason.code for reason in result.reasons]
+
+
+# --- profiles --------------------------------------------------------------------------------------------------------
+
+
+def test_the_four_profiles_ship_and_each_describes_itself() -> None:
+    profiles = load_profiles()
+    assert profiles.names == ("default", "callcenter", "dataset", "broadcast")
+    assert all(profiles.get(name).description for name in profiles.names)
+
+
+def test_every_built_in_profile_passes_a_clean_recording() -> None:
+    for name in load_profiles().names:
+        assert verdict(name) == Verdict("pass", ()), name
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ProtocolError, match="default, callcenter, dataset, broadcast, given 'studio'"):
+        load_profiles().get("studio")
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_users_file_replaces_the_built_in_one(tmp_path: Path) -> None:
+    profiles = load_profiles(write(tmp_path, "profiles: {studio: {limits: {snr_db: {fail_below: 35}}}}"))
+    assert profiles.names == ("studio",)
+    assert profiles.get("studio").limits["snr_db"].fail_below == 35.0
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ("{snr: {fail_below: 3}}", "limit 'snr' is unknown"),
+        ("{snr_db: {fail_under: 3}}", "limit 'snr_db', fail_under"),
+        ("{snr_db: {fail_below: '3'}}", "limit 'snr_db', fail_below"),
+        ("{snr_db: {fail_below: true}}", "limit 'snr_db', fail_below"),
+        ("{snr_db: {fail_below: .nan}}", "limit 'snr_db', fail_below"),
+        ("{snr_db: {fail_below: 20, warn_below: 10}}", "limit 'snr_db'.*fail_below <= warn_below"),
+        ("{noise_ratio: {warn_above: 0.5, fail_above: 0.2}}", "limit 'noise_ratio'.*warn_above <= fail_above"),
+        ("{snr_db: {}}", "limit 'snr_db'.*at least one"),
+        ("{noise_ratio: {warn_above: 50}}", "limit 'noise_ratio': expected warn_above from 0 to 1, given 50"),
+        ("{snr_db: {fail_below: 3}, snr_db: {fail_below: 4}}", "snr_db is given twice"),
+        ("{}", "profile 'mine', limits"),
+        ("3", "profile 'mine', limits"),
+    ],
+)
+def test_a_wrong_limit_stops_the_start_and_is_named(tmp_path: Path, limits: str, words: str) -> None:
+    path = write(tmp_path, f"profiles: {{mine: {{limits: {limits}}}}}")
+    with pytest.raises(SettingsError, match=words) as caught:
+        load_profiles(path)
+    assert str(path) in caught.value.message
+    if "twice" not in words:
+        assert "profile 'mine'" in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["", "[]", "profiles: {}", "profile: {}", "a: [", "1", "profiles: {1: {limits: 2}}"])
+def test_a_file_that_is_no_profile_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SettingsError, match=r"mine\.yaml"):
+        load_profiles(path)
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="absent"):
+        load_profiles(tmp_path / "absent.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"profiles: \xff\xfe")
+    with pytest.raises(SettingsError, match="latin"):
+        load_profiles(tmp_path / "latin.yaml")
+
+
+def test_each_built_in_profile_is_explained_in_a_comment() -> None:
+    text = BUILT_IN_PROFILES.read_text(encoding="utf-8")
+    for name in yaml.safe_load(text)["profiles"]:
+        after = text.split(f"\n  {name}:\n", 1)[1]
+        assert after.lstrip(" ").startswith("#"), name
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def test_values_beyond_a_limit_warn_or_fail_and_values_on_it_pass() -> None:
+    limits = {"snr_db": {"warn_below": 20.0, "fail_below": 10.0}}
+    for snr_db, status in ((20.0, "pass"), (19.9, "warn"), (10.0, "warn"), (9.9, "fail")):
+        assert verdict(limits, dataclasses.replace(CLEAN, snr_db=snr_db)).status == status
+    limits = {"noise_ratio": {"warn_above": 0.2, "fail_above": 0.5}}
+    for ratio, status in ((0.2, "pass"), (0.21, "warn"), (0.5, "warn"), (0.51, "fail")):
+        assert verdict(limits, with_ratios(noise=ratio)).status == status
+
+
+def test_a_reason_names_value_limit_and_label_in_a_sentence() -> None:
+    (reason,) = verdict(
+        {"snr_db": {"warn_below": 20.0, "fail_below": 10.0}}, dataclasses.replace(CLEAN, snr_db=8.24)
+    ).reasons
+    assert (reason.code, reason.label, reason.value, reason.limit) == ("snr_db_below", "snr_db", 8.24, 10.0)
+    assert reason.message == "The signal-to-noise ratio is 8.2 dB, below the fail limit of 10 dB."
+    (reason,) = verdict({"music_ratio": {"warn_above": 0.2}}, with_ratios(music=0.734)).reasons
+    assert (reason.code, reason.label) == ("music_ratio_above", "music")
+    assert reason.message == "The share of time with music is 73.4 %, above the warn limit of 20 %."
+
+
+def test_a_value_just_beyond_its_limit_is_written_so_that_they_differ() -> None:
+    (reason,) = verdict({"snr_db": {"fail_below": 10.0}}, dataclasses.replace(CLEAN, snr_db=9.9996)).reasons
+    assert "is 9.9996 dB, below the fail limit of 10 dB" in reason.message
+    (reason,) = verdict({"clipped_ratio": {"fail_above": 0.0005}}, clipped_ratio=0.2).reasons
+    assert "is 20 %, above the fail limit of 0.05 %" in reason.message
+
+
+def test_reasons_that_fail_stand_before_those_that_warn() -> None:
+    limits = {"noise_ratio": {"warn_above": 0.1}, "snr_db": {"fail_below": 10.0}}
+    result = verdict(limits, dataclasses.replace(with_ratios(noise=0.9), snr_db=1.0))
+    assert result.status == "fail"
+    assert codes(result) == ["snr_db_below", "noise_ratio_above"]
+
+
+def test_a_short_recording_is_unknown_whatever_its_figures() -> None:
+    result = verdict("default", dataclasses.replace(CLEAN, snr_db=-10.0), duration_s=0.48, digital_silence_ratio=1.0)
+    assert (result.status, codes(result)) == ("unknown", ["too_short"])
+    assert (result.reasons[0].value, result.reasons[0].limit) == (0.48, 0.5)
+    assert "0.48 s" in result.reasons[0].message
+    assert verdict("default", duration_s=0.5).status == "pass"
+
+
+def test_without_speech_the_verdict_is_unknown_and_speech_limits_say_nothing() -> None:
+    for name in load_profiles().names:
+        result = verdict(name, with_ratios(SILENT, noise=1.0, music=1.0), rms_dbfs=-80.0, bandwidth_hz=500.0)
+        assert (result.status, codes(result)) == ("unknown", ["no_speech"]), name
+        assert (result.reasons[0].value, result.reasons[0].label) == (0.0, "speech")
+
+
+def test_a_recording_of_nothing_but_zeros_fails() -> None:
+    for name in load_profiles().names:
+        result = verdict(name, SILENT, digital_silence_ratio=1.0, rms_dbfs=None, peak_dbfs=None)
+        assert (result.status, codes(result)) == ("fail", ["digital_silence_ratio_above", "no_speech"]), name
+
+
+def test_a_mere_warning_without_speech_stays_unknown_and_is_listed() -> None:
+    result = verdict("default", SILENT, dc_offset=0.05)
+    assert (result.status, codes(result)) == ("unknown", ["no_speech", "dc_offset_above"])
+
+
+def test_a_few_frames_of_speech_are_no_speech() -> None:
+    result = verdict("default", dataclasses.replace(SILENT, speech_frames=3, speech_ratio=0.001))
+    assert codes(result) == ["no_speech"]
+    assert "3 of 3000 frames" in result.reasons[0].message
+
+
+def test_a_null_figure_gives_no_reason() -> None:
+    limits = {name: {"fail_below": m.high, "fail_above": m.high} for name, m in MEASURES.items()}
+    nothing = dataclasses.replace(CLEAN, snr_db=None, sig=None, bak=None, ovrl=None, label_ratios={}, speech_ratio=None)
+    assert verdict(limits, nothing, **dict.fromkeys(LEVELS)) == Verdict("pass", ())
+
+
+def test_every_measure_can_fail_a_recording_with_a_code_of_the_closed_set() -> None:
+    events = {"dropout": 3, "transient_noise": 3}
+    levels = {"clipped_ratio": 0.5, "digital_silence_ratio": 0.5}
+    summary = with_ratios(**dict.fromkeys(RATIOS, 0.5))
+    for name, measure in MEASURES.items():
+        result = verdict({name: {"fail_below": measure.high}}, summary, events=events, **levels)
+        assert (result.status, codes(result)) == ("fail", [f"{name}_below"]), name
+        assert set(codes(result)) <= CODES
+
+
+def test_events_are_counted_per_minute() -> None:
+    limits = {"dropouts_per_min": {"fail_above": 2.0}}
+    assert verdict(limits, duration_s=120.0, events={"dropout": 4}).status == "pass"
+    (reason,) = verdict(limits, duration_s=120.0, events={"dropout": 5, "music": 9}).reasons
+    assert (reason.code, reason.label, reason.value) == ("dropouts_per_min_above", "dropout", 2.5)
+
+
+def test_a_model_that_does_not_look_for_dropouts_is_not_taken_to_find_none() -> None:
+    blind = dataclasses.replace(CLEAN, label_ratios={"speech": 0.6, "noise": 0.0, "interference": 0.0})
+    assert verdict({"dropouts_per_min": {"fail_below": 1.0}}, blind).status == "pass"
+    assert verdict({"dropouts_per_min": {"fail_below": 1.0}}).status == "fail"
+
+
+def test_a_negative_dc_offset_counts_by_its_size() -> None:
+    (reason,) = verdict("default", dc_offset=-0.2).reasons
+    assert (reason.code, reason.value) == ("dc_offset_above", 0.2)
+
+
+def test_telephone_speech_passes_the_call_centre_and_fails_the_data_set() -> None:
+    telephone = {"bandwidth_hz": 3400.0, "digital_silence_ratio": 0.5}
+    quiet_side = dataclasses.replace(CLEAN, speech_ratio=0.2, speech_frames=600, snr_db=25.0)
+    assert verdict("callcenter", quiet_side, **telephone).status == "pass"
+    result = verdict("dataset", quiet_side, **telephone)
+    assert result.status == "fail" and "bandwidth_hz_below" in codes(result)
+
+
+def test_broadcast_does_not_let_clipping_pass() -> None:
+    assert codes(verdict("broadcast", clipped_ratio=1e-5, peak_dbfs=0.0)) == ["peak_dbfs_above", "clipped_ratio_above"]
+
+
+BOUND = st.floats(0, 1) | st.none()
+
+
+@given(st.tuples(BOUND, BOUND, BOUND, BOUND), st.floats(0, 1))
+def test_status_and_reasons_agree_for_any_limit(bounds: tuple[float | None, ...], value: float) -> None:
+    ordered = iter(sorted(bound for bound in bounds if bound is not None))
+    names = ("fail_below", "warn_below", "warn_above", "fail_above")
+    limit = {name: next(ordered) for name, bound in zip(names, bounds, strict=True) if bound is not None}
+    if not limit:
+        return
+    assert Limit.model_validate(limit)
+    result = verdict({"noise_ratio": limit}, with_ratios(noise=value))
+    fails = value < limit.get("fail_below", -math.inf) or value > limit.get("fail_above", math.inf)
+    warns = value < limit.get("warn_below", -math.inf) or value > limit.get("warn_above", math.inf)
+    assert result.status == ("fail" if fails else "warn" if warns else "pass")
+    assert len(result.reasons) == (result.status != "pass")
+    for reason in result.reasons:
+        assert reason.code in CODES and reason.message.endswith(".")
