@@ -120,6 +120,11 @@ class Session:
         return self._frames_done
 
     @property
+    def finished(self) -> bool:
+        """Whether `finish` was called: no more audio will come."""
+        return self._frame_total is not None
+
+    @property
     def done(self) -> bool:
         """Whether `finish` was called and every frame has its scores."""
         return self._frame_total is not None and self._frames_done >= self._frame_total

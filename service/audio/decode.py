@@ -298,7 +298,9 @@ class LibsndfileSource:
             # By descriptor: from a name that ends in .raw soundfile would conclude that there is no header.
             self._sound = _ForwardFile(file if isinstance(file, io.BytesIO) else file.fileno(), closefd=False)
         except soundfile.LibsndfileError as error:
-            kind = UnsupportedFormat if error.code in _UNSUPPORTED_CODES else InvalidAudio
+            # Of a WAV the header has been understood before: what is refused then is its encoding.
+            unsupported = header is not None or error.code in _UNSUPPORTED_CODES
+            kind = UnsupportedFormat if unsupported else InvalidAudio
             raise kind(
                 f"expected one of {READABLE}; libsndfile refuses the recording ({error.error_string}): check that the "
                 "upload is whole, or convert it to WAV or FLAC"

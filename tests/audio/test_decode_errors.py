@@ -88,8 +88,8 @@ def test_an_empty_body_is_refused(tmp_path: Path) -> None:
         (b"\xff\xf1\x50\x80" + bytes(40), "like AAC"),
         (b"PK\x03\x04" + bytes(40), "like a compressed archive"),
         (b"RIFF\x24\x00\x00\x00AVI LIST" + bytes(40), "but not WAVE"),
-        (bytes(40), ""),
-        (bytes(range(128, 228)), ""),
+        (bytes(40), "first bytes are"),
+        (bytes(range(128, 228)), "first bytes are"),
     ],
 )
 def test_unknown_bytes_are_named_and_the_readable_formats_listed(first: bytes, guess: str, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_unknown_bytes_are_refused_before_the_rest_arrives() -> None:
 
 @pytest.mark.parametrize("first", [b"OggS", b"fLaC", b"ID3\x04", b"FORM\0\0\0\x10AIFF", b"caff\0\1\0\0", b".snd"])
 def test_a_signature_without_audio_behind_it_is_refused(first: bytes, tmp_path: Path) -> None:
-    fails_alike(first + bytes(100), ClientError, "", tmp_path)
+    fails_alike(first + bytes(100), ClientError, "upload", tmp_path)
 
 
 def test_a_wav_with_an_encoding_nobody_reads_is_unsupported(tmp_path: Path) -> None:
@@ -127,14 +127,16 @@ def test_a_wav_that_is_empty_on_purpose_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_flac_without_samples_is_refused(tmp_path: Path) -> None:
-    fails_alike(written("FLAC", "PCM_16", frames=0), InvalidAudio, "", tmp_path)
+    fails_alike(written("FLAC", "PCM_16", frames=0), InvalidAudio, "header only", tmp_path)
 
 
 def test_zero_channels_are_refused(tmp_path: Path) -> None:
     fails_alike(wav(channels=0), InvalidAudio, "declares 0", tmp_path)
 
 
-@pytest.mark.parametrize("recording", [wav(channels=9), written("FLAC", "PCM_16", channels=8), wav(channels=65535)])
+@pytest.mark.parametrize(
+    "recording", [wav(channels=9), written("FLAC", "PCM_16", channels=8), wav(channels=40, bits=8)]
+)
 def test_more_channels_than_allowed_are_refused(recording: bytes) -> None:
     with pytest.raises(PayloadTooLarge, match="at most 7 channels"):
         decode(recording, DecodeLimits(max_channels=7))
@@ -217,11 +219,11 @@ def test_a_file_above_the_limit_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_a_declared_duration_above_the_limit_is_refused_at_once() -> None:
-    with pytest.raises(PayloadTooLarge, match="at most 0.5 s of audio, got 1.0 s"):
+    with pytest.raises(PayloadTooLarge, match=r"at most 0\.5 s of audio, got 1\.0 s"):
         Decoder(DecodeLimits(max_duration_s=0.5)).push(wav()[:WAV_HEADER_BYTES])
     decoder = Decoder(DecodeLimits(max_duration_s=0.5))
     decoder.push(written("FLAC", "PCM_16"))
-    with pytest.raises(PayloadTooLarge, match="at most 0.5 s of audio, got 2.5 s"):
+    with pytest.raises(PayloadTooLarge, match=r"at most 0\.5 s of audio, got 2\.5 s"):
         decoder.finish()  # before any block is asked for
 
 
@@ -229,7 +231,7 @@ def test_an_undeclared_duration_above_the_limit_is_refused_when_reached() -> Non
     decoder = Decoder(DecodeLimits(max_duration_s=0.5))
     recording = wav(data_bytes=0xFFFFFFFF)
     decoder.push(recording[: WAV_HEADER_BYTES + 16_000])
-    with pytest.raises(PayloadTooLarge, match="at most 0.5 s"):
+    with pytest.raises(PayloadTooLarge, match=r"at most 0\.5 s"):
         decoder.push(recording[WAV_HEADER_BYTES + 16_000 :])
 
 

@@ -1,0 +1,60 @@
+"""Puts the parts together from the settings: model, lanes, engine. Used by the server and by the command line."""
+
+from __future__ import annotations
+
+from service.audio import DecodeLimits
+from service.audio.features import FrontEnd
+from service.engine import Engine, EngineObserver, Lane, OnnxRunner, Runner
+from service.settings import Settings
+
+LIVE_LANE = "live"
+FLUSH_LANE = "flush"
+UPLOAD_LANE = "upload"
+TAIL_LANE = "upload_tail"
+
+FLUSH_HOPS = 2
+"""One output frame: what is left of a live stream is flushed in single frames."""
+
+TAIL_HOPS = 40
+"""The rest of an upload that would waste most of a large chunk goes in pieces of this size."""
+
+
+def make_lanes(settings: Settings) -> tuple[Lane, ...]:
+    """Lanes in order of precedence: live audio before uploads."""
+    return (
+        Lane(LIVE_LANE, settings.live_chunk_hops, priority=0),
+        Lane(FLUSH_LANE, FLUSH_HOPS, priority=1),
+        Lane(TAIL_LANE, TAIL_HOPS, priority=2),
+        Lane(UPLOAD_LANE, settings.upload_chunk_hops, priority=3),
+    )
+
+
+def make_runner(settings: Settings) -> OnnxRunner:
+    """Load the model file.
+
+    Raises:
+        ContractError: The file is missing, unreadable or not what it must be.
+        StartupError: The device that was asked for cannot be had.
+    """
+    return OnnxRunner(settings.model_path, settings.device, settings.intra_op_threads)
+
+
+def make_engine(settings: Settings, runner: Runner, observer: EngineObserver | None = None) -> Engine:
+    """Build an engine with room for all live streams and every channel of all uploads; it is not started yet."""
+    capacity = settings.max_streams + settings.max_uploads * settings.max_channels
+    return Engine(
+        runner,
+        FrontEnd(runner.contract.features),
+        lanes=make_lanes(settings),
+        capacity=capacity,
+        max_batch=settings.max_batch,
+        max_queue=capacity,
+        max_step_failures=settings.max_step_failures,
+        step_deadline_s=settings.step_deadline_s,
+        observer=observer,
+    )
+
+
+def decode_limits(settings: Settings) -> DecodeLimits:
+    """Bounds of one recording."""
+    return DecodeLimits(settings.max_upload_bytes, settings.max_duration_s, settings.max_channels)

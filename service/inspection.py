@@ -1,0 +1,232 @@
+"""One recording from its first byte to its record: decoder, a session per channel, the engine.
+
+The server feeds it an upload while that arrives, the command line feeds it a file; both get the same answer. Decoding
+and resampling run in a worker thread, inference in the engine's; the event loop only carries chunks. It must not know
+HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.assembly import TAIL_LANE, UPLOAD_LANE
+from service.audio import AudioInfo, DecodeLimits
+from service.audio.decode import Decoder, decode_file
+from service.contract import ModelContract
+from service.engine import Engine, Lane, StepResult
+from service.errors import InvalidAudio
+from service.scoring import Profile
+from service.session import ChannelRecord, Session
+
+Block = NDArray[np.float32]
+ChannelMode = Literal["split", "mix"]
+_Decode = Callable[[], list[Block]]
+
+
+class _Source(Protocol):
+    """A decoder, as far as its header is concerned."""
+
+    @property
+    def info(self) -> AudioInfo | None:
+        """Known once the header is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds spent, summed over channels; a step that is shared counts whole for each that shares it."""
+
+    decode_s: float
+    features_s: float
+    queue_s: float
+    inference_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything that is said of one recording."""
+
+    audio: AudioInfo
+    channels: list[ChannelRecord]
+    timing: Timing
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return self.channels[0].duration_s
+
+    @property
+    def frame_total(self) -> int:
+        """Output frames of each channel."""
+        return self.channels[0].frame_total
+
+
+@dataclass(frozen=True, slots=True)
+class InspectOptions:
+    """What the caller wants to know."""
+
+    profile: Profile
+    channels: ChannelMode = "split"
+    keep_frames: bool = True
+    max_events: int = 10_000
+
+
+class Inspector:
+    """Inspects one recording; an async context manager, so that its places in the engine are given back.
+
+    Args:
+        engine: Started.
+        contract: Of the engine's model.
+        lanes: The engine's lanes by name; `upload` and `upload_tail` are used.
+        options: What to keep and how to judge.
+    """
+
+    def __init__(self, engine: Engine, contract: ModelContract, lanes: Iterable[Lane], options: InspectOptions) -> None:
+        by_name = {lane.name: lane for lane in lanes}
+        self._engine, self._contract, self._options = engine, contract, options
+        self._upload, self._tail = by_name[UPLOAD_LANE], by_name[TAIL_LANE]
+        self._info: AudioInfo | None = None
+        self._sessions: list[Session] = []
+        self._numbers: list[int] = []
+        self._started_s = time.perf_counter()
+        self._decode_s = self._features_s = self._queue_s = self._step_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        """Nothing is taken from the engine until the header is known."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the places in the engine back, however the inspection ended."""
+        numbers, self._numbers = self._numbers, []
+        for number in numbers:
+            self._engine.close_session(number)
+
+    async def inspect_bytes(self, pieces: AsyncIterator[bytes], decoder: Decoder) -> Inspection:
+        """Inspect a recording while its bytes arrive.
+
+        Raises:
+            ClientError: The bytes are not a recording within the limits.
+            CapacityError: There is no room now.
+            InferenceError: A step failed.
+            EngineDead: No step will succeed.
+        """
+        async for piece in pieces:
+            await self._feed(lambda piece=piece: decoder.push(piece), decoder)  # type: ignore[misc]
+        await self._feed_all(decoder.finish(), decoder)
+        return await self._finish(decoder.info)
+
+    async def inspect_file(self, path: Path, limits: DecodeLimits) -> Inspection:
+        """Inspect a file on this machine, in constant memory but for the scores."""
+        with await asyncio.to_thread(decode_file, path, limits) as file:
+            await self._feed_all(iter(file), file)
+            return await self._finish(file.info)
+
+    async def _feed_all(self, blocks: Iterator[Block], source: _Source) -> None:
+        """Take blocks one by one, so that no more than one is in memory."""
+        more = True
+
+        def following() -> list[Block]:
+            nonlocal more
+            block = next(blocks, None)
+            more = block is not None
+            return [] if block is None else [block]
+
+        while more:
+            await self._feed(following, source)
+
+    async def _feed(self, decode: _Decode, source: _Source) -> None:
+        """Decode in a worker thread, push to the sessions, score what became complete."""
+
+        def work() -> list[Block]:
+            started_s = time.perf_counter()
+            blocks = decode()
+            if self._sessions:
+                self._push(blocks)
+            self._decode_s += time.perf_counter() - started_s
+            return blocks
+
+        had_sessions = bool(self._sessions)
+        blocks = await asyncio.to_thread(work)
+        if not had_sessions and blocks and source.info is not None:
+            self._open(source.info)
+            await asyncio.to_thread(self._push, blocks)
+        await self._advance()
+
+    def _open(self, info: AudioInfo) -> None:
+        """Take one place in the engine per channel, now that their number is known."""
+        options = self._options
+        count = 1 if options.channels == "mix" else info.channels
+        self._info = info
+        for _ in range(count):
+            self._numbers.append(self._engine.open_session())
+            self._sessions.append(
+                Session(
+                    self._contract,
+                    info.sample_rate_hz,
+                    keep_frames=options.keep_frames,
+                    max_events=options.max_events,
+                )
+            )
+
+    def _push(self, blocks: list[Block]) -> None:
+        for block in blocks:
+            if self._options.channels == "mix":
+                self._sessions[0].push(block.mean(axis=1, dtype=np.float32))
+                continue
+            for channel, session in enumerate(self._sessions):
+                session.push(np.ascontiguousarray(block[:, channel]))
+
+    async def _advance(self) -> None:
+        """Score everything that is complete, all channels side by side."""
+        if len(self._sessions) == 1:
+            await self._advance_channel(self._numbers[0], self._sessions[0])
+            return
+        async with asyncio.TaskGroup() as group:
+            for number, session in zip(self._numbers, self._sessions, strict=True):
+                group.create_task(self._advance_channel(number, session))
+
+    async def _advance_channel(self, number: int, session: Session) -> None:
+        while (lane := self._next_lane(session)) is not None:
+            chunk = session.take(lane.hops)
+            if chunk is None:
+                return
+            result = await self._engine.submit(number, chunk, lane.name)
+            self._count(result)
+            session.accept(result.scores)
+
+    def _next_lane(self, session: Session) -> Lane | None:
+        """Whole large chunks while audio comes; at the end a large one if it is mostly used, else small ones."""
+        hops = session.remaining_hops
+        if hops >= self._upload.hops:
+            return self._upload
+        if not session.finished or hops == 0:
+            return None
+        return self._upload if hops > self._upload.hops // 2 else self._tail
+
+    def _count(self, result: StepResult) -> None:
+        self._features_s += result.features_s
+        self._queue_s += result.queue_s
+        self._step_s += result.step_s - result.features_s
+
+    async def _finish(self, info: AudioInfo | None) -> Inspection:
+        """Flush every channel and put the record together."""
+        if info is None or not self._sessions or self._sessions[0].samples_in == 0:
+            raise InvalidAudio("expected samples, the recording holds none: upload the finished recording")
+        for session in self._sessions:
+            session.finish()
+        await self._advance()
+        records = [session.record(self._options.profile) for session in self._sessions]
+        total_s = time.perf_counter() - self._started_s
+        timing = Timing(self._decode_s, self._features_s, self._queue_s, self._step_s, total_s)
+        return Inspection(info, records, timing)

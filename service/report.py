@@ -1,0 +1,160 @@
+"""An inspection as documents: the JSON answer, and the plain report that the label exports are made from.
+
+The server and the command line share it, so that a file inspected here and one uploaded read the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.contract import ModelContract
+from service.errors import ProtocolError
+from service.inspection import Inspection
+from service.scoring import ChannelReport, Event, Report
+from service.session import ChannelRecord
+
+FRAME_DECIMALS = 5
+"""Scores are sent with this many decimals: finer than the promise that the same audio gets the same scores (1e-4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model gave an answer."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+def choose_labels(contract: ModelContract, wanted: str | None) -> tuple[str, ...]:
+    """Labels of a comma-separated list, in the model's order; all without one.
+
+    Raises:
+        ProtocolError: The model has no such label; lists those it has.
+    """
+    names = contract.label_names
+    if wanted is None or not wanted.strip():
+        return names
+    asked = [name.strip() for name in wanted.split(",") if name.strip()]
+    unknown = sorted(set(asked) - set(names))
+    if unknown:
+        raise ProtocolError(
+            f"expected labels out of {', '.join(names)}; came {', '.join(map(repr, unknown))}; "
+            "GET /v1/model lists them",
+            unknown=unknown,
+            known=list(names),
+        )
+    return tuple(name for name in names if name in asked)
+
+
+def frame_columns(contract: ModelContract, frames: NDArray[np.float32], labels: Sequence[str]) -> dict[str, Any]:
+    """Frames by label as rounded float32 arrays (M,), NaN where there is no value."""
+    return {name: np.ascontiguousarray(np.round(frames[:, contract.index(name)], FRAME_DECIMALS)) for name in labels}
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """One event as the API shows it."""
+    return {
+        "event_id": event.event_id,
+        "label": event.label,
+        "family": event.family,
+        "onset_s": round(event.onset_s, 3),
+        "offset_s": None if event.offset_s is None else round(event.offset_s, 3),
+        "score_max": round(event.score_max, 4),
+        "score_mean": round(event.score_mean, 4),
+        "severity": event.severity,
+    }
+
+
+def channel_document(
+    contract: ModelContract, channel: int, record: ChannelRecord, labels: Sequence[str], *, frames: bool
+) -> dict[str, Any]:
+    """One channel as the API shows it."""
+    document: dict[str, Any] = {"channel": channel}
+    if frames and record.frames is not None:
+        document["frames"] = frame_columns(contract, record.frames, labels)
+    document["events"] = [event_document(event) for event in record.events if event.label in labels]
+    if record.events_dropped:
+        document["events_dropped"] = record.events_dropped
+    document["levels"] = {name: _rounded(value) for name, value in asdict(record.levels).items()}
+    summary = record.summary
+    document["summary"] = {
+        name: _rounded(getattr(summary, name))
+        for name in ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl")
+    } | {"unknown": dict(summary.reasons)}
+    document["verdict"] = {
+        "status": record.verdict.status,
+        "reasons": [
+            {
+                "code": reason.code,
+                "message": reason.message,
+                "label": reason.label,
+                "value": _rounded(reason.value),
+                "limit": reason.limit,
+            }
+            for reason in record.verdict.reasons
+        ],
+    }
+    return document
+
+
+def inspection_document(
+    inspection: Inspection,
+    contract: ModelContract,
+    model: ModelIdentity,
+    *,
+    request_id: str,
+    labels: Sequence[str],
+    frames: bool = True,
+) -> dict[str, Any]:
+    """The whole answer; frames are NumPy arrays, so encode it with `to_json`."""
+    audio = inspection.audio
+    return {
+        "request_id": request_id,
+        "model": asdict(model),
+        "audio": {
+            "duration_s": round(inspection.duration_s, 6),
+            "sample_rate_hz": audio.sample_rate_hz,
+            "channels": audio.channels,
+            "encoding": audio.encoding,
+            "frames": inspection.frame_total,
+        },
+        "frame_hop_s": contract.features.frame_hop_s,
+        "channels": [
+            channel_document(contract, channel, record, labels, frames=frames)
+            for channel, record in enumerate(inspection.channels)
+        ],
+        "timing": {name: round(value, 6) for name, value in asdict(inspection.timing).items()},
+    }
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """Encode a document with arrays in it; NaN becomes null."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def export_report(
+    inspection: Inspection, contract: ModelContract, name: str, labels: Sequence[str], *, frames: bool = False
+) -> Report:
+    """The inspection as the label exports need it."""
+    channels = []
+    for channel, record in enumerate(inspection.channels):
+        columns = None
+        if frames and record.frames is not None:
+            arrays = frame_columns(contract, record.frames, labels)
+            columns = {
+                label: [None if np.isnan(value) else float(value) for value in array] for label, array in arrays.items()
+            }
+        chosen = [event for event in record.events if event.label in labels]
+        channels.append(ChannelReport(channel, chosen, columns))
+    return Report(name, inspection.duration_s, channels, contract.features.frame_hop_s)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)
