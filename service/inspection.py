@@ -192,9 +192,11 @@ class Inspector:
         if len(self._sessions) == 1:
             await self._advance_channel(self._numbers[0], self._sessions[0])
             return
-        async with asyncio.TaskGroup() as group:
-            for number, session in zip(self._numbers, self._sessions, strict=True):
-                group.create_task(self._advance_channel(number, session))
+        pairs = zip(self._numbers, self._sessions, strict=True)
+        outcomes = await asyncio.gather(*(self._advance_channel(*pair) for pair in pairs), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
 
     async def _advance_channel(self, number: int, session: Session) -> None:
         while (lane := self._next_lane(session)) is not None:
