@@ -6,6 +6,8 @@
     │  ├─ UnsupportedFormat    415 / 1003   no decoder for this container or encoding
     │  ├─ PayloadTooLarge      413 / 1009   bytes, duration or channels above the limit
     │  ├─ ProtocolError        400 / 1008   an unknown option, a message out of turn
+    │  ├─ NotFound             404 / 1008   no such path
+    │  ├─ MethodNotAllowed     405 / 1008   the path exists, but not for this method
     │  └─ Unauthorized         401 / 1008   no valid key
     ├─ CapacityError      try again later
     │  ├─ Overloaded           429 / 1013   no room now
@@ -87,6 +89,20 @@ class ProtocolError(ClientError):
     code = "protocol_error"
     http_status = 400
     ws_close = 1008
+
+
+class NotFound(ClientError):
+    """Nothing is served at this path."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class MethodNotAllowed(ClientError):
+    """The path exists, but not for this method."""
+
+    code = "method_not_allowed"
+    http_status = 405
 
 
 class Unauthorized(ClientError):

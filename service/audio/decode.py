@@ -44,7 +44,10 @@ READ_BYTES = 1 << 20  # of a file at a time
 _SNIFF_BYTES = 24  # the longest signature with its size field (W64)
 _HEADER_PIECE_BYTES = 1 << 16  # keeps one huge push from being copied into the header
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # largest
+_HEAD_BYTES = 1024  # of a complete recording: size fields, and all of a NIST header
 _MP3_SLACK_FRAMES = 2 * 1152  # encoders disagree on the delay and padding they count
+_MP3_BLOCK_FRAMES = 4 * 1152  # small, to see where in the file the decoder stops
+_MP3_TRAILER_BYTES = 4096  # text tags that may follow the last frame
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile reports the largest int64 where the header leaves the length open
 _UNSUPPORTED_CODES = frozenset({1, 4, 18})  # libsndfile: unrecognised format, unsupported encoding, unimplemented
 
@@ -104,6 +107,20 @@ def pcm_to_float(data: bytes | memoryview, encoding: Encoding) -> NDArray[np.flo
             sample=position,
         )
     return samples
+
+
+class _Body(io.BytesIO):
+    """A collected recording that forgives seeking before its start or beyond any size.
+
+    Broken headers send libsndfile there. It notices by the unchanged position; an exception would only be printed,
+    as it cannot pass through C.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 class Decoder:
@@ -215,7 +232,7 @@ class Decoder:
             self._parser.push(head)
         elif reader == "libsndfile":
             self._limits.check_bytes(_declared_bytes(head) or 0, "the header declares")
-            self.collected = io.BytesIO()
+            self.collected = _Body()
             self.collected.write(head)
         else:
             guess = next((f", like {name}" for pattern, name in _STRANGERS if re.match(pattern, head, re.DOTALL)), "")
@@ -236,7 +253,7 @@ class Decoder:
         if header.data_bytes is not None:
             self._limits.check_bytes(header.data_start + header.data_bytes, "the header declares")
         if header.subtype is None:
-            self.foreign_header, self.collected = header, io.BytesIO()
+            self.foreign_header, self.collected = header, _Body()
             self.collected.write(parser.raw)
             parser.raw.clear()
             return []
@@ -285,7 +302,7 @@ class LibsndfileSource:
 
     def __init__(self, file: BinaryIO, total_bytes: int, limits: DecodeLimits, header: WavHeader | None) -> None:
         file.seek(0)
-        head = file.read(READ_BYTES)
+        head = file.read(_HEAD_BYTES)
         declared_bytes = _declared_bytes(head)
         if header is not None:
             declared_bytes = None if header.data_bytes is None else header.data_start + header.data_bytes
@@ -307,24 +324,26 @@ class LibsndfileSource:
             ) from error
         limits.check_layout(self._sound.channels, self._sound.samplerate)
         declared: int | None = self._sound.frames if self._sound.frames < _UNKNOWN_FRAMES else None
-        if head[:7] == b"NIST_1A" and (count := re.search(rb"sample_count -i (\d{1,18})\s", head[:1024])):
+        self._guessed = self._sound.format == "MP3" and not _mp3_has_length(file)
+        if self._guessed:
+            declared = None  # libsndfile has multiplied the first frame
+        if head[:7] == b"NIST_1A" and (count := re.search(rb"sample_count -i (\d{1,18})\s", head)):
             declared = int(count[1])  # libsndfile goes by the length of the file
         limits.check_frames(declared or 0, self._sound.samplerate)
         encoding = f"{self._sound.format.lower()}/{self._sound.subtype}"
         self.info = AudioInfo(self._sound.samplerate, self._sound.channels, encoding, declared)
         self._limits = limits
-        self._least_frames = declared or 0
-        if self._sound.format == "MP3":  # without an encoder's tag its length is an estimate from the first frames
-            tagged = any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
-            self._least_frames = self._least_frames - _MP3_SLACK_FRAMES if tagged else 0
+        self._file, self._total_bytes = file, total_bytes
+        self._least_frames = (declared or 0) - (_MP3_SLACK_FRAMES if self._sound.format == "MP3" else 0)
 
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block; raises InvalidAudio or PayloadTooLarge where the recording turns out to be bad."""
         frames, rate_hz = 0, self.info.sample_rate_hz
+        shape = (_MP3_BLOCK_FRAMES if self._guessed else BLOCK_FRAMES, self.info.channels)
         with self._sound:
             while True:
                 try:
-                    block = self._sound.read(out=np.empty((BLOCK_FRAMES, self.info.channels), np.float32))
+                    block = self._sound.read(out=np.empty(shape, np.float32))
                 except soundfile.LibsndfileError as error:
                     raise InvalidAudio(
                         f"damaged or truncated: decoding failed after {frames} frames ({frames / rate_hz:.2f} s; "
@@ -336,6 +355,13 @@ class LibsndfileSource:
                 frames += len(block)
                 self._limits.check_frames(frames, rate_hz)
                 yield block
+            unread_bytes = self._total_bytes - self._file.tell()
+        if self._guessed and unread_bytes > _MP3_TRAILER_BYTES:
+            raise InvalidAudio(
+                "expected an MP3 with a length tag or a constant bit rate; without them only the first "
+                f"{frames / rate_hz:.1f} s can be read, {unread_bytes} bytes are left: convert it to WAV or FLAC, or "
+                "write the tag anew"
+            )
         if frames == 0:
             raise _no_samples()
         if frames < self._least_frames:
@@ -450,6 +476,20 @@ def _declared_bytes(head: bytes) -> int | None:
         size = struct.unpack_from("<Q", head, 16)[0]
         return size if size < 1 << 63 else None
     return None
+
+
+def _mp3_has_length(file: BinaryIO) -> bool:
+    """Whether the first MP3 frame is the tag in which encoders count frames; leaves the file where it was."""
+    position = file.tell()
+    file.seek(0)
+    head = file.read(10)
+    start = 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])  # seven bits to the byte
+    file.seek(start)
+    first = file.read(256)
+    file.seek(position)
+    return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
 def _ogg_is_cut(file: BinaryIO, total_bytes: int) -> bool:

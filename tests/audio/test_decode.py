@@ -89,7 +89,8 @@ def test_every_format_decodes_as_libsndfile_does(container: str, subtype: str, t
     expected = reference(recording)
     samples, decoder = decoded(recording, 4096)
     assert samples.dtype == np.float32
-    np.testing.assert_array_equal(samples, expected)
+    # mpg123's last bit depends on how much is asked for at a time.
+    np.testing.assert_allclose(samples, expected, rtol=0, atol=1e-6 if container == "MP3" else 0)
     assert decoder.frames == len(expected)
     name = "wav" if container == "WAVEX" else container.lower()
     assert decoder.info == AudioInfo(16_000, channels, f"{name}/{subtype}", len(expected))
@@ -98,7 +99,7 @@ def test_every_format_decodes_as_libsndfile_does(container: str, subtype: str, t
     path.write_bytes(recording)
     with decode_file(path) as file:
         assert file.info == decoder.info
-        np.testing.assert_array_equal(np.concatenate(list(file)), expected)
+        np.testing.assert_array_equal(np.concatenate(list(file)), samples)
         assert file.frames == len(expected)
 
 
@@ -195,10 +196,14 @@ def test_a_flac_without_a_total_reads_to_the_end() -> None:
     assert decoder.info == AudioInfo(16_000, 1, "flac/PCM_16", None)
 
 
-def test_an_mp3_without_an_encoders_tag_is_not_called_truncated() -> None:
-    recording = written("MP3", "MPEG_LAYER_III", noise(40_000, 1))
+def test_an_mp3_without_an_encoders_tag_is_read_to_the_end() -> None:
+    samples = noise(160_000, 1)
+    samples[:40_000] = 0  # small first frames: the length that libsndfile guesses is far too long
+    recording = written("MP3", "MPEG_LAYER_III", samples)
     second = recording.index(recording[:2], 100)  # the first frame holds only the tag
-    assert len(decoded(recording[second:])[0]) > 36_000
+    result, decoder = decoded(recording[second:])
+    assert len(result) >= 160_000
+    assert decoder.info == AudioInfo(16_000, 1, "mp3/MPEG_LAYER_III", None)
 
 
 def test_a_big_endian_wav_is_left_to_libsndfile() -> None:

@@ -1,0 +1,1 @@
+"""HTTP surface: routers validate and delegate; errors and answers have one form each."""

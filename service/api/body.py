@@ -1,0 +1,183 @@
+"""The bytes of an uploaded recording, as they arrive: a raw body, or the part `file` of a multipart body.
+
+Nothing is written to disk, as form parsers do with large parts; what arrives goes to the decoder and is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import Request
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from service.errors import PayloadTooLarge, ProtocolError
+
+PIECE_BYTES = 1 << 18
+"""Bytes handed to the decoder at once: 8 s of 16 kHz linear audio; smaller pieces cost more in hand-over."""
+
+FILE_PART = "file"
+MULTIPART_SLACK_BYTES = 1 << 16
+"""Boundaries and part headers around the recording."""
+
+
+@dataclass(slots=True)
+class Upload:
+    """A recording on its way.
+
+    Attributes:
+        content_type: Of the recording, as the sender named it.
+        filename: As the sender named it; None for a raw body.
+        total_bytes: Length of the recording if the sender declared it.
+        pieces: The bytes.
+    """
+
+    content_type: str | None
+    filename: str | None
+    total_bytes: int | None
+    pieces: AsyncIterator[bytes]
+
+
+async def open_upload(request: Request, max_bytes: int) -> Upload:
+    """Find the recording in a request.
+
+    Raises:
+        PayloadTooLarge: The declared length is above the limit; nothing is read.
+        ProtocolError: A multipart body without a part `file`, or one that is malformed.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    declared = _content_length(request)
+    multipart = kind == b"multipart/form-data"
+    if declared is not None and declared > max_bytes + (MULTIPART_SLACK_BYTES if multipart else 0):
+        raise PayloadTooLarge(
+            f"expected at most {max_bytes} bytes, the request declares {declared}: send a shorter or compressed "
+            "recording, or raise SPEECHQC_MAX_UPLOAD_BYTES",
+            bytes=declared,
+            max_bytes=max_bytes,
+        )
+    stream = _gathered(_received(request))
+    if not multipart:
+        return Upload(kind.decode("latin-1") or None, None, declared, stream)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise ProtocolError("expected a boundary in the multipart content type, came none: let the HTTP client set it")
+    form = _Form(boundary)
+    pieces = form.file_bytes(stream)
+    first = await anext(pieces, b"")  # reads as far as the part's head, which must be right before anything is judged
+    return Upload(form.content_type, form.filename, None, _chained(first, pieces))
+
+
+def _content_length(request: Request) -> int | None:
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+async def _received(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as error:
+        raise ProtocolError("the client left before its recording was complete") from error
+
+
+async def _gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Join small chunks into pieces worth a hand-over."""
+    waiting = bytearray()
+    async for chunk in stream:
+        waiting += chunk
+        if len(waiting) >= PIECE_BYTES:
+            yield bytes(waiting)
+            waiting.clear()
+    if waiting:
+        yield bytes(waiting)
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for piece in rest:
+        yield piece
+
+
+class _Form:
+    """Reads a multipart body as it comes and lets the bytes of one part through."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.content_type: str | None = None
+        self.filename: str | None = None
+        self._seen: list[str] = []
+        self._found = False
+        self._inside = False
+        self._ended = False
+        self._header_name = self._header_value = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._out = bytearray()
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._part_begin,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value_bytes,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_part_data": self._part_data,
+                    "on_part_end": self._part_end,
+                    "on_end": self._end,
+                },
+            )
+        except MultipartParseError as error:  # a boundary that no client makes
+            raise ProtocolError(f"the multipart boundary cannot be used: {error}") from error
+
+    async def file_bytes(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Bytes of the part `file`; empty pieces are skipped, so the first one comes after the part's head."""
+        async for piece in stream:
+            try:
+                self._parser.write(piece)
+            except MultipartParseError as error:
+                raise ProtocolError(f"the multipart body is malformed: {error}; send one part named 'file'") from error
+            if self._out:
+                yield bytes(self._out)
+                self._out.clear()
+        if not self._found:
+            names = ", ".join(map(repr, self._seen)) or "none"
+            raise ProtocolError(f"expected one part named {FILE_PART!r} in the multipart body, came {names}")
+        if not self._ended:
+            raise ProtocolError("the multipart body ends before its closing boundary: send it whole")
+
+    def _part_begin(self) -> None:
+        self._headers = {}
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _header_value_bytes(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._seen.append(name)
+        if name != FILE_PART:
+            return
+        if self._found:
+            raise ProtocolError("expected one part named 'file', came several: send one recording a request")
+        self._found = self._inside = True
+        self.filename = options.get(b"filename", b"").decode("utf-8", "replace") or None
+        self.content_type = self._headers.get(b"content-type", b"").decode("latin-1") or None
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._inside:
+            self._out += data[start:end]
+
+    def _part_end(self) -> None:
+        self._inside = False
+
+    def _end(self) -> None:
+        self._ended = True

@@ -1,0 +1,54 @@
+"""What handlers ask for, by type alias; everything lives in the application's state, nothing in globals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
+
+from service.contract import ModelContract
+from service.engine import Engine, Runner
+from service.metrics import Metrics
+from service.report import ModelIdentity
+from service.scoring import Profiles
+from service.settings import Settings
+
+
+@dataclass(slots=True)
+class AppState:
+    """The parts of one running server."""
+
+    settings: Settings
+    profiles: Profiles
+    metrics: Metrics
+    runner: Runner
+    engine: Engine
+    uploads: int = 0
+    """Recordings being inspected."""
+
+    @property
+    def contract(self) -> ModelContract:
+        """Contract of the model in use."""
+        return self.runner.contract
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model answers."""
+        return ModelIdentity(self.contract.name, self.contract.version, self.runner.sha256)
+
+
+def app_state(connection: HTTPConnection) -> AppState:
+    """The server's parts, from the application that serves this connection."""
+    state: AppState = connection.app.state.parts
+    return state
+
+
+def request_id(connection: HTTPConnection) -> str:
+    """Id of this request, made by the middleware."""
+    return str(connection.scope.get("speechqc.request_id", ""))
+
+
+State = Annotated[AppState, Depends(app_state)]
+RequestId = Annotated[str, Depends(request_id)]

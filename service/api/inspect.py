@@ -1,0 +1,156 @@
+"""`POST /v1/inspect`: a recording in, scores, events, levels, summary and verdict out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.api.body import Upload, open_upload
+from service.api.deps import AppState, RequestId, State
+from service.api.schemas import ErrorAnswer, InspectAnswer
+from service.assembly import decode_limits, make_lanes
+from service.audio.decode import Decoder
+from service.errors import Overloaded, SpeechQCError
+from service.inspection import Inspection, InspectOptions, Inspector
+from service.report import choose_labels, export_report, inspection_document, to_json
+from service.scoring import EXPORTS
+
+router = APIRouter()
+
+AUDIO_TYPES = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "application/octet-stream")
+
+
+class ChannelMode(StrEnum):
+    """What to do with several channels."""
+
+    split = "split"
+    mix = "mix"
+
+
+AnswerFormat = StrEnum("AnswerFormat", {name: name for name in ("json", *EXPORTS)})
+"""JSON, or the events alone as a label track."""
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "The recording itself, or a multipart form with one part named `file`.",
+    "content": {kind: _BINARY for kind in AUDIO_TYPES}
+    | {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "string", "format": "binary"}},
+            }
+        }
+    },
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "An option or a multipart body that cannot be used"},
+    413: {"model": ErrorAnswer, "description": "Too many bytes, seconds or channels"},
+    415: {"model": ErrorAnswer, "description": "Not an audio format that is read here"},
+    422: {"model": ErrorAnswer, "description": "Broken audio: empty, truncated, not finite, impossible header"},
+    429: {"model": ErrorAnswer, "description": "No room now; `Retry-After` says when to try again"},
+    500: {"model": ErrorAnswer, "description": "A step failed"},
+    503: {"model": ErrorAnswer, "description": "Draining, or the engine is dead"},
+    504: {"model": ErrorAnswer, "description": "Accepted, but not answered in time"},
+}
+
+
+@router.post(
+    "/v1/inspect",
+    tags=["inspect"],
+    summary="Inspect a recording",
+    response_model=InspectAnswer,
+    responses={
+        200: {
+            "description": "JSON, or the events as a label track in the format asked for",
+            "content": {export.media_type.split(";")[0]: {} for export in EXPORTS.values()},
+        }
+    }
+    | _ERRORS,
+    openapi_extra={"requestBody": _REQUEST_BODY},
+)
+async def inspect(
+    request: Request,
+    state: State,
+    identity: RequestId,
+    frames: Annotated[bool, Query(description="Send the scores of every 20 ms.")] = True,
+    channels: Annotated[ChannelMode, Query(description="Each channel by itself, or their mean.")] = ChannelMode.split,
+    format: Annotated[  # noqa: A002  # the name on the wire
+        AnswerFormat, Query(description="`json`, or the events alone as a label track.")
+    ] = AnswerFormat["json"],
+    profile: Annotated[str | None, Query(description="Limits of the verdict; GET /v1/model lists them.")] = None,
+    labels: Annotated[str | None, Query(description="Comma-separated labels to send; all by default.")] = None,
+) -> Response:
+    """Send the recording as the body (any `audio/*` type; the bytes decide) or as a multipart part named `file`.
+
+    Readable are WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and what else libsndfile reads, at
+    8 to 192 kHz. WAV is scored while it arrives.
+    """
+    chosen = choose_labels(state.contract, labels)
+    limits = state.profiles.get(profile or state.settings.default_profile)
+    is_json = format.value == "json"
+    options = InspectOptions(limits, channels.value, frames and is_json, state.settings.max_events)
+    with _counted(state):
+        upload = await open_upload(request, state.settings.max_upload_bytes)
+        inspection = await _inspect(state, upload, options)
+    _count_result(state, inspection)
+    if is_json:
+        document = inspection_document(
+            inspection, state.contract, state.identity, request_id=identity, labels=chosen, frames=frames
+        )
+        content = await asyncio.to_thread(to_json, document)
+        return Response(content, media_type="application/json")
+    export = EXPORTS[format.value]
+    name = PurePath(upload.filename or "recording").name
+    report = export_report(inspection, state.contract, name, chosen)
+    disposition = f'attachment; filename="inspection.{export.extension}"'
+    return StreamingResponse(
+        export.render(report), media_type=export.media_type, headers={"Content-Disposition": disposition}
+    )
+
+
+async def _inspect(state: AppState, upload: Upload, options: InspectOptions) -> Inspection:
+    decoder = Decoder(decode_limits(state.settings), upload.content_type, upload.filename, upload.total_bytes)
+    async with Inspector(state.engine, state.contract, make_lanes(state.settings), options) as inspector:
+        return await inspector.inspect_bytes(upload.pieces, decoder)
+
+
+@contextmanager
+def _counted(state: AppState) -> Iterator[None]:
+    """Hold one of the places for uploads, and count how it ended."""
+    most, metrics = state.settings.max_uploads, state.metrics
+    if state.uploads >= most:
+        metrics.uploads.labels(Overloaded.code).inc()
+        raise Overloaded(f"all {most} places for uploads are taken; try again in a second", limit=most)
+    state.uploads += 1
+    metrics.uploads_active.inc()
+    outcome = "aborted"
+    try:
+        yield
+        outcome = "ok"
+    except SpeechQCError as error:
+        outcome = error.code
+        raise
+    finally:
+        state.uploads -= 1
+        metrics.uploads_active.dec()
+        metrics.uploads.labels(outcome).inc()
+
+
+def _count_result(state: AppState, inspection: Inspection) -> None:
+    metrics, count = state.metrics, len(inspection.channels)
+    metrics.audio_seconds.labels("upload").inc(inspection.duration_s * count)
+    metrics.frames.inc(inspection.frame_total * count)
+    for record in inspection.channels:
+        metrics.verdicts.labels(record.verdict.status).inc()
+        for event in record.events:
+            metrics.events.labels(event.label).inc()

@@ -1,0 +1,71 @@
+"""Around every request: an id, a log line, two metrics, and no exception that leaves without an answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import NO_ROUTE, Metrics
+
+logger = logging.getLogger("service.access")
+
+REQUEST_ID_HEADER = "x-request-id"
+_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestContext:
+    """ASGI middleware; pure, so that bodies stream through it untouched.
+
+    Args:
+        app: The application behind it.
+        metrics: Where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        given = next((v.decode("latin-1") for k, v in scope["headers"] if k == REQUEST_ID_HEADER.encode()), "")
+        # A caller's id is kept when it is harmless in logs and headers, so that traces join up.
+        scope["speechqc.request_id"] = identity = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+            return
+        started_s, status = time.perf_counter(), 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (REQUEST_ID_HEADER.encode(), identity.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            route, seconds = route_of(scope), time.perf_counter() - started_s
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.request_seconds.labels(route).observe(seconds)
+            logger.info("%s %s %d %.3f s id=%s", scope["method"], route, status, seconds, identity)
+
+
+def route_of(scope: Scope) -> str:
+    """Path template of the route that serves a request, or `other`; never the path that the client made up."""
+    route = scope.get("route")
+    path = getattr(route, "path", None)
+    if isinstance(path, str):
+        return path
+    app = scope.get("app")
+    for candidate in getattr(app, "routes", []):
+        if candidate.matches(scope)[0] is not Match.NONE and isinstance(getattr(candidate, "path", None), str):
+            return str(candidate.path) or NO_ROUTE
+    return NO_ROUTE

@@ -1,0 +1,167 @@
+"""The wire as types: what OpenAPI shows. Big answers are encoded straight from arrays; a test holds them to these."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contract import Family, ModelContract
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelInfo(_Answer):
+    """Which model gave an answer."""
+
+    name: str = Field(examples=["speech-qc-base"])
+    version: str = Field(examples=["0.1.0"])
+    sha256: str
+
+
+class ErrorDetail(_Answer):
+    """One error."""
+
+    code: str = Field(examples=["invalid_audio"])
+    message: str = Field(description="What was expected, what came, what to do.")
+    detail: dict[str, Any] = Field(description="The facts of the message for machines.")
+    request_id: str | None
+
+
+class ErrorAnswer(_Answer):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+class AudioAnswer(_Answer):
+    """The recording as its header and its samples say."""
+
+    duration_s: float = Field(examples=[8.0])
+    sample_rate_hz: int = Field(examples=[16000])
+    channels: int = Field(examples=[1])
+    encoding: str = Field(examples=["wav/PCM_16"])
+    frames: int = Field(description="Frames of 20 ms of each channel: ceil(N / 320) for N samples at 16 kHz.")
+
+
+class EventAnswer(_Answer):
+    """A stretch in which one label was found."""
+
+    event_id: int
+    label: str = Field(examples=["stationary_noise"])
+    family: Family
+    onset_s: float
+    offset_s: float | None
+    score_max: float = Field(ge=0, le=1)
+    score_mean: float = Field(ge=0, le=1)
+    severity: Literal["minor", "moderate", "severe"]
+
+
+class LevelsAnswer(_Answer):
+    """Measures of the signal itself, at its own rate; null where there is nothing to measure."""
+
+    rms_dbfs: float | None
+    peak_dbfs: float | None
+    clipped_ratio: float | None
+    dc_offset: float | None
+    digital_silence_ratio: float | None
+    bandwidth_hz: float | None
+
+
+class SummaryAnswer(_Answer):
+    """Figures of the whole channel; `unknown` says of each null why it is one."""
+
+    speech_ratio: float | None
+    noise_ratio: float | None
+    interference_ratio: float | None
+    snr_db: float | None
+    sig: float | None
+    bak: float | None
+    ovrl: float | None
+    unknown: dict[str, str]
+
+
+class ReasonAnswer(_Answer):
+    """One finding behind a verdict."""
+
+    code: str = Field(examples=["snr_db_below"])
+    message: str
+    label: str | None
+    value: float | None
+    limit: float | None
+
+
+class VerdictAnswer(_Answer):
+    """The judgement by the profile."""
+
+    status: Literal["pass", "warn", "fail", "unknown"]
+    reasons: list[ReasonAnswer]
+
+
+class ChannelAnswer(_Answer):
+    """One channel."""
+
+    channel: int
+    frames: dict[str, list[float | None]] | None = Field(
+        default=None, description="Scores by label, one per 20 ms; absent with frames=false."
+    )
+    events: list[EventAnswer]
+    events_dropped: int | None = Field(default=None, description="Events beyond the limit, found but not listed.")
+    levels: LevelsAnswer
+    summary: SummaryAnswer
+    verdict: VerdictAnswer
+
+
+class TimingAnswer(_Answer):
+    """Seconds spent; a step that several chunks shared counts whole for each."""
+
+    decode_s: float
+    features_s: float
+    queue_s: float
+    inference_s: float
+    total_s: float
+
+
+class InspectAnswer(_Answer):
+    """The answer to an inspected recording."""
+
+    request_id: str
+    model: ModelInfo
+    audio: AudioAnswer
+    frame_hop_s: float
+    channels: list[ChannelAnswer]
+    timing: TimingAnswer
+
+
+class ModelAnswer(_Answer):
+    """The model in use and how it runs."""
+
+    model: ModelInfo
+    provider: str = Field(examples=["CPUExecutionProvider"])
+    provider_fallback: bool
+    latency_s: float = Field(description="From the end of a frame until its last needed sample has arrived.")
+    frame_hop_s: float
+    profiles: list[str]
+    default_profile: str
+    contract: ModelContract
+
+
+class HealthAnswer(_Answer):
+    """The process answers."""
+
+    status: Literal["live"]
+    version: str
+
+
+class ReadyAnswer(_Answer):
+    """Whether new work is welcome."""
+
+    status: Literal["ready", "starting", "draining", "dead"]
+    provider: str
+    provider_fallback: bool
+    model: ModelInfo
+    sessions: int
+    queued: int
+    reason: str | None

@@ -1,0 +1,93 @@
+"""The application: settings in, a FastAPI app out. Imports everything; nothing imports it but the entry points."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service import __version__
+from service.api import faults, inspect, ops, pages
+from service.api.deps import AppState
+from service.api.middleware import RequestContext
+from service.assembly import make_engine, make_runner
+from service.engine import Runner
+from service.errors import SettingsError
+from service.metrics import Metrics
+from service.scoring import Profiles, load_profiles
+from service.settings import Settings
+
+logger = logging.getLogger("service")
+
+DESCRIPTION = """
+Hears noise and interference in speech: scores for every 20 ms, events with their times and causes, levels, a summary
+and a verdict. `POST /v1/inspect` takes a recording.
+"""
+
+
+def create_app(settings: Settings, runner: Runner | None = None) -> FastAPI:
+    """Build one server.
+
+    Args:
+        settings: All settings.
+        runner: A model that is loaded already; by default the file of the settings is loaded now.
+
+    Raises:
+        StartupError: Settings, profiles, model or device are not fit for service; nothing was started.
+    """
+    profiles = checked_profiles(settings)
+    runner = runner or make_runner(settings)
+    metrics = Metrics()
+    metrics.describe(runner)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = make_engine(settings, runner, metrics)
+        metrics.watch(engine)
+        app.state.parts = AppState(settings, profiles, metrics, runner, engine)
+        await engine.start()
+        logger.info(
+            "ready: model %s %s (%s) on %s",
+            runner.contract.name,
+            runner.contract.version,
+            runner.sha256[:12],
+            runner.provider,
+        )
+        try:
+            yield
+        finally:
+            await asyncio.shield(engine.drain(settings.drain_s))
+
+    app = FastAPI(
+        title="speech-qc", version=__version__, description=DESCRIPTION, lifespan=lifespan, openapi_tags=_TAGS
+    )
+    faults.install(app)
+    app.include_router(inspect.router)
+    app.include_router(ops.router)
+    app.include_router(pages.router)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app
+
+
+def checked_profiles(settings: Settings) -> Profiles:
+    """Load the verdict profiles and make sure that the default one is among them.
+
+    Raises:
+        SettingsError: The file cannot be used, or lacks the default profile.
+    """
+    profiles = load_profiles(settings.profiles_path)
+    if settings.default_profile not in profiles.names:
+        raise SettingsError(
+            f"SPEECHQC_DEFAULT_PROFILE={settings.default_profile!r} is not among the profiles: "
+            f"{', '.join(profiles.names)}"
+        )
+    return profiles
+
+
+_TAGS = [
+    {"name": "inspect", "description": "Recordings and the model that hears them."},
+    {"name": "health", "description": "For balancers, supervisors and Prometheus."},
+]

@@ -1,0 +1,166 @@
+"""Which recordings are meant, what their results are called, and how a result file comes into being."""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+AUDIO_EXTENSIONS = frozenset(
+    ".wav .wave .rf64 .w64 .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .sph .nist .voc".split()
+)
+"""What is taken from a folder; a file that is named is tried whatever its extension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One recording to inspect.
+
+    Args:
+        path: Where it lies, as the user wrote it or as it was found.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path as text that every terminal and JSON document can carry."""
+        return printable(os.fsencode(self.path).decode("utf-8", "replace"))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The recordings behind the command's arguments.
+
+    Args:
+        sources: Each file once, in the order of the arguments and by name within a folder or pattern.
+        missing: One message per argument that leads to no recording.
+        several: Whether the arguments could mean more than one file, whatever they turned out to mean; decides the
+            shape of the result, which must not depend on how many files a folder happens to hold.
+    """
+
+    sources: Sequence[Source]
+    missing: Sequence[str]
+    several: bool
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which a file name may hold and a terminal would obey."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def find_sources(arguments: Sequence[str]) -> Found:
+    """Resolve files, folders (searched to the bottom) and glob patterns (`**` crosses folders).
+
+    Args:
+        arguments: As given on the command line.
+    """
+    sources: dict[str, Source] = {}
+    missing: list[str] = []
+    several = len(arguments) != 1
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            several = True
+            paths = list(_recordings_in(path))
+            problem = f"no recording in it or below; expected files ending in {' '.join(sorted(AUDIO_EXTENSIONS))}"
+        elif path.exists() or not glob.has_magic(argument):
+            paths = [path] if path.exists() else []
+            problem = "no such file or folder"
+        else:
+            several = True
+            paths = list(_matches(argument))
+            problem = "no file matches this pattern"
+        if not paths:
+            missing.append(f"{printable(argument)}: {problem}")
+        for found in paths:
+            sources.setdefault(os.path.realpath(found), Source(found))
+    return Found(list(sources.values()), missing, several)
+
+
+def _recordings_in(folder: Path) -> Iterator[Path]:
+    """Walk a folder by name; hidden files are left out, among them the `._` twins that macOS leaves on foreign disks."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_EXTENSIONS:
+                yield Path(parent, name)
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(match)
+        if path.is_dir():
+            yield from _recordings_in(path)
+        else:
+            yield path
+
+
+def result_names(sources: Sequence[Source], extension: str) -> list[str]:
+    """Name one result file per recording, so that no two share a name, not even on disks that ignore case.
+
+    `<stem>.<extension>` where that is enough; recordings of the same stem get the folders below their common one in
+    front (`monday__call.json`), then their own extension (`call.wav.json`), then a number.
+
+    Args:
+        sources: In the order of the result.
+        extension: Without the dot.
+    """
+    levels = [0] * len(sources)
+    parents = [os.path.dirname(os.path.abspath(source.path)) for source in sources]
+    common = os.path.commonpath(parents) if sources and len({Path(parent).anchor for parent in parents}) == 1 else None
+    while True:
+        names = [
+            f"{_stem(source, level, common, number)}.{extension}"
+            for number, (source, level) in enumerate(zip(sources, levels, strict=True), start=1)
+        ]
+        groups: dict[str, list[int]] = defaultdict(list)
+        for position, name in enumerate(names):
+            groups[name.casefold()].append(position)
+        clashes = [group for group in groups.values() if len(group) > 1]
+        if not clashes:
+            return names
+        for position in (position for group in clashes for position in group):
+            levels[position] += 1
+
+
+def _stem(source: Source, level: int, common: str | None, number: int) -> str:
+    """Name of a recording's result without its extension, more particular with every level."""
+    if level == 0:
+        return source.path.stem
+    absolute = Path(os.path.abspath(source.path))
+    relative = absolute.relative_to(common) if common is not None else Path(*absolute.parts[1:])
+    joined = "__".join(relative.parts)
+    if level == 1:
+        return joined[: len(joined) - len(absolute.suffix)]
+    return joined if level == 2 else f"{joined}-{number}" + "-" * (level - 3)
+
+
+@contextmanager
+def replaced_when_complete(target: Path) -> Iterator[Path]:
+    """Give a place to write to beside the target, which takes its name only if nothing went wrong.
+
+    Args:
+        target: An existing file is replaced.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    # The extension stays, for libraries that choose the format by it.
+    draft = target.with_name(f".{secrets.token_hex(6)}{target.suffix}")
+    try:
+        yield draft
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_file(target: Path, chunks: Iterable[bytes]) -> None:
+    """Write a result file as a whole or not at all."""
+    with replaced_when_complete(target) as draft, draft.open("xb") as file:
+        file.writelines(chunks)

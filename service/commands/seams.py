@@ -1,0 +1,49 @@
+"""What the commands take from outside, so that scripts and tests can put something else in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `speech-qc --help` should not wait for ONNX Runtime, FastAPI and httpx
+    import httpx
+
+    from service.engine import Runner
+    from service.settings import Settings
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; the message goes to stderr and the exit code is 2.
+
+    Not part of the error tree of `service.errors`: no client of the service ever sees it.
+    """
+
+
+def load_runner(settings: Settings) -> Runner:
+    """Load the model file, see `service.assembly.make_runner`."""
+    from service.assembly import make_runner
+
+    return make_runner(settings)
+
+
+def run_server(app: Any, **options: Any) -> None:
+    """Serve until a signal ends it, see `uvicorn.run`."""
+    import uvicorn
+
+    uvicorn.run(app, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """The outside world of a command.
+
+    Args:
+        make_runner: Loads the model.
+        transport: Carries requests to a server; None for the network.
+        run_server: Runs an ASGI application; blocks.
+    """
+
+    make_runner: Callable[[Settings], Runner] = load_runner
+    transport: httpx.AsyncBaseTransport | None = None
+    run_server: Callable[..., None] = run_server
