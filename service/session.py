@@ -17,9 +17,13 @@ from service.audio.features import frame_count, frame_levels_dbfs
 from service.audio.levels import LevelMeter, Levels
 from service.audio.resample import Resampler
 from service.contract import ModelContract
+from service.errors import InvalidAudio
 from service.scoring import Event, EventTracker, EventUpdate, Profile, Summary, SummaryMeter, Verdict, judge
 
 Float32 = NDArray[np.float32]
+
+MAX_MAGNITUDE = 64.0
+"""36 dB above full scale: float recordings overshoot a little, but never by this much unless scaled as integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +147,23 @@ class Session:
         """Take audio of any length.
 
         Args:
-            samples: float32 (n,) at `rate_hz`; finite.
+            samples: float32 (n,) at `rate_hz`; finite. What is beyond full scale is measured as it is, but scored
+                clipped, as every converter would play it.
+
+        Raises:
+            InvalidAudio: Samples so large that the scale must be another one.
         """
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
+        peak = max(float(samples.max()), -float(samples.min())) if samples.size else 0.0
+        if peak > MAX_MAGNITUDE:
+            raise InvalidAudio(
+                f"expected float samples around ±1, came a magnitude of {peak:g}: the recording seems to be scaled as "
+                "integers; divide by 32768 (16 bit) or save it as integer PCM",
+                magnitude=peak,
+            )
         self._meter.push(samples)
-        self._append(self._resampler.push(samples))
+        self._append(self._resampler.push(np.clip(samples, -1.0, 1.0) if peak > 1.0 else samples))
 
     def finish(self) -> None:
         """There is no more audio: fix the number of frames and let the end be scored.

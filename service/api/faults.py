@@ -43,8 +43,8 @@ def install(app: FastAPI) -> None:
             message = f"nothing is served at {request.url.path}; GET /docs lists what is"
             return answer(NotFound(message), request)
         if error.status_code == 405:
-            allowed = dict(error.headers or {})
-            message = f"{request.method} is not served at {request.url.path}; allowed: {allowed.get('allow', '')}"
+            allowed = {"Allow": (error.headers or {}).get("Allow", "")}
+            message = f"{request.method} is not served at {request.url.path}; allowed: {allowed['Allow']}"
             return answer(MethodNotAllowed(message), request, allowed)
         return answer(ProtocolError(str(error.detail)), request)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -18,7 +17,7 @@ from service.api.schemas import ErrorAnswer, InspectAnswer
 from service.assembly import decode_limits, make_lanes
 from service.audio.decode import Decoder
 from service.errors import Overloaded, SpeechQCError
-from service.inspection import Inspection, InspectOptions, Inspector
+from service.inspection import ChannelMode, Inspection, InspectOptions, Inspector
 from service.report import choose_labels, export_report, inspection_document, to_json
 from service.scoring import EXPORTS
 
@@ -27,21 +26,14 @@ router = APIRouter()
 AUDIO_TYPES = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "application/octet-stream")
 
 
-class ChannelMode(StrEnum):
-    """What to do with several channels."""
-
-    split = "split"
-    mix = "mix"
-
-
-AnswerFormat = StrEnum("AnswerFormat", {name: name for name in ("json", *EXPORTS)})
-"""JSON, or the events alone as a label track."""
+AnswerFormat = Literal["json", "csv", "audacity", "textgrid", "rttm", "webvtt"]
+"""JSON, or one of `EXPORTS`: the events alone as a label track."""
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: dict[str, Any] = {
     "required": True,
     "description": "The recording itself, or a multipart form with one part named `file`.",
-    "content": {kind: _BINARY for kind in AUDIO_TYPES}
+    "content": dict.fromkeys(AUDIO_TYPES, _BINARY)
     | {
         "multipart/form-data": {
             "schema": {
@@ -52,7 +44,11 @@ _REQUEST_BODY: dict[str, Any] = {
         }
     },
 }
-_ERRORS: dict[int | str, dict[str, Any]] = {
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "JSON, or the events as a label track in the format asked for",
+        "content": {export.media_type.split(";")[0]: {} for export in EXPORTS.values()},
+    },
     400: {"model": ErrorAnswer, "description": "An option or a multipart body that cannot be used"},
     413: {"model": ErrorAnswer, "description": "Too many bytes, seconds or channels"},
     415: {"model": ErrorAnswer, "description": "Not an audio format that is read here"},
@@ -69,13 +65,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     tags=["inspect"],
     summary="Inspect a recording",
     response_model=InspectAnswer,
-    responses={
-        200: {
-            "description": "JSON, or the events as a label track in the format asked for",
-            "content": {export.media_type.split(";")[0]: {} for export in EXPORTS.values()},
-        }
-    }
-    | _ERRORS,
+    responses=_ANSWERS,
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
 async def inspect(
@@ -83,10 +73,8 @@ async def inspect(
     state: State,
     identity: RequestId,
     frames: Annotated[bool, Query(description="Send the scores of every 20 ms.")] = True,
-    channels: Annotated[ChannelMode, Query(description="Each channel by itself, or their mean.")] = ChannelMode.split,
-    format: Annotated[  # noqa: A002  # the name on the wire
-        AnswerFormat, Query(description="`json`, or the events alone as a label track.")
-    ] = AnswerFormat["json"],
+    channels: Annotated[ChannelMode, Query(description="Each channel by itself, or their mean.")] = "split",
+    format: Annotated[AnswerFormat, Query(description="`json`, or the events alone as a label track.")] = "json",
     profile: Annotated[str | None, Query(description="Limits of the verdict; GET /v1/model lists them.")] = None,
     labels: Annotated[str | None, Query(description="Comma-separated labels to send; all by default.")] = None,
 ) -> Response:
@@ -97,8 +85,8 @@ async def inspect(
     """
     chosen = choose_labels(state.contract, labels)
     limits = state.profiles.get(profile or state.settings.default_profile)
-    is_json = format.value == "json"
-    options = InspectOptions(limits, channels.value, frames and is_json, state.settings.max_events)
+    is_json = format == "json"
+    options = InspectOptions(limits, channels, frames and is_json, state.settings.max_events)
     with _counted(state):
         upload = await open_upload(request, state.settings.max_upload_bytes)
         inspection = await _inspect(state, upload, options)
@@ -109,7 +97,7 @@ async def inspect(
         )
         content = await asyncio.to_thread(to_json, document)
         return Response(content, media_type="application/json")
-    export = EXPORTS[format.value]
+    export = EXPORTS[format]
     name = PurePath(upload.filename or "recording").name
     report = export_report(inspection, state.contract, name, chosen)
     disposition = f'attachment; filename="inspection.{export.extension}"'

@@ -1,0 +1,103 @@
+"""An answer as bytes in one of the formats that are not for reading: JSON and the label exports."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from enum import StrEnum
+
+import numpy as np
+
+from service.commands.answers import Document
+from service.commands.files import Source
+from service.report import to_json
+from service.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
+
+
+class Format(StrEnum):
+    """Formats of a result."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+    audacity = "audacity"
+    textgrid = "textgrid"
+    rttm = "rttm"
+    webvtt = "webvtt"
+
+
+ONE_FILE_ONLY = frozenset({Format.audacity, Format.textgrid, Format.webvtt})
+"""Their readers take one recording per file, so the results of several cannot follow each other."""
+
+_EVENT_FIELDS = ("event_id", "label", "family", "onset_s", "offset_s", "score_max", "score_mean", "severity")
+_EXTENSIONS = {Format.table: "txt", Format.json: "json", Format.jsonl: "jsonl"}
+
+
+def extension(form: Format) -> str:
+    """Extension of result files, without the dot."""
+    return _EXTENSIONS.get(form) or EXPORTS[form].extension
+
+
+def json_bytes(source: Source, document: Document) -> bytes:
+    """Encode an answer with the name of its file in front."""
+    return to_json({"file": source.name} | document)
+
+
+def export_bytes(form: Format, source: Source, document: Document, *, scores: bool = False) -> Iterator[bytes]:
+    """Write one of the label exports.
+
+    Args:
+        form: Any format but table, json and jsonl.
+        source: Names the recording.
+        document: The answer.
+        scores: Write a line per frame instead of one per event; CSV only.
+    """
+    report = report_of(source, document)
+    chunks = frames_csv(report) if scores else EXPORTS[form].render(report)
+    return (chunk.encode() for chunk in chunks)
+
+
+def with_file_column(source: Source, chunks: Iterator[bytes], *, header: bool) -> Iterator[bytes]:
+    """Put the file's name in front of every CSV line, so that the lines of several files can follow each other.
+
+    Args:
+        source: Names the file.
+        chunks: Whole lines; the first is the header.
+        header: Whether to keep the header.
+    """
+    sink = io.StringIO(newline="")
+    csv.writer(sink, lineterminator="").writerow([source.name])
+    name = sink.getvalue().encode()
+    first = True
+    for chunk in chunks:
+        lines = chunk.splitlines(keepends=True)  # no field of these tables holds a line break
+        if first:
+            if header:
+                yield b"file," + lines[0]
+            lines, first = lines[1:], False
+        yield b"".join(name + b"," + line for line in lines)
+
+
+def report_of(source: Source, document: Document) -> Report:
+    """Turn an answer back into what the label exports are made from."""
+    hop_s = document["frame_hop_s"]
+    channels = []
+    for channel in document["channels"]:
+        events = [
+            Event(
+                onset_frame=round(event["onset_s"] / hop_s),
+                offset_frame=None if event["offset_s"] is None else round(event["offset_s"] / hop_s),
+                **{name: event[name] for name in _EVENT_FIELDS},
+            )
+            for event in channel["events"]
+        ]
+        frames = None
+        if "frames" in channel:
+            frames = {
+                label: [None if np.isnan(value) else float(value) for value in values]
+                for label, values in channel["frames"].items()
+            }
+        channels.append(ChannelReport(channel["channel"], events, frames))
+    return Report(source.name, document["audio"]["duration_s"], channels, hop_s)

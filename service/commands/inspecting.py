@@ -1,0 +1,303 @@
+"""The `inspect` command: find recordings, ask about each, write the results, say how it went.
+
+Results go to standard output or into files, everything else to standard error. One recording's error does not stop
+the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from service.commands.answers import Answerer, Document, LocalAnswerer, Question, answers_in_order, local_settings
+from service.commands.files import Found, Source, find_sources, replaced_when_complete, result_names, write_file
+from service.commands.formats import (
+    ONE_FILE_ONLY,
+    Format,
+    export_bytes,
+    extension,
+    json_bytes,
+    with_file_column,
+)
+from service.commands.seams import CommandError, Seams
+from service.commands.tables import SCORES_MAX_S, RunTable, detail, frame_lines, output_console, rendered, tally
+from service.errors import SpeechQCError
+
+WORKERS = 4
+"""Recordings at a time: enough that one can be decoded while another's chunk is scored."""
+
+OK, FOUND, ERROR = 0, 1, 2
+"""Exit codes: all passed; a verdict at or above `--fail-on`; something could not be done."""
+
+
+class FailOn(StrEnum):
+    """Least verdict that makes the exit code 1."""
+
+    fail = "fail"
+    warn = "warn"
+    never = "never"
+
+
+COUNTED = {FailOn.fail: {"fail"}, FailOn.warn: {"fail", "warn", "unknown"}, FailOn.never: set[str]()}
+"""Verdicts that count. `unknown` is no fault of a recording, but who asks for no warnings wants nothing unjudged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that the command line says."""
+
+    files: Sequence[str]
+    form: Format = Format.table
+    out: Path | None = None
+    question: Question = field(default_factory=Question)
+    scores: bool = False
+    fail_on: FailOn = FailOn.fail
+    url: str | None = None
+    plot: Path | None = None
+    model: Path | None = None
+    device: str | None = None
+
+
+def inspect(options: Options, seams: Seams) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CommandError: The options contradict each other, or a result cannot be written.
+        SpeechQCError: Nothing can be inspected at all: no model, no such profile.
+        BrokenPipeError: Nobody reads the results any more.
+    """
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    found = find_sources(options.files)
+    _check(options, found)
+    for message in found.missing:
+        notes.print(Text(f"error: {message}"))
+    if not found.sources:
+        return ERROR
+    try:
+        run = Run(options, found, notes)
+        asyncio.run(run.inspect_all(seams))
+        run.close()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandError(f"a result cannot be written: {error}") from error
+    return run.exit_code
+
+
+def _check(options: Options, found: Found) -> None:
+    """Refuse what would only turn out after minutes of work."""
+    if options.url and (options.model or options.device):
+        raise CommandError("--model and --device choose what runs here; with --url the server decides")
+    if options.scores and options.form not in (Format.table, Format.csv):
+        raise CommandError(
+            f"--scores prints frames as a table or as CSV; --format {options.form} "
+            + ("holds them anyway" if options.form in (Format.json, Format.jsonl) else "has no place for them")
+        )
+    if options.scores and options.form is Format.table and found.several and options.out is None:
+        raise CommandError("--scores prints one recording; for several take --format csv or --out DIR")
+    if options.form in ONE_FILE_ONLY and found.several and options.out is None:
+        raise CommandError(f"--format {options.form} holds one recording; for several add --out DIR")
+    if options.out is not None:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(f"--out: expected a folder that can be written to, given {options.out}: {error}") from error
+    if options.plot is not None:
+        from service.plot import check_available
+
+        check_available(options.plot)
+        if not options.plot.parent.is_dir():
+            raise CommandError(f"--plot: the folder {options.plot.parent} does not exist; create it first")
+
+
+class Run:
+    """One run of the command: what came out so far and where it goes.
+
+    Args:
+        options: What was asked for.
+        found: The recordings.
+        notes: Standard error.
+    """
+
+    def __init__(self, options: Options, found: Found, notes: Console) -> None:
+        self._options, self._found, self._notes = options, found, notes
+        self._stdout = output_console(sys.stdout)
+        self._statuses: list[str] = []
+        self._errors = len(found.missing)
+        self._table = RunTable()
+        self._written = 0
+        self._targets: dict[Path, Path] = {}
+        if options.out is not None:
+            names = result_names(found.sources, extension(options.form))
+            self._targets = {s.path: options.out / name for s, name in zip(found.sources, names, strict=True)}
+
+    @property
+    def exit_code(self) -> int:
+        """What the results so far amount to; an error weighs more than a verdict."""
+        if self._errors:
+            return ERROR
+        return FOUND if COUNTED[self._options.fail_on].intersection(self._statuses) else OK
+
+    async def inspect_all(self, seams: Seams) -> None:
+        """Ask about every recording and deliver the answers in order."""
+        sources = self._found.sources
+        workers = min(WORKERS, len(sources))
+        async with AsyncExitStack() as stack:
+            answerer = await stack.enter_async_context(await asyncio.to_thread(self._answerer, seams, workers))
+            advance = stack.enter_context(self._progress(len(sources)))
+            answers = await stack.enter_async_context(aclosing(answers_in_order(sources, answerer.inspect, workers)))
+            number = 0
+            async for source, answer in answers:
+                number += 1
+                if isinstance(answer, Exception):
+                    self._note_error(source, answer)
+                else:
+                    # In a thread, so that a picture that takes seconds does not hold up the recordings behind it.
+                    await asyncio.to_thread(self._deliver, source, number, answer)
+                advance()
+
+    def close(self) -> None:
+        """Write what stands at the end of the results."""
+        options = self._options
+        if options.form is Format.json and self._found.several and options.out is None:
+            _emit([b"\n]\n" if self._written else b"[]\n"])
+        if len(self._table):
+            with self._stdout_only():
+                self._stdout.print(self._table.table())
+        if self._found.several or self._targets:
+            self._notes.print(Text(tally(self._statuses, self._errors)))
+
+    def _answerer(self, seams: Seams, workers: int) -> Answerer:
+        options = self._options
+        question = Question(
+            options.question.profile, options.question.labels, options.question.channels, self._wants_frames()
+        )
+        if options.url:
+            from service.commands.remote import RemoteAnswerer
+
+            return RemoteAnswerer(options.url, question, seams.transport)
+        settings = local_settings(options.model, options.device, workers)
+        return LocalAnswerer(settings, seams.make_runner(settings), question)
+
+    def _wants_frames(self) -> bool:
+        """Whether anything that will be written shows the score of every frame."""
+        options = self._options
+        if options.plot is not None or options.scores:
+            return True
+        if options.form is Format.table:
+            return not self._found.several or options.out is not None
+        return options.question.frames and options.form in (Format.json, Format.jsonl)
+
+    def _deliver(self, source: Source, number: int, document: Document) -> None:
+        """Write one answer where it belongs; called for one answer at a time."""
+        options = self._options
+        if options.plot is not None:
+            self._draw(source, number, document, options.plot)
+            if not options.question.frames and options.form in (Format.json, Format.jsonl):
+                for channel in document["channels"]:
+                    channel.pop("frames", None)
+        target = self._targets.get(source.path)
+        if target is not None:
+            write_file(target, self._alone(source, document))
+        elif options.form is Format.table and self._found.several:
+            self._table.add(source, document)
+        elif options.form is Format.table:
+            self._print_detail(source, document)
+        else:
+            _emit(self._among_others(source, document) if self._found.several else self._alone(source, document))
+        self._written += 1
+        self._statuses.extend(channel["verdict"]["status"] for channel in document["channels"])
+
+    def _alone(self, source: Source, document: Document) -> Iterator[bytes]:
+        """The result of one recording as a complete file."""
+        options = self._options
+        if options.form is Format.table:
+            yield rendered(detail(source, document, 120))
+            if options.scores:
+                yield from (f"{line}\n".encode() for line in frame_lines(document))
+        elif options.form in (Format.json, Format.jsonl):
+            yield json_bytes(source, document) + b"\n"
+        else:
+            yield from export_bytes(options.form, source, document, scores=options.scores)
+
+    def _among_others(self, source: Source, document: Document) -> Iterator[bytes]:
+        """The result of one recording as a part of a stream of several."""
+        alone = self._alone(source, document)
+        first = self._written == 0
+        if self._options.form is Format.json:
+            return chain([b"[\n" if first else b",\n"], (chunk.rstrip(b"\n") for chunk in alone))
+        if self._options.form is Format.csv:
+            return with_file_column(source, alone, header=first)
+        return alone
+
+    def _print_detail(self, source: Source, document: Document) -> None:
+        console = self._stdout
+        ascii_only = console.options.ascii_only
+        with self._stdout_only():
+            console.print(detail(source, document, console.width, ascii_only=ascii_only))
+        if not self._options.scores:
+            return
+        if document["audio"]["duration_s"] > SCORES_MAX_S:
+            raise CommandError(
+                f"--scores prints recordings of up to {SCORES_MAX_S:g} s; for longer ones take --format csv --scores"
+            )
+        _emit(f"{line}\n".encode() for line in frame_lines(document))
+
+    def _draw(self, source: Source, number: int, document: Document, picture: Path) -> None:
+        """Draw every channel of a recording; several recordings are numbered, several channels named."""
+        from service.plot import plot_channel
+
+        count = len(document["channels"])
+        stem = f"{picture.stem}-{number}" if self._found.several else picture.stem
+        for position, channel in enumerate(document["channels"]):
+            name = f"{stem}-ch{channel['channel']}" if count > 1 else stem
+            target = picture.with_name(name + picture.suffix)
+            with replaced_when_complete(target) as draft:
+                plot_channel(source.path, document, position, draft, mix=self._options.question.channels == "mix")
+            self._notes.print(Text(f"{target}: {source.name}" + (f", channel {position}" if count > 1 else "")))
+
+    def _note_error(self, source: Source, error: Exception) -> None:
+        self._errors += 1
+        message = error.message if isinstance(error, SpeechQCError) else str(error)
+        self._notes.print(Text(f"error: {source.name}: {message}"))
+
+    @contextmanager
+    def _progress(self, total: int) -> Iterator[Callable[[], None]]:
+        """Show a bar on standard error while there is someone to see it and nothing for it to run into."""
+        streams = self._options.form is not Format.table and self._options.out is None
+        if total < 2 or not self._notes.is_terminal or (streams and self._stdout.is_terminal):
+            yield lambda: None
+            return
+        columns = (TextColumn("inspecting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._notes, transient=True) as progress:
+            task = progress.add_task("inspecting", total=total)
+            yield lambda: progress.advance(task)
+
+    @contextmanager
+    def _stdout_only(self) -> Iterator[None]:
+        """Let a closed pipe be noticed here and not in the interpreter's last breath."""
+        with ExitStack() as stack:
+            stack.callback(sys.stdout.flush)
+            yield
+
+
+def _emit(chunks: Iterable[bytes]) -> None:
+    """Write to standard output as UTF-8, whatever the terminal's encoding: JSON and the exports are defined so."""
+    sys.stdout.flush()
+    stream = sys.stdout.buffer
+    for chunk in chunks:
+        stream.write(chunk)
+    stream.flush()

@@ -1,0 +1,196 @@
+"""An answer for reading in a terminal: the table of a run, and everything about one recording."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.commands.answers import Document
+from service.commands.files import Source, printable
+from service.commands.lanes import lane_grid
+from service.contract import LABEL_CATALOG
+
+PIPE_WIDTH = 140
+"""Columns when the output is no terminal and COLUMNS is not set; rich would take 80."""
+FILE_WIDTH = 120
+"""Columns in result files."""
+SCORES_MAX_S = 30.0
+"""Seconds of audio up to which every frame is printed: 1500 lines."""
+REASONS_SHOWN = 2
+
+STATUS_STYLES = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red", "unknown": "bold magenta"}
+SEVERITY_STYLES = {"minor": "", "moderate": "yellow", "severe": "red"}
+HEADLINES = tuple(name for name, (family, _) in LABEL_CATALOG.items() if family in ("speech", "headline"))
+
+
+def output_console(file: TextIO) -> Console:
+    """Console for a stream: colours for a terminal, plain text of a fixed width for anything else."""
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(file=file, highlight=False, width=PIPE_WIDTH)
+    return console
+
+
+def rendered(renderable: RenderableType) -> bytes:
+    """Render for a result file: no colours."""
+    sink = io.StringIO()
+    Console(file=sink, highlight=False, width=FILE_WIDTH, force_terminal=False, color_system=None).print(renderable)
+    return "\n".join(line.rstrip() for line in sink.getvalue().split("\n")).encode()
+
+
+class RunTable:
+    """The table of a run, a row per channel; keeps figures only, so that its size does not depend on the audio."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[RenderableType, ...]] = []
+
+    def add(self, source: Source, document: Document) -> None:
+        """Add the rows of one recording."""
+        several = len(document["channels"]) > 1
+        for channel in document["channels"]:
+            summary, verdict = channel["summary"], channel["verdict"]
+            events = len(channel["events"]) + channel.get("events_dropped", 0)
+            self._rows.append(
+                (
+                    Text(source.name, overflow="fold"),
+                    str(channel["channel"]) if several else "",
+                    clock(document["audio"]["duration_s"]),
+                    _status(verdict["status"]),
+                    _number(summary["snr_db"], ".1f"),
+                    _percent(summary["speech_ratio"]),
+                    _percent(summary["noise_ratio"]),
+                    _percent(summary["interference_ratio"]),
+                    str(events),
+                    _reasons(verdict["reasons"]),
+                )
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def table(self) -> Table:
+        """The table of everything that was added."""
+        table = Table(header_style="bold", pad_edge=False, show_lines=False)
+        table.add_column("file", min_width=12, ratio=None)
+        table.add_column("ch", justify="right")
+        for heading in ("duration", "verdict", "SNR dB", "speech %", "noise %", "interf. %", "events"):
+            table.add_column(heading, justify="left" if heading == "verdict" else "right", no_wrap=heading != "interf. %")
+        table.add_column("reasons", min_width=16)
+        for row in self._rows:
+            table.add_row(*row)
+        return table
+
+
+def detail(source: Source, document: Document, width: int, *, ascii_only: bool = False) -> Group:
+    """Everything about one recording: what it is, its verdict, its events, its scores over time.
+
+    Args:
+        source: Names the recording.
+        document: The answer.
+        width: Columns that there are for the lanes.
+        ascii_only: Draw with characters that any terminal has.
+    """
+    table = RunTable()
+    table.add(source, document)
+    audio, model = document["audio"], document["model"]
+    rate_khz = f"{audio['sample_rate_hz'] / 1000:g} kHz"
+    channels = "1 channel" if audio["channels"] == 1 else f"{audio['channels']} channels"
+    about = f"{audio['encoding']}, {rate_khz}, {channels}; judged by {model['name']} {model['version']}"
+    parts: list[RenderableType] = [table.table(), Text(printable(about), style="dim")]
+    for channel in document["channels"]:
+        parts.append(Text())
+        if len(document["channels"]) > 1:
+            parts.append(Text(f"Channel {channel['channel']}", style="bold"))
+        parts += [Text(f"• {reason['message']}") for reason in channel["verdict"]["reasons"]]
+        parts += [_event_table(channel) if channel["events"] else Text("No events.", style="dim")]
+        if channel.get("events_dropped"):
+            parts.append(Text(f"{channel['events_dropped']} further events are not listed.", style="dim"))
+        if channel.get("frames"):
+            labels = _lane_labels(channel)
+            parts += [Text(), *lane_grid(channel["frames"], labels, document["frame_hop_s"], width, ascii_only)]
+    return Group(*parts)
+
+
+def frame_lines(document: Document) -> Iterator[str]:
+    """One line per frame and channel: time, then speech, noise, interference and SNR as far as they were asked for."""
+    hop_s, several = document["frame_hop_s"], len(document["channels"]) > 1
+    for channel in document["channels"]:
+        frames: Mapping[str, Any] = channel.get("frames", {})
+        labels = [label for label in (*HEADLINES, "snr_db") if label in frames]
+        widths = [max(8, len(label)) for label in labels]
+        mark = f"{channel['channel']:>2}  " if several else ""
+        heading = "  ".join(f"{label:>{width}}" for label, width in zip(labels, widths, strict=True))
+        yield f"{'ch  ' if several else ''}{'time_s':>8}  {heading}"
+        for i in range(len(frames[labels[0]]) if labels else 0):
+            values = (_number(frames[label][i], ".1f" if label == "snr_db" else ".3f") for label in labels)
+            row = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+            yield f"{mark}{i * hop_s:8.2f}  {row}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: `3.42 s`, `2:05`, `1:02:05`."""
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def tally(statuses: Sequence[str], errors: int) -> str:
+    """One line about a run: `12 recordings: 9 pass, 2 warn, 1 fail; 1 could not be inspected`."""
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in STATUS_STYLES if status in statuses)
+    noun = "recording" if len(statuses) == 1 else "recordings"
+    text = f"{len(statuses)} {noun}" + (f": {counts}" if counts else "")
+    return text + (f"; {errors} could not be inspected" if errors else "")
+
+
+def _event_table(channel: Mapping[str, Any]) -> Table:
+    table = Table(header_style="bold", pad_edge=False)
+    table.add_column("event")
+    for heading in ("onset s", "offset s", "length s", "score", "highest"):
+        table.add_column(heading, justify="right")
+    table.add_column("severity")
+    for event in sorted(channel["events"], key=lambda event: (event["onset_s"], event["event_id"])):
+        offset_s = event["offset_s"]
+        table.add_row(
+            event["label"],
+            f"{event['onset_s']:.2f}",
+            _number(offset_s, ".2f"),
+            _number(None if offset_s is None else offset_s - event["onset_s"], ".2f"),
+            f"{event['score_mean']:.2f}",
+            f"{event['score_max']:.2f}",
+            Text(event["severity"], style=SEVERITY_STYLES.get(event["severity"], "")),
+        )
+    return table
+
+
+def _lane_labels(channel: Mapping[str, Any]) -> list[str]:
+    """Labels worth a lane: speech, the headlines, SNR, and every cause that made an event."""
+    found = {event["label"] for event in channel["events"]}
+    return [label for label in channel["frames"] if label in (*HEADLINES, "snr_db") or label in found]
+
+
+def _status(status: str) -> Text:
+    return Text(status, style=STATUS_STYLES.get(status, ""))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None or value != value else f"{value:{form}}"
+
+
+def _percent(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{100 * ratio:.0f}"
+
+
+def _reasons(reasons: Iterable[Mapping[str, Any]]) -> Text:
+    """The first reasons in short; all of them stand in the detail and in JSON."""
+    texts = [str(reason["message"]) for reason in reasons]
+    more = len(texts) - REASONS_SHOWN
+    shown = texts[:REASONS_SHOWN] + ([f"… and {more} more"] if more > 0 else [])
+    return Text("\n".join(shown))

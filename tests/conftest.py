@@ -1,0 +1,51 @@
+"""Shared fixtures: a clean environment, a server with any settings, the shipped model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.engine import EchoRunner, OnnxRunner, Runner
+from service.settings import Settings, default_model_path
+
+ClientFactory = Callable[..., TestClient]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the machine that runs the tests must not reach them."""
+    for name in list(os.environ):
+        if name.startswith("SPEECHQC_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def make_client() -> Iterator[ClientFactory]:
+    """A client of a server with these settings; its lifespan runs until the test ends."""
+    with ExitStack() as stack:
+
+        def make(runner: Runner | None = None, **settings: object) -> TestClient:
+            app = create_app(Settings(**settings), runner or EchoRunner(lookahead_frames=2))  # type: ignore[arg-type]
+            return stack.enter_context(TestClient(app, raise_server_exceptions=False))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The shipped model."""
+    path = default_model_path()
+    assert path.is_file(), f"the shipped model is missing at {path}"
+    return path
+
+
+@pytest.fixture(scope="session")
+def shipped_runner(model_path: Path) -> OnnxRunner:
+    """The shipped model on the CPU, loaded once."""
+    return OnnxRunner(model_path, "cpu")

@@ -1,0 +1,108 @@
+"""Fixed mixtures on which a detector is measured or calibrated, made once and kept in memory.
+
+Seeds are apart from those of training and of early stopping, so no mixture serves two purposes; the stems are those of
+one split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from service.audio.features import FrontEnd, frame_levels_dbfs
+from training.examples import to_example
+from training.mixing.plan import MixOdds, MixPlan, Pool, draw_plan
+from training.mixing.render import render
+
+Float32 = NDArray[np.float32]
+
+EVALUATION_SEED_OFFSET = 2_000_003  # added to a run's seed; early stopping uses 1_000_003
+CALIBRATION_SEED_OFFSET = 3_000_017
+MAX_DRAWS_PER_MIXTURE = 200  # a condition that one plan in 200 does not meet is never met by this pool
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Which mixtures a material holds.
+
+    Args:
+        name: What to call it in reports.
+        odds: How often each ingredient is drawn.
+        faultless: Take overload and packet loss off the line.
+        accept: Plans to keep.
+    """
+
+    name: str
+    odds: MixOdds = MixOdds()
+    faultless: bool = False
+    accept: Callable[[MixPlan], bool] = lambda plan: True
+
+
+_CLEAN = MixOdds(speech=1.0, noise=0.0, second_noise=0.0, interference=0.0)
+
+MIXED = Condition("mixtures as in training")
+CLEAN_WIDE = Condition("clean speech, wide band", _CLEAN, True, lambda plan: not plan.channel.narrow)
+CLEAN_TELEPHONE = Condition("clean speech, telephone", _CLEAN, True, lambda plan: plan.channel.narrow)
+NOISE_ALONE = Condition(
+    "noise alone", MixOdds(speech=0.0, interference=0.0), accept=lambda plan: len(plan.sources) > 0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Mixtures of one length with their truth.
+
+    Attributes:
+        condition: Name of the condition.
+        labels: Order of the target columns.
+        features: float32 (N, T, F).
+        target: float32 (N, T / 2, C).
+        mask: bool (N, T / 2, C), True where the target counts.
+        level_dbfs: float32 (N, T / 2).
+        seconds: Length of all mixtures together.
+    """
+
+    condition: str
+    labels: tuple[str, ...]
+    features: Float32
+    target: Float32
+    mask: NDArray[np.bool_]
+    level_dbfs: Float32
+    seconds: float
+
+
+def make_material(
+    pool: Pool, labels: Sequence[str], samples: int, seed: int, count: int, condition: Condition = MIXED
+) -> Material:
+    """Draw and render the first `count` mixtures of a seed that meet a condition.
+
+    Raises:
+        ValueError: The pool hardly ever meets the condition.
+    """
+    front_end = FrontEnd()
+    examples, levels = [], []
+    for plan in tqdm(_plans(pool, samples, seed, count, condition), desc=condition.name, unit="mix", total=count):
+        mixture = render(plan, pool)
+        features, target, mask = to_example(mixture, labels, front_end)
+        examples.append((features.numpy(), target.numpy(), mask.numpy() > 0))
+        levels.append(frame_levels_dbfs(mixture.samples[: target.shape[0] * 320], front_end.spec))
+    features_all, targets, masks = (np.stack(column) for column in zip(*examples, strict=True))
+    seconds = count * targets.shape[1] * front_end.spec.frame_hop_s
+    return Material(condition.name, tuple(labels), features_all, targets, masks, np.stack(levels), seconds)
+
+
+def _plans(pool: Pool, samples: int, seed: int, count: int, condition: Condition) -> list[MixPlan]:
+    plans: list[MixPlan] = []
+    for index in range(count * MAX_DRAWS_PER_MIXTURE):
+        plan = draw_plan(np.random.default_rng([seed, index]), pool, samples, condition.odds)
+        if condition.faultless:
+            plan = replace(plan, channel=replace(plan.channel, clip_share=None, loss_ratio=None))
+        if condition.accept(plan):
+            plans.append(plan)
+        if len(plans) == count:
+            return plans
+    raise ValueError(f"expected {count} mixtures of {condition.name!r}, this pool gave {len(plans)}; add stems")
