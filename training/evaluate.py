@@ -241,7 +241,7 @@ def evaluate(scorer: Scorer, folder: Path, *, mixtures: int = 400, seed: int | N
     scores = scorer.score(mixed.features)
     return {
         "material": {
-            "what": "mixtures of the validation split: other speakers and recordings than in training, the same corpora",
+            "what": "mixtures of the validation split: speakers and recordings unseen in training, same corpora",
             "mixtures": mixtures,
             "clip_seconds": data.clip_seconds,
             "hours": _round(mixed.seconds / 3600),

@@ -37,19 +37,17 @@ class Condition:
     """
 
     name: str
-    odds: MixOdds = MixOdds()
-    faultless: bool = False
-    accept: Callable[[MixPlan], bool] = lambda plan: True
+    odds: MixOdds
+    faultless: bool
+    accept: Callable[[MixPlan], bool]
 
 
 _CLEAN = MixOdds(speech=1.0, noise=0.0, second_noise=0.0, interference=0.0)
 
-MIXED = Condition("mixtures as in training")
+MIXED = Condition("mixtures as in training", MixOdds(), False, lambda _plan: True)
 CLEAN_WIDE = Condition("clean speech, wide band", _CLEAN, True, lambda plan: not plan.channel.narrow)
 CLEAN_TELEPHONE = Condition("clean speech, telephone", _CLEAN, True, lambda plan: plan.channel.narrow)
-NOISE_ALONE = Condition(
-    "noise alone", MixOdds(speech=0.0, interference=0.0), accept=lambda plan: len(plan.sources) > 0
-)
+NOISE_ALONE = Condition("noise alone", MixOdds(speech=0.0, interference=0.0), False, lambda plan: len(plan.sources) > 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -17,9 +16,10 @@ from uuid import uuid4
 
 from service.assembly import decode_limits, make_engine, make_lanes
 from service.commands.files import Source
+from service.commands.options import Question
 from service.commands.seams import CommandError
 from service.errors import SpeechQCError
-from service.inspection import ChannelMode, InspectOptions, Inspector
+from service.inspection import InspectOptions, Inspector
 from service.report import ModelIdentity, choose_labels, inspection_document
 from service.scoring import load_profiles
 from service.settings import Settings, load_settings
@@ -31,23 +31,6 @@ Document = dict[str, Any]
 
 UNLIMITED_BYTES = 1 << 62
 """The limit on uploads protects a server's memory; a file on this machine's disk is read block by block."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of every recording.
-
-    Args:
-        profile: Name of a verdict profile; None for the default one.
-        labels: Comma-separated labels; None for all.
-        channels: Each channel by itself, or their mean.
-        frames: Whether the answer should hold the score of every frame.
-    """
-
-    profile: str | None = None
-    labels: str | None = None
-    channels: ChannelMode = "split"
-    frames: bool = True
 
 
 class Answerer(Protocol):

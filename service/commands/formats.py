@@ -5,27 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from enum import StrEnum
 
 import numpy as np
 
 from service.commands.answers import Document
 from service.commands.files import Source
+from service.commands.options import Format
 from service.report import to_json
 from service.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
-
-
-class Format(StrEnum):
-    """Formats of a result."""
-
-    table = "table"
-    json = "json"
-    jsonl = "jsonl"
-    csv = "csv"
-    audacity = "audacity"
-    textgrid = "textgrid"
-    rttm = "rttm"
-    webvtt = "webvtt"
 
 
 ONE_FILE_ONLY = frozenset({Format.audacity, Format.textgrid, Format.webvtt})

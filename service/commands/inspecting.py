@@ -9,26 +9,19 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from service.commands.answers import Answerer, Document, LocalAnswerer, Question, answers_in_order, local_settings
+from service.commands.answers import Answerer, Document, LocalAnswerer, answers_in_order, local_settings
 from service.commands.files import Found, Source, find_sources, replaced_when_complete, result_names, write_file
-from service.commands.formats import (
-    ONE_FILE_ONLY,
-    Format,
-    export_bytes,
-    extension,
-    json_bytes,
-    with_file_column,
-)
+from service.commands.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
+from service.commands.options import FailOn, Format, InspectCommand
 from service.commands.seams import CommandError, Seams
 from service.commands.tables import SCORES_MAX_S, RunTable, detail, frame_lines, output_console, rendered, tally
 from service.errors import SpeechQCError
@@ -40,35 +33,11 @@ OK, FOUND, ERROR = 0, 1, 2
 """Exit codes: all passed; a verdict at or above `--fail-on`; something could not be done."""
 
 
-class FailOn(StrEnum):
-    """Least verdict that makes the exit code 1."""
-
-    fail = "fail"
-    warn = "warn"
-    never = "never"
-
-
 COUNTED = {FailOn.fail: {"fail"}, FailOn.warn: {"fail", "warn", "unknown"}, FailOn.never: set[str]()}
 """Verdicts that count. `unknown` is no fault of a recording, but who asks for no warnings wants nothing unjudged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Everything that the command line says."""
-
-    files: Sequence[str]
-    form: Format = Format.table
-    out: Path | None = None
-    question: Question = field(default_factory=Question)
-    scores: bool = False
-    fail_on: FailOn = FailOn.fail
-    url: str | None = None
-    plot: Path | None = None
-    model: Path | None = None
-    device: str | None = None
-
-
-def inspect(options: Options, seams: Seams) -> int:
+def inspect(options: InspectCommand, seams: Seams) -> int:
     """Run the command.
 
     Returns:
@@ -97,7 +66,7 @@ def inspect(options: Options, seams: Seams) -> int:
     return run.exit_code
 
 
-def _check(options: Options, found: Found) -> None:
+def _check(options: InspectCommand, found: Found) -> None:
     """Refuse what would only turn out after minutes of work."""
     if options.url and (options.model or options.device):
         raise CommandError("--model and --device choose what runs here; with --url the server decides")
@@ -132,7 +101,7 @@ class Run:
         notes: Standard error.
     """
 
-    def __init__(self, options: Options, found: Found, notes: Console) -> None:
+    def __init__(self, options: InspectCommand, found: Found, notes: Console) -> None:
         self._options, self._found, self._notes = options, found, notes
         self._stdout = output_console(sys.stdout)
         self._statuses: list[str] = []
@@ -165,8 +134,7 @@ class Run:
                 if isinstance(answer, Exception):
                     self._note_error(source, answer)
                 else:
-                    # In a thread, so that a picture that takes seconds does not hold up the recordings behind it.
-                    await asyncio.to_thread(self._deliver, source, number, answer)
+                    await self._deliver_or_note(source, number, answer)
                 advance()
 
     def close(self) -> None:
@@ -175,16 +143,13 @@ class Run:
         if options.form is Format.json and self._found.several and options.out is None:
             _emit([b"\n]\n" if self._written else b"[]\n"])
         if len(self._table):
-            with self._stdout_only():
-                self._stdout.print(self._table.table())
+            self._show(self._table.table())
         if self._found.several or self._targets:
             self._notes.print(Text(tally(self._statuses, self._errors)))
 
     def _answerer(self, seams: Seams, workers: int) -> Answerer:
         options = self._options
-        question = Question(
-            options.question.profile, options.question.labels, options.question.channels, self._wants_frames()
-        )
+        question = replace(options.question, frames=self._wants_frames())
         if options.url:
             from service.commands.remote import RemoteAnswerer
 
@@ -200,6 +165,13 @@ class Run:
         if options.form is Format.table:
             return not self._found.several or options.out is not None
         return options.question.frames and options.form in (Format.json, Format.jsonl)
+
+    async def _deliver_or_note(self, source: Source, number: int, answer: Document) -> None:
+        """Deliver in a thread, so that a picture that takes seconds does not hold up the recordings behind it."""
+        try:
+            await asyncio.to_thread(self._deliver, source, number, answer)
+        except SpeechQCError as error:  # the file has changed or gone since it was inspected, so it cannot be drawn
+            self._note_error(source, error)
 
     def _deliver(self, source: Source, number: int, document: Document) -> None:
         """Write one answer where it belongs; called for one answer at a time."""
@@ -244,17 +216,14 @@ class Run:
         return alone
 
     def _print_detail(self, source: Source, document: Document) -> None:
-        console = self._stdout
-        ascii_only = console.options.ascii_only
-        with self._stdout_only():
-            console.print(detail(source, document, console.width, ascii_only=ascii_only))
-        if not self._options.scores:
-            return
-        if document["audio"]["duration_s"] > SCORES_MAX_S:
+        console, scores = self._stdout, self._options.scores
+        if scores and document["audio"]["duration_s"] > SCORES_MAX_S:
             raise CommandError(
                 f"--scores prints recordings of up to {SCORES_MAX_S:g} s; for longer ones take --format csv --scores"
             )
-        _emit(f"{line}\n".encode() for line in frame_lines(document))
+        self._show(detail(source, document, console.width, ascii_only=console.options.ascii_only))
+        if scores:
+            _emit(f"{line}\n".encode(console.encoding, "replace") for line in frame_lines(document))
 
     def _draw(self, source: Source, number: int, document: Document, picture: Path) -> None:
         """Draw every channel of a recording; several recordings are numbered, several channels named."""
@@ -286,12 +255,11 @@ class Run:
             task = progress.add_task("inspecting", total=total)
             yield lambda: progress.advance(task)
 
-    @contextmanager
-    def _stdout_only(self) -> Iterator[None]:
-        """Let a closed pipe be noticed here and not in the interpreter's last breath."""
-        with ExitStack() as stack:
-            stack.callback(sys.stdout.flush)
-            yield
+    def _show(self, renderable: RenderableType) -> None:
+        """Print for reading. By way of a string, since rich would end the process when the pipe is closed."""
+        with self._stdout.capture() as capture:
+            self._stdout.print(renderable)
+        _emit([capture.get().encode(self._stdout.encoding, "replace")])
 
 
 def _emit(chunks: Iterable[bytes]) -> None:

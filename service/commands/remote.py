@@ -13,7 +13,8 @@ import httpx
 import numpy as np
 import orjson
 
-from service.commands.answers import Document, Question
+from service.commands.answers import Document
+from service.commands.options import Question
 from service.commands.seams import CommandError
 
 UPLOAD_BYTES = 1 << 18

@@ -1,0 +1,220 @@
+"""The command line `speech-qc`: declares the options and turns every outcome into an exit code.
+
+What the commands do stands in `service.commands`; it is imported when a command runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from service import __version__
+from service.commands.options import FailOn, Format, InspectCommand, Question
+from service.commands.seams import CommandError, Seams
+from service.errors import SpeechQCError
+
+ERROR = 2
+INTERRUPTED = 130
+"""After Ctrl-C, as shells have it: 128 and the number of the signal."""
+CLOSED_PIPE = 141
+"""When nobody reads the results any more, as after `| head`; likewise."""
+
+
+class Device(StrEnum):
+    """Where inference runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Channels(StrEnum):
+    """What becomes of several channels."""
+
+    split = "split"
+    mix = "mix"
+
+
+class LogLevel(StrEnum):
+    """Least severe level that the server logs."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+Model = Annotated[Path | None, typer.Option(help="Model file, instead of SPEECHQC_MODEL_PATH.", show_default=False)]
+On = Annotated[Device | None, typer.Option("--device", help="Where inference runs.", show_default=False)]
+
+app = typer.Typer(
+    name="speech-qc",
+    help="Hears noise and interference in speech: scores for every 20 ms, events, levels, verdicts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"speech-qc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options that stand before any command."""
+
+
+@app.command(
+    "inspect",
+    epilog="Exit codes: 0 all passed (or nothing reached --fail-on), 1 a verdict reached it, 2 an error: a recording "
+    "that cannot be read, a wrong option, no model. An error outweighs a verdict; it does not stop the other files.",
+)
+def _inspect(
+    context: typer.Context,
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Recordings, folders (searched to the bottom), or quoted glob patterns.", metavar="FILES"),
+    ],
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            "-f",
+            help="How to write the results. json: one document, an array for several files; jsonl: a line per file.",
+        ),
+    ] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for one result file per recording.", show_default=False)
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Limits of the verdict.", show_default=False)] = None,
+    labels: Annotated[str | None, typer.Option(help="Comma-separated labels; all by default.")] = None,
+    channels: Annotated[Channels, typer.Option(help="Each channel by itself, or their mean.")] = Channels.split,
+    frames: Annotated[bool, typer.Option("--frames/--no-frames", help="Scores of every 20 ms in JSON.")] = True,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Print a line per 20 ms (table: up to 30 s; csv: instead of events).")
+    ] = False,
+    fail_on: Annotated[
+        FailOn,
+        typer.Option(
+            help="Least verdict that makes the exit code 1. 'unknown' (no speech, too short) passes with 'fail' and "
+            "counts with 'warn'."
+        ),
+    ] = FailOn.fail,
+    url: Annotated[
+        str | None, typer.Option(help="Ask this server instead of running the model here.", show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the recording, its scores and events (.png, .svg or .pdf). Several recordings: -1, -2 … before "
+            "the extension; several channels: -ch0, -ch1 …",
+            show_default=False,
+        ),
+    ] = None,
+    model: Model = None,
+    device: On = None,
+) -> None:
+    """Inspect recordings: what disturbs the speech, where, and whether it is good enough."""
+    from service.commands.inspecting import inspect
+
+    question = Question(profile, labels, channels.value, frames)
+    command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, device)
+    with _quiet_log():
+        _run(lambda: inspect(command, context.obj))
+
+
+@app.command("serve")
+def _serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of SPEECHQC_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, instead of SPEECHQC_PORT.")] = None,
+    model: Model = None,
+    device: On = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Least severe level that is logged.")] = None,
+) -> None:
+    """Serve HTTP and WebSocket; all other settings come from SPEECHQC_* variables."""
+    from service.commands.serving import serve
+
+    level = log_level.value if log_level else None
+    _run(lambda: serve(host=host, port=port, model=model, device=device, log_level=level, seams=context.obj))
+
+
+@app.command("model")
+def _model(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what GET /v1/model answers.")] = False,
+    model: Model = None,
+    device: On = None,
+) -> None:
+    """Print what the model declares: name, labels with thresholds, latency."""
+    from service.commands.about import model as show_model
+
+    with _quiet_log():
+        _run(lambda: show_model(model, device, as_json=as_json, seams=context.obj))
+
+
+def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; None for those of the process.
+        seams: What to put in place of the model's loader, the network or the server.
+
+    Returns:
+        The exit code: 0 all well, 1 a verdict at or above `--fail-on`, 2 an error.
+    """
+    try:
+        app(None if argv is None else list(argv), prog_name="speech-qc", obj=seams or Seams())
+    except SystemExit as end:
+        if end.code is None:
+            return 0
+        return end.code if isinstance(end.code, int) else ERROR
+    return 0
+
+
+def _run(command: Callable[[], int]) -> NoReturn:
+    """Run a command and end with its exit code; here, since the option parser has its own idea of interruptions."""
+    try:
+        code = command()
+    except BrokenPipeError:
+        _drop_stdout()
+        code = CLOSED_PIPE
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except (CommandError, SpeechQCError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = ERROR
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep the service's log off the terminal: whatever goes wrong comes as an error, in one sentence."""
+    logger = logging.getLogger("service")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _drop_stdout() -> None:
+    """Send what is still to be flushed nowhere, so that the interpreter's end is as quiet as this one."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

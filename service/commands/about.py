@@ -1,0 +1,88 @@
+"""The `model` command: what a model file declares of itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.commands.seams import Seams
+from service.commands.tables import output_console
+from service.contract import LabelSpec
+from service.scoring import load_profiles
+from service.settings import load_settings
+
+
+def model(path: Path | None, device: str | None, *, as_json: bool, seams: Seams) -> int:
+    """Load a model as the service would, and print its contract.
+
+    Args:
+        path: Model file; None for the one of the settings.
+        device: Where to load it; None for the one of the settings.
+        as_json: Print one JSON document, the same as `GET /v1/model`.
+        seams: Loads the model.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        StartupError: The file cannot be served.
+    """
+    settings = load_settings(model_path=path, device=device)
+    runner = seams.make_runner(settings)
+    contract = runner.contract
+    document = {
+        "model": {"name": contract.name, "version": contract.version, "sha256": runner.sha256},
+        "provider": runner.provider,
+        "provider_fallback": runner.provider_fallback,
+        "latency_s": contract.latency_s,
+        "frame_hop_s": contract.features.frame_hop_s,
+        "profiles": list(load_profiles(settings.profiles_path).names),
+        "default_profile": settings.default_profile,
+        "contract": contract.model_dump(mode="json"),
+    }
+    if as_json:
+        text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"
+    else:
+        console = output_console(sys.stdout)
+        with console.capture() as capture:
+            console.print(_page(document, contract.labels))
+        text = capture.get()
+    sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
+    sys.stdout.flush()
+    return 0
+
+
+def _page(document: Mapping[str, Any], labels: tuple[LabelSpec, ...]) -> RenderableType:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("model", Text(f"{document['model']['name']} {document['model']['version']}", style="bold"))
+    facts.add_row("sha256", document["model"]["sha256"])
+    facts.add_row("provider", document["provider"])
+    facts.add_row("profiles", ", ".join(document["profiles"]))
+    facts.add_row("scores", f"one per {1000 * document['frame_hop_s']:g} ms")
+    facts.add_row("latency", f"{1000 * document['latency_s']:g} ms after the end of a frame")
+    table = Table(header_style="bold", pad_edge=False)
+    for heading in ("label", "family", "kind"):
+        table.add_column(heading)
+    for heading in ("range", "enter", "exit", "min. length s", "merged gap s"):
+        table.add_column(heading, justify="right")
+    for label in labels:
+        rule = (f"{label.enter:g}", f"{label.exit:g}", f"{label.min_duration_s:g}", f"{label.merge_gap_s:g}")
+        has_events = label.kind == "probability"
+        table.add_row(
+            label.name,
+            label.family,
+            label.kind,
+            f"{label.low:g} … {label.high:g}",
+            *(rule if has_events else ("–",) * 4),
+        )
+    parts: list[RenderableType] = [facts, table]
+    if document["contract"]["metrics"]:
+        parts.append(Text("Measured figures and the sources of the training material: --json", style="dim"))
+    return Group(*parts)

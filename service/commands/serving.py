@@ -1,0 +1,42 @@
+"""The `serve` command: everything that can be wrong at a start is found before the port is opened."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+from service.commands.seams import Seams
+from service.settings import load_settings
+
+
+def serve(
+    *,
+    host: str | None,
+    port: int | None,
+    model: Path | None,
+    device: str | None,
+    log_level: str | None,
+    seams: Seams,
+) -> int:
+    """Load model and profiles, then serve until a signal; options that are None come from the environment.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        StartupError: A setting, a profile or the model is wrong; the port was not opened.
+    """
+    settings = load_settings(host=host, port=port, model_path=model, device=device, log_level=log_level)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
+    from service.app import create_app
+
+    app = create_app(settings, seams.make_runner(settings))
+    seams.run_server(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        timeout_graceful_shutdown=math.ceil(settings.drain_s),
+    )
+    return 0

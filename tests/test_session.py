@@ -1,0 +1,144 @@
+from math import ceil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from signals import voice, white_noise
+
+from service.audio.features import FrontEnd
+from service.engine import EchoRunner
+from service.errors import InvalidAudio
+from service.scoring import load_profiles
+from service.session import Session
+
+PROFILE = load_profiles().get("default")
+FRONT_END = FrontEnd()
+
+
+def run(runner, samples, *, sizes, hops=10, rate_hz=16_000, **options):
+    """Push blocks of these sizes in turn and score chunk by chunk, as a server would."""
+    session = Session(runner.contract, rate_hz, keep_frames=True, **options)
+    state = np.zeros((1, runner.contract.state_size), np.float32)
+    updates = []
+
+    def score():
+        nonlocal state
+        while (chunk := session.take(hops)) is not None:
+            scores, state = runner.run(FRONT_END(chunk[None]), state)
+            updates.append(session.accept(scores[0]))
+
+    position, turn = 0, 0
+    while position < len(samples):
+        size = sizes[turn % len(sizes)]
+        session.push(samples[position : position + size])
+        position, turn = position + size, turn + 1
+        score()
+    session.finish()
+    score()
+    return session, updates
+
+
+@given(
+    count=st.integers(1, 20_000),
+    sizes=st.lists(st.integers(1, 6_000), min_size=1, max_size=4),
+    hops=st.sampled_from([2, 10, 40, 400]),
+    lookahead=st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_blocks_and_chunks_of_any_size_give_the_same_frames(count, sizes, hops, lookahead):
+    runner = EchoRunner(lookahead_frames=lookahead)
+    samples = white_noise(count / 16_000, seed=count)
+    whole, _ = run(runner, samples, sizes=[count])
+    cut, updates = run(runner, samples, sizes=sizes, hops=hops)
+
+    assert whole.frames_done == cut.frames_done == ceil(count / 320)
+    a, b = whole.record(PROFILE), cut.record(PROFILE)
+    np.testing.assert_array_equal(a.frames, b.frames)
+    assert a.events == b.events
+    assert a.levels == b.levels
+    assert a.summary == b.summary
+    assert a.verdict == b.verdict
+    starts = [update.first_frame for update in updates]
+    lengths = [len(update.scores) for update in updates]
+    assert starts == list(np.cumsum([0, *lengths])[:-1])
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 44_100, 48_000])
+def test_other_rates_do_not_depend_on_blocks_either(rate_hz):
+    runner = EchoRunner(lookahead_frames=2)
+    samples = voice(1.3, rate_hz=rate_hz)
+    whole, _ = run(runner, samples, sizes=[len(samples)], rate_hz=rate_hz)
+    cut, _ = run(runner, samples, sizes=[1, 7, 319, 2_000], rate_hz=rate_hz)
+    np.testing.assert_array_equal(whole.record(PROFILE).frames, cut.record(PROFILE).frames)
+    assert whole.frames_done == ceil(ceil(len(samples) * 16_000 / rate_hz) / 320)
+
+
+def test_frame_times_stay_true_under_lookahead():
+    """A burst in frame 30 is seen in frame 30, however far the model looks ahead."""
+    samples = np.zeros(16_000, np.float32)
+    samples[30 * 320 : 31 * 320] = 0.5
+    for lookahead in (0, 1, 5):
+        runner = EchoRunner(lookahead_frames=lookahead)
+        session, _ = run(runner, samples, sizes=[1_000])
+        frames = session.record(PROFILE).frames
+        expected = runner.expected(FRONT_END(np.pad(samples, (0, 240))[None])[0])
+        np.testing.assert_allclose(frames[:49, 1], expected[:49, 1], atol=1e-6)
+
+
+def test_the_end_of_a_recording_is_not_heard_as_silence():
+    """What windows and look-ahead reach beyond the end is the sound mirrored, not zeros."""
+    runner = EchoRunner(lookahead_frames=5)
+    session = Session(runner.contract, 16_000)
+    noise = white_noise(1.0)
+    session.push(noise[:15_999])
+    session.finish()
+    chunks = []
+    while (chunk := session.take(2)) is not None:
+        chunks.append(chunk)
+        session.accept(np.zeros((1, len(runner.contract.labels)), np.float32))
+    levels = [float(np.sqrt(np.mean(chunk**2))) for chunk in chunks]
+    assert min(levels) > 0.5 * max(levels)
+
+
+def test_a_session_without_frames_keeps_no_scores():
+    runner = EchoRunner()
+    session = Session(runner.contract, 16_000)
+    session.push(voice(1.0))
+    while (chunk := session.take(10)) is not None:
+        session.accept(runner.run(FRONT_END(chunk[None]), np.zeros((1, runner.contract.state_size), np.float32))[0][0])
+    assert session.record(PROFILE).frames is None
+
+
+def test_events_beyond_the_limit_are_counted_not_kept():
+    runner = EchoRunner()
+    full, _ = run(runner, white_noise(3.0), sizes=[16_000])
+    few, _ = run(runner, white_noise(3.0), sizes=[16_000], max_events=2)
+    found = full.record(PROFILE).events
+    assert len(found) > 2
+    record = few.record(PROFILE)
+    assert len(record.events) == 2
+    assert record.events_dropped == len(found) - 2
+
+
+def test_overshoot_is_scored_clipped_and_measured_as_it_is():
+    runner = EchoRunner()
+    loud = white_noise(1.0) * 20
+    clipped, _ = run(runner, np.clip(loud, -1, 1), sizes=[4_000])
+    overshooting, _ = run(runner, loud, sizes=[4_000])
+    np.testing.assert_array_equal(clipped.record(PROFILE).frames, overshooting.record(PROFILE).frames)
+    assert overshooting.record(PROFILE).levels.peak_dbfs > 0
+
+
+def test_integer_scaled_floats_are_refused_with_the_remedy():
+    with pytest.raises(InvalidAudio, match="divide by 32768"):
+        Session(EchoRunner().contract, 16_000).push(voice(0.1) * 32_768)
+
+
+def test_audio_after_the_end_is_a_programming_error():
+    session = Session(EchoRunner().contract, 16_000)
+    session.finish()
+    with pytest.raises(RuntimeError, match="one stream"):
+        session.push(voice(0.1))
+    assert session.take(2) is None
+    assert session.done

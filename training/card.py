@@ -1,0 +1,125 @@
+"""The machine-made part of a model card: `python -m training.card MODEL [--card models/README.md]`.
+
+Everything comes from the model file. The prose around the markers is written by people and left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from service.contract import METADATA_KEY, ModelContract, parse_contract
+from training.report import figures_markdown, number, table
+
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+
+
+class CardError(Exception):
+    """The model file or the card cannot be used."""
+
+
+def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
+    """Write the facts of a model file as Markdown, without the markers."""
+    training = contract.training
+    facts = [
+        ("name", f"`{contract.name}`"),
+        ("version", contract.version),
+        ("file", f"{size_bytes / 1e6:.2f} MB, sha256 `{sha256}`"),
+        ("weights", f"{training['parameters']:,}"),
+        ("arithmetic", f"{training['mmacs_per_s']:.1f} million multiply-accumulates per second of audio"),
+        (
+            "latency",
+            f"{1000 * contract.latency_s:.0f} ms after the end of a frame ({1000 * contract.lookahead_s:.0f} ms "
+            "look-ahead and the reach of the window), without transport",
+        ),
+        ("state", f"{contract.state_size} float32 per stream"),
+        (
+            "training",
+            f"{training['steps']} steps, {training['minutes']:g} min, seed {training['seed']}, commit "
+            f"`{training['commit']}`, manifest sha256 `{training['manifest_sha256'][:16]}`",
+        ),
+    ]
+    parts = [
+        table(("", ""), facts, numeric_from=2),
+        "### Labels and event rules",
+        _labels(contract),
+        "### Training material",
+        _data(contract),
+        "### Figures",
+        figures_markdown(contract.metrics).rstrip(),
+    ]
+    return "\n\n".join(parts)
+
+
+def _labels(contract: ModelContract) -> str:
+    head = ("label", "family", "kind", "range", "enter", "exit", "shortest event", "gap bridged")
+    rows = [
+        (
+            f"`{label.name}`",
+            label.family,
+            label.kind,
+            f"{label.low:g} … {label.high:g}",
+            number(label.enter, 2),
+            number(label.exit, 3),
+            "–" if label.enter is None else f"{label.min_duration_s:.2f} s",
+            "–" if label.enter is None else f"{label.merge_gap_s:.2f} s",
+        )
+        for label in contract.labels
+    ]
+    return table(head, rows, numeric_from=3)
+
+
+def _data(contract: ModelContract) -> str:
+    rows = [(str(r["source"]), str(r["kind"]), str(r["licence"]), f"{60 * r['hours']:.1f}") for r in contract.data]
+    total = sum(r["hours"] for r in contract.data)
+    return table(("source", "kind", "licence", "minutes"), rows, numeric_from=3) + (
+        f"\n\n{total:.2f} hours of stems; training mixes them anew in every step."
+    )
+
+
+def write_card(model: Path, card: Path) -> None:
+    """Replace what stands between the markers of a card; a card that is not there is begun.
+
+    Raises:
+        CardError: The model file has no usable contract with training facts and figures, or the card has no markers.
+    """
+    try:
+        content = model.read_bytes()
+        properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    except Exception as error:  # protobuf's decoding error has no public name
+        raise CardError(f"expected an ONNX file at {model}: {error}") from error
+    contract, wrong = parse_contract(properties.get(METADATA_KEY, ""))
+    if contract is None:
+        raise CardError(f"{model} has no usable contract:\n  " + "\n  ".join(wrong))
+    try:
+        made = card_markdown(contract, hashlib.sha256(content).hexdigest(), len(content))
+    except KeyError as error:
+        raise CardError(f"{model}: its contract lacks {error}; export it with training.export") from error
+    text = card.read_text(encoding="utf-8") if card.exists() else f"# Model card\n\n{BEGIN}\n{END}\n"
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise CardError(f"expected one {BEGIN} and, behind it, one {END} in {card}; write them where figures belong")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    card.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
+    parser.add_argument("model", type=Path, help="exported ONNX file")
+    parser.add_argument("--card", type=Path, help="Markdown file (default: README.md beside the model)")
+    options = parser.parse_args(argv)
+    try:
+        write_card(options.model, options.card or options.model.with_name("README.md"))
+    except CardError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

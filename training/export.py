@@ -1,0 +1,301 @@
+"""Make a model file: `python -m training.export RUN --data FOLDER --out models/NAME.onnx`.
+
+Calibrates a run's best checkpoint, writes it as ONNX with its contract inside, measures that very graph, and proves
+that it computes what PyTorch computes. A file appears under its name only when all of that succeeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from service.audio.features import FrontEnd
+from service.contract import METADATA_KEY, LabelSpec, ModelContract, parse_contract
+from training.calibrate import calibrate, label_specs
+from training.card import CardError, write_card
+from training.config import TrainConfig
+from training.corpora.manifest import ManifestError
+from training.evaluate import EvaluationError, Scorer, evaluate, onnx_score, onnx_session, read_run
+from training.examples import clip_samples, load_pool
+from training.material import CALIBRATION_SEED_OFFSET, make_material
+from training.model import Detector
+
+Float32 = NDArray[np.float32]
+
+OPSET = 17  # the first with all operators used here in their present form; every runtime since 2022 has it
+PARITY_TOLERANCE = 1e-4  # the difference that the same audio may get; probabilities and state as they are, dB / range
+PARITY_SHAPES = ((1, 2), (1, 50), (2, 2), (3, 10), (4, 100), (5, 34), (8, 20), (16, 6), (33, 4), (2, 800))
+CHUNKED_HOPS = 800
+GOLDEN_SECONDS = 1.0
+GOLDEN_SEED = 20
+SNR_BIAS_DB = 1.0  # a larger mean error of snr_db is worth a remark
+TENSORS = ("features", "state", "scores", "new_state")
+
+
+class ExportError(Exception):
+    """The exported graph is not what the contract or PyTorch says; nothing was left at the output path."""
+
+
+class _Step(nn.Module):
+    """One step as the service runs it: calibrated scores and the new state."""
+
+    def __init__(self, net: Detector) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        logits, new_state = self.net.forward_chunk(features, state)
+        return self.net.scores(logits), new_state
+
+
+def export_graph(net: Detector) -> onnx.ModelProto:
+    """Trace a net into an ONNX graph with symbolic batch and time axes and no metadata."""
+    step, spec = _Step(net).eval(), net.spec
+    example = (torch.zeros(1, 8, spec.columns), net.init_state(1))
+    axes = {"features": {0: "B", 1: "T"}, "state": {0: "B"}, "scores": {0: "B", 1: "frames"}, "new_state": {0: "B"}}
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # The tracing exporter is deprecated, not broken: the new one needs another package for the same graph. What it
+        # warns of besides (shapes inside the GRU might become constants) is what the parity check below looks for.
+        warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX", DeprecationWarning)
+        warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean might cause the trace")
+        path = Path(folder) / "graph.onnx"
+        torch.onnx.export(
+            step,
+            example,
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["features", "state"],
+            output_names=["scores", "new_state"],
+            dynamic_axes=axes,
+        )
+        graph = onnx.load(path)
+    new_state = next(output for output in graph.graph.output if output.name == "new_state")
+    new_state.type.tensor_type.shape.dim[1].dim_value = net.state_size  # the exporter does not see through the concat
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def verify(model: bytes, net: Detector) -> float:
+    """Hold a model file to its contract and to PyTorch.
+
+    Args:
+        model: The file's bytes, contract included.
+        net: The calibrated net that it was made from.
+
+    Returns:
+        The largest difference found; `snr_db` counts by its range.
+
+    Raises:
+        ExportError: A mismatch; the message lists all.
+    """
+    session = onnx_session(model)
+    contract, wrong = parse_contract(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""))
+    if contract is not None:
+        inputs = {tensor.name: tensor.shape for tensor in session.get_inputs()}
+        wrong = contract.check(inputs, {tensor.name: tensor.shape for tensor in session.get_outputs()})
+    if wrong:
+        raise ExportError("the graph does not fit its contract:\n  " + "\n  ".join(wrong))
+    rng = np.random.default_rng(GOLDEN_SEED)
+    worst = {shape: _difference(session, net, _rows(net, rng, *shape), rng) for shape in PARITY_SHAPES}
+    worst[1, CHUNKED_HOPS] = _chunked_difference(session, net, _rows(net, rng, 1, CHUNKED_HOPS), rng)
+    beyond = [f"(B, T) {shape}: {value:.2e}" for shape, value in worst.items() if not value <= PARITY_TOLERANCE]
+    if beyond:
+        raise ExportError(
+            f"expected at most {PARITY_TOLERANCE} between ONNX Runtime and PyTorch, found\n  " + "\n  ".join(beyond)
+        )
+    return max(worst.values())
+
+
+def _rows(net: Detector, rng: np.random.Generator, batch: int, hops: int) -> Float32:
+    """Random feature rows with the mean and spread of the training material."""
+    noise = rng.standard_normal((batch, hops, net.spec.columns))
+    return (net.mean.numpy() + net.spread.numpy() * noise).astype(np.float32)
+
+
+@torch.no_grad()
+def _torch_step(net: Detector, features: Float32, state: Float32) -> tuple[Float32, Float32]:
+    scores, new_state = _Step(net.eval())(torch.from_numpy(features), torch.from_numpy(state))
+    return scores.numpy(), new_state.numpy()
+
+
+def _onnx_step(session: Any, features: Float32, state: Float32) -> tuple[Float32, Float32]:
+    scores, new_state = session.run(["scores", "new_state"], {"features": features, "state": state})
+    return scores, new_state
+
+
+def _difference(session: Any, net: Detector, features: Float32, rng: np.random.Generator) -> float:
+    state = rng.normal(0.0, 0.3, (len(features), net.state_size)).astype(np.float32)
+    scores, new_state = _onnx_step(session, features, state)
+    return _largest(net, (scores, new_state), _torch_step(net, features, state))
+
+
+def _chunked_difference(session: Any, net: Detector, features: Float32, rng: np.random.Generator) -> float:
+    """One stream in chunks of random length through ONNX Runtime against the whole through PyTorch."""
+    state = start = np.zeros((1, net.state_size), np.float32)
+    parts, position = [], 0
+    while position < features.shape[1]:
+        hops = net.spec.hops_per_frame * int(rng.integers(1, 30))
+        scores, state = _onnx_step(session, features[:, position : position + hops], state)
+        parts.append(scores)
+        position += hops
+    return _largest(net, (np.concatenate(parts, axis=1), state), _torch_step(net, features, start))
+
+
+def _largest(net: Detector, found: tuple[Float32, Float32], expected: tuple[Float32, Float32]) -> float:
+    """Largest difference; infinite when shapes differ, NaN when a value is."""
+    if found[0].shape != expected[0].shape or found[1].shape != expected[1].shape:
+        return float("inf")
+    scores = np.abs(found[0] - expected[0]) / (net.high - net.low).numpy()
+    return float(np.maximum(scores.max(), np.abs(found[1] - expected[1]).max()))
+
+
+def golden_vectors(model: bytes, net: Detector) -> dict[str, Float32]:
+    """Make a step that any runtime must repeat: a made-up signal, its features, and what comes out.
+
+    Returns:
+        samples (n,), features [1, T, F], state [1, S] (after the first half of the signal), scores, new_state.
+    """
+    spec, session = net.spec, onnx_session(model)
+    rng = np.random.default_rng(GOLDEN_SEED)
+    time = np.arange(int(GOLDEN_SECONDS * spec.sample_rate_hz) + spec.overlap_samples) / spec.sample_rate_hz
+    bursts = sum(np.sin(2 * np.pi * 140.0 * k * time) / k for k in range(1, 20)) * (np.sin(2 * np.pi * 3.0 * time) > 0)
+    samples = (0.1 * bursts + rng.normal(0.0, 0.01, time.size) * (time > GOLDEN_SECONDS / 2)).astype(np.float32)
+    features = FrontEnd(spec)(samples[None])
+    _, state = _onnx_step(session, features[:, : features.shape[1] // 4 * 2], np.zeros((1, net.state_size), np.float32))
+    scores, new_state = _onnx_step(session, features, state)
+    return {"samples": samples, **dict(zip(TENSORS, (features, state, scores, new_state), strict=True))}
+
+
+def export(run: Path, data: Path, out: Path, *, mixtures: int = 300, evaluation_mixtures: int = 400) -> ModelContract:
+    """Calibrate, export, measure and verify a run's best checkpoint.
+
+    Args:
+        run: Run folder of `training.train`.
+        data: Corpus folder.
+        out: Model file to write; golden vectors are written beside it.
+        mixtures: Calibration mixtures.
+        evaluation_mixtures: Mixtures of the figures that the contract carries.
+
+    Raises:
+        EvaluationError: The run has no usable checkpoint.
+        ExportError: The graph differs from its contract or from PyTorch.
+        ManifestError: The manifest cannot be used.
+        ValueError: It leaks between splits, or the pool cannot make a material.
+    """
+    net, document = read_run(run)
+    config = TrainConfig.model_validate(document["config"])
+    pool, _, _ = load_pool(data, config.data, "valid")
+    samples, seed = clip_samples(config.data), config.seed + CALIBRATION_SEED_OFFSET
+    enter, remarks = calibrate(net, make_material(pool, net.config.labels, samples, seed, mixtures))
+    contract = _contract(net, document, config, label_specs(net.config, enter), {"mixtures": mixtures, "seed": seed})
+    graph = export_graph(net)
+    session = onnx_session(graph.SerializeToString())
+    scorer = Scorer(contract, onnx_score(session, contract.lookahead_frames, contract.state_size), config)
+    metrics = evaluate(scorer, data, mixtures=evaluation_mixtures)
+    contract = contract.model_copy(update={"metrics": metrics})
+    bias = metrics["snr_db"].get("bias_db")
+    if bias is not None and abs(bias) > SNR_BIAS_DB:
+        remarks.append(f"snr_db: mean signed error {bias:.2f} dB; it is left as it is and stands in the figures")
+    onnx.helper.set_model_props(graph, {METADATA_KEY: contract.model_dump_json()})
+    model: bytes = graph.SerializeToString()
+    largest = verify(model, net)
+    _write(out, model, golden_vectors(model, net))
+    print("\n".join([*remarks, f"{out}: {len(model)} bytes, largest difference from PyTorch {largest:.1e}"]))  # noqa: T201
+    return contract
+
+
+def _contract(
+    net: Detector,
+    document: dict[str, Any],
+    config: TrainConfig,
+    labels: tuple[LabelSpec, ...],
+    calibration: dict[str, Any],
+) -> ModelContract:
+    """Declare the model: everything but its figures."""
+    return ModelContract(
+        name=config.name,
+        version=config.version,
+        features=net.spec,
+        labels=labels,
+        lookahead_frames=net.config.lookahead_frames,
+        state_size=net.state_size,
+        training={
+            "commit": document["commit"],
+            "config": document["config"],
+            "seed": config.seed,
+            "manifest_sha256": document["manifest_sha256"],
+            "steps": document["progress"]["step"],
+            "minutes": round(document["progress"]["minutes"], 1),
+            "parameters": net.parameter_count(),
+            "mmacs_per_s": round(net.macs_per_second() / 1e6, 2),
+            "preprocessing": document["preprocessing"],
+            "calibration": calibration,
+        },
+        data=tuple(document["data"]),
+    )
+
+
+def _write(out: Path, model: bytes, golden: dict[str, Float32]) -> None:
+    """Write model and golden vectors under temporary names first, so that neither is ever seen in parts."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    vectors = golden_path(out)
+    partial, partial_vectors = out.with_name(f".{out.name}.partial"), vectors.with_name(f".{vectors.name}.partial")
+    try:
+        partial.write_bytes(model)
+        with partial_vectors.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **golden)
+        partial_vectors.replace(vectors)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+        partial_vectors.unlink(missing_ok=True)
+
+
+def golden_path(model: Path) -> Path:
+    """Where a model file's golden vectors lie: `NAME.golden.npz` beside it."""
+    return model.with_name(f"{model.stem}.golden.npz")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
+    parser.add_argument("run", type=Path, help="run folder with best.pt")
+    parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
+    parser.add_argument("--out", type=Path, required=True, help="model file, for instance models/speech-qc-base.onnx")
+    parser.add_argument("--mixtures", type=int, default=300, help="calibration mixtures (default 300)")
+    parser.add_argument("--evaluation-mixtures", type=int, default=400, help="mixtures of the figures (default 400)")
+    parser.add_argument("--card", type=Path, help="also bring the machine-made part of this model card up to date")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    try:
+        export(
+            options.run,
+            options.data,
+            options.out,
+            mixtures=options.mixtures,
+            evaluation_mixtures=options.evaluation_mixtures,
+        )
+        if options.card:
+            write_card(options.out, options.card)
+    except (CardError, EvaluationError, ExportError, ManifestError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
