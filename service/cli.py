@@ -74,7 +74,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _all_commands(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     """Options that stand before any command."""
 

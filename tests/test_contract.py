@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from service.contract import LABEL_CATALOG, FeatureSpec, LabelSpec, ModelContract, parse_contract
+from service.contract import LABEL_CATALOG, FeatureSpec, LabelSpec, parse_contract
 from service.engine import echo_contract
 
 INPUTS = {"features": ("B", "T", 73), "state": ("B", 7)}
@@ -18,7 +18,7 @@ def test_a_fitting_model_has_nothing_wrong():
 
 
 def test_all_mismatches_are_listed_at_once():
-    bent = contract(contract_version=9, features=FeatureSpec(hop_samples=128, mel_bands=40), lookahead_frames=6)
+    bent = contract(contract_version=9, features=FeatureSpec(hop_samples=128, mel_bands=40), lookahead_frames=7)
     wrong = "\n".join(bent.check({"audio": ("B", "T")}, {"scores": ("B", 5, 11)}))
     for part in (
         "contract_version: expected 1, file declares 9",

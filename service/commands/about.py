@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.commands.seams import Seams
-from service.commands.tables import output_console
+from service.commands.tables import open_table, output_console, without_padding
 from service.contract import LabelSpec
 from service.scoring import load_profiles
 from service.settings import load_settings
@@ -53,7 +53,7 @@ def model(path: Path | None, device: str | None, *, as_json: bool, seams: Seams)
         console = output_console(sys.stdout)
         with console.capture() as capture:
             console.print(_page(document, contract.labels))
-        text = capture.get()
+        text = without_padding(capture.get())
     sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
     sys.stdout.flush()
     return 0
@@ -67,20 +67,20 @@ def _page(document: Mapping[str, Any], labels: tuple[LabelSpec, ...]) -> Rendera
     facts.add_row("profiles", ", ".join(document["profiles"]))
     facts.add_row("scores", f"one per {1000 * document['frame_hop_s']:g} ms")
     facts.add_row("latency", f"{1000 * document['latency_s']:g} ms after the end of a frame")
-    table = Table(header_style="bold", pad_edge=False)
+    table = open_table()
     for heading in ("label", "family", "kind"):
         table.add_column(heading)
     for heading in ("range", "enter", "exit", "min. length s", "merged gap s"):
         table.add_column(heading, justify="right")
     for label in labels:
-        rule = (f"{label.enter:g}", f"{label.exit:g}", f"{label.min_duration_s:g}", f"{label.merge_gap_s:g}")
+        rule = (label.enter, label.exit, label.min_duration_s, label.merge_gap_s)
         has_events = label.kind == "probability"
         table.add_row(
             label.name,
             label.family,
             label.kind,
             f"{label.low:g} … {label.high:g}",
-            *(rule if has_events else ("–",) * 4),
+            *(f"{value:g}" if has_events and value is not None else "–" for value in rule),
         )
     parts: list[RenderableType] = [facts, table]
     if document["contract"]["metrics"]:

@@ -23,7 +23,16 @@ from service.commands.files import Found, Source, find_sources, replaced_when_co
 from service.commands.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
 from service.commands.options import FailOn, Format, InspectCommand
 from service.commands.seams import CommandError, Seams
-from service.commands.tables import SCORES_MAX_S, RunTable, detail, frame_lines, output_console, rendered, tally
+from service.commands.tables import (
+    SCORES_MAX_S,
+    RunTable,
+    detail,
+    frame_lines,
+    output_console,
+    rendered,
+    tally,
+    without_padding,
+)
 from service.errors import SpeechQCError
 
 WORKERS = 4
@@ -83,7 +92,9 @@ def _check(options: InspectCommand, found: Found) -> None:
         try:
             options.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CommandError(f"--out: expected a folder that can be written to, given {options.out}: {error}") from error
+            raise CommandError(
+                f"--out: expected a folder that can be written to, given {options.out}: {error}"
+            ) from error
     if options.plot is not None:
         from service.plot import check_available
 
@@ -143,7 +154,7 @@ class Run:
         if options.form is Format.json and self._found.several and options.out is None:
             _emit([b"\n]\n" if self._written else b"[]\n"])
         if len(self._table):
-            self._show(self._table.table())
+            self._show(self._table.shown(self._stdout.width))
         if self._found.several or self._targets:
             self._notes.print(Text(tally(self._statuses, self._errors)))
 
@@ -259,7 +270,7 @@ class Run:
         """Print for reading. By way of a string, since rich would end the process when the pipe is closed."""
         with self._stdout.capture() as capture:
             self._stdout.print(renderable)
-        _emit([capture.get().encode(self._stdout.encoding, "replace")])
+        _emit([without_padding(capture.get()).encode(self._stdout.encoding, "replace")])
 
 
 def _emit(chunks: Iterable[bytes]) -> None:

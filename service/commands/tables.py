@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +24,8 @@ FILE_WIDTH = 120
 SCORES_MAX_S = 30.0
 """Seconds of audio up to which every frame is printed: 1500 lines."""
 REASONS_SHOWN = 2
+WIDE = 110
+"""Columns from which the table of a run has room for reasons."""
 
 STATUS_STYLES = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red", "unknown": "bold magenta"}
 SEVERITY_STYLES = {"minor": "", "moderate": "yellow", "severe": "red"}
@@ -41,14 +44,19 @@ def rendered(renderable: RenderableType) -> bytes:
     """Render for a result file: no colours."""
     sink = io.StringIO()
     Console(file=sink, highlight=False, width=FILE_WIDTH, force_terminal=False, color_system=None).print(renderable)
-    return "\n".join(line.rstrip() for line in sink.getvalue().split("\n")).encode()
+    return without_padding(sink.getvalue()).encode()
+
+
+def without_padding(text: str) -> str:
+    """Take away the spaces with which rich fills its lines."""
+    return "\n".join(line.rstrip(" ") for line in text.split("\n"))
 
 
 class RunTable:
     """The table of a run, a row per channel; keeps figures only, so that its size does not depend on the audio."""
 
     def __init__(self) -> None:
-        self._rows: list[tuple[RenderableType, ...]] = []
+        self._rows: list[tuple[Text | str, ...]] = []
 
     def add(self, source: Source, document: Document) -> None:
         """Add the rows of one recording."""
@@ -74,17 +82,36 @@ class RunTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def table(self) -> Table:
-        """The table of everything that was added."""
-        table = Table(header_style="bold", pad_edge=False, show_lines=False)
-        table.add_column("file", min_width=12, ratio=None)
-        table.add_column("ch", justify="right")
-        for heading in ("duration", "verdict", "SNR dB", "speech %", "noise %", "interf. %", "events"):
-            table.add_column(heading, justify="left" if heading == "verdict" else "right", no_wrap=heading != "interf. %")
-        table.add_column("reasons", min_width=16)
+    def shown(self, width: int) -> Group:
+        """The table with the first reasons of each verdict: in a column where there is room, else in lines below."""
+        if width >= WIDE:
+            return Group(self._table(reasons=True))
+        below = [Text(f"{name}: {reason}") for name, reason in ((row[0], row[-1]) for row in self._rows) if str(reason)]
+        return Group(self._table(), *([Text()] if below else []), *below)
+
+    def figures(self) -> Table:
+        """The table without reasons."""
+        return self._table()
+
+    def _table(self, *, reasons: bool = False) -> Table:
+        table = open_table()
+        table.add_column("file", min_width=8)
+        several = any(row[1] for row in self._rows)
+        if several:
+            table.add_column("ch", justify="right")
+        for heading in ("length", "verdict", "SNR dB", "speech %", "noise %", "interf. %", "events"):
+            table.add_column(heading, justify="left" if heading == "verdict" else "right", no_wrap=True)
+        if reasons:
+            table.add_column("reasons", min_width=24)
         for row in self._rows:
-            table.add_row(*row)
+            cells = row if several else (row[0], *row[2:])
+            table.add_row(*cells[: len(table.columns)])
         return table
+
+
+def open_table() -> Table:
+    """A table in this program's style: a line under the headings, nothing else."""
+    return Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def detail(source: Source, document: Document, width: int, *, ascii_only: bool = False) -> Group:
@@ -102,7 +129,7 @@ def detail(source: Source, document: Document, width: int, *, ascii_only: bool =
     rate_khz = f"{audio['sample_rate_hz'] / 1000:g} kHz"
     channels = "1 channel" if audio["channels"] == 1 else f"{audio['channels']} channels"
     about = f"{audio['encoding']}, {rate_khz}, {channels}; judged by {model['name']} {model['version']}"
-    parts: list[RenderableType] = [table.table(), Text(printable(about), style="dim")]
+    parts: list[RenderableType] = [table.figures(), Text(printable(about), style="dim")]
     for channel in document["channels"]:
         parts.append(Text())
         if len(document["channels"]) > 1:
@@ -143,16 +170,15 @@ def clock(seconds: float) -> str:
 
 
 def tally(statuses: Sequence[str], errors: int) -> str:
-    """One line about a run: `12 recordings: 9 pass, 2 warn, 1 fail; 1 could not be inspected`."""
+    """One line about a run, a verdict per channel: `12 verdicts: 9 pass, 2 warn, 1 fail; 1 error`."""
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STATUS_STYLES if status in statuses)
-    noun = "recording" if len(statuses) == 1 else "recordings"
-    text = f"{len(statuses)} {noun}" + (f": {counts}" if counts else "")
-    return text + (f"; {errors} could not be inspected" if errors else "")
+    text = f"{len(statuses)} verdict{'' if len(statuses) == 1 else 's'}" + (f": {counts}" if counts else "")
+    return text + (f"; {errors} error{'' if errors == 1 else 's'}" if errors else "")
 
 
 def _event_table(channel: Mapping[str, Any]) -> Table:
-    table = Table(header_style="bold", pad_edge=False)
-    table.add_column("event")
+    table = open_table()
+    table.add_column("event", no_wrap=True)
     for heading in ("onset s", "offset s", "length s", "score", "highest"):
         table.add_column(heading, justify="right")
     table.add_column("severity")

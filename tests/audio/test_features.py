@@ -55,7 +55,7 @@ def test_a_full_scale_sine_reads_zero_db_in_its_band():
     band = 30
     found = rows(tone(centres[band]))[20, : SPEC.mel_bands]
     assert int(np.argmax(found)) == band
-    assert 10 * np.log10(np.e) * found[band] == pytest.approx(0.0, abs=1.5)
+    assert 10 * np.log10(np.e) * found[band] == pytest.approx(0.0, abs=3.0)
 
 
 def test_every_band_has_weight_and_unit_peak_or_less():
