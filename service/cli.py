@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
+from enum import Enum, StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -37,7 +37,7 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-class Channels(StrEnum):
+class Channels(Enum):
     """What becomes of several channels."""
 
     split = "split"
@@ -135,7 +135,7 @@ def _inspect(
     from service.commands.inspecting import inspect
 
     question = Question(profile, labels, channels.value, frames)
-    command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, device)
+    command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, _value(device))
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))
 
@@ -152,8 +152,16 @@ def _serve(
     """Serve HTTP and WebSocket; all other settings come from SPEECHQC_* variables."""
     from service.commands.serving import serve
 
-    level = log_level.value if log_level else None
-    _run(lambda: serve(host=host, port=port, model=model, device=device, log_level=level, seams=context.obj))
+    _run(
+        lambda: serve(
+            host=host,
+            port=port,
+            model=model,
+            device=_value(device),
+            log_level=_value(log_level),
+            seams=context.obj,
+        )
+    )
 
 
 @app.command("model")
@@ -167,7 +175,7 @@ def _model(
     from service.commands.about import model as show_model
 
     with _quiet_log():
-        _run(lambda: show_model(model, device, as_json=as_json, seams=context.obj))
+        _run(lambda: show_model(model, _value(device), as_json=as_json, seams=context.obj))
 
 
 def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> int:
@@ -202,6 +210,10 @@ def _run(command: Callable[[], int]) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         code = ERROR
     raise typer.Exit(code)
+
+
+def _value(choice: StrEnum | None) -> str | None:
+    return None if choice is None else choice.value
 
 
 @contextmanager

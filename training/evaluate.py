@@ -151,11 +151,12 @@ def label_figures(contract: ModelContract, scores: Float32, material: Material) 
             continue
         counted, score, truth = _counted(scores, material, column)
         other = base.get(label.name)
-        true_rate, false_rate = rates_at(score, truth, label.enter)
+        area = auroc(score, truth)
+        true_rate, false_rate = rates_at(score, truth, label.enter) if area is not None else (None, None)
         figures[label.name] = {
             "frames": int(truth.size),
             "positive_share": _round(float(truth.mean()) if truth.size else None),
-            "auroc": _round(auroc(score, truth)),
+            "auroc": _round(area),
             "baseline_auroc": None if other is None else _round(auroc(other[:, : counted.shape[1]][counted], truth)),
             "average_precision": _round(average_precision(score, truth)),
             "calibration_error": _round(calibration_error(score, truth)),
@@ -175,7 +176,7 @@ def snr_figures(contract: ModelContract, scores: Float32, material: Material) ->
         return {"frames": int(truth.size)}
     base = energy_scores(material.features, contract.features)["snr_db"][:, : counted.shape[1]][counted]
     label = contract.labels[column]
-    base = np.clip(np.polyval(np.polyfit(base, truth, 1), base), label.low, label.high)
+    base = np.clip(_straight_line(base, truth), label.low, label.high)
     return {
         "frames": int(truth.size),
         "bias_db": _round(float((score - truth).mean())),
@@ -265,6 +266,14 @@ def _counted(scores: Float32, material: Material, column: int) -> tuple[NDArray[
     frames = scores.shape[1]
     counted = material.mask[:, :frames, column]
     return counted, scores[..., column][counted], material.target[:, :frames, column][counted]
+
+
+def _straight_line(value: NDArray[np.float64], truth: Float32) -> NDArray[np.float64]:
+    """Least-squares line through (value, truth), at each value."""
+    spread = value - value.mean()
+    power = float(np.mean(spread**2))
+    slope = float(np.mean(spread * truth)) / power if power > 0.0 else 0.0
+    return np.asarray(truth.mean() + slope * spread)
 
 
 def _round(value: float | None, digits: int = 4) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -120,7 +120,7 @@ class LocalAnswerer:
 
 async def answers_in_order(
     sources: Sequence[Source], inspect: Callable[[Path], Awaitable[Document]], workers: int
-) -> AsyncIterator[tuple[Source, Document | Exception]]:
+) -> AsyncGenerator[tuple[Source, Document | Exception]]:
     """Inspect several recordings side by side and give the answers in the order of the recordings.
 
     At most `workers` answers exist at a time, however far one recording holds up those behind it.

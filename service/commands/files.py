@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-AUDIO_EXTENSIONS = frozenset(
-    ".wav .wave .rf64 .w64 .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .sph .nist .voc".split()
-)
+AUDIO_EXTENSIONS = frozenset({
+    ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
+    ".caf", ".sph", ".nist", ".voc",
+})  # fmt: skip
 """What is taken from a folder; a file that is named is tried whatever its extension."""
 
 
@@ -84,7 +85,7 @@ def find_sources(arguments: Sequence[str]) -> Found:
 
 
 def _recordings_in(folder: Path) -> Iterator[Path]:
-    """Walk a folder by name; hidden files are left out, among them the `._` twins that macOS leaves on foreign disks."""
+    """Walk a folder by name, without hidden files: among them are the `._` twins that macOS leaves on foreign disks."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):

@@ -14,7 +14,6 @@ from service.commands.options import Format
 from service.report import to_json
 from service.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
 
-
 ONE_FILE_ONLY = frozenset({Format.audacity, Format.textgrid, Format.webvtt})
 """Their readers take one recording per file, so the results of several cannot follow each other."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -92,9 +92,7 @@ def _check(options: InspectCommand, found: Found) -> None:
         try:
             options.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CommandError(
-                f"--out: expected a folder that can be written to, given {options.out}: {error}"
-            ) from error
+            raise CommandError(f"--out: expected a folder to write to, given {options.out}: {error}") from error
     if options.plot is not None:
         from service.plot import check_available
 

@@ -80,9 +80,7 @@ class RemoteAnswerer:
         try:
             return _with_arrays(orjson.loads(answer.content))
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise CommandError(
-                f"{self._server} did not answer with an inspection; is it a speech-qc server?"
-            ) from error
+            raise CommandError(f"{self._server} answered something else; is it a speech-qc server?") from error
 
     async def _post(self, path: Path) -> httpx.Response:
         """Send one request; the body is read from disk while it is sent."""

@@ -86,7 +86,11 @@ class RunTable:
         """The table with the first reasons of each verdict: in a column where there is room, else in lines below."""
         if width >= WIDE:
             return Group(self._table(reasons=True))
-        below = [Text(f"{name}: {reason}") for name, reason in ((row[0], row[-1]) for row in self._rows) if str(reason)]
+        below = [
+            Text(f"{row[0]}{f' channel {row[1]}' if row[1] else ''}: {' '.join(str(row[-1]).splitlines())}")
+            for row in self._rows
+            if str(row[-1])
+        ]
         return Group(self._table(), *([Text()] if below else []), *below)
 
     def figures(self) -> Table:
@@ -215,7 +219,7 @@ def _percent(ratio: float | None) -> str:
 
 
 def _reasons(reasons: Iterable[Mapping[str, Any]]) -> Text:
-    """The first reasons in short; all of them stand in the detail and in JSON."""
+    """The first reasons, one per line; all of them stand in the detail and in JSON."""
     texts = [str(reason["message"]) for reason in reasons]
     more = len(texts) - REASONS_SHOWN
     shown = texts[:REASONS_SHOWN] + ([f"… and {more} more"] if more > 0 else [])

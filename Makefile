@@ -1,0 +1,59 @@
+PYTHON ?= python3
+VENV ?= .venv
+# Where pip takes torch from for `make test` and training; empty means the default index.
+# https://download.pytorch.org/whl/cpu has small builds without CUDA.
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+SAMPLE := examples/sample.wav
+
+.DEFAULT_GOAL := help
+.PHONY: help inspect test check format test-gpu run bench train-tiny clean
+
+help:  ## Show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[plot]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6,<2.14')
+	$(BIN)/python -m pip install --quiet --editable '.[dev,train,plot]'
+	@touch $@ $(VENV)/.runtime
+
+inspect: $(VENV)/.runtime  ## Set up and inspect the sample recording
+	$(BIN)/speech-qc inspect $(SAMPLE)
+
+test: $(VENV)/.dev  ## Set up and run everything that must hold: lint, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## Lint and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-gpu: $(VENV)/.dev  ## Run the tests that need a CUDA device
+	$(BIN)/python -m pip install --quiet --editable '.[cuda]'
+	$(BIN)/python -m pytest -m gpu
+
+run: $(VENV)/.runtime  ## Start the server on 127.0.0.1:8000
+	$(BIN)/speech-qc serve
+
+bench: $(VENV)/.dev  ## Measure speed and memory on this machine
+	$(BIN)/python benchmarks/bench_inspect.py
+
+train-tiny: $(VENV)/.dev  ## Train the tiny configuration; DATA=folder with manifest.csv
+	$(BIN)/python -m training.train training/configs/tiny.yaml --data $(DATA) --out runs/tiny
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

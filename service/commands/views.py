@@ -1,0 +1,112 @@
+"""A recording reduced to what a picture can show: an envelope and a spectrogram, in memory that its length does not
+change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.audio import DecodeLimits
+from service.audio.decode import decode_file
+from service.audio.resample import Resampler
+
+RATE_HZ = 16_000
+"""What the model hears."""
+WINDOW_SAMPLES = 400
+FFT_SIZE = 512
+HOP_SAMPLES = 160  # a column is never shorter
+MAX_COLUMNS = 1_600
+"""About the pixels that a picture has across."""
+MAX_SPECTRA_PER_COLUMN = 24
+"""A column of a long recording shows the mean of so many spectra, evenly spread; all would take a minute per hour."""
+FLOOR = 1e-12  # -120 dB
+UNLIMITED = DecodeLimits(max_bytes=1 << 62, max_duration_s=float("inf"), max_channels=1 << 16)
+"""The recording has been inspected, so it is within the limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """One channel for drawing.
+
+    Attributes:
+        low: float32 (K,), lowest sample of each column.
+        high: float32 (K,), highest.
+        power_db: float32 (FFT_SIZE / 2 + 1, K), a full-scale sine is about 0 dB.
+        column_s: Seconds that a column covers.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    power_db: NDArray[np.float32]
+    column_s: float
+
+
+def read_views(path: Path, channel: int | None, duration_s: float, *, max_columns: int = MAX_COLUMNS) -> Views:
+    """Decode a recording once more, block by block, for its picture.
+
+    Args:
+        path: The recording.
+        channel: Which channel; None for the mean of all.
+        duration_s: Its length, as the inspection found it.
+        max_columns: Most columns K.
+
+    Raises:
+        ClientError: The file is no longer the recording that was inspected.
+    """
+    with decode_file(path, UNLIMITED) as file:
+        resampler = Resampler(file.info.sample_rate_hz, RATE_HZ)
+        painter = _Painter(max(1, round(duration_s * RATE_HZ)), max_columns)
+        for block in file:
+            samples = block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel]
+            painter.push(resampler.push(samples))
+        painter.push(resampler.finish())
+    return painter.finish()
+
+
+class _Painter:
+    """Sums samples into columns; keeps less than one column of them.
+
+    Args:
+        total: Samples to expect; what comes beyond is left out.
+        max_columns: Most columns.
+    """
+
+    def __init__(self, total: int, max_columns: int) -> None:
+        self._size = max(HOP_SAMPLES, -(-total // max_columns))
+        count = -(-total // self._size)
+        self._step = max(HOP_SAMPLES, -(-self._size // MAX_SPECTRA_PER_COLUMN))
+        self._low = np.zeros(count, np.float32)
+        self._high = np.zeros(count, np.float32)
+        self._power = np.zeros((FFT_SIZE // 2 + 1, count), np.float32)
+        self._taps = (np.hanning(WINDOW_SAMPLES + 1)[:-1] * 4 / WINDOW_SAMPLES).astype(np.float32)
+        self._rest = np.zeros(0, np.float32)
+        self._column = 0
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Take more samples, float32 (n,)."""
+        self._rest = np.concatenate([self._rest, samples])
+        while len(self._rest) >= self._size and self._column < len(self._low):
+            self._paint(self._rest[: self._size])
+            self._rest = self._rest[self._size :]
+
+    def finish(self) -> Views:
+        """Paint the last, shorter column."""
+        if len(self._rest) and self._column < len(self._low):
+            self._paint(self._rest)
+        decibels = 10.0 * np.log10(np.maximum(self._power, FLOOR))
+        return Views(self._low, self._high, decibels.astype(np.float32), self._size / RATE_HZ)
+
+    def _paint(self, samples: NDArray[np.float32]) -> None:
+        column = self._column
+        self._low[column], self._high[column] = samples.min(), samples.max()
+        # A column as short as a hop borrows nothing from its neighbour: the window shrinks into it instead.
+        missing = WINDOW_SAMPLES - len(samples)
+        padded = np.pad(samples, (0, missing)) if missing > 0 else samples
+        windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[:: self._step]
+        spectra = np.fft.rfft(windows * self._taps, n=FFT_SIZE, axis=1)
+        self._power[:, column] = np.square(np.abs(spectra)).mean(axis=0)
+        self._column += 1
