@@ -1,4 +1,4 @@
-"""Make `sample.wav`: one talker, first alone, then with a fan, then with a ring-back tone; noise and tone are synthetic.
+"""Make `sample.wav`: one talker alone, then with a fan, then with a ring-back tone; noise and tone are synthetic.
 
 python examples/make_sample.py FIRST.flac SECOND.flac OUT.wav     (needs the `train` extra)
 """

@@ -1,6 +1,4 @@
-"""A recording reduced to what a picture can show: an envelope and a spectrogram, in memory that its length does not
-change.
-"""
+"""A recording reduced to what a picture can show, in memory that does not grow with its length."""
 
 from __future__ import annotations
 
@@ -68,7 +66,7 @@ def read_views(path: Path, channel: int | None, duration_s: float, *, max_column
 
 
 class _Painter:
-    """Sums samples into columns; keeps less than one column of them.
+    """Reduces samples to columns; keeps the samples of one column and one block.
 
     Args:
         total: Samples to expect; what comes beyond is left out.
@@ -89,24 +87,24 @@ class _Painter:
     def push(self, samples: NDArray[np.float32]) -> None:
         """Take more samples, float32 (n,)."""
         self._rest = np.concatenate([self._rest, samples])
-        while len(self._rest) >= self._size and self._column < len(self._low):
-            self._paint(self._rest[: self._size])
-            self._rest = self._rest[self._size :]
+        # The last window of a column reaches into the next one.
+        while len(self._rest) >= self._size + WINDOW_SAMPLES and self._column < len(self._low):
+            self._paint(self._size)
 
     def finish(self) -> Views:
-        """Paint the last, shorter column."""
-        if len(self._rest) and self._column < len(self._low):
-            self._paint(self._rest)
+        """Paint what is left; silence follows the end."""
+        while len(self._rest) and self._column < len(self._low):
+            self._paint(min(self._size, len(self._rest)))
         decibels = 10.0 * np.log10(np.maximum(self._power, FLOOR))
         return Views(self._low, self._high, decibels.astype(np.float32), self._size / RATE_HZ)
 
-    def _paint(self, samples: NDArray[np.float32]) -> None:
-        column = self._column
-        self._low[column], self._high[column] = samples.min(), samples.max()
-        # A column as short as a hop borrows nothing from its neighbour: the window shrinks into it instead.
-        missing = WINDOW_SAMPLES - len(samples)
-        padded = np.pad(samples, (0, missing)) if missing > 0 else samples
+    def _paint(self, own: int) -> None:
+        """Turn the first `own` samples into a column."""
+        samples = self._rest[: own + WINDOW_SAMPLES - 1]
+        self._low[self._column], self._high[self._column] = samples[:own].min(), samples[:own].max()
+        padded = np.pad(samples, (0, own + WINDOW_SAMPLES - 1 - len(samples)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[:: self._step]
         spectra = np.fft.rfft(windows * self._taps, n=FFT_SIZE, axis=1)
-        self._power[:, column] = np.square(np.abs(spectra)).mean(axis=0)
+        self._power[:, self._column] = np.square(np.abs(spectra)).mean(axis=0)
         self._column += 1
+        self._rest = self._rest[own:]

@@ -1,0 +1,251 @@
+"""How fast a recording is inspected, and how much memory that takes.
+
+    python benchmarks/bench_inspect.py [--audio FILE] [--model MODEL.onnx] [--repeats 5] [--hours 1]
+
+In one run, in turn, so that a machine whose speed drifts drifts for all: bare features, bare model, the library, and
+HTTP on loopback, each on the same audio. `x real time` is seconds of audio over seconds of CPU of the process that does
+the work (one core), beside it over wall-clock seconds. Peak memory is the kernel's figure for a whole process. The table
+is printed as Markdown; `--record` appends it to `benchmarks/RESULTS.md` with machine, commit and command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import numpy as np
+import soundfile
+
+from service.assembly import decode_limits, make_engine, make_lanes, make_runner
+from service.audio.features import FrontEnd
+from service.inspection import InspectOptions, Inspector
+from service.report import ModelIdentity, inspection_document, to_json
+from service.scoring import load_profiles
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+RATE_HZ = 16_000
+
+
+def write_audio(source: Path, seconds: float, target: Path) -> None:
+    """Repeat a recording up to a length, block by block."""
+    samples, rate = soundfile.read(source, dtype="int16")
+    if rate != RATE_HZ or samples.ndim != 1:
+        raise SystemExit(f"expected {RATE_HZ} Hz mono, {source} is {rate} Hz with shape {samples.shape}")
+    left = int(seconds * RATE_HZ)
+    with soundfile.SoundFile(target, "w", RATE_HZ, 1, "PCM_16") as file:
+        while left > 0:
+            file.write(samples[:left])
+            left -= len(samples)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def server(settings: Settings) -> Iterator[tuple[str, int]]:
+    """A real server in a process of its own; yields its address and process id."""
+    port = free_port()
+    environment = os.environ | {"SPEECHQC_MODEL_PATH": str(settings.model_path), "SPEECHQC_DEVICE": "cpu"}
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "warning"]
+    process = subprocess.Popen(command, env=environment, cwd=ROOT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(300):
+            try:
+                if httpx.get(f"{url}/health/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        else:
+            raise SystemExit("the server did not become ready")
+        yield url, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """CPU and wall-clock seconds of a call in this process."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) -> dict[str, tuple[float, float]]:
+    """Median (CPU, wall) seconds of each way, taken in turn."""
+    runner = make_runner(settings)
+    front_end = FrontEnd(runner.contract.features)
+    hops = settings.upload_chunk_hops
+    samples, _ = soundfile.read(path, dtype="float32")
+    step = hops * 160
+    chunks = [samples[i : i + step + 240][None] for i in range(0, len(samples) - step - 240, step)]
+    features = [front_end(chunk) for chunk in chunks[:16]]
+
+    def bare_features() -> None:
+        for chunk in chunks:
+            front_end(chunk)
+
+    def bare_model() -> None:
+        state = np.zeros((1, runner.contract.state_size), np.float32)
+        for i in range(len(chunks)):
+            _, state = runner.run(features[i % len(features)], state)
+
+    loop = asyncio.new_event_loop()
+    engine = make_engine(settings, runner)
+    loop.run_until_complete(engine.start())
+    options = InspectOptions(load_profiles().get("default"))
+
+    async def inspect() -> None:
+        lanes = make_lanes(settings)
+        async with Inspector(engine, runner.contract, lanes, options) as inspector:
+            found = await inspector.inspect_file(path, decode_limits(settings))
+        identity = ModelIdentity(runner.contract.name, runner.contract.version, runner.sha256)
+        labels = runner.contract.label_names
+        to_json(inspection_document(found, runner.contract, identity, request_id="", labels=labels))
+
+    def over_http() -> tuple[float, float]:
+        cpu, wall = cpu_seconds(pid), time.perf_counter()
+        with path.open("rb") as body:
+            httpx.post(f"{url}/v1/inspect", content=body, timeout=600).raise_for_status()
+        return cpu_seconds(pid) - cpu, time.perf_counter() - wall
+
+    ways: dict[str, Callable[[], tuple[float, float]]] = {
+        "bare features": lambda: timed(bare_features),
+        "bare model": lambda: timed(bare_model),
+        "library": lambda: timed(lambda: loop.run_until_complete(inspect())),
+        "HTTP": over_http,
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            result = way()
+            if turn:  # the first turn warms up
+                taken[name].append(result)
+    loop.run_until_complete(engine.stop())
+    loop.close()
+    return {
+        name: (statistics.median(c for c, _ in results), statistics.median(w for _, w in results))
+        for name, results in taken.items()
+    }
+
+
+def peak_mib(path: Path, settings: Settings) -> float:
+    """Peak resident memory of a process that inspects a file and writes its JSON."""
+    command = [sys.executable, "-m", "service", "inspect", str(path), "--format", "json", "--device", "cpu"]
+    command += ["--model", str(settings.model_path), "--fail-on", "fail"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) == 2:
+        raise SystemExit(f"inspect failed: {process.stderr.read().decode() if process.stderr else ''}")
+    return usage.ru_maxrss / 1024
+
+
+def rss_peak_of(pid: int) -> float:
+    """Peak resident memory of a running process, MiB (Linux)."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def machine() -> str:
+    """Processor, cores, Python, and the libraries that do the work."""
+    import onnxruntime
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    load = os.getloadavg()[0]
+    return (
+        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}, "
+        f"NumPy {np.__version__}; load average {load:.1f} at the start"
+    )
+
+
+def commit() -> str:
+    """Short hash of the working tree's commit, `+` when it has changes."""
+    run = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
+    return run.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    """Run all and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audio", type=Path, default=ROOT / "examples" / "sample.wav", help="16 kHz mono; repeated")
+    parser.add_argument("--model", type=Path, help="model file; the shipped one by default")
+    parser.add_argument("--repeats", type=int, default=5, help="counted turns for the 60 s file; the long file gets 1")
+    parser.add_argument("--hours", type=float, default=1.0, help="length of the long file")
+    parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    chosen = {"model_path": options.model} if options.model else {}
+    settings = Settings(device="cpu", **chosen)
+    about = machine()
+    lines = ["| audio | way | x real time, CPU of one core | x real time, wall | ms of CPU per second of audio |"]
+    lines.append("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder, server(settings) as (url, pid):
+        minute, long = Path(folder) / "minute.wav", Path(folder) / "long.wav"
+        write_audio(options.audio, 60, minute)
+        write_audio(options.audio, options.hours * 3600, long)
+        for path, seconds, repeats in ((minute, 60.0, options.repeats), (long, options.hours * 3600, 1)):
+            for name, (cpu, wall) in measure(path, settings, repeats, url, pid).items():
+                lines.append(
+                    f"| {seconds:.0f} s | {name} | {seconds / cpu:.0f} | {seconds / wall:.0f} "
+                    f"| {cpu / seconds * 1000:.3f} |"
+                )
+        twice = Path(folder) / "twice.wav"
+        write_audio(options.audio, 2 * options.hours * 3600, twice)
+        small, large = peak_mib(minute, settings), peak_mib(twice, settings)
+        before = rss_peak_of(pid)
+        with twice.open("rb") as body:
+            httpx.post(f"{url}/v1/inspect?frames=false", content=body, timeout=600).raise_for_status()
+        after = rss_peak_of(pid)
+    lines += [
+        "",
+        "| peak memory | MiB |",
+        "|---|---|",
+        f"| `speech-qc inspect`, 60 s file | {small:.0f} |",
+        f"| `speech-qc inspect`, {2 * options.hours:g} h file | {large:.0f} |",
+        f"| difference | {large - small:.0f} |",
+        f"| server, after the files above | {before:.0f} |",
+        f"| server, after a {2 * options.hours:g} h WAV without frames on top | {after:.0f} |",
+    ]
+    table = "\n".join(lines)
+    print(table)
+    if options.record:
+        command = " ".join(["python", "benchmarks/bench_inspect.py", *[a for a in sys.argv[1:] if a != "--record"]])
+        entry = (
+            f"\n## {datetime.now(UTC):%Y-%m-%d}: inspection\n\n{about}. Commit {commit()}.\n`{command}`\n\n{table}\n"
+        )
+        with (ROOT / "benchmarks" / "RESULTS.md").open("a", encoding="utf-8") as file:
+            file.write(entry)
+
+
+if __name__ == "__main__":
+    main()

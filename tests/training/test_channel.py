@@ -1,0 +1,133 @@
+"""What a line does: codecs, overload, packet loss, band limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from made_corpus import RATE_HZ, Float32, rush, seconds, talk
+
+from training.mixing.channel import ChannelPlan, code, draw_channel, from_line, lose_packets, overload, to_line
+
+
+def tone(hz: float, rate_hz: int = RATE_HZ) -> Float32:
+    return (0.5 * np.sin(2 * np.pi * hz * seconds(1.0, rate_hz))).astype(np.float32)
+
+
+def level_db(samples: Float32) -> float:
+    return float(10.0 * np.log10(np.mean(np.square(samples[len(samples) // 4 :]))))
+
+
+@pytest.mark.parametrize("law", ["mulaw", "alaw"])
+def test_g711_twice_is_g711_once(law: str) -> None:
+    plan = ChannelPlan(narrow=True, law=law)
+    once = code(talk(0.5, 150.0), plan)
+    np.testing.assert_array_equal(code(once, plan), once)
+    assert np.unique(once).size <= 256
+
+
+@pytest.mark.parametrize("law", ["mulaw", "alaw"])
+def test_g711_keeps_speech_to_about_35_db(law: str) -> None:
+    samples = talk(0.5, 150.0)
+    error = code(samples, ChannelPlan(narrow=True, law=law)) - samples
+    assert 30.0 < 10.0 * np.log10(np.mean(samples**2) / np.mean(error**2)) < 45.0
+
+
+def test_a_converter_rounds_to_16_bits() -> None:
+    steps = code(talk(0.5, 150.0), ChannelPlan()) * 32768.0
+    np.testing.assert_array_equal(steps, np.round(steps))
+    assert np.abs(code(np.float32([-3.0, 3.0]), ChannelPlan())).max() <= 1.0
+
+
+def test_a_transparent_line_changes_nothing() -> None:
+    plan, samples = ChannelPlan(quantise=False), talk(0.5, 150.0)
+    passed, beyond, gain = overload(to_line(samples, plan), plan)
+    passed, lost = lose_packets(code(passed, plan), plan)
+    np.testing.assert_array_equal(from_line(passed, plan), samples)
+    assert gain == 1.0
+    assert not beyond.any()
+    assert not lost.any()
+
+
+def test_lost_samples_are_exactly_the_zeros_of_the_output() -> None:
+    samples = rush(10.0, 1)
+    assert (samples != 0.0).all()
+    out, lost = lose_packets(samples, ChannelPlan(loss_ratio=0.1, loss_burst=2.0, loss_seed=3))
+    np.testing.assert_array_equal(out == 0.0, lost)
+    np.testing.assert_array_equal(out[~lost], samples[~lost])
+
+
+@pytest.mark.parametrize(("ratio", "burst"), [(0.05, 1.0), (0.1, 3.0)])
+def test_loss_has_the_planned_ratio_and_burst_length(ratio: float, burst: float) -> None:
+    plan = ChannelPlan(loss_ratio=ratio, loss_burst=burst, loss_seed=1)
+    _, lost = lose_packets(np.ones(400 * RATE_HZ, np.float32), plan)
+    bursts = np.count_nonzero(np.diff(lost.astype(np.int8)) == 1)
+    assert lost.mean() == pytest.approx(ratio, rel=0.15)
+    assert lost.sum() / 320 / bursts == pytest.approx(burst, rel=0.15)
+
+
+def test_repeated_packets_are_copies_of_the_last_good_one() -> None:
+    samples = rush(4.0, 2)
+    out, lost = lose_packets(samples, ChannelPlan(loss_ratio=0.1, loss_fill="repeat", loss_seed=3))
+    start = int(np.flatnonzero(lost)[0])
+    np.testing.assert_array_equal(out[start : start + 320], samples[start - 320 : start])
+
+
+def test_faded_packets_get_quieter_with_every_repeat() -> None:
+    plan = ChannelPlan(loss_ratio=0.2, loss_burst=4.0, loss_fill="fade", loss_seed=3)
+    out, lost = lose_packets(np.ones(20 * RATE_HZ, np.float32), plan)
+    assert {0.5, 0.25, 0.125} <= set(out[lost].tolist()) <= {0.5**k for k in range(1, 200)}
+
+
+@pytest.mark.parametrize("share", [0.005, 0.05])
+def test_overload_puts_the_planned_share_beyond_the_rail(share: float) -> None:
+    samples = talk(2.0, 150.0)
+    sounding = np.abs(samples) > 0.05 * np.abs(samples).max()
+    out, beyond, gain = overload(samples, ChannelPlan(clip_share=share, clip_rail=0.6))
+    assert np.count_nonzero(beyond) / np.count_nonzero(sounding) == pytest.approx(share, abs=0.1 * share)
+    np.testing.assert_allclose(out[~beyond], samples[~beyond] * gain, atol=1e-6)
+    np.testing.assert_allclose(np.abs(out[beyond]), 0.6, atol=1e-6)
+
+
+def test_soft_overload_bends_before_it_limits() -> None:
+    out, beyond, _ = overload(talk(2.0, 150.0), ChannelPlan(clip_share=0.05, clip_soft=True))
+    assert beyond.any()
+    assert np.abs(out).max() < 1.0
+    assert np.unique(np.abs(out[beyond])).size > 10
+
+
+def test_silence_is_not_overloaded() -> None:
+    out, beyond, gain = overload(np.zeros(1000, np.float32), ChannelPlan(clip_share=0.1))
+    assert not out.any()
+    assert not beyond.any()
+    assert gain == 1.0
+
+
+def test_a_narrow_line_carries_8_khz_and_comes_back_at_16() -> None:
+    plan = ChannelPlan(narrow=True)
+    carried = to_line(tone(1000.0), plan)
+    assert len(carried) == 8_000
+    back = from_line(carried, plan)
+    np.testing.assert_allclose(back[2000:-2000], tone(1000.0)[2000:-2000], atol=2e-3)
+    assert level_db(to_line(tone(6000.0), plan)) < -60.0
+
+
+def test_band_limits_take_away_what_lies_outside() -> None:
+    plan = ChannelPlan(high_pass_hz=300.0, low_pass_hz=3400.0)
+    assert level_db(to_line(tone(1000.0), plan)) == pytest.approx(level_db(tone(1000.0)), abs=0.2)
+    assert level_db(to_line(tone(100.0), plan)) < level_db(tone(100.0)) - 30.0
+    assert level_db(to_line(tone(7000.0), plan)) < level_db(tone(7000.0)) - 20.0
+
+
+def test_drawn_lines_are_ones_that_exist() -> None:
+    plans = [draw_channel(np.random.default_rng(seed)) for seed in range(600)]
+    assert {plan.law for plan in plans} == {None, "mulaw", "alaw"}
+    assert all(plan.narrow for plan in plans if plan.law)
+    assert 0.25 < np.mean([plan.narrow for plan in plans]) < 0.45
+    assert {plan.loss_fill for plan in plans} == {"zero", "repeat", "fade"}
+    for plan in plans:
+        assert plan.clip_share is None or 0.002 <= plan.clip_share <= 0.12
+        assert plan.loss_ratio is None or 0.01 <= plan.loss_ratio <= 0.2
+        assert 0.0 < plan.clip_rail <= 1.0

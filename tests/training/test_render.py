@@ -1,0 +1,180 @@
+"""A plan becomes the same bits every time, and its targets say what its stems really are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from made_corpus import RATE_HZ, made_pool
+
+from service.contract import LABEL_CATALOG
+from training.corpora.taxonomy import meaning_of
+from training.examples import MixtureExamples, to_example
+from training.mixing.channel import ChannelPlan
+from training.mixing.plan import MixOdds, MixPlan, Part, Pool, SourcePlan, draw_plan
+from training.mixing.render import render
+from training.model import FIRST_LABELS
+
+SAMPLES = 4 * RATE_HZ
+SPEECH_DBFS = -24.0
+ANN, BOB, FAN, KNOCK = range(4)
+TRANSPARENT = ChannelPlan(quantise=False)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return made_pool()
+
+
+def fan(level_db: float, start: int = 0, stop: int = SAMPLES) -> SourcePlan:
+    parts = (Part(FAN, 0), Part(FAN, SAMPLES // 2))
+    return SourcePlan("recording", meaning_of("fan"), level_db, (start, stop), fade=0, seed=3, parts=parts)
+
+
+def plan_of(*sources: SourcePlan, channel: ChannelPlan = TRANSPARENT) -> MixPlan:
+    return MixPlan(
+        seed=1,
+        samples=SAMPLES,
+        speech=(Part(ANN, 0), Part(ANN, SAMPLES // 2)),
+        speech_dbfs=SPEECH_DBFS,
+        floor_offset_db=None,
+        room=None,
+        sources=sources,
+        channel=channel,
+    )
+
+
+def without_speech(plan: MixPlan) -> MixPlan:
+    """The sources by themselves at the levels that they have beside the speech."""
+    sources = tuple(replace(s, level_db=s.level_db + plan.speech_dbfs) for s in plan.sources)
+    return replace(plan, speech=(), sources=sources)
+
+
+def test_the_same_plan_gives_the_same_bits(pool: Pool) -> None:
+    for seed in range(12):
+        first = render(draw_plan(np.random.default_rng(seed), pool, SAMPLES), pool)
+        again = render(draw_plan(np.random.default_rng(seed), made_pool(), SAMPLES), pool)
+        assert first.samples.tobytes() == again.samples.tobytes()
+        for label, target in first.targets.items():
+            np.testing.assert_array_equal(target.value, again.targets[label].value)
+            np.testing.assert_array_equal(target.mask, again.targets[label].mask)
+
+
+def test_different_seeds_give_different_mixtures(pool: Pool) -> None:
+    plans = [draw_plan(np.random.default_rng(seed), pool, SAMPLES) for seed in range(12)]
+    assert len({render(plan, pool).samples.tobytes() for plan in plans}) == 12
+
+
+def test_an_example_depends_on_its_number_and_seed_alone(pool: Pool) -> None:
+    dataset = MixtureExamples(pool, FIRST_LABELS, SAMPLES, seed=5)
+    later = [dataset[index] for index in (3, 0)]
+    fresh = MixtureExamples(pool, FIRST_LABELS, SAMPLES, seed=5)[3]
+    other = MixtureExamples(pool, FIRST_LABELS, SAMPLES, seed=6)[3]
+    assert all(a.equal(b) for a, b in zip(later[0], fresh, strict=True))
+    assert not later[0][0].equal(other[0])
+
+
+def test_stems_add_up_to_the_mixture_on_a_transparent_line(pool: Pool) -> None:
+    plan = plan_of(fan(-10.0))
+    whole = render(plan, pool).samples
+    speech = render(replace(plan, sources=()), pool).samples
+    noise = render(without_speech(plan), pool).samples
+    assert np.abs(noise).max() > 0.01
+    np.testing.assert_allclose(whole, speech + noise, atol=2e-6)
+
+
+def test_levels_in_the_mixture_are_those_of_the_plan(pool: Pool) -> None:
+    stems = render(plan_of(fan(-13.0)), pool).stems
+    speech = stems["speech"][stems["speech"] > 1e-4 * stems["speech"].max()]
+    assert 10.0 * np.log10(speech.mean()) == pytest.approx(SPEECH_DBFS, abs=1.0)
+    assert 10.0 * np.log10(stems["source0_recording"].mean()) == pytest.approx(SPEECH_DBFS - 13.0, abs=0.3)
+
+
+@pytest.mark.parametrize("channel", [TRANSPARENT, ChannelPlan(narrow=True, low_pass_hz=3400.0, quantise=False)])
+@pytest.mark.parametrize("level_db", [-20.0, -3.0, 6.0])
+def test_the_snr_target_matches_the_true_energies(pool: Pool, level_db: float, channel: ChannelPlan) -> None:
+    plan = plan_of(fan(level_db), channel=channel)
+    target = render(plan, pool).targets["snr_db"]
+    speech = render(replace(plan, sources=()), pool).samples.astype(np.float64)
+    noise = render(without_speech(plan), pool).samples.astype(np.float64)
+    assert target.mask.sum() > 50
+    checked = 0
+    for frame in np.flatnonzero(target.mask[5:-5]) + 5:
+        span = slice((frame - 5) * 320, (frame + 6) * 320)
+        ratio = 10.0 * np.log10(np.sum(speech[span] ** 2) / np.sum(noise[span] ** 2))
+        assert target.value[frame] == pytest.approx(np.clip(ratio, -15.0, 45.0), abs=0.2)
+        checked += 1
+    assert checked > 50
+
+
+def test_noise_is_present_where_its_span_is_and_absent_elsewhere(pool: Pool) -> None:
+    target = render(plan_of(fan(-6.0, RATE_HZ, 2 * RATE_HZ)), pool).targets["noise"]
+    assert target.value[50:100].all()
+    assert target.mask[50:100].all()
+    away = np.r_[0:44, 106:200]  # the 220 ms mean reaches five frames beyond the span
+    assert not target.value[away].any()
+    assert target.mask[away].all()
+
+
+def test_speech_alone_is_free_of_every_trouble(pool: Pool) -> None:
+    judged = render(plan_of(), pool).targets
+    assert judged["speech"].value.any()
+    for label, target in judged.items():
+        if LABEL_CATALOG[label][1] == "probability" and label != "speech":
+            assert not target.value.any(), label
+    assert (judged["snr_db"].value[judged["snr_db"].mask] == 45.0).all()
+
+
+def test_overload_marks_clipping_and_bounds_the_samples(pool: Pool) -> None:
+    channel = ChannelPlan(clip_share=0.1, clip_rail=0.5, quantise=False)
+    mixture = render(plan_of(channel=channel), pool)
+    assert np.abs(mixture.samples).max() == pytest.approx(0.5)
+    assert mixture.targets["clipping"].value.sum() > 20
+
+
+def test_without_planned_overload_a_loud_mixture_stays_below_the_rail(pool: Pool) -> None:
+    mixture = render(plan_of(fan(24.0)), pool)
+    assert 0.9 < np.abs(mixture.samples).max() <= 0.981
+    assert not mixture.targets["clipping"].value.any()
+
+
+def test_lost_packets_are_marked_as_dropouts_where_they_are(pool: Pool) -> None:
+    channel = ChannelPlan(loss_ratio=0.1, loss_seed=4, quantise=False)
+    mixture = render(plan_of(fan(-6.0), channel=channel), pool)
+    silent = np.mean(mixture.samples.reshape(-1, 320) == 0.0, axis=1)
+    dropout = mixture.targets["dropout"]
+    assert dropout.value.sum() >= 10
+    assert (silent[dropout.value > 0] >= 0.5).all()
+    assert (silent[dropout.mask & (dropout.value == 0)] < 0.02).all()
+
+
+def test_a_telephone_line_keeps_the_number_of_samples_and_frames(pool: Pool) -> None:
+    mixture = render(plan_of(fan(-6.0), channel=ChannelPlan(narrow=True, law="alaw")), pool)
+    assert mixture.samples.shape == (SAMPLES,)
+    assert {target.value.size for target in mixture.targets.values()} == {SAMPLES // 320}
+    spectrum = np.abs(np.fft.rfft(mixture.samples))
+    assert spectrum[spectrum.size * 5 // 8 :].max() < 0.01 * spectrum.max()
+
+
+def test_a_room_makes_the_speech_reverberant(pool: Pool) -> None:
+    plans = (draw_plan(np.random.default_rng(s), pool, SAMPLES, MixOdds(1.0, 0.0, 0.0, 0.0, 1.0)) for s in range(40))
+    wet = next(plan for plan in plans if plan.room is not None and plan.room.tail_gain > 0.7)
+    stems = render(replace(wet, channel=TRANSPARENT), pool).stems
+    assert not np.allclose(stems["dry"], stems["speech"])
+
+
+def test_an_example_has_features_and_targets_for_every_frame(pool: Pool) -> None:
+    dataset = MixtureExamples(pool, FIRST_LABELS, SAMPLES, seed=5)
+    features, target, mask = to_example(dataset.mixture(0), FIRST_LABELS, dataset.front_end)
+    assert features.shape == (SAMPLES // 160, dataset.front_end.spec.columns)
+    assert target.shape == mask.shape == (SAMPLES // 320, len(FIRST_LABELS))
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_a_pool_without_speech_is_refused(pool: Pool) -> None:
+    with pytest.raises(ValueError, match="speech and noise"):
+        Pool([recording for recording in pool.recordings if recording.stem.kind != "speech"])
