@@ -4,8 +4,8 @@
 
 In one run, in turn, so that a machine whose speed drifts drifts for all: bare features, bare model, the library, and
 HTTP on loopback, each on the same audio. `x real time` is seconds of audio over seconds of CPU of the process that does
-the work (one core), beside it over wall-clock seconds. Peak memory is the kernel's figure for a whole process. The table
-is printed as Markdown; `--record` appends it to `benchmarks/RESULTS.md` with machine, commit and command.
+the work (one core), beside it over wall-clock seconds. Peak memory is the kernel's figure for a whole process. The
+table is printed as Markdown; `--record` appends it to `benchmarks/RESULTS.md` with machine, commit and command.
 """
 
 from __future__ import annotations

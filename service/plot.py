@@ -48,7 +48,7 @@ MAX_POINTS = 1_600
 """Frames are averaged down to so many points; also the columns of the heat map."""
 MAX_BARS = 2_000
 """Events drawn per channel; the longest, when there are more."""
-SNR_RANGE_DB = (-10.0, 45.0)
+SNR_RANGE_DB = (-12.0, 48.0)
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -144,8 +144,6 @@ def _dress(axis: Any, *, last: bool) -> None:
     axis.grid(True, axis="x", color=GRID, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.tick_params(length=3, labelbottom=last, bottom=last)
-    if last:
-        axis.set_xlabel("time", loc="right", fontsize=9, color=MUTED)
 
 
 def _name(axis: Any, text: str, color: str = INK) -> None:
@@ -232,6 +230,7 @@ def _draw_snr(axis: Any, values: NDArray[np.float32], duration_s: float, overall
             fontsize=8.5,
             color=color,
             annotation_clip=False,
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )
     axis.set_ylim(*SNR_RANGE_DB)
     axis.set_yticks([0, 20, 40], ["0", "20", "40 dB"])

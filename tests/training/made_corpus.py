@@ -49,10 +49,9 @@ def chord(length_s: float) -> Float32:
     return (0.1 * sum(np.sin(2 * np.pi * f * time) for f in (220.0, 277.2, 329.6))).astype(np.float32)
 
 
-def room(length_s: float = 0.4, decay_s: float = 0.08) -> Float32:
-    """One strong direct sound, then a decaying tail."""
-    time = seconds(length_s)
-    tail = rush(length_s, 5, 0.05) * np.exp(-time / decay_s)
+def room() -> Float32:
+    """A direct sound and a strong tail: clarity (C50) of about -3 dB."""
+    tail = rush(0.8, 5, 0.1) * np.exp(-seconds(0.8) / 0.3)
     tail[0] = 1.0
     return tail.astype(np.float32)
 

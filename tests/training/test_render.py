@@ -15,13 +15,13 @@ from service.contract import LABEL_CATALOG
 from training.corpora.taxonomy import meaning_of
 from training.examples import MixtureExamples, to_example
 from training.mixing.channel import ChannelPlan
-from training.mixing.plan import MixOdds, MixPlan, Part, Pool, SourcePlan, draw_plan
+from training.mixing.plan import MixPlan, Part, Pool, RoomPlan, SourcePlan, draw_plan
 from training.mixing.render import render
 from training.model import FIRST_LABELS
 
 SAMPLES = 4 * RATE_HZ
 SPEECH_DBFS = -24.0
-ANN, BOB, FAN, KNOCK = range(4)
+ANN, BOB, FAN, KNOCK, SONG, ROOM = range(6)
 TRANSPARENT = ChannelPlan(quantise=False)
 
 
@@ -160,11 +160,15 @@ def test_a_telephone_line_keeps_the_number_of_samples_and_frames(pool: Pool) -> 
     assert spectrum[spectrum.size * 5 // 8 :].max() < 0.01 * spectrum.max()
 
 
-def test_a_room_makes_the_speech_reverberant(pool: Pool) -> None:
-    plans = (draw_plan(np.random.default_rng(s), pool, SAMPLES, MixOdds(1.0, 0.0, 0.0, 0.0, 1.0)) for s in range(40))
-    wet = next(plan for plan in plans if plan.room is not None and plan.room.tail_gain > 0.7)
-    stems = render(replace(wet, channel=TRANSPARENT), pool).stems
-    assert not np.allclose(stems["dry"], stems["speech"])
+@pytest.mark.parametrize(("tail_gain", "reverberant"), [(1.0, True), (0.03, False)])
+def test_reverberation_is_judged_by_the_room_and_its_tail(pool: Pool, tail_gain: float, reverberant: bool) -> None:
+    plan = replace(plan_of(), room=RoomPlan(ROOM, tail_gain))
+    mixture = render(plan, pool)
+    target = mixture.targets["reverberation"]
+    assert target.mask.sum() > 50
+    assert (target.value[target.mask] == float(reverberant)).all()
+    pause = mixture.stems["dry"] < 1e-3 * mixture.stems["dry"].max()
+    assert (mixture.stems["speech"][pause].sum() > 10.0 * mixture.stems["dry"][pause].sum()) == reverberant
 
 
 def test_an_example_has_features_and_targets_for_every_frame(pool: Pool) -> None:

@@ -1,0 +1,47 @@
+"""Recordings, profiles and a model for tests of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from service.cli import main
+from service.commands.seams import Seams
+from service.engine import EchoRunner
+
+RATE_HZ = 16_000
+PROFILES = """
+profiles:
+  default:
+    limits: {snr_db: {fail_below: -99}}
+  warns:
+    limits: {peak_dbfs: {warn_above: -199}}
+  fails:
+    limits: {peak_dbfs: {fail_above: -199}}
+"""
+"""Verdicts that do not depend on a model: what has speech passes, warns or fails."""
+
+
+def noise(seconds: float, *, level: float = 0.2, seed: int = 1) -> NDArray[np.float32]:
+    """White noise, in which the echo model hears speech, float32 (n,)."""
+    return np.random.default_rng(seed).normal(0, level, round(seconds * RATE_HZ)).clip(-1, 1).astype(np.float32)
+
+
+def write(path: Path, samples: NDArray[np.float32], rate_hz: int = RATE_HZ) -> Path:
+    """Write a recording, folders included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate_hz)
+    return path
+
+
+def echo_seams() -> Seams:
+    """Seams with the echo model."""
+    return Seams(make_runner=lambda settings: EchoRunner(2))
+
+
+def run(*arguments: str | Path) -> int:
+    """Run a command with the echo model."""
+    return main([str(argument) for argument in arguments], seams=echo_seams())
