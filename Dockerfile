@@ -1,5 +1,5 @@
 # Two stages: wheels are built where there is a compiler; what runs has none.
-FROM python:3.12-slim-bookworm AS build
+FROM python:3.11-slim AS build
 WORKDIR /src
 # Dependencies before code: they change seldom, so this layer is kept.
 COPY pyproject.toml README.md LICENSE ./
@@ -11,7 +11,7 @@ COPY training training
 COPY models models
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
-FROM python:3.12-slim-bookworm
+FROM python:3.11-slim
 LABEL org.opencontainers.image.title="speech-qc" \
       org.opencontainers.image.description="Real-time speech quality control" \
       org.opencontainers.image.licenses="Apache-2.0"

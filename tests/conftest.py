@@ -49,3 +49,9 @@ def model_path() -> Path:
 def shipped_runner(model_path: Path) -> OnnxRunner:
     """The shipped model on the CPU, loaded once."""
     return OnnxRunner(model_path, "cpu")
+
+
+@pytest.fixture(scope="session")
+def sample_path() -> Path:
+    """The bundled recording."""
+    return Path(__file__).resolve().parent.parent / "examples" / "sample.wav"
