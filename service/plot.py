@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.commands.lanes import TICKS_S, column_means
 from service.commands.seams import CommandError
 from service.commands.views import RATE_HZ, Views, read_views
 from service.contract import LABEL_CATALOG
@@ -48,6 +49,7 @@ MAX_POINTS = 1_600
 """Frames are averaged down to so many points; also the columns of the heat map."""
 MAX_BARS = 2_000
 """Events drawn per channel; the longest, when there are more."""
+MAX_TICKS = 12
 SNR_RANGE_DB = (-12.0, 48.0)
 
 _STYLE: dict[str, Any] = {
@@ -93,6 +95,7 @@ def plot_channel(path: Path, document: Mapping[str, Any], position: int, target:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
     channel = document["channels"][position]
     duration_s = document["audio"]["duration_s"]
@@ -134,6 +137,8 @@ def plot_channel(path: Path, document: Mapping[str, Any], position: int, target:
         _draw_events(axes["events"], rows, duration_s)
         _draw_title(figure, path.name, document, position, height_in)
         axes["wave"].set_xlim(0, max(duration_s, 1e-3))
+        step_s = next((step for step in TICKS_S if duration_s / step <= MAX_TICKS), TICKS_S[-1])
+        axes["events"].xaxis.set_major_locator(MultipleLocator(step_s))
         axes["events"].xaxis.set_major_formatter(lambda seconds, _: _time_text(seconds, duration_s))
         figure.savefig(target, format=target.suffix.lower().lstrip("."))
 
@@ -308,12 +313,10 @@ def _points(
     if count == 0:
         return np.zeros(0), np.zeros(0), np.zeros(0)
     starts = (np.arange(count) * len(values)) // count
+    means = column_means(values, count)
     known = np.isfinite(values)
-    sums = np.add.reduceat(np.where(known, values, 0.0).astype(np.float64), starts)
-    counts = np.add.reduceat(known.astype(np.int64), starts)
-    means = np.divide(sums, counts, out=np.full(count, np.nan), where=counts > 0)
     highest = np.maximum.reduceat(np.where(known, values, -np.inf).astype(np.float64), starts)
-    return (np.arange(count) + 0.5) * duration_s / count, means, np.where(counts > 0, highest, np.nan)
+    return (np.arange(count) + 0.5) * duration_s / count, means, np.where(np.isfinite(highest), highest, np.nan)
 
 
 def _time_text(seconds: float, duration_s: float) -> str:

@@ -201,7 +201,8 @@ def export(run: Path, data: Path, out: Path, *, mixtures: int = 300, evaluation_
     pool, _, _ = load_pool(data, config.data, "valid")
     samples, seed = clip_samples(config.data), config.seed + CALIBRATION_SEED_OFFSET
     enter, remarks = calibrate(net, make_material(pool, net.config.labels, samples, seed, mixtures))
-    contract = _contract(net, document, config, label_specs(net.config, enter), {"mixtures": mixtures, "seed": seed})
+    calibration = {"mixtures": mixtures, "seed": seed, **_calibration(net)}
+    contract = _contract(net, document, config, label_specs(net.config, enter), calibration)
     graph = export_graph(net)
     session = onnx_session(graph.SerializeToString())
     scorer = Scorer(contract, onnx_score(session, contract.lookahead_frames, contract.state_size), config)
@@ -216,6 +217,12 @@ def export(run: Path, data: Path, out: Path, *, mixtures: int = 300, evaluation_
     _write(out, model, golden_vectors(model, net))
     print("\n".join([*remarks, f"{out}: {len(model)} bytes, largest difference from PyTorch {largest:.1e}"]))  # noqa: T201
     return contract
+
+
+def _calibration(net: Detector) -> dict[str, dict[str, float]]:
+    """Scale and shift of each label's logits, for whoever wants to load a checkpoint as it was exported."""
+    scale, shift = (dict(zip(net.config.labels, row, strict=True)) for row in net.calibration.tolist())
+    return {"scale": scale, "shift": shift}
 
 
 def _contract(

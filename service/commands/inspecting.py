@@ -276,5 +276,7 @@ def _emit(chunks: Iterable[bytes]) -> None:
     sys.stdout.flush()
     stream = sys.stdout.buffer
     for chunk in chunks:
-        stream.write(chunk)
+        rest = memoryview(chunk)
+        while rest:  # unbuffered (`python -u`), a pipe may take a part of it
+            rest = rest[stream.write(rest) :]
     stream.flush()

@@ -39,7 +39,7 @@ def write(path: Path, samples: NDArray[np.float32], rate_hz: int = RATE_HZ) -> P
 
 def echo_seams() -> Seams:
     """Seams with the echo model."""
-    return Seams(make_runner=lambda settings: EchoRunner(2))
+    return Seams(make_runner=lambda _: EchoRunner(2))
 
 
 def run(*arguments: str | Path) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from training.config import DataConfig, TrainConfig
 from training.corpora.manifest import COLUMNS, Stem
 from training.corpora.preprocess import Recording
 from training.mixing.plan import Pool
@@ -19,6 +20,17 @@ from training.model import ModelConfig
 Float32 = NDArray[np.float32]
 RATE_HZ = 16_000
 SMALL_NET = ModelConfig(channels=(2, 3, 4), image_size=8, wave_size=4, hidden_size=6, head_size=5)
+RUN_CONFIG = TrainConfig(
+    name="speech-qc-made",
+    seed=3,
+    steps=3,
+    batch_size=4,
+    warmup_steps=1,
+    valid_every=1,
+    threads=1,
+    model=SMALL_NET,
+    data=DataConfig(clip_seconds=2.0, valid_mixtures=12, workers=0),
+)
 
 
 def seconds(count: float, rate_hz: int = RATE_HZ) -> NDArray[np.float64]:

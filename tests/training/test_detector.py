@@ -7,8 +7,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
+import torch
 from made_corpus import SMALL_NET
 
 from service.contract import LABEL_CATALOG, MAX_LOOKAHEAD_S, FeatureSpec

@@ -23,11 +23,6 @@ from training.corpora.manifest import (
 from training.examples import choose_stems, load_pool
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

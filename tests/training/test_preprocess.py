@@ -44,7 +44,7 @@ def test_silence_at_the_edges_is_cut_to_100_ms_and_counted(tmp_path: Path) -> No
     report = Report()
     samples = loaded(tmp_path, report=report).samples
     assert len(samples) == RATE_HZ + 2 * EDGE_KEEP
-    assert not samples[: EDGE_KEEP - 320].any()
+    assert np.abs(samples[: EDGE_KEEP - 320]).max() < 1e-3 < np.abs(samples[EDGE_KEEP : EDGE_KEEP + 320]).max()
     assert report.trimmed_s == pytest.approx(1.8)
 
 

@@ -167,8 +167,6 @@ def test_reverberation_is_judged_by_the_room_and_its_tail(pool: Pool, tail_gain:
     target = mixture.targets["reverberation"]
     assert target.mask.sum() > 50
     assert (target.value[target.mask] == float(reverberant)).all()
-    pause = mixture.stems["dry"] < 1e-3 * mixture.stems["dry"].max()
-    assert (mixture.stems["speech"][pause].sum() > 10.0 * mixture.stems["dry"][pause].sum()) == reverberant
 
 
 def test_an_example_has_features_and_targets_for_every_frame(pool: Pool) -> None:

@@ -1,0 +1,236 @@
+"""Figures say what they claim: known scores give known figures, and each material holds what its name says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from made_corpus import RATE_HZ, made_pool, rush, talk
+
+from service.audio.features import FrontEnd
+from service.contract import FeatureSpec, ModelContract
+from service.engine import echo_contract
+from training import baseline, card, evaluate
+from training.calibrate import calibrate
+from training.evaluate import clean_figures, label_figures, main, noise_alone_figures, snr_figures
+from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, MIXED, NOISE_ALONE, Condition, Material, make_material
+from training.mixing.plan import MixOdds, Pool
+from training.model import FIRST_LABELS, Detector
+from training.report import figures_markdown
+
+SAMPLES = 2 * RATE_HZ
+CONTRACT = echo_contract()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return made_pool()
+
+
+@pytest.fixture(scope="module")
+def mixed(pool: Pool) -> Material:
+    return make_material(pool, FIRST_LABELS, SAMPLES, 5, 40, MIXED)
+
+
+def column(name: str) -> int:
+    return CONTRACT.index(name)
+
+
+def features_of(*sounds: np.ndarray) -> np.ndarray:
+    front = FrontEnd()
+    return front(np.stack([np.concatenate([s, s[: front.spec.overlap_samples]]) for s in sounds]))
+
+
+def test_materials_hold_what_their_names_say(pool: Pool) -> None:
+    for condition in (CLEAN_WIDE, CLEAN_TELEPHONE):
+        clean = make_material(pool, FIRST_LABELS, SAMPLES, 5, 6, condition)
+        for label in ("noise", "interference", "clipping", "dropout"):
+            assert not clean.target[..., column(label)].any(), label
+            assert clean.mask[..., column(label)].all(), label
+        assert clean.target[..., column("speech")].any()
+        high = clean.features[..., 55:64].max()  # mel bands above 4.9 kHz
+        assert (high < clean.features[..., :40].max() - 6.0) == (condition is CLEAN_TELEPHONE)
+    alone = make_material(pool, FIRST_LABELS, SAMPLES, 5, 6, NOISE_ALONE)
+    assert not alone.target[..., column("speech")].any()
+    assert alone.target[..., column("noise")].any(axis=1).all()
+    assert not alone.mask[..., column("snr_db")].any()
+
+
+def test_a_material_has_one_shape_and_its_own_levels(mixed: Material) -> None:
+    assert mixed.features.shape == (40, SAMPLES // 160, FeatureSpec().columns)
+    assert mixed.target.shape == mixed.mask.shape == (40, SAMPLES // 320, len(FIRST_LABELS))
+    assert mixed.seconds == pytest.approx(80.0)
+    np.testing.assert_allclose(
+        np.maximum(baseline.frame_level_db(mixed.features, FeatureSpec()), -95.0),
+        np.maximum(mixed.level_dbfs, -95.0),
+        atol=0.1,
+    )
+
+
+def test_a_condition_that_never_comes_is_an_error_and_not_a_hang(pool: Pool) -> None:
+    never = Condition("nothing", MixOdds(), False, lambda _plan: False)
+    with pytest.raises(ValueError, match="expected 1 mixtures of 'nothing', this pool gave 0"):
+        make_material(pool, FIRST_LABELS, SAMPLES, 5, 1, never)
+
+
+def test_perfect_scores_get_perfect_figures(mixed: Material) -> None:
+    for row in label_figures(CONTRACT, mixed.target, mixed).values():
+        if row["auroc"] is not None:
+            assert row["auroc"] == row["average_precision"] == row["true_rate"] == 1.0
+            assert row["false_rate"] == row["calibration_error"] == 0.0
+    snr = snr_figures(CONTRACT, mixed.target, mixed)
+    assert snr["error_db"] == snr["error_below_25_db"] == snr["bias_db"] == 0.0
+    assert snr["baseline_error_db"] > 1.0
+
+
+def test_masked_frames_change_no_figure(mixed: Material) -> None:
+    spoilt = np.where(mixed.mask, mixed.target, 1.0 - mixed.target).astype(np.float32)
+    assert label_figures(CONTRACT, spoilt, mixed) == label_figures(CONTRACT, mixed.target, mixed)
+
+
+def test_late_scores_are_compared_with_the_frames_they_speak_of(mixed: Material) -> None:
+    """A scorer with two frames of look-ahead returns two rows less, the first of them for frame 0."""
+    figures = label_figures(CONTRACT, mixed.target[:, :-2], mixed)
+    shifted = label_figures(CONTRACT, mixed.target[:, 2:], mixed)
+    assert figures["noise"]["auroc"] == 1.0
+    assert shifted["noise"]["auroc"] < 1.0
+
+
+def test_an_offset_in_snr_is_its_bias_and_its_error(mixed: Material) -> None:
+    figures = snr_figures(CONTRACT, mixed.target + 2.0, mixed)
+    assert figures["bias_db"] == figures["error_db"] == pytest.approx(2.0, abs=1e-3)
+
+
+def test_false_events_are_counted_per_hour_of_clean_speech(pool: Pool) -> None:
+    clean = make_material(pool, FIRST_LABELS, SAMPLES, 5, 9, CLEAN_WIDE)
+    scores = np.zeros_like(clean.target)
+    quiet = clean_figures(CONTRACT, scores, clean)
+    assert quiet["false_events_per_hour"] == quiet["noise_share"] == quiet["interference_share"] == 0.0
+    scores[0, 10:30, column("noise")] = 0.9
+    scores[3, 10:30, column("tone")] = 0.9
+    scores[3, 60:80, column("tone")] = 0.9
+    scores[4, 10:90, column("reverberation")] = 0.9
+    scores[5, 10:90, column("speech")] = 0.9
+    loud = clean_figures(CONTRACT, scores, clean)
+    assert loud["hours"] == pytest.approx(18.0 / 3600, abs=1e-4)
+    assert loud["false_events_per_hour"] == pytest.approx(3 * 200.0)
+    assert loud["false_events_per_hour_by_label"] == {"tone": 400.0, "noise": 200.0}
+    assert loud["noise_share"] == pytest.approx(20 / 900, abs=1e-4)
+
+
+def test_speech_in_noise_alone_is_a_share_of_the_judged_frames(pool: Pool) -> None:
+    alone = make_material(pool, FIRST_LABELS, SAMPLES, 5, 4, NOISE_ALONE)
+    scores = np.zeros_like(alone.target)
+    scores[0, ..., column("speech")] = 0.9
+    judged = alone.mask[..., column("speech")]
+    expected = judged[0].sum() / judged.sum()
+    assert noise_alone_figures(CONTRACT, scores, alone)["speech_share"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_energy_baseline_follows_level_floor_rails_and_zeros() -> None:
+    speech, noise = talk(1.0, 150.0), rush(1.0, 1, 0.05)
+    broken = speech.copy()
+    broken[8000:8320] = 0.0
+    features = features_of(speech, speech + noise, np.clip(speech * 4.0, -1.0, 1.0), broken)
+    scores = baseline.energy_scores(features)
+    clean, noisy, clipped, lost = range(4)
+    assert scores["noise"][noisy, 30:].min() > scores["noise"][clean, 30:].max() + 20.0
+    assert scores["clipping"][clipped].max() > 1.5 * scores["clipping"][clean].max()
+    assert scores["dropout"][lost, 25] == 1.0
+    assert scores["dropout"][clean].max() < 0.1
+    assert scores["snr_db"][clean, 30:].max() > scores["snr_db"][noisy, 30:].max() + 20.0
+    assert "reverberation" not in scores
+
+
+def test_the_baseline_knows_no_future() -> None:
+    features = features_of(talk(1.0, 150.0))
+    changed = features.copy()
+    changed[:, 60:] += 3.0
+    before, after = baseline.energy_scores(features), baseline.energy_scores(changed)
+    for label, score in before.items():
+        np.testing.assert_array_equal(score[:, :30], after[label][:, :30])
+
+
+def test_calibration_makes_scores_probabilities_and_says_what_it_could_not(mixed: Material) -> None:
+    net = Detector()
+    enter, remarks = calibrate(net, mixed)
+    assert set(enter) == {label for label in FIRST_LABELS if label != "snr_db"}
+    snr = FIRST_LABELS.index("snr_db")
+    assert net.calibration[:, snr].tolist() == [1.0, 0.0]
+    assert all(0.3 <= value <= 0.9 for value in enter.values())
+    scores = net.scores(evaluate.predict(net, evaluate.torch.from_numpy(mixed.features))).detach().numpy()
+    figures = label_figures(CONTRACT, scores, mixed)
+    assert all(row["calibration_error"] < 0.1 for row in figures.values())
+    one_class = Material(**{name: getattr(mixed, name) for name in Material.__dataclass_fields__})
+    one_class.target[..., FIRST_LABELS.index("music")] = 0.0
+    _, remarks = calibrate(Detector(), one_class)
+    assert any(remark.startswith("music: the calibration mixtures hold only one class") for remark in remarks)
+
+
+def test_model_and_run_can_be_measured_from_the_command_line(
+    model: Path, run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--json", str(tmp_path / "f.json"), "--report", str(tmp_path / "f.md"), "--mixtures", "8"]
+    assert main(["--data", str(corpus), "--model", str(model), *files]) == 0
+    figures = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
+    contract = ModelContract.model_validate_json(contract_document(model))
+    assert figures == contract.metrics
+    report = (tmp_path / "f.md").read_text(encoding="utf-8")
+    assert report.startswith("# speech-qc-made 0.1.0\n")
+    assert figures_markdown(figures) in report
+    assert "| `noise` |" in capsys.readouterr().out
+    assert main(["--data", str(corpus), "--run", str(run), "--mixtures", "8"]) == 0
+
+
+def contract_document(model: Path) -> str:
+    session = evaluate.onnx_session(model.read_bytes())
+    return str(session.get_modelmeta().custom_metadata_map["speechqc"])
+
+
+def test_another_seed_gives_other_mixtures(model: Path, corpus: Path, tmp_path: Path) -> None:
+    made = []
+    for seed in ("1", "2", "1"):
+        path = tmp_path / "figures.json"
+        options = ["--seed", seed, "--mixtures", "4", "--json", str(path)]
+        assert main(["--data", str(corpus), "--model", str(model), *options]) == 0
+        made.append(json.loads(path.read_text(encoding="utf-8")))
+    assert made[0] == made[2]
+    assert made[0]["labels"] != made[1]["labels"]
+
+
+def test_a_missing_model_or_manifest_is_an_error_with_a_way_out(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--data", str(tmp_path), "--model", str(tmp_path / "none.onnx")]) == 2
+    assert "expected an ONNX file at" in capsys.readouterr().err
+    assert main(["--data", str(tmp_path), "--model", str(model)]) == 2
+    assert "expected a manifest at" in capsys.readouterr().err
+
+
+def test_the_card_keeps_the_prose_and_renews_the_figures(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"# Prose above\n\n{card.BEGIN}\nold\n{card.END}\n\nProse below\n", encoding="utf-8")
+    assert card.main([str(model), "--card", str(path)]) == 0
+    first = path.read_text(encoding="utf-8")
+    assert first.startswith(f"# Prose above\n\n{card.BEGIN}\n\n")
+    assert first.endswith(f"{card.END}\n\nProse below\n")
+    assert "old" not in first.split(card.END)[0].split("\n")
+    for what in ("speech-qc-made", "CC0", "| `clipping` | impairment |", "AUROC"):
+        assert what in first
+    assert card.main([str(model), "--card", str(path)]) == 0
+    assert path.read_text(encoding="utf-8") == first
+
+
+def test_a_card_without_markers_is_left_alone(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("# Only prose\n", encoding="utf-8")
+    assert card.main([str(model), "--card", str(path)]) == 2
+    assert "write them where figures belong" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == "# Only prose\n"
+    assert card.main([str(path), "--card", str(path)]) == 2
+    assert "expected an ONNX file" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""A short run on a made-up corpus learns, stops, and resumes to the same weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from made_corpus import RUN_CONFIG, SMALL_NET, write_corpus
+
+import training.train
+from training.config import ConfigError, TrainConfig
+from training.corpora.manifest import manifest_sha256
+from training.model import Detector
+from training.train import train
+
+
+def checkpoint(run: Path, name: str = "last.pt") -> dict[str, Any]:
+    document: dict[str, Any] = torch.load(run / name, weights_only=True)
+    return document
+
+
+def stopped_run(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that somebody stopped after its first step was saved."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.train, "_log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(RUN_CONFIG, corpus, out)
+
+
+def test_a_run_saves_weights_configuration_and_where_they_come_from(run: Path, corpus: Path) -> None:
+    document = checkpoint(run)
+    assert document["progress"]["step"] == 3
+    assert TrainConfig.model_validate(document["config"]) == RUN_CONFIG
+    assert document["manifest_sha256"] == manifest_sha256(corpus)
+    assert {entry["kind"] for entry in document["data"]} == {"speech", "noise", "music", "rir"}
+    assert len((run / "log.csv").read_text(encoding="utf-8").splitlines()) == 4
+    assert not list(run.glob("*.partial"))
+
+
+def test_a_run_changes_the_weights_and_keeps_a_mean_of_them(run: Path) -> None:
+    document = checkpoint(run)
+    torch.manual_seed(RUN_CONFIG.seed)
+    start = Detector(RUN_CONFIG.model).state_dict()
+    assert not document["net"]["gru.weight_hh_l0"].equal(start["gru.weight_hh_l0"])
+    assert not document["ema"]["gru.weight_hh_l0"].equal(document["net"]["gru.weight_hh_l0"])
+    assert (document["net"]["spread"] >= 1e-2).all()
+
+
+def test_a_stopped_run_resumes_to_the_weights_of_an_unbroken_one(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_run(corpus, tmp_path / "run", monkeypatch)
+    assert checkpoint(tmp_path / "run")["progress"]["step"] == 1
+    train(RUN_CONFIG, corpus, tmp_path / "run")
+    assert "at step 1" in capsys.readouterr().out
+    resumed, whole = checkpoint(tmp_path / "run"), checkpoint(run)
+    assert resumed["progress"]["step"] == 3
+    for part in ("net", "ema"):
+        for name, value in whole[part].items():
+            assert value.equal(resumed[part][name]), f"{part} {name}"
+
+
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 1e-4}, {"seed": 4}, {"model": SMALL_NET.model_copy(update={"head_size": 9})}]
+)
+def test_a_run_resumes_only_with_its_own_configuration(
+    run: Path, corpus: Path, tmp_path: Path, change: Mapping[str, Any]
+) -> None:
+    (tmp_path / "last.pt").write_bytes((run / "last.pt").read_bytes())
+    with pytest.raises(ConfigError, match="made with another config; choose another --out"):
+        train(RUN_CONFIG.model_copy(update=dict(change)), corpus, tmp_path)
+
+
+def test_a_run_resumes_only_with_its_own_material(run: Path, corpus: Path, tmp_path: Path) -> None:
+    other = write_corpus(tmp_path / "corpus")
+    manifest = other / "manifest.csv"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("CC0", "CC-BY-4.0"), encoding="utf-8")
+    (tmp_path / "last.pt").write_bytes((run / "last.pt").read_bytes())
+    with pytest.raises(ConfigError, match="made with another manifest_sha256"):
+        train(RUN_CONFIG, other, tmp_path)
+
+
+def test_the_command_line_trains_and_says_what_it_reached(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "made.yaml"
+    config.write_text(json.dumps(RUN_CONFIG.model_copy(update={"steps": 1}).model_dump(mode="json")), encoding="utf-8")
+    assert training.train.main([str(config), "--data", str(corpus), "--out", str(tmp_path / "run")]) == 0
+    assert "best: " in capsys.readouterr().out
+    assert training.train.main([str(config), "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert "expected a manifest" in capsys.readouterr().err
