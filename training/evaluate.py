@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -77,8 +78,9 @@ def read_run(run: Path) -> tuple[Detector, dict[str, Any]]:
         net.load_state_dict(document["ema"])
     except OSError as error:
         raise EvaluationError(f"expected a checkpoint at {path}: {error}; train one first") from error
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise EvaluationError(f"{path} is no checkpoint of this training code: {error}") from error
+    except (KeyError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EvaluationError(f"{path} is no checkpoint of this training code: {reason}") from error
     return net.eval(), document
 
 
