@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from service.engine import DropReason, Engine, RefusalReason, Runner
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+LAG_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 NO_ROUTE = "other"
@@ -65,6 +66,23 @@ class Metrics:
             "speechqc_refusals_total", "Sessions and chunks refused at the door, by reason.", ["reason"],
             registry=registry,
         )  # fmt: skip
+        self.streams_active = Gauge("speechqc_streams_active", "Live streams open now.", registry=registry)
+        self.streams_started = Counter("speechqc_streams_started_total", "Live streams accepted.", registry=registry)
+        self.streams_ended = Counter(
+            "speechqc_streams_ended_total",
+            "Live streams by how they ended: `ok`, `disconnected` or an error code; refused ones included.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.stream_lag_seconds = Histogram(
+            "speechqc_stream_lag_seconds",
+            "Seconds from the arrival of a chunk's last sample until its scores are on their way to the client.",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
+        self.stream_warnings = Counter(
+            "speechqc_stream_warnings_total", "Warnings sent to live clients, by code.", ["code"], registry=registry
+        )
         self.engine_alive = Gauge("speechqc_engine_alive", "1 while steps can run.", registry=registry)
         self.engine_alive.set(1)
         self.sessions = Gauge(

@@ -119,6 +119,26 @@ class Session:
         return self._resampler.samples_in
 
     @property
+    def samples_received(self) -> int:
+        """Samples so far at the model's rate, those that the resampler holds back not counted."""
+        return self._received
+
+    @property
+    def samples_waiting(self) -> int:
+        """Samples at the model's rate that are in no chunk yet; what a live stream's owner keeps bounded."""
+        return len(self._pending.samples)
+
+    @property
+    def samples_taken(self) -> int:
+        """Samples at the model's rate before the end of the last chunk, what its windows reach beyond not counted."""
+        return self._pending.start
+
+    @property
+    def resampler_latency_s(self) -> float:
+        """Seconds that the resampler may hold samples back at worst."""
+        return self._resampler.latency_samples / self._spec.sample_rate_hz
+
+    @property
     def frames_done(self) -> int:
         """Frames whose scores were accepted."""
         return self._frames_done
@@ -234,6 +254,10 @@ class Session:
         if self._kept is not None:
             self._kept.append(shown)
         return Update(first, shown, news)
+
+    def levels(self) -> Levels:
+        """Level measures of everything pushed so far; the stream may go on."""
+        return self._meter.result()
 
     def record(self, profile: Profile) -> ChannelRecord:
         """Say everything about the stream so far; final when it is done."""

@@ -53,7 +53,17 @@ class Settings(BaseSettings):
     max_uploads: int = Field(default=8, ge=1, le=1024)
     """Uploads inspected at the same time; further ones get 429."""
     max_streams: int = Field(default=256, ge=1, le=65536)
-    """Live streams at the same time; further ones are refused."""
+    """Live channels at the same time, so that a stereo stream counts as two; further streams are refused with 1013."""
+    stream_idle_s: float = Field(default=30.0, gt=0)
+    """A live stream that sends neither audio nor KeepAlive for so many seconds is closed."""
+    stream_send_timeout_s: float = Field(default=5.0, gt=0)
+    """A client that takes no message for so many seconds is told; after as many more it is cut off."""
+    stream_send_queue_bytes: int = Field(default=64 * 1024, ge=4096)
+    """Messages to one client that may wait to be sent, bytes; when they are full, scoring of its audio pauses."""
+    stream_max_ahead_s: float = Field(default=1.0, ge=0.2, le=60)
+    """Seconds of audio of one live stream that may wait to be scored; beyond, its socket is not read."""
+    stream_max_message_bytes: int = Field(default=1024 * 1024, ge=4096)
+    """Largest binary message of a live stream, bytes; a larger one closes it with 1009."""
     max_events: int = Field(default=10_000, ge=1)
     """Events kept per channel; later ones are counted but not listed."""
 

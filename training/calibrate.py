@@ -113,6 +113,8 @@ def calibrate(net: Detector, material: Material) -> tuple[dict[str, float], list
             enter[name] = DEFAULT_ENTER
             continue
         scale, shift = platt(logit, target)
+        if (scale, shift) == (1.0, 0.0):
+            remarks.append(f"{name}: Platt scaling does not lower the loss; scores are as the net gives them")
         net.calibration[0, column], net.calibration[1, column] = scale, shift
         score = 1.0 / (1.0 + np.exp(-(logit * scale + shift)))
         chosen = best_f1_threshold(score, target, EVENT_RULES[name].max_false_rate)

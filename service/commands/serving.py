@@ -37,6 +37,7 @@ def serve(
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
+        access_log=False,  # the application writes its own, with request ids
         timeout_graceful_shutdown=math.ceil(settings.drain_s),
     )
     return 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -27,12 +28,14 @@ class ServerTransport(httpx.AsyncBaseTransport):
         self.requests: list[httpx.Request] = []
         self._app = create_app(load_settings(**settings), EchoRunner(2))
         self._inner = httpx.ASGITransport(self._app)
+        self._starting = asyncio.Lock()
         self._lifespan: AbstractAsyncContextManager[object] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self._lifespan is None:
-            self._lifespan = self._app.router.lifespan_context(self._app)
-            await self._lifespan.__aenter__()
+        async with self._starting:  # the requests that come with the first one wait for the server, too
+            if self._lifespan is None:
+                self._lifespan = self._app.router.lifespan_context(self._app)
+                await self._lifespan.__aenter__()
         self.requests.append(request)
         return await self._inner.handle_async_request(request)
 

@@ -38,11 +38,11 @@ def seconds(count: float, rate_hz: int = RATE_HZ) -> NDArray[np.float64]:
 
 
 def talk(length_s: float, pitch_hz: float, seed: int = 0, rate_hz: int = RATE_HZ) -> Float32:
-    """Bursts of a harmonic sound, four a second with pauses between, over a faint hiss."""
+    """Bursts of a harmonic and a little breathy sound, four a second with pauses between, over a faint hiss."""
     time = seconds(length_s, rate_hz)
-    voice = sum(np.sin(2 * np.pi * pitch_hz * k * time) / k for k in range(1, 12))
-    hiss = np.random.default_rng(seed).normal(0.0, 1e-4, time.size)
-    return (0.15 * voice * ((time * 4.0) % 1.0 < 0.6) + hiss).astype(np.float32)
+    breath, hiss = np.random.default_rng(seed).normal(0.0, 1.0, (2, time.size))
+    voice = sum(np.sin(2 * np.pi * pitch_hz * k * time) / k for k in range(1, 12)) + 0.1 * breath
+    return (0.15 * voice * ((time * 4.0) % 1.0 < 0.6) + 1e-4 * hiss).astype(np.float32)
 
 
 def rush(length_s: float, seed: int = 0, scale: float = 0.05) -> Float32:

@@ -115,11 +115,11 @@ def overload(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[np.b
 
 def code(mixture: Float32, plan: ChannelPlan) -> Float32:
     """Send the mixture through the codec and the converter."""
-    limited = np.clip(mixture + np.float32(plan.dc), -1.0, 32767.0 / 32768.0)
+    limited: Float32 = np.clip(mixture + np.float32(plan.dc), -1.0, 32767.0 / 32768.0)
     if plan.law == "mulaw":
-        return np.asarray(decode_mulaw(encode_mulaw(limited)), np.float32)
+        return decode_mulaw(encode_mulaw(limited))
     if plan.law == "alaw":
-        return np.asarray(decode_alaw(encode_alaw(limited)), np.float32)
+        return decode_alaw(encode_alaw(limited))
     if plan.quantise:
         return (np.round(limited * 32768.0) / 32768.0).astype(np.float32)
     return limited.astype(np.float32)

@@ -1,0 +1,148 @@
+"""What a client asks of its stream: the query of the address, read strictly.
+
+An option that is misspelt would silently mean its default, and a stream with a wrong rate gets wrong answers; so every
+name and value is checked, and a refusal says what would fit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from service.contract import ModelContract
+from service.errors import ProtocolError
+from service.live.wire import ENCODINGS
+from service.report import choose_labels
+from service.scoring import Profile, Profiles
+
+MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
+MIN_EMIT_MS, MAX_EMIT_MS = 20, 1_000
+MAX_CHANNELS = 2
+MAX_NAME_CHARS = 128
+
+KNOWN = ("encoding", "sample_rate", "channels", "emit_ms", "labels", "profile", "session_name")
+"""Names of the options; there are no others."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """A stream as it was agreed on.
+
+    Attributes:
+        encoding: One of `wire.ENCODINGS`.
+        rate_hz: Samples per second of each channel.
+        channels: Interleaved channels.
+        emit_ms: Audio between two `scores` messages, a multiple of the frame.
+        labels: Labels that are sent, in the model's order.
+        profile: Limits of the verdict.
+        session_name: The client's own name for the stream, sent back to it.
+    """
+
+    encoding: str
+    rate_hz: int
+    channels: int
+    emit_ms: int
+    labels: tuple[str, ...]
+    profile: Profile
+    session_name: str | None
+
+    def changed(
+        self,
+        contract: ModelContract,
+        profiles: Profiles,
+        *,
+        labels: Sequence[str] | None,
+        emit_ms: int | None,
+        profile: str | None,
+    ) -> StreamOptions:
+        """The same stream with what may change on the way; None leaves a part as it is.
+
+        Raises:
+            ProtocolError: A label or profile that does not exist, or an emit_ms out of bounds.
+        """
+        return replace(
+            self,
+            labels=self.labels if labels is None else choose_labels(contract, ",".join(labels)),
+            emit_ms=self.emit_ms if emit_ms is None else _checked_emit_ms(emit_ms, contract),
+            profile=self.profile if profile is None else profiles.get(profile),
+        )
+
+
+def parse_options(
+    query: Iterable[tuple[str, str]], contract: ModelContract, profiles: Profiles, default_profile: str
+) -> StreamOptions:
+    """Read the query of a stream's address.
+
+    Args:
+        query: Names and values, decoded.
+        contract: Of the model that will hear the stream.
+        profiles: Verdict profiles to choose from.
+        default_profile: Its name.
+
+    Raises:
+        ProtocolError: An option that does not exist, comes twice, or has a value that cannot be used.
+    """
+    pairs = list(query)
+    unknown = sorted({name for name, _ in pairs} - set(KNOWN))
+    if unknown:
+        raise ProtocolError(
+            f"expected options out of {', '.join(KNOWN)}; came {', '.join(map(repr, unknown))}: correct the query",
+            unknown=unknown,
+            known=list(KNOWN),
+        )
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ProtocolError(f"expected each option once, {', '.join(twice)} came more than once: keep one of them")
+    given = dict(pairs)
+    encoding = given.get("encoding", "linear16")
+    if encoding not in ENCODINGS:
+        raise ProtocolError(
+            f"encoding: expected one of {', '.join(ENCODINGS)}, came {encoding[:40]!r}: name the one you send",
+            option="encoding",
+            known=list(ENCODINGS),
+        )
+    name = given.get("session_name") or None
+    if name is not None and (len(name) > MAX_NAME_CHARS or not name.isprintable()):
+        raise ProtocolError(
+            f"session_name: expected at most {MAX_NAME_CHARS} printable characters, came {len(name)}: shorten it",
+            option="session_name",
+        )
+    return StreamOptions(
+        encoding=encoding,
+        rate_hz=_whole(given, "sample_rate", 16_000, MIN_RATE_HZ, MAX_RATE_HZ),
+        channels=_whole(given, "channels", 1, 1, MAX_CHANNELS),
+        emit_ms=_checked_emit_ms(_whole(given, "emit_ms", 100, MIN_EMIT_MS, MAX_EMIT_MS), contract),
+        labels=choose_labels(contract, given.get("labels")),
+        profile=profiles.get(given.get("profile") or default_profile),
+        session_name=name,
+    )
+
+
+def _whole(given: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = given.get(name)
+    if text is None:
+        return default
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+    if value is None or not low <= value <= high:
+        raise ProtocolError(
+            f"{name}: expected a whole number from {low} to {high}, came {text[:40]!r}: correct the query",
+            option=name,
+            min=low,
+            max=high,
+        )
+    return value
+
+
+def _checked_emit_ms(value: int, contract: ModelContract) -> int:
+    frame_ms = round(contract.features.frame_hop_s * 1000)
+    if not MIN_EMIT_MS <= value <= MAX_EMIT_MS or value % frame_ms:
+        raise ProtocolError(
+            f"emit_ms: expected a multiple of {frame_ms} from {MIN_EMIT_MS} to {MAX_EMIT_MS}, came {value}: "
+            "frames cannot be divided",
+            option="emit_ms",
+            min=MIN_EMIT_MS,
+            max=MAX_EMIT_MS,
+            multiple_of=frame_ms,
+        )
+    return value

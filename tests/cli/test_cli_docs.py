@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from service.cli import app
+from service.commands.options import FailOn, Format
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+def test_every_command_and_option_is_documented() -> None:
+    group = typer.main.get_command(app)
+    commands = group.commands  # type: ignore[attr-defined]
+    assert set(commands) == {"inspect", "serve", "model"}
+    for name, command in commands.items():
+        section = DOCUMENT.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        for option in options - {"--help"}:
+            assert option in section, f"{name} {option}"
+
+
+def test_every_format_and_fail_on_value_is_documented() -> None:
+    for form in Format:
+        assert f"`{form}`" in DOCUMENT
+    for value in FailOn:
+        assert value in DOCUMENT
