@@ -25,7 +25,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.runtime
 
 inspect: $(VENV)/.runtime  ## Set up and inspect the sample recording
-	$(BIN)/speech-qc inspect $(SAMPLE)
+	$(BIN)/speech-qc inspect $(SAMPLE) --scores
 
 test: $(VENV)/.dev  ## Set up and run everything that must hold: lint, types, tests
 	$(BIN)/ruff check .

@@ -230,9 +230,9 @@ class Run:
             raise CommandError(
                 f"--scores prints recordings of up to {SCORES_MAX_S:g} s; for longer ones take --format csv --scores"
             )
+        if scores:  # hundreds of lines: before the rest, so that the result is what remains on the screen
+            _emit(f"{line}\n".encode(console.encoding, "replace") for line in (*frame_lines(document), ""))
         self._show(detail(source, document, console.width, ascii_only=console.options.ascii_only))
-        if scores:
-            _emit(f"{line}\n".encode(console.encoding, "replace") for line in frame_lines(document))
 
     def _draw(self, source: Source, number: int, document: Document, picture: Path) -> None:
         """Draw every channel of a recording; several recordings are numbered, several channels named."""

@@ -138,6 +138,7 @@ def detail(source: Source, document: Document, width: int, *, ascii_only: bool =
         parts.append(Text())
         if len(document["channels"]) > 1:
             parts.append(Text(f"Channel {channel['channel']}", style="bold"))
+        parts.append(Text(_levels_line(channel["levels"]), style="dim"))
         parts += [Text(f"• {reason['message']}") for reason in channel["verdict"]["reasons"]]
         parts += [_event_table(channel) if channel["events"] else Text("No events.", style="dim")]
         if channel.get("events_dropped"):
@@ -198,6 +199,17 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
             Text(event["severity"], style=SEVERITY_STYLES.get(event["severity"], "")),
         )
     return table
+
+
+def _levels_line(levels: Mapping[str, float | None]) -> str:
+    """The signal's own figures in one line."""
+    clipped, silence = levels["clipped_ratio"], levels["digital_silence_ratio"]
+    return (
+        f"level {_number(levels['rms_dbfs'], '.1f')} dBFS, peak {_number(levels['peak_dbfs'], '.1f')} dBFS, "
+        f"clipped {_number(None if clipped is None else 100 * clipped, '.2f')} %, "
+        f"digital silence {_number(None if silence is None else 100 * silence, '.1f')} %, "
+        f"DC {_number(levels['dc_offset'], '.4f')}, band {_number(levels['bandwidth_hz'], '.0f')} Hz"
+    )
 
 
 def _lane_labels(channel: Mapping[str, Any]) -> list[str]:

@@ -61,7 +61,7 @@ def test_scores_prints_one_row_per_frame(talk: Path, capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.split()[:1] == ["time_s"])
     assert lines[start].split() == ["time_s", "speech", "noise", "interference", "snr_db"]
-    assert [line.split()[0] for line in lines[start + 1 :]] == [f"{0.02 * i:.2f}" for i in range(100)]
+    assert [line.split()[0] for line in lines[start + 1 : start + 101]] == [f"{0.02 * i:.2f}" for i in range(100)]
 
 
 def test_scores_of_a_long_recording_are_refused_with_the_way_out(capsys: Capture) -> None:
