@@ -39,7 +39,7 @@ class EventRule:
 
 
 EVENT_RULES: Mapping[str, EventRule] = {
-    "speech": EventRule(0.10, 0.20, 0.02),
+    "speech": EventRule(0.10, 0.20, 0.04),
     "noise": EventRule(0.20, 0.50, 0.01),
     "interference": EventRule(0.20, 0.50, 0.01),
     "stationary_noise": EventRule(0.30, 0.50, 0.01),
