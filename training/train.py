@@ -184,8 +184,18 @@ def batches(dataset: MixtureExamples, config: TrainConfig, first_step: int) -> I
     yield from loader
 
 
-def train(config: TrainConfig, data: Path, out: Path) -> dict[str, float]:
-    """Run or resume a training; returns the figures of the best checkpoint."""
+def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None) -> dict[str, float]:
+    """Run or resume a training; returns the figures of the best checkpoint.
+
+    Args:
+        config: What to do.
+        data: Corpus folder.
+        out: Run folder.
+        start: Run folder whose best weights a new run starts from, instead of random ones.
+
+    Raises:
+        ConfigError: `out` or `start` holds a run that does not fit.
+    """
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -210,15 +220,31 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict[str, float]:
         ],
         "preprocessing": report.lines(),
     }
+    if start is not None:
+        context["start"] = _start_from(start / BEST, net)
     if (out / CHECKPOINT).exists():
         run.restore(_resumable(out / CHECKPOINT, context))
     else:
-        set_normalisation(net, dataset)
+        if start is None:
+            set_normalisation(net, dataset)
         run.ema = Ema(net, config.ema_decay)
     _loop(config, run, dataset, examples, out, context)
     best = torch.load(out / BEST, weights_only=True)
     figures: dict[str, float] = best["figures"]
     return figures
+
+
+def _start_from(path: Path, net: Detector) -> dict[str, Any]:
+    """Take the averaged weights of an earlier run, normalisation included; returns what made them."""
+    if not path.is_file():
+        raise ConfigError(f"expected a finished run with {path}; train it first")
+    document = torch.load(path, weights_only=True)
+    try:
+        net.load_state_dict(document["ema"])
+    except RuntimeError as error:
+        raise ConfigError(f"{path} has a net of another shape: {error}") from error
+    made = {name: document[name] for name in ("commit", "manifest_sha256", "config")}
+    return made | {"steps": document["progress"]["step"], "minutes": round(document["progress"]["minutes"], 1)}
 
 
 def _resumable(path: Path, context: dict[str, Any]) -> dict[str, Any]:
@@ -291,9 +317,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="YAML file, for instance training/configs/tiny.yaml")
     parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
+    parser.add_argument("--start", type=Path, help="run folder whose best weights a new run starts from")
     options = parser.parse_args(argv)
     try:
-        figures = train(read_config(options.config), options.data, options.out)
+        figures = train(read_config(options.config), options.data, options.out, options.start)
     except (ConfigError, ManifestError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2

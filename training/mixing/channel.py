@@ -60,7 +60,7 @@ def draw_channel(rng: np.random.Generator) -> ChannelPlan:
     if not narrow and rng.random() < 0.2:
         high_pass = float(rng.uniform(60, 300))
     clip = rng.random() < 0.18
-    loss = rng.random() < 0.18
+    loss = rng.random() < 0.24
     return ChannelPlan(
         narrow=narrow,
         high_pass_hz=high_pass,

@@ -138,7 +138,7 @@ class MixPlan:
 class MixOdds:
     """How often each ingredient is drawn; probabilities of one mixture."""
 
-    speech: float = 0.86
+    speech: float = 0.82
     noise: float = 0.5
     second_noise: float = 0.2
     interference: float = 0.45
@@ -224,7 +224,7 @@ def _noise(rng: np.random.Generator, pool: Pool, samples: int, has_speech: bool)
     span, fade = _span(rng, samples)
     level = _level(rng, has_speech, -6.0, 32.0)
     seed = int(rng.integers(2**31))
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         name = "hiss" if rng.random() < 0.75 else "clicks"
         meaning = SYNTHETIC_NOISE if name == "hiss" else SYNTHETIC_CLICKS
         return SourcePlan("synth", meaning, level, span, fade, seed, synth=name)

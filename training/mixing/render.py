@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
+from training.corpora.preprocess import NORMAL_LEVEL_DBFS
 from training.corpora.taxonomy import Meaning
 from training.mixing import channel as line
 from training.mixing import targets
@@ -21,6 +22,7 @@ Float64 = NDArray[np.float64]
 MAX_ROOM_TAIL = 2 * RATE_HZ  # two seconds; longer tails only cost time
 EDGE_FADE = 80  # 5 ms at the ends of laid recordings, so that joints do not click
 MIN_FLOOR_DBFS = -95.0
+HIGHEST_FLOOR_DB = -36.0  # room tone against the active speech, at most
 PEAK_LIMIT = 0.98  # a mixture without planned overload stays below the rail
 
 
@@ -178,8 +180,10 @@ def _floor(plan: MixPlan, pool: Pool, rng: np.random.Generator) -> Float32:
     if plan.floor_offset_db is None:
         return np.zeros(plan.samples, dtype=np.float32)
     if plan.speech:
-        own = float(np.mean([pool.recordings[part.recording].floor_db for part in plan.speech]))
-        level = own + (plan.speech_dbfs + 26.0) + plan.floor_offset_db
+        own = float(np.mean([pool.recordings[part.recording].floor_db for part in plan.speech])) - NORMAL_LEVEL_DBFS
+        # Recordings that are cut tight have no pause to measure: what they call their floor is soft speech. A louder
+        # room tone than this would teach that steady noise is clean.
+        level = plan.speech_dbfs + min(own, HIGHEST_FLOOR_DB) + plan.floor_offset_db
     else:
         level = -72.0 + plan.floor_offset_db
     level = max(level, MIN_FLOOR_DBFS)

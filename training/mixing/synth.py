@@ -135,6 +135,8 @@ def hiss(count: int, rng: np.random.Generator) -> Float32:
     """Stationary noise of random tilt and band, with slow level changes now and then: hiss, fans, rumble."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
     frequency = np.maximum(np.fft.rfftfreq(count, 1 / RATE_HZ), 20.0)
+    if rng.random() < 0.3:  # plain white, pink and brown noise, as test generators make it
+        return _unit(np.fft.irfft(spectrum * frequency ** float(rng.choice([0.0, -0.5, -1.0])), n=count))
     shape = frequency ** rng.uniform(-1.2, 0.4)
     if rng.random() < 0.5:
         low = np.exp(rng.uniform(np.log(30.0), np.log(2000.0)))
