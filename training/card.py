@@ -44,6 +44,15 @@ def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
             f"`{training['commit']}`, manifest sha256 `{training['manifest_sha256'][:16]}`",
         ),
     ]
+    if training.get("start"):
+        start = training["start"]
+        facts.append(
+            (
+                "started from",
+                f"a run of {start['steps']} steps, {start['minutes']:g} min, seed {start['config']['seed']}, commit "
+                f"`{start['commit']}`",
+            )
+        )
     parts = [
         table(("", ""), facts, numeric_from=2),
         "### Labels and event rules",

@@ -250,6 +250,7 @@ def _contract(
             "parameters": net.parameter_count(),
             "mmacs_per_s": round(net.macs_per_second() / 1e6, 2),
             "preprocessing": document["preprocessing"],
+            "start": document.get("start"),
             "calibration": calibration,
         },
         data=tuple(document["data"]),

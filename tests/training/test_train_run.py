@@ -100,3 +100,21 @@ def test_the_command_line_trains_and_says_what_it_reached(
     assert "best: " in capsys.readouterr().out
     assert training.train.main([str(config), "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     assert "expected a manifest" in capsys.readouterr().err
+
+
+def test_a_run_can_start_from_another_and_says_so(run: Path, corpus: Path, tmp_path: Path) -> None:
+    again = RUN_CONFIG.model_copy(update={"seed": 9, "learning_rate": 1e-12, "steps": 1})
+    train(again, corpus, tmp_path / "second", start=run)
+    first, second = checkpoint(run, "best.pt"), checkpoint(tmp_path / "second")
+    assert second["start"]["steps"] == first["progress"]["step"]
+    assert second["start"]["config"] == first["config"]
+    for name in ("gru.weight_hh_l0", "mean", "spread"):  # next to no learning rate: what is there was taken over
+        torch.testing.assert_close(second["net"][name], first["ema"][name], atol=1e-6, rtol=0)
+
+
+def test_a_start_that_does_not_fit_is_refused(run: Path, corpus: Path, tmp_path: Path) -> None:
+    wider = RUN_CONFIG.model_copy(update={"model": SMALL_NET.model_copy(update={"hidden_size": 21})})
+    with pytest.raises(ConfigError, match="another shape"):
+        train(wider, corpus, tmp_path / "a", start=run)
+    with pytest.raises(ConfigError, match="train it first"):
+        train(RUN_CONFIG, corpus, tmp_path / "b", start=tmp_path / "nowhere")
