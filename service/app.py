@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import faults, inspect, ops, pages
+from service.api import faults, inspect, ops, pages, stream
 from service.api.deps import AppState
 from service.api.middleware import RequestContext
 from service.assembly import make_engine, make_runner
 from service.engine import Runner
 from service.errors import SettingsError
+from service.live.hub import StreamHub
 from service.metrics import Metrics
 from service.scoring import Profiles, load_profiles
 from service.settings import Settings
@@ -47,7 +48,8 @@ def create_app(settings: Settings, runner: Runner | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = make_engine(settings, runner, metrics)
         metrics.watch(engine)
-        app.state.parts = AppState(settings, profiles, metrics, runner, engine)
+        streams = StreamHub(settings.max_streams)
+        app.state.parts = AppState(settings, profiles, metrics, runner, engine, streams)
         await engine.start()
         logger.info(
             "ready: model %s %s (%s) on %s",
@@ -59,13 +61,16 @@ def create_app(settings: Settings, runner: Runner | None = None) -> FastAPI:
         try:
             yield
         finally:
+            await streams.drain(settings.drain_s)
             await asyncio.shield(engine.drain(settings.drain_s))
 
     app = FastAPI(
         title="speech-qc", version=__version__, description=DESCRIPTION, lifespan=lifespan, openapi_tags=_TAGS
     )
+    app.state.settings = settings
     faults.install(app)
     app.include_router(inspect.router)
+    app.include_router(stream.router)
     app.include_router(ops.router)
     app.include_router(pages.router)
     app.add_middleware(RequestContext, metrics=metrics)

@@ -70,7 +70,7 @@ class Metrics:
         self.streams_started = Counter("speechqc_streams_started_total", "Live streams accepted.", registry=registry)
         self.streams_ended = Counter(
             "speechqc_streams_ended_total",
-            "Live streams by how they ended: `ok`, `disconnected` or an error code; refused ones included.",
+            "Live streams by how they ended: `ok`, `disconnected`, `aborted` or an error code; refused ones included.",
             ["outcome"],
             registry=registry,
         )

@@ -224,7 +224,9 @@ class Session:
             chunk = np.concatenate([chunk, np.zeros(size - len(chunk), np.float32)])
         own = hops * spec.hop_samples
         self._pending.levels_dbfs = np.concatenate([self._pending.levels_dbfs, frame_levels_dbfs(chunk[:own], spec)])
-        self._pending.samples = self._pending.samples[own:]
+        rest = self._pending.samples[own:]
+        # A small rest is copied: a view would keep the audio before it in memory for as long as a stream pauses.
+        self._pending.samples = rest.copy() if len(rest) <= own else rest
         self._pending.start += own
         return chunk
 
@@ -287,7 +289,9 @@ class Session:
             return
         self._received += len(samples)
         self._pending.samples = np.concatenate([self._pending.samples, samples])
-        self._tail = np.concatenate([self._tail, samples[-self._tail_samples :]])[-self._tail_samples :]
+        if len(samples) < self._tail_samples:
+            samples = np.concatenate([self._tail, samples])
+        self._tail = samples[-self._tail_samples :].copy()
 
     def _blank(self, scores: Float32) -> Float32:
         """Replace measures by NaN in frames without speech: there is nothing to measure."""

@@ -10,6 +10,7 @@ from fastapi.requests import HTTPConnection
 
 from service.contract import ModelContract
 from service.engine import Engine, Runner
+from service.live.hub import StreamHub
 from service.metrics import Metrics
 from service.report import ModelIdentity
 from service.scoring import Profiles
@@ -25,6 +26,7 @@ class AppState:
     metrics: Metrics
     runner: Runner
     engine: Engine
+    streams: StreamHub
     uploads: int = 0
     """Recordings being inspected."""
 

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from service.api.schemas import EventAnswer, LevelsAnswer, ModelInfo, SummaryAnswer, TimingAnswer, VerdictAnswer
 from service.api.schemas import ErrorDetail as ErrorDetail
+from service.api.schemas import EventAnswer, LevelsAnswer, ModelInfo, SummaryAnswer, TimingAnswer, VerdictAnswer
 from service.errors import ProtocolError
 
 
@@ -58,7 +58,9 @@ class Ready(_Message):
     session_name: str | None
     model: ModelInfo
     frame_hop_s: float
-    latency_s: float = Field(description="From a sample's arrival until its frame's scores are sent, without computing.")
+    latency_s: float = Field(
+        description="From a sample's arrival until its frame's scores are sent, without computing."
+    )
     encoding: Literal["linear16", "mulaw", "alaw", "float32"]
     sample_rate_hz: int
     channels: int

@@ -28,10 +28,10 @@ def load_runner(settings: Settings) -> Runner:
 
 
 def run_server(app: Any, **options: Any) -> None:
-    """Serve until a signal ends it, see `uvicorn.run`."""
-    import uvicorn
+    """Serve until a signal ends it, see `service.api.stream_server.run_server`."""
+    from service.api import stream_server
 
-    uvicorn.run(app, **options)
+    stream_server.run_server(app, **options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class StreamOptions:
         emit_ms: Audio between two `scores` messages, a multiple of the frame.
         labels: Labels that are sent, in the model's order.
         profile: Limits of the verdict.
+        profile_name: Their name.
         session_name: The client's own name for the stream, sent back to it.
     """
 
@@ -45,6 +46,7 @@ class StreamOptions:
     emit_ms: int
     labels: tuple[str, ...]
     profile: Profile
+    profile_name: str
     session_name: str | None
 
     def changed(
@@ -66,6 +68,7 @@ class StreamOptions:
             labels=self.labels if labels is None else choose_labels(contract, ",".join(labels)),
             emit_ms=self.emit_ms if emit_ms is None else _checked_emit_ms(emit_ms, contract),
             profile=self.profile if profile is None else profiles.get(profile),
+            profile_name=self.profile_name if profile is None else profile,
         )
 
 
@@ -108,13 +111,15 @@ def parse_options(
             f"session_name: expected at most {MAX_NAME_CHARS} printable characters, came {len(name)}: shorten it",
             option="session_name",
         )
+    profile = given.get("profile") or default_profile
     return StreamOptions(
         encoding=encoding,
         rate_hz=_whole(given, "sample_rate", 16_000, MIN_RATE_HZ, MAX_RATE_HZ),
         channels=_whole(given, "channels", 1, 1, MAX_CHANNELS),
         emit_ms=_checked_emit_ms(_whole(given, "emit_ms", 100, MIN_EMIT_MS, MAX_EMIT_MS), contract),
         labels=choose_labels(contract, given.get("labels")),
-        profile=profiles.get(given.get("profile") or default_profile),
+        profile=profiles.get(profile),
+        profile_name=profile,
         session_name=name,
     )
 

@@ -26,6 +26,9 @@ PACE_WINDOW_S = 10.0
 PACE_TOLERANCE = 0.1
 """Share by which the pace may differ from real time; clocks differ by 0.01 %, wrong rates by half or more."""
 
+SLOW_WINDOWS = 2
+"""In a row: a network that stalls once has not the wrong pace."""
+
 LEAD_S = 3.0
 """Audio ahead of the clock by more than this is no jitter, but a sender faster than real time."""
 
@@ -47,9 +50,16 @@ NARROW_SHARE = 0.25
 NARROW_LOOKS = 3
 """Looks in a row that must find it: a hum before anybody speaks is narrow, too."""
 
-NOISE_DBFS = -12.0
-NOISE_CORRELATION = 0.2
-"""Louder than any speech and without memory from sample to sample: bytes read in the wrong encoding sound like that."""
+JUMP = 0.5
+JUMP_RATIO = 0.06
+"""Steps between neighbours that are larger than half of full scale: clipped speech has below 1 % of them, bytes
+that are read in the wrong encoding 9 % and more (but µ-law read as A-law, which stays speech)."""
+
+JUMPS_S = 3.0
+"""So long must they last; a crackling plug does not."""
+
+LOUD_SQUARE = 0.01
+"""Mean square (-20 dBFS) below which there cannot be so many jumps; spares the count."""
 
 REPEAT_S = 30.0
 """Seconds before the same code is said again."""
@@ -70,9 +80,9 @@ class _Channel:
 
     samples: int = 0
     squares: float = 0.0
-    products: float = 0.0  # of neighbours
+    jumps: int = 0
     quiet_s: float = 0.0
-    noisy_s: float = 0.0
+    jumping_s: float = 0.0
     since_look_s: float = 0.0
     clipped: float = 0.0  # samples, at the last look
     looked_at: int = 0  # samples, at the last look
@@ -94,6 +104,8 @@ class Watch:
         self._channels = [_Channel() for _ in range(channels)]
         self._window_s: float | None = None  # time at which the pace window began
         self._window_audio_s = 0.0
+        self._slow_windows = 0
+        self._debt_s = 0.0  # audio missing in the last window: what is made up for is not too fast
         self._paused = False  # the client said KeepAlive: it may be slow on purpose
         self._active: set[tuple[str, int | None]] = set()
         self._said_s: dict[tuple[str, int | None], float] = {}
@@ -110,26 +122,31 @@ class Watch:
         self._window_audio_s += seconds
         wall_s = now_s - self._window_s
         audio_s = self._window_audio_s
-        if audio_s - wall_s > LEAD_S + seconds:
+        if audio_s - wall_s - self._debt_s > LEAD_S + seconds:
             self._restart(now_s)
             return self._fast(audio_s, wall_s, now_s)
         if wall_s < PACE_WINDOW_S:
             return None
         pace, paused = audio_s / wall_s, self._paused
+        surplus = (audio_s - self._debt_s) / wall_s
         self._restart(now_s)
-        if pace > 1 + PACE_TOLERANCE:
+        if surplus > 1 + PACE_TOLERANCE:
             return self._fast(audio_s, wall_s, now_s)
         self._clear("too_fast", None)
-        if pace < 1 - PACE_TOLERANCE and not paused:
+        slow = pace < 1 - PACE_TOLERANCE and not paused
+        self._debt_s = wall_s - audio_s if slow else 0.0
+        self._slow_windows = self._slow_windows + 1 if slow else 0
+        if self._slow_windows >= SLOW_WINDOWS:
             return self._say(
                 "too_slow",
-                f"{audio_s:.1f} s of audio came in {wall_s:.1f} s: scores fall behind by as much. If audio is sent as it "
-                f"is captured, the declared sample_rate of {self._rate_hz} Hz is too high, or the network too slow; send "
-                "KeepAlive where a pause is meant",
+                f"{audio_s:.1f} s of audio came in {wall_s:.1f} s, so scores fall behind. If audio is sent as it "
+                f"is captured, the declared sample_rate of {self._rate_hz} Hz is too high, or the network is too slow; "
+                "send KeepAlive where a pause is meant",
                 None,
                 now_s,
             )
-        self._clear("too_slow", None)
+        if not slow:
+            self._clear("too_slow", None)
         return None
 
     def heard(self, channel: int, samples: Float32, now_s: float) -> list[Warn]:
@@ -142,30 +159,31 @@ class Watch:
         """
         sums = self._channels[channel]
         sums.samples += len(samples)
-        sums.squares += float(np.dot(samples, samples))
-        sums.products += float(np.dot(samples[1:], samples[:-1]))
+        squares = float(np.dot(samples, samples))
+        sums.squares += squares
+        if squares > LOUD_SQUARE * len(samples):
+            sums.jumps += int(np.count_nonzero(np.abs(np.diff(samples)) > JUMP))
         if sums.samples < self._rate_hz:
             return []
         seconds = sums.samples / self._rate_hz
         mean_square = sums.squares / sums.samples
-        correlation = sums.products / sums.squares if sums.squares else 1.0
-        sums.samples, sums.squares, sums.products = 0, 0.0, 0.0
+        jumping = sums.jumps > JUMP_RATIO * sums.samples
+        sums.samples, sums.squares, sums.jumps = 0, 0.0, 0
         sums.since_look_s += seconds
         sums.quiet_s = sums.quiet_s + seconds if mean_square < 10 ** (SILENCE_DBFS / 10) else 0.0
-        noisy = mean_square > 10 ** (NOISE_DBFS / 10) and abs(correlation) < NOISE_CORRELATION
-        sums.noisy_s = sums.noisy_s + seconds if noisy else 0.0
+        sums.jumping_s = sums.jumping_s + seconds if jumping else 0.0
         silence = self._hold(
             sums.quiet_s >= SILENCE_S,
             "silence",
-            f"channel {channel} has been below {SILENCE_DBFS:g} dBFS for {sums.quiet_s:.0f} s: is the microphone open and "
-            "the right channel sent?",
+            f"channel {channel} has been below {SILENCE_DBFS:g} dBFS for {sums.quiet_s:.0f} s: is the microphone open "
+            "and the right channel sent?",
             channel,
             now_s,
         )
         mismatch = self._hold(
-            sums.noisy_s >= 3.0,
+            sums.jumping_s >= JUMPS_S,
             "encoding_mismatch",
-            f"channel {channel} is loud and without any structure, as bytes are that are read in the wrong encoding: "
+            f"channel {channel} jumps from sample to sample as no speech does, but bytes in the wrong encoding do: "
             f"declared is {self._encoding}; check it, and the byte order",
             channel,
             now_s,
@@ -215,15 +233,15 @@ class Watch:
     def _fast(self, audio_s: float, wall_s: float, now_s: float) -> Warn | None:
         return self._say(
             "too_fast",
-            f"{audio_s:.1f} s of audio came in {wall_s:.1f} s: it is scored as fast as there is room, and the socket is "
-            f"read no faster. If audio is sent as it is captured, the declared sample_rate of {self._rate_hz} Hz is "
+            f"{audio_s:.1f} s of audio came in {wall_s:.1f} s: it is scored as fast as there is room, and the socket "
+            f"is read no faster. If audio is sent as it is captured, the declared sample_rate of {self._rate_hz} Hz is "
             "too low",
             None,
             now_s,
         )
 
     def _restart(self, now_s: float) -> None:
-        self._window_s, self._window_audio_s, self._paused = now_s, 0.0, False
+        self._window_s, self._window_audio_s, self._paused, self._debt_s = now_s, 0.0, False, 0.0
 
     def _hold(self, wrong: bool, code: WarningCode, message: str, channel: int | None, now_s: float) -> Warn | None:
         if wrong:

@@ -1,0 +1,45 @@
+"""How a stream ends on the wire: an `error` message, then a close whose short reason says what to do."""
+
+from __future__ import annotations
+
+from service.errors import SpeechQCError
+from service.report import to_json
+
+NORMAL_CLOSE = 1000
+
+MAX_REASON_BYTES = 123
+"""A close frame holds no more (RFC 6455, section 5.5)."""
+
+ADVICE: dict[str, str] = {
+    "invalid_audio": "check encoding, sample_rate and byte order, then reconnect",
+    "unsupported_format": "send one of the encodings that are documented",
+    "payload_too_large": "send smaller messages",
+    "protocol_error": "correct what the last error message names; do not retry unchanged",
+    "unauthorized": "send a valid key",
+    "overloaded": "retry after {retry_after_s} s, or use another server",
+    "draining": "server goes away: reconnect to another one, or retry after {retry_after_s} s",
+    "deadline_exceeded": "too busy: retry after {retry_after_s} s, or use another server",
+    "inference_error": "scoring failed: reconnect and go on",
+    "engine_dead": "server is broken: use another one, or retry after {retry_after_s} s",
+}
+"""What to do, by error code; the full message went before in an `error` message."""
+
+
+SITUATIONS: dict[str, str] = {
+    "idle_s": "send audio or KeepAlive in time, CloseStream at the end",
+    "unread_s": "read the messages while you send, then retry",
+}
+"""What to do where the error's detail tells more than its code."""
+
+
+def close_reason(error: SpeechQCError) -> str:
+    """The reason of the close frame, at most 123 bytes: `code: what to do`."""
+    known = [advice for key, advice in SITUATIONS.items() if key in error.detail]
+    advice = known[0] if known else ADVICE.get(error.code, "see the last error message")
+    text = f"{error.code}: {advice.format(retry_after_s=error.retry_after_s)}"
+    return text.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+
+
+def error_text(error: SpeechQCError, session_id: str) -> str:
+    """The `error` message, with the body that HTTP answers have."""
+    return to_json({"type": "error", **error.body(session_id)}).decode()

@@ -1,0 +1,413 @@
+"""One live stream from its opening to its close: a task that receives, one that scores, one that sends.
+
+What can end a stream comes together in `LiveStream.run`: the client's `CloseStream`, a client that is gone, a fault in
+what it sends, a client that sends or reads nothing, an engine that fails, a server that goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from service.api.messages import CloseStream, Configure, Finalize, KeepAlive, parse_client_message
+from service.contract import ModelContract
+from service.engine import Engine
+from service.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from service.live.closing import NORMAL_CLOSE, close_reason, error_text
+from service.live.hub import StreamHub
+from service.live.options import StreamOptions
+from service.live.outbox import Outbox
+from service.live.scorer import LiveLanes, Scorer
+from service.live.watch import Warn, Watch
+from service.live.wire import WireDecoder
+from service.metrics import Metrics
+from service.report import ModelIdentity, to_json
+from service.scoring import Profiles
+from service.session import ChannelRecord
+from service.settings import Settings
+
+logger = logging.getLogger("service.streams")
+
+PIECE_S = 0.1
+"""Audio taken from a message at once: costs the event loop a fraction of a millisecond."""
+
+PIECES_PER_TURN = 8
+"""Then others get their turn, however much a fast client has sent."""
+
+MAX_TEXT_CHARS = 65_536
+"""No client message is nearly as long."""
+
+OK, DISCONNECTED = "ok", "disconnected"
+
+
+class Gone(Exception):
+    """The client is not there any more."""
+
+
+class Socket(Protocol):
+    """The open connection, as this module needs it."""
+
+    async def receive(self) -> bytes | str | None:
+        """Next message; None when the client is gone."""
+
+    async def send(self, text: str) -> None:
+        """Send a text message; waits while the client is behind. Raises Gone."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say the close; waits while the client is behind."""
+
+    def abort(self) -> None:
+        """Cut the connection without a word."""
+
+
+class LiveStream:
+    """One stream; `run` it once.
+
+    Args:
+        socket: Open.
+        options: As agreed on.
+        session_id: Names the stream in messages and logs.
+        engine: Started.
+        contract: Of its model.
+        identity: Of its model.
+        lanes: For live audio.
+        profiles: To choose from on the way.
+        settings: Bounds.
+        metrics: Where streams are counted.
+        hub: Where its places are.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        options: StreamOptions,
+        *,
+        session_id: str,
+        engine: Engine,
+        contract: ModelContract,
+        identity: ModelIdentity,
+        lanes: LiveLanes,
+        profiles: Profiles,
+        settings: Settings,
+        metrics: Metrics,
+        hub: StreamHub,
+    ) -> None:
+        self._socket, self._session_id, self._settings, self._metrics = socket, session_id, settings, metrics
+        self._contract, self._identity, self._profiles, self._hub = contract, identity, profiles, hub
+        self._options = options
+        self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic)
+        self._scorer = Scorer(
+            engine, contract, lanes, options, self._outbox, metrics,
+            max_events=settings.max_events,
+            max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
+        )  # fmt: skip
+        self._decoder = WireDecoder(options.encoding, options.channels, max(1, round(options.rate_hz * PIECE_S)))
+        self._watch = Watch(options.rate_hz, options.channels, options.encoding)
+        self._pieces = 0
+        self._listening_since: float | None = None
+        self._draining = False
+        self._receiver: asyncio.Task[bool] | None = None
+        self._fault: asyncio.Future[SpeechQCError] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._started_s = time.monotonic()
+
+    async def run(self) -> str:
+        """Serve the stream to its end.
+
+        Returns:
+            `ok`, `disconnected`, or the code of the error that ended it.
+
+        Raises:
+            Overloaded, Draining, EngineDead: There was no place for it; nothing was sent.
+        """
+        self._hub.check(self._options.channels)
+        self._scorer.open()
+        self._hub.add(self, self._options.channels)
+        self._metrics.streams_started.inc()
+        self._metrics.streams_active.inc()
+        outcome = "aborted"
+        try:
+            outcome = await self._serve()
+        finally:
+            self._scorer.close()
+            self._hub.remove(self)
+            self._metrics.streams_active.dec()
+            self._metrics.streams_ended.labels(outcome).inc()
+            seconds = time.monotonic() - self._started_s
+            audio_s = self._scorer.sessions[0].samples_in / self._options.rate_hz
+            logger.info("stream %s %.1f s of audio in %.1f s id=%s", outcome, audio_s, seconds, self._session_id)
+        return outcome
+
+    def drain(self) -> None:
+        """The server goes away: score what came, say the summary, close with 1012.
+
+        A stream that is closing by itself already goes on as it would.
+        """
+        if self._receiver is not None and not self._receiver.done():
+            self._draining = True
+            self._listening_since = None
+            self._receiver.cancel()
+
+    # -- endings ------------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> str:
+        loop = asyncio.get_running_loop()
+        self._fault = loop.create_future()
+        sender = loop.create_task(self._outbox.run(self._socket.send))
+        scorer = loop.create_task(self._scorer.run())
+        self._receiver = loop.create_task(self._receive())
+        self._outbox.force(self._ready())
+        self._tick()
+        try:
+            return await self._to_the_end(self._receiver, scorer, sender)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            tasks: set[asyncio.Task[Any]] = {self._receiver, scorer, sender}
+            for task in tasks:
+                task.cancel()
+                task.add_done_callback(_look_at_the_end)  # what it raised was dealt with, or comes of the cancelling
+            # Not gather: cancelled, it raises the children's cancellation, in which a caller does not know its own.
+            await asyncio.wait(tasks)
+
+    async def _to_the_end(
+        self, receiver: asyncio.Task[bool], scorer: asyncio.Task[None], sender: asyncio.Task[None]
+    ) -> str:
+        error: SpeechQCError | None = None
+        try:
+            if not await self._until_scored(receiver, scorer, sender):
+                return DISCONNECTED
+            if self._draining:
+                error = _draining()
+                frames = self._scorer.sessions[0].frames_done
+                self._outbox.force(to_json({"type": "finalized", "frames": frames}).decode())
+            records, text = await self._scorer.summary(self._session_id, time.monotonic() - self._started_s)
+            self._count(records)
+            self._outbox.force(text)
+        except Gone:
+            return DISCONNECTED
+        except SpeechQCError as fault:
+            error = fault
+        except Exception:
+            logger.exception("unexpected error id=%s", self._session_id)
+            error = SpeechQCError("something unexpected went wrong here; the log has it under this session id")
+        if error is not None:
+            scorer.cancel()  # nothing may come after the reason
+            receiver.cancel()
+            await asyncio.wait({scorer, receiver})
+            if self._is_stuck(time.monotonic()):
+                self._outbox.clear()  # the client does not read: what matters is that it is told
+            self._scorer.close()  # the engine's places are free from here on, the rest may take its time
+            self._outbox.force(error_text(error, self._session_id))
+        return await self._say_goodbye(sender, error)
+
+    async def _until_scored(
+        self, receiver: asyncio.Task[bool], scorer: asyncio.Task[None], sender: asyncio.Task[None]
+    ) -> bool:
+        """Wait until all audio is scored after an orderly end; False when the client left instead.
+
+        Raises:
+            SpeechQCError: A violation, a time-out, or the engine failed.
+        """
+        fault = self._fault
+        if fault is None:
+            raise RuntimeError("a stream is served once")
+        waiting: set[asyncio.Future[object]] = {receiver, scorer, sender, fault}  # type: ignore[arg-type]
+        while True:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if sender in done:
+                sender.result()
+                return False
+            if receiver in done:
+                if not receiver.cancelled() and not receiver.result():
+                    return False
+                self._end_audio()
+            if scorer in done:
+                scorer.result()
+                return True
+            if fault in done:
+                raise fault.result()
+
+    def _end_audio(self) -> None:
+        if self._decoder.rest_bytes:
+            self._warn(Warn(
+                "incomplete_sample",
+                f"the stream ended within a sample: {self._decoder.rest_bytes} bytes were left over and not scored",
+            ))  # fmt: skip
+        self._scorer.end()
+
+    async def _say_goodbye(self, sender: asyncio.Task[None], error: SpeechQCError | None) -> str:
+        """Send what is left and the close; cut the connection when the client takes neither."""
+        self._outbox.close()
+        timeout_s = self._settings.stream_send_timeout_s
+        await asyncio.wait({sender}, timeout=timeout_s)
+        if not sender.done():
+            self._socket.abort()
+            return error.code if error is not None else Overloaded.code
+        if sender.exception() is not None:
+            return error.code if error is not None else DISCONNECTED
+        code, reason = (error.ws_close, close_reason(error)) if error is not None else (NORMAL_CLOSE, "")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._socket.close(code, reason)
+        except TimeoutError:
+            self._socket.abort()
+        except Gone:
+            pass
+        return OK if error is None else error.code
+
+    def _tick(self) -> None:
+        """Look now and then for a client that neither sends nor reads; costs nothing per message."""
+        settings, now_s = self._settings, time.monotonic()
+        idle_s, send_s = settings.stream_idle_s, settings.stream_send_timeout_s
+        fault: SpeechQCError | None = None
+        if self._listening_since is not None and now_s - self._listening_since > idle_s:
+            fault = ProtocolError(
+                f"expected audio or KeepAlive at least every {idle_s:g} s, none came: send KeepAlive every "
+                f"{idle_s / 3:.3g} s while there is no audio, and CloseStream at the end",
+                idle_s=idle_s,
+            )
+        if self._is_stuck(now_s):
+            fault = Overloaded(
+                f"expected a client that reads, no message was taken for {send_s:g} s: read while you send",
+                unread_s=send_s,
+                retry_after_s=Overloaded.retry_after_s,
+            )
+        if fault is not None and self._fault is not None and not self._fault.done():
+            self._fault.set_result(fault)
+            return
+        self._timer = asyncio.get_running_loop().call_later(min(idle_s, send_s, 4.0) / 4, self._tick)
+
+    def _is_stuck(self, now_s: float) -> bool:
+        """Whether the client has not taken a message for too long."""
+        since = self._outbox.sending_since
+        return since is not None and now_s - since > self._settings.stream_send_timeout_s
+
+    # -- the receiver -------------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> bool:
+        """Take messages until CloseStream (True) or until the client is gone (False).
+
+        Raises:
+            SpeechQCError: A violation that ends the stream.
+        """
+        while True:
+            self._listening_since = time.monotonic()
+            message = await self._socket.receive()
+            self._listening_since = None
+            if isinstance(message, bytes):
+                await self._audio(message)
+            elif message is None:
+                return False
+            elif await self._text(message):
+                return True
+
+    async def _audio(self, message: bytes) -> None:
+        if len(message) > self._settings.stream_max_message_bytes:
+            raise PayloadTooLarge(
+                f"expected messages of at most {self._settings.stream_max_message_bytes} bytes, came {len(message)}: "
+                "send the audio in smaller portions",
+                bytes=len(message),
+                max_bytes=self._settings.stream_max_message_bytes,
+            )
+        started_s = now_s = time.monotonic()
+        arrived = 0
+        for channels in self._decoder.pieces(message):
+            arrived += len(channels[0])
+            self._scorer.push(channels, now_s)
+            for index, samples in enumerate(channels):
+                for warn in self._watch.heard(index, samples, now_s):
+                    await self._say(warn)
+                if self._watch.wants_look(index):
+                    await self._look(index, now_s)
+            self._pieces += 1
+            self._scorer.decode_s += time.monotonic() - started_s
+            await self._scorer.wait_for_room()
+            if self._pieces % PIECES_PER_TURN == 0:
+                await asyncio.sleep(0)
+            started_s = time.monotonic()
+        warn_pace = self._watch.arrived(arrived / self._options.rate_hz, now_s) if arrived else None
+        if warn_pace is not None:
+            await self._say(warn_pace)
+
+    async def _text(self, message: str) -> bool:
+        """Act on a text message; whether it was the last one."""
+        if len(message) > MAX_TEXT_CHARS:
+            raise PayloadTooLarge(
+                f"expected text messages of at most {MAX_TEXT_CHARS} characters, came {len(message)}: audio goes in "
+                "binary messages",
+                max_chars=MAX_TEXT_CHARS,
+            )
+        try:
+            command = parse_client_message(message)
+            if isinstance(command, CloseStream):
+                return True
+            if isinstance(command, KeepAlive):
+                self._watch.paused()
+            elif isinstance(command, Finalize):
+                await self._scorer.finalize()
+            elif isinstance(command, Configure):
+                await self._scorer.configure(
+                    self._scorer.options.changed(
+                        self._contract, self._profiles,
+                        labels=command.labels, emit_ms=command.emit_ms, profile=command.profile,
+                    )
+                )  # fmt: skip
+        except ProtocolError as error:
+            await self._outbox.put(error_text(error, self._session_id))
+        return False
+
+    async def _look(self, channel: int, now_s: float) -> None:
+        session = self._scorer.sessions[channel]
+        for warn in self._watch.look(channel, session.levels(), session.samples_in, now_s):
+            await self._say(warn)
+
+    async def _say(self, warn: Warn) -> None:
+        await self._outbox.put(self._warn_text(warn))
+
+    def _warn(self, warn: Warn) -> None:
+        self._outbox.force(self._warn_text(warn))
+
+    def _warn_text(self, warn: Warn) -> str:
+        self._metrics.stream_warnings.labels(warn.code).inc()
+        return to_json({"type": "warning", **asdict(warn)}).decode()
+
+    # -- what is said -------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> str:
+        options = self._options
+        return to_json({
+            "type": "ready",
+            "session_id": self._session_id,
+            "session_name": options.session_name,
+            "model": asdict(self._identity),
+            "frame_hop_s": self._contract.features.frame_hop_s,
+            "latency_s": self._scorer.latency_s,
+            "encoding": options.encoding,
+            "sample_rate_hz": options.rate_hz,
+            "channels": options.channels,
+            "emit_ms": options.emit_ms,
+            "labels": list(options.labels),
+            "profile": options.profile_name,
+        }).decode()  # fmt: skip
+
+    def _count(self, records: list[ChannelRecord]) -> None:
+        for record in records:
+            self._metrics.verdicts.labels(record.verdict.status).inc()
+            for event in record.events:
+                self._metrics.events.labels(event.label).inc()
+
+
+def _look_at_the_end(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _draining() -> Draining:
+    return Draining(
+        "the server is going away; the summary holds all that was heard: connect to another one and go on",
+        retry_after_s=Draining.retry_after_s,
+    )

@@ -1,0 +1,42 @@
+"""A server on a real port of this machine, for what the ASGI test client cannot show."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+
+from fastapi import FastAPI
+
+from service.api.stream_server import StreamServer
+from service.app import create_app
+from service.engine import EchoRunner, Runner
+from service.settings import Settings
+
+
+@asynccontextmanager
+async def serving(
+    runner: Runner | None = None, *, send_buffer_bytes: int | None = None, **settings: object
+) -> AsyncIterator[tuple[str, FastAPI]]:
+    """A real server on a free port of this machine: its address and its application.
+
+    A small send buffer, which accepted connections inherit, shows soon that a client does not read.
+    """
+    app = create_app(Settings(**settings), runner or EchoRunner(lookahead_frames=2))  # type: ignore[arg-type]
+    server = StreamServer(app, host="127.0.0.1", port=0, log_level="warning", access_log=False, ws_ping_interval=None)
+    server.capture_signals = nullcontext  # type: ignore[method-assign]
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        if task.done():
+            task.result()
+        await asyncio.sleep(0.005)
+    listening = server.servers[0].sockets[0]
+    if send_buffer_bytes is not None:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    port = listening.getsockname()[1]
+    try:
+        yield f"ws://127.0.0.1:{port}", app
+    finally:
+        server.should_exit = True
+        await task

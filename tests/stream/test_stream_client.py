@@ -1,0 +1,134 @@
+"""The client class against a real server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from live_server import serving
+from signals import voice, white_noise
+from stream_material import pcm16
+
+from service.api.messages import Configured, EventNews, Finalized, Scores, StreamError, StreamWarning, Summary
+from service.client import StreamClient, StreamClosed, encode, stream_url
+
+SAMPLES = (voice(2.0) + white_noise(2.0, level_dbfs=-40)).astype(np.float32)
+
+
+def test_a_stream_from_connect_to_summary():
+    async def main() -> None:
+        async with serving() as (url, _), StreamClient.connect(url, session_name="test", emit_ms=200) as stream:
+            assert stream.ready.session_name == "test"
+            for start in range(0, len(SAMPLES), 1600):
+                await stream.send(SAMPLES[start : start + 1600])
+            await stream.keep_alive()
+            done = await stream.finalize()
+            assert 90 < done.frames < 100
+            await stream.configure(labels=["noise"])
+            summary = await stream.close()
+            messages = [message async for message in stream]
+            assert messages[-1] is summary is stream.summary
+            assert summary.frames == 100
+            assert await stream.close() is summary
+            frames = [value for m in messages if isinstance(m, Scores) for value in m.channels[0].frames["noise"]]
+            assert len(frames) == 100
+            kinds = {type(message) for message in messages}
+            assert kinds <= {Scores, EventNews, StreamWarning, Finalized, Configured, Summary}
+            assert {Scores, Finalized, Configured} <= kinds
+
+    asyncio.run(main())
+
+
+def test_messages_can_be_read_while_audio_is_sent():
+    async def main() -> None:
+        async with serving() as (url, _), StreamClient.connect(url) as stream:
+            seen = []
+
+            async def read() -> None:
+                async for message in stream:
+                    seen.append(message)
+
+            reading = asyncio.create_task(read())
+            await stream.send(pcm16(SAMPLES))
+            summary = await stream.close()
+            await reading
+            assert seen[-1] is summary
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("encoding", ["linear16", "mulaw", "alaw", "float32"])
+def test_arrays_are_encoded_as_the_stream_was_opened(encoding):
+    stereo = np.stack([SAMPLES, SAMPLES[::-1]], axis=1)
+
+    async def main() -> None:
+        async with (
+            serving() as (url, _),
+            StreamClient.connect(url, encoding=encoding, sample_rate=8000, channels=2) as stream,
+        ):
+            await stream.send(stereo)
+            summary = await stream.close()
+            assert summary.duration_s == 4.0
+            for channel in summary.channels:
+                expected = 20 * np.log10(np.sqrt(np.mean(SAMPLES.astype(float) ** 2)))
+                assert channel.levels.rms_dbfs == pytest.approx(expected, abs=0.1)
+
+    asyncio.run(main())
+
+
+def test_a_refusal_says_why_and_when_to_come_back():
+    async def main() -> None:
+        async with serving(max_streams=1) as (url, _):
+            async with StreamClient.connect(url):
+                with pytest.raises(StreamClosed, match="1013") as refused:
+                    await StreamClient.connect(url)
+            assert (refused.value.code, refused.value.retry_after_s) == (1013, 1)
+            with pytest.raises(StreamClosed, match="sample_rate") as wrong:
+                await StreamClient.connect(url, sample_rate=4000)
+            assert (wrong.value.code, wrong.value.retry_after_s) == (1008, None)
+
+    asyncio.run(main())
+
+
+def test_a_violation_reaches_who_iterates_and_who_closes():
+    async def main() -> None:
+        async with serving() as (url, _), StreamClient.connect(url, encoding="float32") as stream:
+            await stream.send(np.array([np.nan], np.float32))
+            with pytest.raises(StreamClosed, match="finite") as ended:
+                async for message in stream:
+                    assert isinstance(message, StreamError)
+            assert ended.value.code == 1007
+            with pytest.raises(StreamClosed):
+                await stream.close()
+            with pytest.raises(StreamClosed):
+                await stream.finalize()
+
+    asyncio.run(main())
+
+
+def test_nobody_who_listens_is_no_reason_to_be_cut():
+    async def main() -> None:
+        async with serving() as (url, _), StreamClient.connect(url, emit_ms=20) as stream:
+            for _ in range(30):
+                await stream.send(pcm16(SAMPLES))
+            summary = await stream.close()
+            assert summary.frames == 3000
+
+    asyncio.run(main())
+
+
+def test_addresses_are_completed():
+    assert stream_url("http://a:1") == "ws://a:1/v1/stream"
+    assert stream_url("wss://a/v1/stream?x=1", labels="noise,speech", profile=None) == (
+        "wss://a/v1/stream?x=1&labels=noise%2Cspeech"
+    )
+    with pytest.raises(ValueError, match="ws"):
+        stream_url("a:1")
+
+
+def test_arrays_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\(n, 2\)"):
+        encode(np.zeros(10, np.float32), "linear16", 2)
+    with pytest.raises(ValueError, match=r"\(n, 1\)"):
+        encode(np.zeros((10, 2), np.float32), "linear16", 1)
