@@ -4,9 +4,9 @@
     python benchmarks/bench_peers.py --peers PEERS [--repeats 5] [--record]
 
 Each way is the whole of what it does per stream: features and model for this detector; 32 ms chunks with 4 ms of
-context for Silero VAD, as its own code feeds it; windows of 9.01 s for DNSMOS, with its hop of 1 s and without overlap.
-Batched means 64 streams a step (this detector: chunks of 100 ms). The ways are taken in turn; figures are medians of CPU
-seconds.
+context for Silero VAD, as its own code feeds it; windows of 9.01 s for DNSMOS, with its hop of 1 s and without
+overlap. Batched means 64 streams a step (this detector: chunks of 100 ms). The ways are taken in turn; figures are
+medians of CPU seconds.
 """
 
 from __future__ import annotations
