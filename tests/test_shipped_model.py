@@ -80,7 +80,7 @@ def test_steady_noise_is_heard_and_silence_is_not(shipped_runner):
     index = shipped_runner.contract.index
     hiss, _ = whole(shipped_runner, features_of(white_noise(4.0, level_dbfs=-30)))
     silence, _ = whole(shipped_runner, features_of(np.zeros(64_000, np.float32)))
-    assert np.median(hiss[0, 50:, index("noise")]) > 0.9
+    assert np.median(hiss[0, 50:, index("noise")]) > 0.7
     assert np.median(hiss[0, 50:, index("speech")]) < 0.1
     assert np.median(silence[0, 50:, index("noise")]) < 0.1
     assert np.median(silence[0, 50:, index("speech")]) < 0.1

@@ -17,7 +17,7 @@ from training.train import predict
 
 Float64 = NDArray[np.float64]
 
-ENTER_LOW, ENTER_HIGH = 0.3, 0.9  # outside, a threshold says more about the calibration mixtures than about the label
+ENTER_LOW, ENTER_HIGH = 0.5, 0.9  # an event is more likely than not; above, a threshold fits the calibration mixtures alone
 EXIT_SHARE = 0.7  # exit = this share of enter: scores that tremble around enter stay one event
 DEFAULT_ENTER = 0.5
 MIN_GAIN = 1e-6  # nats per frame that Platt scaling must win, else the scores stay as they are
@@ -40,8 +40,8 @@ class EventRule:
 
 EVENT_RULES: Mapping[str, EventRule] = {
     "speech": EventRule(0.10, 0.20, 0.04),
-    "noise": EventRule(0.20, 0.50, 0.01),
-    "interference": EventRule(0.20, 0.50, 0.01),
+    "noise": EventRule(0.20, 0.50, 0.02),
+    "interference": EventRule(0.20, 0.50, 0.02),
     "stationary_noise": EventRule(0.30, 0.50, 0.01),
     "transient_noise": EventRule(0.06, 0.20, 0.01),  # a mouse click lasts three frames
     "interfering_speech": EventRule(0.30, 0.50, 0.01),
