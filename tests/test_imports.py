@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASE = {"service.contract", "service.errors", "service.settings"}
 SCORED = {"service.audio", "service.engine", "service.scoring"}
-HEAVY = {"torch", "training", "onnx", "scipy"}
+HEAVY = {"torch", "training", "onnx"}
 WEB = {"fastapi", "starlette", "uvicorn"}
 
 
