@@ -28,6 +28,9 @@ SILENT_PEAK = np.float32(1e-5)
 
 MAX_CREST_DB = 40.0
 
+BLOCK_ROWS = 200
+"""Rows transformed at once: their spectra (0.8 MB) fit in a core's second cache, more of them take longer each."""
+
 
 def mel_filterbank(spec: FeatureSpec) -> Float32:
     """Triangular mel filters of unit peak.
@@ -89,7 +92,11 @@ class FrontEnd:
         samples = np.ascontiguousarray(samples, dtype=np.float32)
         windows = np.lib.stride_tricks.sliding_window_view(samples, spec.window_samples, axis=1)
         windows = windows[:, : hops * spec.hop_samples : spec.hop_samples]  # (B, T, window)
-        self._log_mel(windows, rows[..., : spec.mel_bands])
+        few = max(1, BLOCK_ROWS // hops)
+        for b in range(0, batch, few):
+            for t in range(0, hops, BLOCK_ROWS):
+                block = np.s_[b : b + few, t : t + BLOCK_ROWS]
+                self._log_mel(windows[block], rows[block][..., : spec.mel_bands])
         hop_view = samples[:, : hops * spec.hop_samples].reshape(batch * hops, spec.hop_samples)
         rows[..., spec.mel_bands :] = waveform_view(hop_view, self._log_floor).reshape(batch, hops, -1)
         return rows
