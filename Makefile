@@ -3,6 +3,7 @@ VENV ?= .venv
 # Where pip takes torch from for `make test` and training; empty means the default index.
 # https://download.pytorch.org/whl/cpu has small builds without CUDA.
 TORCH_INDEX ?=
+TORCH := torch>=2.6,<2.14
 BIN := $(VENV)/bin
 SAMPLE := examples/sample.wav
 
@@ -20,7 +21,7 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6,<2.14')
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) '$(TORCH)')
 	$(BIN)/python -m pip install --quiet --editable '.[dev,train,plot]'
 	@touch $@ $(VENV)/.runtime
 
