@@ -17,7 +17,7 @@ from training.train import predict
 
 Float64 = NDArray[np.float64]
 
-ENTER_LOW, ENTER_HIGH = 0.5, 0.9  # an event is more likely than not; above, a threshold fits the calibration mixtures alone
+ENTER_LOW, ENTER_HIGH = 0.5, 0.9  # an event is more likely than not; above, a threshold fits its mixtures alone
 EXIT_SHARE = 0.7  # exit = this share of enter: scores that tremble around enter stay one event
 DEFAULT_ENTER = 0.5
 MIN_GAIN = 1e-6  # nats per frame that Platt scaling must win, else the scores stay as they are
