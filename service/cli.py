@@ -44,6 +44,15 @@ class Channels(Enum):
     mix = "mix"
 
 
+class StreamEncoding(StrEnum):
+    """How samples of a live stream are written."""
+
+    linear16 = "linear16"
+    float32 = "float32"
+    mulaw = "mulaw"
+    alaw = "alaw"
+
+
 class LogLevel(StrEnum):
     """Least severe level that the server logs."""
 
@@ -162,6 +171,73 @@ def _serve(
             seams=context.obj,
         )
     )
+
+
+@app.command(
+    "stream",
+    epilog="Exit codes: 0 passed (or nothing reached --fail-on), 1 a verdict reached it, 2 an error. Ctrl-C ends the "
+    "stream in order, so that the summary still comes; a second one breaks it off.",
+)
+def _stream(
+    source: Annotated[str, typer.Argument(help="A recording, or - for raw samples on standard input.", metavar="FILE")],
+    url: Annotated[str, typer.Option(help="Server to play into.")] = "ws://127.0.0.1:8000",
+    realtime: Annotated[
+        bool | None,
+        typer.Option(
+            "--realtime/--fast",
+            help="At the pace of the recording (default), or as fast as the server takes it (default of -).",
+            show_default=False,
+        ),
+    ] = None,
+    encoding: Annotated[
+        StreamEncoding, typer.Option(help="How the samples are sent; with -, what they are.")
+    ] = StreamEncoding.linear16,
+    rate: Annotated[
+        int | None,
+        typer.Option(help="Samples per second; the recording's own, or 16000 of -.", show_default=False),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Channels; the recording's own, or 1 of -.", show_default=False)
+    ] = None,
+    emit_ms: Annotated[int, typer.Option(help="Audio between two score messages, ms.")] = 100,
+    labels: Annotated[str | None, typer.Option(help="Comma-separated labels; all by default.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Limits of the verdict.", show_default=False)] = None,
+    fail_on: Annotated[FailOn, typer.Option(help="Least verdict that makes the exit code 1.")] = FailOn.fail,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every message of the server, one per line.")] = False,
+) -> None:
+    """Play a recording or standard input into a server and watch its scores live."""
+    from service.commands.streaming import StreamCommand, stream
+
+    command = StreamCommand(
+        source, url, realtime, encoding.value, rate, channels, emit_ms, labels, profile, fail_on, as_json
+    )
+    with _quiet_log():
+        _run(lambda: stream(command))
+
+
+@app.command(
+    "capacity",
+    epilog="Exit codes: 0 a number was found, 1 not even the smallest number holds, 2 an error.",
+)
+def _capacity(
+    p99_ms: Annotated[float, typer.Option(min=1, help="Limit of the lag's 99th percentile, ms.")] = 150.0,
+    message_ms: Annotated[int, typer.Option(min=10, max=1000, help="Audio in one message, ms.")] = 100,
+    emit_ms: Annotated[int, typer.Option(min=20, max=1000, help="Audio between two score messages, ms.")] = 100,
+    most: Annotated[int, typer.Option("--max", min=1, max=20_000, help="Most streams to try.")] = 2000,
+    seconds: Annotated[float, typer.Option(min=1, help="Timed in each trial, s.")] = 10.0,
+    minutes_limit: Annotated[float, typer.Option(min=0.1, help="No trial begins that would end later.")] = 6.0,
+    url: Annotated[
+        str | None, typer.Option(help="Measure this server instead of starting one here.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Find out how many live streams this machine carries, and what limit to set."""
+    from service.capacity.trial import Conditions
+    from service.commands.capacity import CapacityOptions, capacity
+
+    options = CapacityOptions(p99_ms, Conditions(message_ms, emit_ms, seconds), most, 60 * minutes_limit, url)
+    with _quiet_log():
+        _run(lambda: capacity(options, as_json=as_json))
 
 
 @app.command("model")

@@ -1,0 +1,189 @@
+"""The server that is measured: started here on loopback, or one that runs already; what it uses, what it counts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+START_S = 120.0
+"""Longest wait for a server to warm up."""
+STOP_S = 15.0
+LIVE_LANES = ("live", "flush")
+PROC = Path("/proc")
+
+
+class HostError(Exception):
+    """The server to be measured cannot be started or reached, or a process of clients broke off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What the engine has counted so far in its live lanes.
+
+    Attributes:
+        chunks: Scored.
+        steps: Run.
+    """
+
+    chunks: float
+    steps: float
+
+
+class Host:
+    """One server.
+
+    Args:
+        url: Its address, http or https.
+        pid: Of its process when it runs on this machine.
+    """
+
+    def __init__(self, url: str, pid: int | None) -> None:
+        self.url, self.pid = url.rstrip("/"), pid
+
+    def model(self) -> dict[str, Any]:
+        """What `GET /v1/model` says.
+
+        Raises:
+            HostError: It says nothing.
+        """
+        try:
+            answer = httpx.get(f"{self.url}/v1/model", timeout=10)
+            answer.raise_for_status()
+            return dict(answer.json())
+        except (httpx.HTTPError, ValueError) as error:
+            raise HostError(f"expected a speech-qc server at {self.url}: {error}") from error
+
+    def steps(self) -> Steps | None:
+        """Counters of the live lanes; None without metrics."""
+        try:
+            answer = httpx.get(f"{self.url}/metrics", timeout=10)
+        except httpx.HTTPError:
+            return None
+        return parse_steps(answer.text) if answer.status_code == httpx.codes.OK else None
+
+    def cpu_s(self) -> float | None:
+        """User and system seconds of the process; None where that cannot be seen (Linux only)."""
+        return None if self.pid is None else cpu_seconds(self.pid)
+
+    def memory_kib(self) -> float | None:
+        """Resident memory of the process; likewise."""
+        return None if self.pid is None else resident_kib(self.pid)
+
+
+def parse_steps(text: str) -> Steps | None:
+    """Read the live lanes' batch histogram from Prometheus' text format; None when it has none."""
+    totals = {"sum": 0.0, "count": 0.0}
+    found = False
+    for line in text.splitlines():
+        for kind in totals:
+            if any(line.startswith(f'speechqc_batch_size_{kind}{{lane="{lane}"}}') for lane in LIVE_LANES):
+                totals[kind] += float(line.rpartition(" ")[2])
+                found = True
+    return Steps(totals["sum"], totals["count"]) if found else None
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """User and system time of a process so far; None where the kernel does not tell."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_kib(pid: int) -> float | None:
+    """Resident memory of a process; None where the kernel does not tell."""
+    try:
+        lines = (PROC / str(pid) / "status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((float(line.split()[1]) for line in lines if line.startswith("VmRSS:")), None)
+
+
+def allow_open_files(wanted: int) -> int:
+    """Raise this process's limit on open files, which those it starts inherit; returns what it is then.
+
+    Args:
+        wanted: Sockets and some more.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft if soft != resource.RLIM_INFINITY else wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def is_local(url: str) -> bool:
+    """Whether an address is this machine's loopback."""
+    return (urlsplit(url).hostname or "") in ("127.0.0.1", "localhost", "::1")
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def started_server(max_streams: int, **settings: str) -> Iterator[Host]:
+    """A server of its own process with the settings of this environment, until the block ends.
+
+    Args:
+        max_streams: Places for live channels.
+        settings: Further SPEECHQC_ variables, names without the prefix.
+
+    Raises:
+        HostError: It does not become ready; the message holds the end of its log.
+    """
+    port = free_port()
+    given = {"MAX_STREAMS": str(max_streams)} | {name.upper(): value for name, value in settings.items()}
+    environment = os.environ | {f"SPEECHQC_{name}": value for name, value in given.items()}
+    command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with tempfile.TemporaryFile() as log:
+        running = subprocess.Popen([*command, "--log-level", "warning"], env=environment, stdout=log, stderr=log)
+        try:
+            host = Host(f"http://127.0.0.1:{port}", running.pid)
+            if not _becomes_ready(host.url, running):
+                log.seek(0)
+                said = log.read()[-2000:].decode(errors="replace").strip() or "(it said nothing)"
+                raise HostError(f"expected a server that becomes ready within {START_S:g} s, it did not: {said}")
+            yield host
+        finally:
+            running.terminate()
+            try:
+                running.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait()
+
+
+def _becomes_ready(url: str, running: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and running.poll() is None:
+        try:
+            if httpx.get(f"{url}/health/ready", timeout=5).status_code == httpx.codes.OK:
+                return True
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    return False

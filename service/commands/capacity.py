@@ -1,0 +1,239 @@
+"""The `capacity` command: how many live streams this machine, or a server elsewhere, carries within a lag."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.capacity.host import Host, HostError, allow_open_files, is_local, started_server
+from service.capacity.search import SAFE_SHARE, Search, Trial, advised_limit
+from service.capacity.trial import Conditions, Target, run_trial
+from service.commands.seams import CommandError
+from service.commands.tables import open_table, output_console, without_padding
+
+FIRST = 32
+SPARE_PLACES = 16
+"""Of the server that is started: streams of the trial before may take a moment to leave."""
+FILES_PER_STREAM, OTHER_FILES = 1, 256
+LATE_MS = 20.0
+"""Clients that send later than this at the 99th percentile were the limit themselves."""
+
+FOUND, NOTHING_HELD = 0, 1
+"""Exit codes; an error is 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityOptions:
+    """What was asked for.
+
+    Args:
+        p99_ms: Limit of the lag's 99th percentile.
+        conditions: Of every trial.
+        most: Streams never tried beyond.
+        limit_s: No trial begins that would end later.
+        url: Server to measure; None to start one.
+    """
+
+    p99_ms: float = 150.0
+    conditions: Conditions = field(default_factory=Conditions)
+    most: int = 2000
+    limit_s: float = 360.0
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the search found.
+
+    Args:
+        model: Name and version of the model that was asked.
+        trials: In the order in which they ran.
+        found: Most streams that held; 0 when not even the least did.
+        complete: Whether the search came to its end within the time and below the largest number allowed.
+        ended: Why it ended.
+    """
+
+    model: str
+    trials: list[Trial]
+    found: int
+    complete: bool
+    ended: str
+
+
+def measure(options: CapacityOptions, notes: Console) -> Finding:
+    """Search for the most streams that hold; blocks for minutes.
+
+    Args:
+        options: What was asked for.
+        notes: Where progress is told.
+
+    Raises:
+        HostError: There is no server to measure, or the clients broke off.
+    """
+    deadline = time.monotonic() + options.limit_s
+    with _host(options) as host:
+        target = Target.of(host)
+        model = host.model()["model"]
+        search, trials, ended = Search(min(FIRST, options.most), options.most), list[Trial](), ""
+        while (streams := search.next()) is not None:
+            if trials and time.monotonic() + options.conditions.seconds(streams) > deadline:
+                ended = f"the time was up before {streams} streams could be tried"
+                break
+            notes.print(Text(f"{streams} streams …"), end=" ")
+            trial = run_trial(target, streams, options.conditions, seed=1 + len(trials))
+            trials.append(trial)
+            search.record(streams, held := trial.holds(options.p99_ms))
+            notes.print(Text(f"p99 {trial.p99_ms:.0f} ms, {'holds' if held else 'does not hold'}{_fault(trial)}"))
+    reached = search.holds >= options.most
+    complete = not ended and not reached
+    if not ended:
+        ended = (
+            "the largest number that may be tried held"
+            if reached
+            else "the next larger number that was tried did not hold"
+        )
+    return Finding(f"{model['name']} {model['version']}", trials, search.holds, complete, ended)
+
+
+@contextmanager
+def _host(options: CapacityOptions) -> Iterator[Host]:
+    """The server to measure."""
+    wanted = FILES_PER_STREAM * options.most + OTHER_FILES
+    allowed = allow_open_files(wanted)
+    if allowed < wanted:
+        raise HostError(
+            f"{options.most} streams need {wanted} open files, {allowed} are allowed: raise the limit (ulimit -n) or "
+            f"take --max {max(1, allowed - OTHER_FILES)}"
+        )
+    if options.url is None:
+        with started_server(options.most + SPARE_PLACES) as host:
+            yield host
+    else:
+        yield Host(options.url, None)
+
+
+def capacity(options: CapacityOptions, *, as_json: bool) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CommandError: There is no server to measure.
+    """
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    if options.url is not None and not options.url.startswith(("http://", "https://")):
+        raise CommandError(f"--url: expected an address like http://127.0.0.1:8000, given {options.url!r}")
+    if options.url is not None and not is_local(options.url):
+        notes.print(Text("the server is elsewhere: the lag holds the way there and back"))
+    try:
+        finding = measure(options, notes)
+    except HostError as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        text = orjson.dumps(document(finding, options), option=orjson.OPT_INDENT_2).decode() + "\n"
+    else:
+        console = output_console(sys.stdout)
+        with console.capture() as capture:
+            console.print(page(finding, options))
+        text = without_padding(capture.get())
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+    return FOUND if finding.found else NOTHING_HELD
+
+
+def document(finding: Finding, options: CapacityOptions) -> dict[str, Any]:
+    """The finding as JSON has it."""
+    limit = advised_limit(finding.found) if finding.found else None
+    return {
+        "model": finding.model,
+        "p99_limit_ms": options.p99_ms,
+        **asdict(options.conditions),
+        "streams": finding.found,
+        "complete": finding.complete,
+        "ended": finding.ended,
+        "max_streams": limit,
+        "trials": [
+            asdict(trial) | {"lag_ms": dict(zip(("p50", "p90", "p95", "p99", "max"), trial.lag_ms, strict=True)),
+                             "holds": trial.holds(options.p99_ms)}
+            for trial in finding.trials
+        ],
+    }  # fmt: skip
+
+
+COLUMNS = (
+    "streams", "p50", "p90", "p95", "p99", "max", "answer p99", "server CPU", "client CPU", "KiB/stream", "batch",
+    "lost", "failed", "held",
+)  # fmt: skip
+
+
+def cells(trial: Trial, p99_ms: float) -> tuple[str, ...]:
+    """One trial as text, by `COLUMNS`."""
+    return (
+        str(trial.streams),
+        *(_number(value, ".0f") for value in trial.lag_ms),
+        _number(trial.answer_p99_ms, ".0f"),
+        _percent(trial.server_cpu),
+        _percent(trial.client_cpu),
+        _number(trial.memory_kib, ".0f"),
+        _number(trial.batch, ".1f"),
+        str(trial.lost_frames),
+        str(trial.failed),
+        "yes" if trial.holds(p99_ms) else "no",
+    )
+
+
+def page(finding: Finding, options: CapacityOptions) -> RenderableType:
+    """The finding for reading: a row per trial, by streams, then what to make of it."""
+    table: Table = open_table()
+    for heading in COLUMNS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for trial in sorted(finding.trials, key=lambda trial: trial.streams):
+        table.add_row(*cells(trial, options.p99_ms), style="" if trial.holds(options.p99_ms) else "dim")
+    conditions = options.conditions
+    about = (
+        f"{finding.model}; messages of {conditions.message_ms} ms, scores every {conditions.emit_ms} ms, "
+        f"{conditions.measure_s:g} s timed per trial. Lag in ms: from sending a frame's last sample to its scores; "
+        "answer: from sending the last sample that they depend on."
+    )
+    return Group(Text(about, style="dim"), Text(), table, Text(), Text(advice(finding, options), style="bold"))
+
+
+def advice(finding: Finding, options: CapacityOptions) -> str:
+    """What to set, and how sure that is."""
+    if not finding.found:
+        return f"Not even {min(t.streams for t in finding.trials)} streams hold p99 {options.p99_ms:g} ms here."
+    least = "" if finding.complete else "at least "
+    text = (
+        f"{least}{finding.found} streams hold p99 {options.p99_ms:g} ms: {finding.ended}. "
+        f"Set SPEECHQC_MAX_STREAMS={advised_limit(finding.found)} ({SAFE_SHARE:.0%} of it)."
+    )
+    best = next(trial for trial in finding.trials if trial.streams == finding.found)
+    if any(trial.late_p99_ms > LATE_MS for trial in finding.trials if trial.streams > best.streams):
+        text += " The clients themselves were late above that: with clients on another machine it may be more."
+    return text[0].upper() + text[1:]
+
+
+def _fault(trial: Trial) -> str:
+    parts = [f"{trial.lost_frames} frames lost"] if trial.lost_frames else []
+    if trial.failed:
+        parts.append(f"{trial.failed} streams failed: {trial.reason}")
+    return "".join(f"; {part}" for part in parts)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None or value != value else f"{value:{form}}"
+
+
+def _percent(cores: float | None) -> str:
+    return "–" if cores is None else f"{100 * cores:.0f} %"

@@ -1,0 +1,165 @@
+"""Where a live stream's audio comes from: a recording, decoded block by block, or raw samples on standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.audio import DecodeLimits
+from service.audio.decode import FileDecoder, decode_file
+from service.audio.resample import Resampler
+from service.client import Encoding, encode
+from service.commands.files import printable
+from service.commands.seams import CommandError
+
+PORTION_S = 0.1
+"""Audio per message."""
+MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
+MAX_CHANNELS = 2
+STDIN_RATE_HZ = 16_000
+STDIN_PORTIONS = 16
+"""Read ahead of a server that is behind; then the pipe fills up, and whoever writes to it waits."""
+UNLIMITED = DecodeLimits(max_bytes=1 << 62, max_duration_s=float("inf"), max_channels=1 << 16)
+"""A file on this machine's disk is read block by block."""
+SAMPLE_BYTES = {"linear16": 2, "float32": 4, "mulaw": 1, "alaw": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How the audio is sent.
+
+    Args:
+        encoding: Of the samples.
+        rate_hz: Samples per second of each channel.
+        channels: Interleaved.
+    """
+
+    encoding: Encoding
+    rate_hz: int
+    channels: int
+
+    @property
+    def portion_bytes(self) -> int:
+        """Bytes of a message."""
+        return round(self.rate_hz * PORTION_S) * self.channels * SAMPLE_BYTES[self.encoding]
+
+
+class Recording:
+    """A recording to be played; a context manager.
+
+    Args:
+        path: Where it lies.
+        encoding: How to send it.
+        rate_hz: To resample it to; None for its own, as far as streams have it.
+        channels: Channels wanted; None for its own.
+
+    Raises:
+        CommandError: Streams have no such rate, or not so many channels.
+        SpeechQCError: It cannot be read.
+    """
+
+    def __init__(self, path: Path, encoding: Encoding, rate_hz: int | None, channels: int | None) -> None:
+        if not path.is_file():
+            raise CommandError(f"{printable(str(path))}: expected a recording, or - for standard input")
+        self._file: FileDecoder = decode_file(path, UNLIMITED)
+        info = self._file.info
+        if channels is not None and channels != info.channels:
+            self._file.close()
+            raise CommandError(
+                f"--channels {channels}: the recording has {info.channels}; leave the option out for a recording"
+            )
+        if info.channels > MAX_CHANNELS:
+            self._file.close()
+            raise CommandError(f"a stream has at most {MAX_CHANNELS} channels, the recording has {info.channels}")
+        rate = rate_hz or min(MAX_RATE_HZ, max(MIN_RATE_HZ, info.sample_rate_hz))
+        self._file_rate_hz = info.sample_rate_hz
+        self.wire = Wire(encoding, rate, info.channels)
+
+    async def portions(self) -> AsyncIterator[bytes]:
+        """Its audio, message by message."""
+        wire = self.wire
+        count = round(wire.rate_hz * PORTION_S)
+        resamplers = [Resampler(self._file_rate_hz, wire.rate_hz) for _ in range(wire.channels)]
+        rest = np.zeros((0, wire.channels), np.float32)
+        blocks = iter(self._file)
+        while True:
+            block = await asyncio.to_thread(next, blocks, None)
+            if block is None:
+                parts = [resampler.finish() for resampler in resamplers]
+            else:
+                parts = [resampler.push(block[:, index]) for index, resampler in enumerate(resamplers)]
+            rest = np.concatenate([rest, np.stack(parts, axis=1)])
+            end = len(rest) if block is None else len(rest) - len(rest) % count
+            for start in range(0, end, count):
+                yield encode(_one_or_more(rest[start : min(start + count, end)]), wire.encoding, wire.channels)
+            if block is None:
+                return
+            rest = rest[end:]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _one_or_more(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, 1) as (n,), which is how a client sends one channel; (n, 2) as it is."""
+    return samples[:, 0] if samples.shape[1] == 1 else samples
+
+
+class StandardInput:
+    """Raw samples from a pipe, for example from ffmpeg or arecord.
+
+    Args:
+        encoding: What they are.
+        rate_hz: Samples per second; None for 16000.
+        channels: Interleaved; None for 1.
+    """
+
+    def __init__(self, encoding: Encoding, rate_hz: int | None, channels: int | None) -> None:
+        self.wire = Wire(encoding, rate_hz or STDIN_RATE_HZ, channels or 1)
+        self._portions: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._room = threading.Semaphore(STDIN_PORTIONS)
+
+    async def portions(self) -> AsyncIterator[bytes]:
+        """What comes, as soon as it comes."""
+        loop = asyncio.get_running_loop()
+        # A daemon: a read that nobody answers must not keep the program from ending.
+        threading.Thread(target=self._read, args=(loop,), daemon=True).start()
+        while (portion := await self._portions.get()) is not None:
+            self._room.release()
+            yield portion
+
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read in a thread of its own; by the descriptor, since Python's own buffer is locked while it waits."""
+        try:
+            with suppress(OSError):  # closed: the end, too
+                descriptor = sys.stdin.fileno()
+                while portion := os.read(descriptor, self.wire.portion_bytes):
+                    self._room.acquire()
+                    loop.call_soon_threadsafe(self._portions.put_nowait, portion)
+        finally:
+            with suppress(RuntimeError):  # the program has ended meanwhile
+                loop.call_soon_threadsafe(self._portions.put_nowait, None)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+async def at_its_pace(portions: AsyncIterator[bytes], wire: Wire) -> AsyncIterator[bytes]:
+    """Hold each portion back until the time that its last sample would be spoken."""
+    bytes_per_s = wire.rate_hz * wire.channels * SAMPLE_BYTES[wire.encoding]
+    started_s, given = time.monotonic(), 0
+    async for portion in portions:
+        given += len(portion)
+        await asyncio.sleep(max(0.0, started_s + given / bytes_per_s - time.monotonic()))
+        yield portion

@@ -1,0 +1,181 @@
+"""The `stream` command: play a recording or standard input into a server, show what it says, end with its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from service.api.messages import StreamWarning, Summary
+from service.client import Encoding, StreamClient, StreamClosed
+from service.commands.files import Source
+from service.commands.inspecting import COUNTED, FOUND, OK
+from service.commands.options import FailOn
+from service.commands.playing import MAX_RATE_HZ, MIN_RATE_HZ, Recording, StandardInput, at_its_pace
+from service.commands.seams import CommandError
+from service.commands.watching import JsonView, TerminalView, View
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCommand:
+    """Everything that the command line says.
+
+    Args:
+        source: A recording, or `-`.
+        url: Server.
+        realtime: At the pace of the audio; None for the source's usual way.
+        encoding: How samples are sent.
+        rate_hz: Samples per second; None for the source's own.
+        channels: Channels; likewise.
+        emit_ms: Audio between two score messages.
+        labels: Comma-separated labels; None for all.
+        profile: Limits of the verdict; None for the default ones.
+        fail_on: Which verdicts make the exit code 1.
+        as_json: Print the messages as they are.
+    """
+
+    source: str
+    url: str
+    realtime: bool | None = None
+    encoding: Encoding = "linear16"
+    rate_hz: int | None = None
+    channels: int | None = None
+    emit_ms: int = 100
+    labels: str | None = None
+    profile: str | None = None
+    fail_on: FailOn = FailOn.fail
+    as_json: bool = False
+
+
+def stream(command: StreamCommand) -> int:
+    """Run the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CommandError: The server cannot be reached, refused or ended the stream; the recording cannot be streamed.
+        SpeechQCError: The recording cannot be read.
+    """
+    if command.rate_hz is not None and not MIN_RATE_HZ <= command.rate_hz <= MAX_RATE_HZ:
+        raise CommandError(f"--rate: expected {MIN_RATE_HZ} to {MAX_RATE_HZ}, given {command.rate_hz}")
+    audio = _source(command)
+    try:
+        summary = asyncio.run(_play(command, audio))
+    finally:
+        audio.close()
+    statuses = [channel.verdict.status for channel in summary.channels]
+    return FOUND if COUNTED[command.fail_on].intersection(statuses) else OK
+
+
+def _source(command: StreamCommand) -> Recording | StandardInput:
+    if command.source == STDIN:
+        return StandardInput(command.encoding, command.rate_hz, command.channels)
+    return Recording(Path(command.source), command.encoding, command.rate_hz, command.channels)
+
+
+async def _play(command: StreamCommand, audio: Recording | StandardInput) -> Summary:
+    """Open the stream and see it through."""
+    wire = audio.wire
+    labels = None if command.labels is None else [label.strip() for label in command.labels.split(",")]
+    try:
+        connecting = StreamClient.connect(
+            command.url, encoding=wire.encoding, sample_rate=wire.rate_hz, channels=wire.channels,
+            emit_ms=command.emit_ms, labels=labels, profile=command.profile,
+        )  # fmt: skip
+        client = await connecting
+    except ValueError as error:
+        raise CommandError(f"--url: {error}") from error
+    except StreamClosed as error:
+        raise CommandError(str(error)) from error
+    except TimeoutError as error:
+        raise CommandError(f"{command.url} did not answer in time; is it the address of a speech-qc server?") from error
+    except Exception as error:  # the library's refusals have no base that says "this address is no WebSocket"
+        raise CommandError(f"{command.url} cannot be reached: {error}; is a server running there?") from error
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    async with client:
+        view: View = JsonView()
+        if command.as_json:
+            view.take(client.ready)
+        else:
+            name = "standard input" if command.source == STDIN else command.source
+            view = TerminalView(Source(Path(name)), client.ready, notes)
+        try:
+            return await _converse(command, audio, client, view)
+        finally:
+            view.close()
+
+
+async def _converse(
+    command: StreamCommand, audio: Recording | StandardInput, client: StreamClient, view: View
+) -> Summary:
+    """Send and listen at the same time; returns the summary of a stream that ended in order."""
+    stop = asyncio.Event()
+    paced = command.realtime if command.realtime is not None else command.source != STDIN
+    fast = command.realtime is False
+    speaker = asyncio.create_task(_speak(audio, client, stop, paced=paced))
+    try:
+        with _interruptible(stop):
+            async for message in client:
+                if isinstance(message, StreamWarning) and message.code == "too_fast" and not command.as_json and fast:
+                    continue  # that was asked for
+                view.take(message)
+        await speaker  # what went wrong with the audio, if anything
+    except StreamClosed as error:
+        raise CommandError(str(error)) from error
+    finally:
+        speaker.cancel()
+        await asyncio.wait({speaker})
+        if not speaker.cancelled():
+            speaker.exception()  # it has been told, or the stream's own end says more
+    if client.summary is None:
+        raise CommandError("the stream ended without a summary")
+    return client.summary
+
+
+async def _speak(audio: Recording | StandardInput, client: StreamClient, stop: asyncio.Event, *, paced: bool) -> None:
+    """Send all audio or until told to stop, then end the stream in order."""
+    sending = asyncio.create_task(_send(audio, client, paced=paced))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sending, stopping):
+            task.cancel()
+        await asyncio.wait({sending, stopping})
+    await client.close()
+    if not sending.cancelled():
+        sending.result()
+
+
+async def _send(audio: Recording | StandardInput, client: StreamClient, *, paced: bool) -> None:
+    portions = audio.portions()
+    async for portion in at_its_pace(portions, audio.wire) if paced else portions:
+        await client.send(portion)
+
+
+@contextmanager
+def _interruptible(stop: asyncio.Event) -> Iterator[None]:
+    """Let the first Ctrl-C end the stream in order; the second one interrupts, as everywhere."""
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, first)
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows; or not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

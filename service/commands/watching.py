@@ -1,0 +1,239 @@
+"""A live stream for reading: lanes that move while it lasts, events and warnings as they come, what it came to."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from service.api.messages import AnyServerMessage, EventNews, Ready, Scores, StreamError, StreamWarning, Summary
+from service.commands.files import Source, printable
+from service.commands.lanes import blocks, column_means
+from service.commands.tables import HEADLINES, SEVERITY_STYLES, clock, detail, output_console, without_padding
+
+Float32 = NDArray[np.float32]
+
+COLUMN_S = 0.1
+"""What a character of a moving lane covers."""
+DRAW_S = 0.05
+"""Shortest time between two drawings."""
+NEWS_SHOWN = 8
+HISTORY_S = 600.0
+"""A stream that lasted no longer gets lanes in its summary; memory stays bounded."""
+SNR_SHOWN_DB = 40.0
+
+
+class View(Protocol):
+    """Shows a stream; `close` it in any case."""
+
+    def take(self, message: AnyServerMessage) -> None:
+        """Show one message."""
+
+    def close(self) -> None:
+        """The stream is over: show what it came to."""
+
+
+class JsonView:
+    """Every message as one line of JSON."""
+
+    def take(self, message: AnyServerMessage) -> None:
+        """Print it at once, for whoever reads the pipe."""
+        sys.stdout.write(message.model_dump_json() + "\n")
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Nothing remains to be shown."""
+
+
+class History:
+    """Scores of one channel as far as they are shown; bounded.
+
+    Args:
+        labels: In the order of the stream.
+        hop_s: Seconds between frames.
+    """
+
+    def __init__(self, labels: Sequence[str], hop_s: float) -> None:
+        self._limit = round(HISTORY_S / hop_s)
+        self._parts: dict[str, deque[Float32]] = {label: deque() for label in labels}
+        self._kept = self.total = 0
+
+    def add(self, frames: dict[str, list[float | None]]) -> None:
+        """Take the next frames."""
+        arrays = {label: np.array(values, np.float32) for label, values in frames.items()}
+        count = max((len(values) for values in arrays.values()), default=0)
+        for label, parts in self._parts.items():
+            parts.append(arrays.get(label, np.full(count, np.nan, np.float32)))
+        self._kept += count
+        self.total += count
+        while self._kept > self._limit:
+            self._kept -= max(len(parts.popleft()) for parts in self._parts.values())
+
+    def last(self, label: str, count: int) -> Float32:
+        """The last frames, at most `count`, float32 (n,)."""
+        taken, parts = 0, list[Float32]()
+        for part in reversed(self._parts[label]):
+            parts.append(part)
+            taken += len(part)
+            if taken >= count:
+                break
+        return np.concatenate(parts[::-1])[-count:] if parts else np.zeros(0, np.float32)
+
+    def complete(self) -> dict[str, Float32] | None:
+        """All scores by label; None when the stream was longer than what is kept, or there are none."""
+        if self.total != self._kept or not self.total:
+            return None
+        return {label: np.concatenate(parts) for label, parts in self._parts.items()}
+
+
+class TerminalView:
+    """Lanes that move on a terminal, lines anywhere else; the summary as `speech-qc inspect` shows a recording.
+
+    Args:
+        source: Names the stream.
+        ready: What was agreed on.
+        notes: Standard error.
+    """
+
+    def __init__(self, source: Source, ready: Ready, notes: Console) -> None:
+        self._source, self._ready, self._notes = source, ready, notes
+        self._console = output_console(sys.stdout)
+        self._histories = [History(ready.labels, ready.frame_hop_s) for _ in range(ready.channels)]
+        self._running: dict[tuple[int, int], EventNews] = {}
+        self._news: deque[Text] = deque(maxlen=NEWS_SHOWN)
+        self._summary: Summary | None = None
+        self._drawn_s = 0.0
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+
+    def take(self, message: AnyServerMessage) -> None:
+        """Show one message."""
+        if isinstance(message, Scores):
+            for part in message.channels:
+                self._histories[part.channel].add(part.frames)
+        elif isinstance(message, EventNews):
+            self._event(message)
+        elif isinstance(message, StreamWarning):
+            where = "" if message.channel is None or self._ready.channels == 1 else f"channel {message.channel}: "
+            self._tell(Text(printable(f"warning: {where}{message.message}"), style="yellow"), self._notes)
+        elif isinstance(message, StreamError):
+            self._tell(Text(printable(f"error: {message.error.message}"), style="red"), self._notes)
+        elif isinstance(message, Summary):
+            self._summary = message
+        now_s = time.monotonic()
+        if self._live is not None and now_s - self._drawn_s >= DRAW_S:
+            self._drawn_s = now_s
+            self._live.update(self.picture(), refresh=True)
+
+    def close(self) -> None:
+        """Leave the summary on the screen."""
+        if self._live is not None:
+            self._live.stop()
+        if self._summary is None:
+            return
+        console = self._console
+        with console.capture() as capture:
+            console.print(detail(self._source, self._document(self._summary), console.width, ascii_only=self._ascii))
+        sys.stdout.write(_encodable(without_padding(capture.get())))
+        sys.stdout.flush()
+
+    def picture(self) -> RenderableType:
+        """The stream at this moment."""
+        ready, hop_s = self._ready, self._ready.frame_hop_s
+        heard_s = self._histories[0].total * hop_s
+        head = f"{self._source.name}  {clock(heard_s)}  {ready.model.name} {ready.model.version}"
+        parts: list[RenderableType] = [Text(printable(head), style="bold")]
+        for channel, history in enumerate(self._histories):
+            if ready.channels > 1:
+                parts.append(Text(f"Channel {channel}", style="bold"))
+            parts += [self._lane(history, label) for label in self._lanes(channel)]
+        parts += [Text(), *self._news]
+        return Group(*parts)
+
+    @property
+    def _ascii(self) -> bool:
+        return self._console.options.ascii_only
+
+    def _lanes(self, channel: int) -> list[str]:
+        """Speech, the headlines, SNR, and every cause that is going on."""
+        running = {event.label for (where, _), event in self._running.items() if where == channel}
+        return [label for label in self._ready.labels if label in (*HEADLINES, "snr_db") or label in running]
+
+    def _lane(self, history: History, label: str) -> Text:
+        per_column = max(1, round(COLUMN_S / self._ready.frame_hop_s))
+        margin = max(len(name) for name in self._ready.labels) + 2
+        columns = max(1, self._console.width - margin - 7)
+        # Whole columns from the beginning, so that a lane moves and does not flicker.
+        kept = columns * per_column + history.total % per_column
+        values = history.last(label, kept)
+        line = ""
+        if len(values) >= per_column:
+            line = blocks(_scaled(column_means(values, len(values) // per_column), label), self._ascii)[-columns:]
+        now = values[-1] if len(values) else np.nan
+        figure = "–" if not np.isfinite(now) else f"{now:.1f}" if label == "snr_db" else f"{now:.2f}"
+        return Text(f"{label:<{margin}}{figure:>5} {line}", no_wrap=True)
+
+    def _event(self, event: EventNews) -> None:
+        key = (event.channel, event.event_id)
+        if event.phase == "begin":
+            self._running[key] = event
+        else:
+            self._running.pop(key, None)
+        where = f"channel {event.channel}  " if self._ready.channels > 1 else ""
+        at_s = event.onset_s if event.phase == "begin" or event.offset_s is None else event.offset_s
+        text = Text(f"{at_s:9.2f} s  {where}{event.label} {'begins' if event.phase == 'begin' else 'ends'}")
+        if event.phase == "end":
+            text.append(f" after {at_s - event.onset_s:.2f} s, ")
+            text.append(str(event.severity), style=SEVERITY_STYLES.get(str(event.severity), ""))
+        self._tell(text, self._console)
+
+    def _tell(self, text: Text, console: Console) -> None:
+        """Below the lanes while they are drawn, else as a line."""
+        if self._live is not None:
+            self._news.append(text)
+        elif console is self._console:
+            sys.stdout.write(_encodable(text.plain + "\n"))
+            sys.stdout.flush()
+        else:
+            console.print(text)
+
+    def _document(self, summary: Summary) -> dict[str, Any]:
+        """The summary as the document that a recording's inspection gives."""
+        ready = self._ready
+        channels = [channel.model_dump() for channel in summary.channels]
+        for channel, history in zip(channels, self._histories, strict=True):
+            if channel["events_dropped"] is None:
+                del channel["events_dropped"]
+            frames = history.complete()
+            if frames is not None:
+                channel["frames"] = frames
+        return {
+            "model": ready.model.model_dump(),
+            "audio": {
+                "duration_s": summary.duration_s,
+                "sample_rate_hz": ready.sample_rate_hz,
+                "channels": ready.channels,
+                "encoding": ready.encoding,
+            },
+            "frame_hop_s": ready.frame_hop_s,
+            "channels": channels,
+        }
+
+
+def _scaled(values: NDArray[np.float64], label: str) -> NDArray[np.float64]:
+    return values / SNR_SHOWN_DB if label == "snr_db" else values
+
+
+def _encodable(text: str) -> str:
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
