@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     max_uploads: int = Field(default=8, ge=1, le=1024)
     """Uploads inspected at the same time; further ones get 429."""
     max_streams: int = Field(default=100, ge=1, le=65536)
-    """What two cores carry by `speech-qc capacity`; measure your own machine. Live channels at the same time, so that a stereo stream counts as two; further streams are refused with 1013."""
+    """Found with `speech-qc capacity` on two cores; measure your own machine.
+
+    Live channels at the same time, so that a stereo stream counts as two; further streams are refused with 1013."""
     stream_idle_s: float = Field(default=30.0, gt=0)
     """A live stream that sends neither audio nor KeepAlive for so many seconds is closed."""
     stream_send_timeout_s: float = Field(default=5.0, gt=0)
