@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
@@ -27,20 +27,16 @@ from websockets.exceptions import ConnectionClosed
 from service.api.messages import (
     SERVER,
     AnyServerMessage,
-    CloseStream,
-    Configure,
-    Finalize,
     Finalized,
-    KeepAlive,
     Ready,
     StreamError,
     Summary,
 )
+from service.audio.decode import Encoding as Encoding
 from service.audio.g711 import encode_alaw, encode_mulaw
+from service.live.commands import CloseStream, Configure, Finalize, KeepAlive
 
 logger = logging.getLogger(__name__)
-
-Encoding = Literal["linear16", "mulaw", "alaw", "float32"]
 
 PATH = "/v1/stream"
 

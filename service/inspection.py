@@ -94,7 +94,6 @@ class Inspector:
         by_name = {lane.name: lane for lane in lanes}
         self._engine, self._contract, self._options = engine, contract, options
         self._upload, self._tail = by_name[UPLOAD_LANE], by_name[TAIL_LANE]
-        self._info: AudioInfo | None = None
         self._sessions: list[Session] = []
         self._numbers: list[int] = []
         self._started_s = time.perf_counter()
@@ -167,7 +166,6 @@ class Inspector:
         """Take one place in the engine per channel, now that their number is known."""
         options = self._options
         count = 1 if options.channels == "mix" else info.channels
-        self._info = info
         for _ in range(count):
             self._numbers.append(self._engine.open_session())
             self._sessions.append(

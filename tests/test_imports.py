@@ -51,6 +51,8 @@ def test_imports_point_the_right_way(name, path):
         assert ours <= BASE | {area(name)}, f"{name} imports {ours - BASE - {area(name)}}"
     if not name.startswith(("service.api", "service.app", "service.cli", "service.commands")):
         assert not tops & WEB, f"{name} must not know HTTP"
+    if area(name) == "service.live":
+        assert "service.api" not in ours, f"{name}: the transport stands on live streams, not they on it"
     if name != "service.engine.runner":
         assert "onnxruntime" not in tops, f"{name}: ONNX Runtime is imported in one place"
 

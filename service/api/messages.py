@@ -1,56 +1,21 @@
-"""Every message of `WebSocket /v1/stream` as a type: one discriminated union per direction.
+"""Every message that a server sends on `WebSocket /v1/stream` as a type; a client's are in `service.live.commands`.
 
-Client messages are parsed into these. Server messages are encoded straight from arrays on the hot path; the tests hold
-each one to its type, and `service.client` parses into them. Knows pydantic and nothing of sockets.
+They are encoded straight from arrays on the hot path; the tests hold each one to its type, and `service.client` parses
+into them. Knows pydantic and nothing of sockets.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from service.api.schemas import ErrorDetail as ErrorDetail
 from service.api.schemas import EventAnswer, LevelsAnswer, ModelInfo, SummaryAnswer, TimingAnswer, VerdictAnswer
-from service.errors import ProtocolError
+from service.live.commands import Message
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KeepAlive(_Message):
-    """The stream is wanted although no audio comes now."""
-
-    type: Literal["KeepAlive"] = "KeepAlive"
-
-
-class Finalize(_Message):
-    """Score what can be scored now; the stream goes on. Answered with `finalized`."""
-
-    type: Literal["Finalize"] = "Finalize"
-
-
-class CloseStream(_Message):
-    """There is no more audio. Answered with the last scores, `summary` and a close with 1000."""
-
-    type: Literal["CloseStream"] = "CloseStream"
-
-
-class Configure(_Message):
-    """Change what is sent from here on; what is left out stays. Answered with `configured`."""
-
-    type: Literal["Configure"] = "Configure"
-    labels: list[str] | None = Field(default=None, min_length=1)
-    emit_ms: int | None = None
-    profile: str | None = None
-
-
-ClientMessage = Annotated[KeepAlive | Finalize | CloseStream | Configure, Field(discriminator="type")]
-_CLIENT: TypeAdapter[KeepAlive | Finalize | CloseStream | Configure] = TypeAdapter(ClientMessage)
-
-
-class Ready(_Message):
+class Ready(Message):
     """First message: the stream as it was agreed on."""
 
     type: Literal["ready"]
@@ -69,14 +34,14 @@ class Ready(_Message):
     profile: str
 
 
-class ScoresChannel(_Message):
+class ScoresChannel(Message):
     """One channel's part of `scores`."""
 
     channel: int
     frames: dict[str, list[float | None]]
 
 
-class Scores(_Message):
+class Scores(Message):
     """Scores of the next frames; gapless."""
 
     type: Literal["scores"]
@@ -93,7 +58,7 @@ class EventNews(EventAnswer):
     channel: int
 
 
-class StreamWarning(_Message):
+class StreamWarning(Message):
     """Something the sender should know; the stream goes on."""
 
     type: Literal["warning"]
@@ -104,14 +69,14 @@ class StreamWarning(_Message):
     channel: int | None = Field(description="null: of the whole stream")
 
 
-class StreamError(_Message):
+class StreamError(Message):
     """What was wrong; after a text message that cannot be used the stream goes on, else a close follows."""
 
     type: Literal["error"]
     error: ErrorDetail
 
 
-class Configured(_Message):
+class Configured(Message):
     """Answer to `Configure`: what holds from `first_frame` on."""
 
     type: Literal["configured"]
@@ -122,14 +87,14 @@ class Configured(_Message):
     latency_s: float
 
 
-class Finalized(_Message):
+class Finalized(Message):
     """Answer to `Finalize`."""
 
     type: Literal["finalized"]
     frames: int = Field(description="Frames of each channel scored and sent so far.")
 
 
-class SummaryChannel(_Message):
+class SummaryChannel(Message):
     """What `/v1/inspect` says of a channel, without its frames."""
 
     channel: int
@@ -140,7 +105,7 @@ class SummaryChannel(_Message):
     verdict: VerdictAnswer
 
 
-class Summary(_Message):
+class Summary(Message):
     """Last message of a stream that was closed in order."""
 
     type: Literal["summary"]
@@ -159,20 +124,3 @@ ServerMessage = Annotated[
 AnyServerMessage = Ready | Scores | EventNews | StreamWarning | StreamError | Configured | Finalized | Summary
 SERVER: TypeAdapter[AnyServerMessage] = TypeAdapter(ServerMessage)
 """Parses what a server sends."""
-
-
-def parse_client_message(text: str) -> KeepAlive | Finalize | CloseStream | Configure:
-    """Read a text message.
-
-    Raises:
-        ProtocolError: Not JSON, an unknown type, or a field that does not fit; the stream can go on.
-    """
-    try:
-        return _CLIENT.validate_json(text)
-    except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in found["loc"]) or "message"
-        raise ProtocolError(
-            "expected a JSON object whose type is KeepAlive, Finalize, CloseStream or Configure; "
-            f"{place}: {found['msg']}; the message is ignored and the stream goes on"
-        ) from error

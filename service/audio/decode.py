@@ -32,7 +32,16 @@ from service.audio.wav import (
 )
 from service.errors import InvalidAudio, UnsupportedFormat
 
-__all__ = ["AudioInfo", "DecodeLimits", "Decoder", "Encoding", "FileDecoder", "decode_file", "pcm_to_float"]
+__all__ = [
+    "LIVE_ENCODINGS",
+    "AudioInfo",
+    "DecodeLimits",
+    "Decoder",
+    "Encoding",
+    "FileDecoder",
+    "decode_file",
+    "pcm_to_float",
+]
 
 Block = NDArray[np.float32]
 Encoding = Literal["linear16", "float32", "mulaw", "alaw"]
@@ -70,11 +79,11 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
 )
 """What people send by mistake, so that the answer can call it by its name."""
 
-_LIVE: dict[Encoding, tuple[str, int]] = {
+LIVE_ENCODINGS: dict[Encoding, tuple[str, int]] = {
     "linear16": ("PCM_16", 2),
-    "float32": ("FLOAT", 4),
     "mulaw": ("ULAW", 1),
     "alaw": ("ALAW", 1),
+    "float32": ("FLOAT", 4),
 }
 """Name on the wire to the name in `CONVERTERS` and the bytes per sample."""
 
@@ -92,18 +101,20 @@ def pcm_to_float(data: bytes | memoryview, encoding: Encoding) -> NDArray[np.flo
     Raises:
         InvalidAudio: Not a whole number of samples, or NaN or infinity among them.
     """
-    subtype, sample_bytes = _LIVE[encoding]
+    subtype, sample_bytes = LIVE_ENCODINGS[encoding]
     if len(data) % sample_bytes:
         raise InvalidAudio(
             f"expected whole {encoding} samples of {sample_bytes} bytes, got {len(data)} bytes: send complete samples"
         )
     samples = CONVERTERS[subtype](data)
+    if encoding != "float32":  # integers hold no NaN, and live audio passes here message by message
+        return samples
     finite = np.isfinite(samples)
     if not finite.all():
         position = int(np.argmin(finite))
         raise InvalidAudio(
             f"expected finite samples, got {samples[position]} as sample {position} of {len(samples)} sent together: "
-            "mend the program that sends them",
+            "check that encoding and byte order are what the stream was opened with",
             sample=position,
         )
     return samples

@@ -7,8 +7,6 @@ not depend on how many rows are computed with it, so any chunking and any batch 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import rfft
@@ -106,7 +104,7 @@ class FrontEnd:
         batch, hops, _ = windows.shape
         padded = np.zeros((batch, hops, spec.fft_size), dtype=np.float32)
         np.multiply(windows, self._window, out=padded[..., : spec.window_samples])
-        # SciPy transforms several rows at once and in float32; NumPy takes about five times as long for it.
+        # SciPy transforms several rows at once; NumPy takes several times as long (benchmarks/bench_features.py).
         spectrum = rfft(padded.reshape(batch * hops, -1), axis=-1, overwrite_x=True)  # (B * T, bins), complex64
         power = np.ascontiguousarray(np.square(spectrum.real.T))  # (bins, B * T)
         power += np.square(spectrum.imag.T)
@@ -182,12 +180,6 @@ def _longest_runs(marks: NDArray[np.bool_], extra: int) -> NDArray[np.int64]:
     last_break = np.maximum.accumulate(np.where(chosen, 0, position), axis=1)
     longest[rows] = (position - last_break).max(axis=1) + extra
     return longest
-
-
-@lru_cache(maxsize=1)
-def default_front_end() -> FrontEnd:
-    """The front end of the default feature spec, made once per process."""
-    return FrontEnd(FeatureSpec())
 
 
 def frame_count(samples: int, spec: FeatureSpec) -> int:

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from service.audio.decode import LIVE_ENCODINGS, Encoding
 from service.contract import ModelContract
 from service.errors import ProtocolError
-from service.live.wire import ENCODINGS
 from service.report import choose_labels
 from service.scoring import Profile, Profiles
 
@@ -30,7 +30,7 @@ class StreamOptions:
     """A stream as it was agreed on.
 
     Attributes:
-        encoding: One of `wire.ENCODINGS`.
+        encoding: One of `decode.LIVE_ENCODINGS`.
         rate_hz: Samples per second of each channel.
         channels: Interleaved channels.
         emit_ms: Audio between two `scores` messages, a multiple of the frame.
@@ -40,7 +40,7 @@ class StreamOptions:
         session_name: The client's own name for the stream, sent back to it.
     """
 
-    encoding: str
+    encoding: Encoding
     rate_hz: int
     channels: int
     emit_ms: int
@@ -98,12 +98,13 @@ def parse_options(
     if twice:
         raise ProtocolError(f"expected each option once, {', '.join(twice)} came more than once: keep one of them")
     given = dict(pairs)
-    encoding = given.get("encoding", "linear16")
-    if encoding not in ENCODINGS:
+    asked = given.get("encoding", "linear16")
+    encoding = next((known for known in LIVE_ENCODINGS if known == asked), None)
+    if encoding is None:
         raise ProtocolError(
-            f"encoding: expected one of {', '.join(ENCODINGS)}, came {encoding[:40]!r}: name the one you send",
+            f"encoding: expected one of {', '.join(LIVE_ENCODINGS)}, came {asked[:40]!r}: name the one you send",
             option="encoding",
-            known=list(ENCODINGS),
+            known=list(LIVE_ENCODINGS),
         )
     name = given.get("session_name") or None
     if name is not None and (len(name) > MAX_NAME_CHARS or not name.isprintable()):

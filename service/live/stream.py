@@ -12,11 +12,11 @@ import time
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from service.api.messages import CloseStream, Configure, Finalize, KeepAlive, parse_client_message
 from service.contract import ModelContract
 from service.engine import Engine
 from service.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from service.live.closing import NORMAL_CLOSE, close_reason, error_text
+from service.live.commands import CloseStream, Configure, Finalize, KeepAlive, parse_client_message
 from service.live.hub import StreamHub
 from service.live.options import StreamOptions
 from service.live.outbox import Outbox

@@ -5,52 +5,29 @@ A message may end in the middle of a sample; what is left over waits here for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio.g711 import decode_alaw, decode_mulaw
-from service.errors import InvalidAudio
+from service.audio.decode import LIVE_ENCODINGS, Encoding, pcm_to_float
 
 Float32 = NDArray[np.float32]
-
-
-def _linear16(view: memoryview) -> Float32:
-    return np.frombuffer(view, "<i2").astype(np.float32) * np.float32(2.0**-15)
-
-
-def _float32(view: memoryview) -> Float32:
-    samples = np.frombuffer(view, "<f4").astype(np.float32)
-    if not np.isfinite(samples).all():
-        raise InvalidAudio(
-            "expected finite float32 samples, NaN or infinity came: check that encoding and byte order are what the "
-            "stream was opened with"
-        )
-    return samples
-
-
-ENCODINGS: dict[str, tuple[int, Callable[[memoryview], Float32]]] = {
-    "linear16": (2, _linear16),
-    "mulaw": (1, decode_mulaw),
-    "alaw": (1, decode_alaw),
-    "float32": (4, _float32),
-}
-"""Bytes per sample, and the way to float32 in [-1, 1]; all little-endian."""
 
 
 class WireDecoder:
     """Decodes one stream's binary messages; owned by one task.
 
     Args:
-        encoding: One of `ENCODINGS`.
+        encoding: One of `LIVE_ENCODINGS`.
         channels: Interleaved channels.
         piece_samples: Most samples of one channel that come out at once, so that a message of any size can be taken in
             portions that cost the event loop little.
     """
 
-    def __init__(self, encoding: str, channels: int, piece_samples: int) -> None:
-        width, self._decode = ENCODINGS[encoding]
+    def __init__(self, encoding: Encoding, channels: int, piece_samples: int) -> None:
+        _, width = LIVE_ENCODINGS[encoding]
+        self._encoding = encoding
         self._channels = channels
         self._frame_bytes = width * channels
         self._piece_bytes = piece_samples * self._frame_bytes
@@ -76,7 +53,7 @@ class WireDecoder:
         self._rest = message[whole:]
         view = memoryview(message)
         for start in range(0, whole, self._piece_bytes):
-            samples = self._decode(view[start : min(start + self._piece_bytes, whole)])
+            samples = pcm_to_float(view[start : min(start + self._piece_bytes, whole)], self._encoding)
             if self._channels == 1:
                 yield [samples]
             else:

@@ -12,11 +12,12 @@ from signals import white_noise
 from stream_material import pcm16
 from test_errors import served
 
-from service.api.messages import SERVER, AnyServerMessage, ClientMessage, StreamWarning, parse_client_message
+from service.api.messages import SERVER, AnyServerMessage, StreamWarning
+from service.audio.decode import LIVE_ENCODINGS
 from service.errors import StartupError
+from service.live.commands import ClientMessage, parse_client_message
 from service.live.options import KNOWN
 from service.live.watch import WarningCode
-from service.live.wire import ENCODINGS
 from service.settings import Settings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/protocol.md").read_text(encoding="utf-8")
@@ -31,7 +32,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_every_option_encoding_warning_and_setting_is_described():
-    for name in (*KNOWN, *ENCODINGS, *get_args(WarningCode)):
+    for name in (*KNOWN, *LIVE_ENCODINGS, *get_args(WarningCode)):
         assert f"`{name}`" in PAGE, name
     for name in Settings.model_fields:
         if name.startswith("stream_") and name != "stream_send_queue_bytes":  # of no concern to a client
