@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from bench_inspect import RATE_HZ, ROOT, machine
+from bench_inspect import RATE_HZ
 from numpy.typing import NDArray
-from recording import markdown, record
+from recording import ROOT, machine, markdown, record
 
 from service.assembly import make_lanes, make_runner
 from service.audio.features import FrontEnd

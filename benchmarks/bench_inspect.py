@@ -12,32 +12,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import numpy as np
 import soundfile
+from recording import ROOT, machine, record
 
 from service.assembly import decode_limits, make_engine, make_lanes, make_runner
 from service.audio.features import FrontEnd
+from service.capacity.host import cpu_seconds, started_server
 from service.inspection import InspectOptions, Inspector
 from service.report import ModelIdentity, inspection_document, to_json
 from service.scoring import load_profiles
 from service.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
 RATE_HZ = 16_000
 
 
@@ -51,43 +47,6 @@ def write_audio(source: Path, seconds: float, target: Path) -> None:
         while left > 0:
             file.write(samples[:left])
             left -= len(samples)
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def server(settings: Settings) -> Iterator[tuple[str, int]]:
-    """A real server in a process of its own; yields its address and process id."""
-    port = free_port()
-    environment = os.environ | {"SPEECHQC_MODEL_PATH": str(settings.model_path), "SPEECHQC_DEVICE": "cpu"}
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command, env=environment, cwd=ROOT)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(300):
-            try:
-                if httpx.get(f"{url}/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        else:
-            raise SystemExit("the server did not become ready")
-        yield url, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -188,28 +147,6 @@ def rss_peak_of(pid: int) -> float:
     return float("nan")
 
 
-def machine() -> str:
-    """Processor, cores, Python, and the libraries that do the work."""
-    import onnxruntime
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    load = os.getloadavg()[0]
-    return (
-        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}, "
-        f"NumPy {np.__version__}; load average {load:.1f} at the start"
-    )
-
-
-def commit() -> str:
-    """Short hash of the working tree's commit, `+` when it has changes."""
-    run = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Run all and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -224,7 +161,11 @@ def main() -> None:
     about = machine()
     lines = ["| audio | way | x real time, CPU of one core | x real time, wall | ms of CPU per second of audio |"]
     lines.append("|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, server(settings) as (url, pid):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started_server(settings.max_streams, model_path=str(settings.model_path), device="cpu") as host,
+    ):
+        url, pid = host.url, host.pid
         minute, long = Path(folder) / "minute.wav", Path(folder) / "long.wav"
         write_audio(options.audio, 60, minute)
         write_audio(options.audio, options.hours * 3600, long)
@@ -254,12 +195,7 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if options.record:
-        command = " ".join(["python", "benchmarks/bench_inspect.py", *[a for a in sys.argv[1:] if a != "--record"]])
-        entry = (
-            f"\n## {datetime.now(UTC):%Y-%m-%d}: inspection\n\n{about}. Commit {commit()}.\n`{command}`\n\n{table}\n"
-        )
-        with (ROOT / "benchmarks" / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(entry)
+        record("inspection", about, table)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import soundfile
-from bench_inspect import ROOT, commit, machine
+from recording import ROOT, machine, markdown, record
 
 from service.assembly import make_runner
 from service.audio.features import FrontEnd
@@ -122,16 +120,11 @@ def main() -> None:
                 taken[name].append(time.process_time() - before)
     speed = {name: ways[name][1] * options.seconds / statistics.median(cpu) for name, cpu in taken.items()}
     own = speed[f"speech-qc, chunks of 100 ms, {STREAMS} streams"]
-    lines = ["| way | x real time on one core | speech-qc batched is faster by |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.0f} | {own / value:.1f} |" for name, value in speed.items()]
-    table = "\n".join(lines)
+    headings = ("way", "x real time on one core", "speech-qc batched is faster by")
+    table = markdown(headings, [(name, f"{value:.0f}", f"{own / value:.1f}") for name, value in speed.items()])
     print(table)
     if options.record:
-        command = " ".join(["python", "benchmarks/bench_peers.py", *[a for a in sys.argv[1:] if a != "--record"]])
-        command = command.replace(str(options.peers), "PEERS")
-        entry = f"\n## {datetime.now(UTC):%Y-%m-%d}: peers\n\n{about}. Commit {commit()}.\n`{command}`\n\n{table}\n"
-        with (ROOT / "benchmarks" / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(entry)
+        record("peers", about, table, {str(options.peers): "PEERS"})
 
 
 if __name__ == "__main__":

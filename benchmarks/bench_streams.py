@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import httpx
-from bench_inspect import ROOT, machine, write_audio
-from recording import markdown, record
+from bench_inspect import write_audio
+from recording import ROOT, machine, markdown, record
 from rich.console import Console
 
 from service.capacity.host import allow_open_files, started_server

@@ -1,15 +1,40 @@
-"""Where the figures go: a table with machine, commit and command at the end of `benchmarks/RESULTS.md`."""
+"""Where the figures go: tables with machine, commit and command at the end of `benchmarks/RESULTS.md`."""
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench_inspect import ROOT, commit
+import numpy as np
+import onnxruntime
 
+ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+
+
+def machine() -> str:
+    """Processor, cores, Python, and the libraries that do the work."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    load = os.getloadavg()[0]
+    return (
+        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}, "
+        f"NumPy {np.__version__}; load average {load:.1f} at the start"
+    )
+
+
+def commit() -> str:
+    """Short hash of the working tree's commit, `+` when it has changes."""
+    run = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
+    return run.stdout.strip() or "unknown"
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -18,15 +43,16 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def record(title: str, about: str, text: str) -> None:
+def record(title: str, about: str, text: str, places: Mapping[str, str] | None = None) -> None:
     """Append an entry; the command is that of this process.
 
     Args:
         title: What was measured.
         about: Of the machine, taken at the start.
         text: The tables.
+        places: Arguments of this machine alone, such as folders, and what is written instead.
     """
-    arguments = [argument for argument in sys.argv[1:] if argument != "--record"]
+    arguments = [(places or {}).get(argument, argument) for argument in sys.argv[1:] if argument != "--record"]
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(

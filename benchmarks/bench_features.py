@@ -1,0 +1,99 @@
+"""What the features and the model's chunk length cost, way against way in one run.
+
+    python benchmarks/bench_features.py [--repeats 40] [--record]
+
+The transform of 400 windows by NumPy and by SciPy, the front end in blocks of different sizes, and the model alone on
+one stream in chunks of different lengths. The ways are taken in turn; a figure is the median of CPU milliseconds per
+second of audio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.fft
+import soundfile
+from recording import ROOT, machine, markdown, record
+
+import service.audio.features as features
+from service.assembly import make_runner
+from service.settings import Settings
+
+HOPS = 400  # 4 s, the chunk of an upload
+CHUNKS = (100, 200, 400, 800, 1600)
+BLOCKS = (25, 50, 100, 200, 400)
+
+
+def transforms(samples: np.ndarray) -> dict[str, Callable[[], object]]:
+    """NumPy's and SciPy's real transform of the same windows in float32."""
+    windows = np.zeros((HOPS, 512), np.float32)
+    windows[:, :400] = np.lib.stride_tricks.sliding_window_view(samples, 400)[: HOPS * 160 : 160]
+    return {
+        "transform, NumPy": lambda: np.fft.rfft(windows, axis=-1),
+        "transform, SciPy": lambda: scipy.fft.rfft(windows, axis=-1),
+    }
+
+
+def front_ends(samples: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The whole front end, with the block size that it is told."""
+    front_end = features.FrontEnd()
+
+    def run(rows: int) -> None:
+        features.BLOCK_ROWS = rows
+        front_end(samples[None])
+
+    return {f"front end, blocks of {rows} rows": lambda rows=rows: run(rows) for rows in BLOCKS}
+
+
+def models(samples: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The model on one stream; every length covers the same 16 s."""
+    runner = make_runner(Settings(device="cpu"))
+    longest = max(CHUNKS)
+    rows = features.FrontEnd()(np.resize(samples, longest * 160 + 240)[None])
+
+    def run(hops: int) -> None:
+        state = np.zeros((1, runner.contract.state_size), np.float32)
+        for start in range(0, longest, hops):
+            _, state = runner.run(rows[:, start : start + hops], state)
+
+    return {f"model, chunks of {hops} hops": lambda hops=hops: run(hops) for hops in CHUNKS}
+
+
+def medians(ways: dict[str, Callable[[], object]], repeats: int, seconds: float) -> Sequence[tuple[str, str]]:
+    """Take the ways in turn; CPU ms per second of audio."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 3):
+        for name, way in ways.items():
+            before = time.process_time()
+            way()
+            if turn >= 3:  # the first turns warm up
+                taken[name].append(time.process_time() - before)
+    return [(name, f"{statistics.median(cpu) / seconds * 1000:.3f}") for name, cpu in taken.items()]
+
+
+def main() -> None:
+    """Run all and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    about = machine()
+    audio, _ = soundfile.read(ROOT / "examples" / "sample.wav", dtype="float32")
+    samples = audio[: HOPS * 160 + 240]
+    rows = [
+        *medians(transforms(samples), options.repeats, HOPS / 100),
+        *medians(front_ends(samples), options.repeats, HOPS / 100),
+        *medians(models(samples), options.repeats, max(CHUNKS) / 100),
+    ]
+    table = markdown(("way", "ms of CPU per second of audio"), rows)
+    print(table)
+    if options.record:
+        record("features and chunk length", about, table)
+
+
+if __name__ == "__main__":
+    main()
