@@ -27,7 +27,7 @@ SILENT_PEAK = np.float32(1e-5)
 MAX_CREST_DB = 40.0
 
 BLOCK_ROWS = 200
-"""Rows transformed at once: their spectra (0.8 MB) fit in a core's second cache, more of them take longer each."""
+"""Rows transformed at once: bounds the memory of long chunks; smaller blocks pay NumPy's cost per call more often."""
 
 
 def mel_filterbank(spec: FeatureSpec) -> Float32:

@@ -1,0 +1,85 @@
+"""One second of a conversation with `/v1/stream`, as printed in docs/protocol.md: a client from that page alone.
+
+speech-qc serve &
+python examples/transcript.py [ws://127.0.0.1:8000]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import soundfile
+import soxr
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from service.audio.g711 import encode_mulaw
+
+SAMPLE = Path(__file__).with_name("sample.wav")
+FIRST_S, SECONDS = 3.0, 1.0
+QUERY = "encoding=mulaw&sample_rate=8000&emit_ms=200&labels=speech,noise,snr_db&session_name=line-7"
+MESSAGE_BYTES = 160  # 20 ms
+
+
+def audio() -> bytes:
+    """A second of the sample as a telephone would carry it."""
+    samples, rate = soundfile.read(SAMPLE, dtype="float32", start=int(FIRST_S * 16_000), frames=int(SECONDS * 16_000))
+    return encode_mulaw(soxr.resample(samples, rate, 8_000)).tobytes()
+
+
+async def send_audio(socket: ClientConnection, sound: bytes) -> None:
+    """Send in real time; noted once at the end."""
+    count = 0
+    for start in range(0, len(sound), MESSAGE_BYTES):
+        await socket.send(sound[start : start + MESSAGE_BYTES])
+        count += 1
+        await asyncio.sleep(0.02)
+    print(f"> (binary) {count} messages of {MESSAGE_BYTES} bytes")
+
+
+async def say(socket: ClientConnection, message: dict[str, object]) -> None:
+    """Send a text message."""
+    text = json.dumps(message, separators=(",", ":"))
+    print(f"> {text}")
+    await socket.send(text)
+
+
+async def main(server: str) -> None:
+    """Hold the conversation."""
+    print(f"> (connect) GET /v1/stream?{QUERY}")
+    answered = {name: asyncio.Event() for name in ("ready", "finalized", "error", "configured")}
+    async with connect(f"{server}/v1/stream?{QUERY}") as socket:
+
+        async def listen() -> None:
+            try:
+                async for text in socket:
+                    print(f"< {text}")
+                    event = answered.get(json.loads(text)["type"])
+                    if event is not None:
+                        event.set()
+            except ConnectionClosed:
+                pass
+
+        listening = asyncio.create_task(listen())
+        sound = audio()
+        cut = 30 * MESSAGE_BYTES
+        await answered["ready"].wait()
+        await send_audio(socket, sound[:cut])
+        await say(socket, {"type": "Finalize"})
+        await answered["finalized"].wait()
+        await say(socket, {"type": "Flush"})  # no such message
+        await answered["error"].wait()
+        await say(socket, {"type": "Configure", "labels": ["noise"], "emit_ms": 100})
+        await answered["configured"].wait()
+        await send_audio(socket, sound[cut:])
+        await say(socket, {"type": "KeepAlive"})
+        await say(socket, {"type": "CloseStream"})
+        await listening
+        print(f"< (close) {socket.close_code} {socket.close_reason!r}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "ws://127.0.0.1:8000"))
