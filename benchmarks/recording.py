@@ -32,9 +32,13 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Short hash of the working tree's commit, `+` when it has changes."""
-    run = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
+    """Short hash of the working tree's commit, `+` when more than the results has changes."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/RESULTS.md")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
