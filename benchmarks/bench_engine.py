@@ -25,6 +25,7 @@ from service.assembly import make_lanes, make_runner
 from service.audio.features import FrontEnd
 from service.engine import Lane, OnnxRunner
 from service.engine.step import Stepper, batch_buckets
+from service.session import ChunkReader
 from service.settings import Settings
 
 TURNS = 3
@@ -52,7 +53,7 @@ def rate(work: Callable[[], object], audio_s: float, seconds: float) -> float:
 def stepper(runner: OnnxRunner, most: int, *, pad: bool) -> Stepper:
     """The engine's step with places for a batch."""
     front_end = FrontEnd(runner.contract.features)
-    return Stepper(runner, front_end, capacity=most, max_batch=most, pad_to_bucket=pad)
+    return Stepper(runner, front_end, ChunkReader(runner.contract), capacity=most, max_batch=most, pad_to_bucket=pad)
 
 
 def throughput(runner: OnnxRunner, settings: Settings, batches: Sequence[int], seconds: float) -> str:

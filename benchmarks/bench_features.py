@@ -2,9 +2,9 @@
 
     python benchmarks/bench_features.py [--repeats 40] [--record]
 
-The transform of 400 windows by NumPy and by SciPy, the front end in blocks of different sizes, and the model alone on
-one stream in chunks of different lengths. The ways are taken in turn; a figure is the median of CPU milliseconds per
-second of audio.
+The transform of 400 windows by NumPy and by SciPy, the front end in blocks of different sizes and on live chunks of
+several streams, and the model alone on one stream in chunks of different lengths. The ways are taken in turn; a figure
+is the median of CPU milliseconds per second of audio.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ import scipy.fft
 import soundfile
 from recording import ROOT, machine, markdown, record
 
-import service.audio.features as features
 from service.assembly import make_runner
+from service.audio.features import FrontEnd
 from service.settings import Settings
 
 HOPS = 400  # 4 s, the chunk of an upload
 CHUNKS = (100, 200, 400, 800, 1600)
-BLOCKS = (25, 50, 100, 200, 400)
+BLOCKS = (50, 100, 200, 400)
+LIVE_BATCHES = (1, 8, 64, 128)
+LIVE_SAMPLES = 1600
 
 
 def transforms(samples: np.ndarray) -> dict[str, Callable[[], object]]:
@@ -40,20 +42,25 @@ def transforms(samples: np.ndarray) -> dict[str, Callable[[], object]]:
 
 def front_ends(samples: np.ndarray) -> dict[str, Callable[[], object]]:
     """The whole front end, with the block size that it is told."""
-    front_end = features.FrontEnd()
+    ways: dict[str, Callable[[], object]] = {}
+    for rows in BLOCKS:
+        front_end = FrontEnd(block_rows=rows)
+        ways[f"front end, blocks of {rows} rows"] = lambda front_end=front_end: front_end(samples[None])
+    return ways
 
-    def run(rows: int) -> None:
-        features.BLOCK_ROWS = rows
-        front_end(samples[None])
 
-    return {f"front end, blocks of {rows} rows": lambda rows=rows: run(rows) for rows in BLOCKS}
+def live_chunks(samples: np.ndarray, batch: int) -> dict[str, Callable[[], object]]:
+    """The front end on one chunk of 100 ms of each of `batch` streams."""
+    front_end = FrontEnd()
+    chunks = np.stack([samples[start : start + LIVE_SAMPLES + 240] for start in range(0, 100 * batch, 100)])
+    return {f"front end, {batch} live chunks at once": lambda: front_end(chunks)}
 
 
 def models(samples: np.ndarray) -> dict[str, Callable[[], object]]:
     """The model on one stream; every length covers the same 16 s."""
     runner = make_runner(Settings(device="cpu"))
     longest = max(CHUNKS)
-    rows = features.FrontEnd()(np.resize(samples, longest * 160 + 240)[None])
+    rows = FrontEnd()(np.resize(samples, longest * 160 + 240)[None])
 
     def run(hops: int) -> None:
         state = np.zeros((1, runner.contract.state_size), np.float32)
@@ -87,6 +94,11 @@ def main() -> None:
     rows = [
         *medians(transforms(samples), options.repeats, HOPS / 100),
         *medians(front_ends(samples), options.repeats, HOPS / 100),
+        *(
+            row
+            for b in LIVE_BATCHES
+            for row in medians(live_chunks(samples, b), options.repeats, b * LIVE_SAMPLES / 16_000)
+        ),
         *medians(models(samples), options.repeats, max(CHUNKS) / 100),
     ]
     table = markdown(("way", "ms of CPU per second of audio"), rows)

@@ -8,18 +8,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from prometheus_client import generate_latest
 
 from service import __version__
 from service.api import faults, inspect, ops, pages, stream
 from service.api.deps import AppState
 from service.api.middleware import RequestContext
-from service.assembly import make_engine, make_runner
-from service.engine import Runner
+from service.assembly import make_engine, make_model
+from service.engine import DeviceProcess, Runner
 from service.errors import SettingsError
 from service.live.hub import StreamHub
 from service.metrics import Metrics
 from service.scoring import Profiles, load_profiles
+from service.session import ChunkReader
 from service.settings import Settings
+from service.workers.member import Member
 
 logger = logging.getLogger("service")
 
@@ -29,40 +32,48 @@ and a verdict. `POST /v1/inspect` takes a recording.
 """
 
 
-def create_app(settings: Settings, runner: Runner | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, model: Runner | DeviceProcess | None = None, member: Member | None = None
+) -> FastAPI:
     """Build one server.
 
     Args:
         settings: All settings.
-        runner: A model that is loaded already; by default the file of the settings is loaded now.
+        model: A model that is loaded already; by default the file of the settings is loaded now.
+        member: This process among several workers; None when it is the only one.
 
     Raises:
         StartupError: Settings, profiles, model or device are not fit for service; nothing was started.
     """
     profiles = checked_profiles(settings)
-    runner = runner or make_runner(settings)
+    model = model or make_model(settings)
     metrics = Metrics()
-    metrics.describe(runner)
+    metrics.describe(model)
+    if member is not None:
+        member.offer(lambda: generate_latest(metrics.registry).decode())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = make_engine(settings, runner, metrics)
+        reader = ChunkReader(model.contract)
+        engine = make_engine(settings, model, metrics)
         metrics.watch(engine)
         streams = StreamHub(settings.max_streams)
-        app.state.parts = AppState(settings, profiles, metrics, runner, engine, streams)
+        app.state.parts = AppState(settings, profiles, metrics, model, engine, reader, streams, member)
         await engine.start()
         logger.info(
             "ready: model %s %s (%s) on %s",
-            runner.contract.name,
-            runner.contract.version,
-            runner.sha256[:12],
-            runner.provider,
+            model.contract.name,
+            model.contract.version,
+            model.sha256[:12],
+            model.provider,
         )
         try:
             yield
         finally:
             await streams.drain(settings.drain_s)
             await asyncio.shield(engine.drain(settings.drain_s))
+            if member is not None:
+                member.close()
 
     app = FastAPI(
         title="speech-qc", version=__version__, description=DESCRIPTION, lifespan=lifespan, openapi_tags=_TAGS

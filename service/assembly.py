@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from service.audio import DecodeLimits
 from service.audio.features import FrontEnd
-from service.engine import Engine, EngineObserver, Lane, OnnxRunner, Runner
+from service.engine import DeviceProcess, Engine, EngineObserver, Lane, OnnxRunner, Runner, Stepper, Steps
+from service.engine.device import RemoteStepper
+from service.session import ChunkReader
 from service.settings import Settings
 
 LIVE_LANE = "live"
@@ -30,7 +34,7 @@ def make_lanes(settings: Settings) -> tuple[Lane, ...]:
 
 
 def make_runner(settings: Settings) -> OnnxRunner:
-    """Load the model file.
+    """Load the model file, into this process.
 
     Raises:
         ContractError: The file is missing, unreadable or not what it must be.
@@ -39,15 +43,37 @@ def make_runner(settings: Settings) -> OnnxRunner:
     return OnnxRunner(settings.model_path, settings.device, settings.intra_op_threads)
 
 
-def make_engine(settings: Settings, runner: Runner, observer: EngineObserver | None = None) -> Engine:
-    """Build an engine with room for all live streams and every channel of all uploads; it is not started yet."""
+def make_model(settings: Settings) -> Runner | DeviceProcess:
+    """Load the model file as a server does: into a process of its own where the settings say so.
+
+    Raises:
+        ContractError, StartupError: As `make_runner`.
+    """
+    return DeviceProcess(partial(_make_parts, settings)) if settings.device_process else make_runner(settings)
+
+
+def _make_parts(settings: Settings) -> tuple[Runner, FrontEnd, ChunkReader]:
+    return _parts(make_runner(settings))
+
+
+def _parts(runner: Runner) -> tuple[Runner, FrontEnd, ChunkReader]:
+    return runner, FrontEnd(runner.contract.features), ChunkReader(runner.contract)
+
+
+def make_engine(settings: Settings, model: Runner | DeviceProcess, observer: EngineObserver | None = None) -> Engine:
+    """Build an engine with room for all live streams and every channel of all uploads; it is not started yet.
+
+    Its `read_out` gives what `Session.accept_read` takes.
+    """
     capacity = settings.max_streams + settings.max_uploads * settings.max_channels
+    steps: Steps
+    if isinstance(model, DeviceProcess):
+        steps = RemoteStepper(model, capacity=capacity, max_batch=settings.max_batch)
+    else:
+        steps = Stepper(*_parts(model), capacity=capacity, max_batch=settings.max_batch)
     return Engine(
-        runner,
-        FrontEnd(runner.contract.features),
+        steps,
         lanes=make_lanes(settings),
-        capacity=capacity,
-        max_batch=settings.max_batch,
         max_queue=capacity,
         max_step_failures=settings.max_step_failures,
         step_deadline_s=settings.step_deadline_s,

@@ -157,6 +157,9 @@ def _serve(
     model: Model = None,
     device: On = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="Least severe level that is logged.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that serve the port together, instead of SPEECHQC_WORKERS.")
+    ] = None,
 ) -> None:
     """Serve HTTP and WebSocket; all other settings come from SPEECHQC_* variables."""
     from service.commands.serving import serve
@@ -168,6 +171,7 @@ def _serve(
             model=model,
             device=_value(device),
             log_level=_value(log_level),
+            workers=workers,
             seams=context.obj,
         )
     )

@@ -25,7 +25,7 @@ from service.contract import ModelContract
 from service.engine import Engine, Lane, StepResult
 from service.errors import InvalidAudio
 from service.scoring import Profile
-from service.session import ChannelRecord, Session
+from service.session import ChannelRecord, ChunkReader, Session
 
 Block = NDArray[np.float32]
 ChannelMode = Literal["split", "mix"]
@@ -94,6 +94,7 @@ class Inspector:
         by_name = {lane.name: lane for lane in lanes}
         self._engine, self._contract, self._options = engine, contract, options
         self._upload, self._tail = by_name[UPLOAD_LANE], by_name[TAIL_LANE]
+        self._reader = ChunkReader(contract)
         self._sessions: list[Session] = []
         self._numbers: list[int] = []
         self._started_s = time.perf_counter()
@@ -174,6 +175,7 @@ class Inspector:
                     info.sample_rate_hz,
                     keep_frames=options.keep_frames,
                     max_events=options.max_events,
+                    reader=self._reader,
                 )
             )
 
@@ -203,7 +205,7 @@ class Inspector:
                 return
             result = await self._engine.submit(number, chunk, lane.name)
             self._count(result)
-            session.accept(result.scores)
+            session.accept_read(result.reading)
 
     def _next_lane(self, session: Session) -> Lane | None:
         """Whole large chunks while audio comes; at the end a large one if it is mostly used, else small ones."""

@@ -1,4 +1,4 @@
-"""Every Prometheus metric, in one place. Labels come from closed sets; never a session, a file name or a client."""
+"""Every Prometheus metric of a process. Labels come from closed sets; never a session, a file name or a client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from service.engine import DropReason, Engine, RefusalReason, Runner
+from service.engine import DropReason, Engine, Model, RefusalReason
+from service.histogram import BatchHistogram
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -47,15 +48,15 @@ class Metrics:
         self.frames = Counter("speechqc_frames_scored_total", "Output frames of 20 ms scored.", registry=registry)
         self.events = Counter("speechqc_events_total", "Events found, by label.", ["label"], registry=registry)
         self.verdicts = Counter("speechqc_verdicts_total", "Verdicts given, by status.", ["status"], registry=registry)
-        self.step_seconds = Histogram(
+        self.step_seconds = BatchHistogram(
             "speechqc_step_duration_seconds", "Seconds of one inference step, by lane.", ["lane"],
             buckets=SECONDS_BUCKETS, registry=registry,
         )  # fmt: skip
-        self.queue_seconds = Histogram(
+        self.queue_seconds = BatchHistogram(
             "speechqc_queue_duration_seconds", "Seconds a chunk waited for its step, by lane.", ["lane"],
             buckets=SECONDS_BUCKETS, registry=registry,
         )  # fmt: skip
-        self.batch = Histogram(
+        self.batch = BatchHistogram(
             "speechqc_batch_size", "Chunks that shared a step, by lane.", ["lane"], buckets=BATCH_BUCKETS,
             registry=registry,
         )  # fmt: skip
@@ -74,12 +75,12 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
-        self.stream_lag_seconds = Histogram(
+        self.stream_lag_seconds = BatchHistogram(
             "speechqc_stream_lag_seconds",
             "Seconds from the arrival of a chunk's last sample until its scores are on their way to the client.",
             buckets=LAG_BUCKETS,
             registry=registry,
-        )
+        ).labels()
         self.stream_warnings = Counter(
             "speechqc_stream_warnings_total", "Warnings sent to live clients, by code.", ["code"], registry=registry
         )
@@ -94,12 +95,12 @@ class Metrics:
             "speechqc_provider_fallback", "1 when a GPU would have been used but could not be had.", registry=registry
         )
 
-    def describe(self, runner: Runner) -> None:
+    def describe(self, model: Model) -> None:
         """Publish model and provider."""
-        contract = runner.contract
-        self.model.info({"name": contract.name, "version": contract.version, "sha256": runner.sha256[:16]})
-        self.provider.info({"name": runner.provider})
-        self.provider_fallback.set(runner.provider_fallback)
+        contract = model.contract
+        self.model.info({"name": contract.name, "version": contract.version, "sha256": model.sha256[:16]})
+        self.provider.info({"name": model.provider})
+        self.provider_fallback.set(model.provider_fallback)
 
     def watch(self, engine: Engine) -> None:
         """Read gauges from the engine at every scrape."""
@@ -109,9 +110,7 @@ class Metrics:
         """Count a step."""
         self.step_seconds.labels(lane).observe(step_s)
         self.batch.labels(lane).observe(batch)
-        waited = self.queue_seconds.labels(lane)
-        for seconds in queue_s:
-            waited.observe(seconds)
+        self.queue_seconds.labels(lane).observe_many(queue_s)
 
     def on_drop(self, reason: DropReason) -> None:
         """Count a chunk that was given up."""

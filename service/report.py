@@ -16,11 +16,8 @@ from numpy.typing import NDArray
 from service.contract import ModelContract
 from service.errors import ProtocolError
 from service.inspection import Inspection
-from service.scoring import ChannelReport, Event, Report
+from service.scoring import FRAME_DECIMALS, ChannelReport, Event, Report
 from service.session import ChannelRecord
-
-FRAME_DECIMALS = 5
-"""Scores are sent with this many decimals: finer than the promise that the same audio gets the same scores (1e-4)."""
 
 
 @dataclass(frozen=True, slots=True)

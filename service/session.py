@@ -7,18 +7,32 @@ model: its owner carries chunks to the engine and scores back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.audio.buffer import SampleBuffer
 from service.audio.features import frame_count, frame_levels_dbfs
 from service.audio.levels import LevelMeter, Levels
 from service.audio.resample import Resampler
 from service.contract import ModelContract
 from service.errors import InvalidAudio
-from service.scoring import Event, EventTracker, EventUpdate, Profile, Summary, SummaryMeter, Verdict, judge
+from service.scoring import (
+    Event,
+    EventTracker,
+    EventUpdate,
+    Profile,
+    ScoreBatch,
+    ScoreBlock,
+    ScoreReader,
+    Summary,
+    SummaryMeter,
+    Verdict,
+    judge,
+)
 
 Float32 = NDArray[np.float32]
 
@@ -32,13 +46,18 @@ class Update:
 
     Attributes:
         first_frame: Absolute index of the first frame in `scores`.
-        scores: float32 (n, C), measures NaN where there is no speech to measure; n may be 0.
+        block: The n frames that are new; n may be 0.
         events: News of events, in order.
     """
 
     first_frame: int
-    scores: Float32
+    block: ScoreBlock
     events: list[EventUpdate]
+
+    @property
+    def scores(self) -> Float32:
+        """float32 (n, C), measures NaN where there is no speech to measure."""
+        return self.block.shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +79,47 @@ class ChannelRecord:
     verdict: Verdict
 
 
-@dataclass(slots=True)
-class _Pending:
-    """Resampled samples from an absolute position on, and the levels of frames whose scores are not back yet."""
+class ChunkReading(NamedTuple):
+    """What is read off one chunk and its scores."""
 
-    samples: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
-    start: int = 0
-    levels_dbfs: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    block: ScoreBlock
+    level_dbfs: Float32
+    """Of the chunk's own frames (n,), those of the look-ahead before them not included."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReadings:
+    """What is read off the chunks of a step; iterates over them, and can be pickled at little cost."""
+
+    blocks: ScoreBatch
+    levels_dbfs: Float32
+    """(B, n)."""
+
+    def __iter__(self) -> Iterator[ChunkReading]:
+        return map(ChunkReading, self.blocks, self.levels_dbfs)
+
+
+class ChunkReader:
+    """Reads the chunks of a step, all streams at once; what an engine's `read_out` wants to be.
+
+    Args:
+        contract: Of the engine's model.
+    """
+
+    def __init__(self, contract: ModelContract) -> None:
+        self.scores = ScoreReader(contract)
+        self._spec = contract.features
+
+    def __call__(self, samples: Float32, scores: Float32) -> ChunkReadings:
+        """Read chunks.
+
+        Args:
+            samples: float32 (B, hops * hop + overlap), finite.
+            scores: float32 (B, hops / 2, C), finite.
+        """
+        own = scores.shape[1] * self._spec.frame_samples
+        levels = frame_levels_dbfs(samples[:, :own], self._spec).reshape(len(samples), -1)
+        return ChunkReadings(self.scores.read(scores), levels)
 
 
 class Session:
@@ -80,29 +133,38 @@ class Session:
         rate_hz: Rate of what is pushed.
         keep_frames: Keep all scores for the record; without it memory is constant.
         max_events: Events kept for the record; further ones are only counted.
+        reader: Of the same contract, where many sessions share one.
+        on_piece: Told of the samples pushed, some thousand at a time, and their mean square; what a live stream's
+            watch over its sender needs.
 
     Raises:
         InvalidAudio: The rate is not one that can be served.
     """
 
     def __init__(
-        self, contract: ModelContract, rate_hz: int, *, keep_frames: bool = False, max_events: int = 10_000
+        self,
+        contract: ModelContract,
+        rate_hz: int,
+        *,
+        keep_frames: bool = False,
+        max_events: int = 10_000,
+        reader: ChunkReader | None = None,
+        on_piece: Callable[[Float32, float], None] | None = None,
     ) -> None:
         self.contract = contract
         self.rate_hz = rate_hz
         self._spec = contract.features
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
-        self._meter = LevelMeter(rate_hz)
-        self._tracker = EventTracker(contract)
-        self._summary = SummaryMeter(contract)
-        self._speech = contract.index("speech")
-        self._speech_enter = np.float32(contract.labels[self._speech].enter or 0.5)
-        self._measures = [i for i, label in enumerate(contract.labels) if label.kind != "probability"]
-        self._pending = _Pending()
+        self._meter = LevelMeter(rate_hz, on_piece)
+        self._reader = reader or ChunkReader(contract)
+        self._tracker = EventTracker(contract, self._reader.scores)
+        self._summary = SummaryMeter(contract, self._reader.scores.layout)
+        self._buffer = SampleBuffer()
+        self._taken = 0  # position of the first sample that is in no chunk yet
+        self._levels_dbfs = np.zeros(0, np.float32)  # of frames whose scores are not back yet
         # Enough of the past to mirror it at the end: what the look-ahead, the last frame and its window reach for.
-        reach = (contract.lookahead_frames + 1) * self._spec.frame_samples + self._spec.overlap_samples
-        self._tail = np.zeros(0, np.float32)
-        self._tail_samples = reach
+        self._reach = (contract.lookahead_frames + 1) * self._spec.frame_samples + self._spec.overlap_samples
+        self._hop, self._overlap = self._spec.hop_samples, self._spec.overlap_samples
         self._received = 0  # samples at the model's rate
         self._rows_out = 0  # score rows that came back, look-ahead included
         self._frames_done = 0
@@ -126,12 +188,12 @@ class Session:
     @property
     def samples_waiting(self) -> int:
         """Samples at the model's rate that are in no chunk yet; what a live stream's owner keeps bounded."""
-        return len(self._pending.samples)
+        return self._buffer.end - self._taken
 
     @property
     def samples_taken(self) -> int:
         """Samples at the model's rate before the end of the last chunk, what its windows reach beyond not counted."""
-        return self._pending.start
+        return self._taken
 
     @property
     def resampler_latency_s(self) -> float:
@@ -156,27 +218,32 @@ class Session:
     @property
     def remaining_hops(self) -> int:
         """After `finish`: hops that are still to be taken; before it: hops that a window is complete for."""
-        hop = self._spec.hop_samples
-        taken = self._pending.start // hop
+        hop = self._hop
         if self._frame_total is not None:
+            taken = self._taken // hop
             total = (self._frame_total + self.contract.lookahead_frames) * self._spec.hops_per_frame
             return max(0, total - taken) if self._frame_total else 0
-        return max(0, (len(self._pending.samples) - self._spec.overlap_samples) // hop)
+        return max(0, (self._buffer.end - self._taken - self._overlap) // hop)
 
-    def push(self, samples: Float32) -> None:
+    def push(self, samples: Float32, *, bounded: bool = False) -> None:
         """Take audio of any length.
 
         Args:
             samples: float32 (n,) at `rate_hz`; finite. What is beyond full scale is measured as it is, but scored
                 clipped, as every converter would play it.
+            bounded: The samples come from integers, so they are finite and within full scale.
 
         Raises:
-            InvalidAudio: Samples so large that the scale must be another one.
+            InvalidAudio: Samples so large that the scale must be another one, or not finite.
         """
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
-        peak = max(float(samples.max()), -float(samples.min())) if samples.size else 0.0
-        if peak > MAX_MAGNITUDE:
+        if bounded or not len(samples):
+            self._meter.push(samples)
+            self._append(self._resampler.push(samples))
+            return
+        peak = max(float(samples.max()), -float(samples.min()))
+        if not peak <= MAX_MAGNITUDE:  # also where it is NaN
             raise InvalidAudio(
                 f"expected float samples around ±1, came a magnitude of {peak:g}: the recording seems to be scaled as "
                 "integers; divide by 32768 (16 bit) or save it as integer PCM",
@@ -199,8 +266,8 @@ class Session:
             return
         end = (self._frame_total + self.contract.lookahead_frames) * self._spec.frame_samples
         missing = end + self._spec.overlap_samples - self._received
-        mirrored = np.pad(self._tail, (0, missing), mode="symmetric")[len(self._tail) :]
-        self._pending.samples = np.concatenate([self._pending.samples, mirrored])
+        tail = self._buffer.view(max(0, self._received - self._reach), self._received)
+        self._buffer.append(np.pad(tail, (0, missing), mode="symmetric")[len(tail) :])
 
     def take(self, hops: int) -> Float32 | None:
         """Cut the next chunk.
@@ -209,53 +276,61 @@ class Session:
             hops: Length of the lane, T.
 
         Returns:
-            float32 (hops * hop + overlap,), or None when there is not enough audio yet or nothing left. After
-            `finish` the last chunk is filled up with zeros, whose scores `accept` discards.
+            float32 (hops * hop + overlap,), valid until the next `push`, or None when there is not enough audio yet or
+            nothing left. After `finish` the last chunk is filled up with zeros, whose scores `accept` discards.
         """
         spec = self._spec
-        size = hops * spec.hop_samples + spec.overlap_samples
+        own = hops * spec.hop_samples
+        size = own + spec.overlap_samples
         if self._frame_total is None:
-            if len(self._pending.samples) < size:
+            if self.samples_waiting < size:
                 return None
         elif self.remaining_hops == 0:
             return None
-        chunk = self._pending.samples[:size]
+        chunk = self._buffer.view(self._taken, self._taken + size)
         if len(chunk) < size:
             chunk = np.concatenate([chunk, np.zeros(size - len(chunk), np.float32)])
-        own = hops * spec.hop_samples
-        self._pending.levels_dbfs = np.concatenate([self._pending.levels_dbfs, frame_levels_dbfs(chunk[:own], spec)])
-        rest = self._pending.samples[own:]
-        # A small rest is copied: a view would keep the audio before it in memory for as long as a stream pauses.
-        self._pending.samples = rest.copy() if len(rest) <= own else rest
-        self._pending.start += own
+        self._taken += own
+        self._buffer.release(min(self._taken, self._received - self._reach))
         return chunk
 
-    def accept(self, scores: Float32) -> Update:
+    def accept(self, scores: Float32, level_dbfs: Float32) -> Update:
         """Take the scores of the next chunk, in the order of `take`.
 
         Args:
             scores: float32 (hops / 2, C) as the model gave them.
+            level_dbfs: float32 (hops / 2,) of the chunk's own frames.
+
+        Raises:
+            InferenceError: Wrong shapes or types, or numbers that are not finite.
         """
+        self._reader.scores.layout.check_block(scores, level_dbfs)
+        return self.accept_read(ChunkReading(self._reader.scores.read_one(scores), level_dbfs))
+
+    def accept_read(self, reading: ChunkReading) -> Update:
+        """Take the scores of the next chunk as the engine's `read_out` read them, in the order of `take`."""
+        block = reading.block
+        count = block.frames
         late = max(0, self.contract.lookahead_frames - self._rows_out)  # rows that speak of before the start
-        self._rows_out += len(scores)
-        scores = scores[late:]
-        if self._frame_total is not None:
-            scores = scores[: self._frame_total - self._frames_done]
-        count, first = len(scores), self._frames_done
-        levels, self._pending.levels_dbfs = (
-            self._pending.levels_dbfs[:count],
-            self._pending.levels_dbfs[count:],
-        )
+        self._rows_out += count
+        first = self._frames_done
+        stop = count if self._frame_total is None else min(count, late + self._frame_total - first)
+        if late or stop < count:
+            block = self._reader.scores.read_one(block.scores[late:stop])
+            count = block.frames
+        levels = np.concatenate((self._levels_dbfs, reading.level_dbfs))
+        self._levels_dbfs = levels[count:]
+        levels = levels[:count]
         self._frames_done += count
-        self._summary.push(scores, levels)
-        news = self._tracker.push(scores, levels)
-        if self.done:
+        self._summary.add(block.scores, levels)
+        news = self._tracker.add(block, levels)
+        if self._frame_total is not None and self.done:
             news = news + self._tracker.finish()
-        self._note(news)
-        shown = self._blank(scores)
+        if news:
+            self._note(news)
         if self._kept is not None:
-            self._kept.append(shown)
-        return Update(first, shown, news)
+            self._kept.append(block.shown.copy())  # a view would keep the scores of all that shared the step
+        return Update(first, block, news)
 
     def levels(self) -> Levels:
         """Level measures of everything pushed so far; the stream may go on."""
@@ -285,21 +360,8 @@ class Session:
         )
 
     def _append(self, samples: Float32) -> None:
-        if not len(samples):
-            return
         self._received += len(samples)
-        self._pending.samples = np.concatenate([self._pending.samples, samples])
-        if len(samples) < self._tail_samples:
-            samples = np.concatenate([self._tail, samples])
-        self._tail = samples[-self._tail_samples :].copy()
-
-    def _blank(self, scores: Float32) -> Float32:
-        """Replace measures by NaN in frames without speech: there is nothing to measure."""
-        shown = scores.copy()
-        silent = scores[:, self._speech] < self._speech_enter
-        for column in self._measures:
-            shown[silent, column] = np.nan
-        return shown
+        self._buffer.append(samples)
 
     def _note(self, news: list[EventUpdate]) -> None:
         for update in news:

@@ -31,11 +31,15 @@ class Settings(BaseSettings):
     """TCP port to listen on."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the port together, each with its own engine and its own places for uploads and streams."""
 
     model_path: Path = Field(default_factory=default_model_path)
     """ONNX model file with its contract in the metadata."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where inference runs; `cuda` refuses to start without a working GPU, `auto` falls back to the CPU and says so."""
+    device_process: bool = True
+    """Run inference in a process of its own, so that the event loop does not share Python's lock with it."""
     intra_op_threads: int = Field(default=1, ge=1, le=64)
     """Threads that ONNX Runtime uses inside one step on the CPU."""
 

@@ -9,12 +9,14 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
 from service.contract import ModelContract
-from service.engine import Engine, Runner
+from service.engine import Engine, Model
 from service.live.hub import StreamHub
 from service.metrics import Metrics
 from service.report import ModelIdentity
 from service.scoring import Profiles
+from service.session import ChunkReader
 from service.settings import Settings
+from service.workers.member import Member
 
 
 @dataclass(slots=True)
@@ -24,21 +26,25 @@ class AppState:
     settings: Settings
     profiles: Profiles
     metrics: Metrics
-    runner: Runner
+    model: Model
     engine: Engine
+    reader: ChunkReader
+    """The engine's, for the sessions to share."""
     streams: StreamHub
+    member: Member | None = None
+    """This process among several workers; None when it is the only one."""
     uploads: int = 0
     """Recordings being inspected."""
 
     @property
     def contract(self) -> ModelContract:
         """Contract of the model in use."""
-        return self.runner.contract
+        return self.model.contract
 
     @property
     def identity(self) -> ModelIdentity:
         """Which model answers."""
-        return ModelIdentity(self.contract.name, self.contract.version, self.runner.sha256)
+        return ModelIdentity(self.contract.name, self.contract.version, self.model.sha256)
 
 
 def app_state(connection: HTTPConnection) -> AppState:

@@ -19,9 +19,9 @@ async def model(state: State) -> dict[str, Any]:
     """Everything that the model file declares: labels with thresholds, latency, training, data, figures."""
     contract = state.contract
     return {
-        "model": {"name": contract.name, "version": contract.version, "sha256": state.runner.sha256},
-        "provider": state.runner.provider,
-        "provider_fallback": state.runner.provider_fallback,
+        "model": {"name": contract.name, "version": contract.version, "sha256": state.model.sha256},
+        "provider": state.model.provider,
+        "provider_fallback": state.model.provider_fallback,
         "latency_s": contract.latency_s,
         "frame_hop_s": contract.features.frame_hop_s,
         "profiles": list(state.profiles.names),
@@ -54,8 +54,9 @@ async def ready(state: State, response: Response) -> dict[str, Any]:
     return {
         "status": word,
         "provider": status.provider,
-        "provider_fallback": state.runner.provider_fallback,
-        "model": {"name": state.contract.name, "version": state.contract.version, "sha256": state.runner.sha256},
+        "provider_fallback": state.model.provider_fallback,
+        "model": {"name": state.contract.name, "version": state.contract.version, "sha256": state.model.sha256},
+        "workers": state.settings.workers,
         "sessions": status.sessions,
         "queued": status.queued,
         "reason": status.death,
@@ -64,5 +65,6 @@ async def ready(state: State, response: Response) -> dict[str, Any]:
 
 @router.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response)
 async def metrics(state: State) -> Response:
-    """Text format for a Prometheus server."""
-    return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    """Text format for a Prometheus server; with several workers those of all, whichever is asked."""
+    text = generate_latest(state.metrics.registry) if state.member is None else await state.member.scrape()
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -162,6 +162,7 @@ class ReadyAnswer(_Answer):
     provider: str
     provider_fallback: bool
     model: ModelInfo
+    workers: int
     sessions: int
     queued: int
     reason: str | None

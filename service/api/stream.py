@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
+from service.api.audio_socket import AudioSocketProtocol
 from service.api.deps import AppState, RequestId, State
 from service.assembly import make_lanes
 from service.errors import SpeechQCError
@@ -43,6 +46,7 @@ def _open(socket: _Socket, websocket: WebSocket, state: AppState, identity: str)
         profiles=state.profiles,
         settings=state.settings,
         metrics=state.metrics,
+        reader=state.reader,
         hub=state.streams,
     )
 
@@ -57,10 +61,22 @@ async def _refuse(socket: _Socket, error: SpeechQCError, identity: str) -> None:
 
 
 class _Socket:
-    """Starlette's socket as `service.live.stream` wants it."""
+    """Starlette's socket as `service.live.stream` wants it.
+
+    ASGI has no word for sending or taking a message at once, nor for cutting a connection. Where the server's own
+    protocol object is `AudioSocketProtocol`, it is asked directly; elsewhere messages go the slower way, and the
+    server's ping time-out ends a connection that hangs.
+    """
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
+        server = getattr(websocket._receive, "__self__", None)
+        self._direct = server if isinstance(server, AudioSocketProtocol) else None
+
+    def tap(self, sink: Callable[[bytes], bool]) -> None:
+        """Offer binary messages to `sink` first."""
+        if self._direct is not None:
+            self._direct.sink = sink
 
     async def receive(self) -> bytes | str | None:
         """Next message; None when the client is gone."""
@@ -70,12 +86,16 @@ class _Socket:
         content: bytes | str | None = message.get("bytes")
         return content if content is not None else message.get("text") or ""
 
-    async def send(self, text: str) -> None:
+    async def send(self, text: bytes) -> None:
         """Send a text message."""
         try:
-            await self._websocket.send({"type": "websocket.send", "text": text})
+            await self._websocket.send({"type": "websocket.send", "text": text.decode()})
         except (WebSocketDisconnect, OSError, RuntimeError) as error:
             raise Gone from error
+
+    def send_now(self, text: bytes) -> bool:
+        """Send a text message unless that would have to wait."""
+        return self._direct is not None and self._direct.send_now(text)
 
     async def close(self, code: int, reason: str) -> None:
         """Say the close."""
@@ -85,13 +105,6 @@ class _Socket:
             raise Gone from error
 
     def abort(self) -> None:
-        """Cut the connection: a transport that waits for a client that does not read would wait for ever.
-
-        ASGI has no word for it, so the server's transport is sought where uvicorn has it; without one the server's own
-        ping time-out ends the connection.
-        """
-        server = getattr(self._websocket._receive, "__self__", None)
-        transport = getattr(server, "transport", None)
-        abort = getattr(transport, "abort", None)
-        if callable(abort):
-            abort()
+        """Cut the connection: a transport that waits for a client that does not read would wait for ever."""
+        if self._direct is not None:
+            self._direct.transport.abort()

@@ -6,11 +6,13 @@ uvicorn closes every WebSocket itself before the application hears of the shutdo
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.audio_socket import AudioSocketProtocol
 from service.api.deps import AppState
 from service.errors import SettingsError
 from service.settings import Settings
@@ -21,12 +23,21 @@ class StreamServer(uvicorn.Server):
 
     Args:
         app: The application.
+        on_started: Awaited once, when connections are accepted.
         config: Options of `uvicorn.Config`.
     """
 
-    def __init__(self, app: FastAPI, **config: Any) -> None:
-        super().__init__(uvicorn.Config(app, **config))
+    def __init__(self, app: FastAPI, *, on_started: Callable[[], Awaitable[None]] | None = None, **config: Any) -> None:
+        defaults: dict[str, Any] = {"ws": AudioSocketProtocol, "ws_per_message_deflate": False}
+        super().__init__(uvicorn.Config(app, **(defaults | config)))
         self._application = app
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does, then say so."""
+        await super().startup(sockets)
+        if self._on_started is not None:
+            await self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connections, drain the streams, then go on as uvicorn does."""
@@ -38,12 +49,13 @@ class StreamServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run_server(app: FastAPI, **config: Any) -> None:
+def run_server(app: FastAPI, *, sockets: list[socket.socket] | None = None, **config: Any) -> None:
     """Serve until a signal, as `uvicorn.run` does.
 
     Args:
         app: The application.
-        config: Options of `uvicorn.Config`. Two have other defaults here: compression of each message costs more than
+        sockets: Bound already, listened to from now on; None to bind host and port of the options.
+        config: Options of `StreamServer`. Two have other defaults here: compression of each message costs more than
             it saves on a local line, and no message may be larger than streams take.
 
     Raises:
@@ -51,8 +63,8 @@ def run_server(app: FastAPI, **config: Any) -> None:
     """
     settings: Settings = app.state.settings
     # Twice what a stream takes, so that its own error, which says what to do, comes before the server's bare close.
-    options = {"ws_per_message_deflate": False, "ws_max_size": 2 * settings.stream_max_message_bytes} | config
+    options = {"ws_max_size": 2 * settings.stream_max_message_bytes} | config
     server = StreamServer(app, **options)
-    server.run()
+    server.run(sockets)
     if not server.started:
         raise SettingsError("the server did not start; the log above says why")

@@ -7,9 +7,13 @@ not depend on how many rows are computed with it, so any chunking and any batch 
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import rfft
+from scipy.sparse import csr_array
 
 from service.contract import FeatureSpec
 
@@ -24,10 +28,8 @@ FLAT_TOP_SHARE = np.float32(0.95)
 SILENT_PEAK = np.float32(1e-5)
 """Below this peak (-100 dBFS) a hop has no shape worth measuring."""
 
-MAX_CREST_DB = 40.0
-
-BLOCK_ROWS = 200
-"""Rows transformed at once: bounds the memory of long chunks; smaller blocks pay NumPy's cost per call more often."""
+BLOCK_ROWS = 640
+"""Rows measured at once, 64 live chunks: bounds memory (about 4 MB); smaller ones pay for NumPy's calls more often."""
 
 
 def mel_filterbank(spec: FeatureSpec) -> Float32:
@@ -58,19 +60,31 @@ def _hz_to_mel(hz: float) -> float:
 
 
 class FrontEnd:
-    """Computes feature rows; immutable after construction, safe to call from any thread.
+    """Computes feature rows; unchanging after construction, safe to call from any thread.
 
     Args:
         spec: The numbers of the model's contract.
+        block_rows: Rows measured at once; changes the speed and the memory, not the values.
     """
 
-    def __init__(self, spec: FeatureSpec | None = None) -> None:
+    def __init__(self, spec: FeatureSpec | None = None, *, block_rows: int = BLOCK_ROWS) -> None:
+        self._block_rows = block_rows
         self.spec = spec = spec or FeatureSpec()
         taps = np.hanning(spec.window_samples + 1)[:-1]
         # Scaled so that a full-scale sine has a band power of about 1 (0 dB).
         self._window = (taps * (2.0 / taps.sum())).astype(np.float32)
-        self._mel_steps = _mel_steps(mel_filterbank(spec))
+        self._mel = csr_array(mel_filterbank(spec).T)  # (bands, bins)
         self._log_floor = np.float32(spec.log_floor)
+        size = spec.hop_samples
+        self._ones = np.ones(size, np.float32)
+        self._size = np.float32(size)
+        self._of = np.array(
+            [[size - 1], [size], [size], [size], [size]], np.float32
+        )  # what columns 3 to 7 are shares of
+        self._small = np.min_scalar_type(size)  # the type that holds a count of one hop's samples
+        self._position = np.arange(1, size + 1, dtype=self._small)
+        self._folds = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0)
+        self._spare: list[Float32] = []  # rooms of finished calls; a list's pop and append are atomic
 
     def __call__(self, samples: Float32) -> Float32:
         """Turn samples into feature rows.
@@ -88,98 +102,124 @@ class FrontEnd:
         if batch == 0 or hops == 0:
             return rows
         samples = np.ascontiguousarray(samples, dtype=np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(samples, spec.window_samples, axis=1)
-        windows = windows[:, : hops * spec.hop_samples : spec.hop_samples]  # (B, T, window)
-        few = max(1, BLOCK_ROWS // hops)
+        width = samples.itemsize
+        strides = (length * width, spec.hop_samples * width, width)  # windows overlap, so they are a view
+        windows: Float32 = np.ndarray((batch, hops, spec.window_samples), np.float32, samples, 0, strides)
+        room = self._take_room()
+        few, many = max(1, self._block_rows // hops), self._block_rows
         for b in range(0, batch, few):
-            for t in range(0, hops, BLOCK_ROWS):
-                block = np.s_[b : b + few, t : t + BLOCK_ROWS]
-                self._log_mel(windows[block], rows[block][..., : spec.mel_bands])
-        hop_view = samples[:, : hops * spec.hop_samples].reshape(batch * hops, spec.hop_samples)
-        rows[..., spec.mel_bands :] = waveform_view(hop_view, self._log_floor).reshape(batch, hops, -1)
+            for t in range(0, hops, many):
+                block, out = windows[b : b + few, t : t + many], rows[b : b + few, t : t + many]
+                self._log_mel(block, room, out[..., : spec.mel_bands])
+                self._waveform(block[..., : spec.hop_samples], out[..., spec.mel_bands :])
+        self._spare.append(room)
         return rows
 
-    def _log_mel(self, windows: Float32, out: Float32) -> None:
+    def _take_room(self) -> Float32:
+        """Room for one block of windows, zero beyond the window, float32 (block_rows, fft_size).
+
+        Kept between calls: to map fresh memory takes longer than the multiplication that fills it.
+        """
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return np.zeros((self._block_rows, self.spec.fft_size), np.float32)
+
+    def _log_mel(self, windows: Float32, room: Float32, out: Float32) -> None:
+        """Fill `out` (b, t, bands) from `windows` (b, t, window), at most as many as `room` has."""
         spec = self.spec
         batch, hops, _ = windows.shape
-        padded = np.zeros((batch, hops, spec.fft_size), dtype=np.float32)
-        np.multiply(windows, self._window, out=padded[..., : spec.window_samples])
+        padded = room[: batch * hops]
+        np.multiply(windows, self._window, out=padded.reshape(batch, hops, -1)[..., : spec.window_samples])
         # SciPy transforms several rows at once; NumPy takes several times as long (benchmarks/bench_features.py).
-        spectrum = rfft(padded.reshape(batch * hops, -1), axis=-1, overwrite_x=True)  # (B * T, bins), complex64
-        power = np.ascontiguousarray(np.square(spectrum.real.T))  # (bins, B * T)
-        power += np.square(spectrum.imag.T)
-        # A matrix product would be shorter, but BLAS picks kernels by shape and rounding follows the kernel. This adds
-        # the k-th bin of every band that has one, in the same order for each row whatever the number of rows.
-        mel = np.zeros((spec.mel_bands, batch * hops), dtype=np.float32)
-        for bands, bins, weights in self._mel_steps:
-            part = power.take(bins, axis=0)
-            part *= weights
-            mel[bands] += part
+        # Given the transpose, it writes each bin's values of all rows next to each other at no extra cost.
+        spectrum = rfft(padded.T, axis=0)  # (bins, N) complex64
+        squares = spectrum.view(np.float32)  # (bins, 2 N): real, imaginary, real, …
+        np.multiply(squares, squares, out=squares)
+        # A dense product would go to BLAS, which picks kernels by shape, and rounding follows the kernel. The sparse
+        # one adds the bins of a band one by one, in the same order for each row whatever the number of rows.
+        parts = self._mel @ squares  # (bands, 2 N)
+        mel = parts[:, ::2] + parts[:, 1::2]
         mel += self._log_floor
         np.log(mel, out=mel)
         out[...] = mel.T.reshape(batch, hops, -1)
 
+    def _waveform(self, hops: Float32, out: Float32) -> None:
+        """Measure each hop's waveform; columns as in `contract.WAVEFORM_COLUMNS`.
 
-def _mel_steps(filters: Float32) -> list[tuple[slice | NDArray[np.intp], NDArray[np.intp], Float32]]:
-    """Order the filterbank's non-zero weights by their rank within the band: (bands, bins, weights) per rank."""
-    members = [np.flatnonzero(filters[:, band]) for band in range(filters.shape[1])]
-    steps: list[tuple[slice | NDArray[np.intp], NDArray[np.intp], Float32]] = []
-    for rank in range(max(len(bins) for bins in members)):
-        bands = np.array([band for band, bins in enumerate(members) if len(bins) > rank])
-        bins = np.array([members[band][rank] for band in bands])
-        contiguous = bands[-1] - bands[0] + 1 == len(bands)  # a slice adds in place without a copy
-        index = slice(int(bands[0]), int(bands[-1]) + 1) if contiguous else bands
-        steps.append((index, bins, filters[bins, bands][:, None]))
-    return steps
+        Sums run along one hop, so that their order is fixed. What has no order (extremes, counts, runs) is taken from
+        the transpose, sample by sample over all hops at once, which is several times as fast.
 
+        Args:
+            hops: float32 (b, t, hop_samples), the samples of a hop next to each other.
+            out: float32 (b, t, 9), filled with: log_energy (ln of mean square), log_peak (ln), crest_db (0 … 22),
+                zero_crossing_ratio, rail_ratio (share at |x| >= 0.98), flat_top_ratio (share within 5 % of the hop's
+                peak), identical_run and zero_run (longest run over the hop's length), dc_offset (mean).
+        """
+        batch, count, size = hops.shape
+        rows = batch * count
+        samples = np.empty((size, rows), np.float32)
+        samples.reshape(size, batch, count)[...] = hops.transpose(2, 0, 1)
+        magnitude = np.abs(samples)
+        peak = self._along_hop(np.maximum, magnitude[None])[0]
+        marks = np.empty((7, size, rows), np.bool_)
+        marks[:, 0] = False  # for those that compare a sample with the one before
+        negative = np.signbit(samples)
+        np.not_equal(negative[1:], negative[:-1], out=marks[0, 1:])
+        np.greater_equal(magnitude, RAIL_LEVEL, out=marks[1])
+        np.greater_equal(magnitude, FLAT_TOP_SHARE * peak, out=marks[2])
+        np.equal(samples[1:], samples[:-1], out=marks[3, 1:])
+        np.equal(samples, 0.0, out=marks[4])
+        np.logical_and(marks[3:5, 1:], marks[3:5, :-1], out=marks[5:, 1:])  # pairs of the two before
+        counts = self._along_hop(np.add, marks.view(np.uint8), self._small)  # (7, N)
+        runs = self._longest_runs(marks[3:5], counts[3:5], counts[5:])
+        runs[0] += counts[3] > 0  # k equal neighbours are k + 1 samples
+        counts[3:5] = runs
 
-def waveform_view(hops: Float32, log_floor: np.float32) -> Float32:
-    """Measure each hop's waveform; columns as in `contract.WAVEFORM_COLUMNS`.
+        view = np.empty((9, rows), np.float32)
+        energy, crest = view[0], view[2]
+        np.divide(np.vecdot(hops, hops).reshape(rows), self._size, out=energy)
+        np.sqrt(energy, out=crest)
+        np.divide(np.maximum(peak, SILENT_PEAK), np.maximum(crest, SILENT_PEAK, out=crest), out=crest)
+        np.log10(np.maximum(crest, 1.0, out=crest), out=crest)  # rounding can put the peak below the root mean square
+        crest *= 20.0
+        energy += self._log_floor
+        np.add(peak, SILENT_PEAK, out=view[1])
+        np.log(view[:2], out=view[:2])
+        np.divide(counts[:5], self._of, out=view[3:8])
+        np.divide(np.vecdot(hops, self._ones).reshape(rows), self._size, out=view[8])
+        view[5] *= peak > SILENT_PEAK
+        out[...] = view.T.reshape(batch, count, 9)
 
-    Args:
-        hops: float32 (N, hop_samples).
-        log_floor: Added to the mean square before the logarithm.
+    def _longest_runs(self, marks: NDArray[np.bool_], counts: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
+        """Longest run of True along the hop.
 
-    Returns:
-        float32 (N, 9): log_energy (ln of mean square), log_peak (ln), crest_db (0 … 40), zero_crossing_ratio,
-        rail_ratio (share at |x| >= 0.98), flat_top_ratio (share within 5 % of the hop's peak), identical_run and
-        zero_run (longest run over the hop's length), dc_offset (mean).
-    """
-    size = hops.shape[1]
-    magnitude = np.abs(hops)
-    peak = magnitude.max(axis=1)
-    energy = np.square(hops).mean(axis=1)
-    audible = peak > SILENT_PEAK
-    negative = np.signbit(hops)
-    view = np.zeros((hops.shape[0], 9), dtype=np.float32)
-    view[:, 0] = np.log(energy + log_floor)
-    view[:, 1] = np.log(peak + SILENT_PEAK)
-    crest = 20.0 * np.log10(np.maximum(peak, SILENT_PEAK) / np.sqrt(np.maximum(energy, SILENT_PEAK**2)))
-    view[:, 2] = np.where(audible, np.clip(crest, 0.0, MAX_CREST_DB), 0.0)
-    view[:, 3] = np.count_nonzero(negative[:, 1:] != negative[:, :-1], axis=1) / np.float32(size - 1)
-    loud = np.flatnonzero(peak >= RAIL_LEVEL)  # most hops have no sample there: measure those that do
-    view[loud, 4] = np.count_nonzero(magnitude[loud] >= RAIL_LEVEL, axis=1) / np.float32(size)
-    top = np.count_nonzero(magnitude >= (FLAT_TOP_SHARE * peak)[:, None], axis=1)
-    view[:, 5] = np.where(audible, top / np.float32(size), 0.0)
-    same = hops[:, 1:] == hops[:, :-1]
-    view[:, 6] = _longest_runs(same, extra=1) / np.float32(size)
-    zeros = np.flatnonzero(magnitude.min(axis=1) == 0.0)
-    view[zeros, 7] = _longest_runs(hops[zeros] == 0.0, extra=0) / np.float32(size)
-    view[:, 8] = hops.mean(axis=1)
-    return view
+        Args:
+            marks: (k, size, N).
+            counts: Marks of each row, (k, N).
+            pairs: Neighbours of each row that are both marked, (k, N).
 
-
-def _longest_runs(marks: NDArray[np.bool_], extra: int) -> NDArray[np.int64]:
-    """Longest run of True per row; `extra` is added where there is any (k equal neighbours are k + 1 samples)."""
-    longest = np.zeros(marks.shape[0], dtype=np.int64)
-    rows = np.flatnonzero(marks.any(axis=1))
-    if rows.size == 0:
+        Returns:
+            (k, N), a new array of the type of `counts`.
+        """
+        # A run of n marks has n - 1 pairs, so marks less pairs are the number of runs. That settles rows with at most
+        # one run or one pair: nearly all rows of speech and of silence.
+        longest: NDArray[Any] = np.minimum(counts, pairs + 1)
+        which, rows = np.nonzero(np.minimum(counts - pairs, pairs) > 1)
+        if rows.size:
+            broken = ~marks[which, :, rows]  # (n, size)
+            last_break = np.maximum.accumulate(broken * self._position, axis=1)
+            longest[which, rows] = (self._position - last_break).max(axis=1)
         return longest
-    chosen = marks[rows]
-    position = np.arange(1, chosen.shape[1] + 1)
-    last_break = np.maximum.accumulate(np.where(chosen, 0, position), axis=1)
-    longest[rows] = (position - last_break).max(axis=1) + extra
-    return longest
+
+    def _along_hop(self, ufunc: np.ufunc, values: NDArray[Any], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+        """Reduce (k, size, N) to (k, N) by an operation whose order does not matter.
+
+        In two passes: the inner loops of the first are several rows long, which pays for small N above all.
+        """
+        count, _, rows = values.shape
+        folded = ufunc.reduce(values.reshape(count, self._folds, -1), axis=1, dtype=dtype)
+        return np.asarray(ufunc.reduce(folded.reshape(count, -1, rows), axis=1, dtype=dtype))
 
 
 def frame_count(samples: int, spec: FeatureSpec) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,20 +18,23 @@ from numpy.typing import NDArray
 
 from service.audio import check_rate_hz
 
-PIECE_SAMPLES = 8192
-"""Samples counted at a time; large enough to hide NumPy's cost per call, small enough for the processor's cache."""
+PIECE_SAMPLES = 4096
+"""Samples counted at a time; large enough to hide NumPy's cost per call, small enough to be kept for each stream."""
 
 SPECTRUM_SAMPLES = 2048
 """Window of the long-term spectrum, taken from the start of a piece: a sample of the recording, not all of it."""
 
-DENSE_PIECES = 16
-"""From so many first pieces a window each is taken, so that a short recording has enough; then from every fourth."""
+DENSE_PIECES, DENSE_EVERY, SPARSE_EVERY = 32, 2, 8
+"""Of the first pieces every second has its window taken, so that a short recording has enough; then every eighth."""
+
+MAX_POWER = 1e30
+"""A window's power is cut off here, far beyond full scale, because it is added up in float32."""
 
 SILENCE_RUN_S = 0.01
 """Exact zeros for this long come from a mute, a gap or a gate; shorter ones from quiet audio in 16 bits."""
 
 RAIL_RUN_SAMPLES = 3
-"""Identical samples in a row at the extreme that count as cut off."""
+"""Identical samples in a row at the extreme that count as cut off; `Rail._count_lengths` is made for this number."""
 
 RAIL_MIN_PEAK = 0.05
 """Extremes below −26 dBFS are not judged: there, 8-bit audio has runs of equal samples by itself."""
@@ -78,6 +82,10 @@ class Levels:
     bandwidth_hz: float | None
 
 
+OnPiece = Callable[[NDArray[np.float32], float], None]
+"""Samples of a piece, float32 [n], and their mean square."""
+
+
 class Rail:
     """Counts plateaus at the highest value of one polarity, as the samples pass.
 
@@ -89,10 +97,14 @@ class Rail:
     Coarse quantisation also makes plateaus (the top of a slow wave in µ-law), but is entered and left by the
     neighbouring code. So where the two highest values lie far apart, only plateaus with a steep flank count. Tops
     rounded by a filter or a lossy codec after the clipping are not found here; that is the detector's task.
+
+    Args:
+        sign: 1.0 for the highest value, -1.0 for the lowest; the class speaks of it as if it were the highest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sign: float) -> None:
         self.top = -math.inf
+        self._sign = sign
         self._second = -math.inf  # highest value below the top
         self._all = 0  # samples in plateaus
         self._steep = 0  # samples in plateaus with a steep flank
@@ -101,27 +113,54 @@ class Rail:
         self._last = math.nan  # sample before the piece
 
     def push(self, samples: NDArray[np.float32], highest: float) -> None:
-        """Count one piece; `highest` is its maximum, which the caller has already."""
+        """Count one piece; `highest` is its maximum under `sign`, which the caller has already."""
         if highest < self.top:
             self._second = max(self._second, highest)
-            self._close(float(samples[0]))
+            if self._open:
+                self._close(self._sign * float(samples[0]))
         else:
             if highest > self.top:
                 self._second = max(self._second, self.top)
                 self.top = highest
                 self._all = self._steep = self._open = 0
-            self._count(samples)
-        self._last = float(samples[-1])
+            if RAIL_MIN_PEAK <= self.top <= 1.0:  # what is counted elsewhere would be of no use: see clipped_samples
+                self._count(samples if self._sign > 0 else -samples)
+        self._last = self._sign * float(samples[-1])
 
     def _count(self, samples: NDArray[np.float32]) -> None:
         """Find the runs at the top in a piece that has at least one."""
         at_top = samples == np.float32(self.top)
         if not self._is_fine():  # once the gap is small enough, a smaller one changes nothing
             self._second = max(self._second, float(np.where(at_top, np.float32(-np.inf), samples).max()))
-        framed = np.zeros(len(samples) + 2, np.bool_)
-        framed[1:-1] = at_top
-        edges = np.flatnonzero(framed[1:] != framed[:-1])
-        starts, ends = edges[::2], edges[1::2]
+        if self._is_fine():
+            self._count_lengths(at_top)
+        else:
+            self._count_flanks(samples, np.flatnonzero(at_top))
+
+    def _count_lengths(self, at_top: NDArray[np.bool_]) -> None:
+        """Add the runs of True that are long enough, whatever their flanks: the cheap way, for fine values."""
+        count = len(at_top)
+        if np.count_nonzero(at_top) == count:
+            self._open += count
+            return
+        lead, trail = int(at_top.argmin()), int(at_top[::-1].argmin())
+        self._open += lead
+        self._close(0.0)  # flanks are not asked for any more
+        inner = at_top[lead : count - trail]
+        triples = inner[2:] & inner[1:-1] & inner[:-2]
+        fours = triples[1:] & triples[:-1]
+        # A run of n >= 3 has n - 2 triples and n - 3 fours: three times the ones less twice the others is n.
+        self._all += 3 * int(np.count_nonzero(triples)) - 2 * int(np.count_nonzero(fours))
+        self._open = trail
+
+    def _count_flanks(self, samples: NDArray[np.float32], places: NDArray[np.intp]) -> None:
+        """Add the runs of neighbouring `places` that are long enough, and those with a steep flank apart."""
+        if len(places) < RAIL_RUN_SAMPLES and places[0] > 0 and places[-1] < len(samples) - 1:
+            self._close(float(samples[0]))  # single tops, which is what a new one mostly is
+            return
+        framed = np.concatenate(((-2,), places, (len(samples) + 1,)))  # neighbours of no place
+        edges = np.flatnonzero(framed[1:] - framed[:-1] > 1)
+        starts, ends = framed[edges[:-1] + 1], framed[edges[1:]] + 1
         lengths = ends - starts
         entered = self.top - samples[starts - 1].astype(np.float64)  # steps up to the plateau
         left = self.top - samples[np.minimum(ends, len(samples) - 1)].astype(np.float64)
@@ -137,8 +176,8 @@ class Rail:
             self._open = 0
         long = lengths >= RAIL_RUN_SAMPLES
         steep = np.fmax(entered, left)[: len(lengths)] > RAIL_STEEP * self.top  # NaN before the first sample
-        self._all += int(lengths[long].sum())
-        self._steep += int(lengths[long & steep].sum())
+        self._all += int(lengths.dot(long))
+        self._steep += int(lengths.dot(long & steep))
 
     def _close(self, following: float) -> None:
         """End the open run; `following` is the first sample after it."""
@@ -165,13 +204,15 @@ class LevelMeter:
 
     Args:
         rate_hz: Rate of what is pushed.
+        on_piece: Told of every full piece: its samples float32 [n], to be read at once, and their mean square.
 
     Raises:
         InvalidAudio: The rate is outside what `check_rate_hz` accepts.
     """
 
-    def __init__(self, rate_hz: int) -> None:
+    def __init__(self, rate_hz: int, on_piece: OnPiece | None = None) -> None:
         check_rate_hz(rate_hz)
+        self._on_piece = on_piece
         self.samples = 0
         self._rate_hz = rate_hz
         self._waiting = np.empty(PIECE_SAMPLES, np.float32)
@@ -180,12 +221,12 @@ class LevelMeter:
         self._squares = 0.0
         self._peak = 0.0
         self._over = 0  # samples beyond ±1
-        self._upper, self._lower = Rail(), Rail()
+        self._upper, self._lower = Rail(1.0), Rail(-1.0)
         self._silence_run = math.ceil(rate_hz * SILENCE_RUN_S)
         self._silent = 0  # samples in finished runs that were long enough
         self._zeros = 0  # length of the run that reaches the end of the last piece
-        self._window = _spectrum_window()
-        self._power = np.zeros(SPECTRUM_SAMPLES // 2 + 1)
+        self._window, self._ones = _constants()
+        self._power = np.zeros(SPECTRUM_SAMPLES // 2 + 1, np.float32)
         self._windows = 0
         self._pieces = 0
 
@@ -198,7 +239,7 @@ class LevelMeter:
         self.samples += len(samples)
         while len(samples):
             if self._filled == 0 and len(samples) >= PIECE_SAMPLES:
-                self._measure(np.ascontiguousarray(samples[:PIECE_SAMPLES]))
+                self._full(np.ascontiguousarray(samples[:PIECE_SAMPLES]))
                 samples = samples[PIECE_SAMPLES:]
                 continue
             count = min(PIECE_SAMPLES - self._filled, len(samples))
@@ -206,8 +247,14 @@ class LevelMeter:
             self._filled += count
             samples = samples[count:]
             if self._filled == PIECE_SAMPLES:
-                self._measure(self._waiting)
+                self._full(self._waiting)
                 self._filled = 0
+
+    def _full(self, piece: NDArray[np.float32]) -> None:
+        squares = self._squares
+        self._measure(piece)
+        if self._on_piece is not None:
+            self._on_piece(piece, (self._squares - squares) / len(piece))
 
     def result(self) -> Levels:
         """Figures of everything pushed so far; the stream may go on."""
@@ -232,37 +279,40 @@ class LevelMeter:
         """Add one piece; all but the last have `PIECE_SAMPLES`."""
         ordinal, self._pieces = self._pieces, self._pieces + 1
         wide = piece.astype(np.float64)
-        squares = float(np.dot(wide, wide))
+        squares = float(wide.dot(wide))
         if squares == 0.0:  # digital silence, which is common, needs no more
             self._zeros += len(piece)
             self._upper.push(piece, 0.0)
             self._lower.push(piece, 0.0)
             return
-        self._sum += float(wide.sum())
+        self._sum += float(wide.dot(self._ones[: len(wide)]))  # half the time of sum()
         self._squares += squares
-        highest, lowest = float(piece.max()), float(piece.min())
+        highest, lowest = float(piece[piece.argmax()]), float(piece[piece.argmin()])  # half the time of max(), min()
         self._peak = max(self._peak, highest, -lowest)
         if highest > 1.0 or lowest < -1.0:
             self._over += int(np.count_nonzero(np.abs(piece) > 1.0))
         self._upper.push(piece, highest)
-        self._lower.push(-piece, -lowest)
+        self._lower.push(piece, -lowest)
         self._count_silence(piece)
-        if len(piece) >= SPECTRUM_SAMPLES and (ordinal < DENSE_PIECES or ordinal % 4 == 0):
-            window = wide[:SPECTRUM_SAMPLES]
-            if float(np.dot(window, window)) > SIGNAL_FLOOR * SPECTRUM_SAMPLES:
-                spectrum = np.fft.rfft(window * self._window)
-                self._power += spectrum.real**2 + spectrum.imag**2
-                self._windows += 1
+        if ordinal % (DENSE_EVERY if ordinal < DENSE_PIECES else SPARSE_EVERY) == 0 and len(piece) >= SPECTRUM_SAMPLES:
+            self._add_spectrum(wide[:SPECTRUM_SAMPLES])
+
+    def _add_spectrum(self, window: NDArray[np.float64]) -> None:
+        if float(window.dot(window)) > SIGNAL_FLOOR * SPECTRUM_SAMPLES:
+            spectrum = np.fft.rfft(window * self._window)
+            power = spectrum.real**2 + spectrum.imag**2
+            self._power += np.minimum(power, MAX_POWER, out=power)
+            self._windows += 1
 
     def _count_silence(self, piece: NDArray[np.float32]) -> None:
         """Count runs of zeros in a piece that is not all zero."""
-        stride = self._silence_run // 2
-        if piece[0] and np.all(piece[::stride]):
-            # A run long enough would cover two of these points: only one that reaches the end can matter later.
+        if not self._may_hold_silence(piece):
+            if piece[0] == 0.0:
+                self._zeros += int(np.flatnonzero(piece[: self._silence_run])[0])
             self._end_silence()
-            self._zeros = (
-                len(piece) - 1 - int(np.flatnonzero(piece[-stride - 1 :])[-1]) - max(0, len(piece) - stride - 1)
-            )
+            if piece[-1] == 0.0:
+                tail = piece[-self._silence_run :]
+                self._zeros = len(tail) - 1 - int(np.flatnonzero(tail)[-1])
             return
         sounding = np.flatnonzero(piece)
         self._zeros += int(sounding[0])
@@ -270,6 +320,16 @@ class LevelMeter:
         gaps = np.diff(sounding) - 1
         self._silent += int(gaps[gaps >= self._silence_run].sum())
         self._zeros = len(piece) - 1 - int(sounding[-1])
+
+    def _may_hold_silence(self, piece: NDArray[np.float32]) -> bool:
+        """Whether a run of zeros in the piece can be long enough: one that is covers 2 and 16 points of two grids."""
+        zeros = piece[:: self._silence_run // 2] == 0.0
+        if np.count_nonzero(zeros) < 2 or not np.count_nonzero(zeros[1:] & zeros[:-1]):
+            return False
+        zeros = piece[:: self._silence_run // 16] == 0.0
+        for shift in (1, 2, 4, 8):
+            zeros = zeros[shift:] & zeros[:-shift]  # 2 * shift in a row
+        return bool(np.count_nonzero(zeros))
 
     def _end_silence(self) -> None:
         if self._zeros >= self._silence_run:
@@ -292,6 +352,6 @@ class LevelMeter:
 
 
 @lru_cache(maxsize=1)
-def _spectrum_window() -> NDArray[np.float64]:
-    """Periodic Hann window; one for all meters, since it would be a fifth of a stream's memory."""
-    return np.hanning(SPECTRUM_SAMPLES + 1)[:-1]
+def _constants() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Periodic Hann window, and ones; the same for all meters, since they would be most of a stream's memory."""
+    return np.hanning(SPECTRUM_SAMPLES + 1)[:-1], np.ones(PIECE_SAMPLES)

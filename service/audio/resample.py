@@ -64,11 +64,11 @@ class Resampler:
         """
         if self._finished:
             raise RuntimeError("push after finish: a resampler serves one stream")
-        samples = np.ascontiguousarray(samples, dtype=np.float32)
         self.samples_in += len(samples)
         if self._stream is None:
             self.samples_out += len(samples)
             return samples
+        samples = np.ascontiguousarray(samples, dtype=np.float32)
         ready: NDArray[np.float32] = self._stream.resample_chunk(samples)
         self.samples_out += len(ready)
         return ready

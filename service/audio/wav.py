@@ -297,7 +297,7 @@ def _from_u8(data: bytes | memoryview) -> NDArray[np.float32]:
 
 
 def _from_s16(data: bytes | memoryview) -> NDArray[np.float32]:
-    return np.frombuffer(data, "<i2").astype(np.float32) * np.float32(2.0**-15)
+    return np.frombuffer(data, "<i2") * np.float32(2.0**-15)  # computed in float32, as NEP 50 has it
 
 
 def _from_s24(data: bytes | memoryview) -> NDArray[np.float32]:

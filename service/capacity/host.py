@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ import httpx
 START_S = 120.0
 """Longest wait for a server to warm up."""
 STOP_S = 15.0
-LIVE_LANES = ("live", "flush")
+LIVE_BATCHES = re.compile(
+    r'^speechqc_batch_size_(sum|count)\{(?:[^}]*,)?lane="(?:live|flush)"(?:,[^}]*)?\} (\S+)$', re.MULTILINE
+)
+"""Of the lanes that live chunks go through; a server of several processes has a series for each worker."""
 PROC = Path("/proc")
 
 
@@ -73,25 +77,43 @@ class Host:
             return None
         return parse_steps(answer.text) if answer.status_code == httpx.codes.OK else None
 
+    def workers(self) -> int:
+        """Processes that share the streams, as `GET /health/ready` says; 1 when it does not."""
+        try:
+            return int(httpx.get(f"{self.url}/health/ready", timeout=10).json()["workers"])
+        except (httpx.HTTPError, ValueError, KeyError):
+            return 1
+
     def cpu_s(self) -> float | None:
-        """User and system seconds of the process; None where that cannot be seen (Linux only)."""
-        return None if self.pid is None else cpu_seconds(self.pid)
+        """User and system seconds of the server, its workers included; None where that cannot be seen (Linux only)."""
+        return self._sum(cpu_seconds)
 
     def memory_kib(self) -> float | None:
-        """Resident memory of the process; likewise."""
-        return None if self.pid is None else resident_kib(self.pid)
+        """Resident memory; likewise."""
+        return self._sum(resident_kib)
+
+    def _sum(self, figure: Callable[[int], float | None]) -> float | None:
+        if self.pid is None:
+            return None
+        figures = [figure(pid) for pid in (self.pid, *children_of(self.pid))]
+        return None if figures[0] is None else sum(value for value in figures if value is not None)
 
 
 def parse_steps(text: str) -> Steps | None:
-    """Read the live lanes' batch histogram from Prometheus' text format; None when it has none."""
+    """Read the live lanes' batch histogram, of all workers, from Prometheus' text format; None when it has none."""
     totals = {"sum": 0.0, "count": 0.0}
-    found = False
-    for line in text.splitlines():
-        for kind in totals:
-            if any(line.startswith(f'speechqc_batch_size_{kind}{{lane="{lane}"}}') for lane in LIVE_LANES):
-                totals[kind] += float(line.rpartition(" ")[2])
-                found = True
+    found = LIVE_BATCHES.findall(text)
+    for kind, value in found:
+        totals[kind] += float(value)
     return Steps(totals["sum"], totals["count"]) if found else None
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started; none where the kernel does not tell."""
+    try:
+        return [int(child) for child in (PROC / str(pid) / "task" / str(pid) / "children").read_text().split()]
+    except OSError:
+        return []
 
 
 def cpu_seconds(pid: int) -> float | None:

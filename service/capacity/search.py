@@ -104,6 +104,11 @@ class Search:
             self.fails = number
 
 
-def advised_limit(found: int) -> int:
-    """What to set SPEECHQC_MAX_STREAMS to; at least one."""
-    return max(1, math.floor(SAFE_SHARE * found))
+def advised_limit(found: int, workers: int = 1) -> int:
+    """What to set SPEECHQC_MAX_STREAMS to; at least one.
+
+    Args:
+        found: Streams that held.
+        workers: Processes that shared them; each has places of its own.
+    """
+    return max(1, math.floor(SAFE_SHARE * found / workers))

@@ -60,6 +60,7 @@ class Finding:
         found: Most streams that held; 0 when not even the least did.
         complete: Whether the search came to its end within the time and below the largest number allowed.
         ended: Why it ended.
+        workers: Processes of the server.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Finding:
     found: int
     complete: bool
     ended: str
+    workers: int = 1
 
 
 def measure(options: CapacityOptions, notes: Console) -> Finding:
@@ -82,7 +84,7 @@ def measure(options: CapacityOptions, notes: Console) -> Finding:
     deadline = time.monotonic() + options.limit_s
     with _host(options) as host:
         target = Target.of(host)
-        model = host.model()["model"]
+        model, workers = host.model()["model"], host.workers()
         search, trials, ended = Search(min(FIRST, options.most), options.most), list[Trial](), ""
         while (streams := search.next()) is not None:
             if trials and time.monotonic() + options.conditions.seconds(streams) > deadline:
@@ -101,7 +103,7 @@ def measure(options: CapacityOptions, notes: Console) -> Finding:
             if reached
             else "the next larger number that was tried did not hold"
         )
-    return Finding(f"{model['name']} {model['version']}", trials, search.holds, complete, ended)
+    return Finding(f"{model['name']} {model['version']}", trials, search.holds, complete, ended, workers)
 
 
 @contextmanager
@@ -154,7 +156,7 @@ def capacity(options: CapacityOptions, *, as_json: bool) -> int:
 
 def document(finding: Finding, options: CapacityOptions) -> dict[str, Any]:
     """The finding as JSON has it."""
-    limit = advised_limit(finding.found) if finding.found else None
+    limit = advised_limit(finding.found, finding.workers) if finding.found else None
     return {
         "model": finding.model,
         "p99_limit_ms": options.p99_ms,
@@ -162,6 +164,7 @@ def document(finding: Finding, options: CapacityOptions) -> dict[str, Any]:
         "streams": finding.found,
         "complete": finding.complete,
         "ended": finding.ended,
+        "workers": finding.workers,
         "max_streams": limit,
         "trials": [
             asdict(trial) | {"lag_ms": dict(zip(("p50", "p90", "p95", "p99", "max"), trial.lag_ms, strict=True)),
@@ -214,9 +217,10 @@ def advice(finding: Finding, options: CapacityOptions) -> str:
     if not finding.found:
         return f"Not even {min(t.streams for t in finding.trials)} streams hold p99 {options.p99_ms:g} ms here."
     least = "" if finding.complete else "at least "
+    each = "" if finding.workers == 1 else f", for each of the {finding.workers} processes"
     text = (
         f"{least}{finding.found} streams hold p99 {options.p99_ms:g} ms: {finding.ended}. "
-        f"Set SPEECHQC_MAX_STREAMS={advised_limit(finding.found)} ({SAFE_SHARE:.0%} of it)."
+        f"Set SPEECHQC_MAX_STREAMS={advised_limit(finding.found, finding.workers)} ({SAFE_SHARE:.0%} of it{each})."
     )
     best = next(trial for trial in finding.trials if trial.streams == finding.found)
     if any(trial.late_p99_ms > LATE_MS for trial in finding.trials if trial.streams > best.streams):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `speech-qc --help` should not wait for ONNX Runtime, FastAPI and httpx
     import httpx
 
-    from service.engine import Runner
+    from service.engine import DeviceProcess, Runner
     from service.settings import Settings
 
 
@@ -27,6 +28,13 @@ def load_runner(settings: Settings) -> Runner:
     return make_runner(settings)
 
 
+def load_model(settings: Settings) -> Runner | DeviceProcess:
+    """Load the model file as a server does, see `service.assembly.make_model`."""
+    from service.assembly import make_model
+
+    return make_model(settings)
+
+
 def run_server(app: Any, **options: Any) -> None:
     """Serve until a signal ends it, see `service.api.stream_server.run_server`."""
     from service.api import stream_server
@@ -34,16 +42,28 @@ def run_server(app: Any, **options: Any) -> None:
     stream_server.run_server(app, **options)
 
 
+def supervise(settings: Settings) -> int:
+    """Serve with several processes until a signal, see `service.workers.Supervisor`; returns the exit code."""
+    from service.workers import Supervisor
+
+    # -P: a folder named `service` where the command is called must not be taken for this one.
+    return Supervisor(settings, [sys.executable, "-P", "-m", "service.commands.worker"]).run()
+
+
 @dataclass(frozen=True, slots=True)
 class Seams:
     """The outside world of a command.
 
     Args:
-        make_runner: Loads the model.
+        make_runner: Loads the model for a command.
+        make_model: Loads it for a server.
         transport: Carries requests to a server; None for the network.
         run_server: Runs an ASGI application; blocks.
+        supervise: Runs several processes with these settings; blocks.
     """
 
     make_runner: Callable[[Settings], Runner] = load_runner
+    make_model: Callable[[Settings], Runner | DeviceProcess] = load_model
     transport: httpx.AsyncBaseTransport | None = None
     run_server: Callable[..., None] = run_server
+    supervise: Callable[[Settings], int] = supervise

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 from service.commands.seams import Seams
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 
 
 def serve(
@@ -17,6 +18,7 @@ def serve(
     model: Path | None,
     device: str | None,
     log_level: str | None,
+    workers: int | None,
     seams: Seams,
 ) -> int:
     """Load model and profiles, then serve until a signal; options that are None come from the environment.
@@ -27,17 +29,23 @@ def serve(
     Raises:
         StartupError: A setting, a profile or the model is wrong; the port was not opened.
     """
-    settings = load_settings(host=host, port=port, model_path=model, device=device, log_level=log_level)
+    settings = load_settings(
+        host=host, port=port, model_path=model, device=device, log_level=log_level, workers=workers
+    )
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
+    if settings.workers > 1:
+        return seams.supervise(settings)
     from service.app import create_app
 
-    app = create_app(settings, seams.make_runner(settings))
-    seams.run_server(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        access_log=False,  # the application writes its own, with request ids
-        timeout_graceful_shutdown=math.ceil(settings.drain_s),
-    )
+    app = create_app(settings, seams.make_model(settings))
+    seams.run_server(app, host=settings.host, port=settings.port, **server_options(settings))
     return 0
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """Options of uvicorn that every server process has."""
+    return {
+        "log_level": settings.log_level,
+        "access_log": False,  # the application writes its own, with request ids
+        "timeout_graceful_shutdown": math.ceil(settings.drain_s),
+    }

@@ -3,13 +3,26 @@
 `Engine` is the only door callers use; `OnnxRunner` or `EchoRunner` goes into it.
 """
 
+from service.engine.device import DeviceProcess
 from service.engine.echo import EchoRunner, echo_contract
 from service.engine.engine import Engine, EngineStatus
-from service.engine.entry import Lane, StepResult
-from service.engine.protocols import DropReason, EngineObserver, FrontEnd, RefusalReason, Runner
+from service.engine.entry import StepResult
+from service.engine.protocols import (
+    DropReason,
+    EngineObserver,
+    FrontEnd,
+    Lane,
+    Model,
+    ReadOut,
+    RefusalReason,
+    Runner,
+    Steps,
+)
 from service.engine.runner import OnnxRunner
+from service.engine.step import Stepper
 
 __all__ = [
+    "DeviceProcess",
     "DropReason",
     "EchoRunner",
     "Engine",
@@ -17,9 +30,13 @@ __all__ = [
     "EngineStatus",
     "FrontEnd",
     "Lane",
+    "Model",
     "OnnxRunner",
+    "ReadOut",
     "RefusalReason",
     "Runner",
     "StepResult",
+    "Stepper",
+    "Steps",
     "echo_contract",
 ]

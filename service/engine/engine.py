@@ -14,12 +14,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from service.engine.entry import Entry, Lane, StepResult, fail_entries
-from service.engine.protocols import EngineObserver, FloatArray, FrontEnd, Runner, SilentObserver
+import numpy as np
+
+from service.engine.entry import Entry, StepResult, fail_entries
+from service.engine.protocols import (
+    DeviceLost,
+    EngineObserver,
+    FloatArray,
+    Lane,
+    SilentObserver,
+    Steps,
+    StepScores,
+)
 from service.engine.queue import Batch, StepQueue
 from service.engine.sessions import SessionTable
-from service.engine.step import Stepper, StepScores
-from service.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, Overloaded
+from service.engine.step import chunk_samples
+from service.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, InvalidAudio, Overloaded
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +55,27 @@ class EngineStatus:
     """Why no further step will run."""
 
 
+@dataclass(slots=True)
+class _Step:
+    """One step between its start and its answers."""
+
+    lane: Lane
+    entries: list[Entry]
+    started_s: float
+    scores: asyncio.Future[StepScores]
+    ended_s: float = 0.0
+
+
 class Engine:
     """Runs the chunks of all sessions; one per process, from `start` to `stop`, used from one event loop.
 
     Args:
-        runner: The model; from now on called from the device thread only.
-        front_end: Samples float32 [B, n] to features float32 [B, T, F]; likewise.
+        steps: Runs them; from now on used by this engine alone, which closes it.
         lanes: Chunk sizes and their order of precedence.
-        capacity: Sessions that can be open at the same time.
-        max_batch: Most chunks in one step.
         max_queue: Most chunks waiting; `capacity` is enough for one of each session.
         max_step_failures: Failed steps in a row after which the engine is dead.
         step_deadline_s: Longest wait of a chunk in the queue. A step that itself runs longer counts as a device that
-            hangs, which ends the engine, since nothing can end its thread.
-        pad_to_bucket: Pad batches to warmed sizes; by default where the runner asks for it (`fixed_shapes`).
+            hangs, which ends the engine: nothing can end a thread, and a process would take all state along.
         clock: Monotonic seconds.
         observer: Told of steps, drops, refusals and death.
 
@@ -68,30 +85,28 @@ class Engine:
 
     def __init__(
         self,
-        runner: Runner,
-        front_end: FrontEnd,
+        steps: Steps,
         *,
         lanes: Sequence[Lane],
-        capacity: int,
-        max_batch: int,
         max_queue: int,
         max_step_failures: int = 3,
         step_deadline_s: float = 30.0,
-        pad_to_bucket: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
         observer: EngineObserver | None = None,
     ) -> None:
-        per_frame = runner.contract.features.hops_per_frame
+        spec = steps.model.contract.features
         for lane in lanes:
-            if lane.hops < 1 or lane.hops % per_frame:
-                raise ValueError(f"lane {lane.name!r}: hops must be a multiple of {per_frame}, given {lane.hops}")
-        if min(capacity, max_step_failures) < 1 or step_deadline_s <= 0:
-            raise ValueError(f"{capacity=}, {max_step_failures=}, {step_deadline_s=}: each must be above zero")
-        pad = runner.fixed_shapes if pad_to_bucket is None else pad_to_bucket
-        self._queue = StepQueue(lanes, max_batch=max_batch, max_queue=max_queue)
-        self._stepper = Stepper(runner, front_end, capacity=capacity, max_batch=max_batch, pad_to_bucket=pad)
-        self._sessions = SessionTable(capacity)
-        self._provider = runner.provider
+            if lane.hops < 1 or lane.hops % spec.hops_per_frame:
+                raise ValueError(
+                    f"lane {lane.name!r}: hops must be a multiple of {spec.hops_per_frame}, given {lane.hops}"
+                )
+        if max_step_failures < 1 or step_deadline_s <= 0:
+            raise ValueError(f"{max_step_failures=}, {step_deadline_s=}: each must be above zero")
+        self._queue = StepQueue(lanes, max_batch=steps.max_batch, max_queue=max_queue)
+        self._step_runner = steps
+        self._sessions = SessionTable(steps.capacity)
+        self._provider = steps.model.provider
+        self._shapes = {lane.name: (chunk_samples(lane, spec),) for lane in lanes}
         self._lanes = {lane.name: lane for lane in lanes}
         self._max_step_failures = max_step_failures
         self._step_deadline_s = step_deadline_s
@@ -101,7 +116,7 @@ class Engine:
         self._dispatcher: asyncio.Task[None] | None = None
         self._work = asyncio.Event()  # something to pop, or a reason to end
         self._progress = asyncio.Event()  # something that `drain` waits for may have come true
-        self._running: list[Entry] = []  # entries of the step in the device thread, until each is answered
+        self._running: list[Entry] = []  # entries of steps that are running, or ran and are not answered yet
         self._started = self._draining = self._stopping = False
         self._death: str | None = None
         self._steps = self._entries_run = self._failures = self._failures_in_row = 0
@@ -134,7 +149,7 @@ class Engine:
             raise RuntimeError("an engine is started once, before it is stopped")
         self._started = True
         lanes = list(self._lanes.values())
-        await asyncio.get_running_loop().run_in_executor(self._device, self._stepper.warm_up, lanes)
+        await asyncio.get_running_loop().run_in_executor(self._device, self._step_runner.warm_up, lanes)
         if not self._stopping:
             self._dispatcher = asyncio.create_task(self._dispatch(), name="speechqc-dispatcher")
 
@@ -155,7 +170,7 @@ class Engine:
         except Overloaded:
             self._tell(self._observer.on_refusal, "sessions")
             raise
-        self._stepper.reset(slot)
+        self._step_runner.reset(slot)
         return number
 
     def close_session(self, number: int) -> None:
@@ -167,7 +182,7 @@ class Engine:
         self._sessions.close(number)
         self._progress.set()
 
-    def submit(self, number: int, samples: FloatArray, lane: str) -> asyncio.Future[StepResult]:
+    def submit(self, number: int, samples: FloatArray, lane: str, *, copy: bool = True) -> asyncio.Future[StepResult]:
         """Queue one chunk, or refuse it at once; never waits.
 
         Cancel the future to give the chunk up. If its step was running by then, the state has moved on all the same,
@@ -175,18 +190,19 @@ class Engine:
 
         Args:
             number: From `open_session`.
-            samples: float32 [hops * hop_samples + overlap_samples] of the lane; copied.
+            samples: float32 [hops * hop_samples + overlap_samples] of the lane.
             lane: Name of a lane.
+            copy: Without it the samples must not change until the future is done.
 
         Returns:
-            Resolves to the scores, or raises InferenceError (its step failed, state is as before), DeadlineExceeded
-            (waited too long), EngineDead or Draining (the engine ended first).
+            Resolves to the scores, or raises InferenceError (its step failed, state is as before), InvalidAudio
+            (samples that are not finite, state is as before), DeadlineExceeded (waited too long), EngineDead or
+            Draining (the engine ended first).
 
         Raises:
             Overloaded: No place in the queue.
             Draining: The engine has stopped.
             EngineDead: It will not run any more.
-            InvalidAudio: Samples are not finite.
             ValueError: Unknown lane or session, or samples of another length or type.
             RuntimeError: The session already has a chunk waiting or running, so their order would be lost.
         """
@@ -196,7 +212,11 @@ class Engine:
             raise RuntimeError(f"session {number} already has a chunk in the engine; await it before the next submit")
         if lane not in self._lanes:
             raise ValueError(f"lane {lane!r} is unknown; known are {', '.join(self._lanes)}")
-        chunk = self._stepper.checked_copy(samples, self._lanes[lane])
+        if samples.shape != self._shapes[lane] or samples.dtype != np.float32:
+            raise ValueError(
+                f"lane {lane!r} takes float32 samples {self._shapes[lane]}, given {samples.dtype} {samples.shape}"
+            )
+        chunk = samples.copy() if copy else samples
         now = self._clock()
         future: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
         entry = Entry(number, session.slot, lane, chunk, now, now + self._step_deadline_s, future)
@@ -233,18 +253,31 @@ class Engine:
         if self._dispatcher is not None:
             await asyncio.wait({self._dispatcher})
         self._device.shutdown(wait=False)  # idle by now, unless the device hangs, and then nobody should wait for it
+        self._step_runner.close(at_once=self._death is not None)
 
     async def _dispatch(self) -> None:
-        """Run steps until told to stop; however it ends, nobody is left waiting."""
+        """Run steps until told to stop; however it ends, nobody is left waiting.
+
+        The next step is started before the last one is answered, so that the device does not wait for the answering.
+        """
+        done: _Step | None = None
         try:
             while not self._stopping and self._death is None:
                 batch = self._queue.pop(self._clock())
                 self._answer_dropped(batch)
-                if batch.lane is not None:
-                    await self._run_step(batch.lane, batch.entries)
+                step = None if batch.lane is None else self._begin_step(batch.lane, batch.entries)
+                if done is not None:
+                    self._finish_step(done)
+                    done = None
+                    if step is None:
+                        continue  # those who were answered may have submitted since
+                if step is not None:
+                    done = await self._step_end(step)
                 else:
                     self._work.clear()
                     await self._work.wait()
+            if done is not None:
+                self._finish_step(done)
         except Exception as error:
             logger.exception("the dispatcher failed")
             self._die(f"its dispatcher failed: {type(error).__name__}: {error}")
@@ -254,48 +287,67 @@ class Engine:
             else:
                 self._die("its dispatcher was cancelled")
 
-    async def _run_step(self, lane: Lane, entries: list[Entry]) -> None:
-        """Run one step in the device thread and answer its entries."""
-        self._running = entries
+    def _begin_step(self, lane: Lane, entries: list[Entry]) -> _Step:
+        """Hand one step to the device thread."""
+        self._running = self._running + entries
         for entry in entries:
             entry.running = True
+        slots, samples = [entry.slot for entry in entries], [entry.samples for entry in entries]
         started_s = self._clock()
-        step = asyncio.get_running_loop().run_in_executor(
-            self._device, self._stepper.run, lane, [entry.slot for entry in entries], [e.samples for e in entries]
+        loop = asyncio.get_running_loop()
+        return _Step(
+            lane, entries, started_s, loop.run_in_executor(self._device, self._step_runner.run, lane, slots, samples)
         )
+
+    async def _step_end(self, step: _Step) -> _Step | None:
+        """Wait for the end of a step; None when it hangs, which was dealt with."""
         try:
-            await asyncio.wait({step}, timeout=self._step_deadline_s)
+            await asyncio.wait({step.scores}, timeout=self._step_deadline_s)
         finally:
-            finished = not step.cancel()  # a step that is done cannot be cancelled; one that runs on has lost its loop
-        if not finished:
-            self._die(f"a step has been running for more than {self._step_deadline_s} s, so the device hangs")
-            return
+            finished = not step.scores.cancel()  # one that is done cannot be cancelled; one that runs has lost its loop
+        if finished:
+            step.ended_s = self._clock()
+            return step
+        self._die(f"a step has been running for more than {self._step_deadline_s} s, so the device hangs")
+        return None
+
+    def _finish_step(self, step: _Step) -> None:
+        """Answer the entries of a step that has ended."""
         self._steps += 1
-        self._entries_run += len(entries)
-        cause = step.exception()
+        self._entries_run += len(step.entries)
+        cause = step.scores.exception()
         if cause is None:
-            self._answer(lane, entries, step.result(), started_s)
+            self._answer(step, step.scores.result())
         else:
-            self._answer_failed(entries, cause)
-        self._running = []
-        for entry in entries:
+            self._answer_failed(step.entries, cause)
+        self._running = [entry for entry in self._running if not entry.future.done()]
+        for entry in step.entries:
             self._sessions.release(entry)
         self._progress.set()
 
-    def _answer(self, lane: Lane, entries: list[Entry], result: StepScores, started_s: float) -> None:
+    def _answer(self, step: _Step, result: StepScores) -> None:
         """Hand out the rows of a step that succeeded."""
         self._failures_in_row = 0
-        step_s = self._clock() - started_s
-        queue_s = [started_s - entry.submitted_s for entry in entries]
+        entries, step_s, batch = step.entries, step.ended_s - step.started_s, len(step.entries)
+        queue_s = [step.started_s - entry.submitted_s for entry in entries]
         if not result.good.all():
-            broken = [entry for entry, good in zip(entries, result.good, strict=True) if not good]
+            self._answer_broken(entries, result)
+        for entry, scores, reading, wait_s in zip(entries, result.scores, result.readings, queue_s, strict=True):
+            if not entry.future.done():
+                entry.future.set_result(StepResult(scores, reading, wait_s, step_s, result.features_s, batch))
+        self._tell(self._observer.on_step, step.lane.name, batch, queue_s, step_s)
+
+    def _answer_broken(self, entries: list[Entry], result: StepScores) -> None:
+        """Tell those whose row of the step is of no use."""
+        rows = list(zip(entries, result.good, result.heard, strict=True))
+        fail_entries(
+            [entry for entry, _, heard in rows if not heard],
+            InvalidAudio("expected finite samples in [-1, 1], the chunk holds NaN or infinity; send real audio"),
+        )
+        broken = [entry for entry, good, heard in rows if heard and not good]
+        if broken:
             logger.error("%d of %d chunks of a step got scores that are not finite", len(broken), len(entries))
             fail_entries(broken, InferenceError("the scores of this chunk are not finite, its stream may retry"))
-        for entry, scores, wait_s in zip(entries, result.scores, queue_s, strict=True):
-            if not entry.future.done():
-                # A copy each: a view would keep the whole batch in memory for as long as one receiver keeps its row.
-                entry.future.set_result(StepResult(scores.copy(), wait_s, step_s, result.features_s, len(entries)))
-        self._tell(self._observer.on_step, lane.name, len(entries), queue_s, step_s)
 
     def _answer_failed(self, entries: list[Entry], cause: BaseException) -> None:
         """Tell exactly the entries of the step, and everybody when it was one failure too many."""
@@ -304,7 +356,9 @@ class Engine:
         self._failures += 1
         self._failures_in_row += 1
         fail_entries(entries, InferenceError(f"the step of this chunk failed, its stream may retry: {reason}"), cause)
-        if self._failures_in_row >= self._max_step_failures:
+        if isinstance(cause, DeviceLost):
+            self._die(str(cause))
+        elif self._failures_in_row >= self._max_step_failures:
             self._die(f"{self._failures_in_row} steps in a row failed, the last one with: {reason}")
 
     def _answer_dropped(self, batch: Batch) -> None:

@@ -5,32 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from service.engine.protocols import DropReason, FloatArray
 from service.errors import SpeechQCError
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """Entries of one size, which alone may share a step.
-
-    Args:
-        name: What callers name it by and metrics report.
-        hops: T of every entry in this lane.
-        priority: Lower is served first; no two lanes share one.
-    """
-
-    name: str
-    hops: int
-    priority: int
 
 
 class StepResult(NamedTuple):
     """What one entry gets back."""
 
     scores: FloatArray
-    """float32 [T / hops_per_frame, C]; the receiver's own copy."""
+    """float32 [T / hops_per_frame, C]; a view of the step's scores: copy what is kept."""
+    reading: Any
+    """What the engine's `read_out` made of the chunk."""
     queue_s: float
     """Seconds from submit until the step began."""
     step_s: float

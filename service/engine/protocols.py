@@ -5,8 +5,9 @@ Kept apart from `service.engine.runner` so that the dispatcher and its tests nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,50 @@ FloatArray = npt.NDArray[np.float32]
 FrontEnd = Callable[[FloatArray], FloatArray]
 """Samples float32 [B, n] to features float32 [B, T, F]; rows independent of each other; called in the device thread."""
 
+ReadOut = Callable[[FloatArray, FloatArray], Iterable[Any]]
+"""Samples float32 [B, n] and scores float32 [B, T / hops_per_frame, C], both finite, to one thing per row that its
+receiver wants to know; called where the step runs."""
+
+
+def no_readings(samples: FloatArray, scores: FloatArray) -> Iterable[None]:  # noqa: ARG001  # a ReadOut
+    """Read nothing."""
+    return [None] * len(scores)
+
+
+class DeviceLost(Exception):
+    """What runs the steps is gone, and with it the state of all sessions; no further step can succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Entries of one size, which alone may share a step.
+
+    Args:
+        name: What callers name it by and metrics report.
+        hops: T of every entry in this lane.
+        priority: Lower is served first; no two lanes share one.
+    """
+
+    name: str
+    hops: int
+    priority: int
+
+
+class StepScores(NamedTuple):
+    """What came out of one step."""
+
+    scores: FloatArray
+    """float32 [B, T / hops_per_frame, C]."""
+    good: npt.NDArray[np.bool_]
+    """[B]; False where a row is not finite: unusable, its state was left as it was."""
+    heard: npt.NDArray[np.bool_]
+    """[B]; False where the samples were not finite already."""
+    readings: Iterable[Any]
+    """One per row, from `read_out`."""
+    features_s: float
+    """Seconds of the step that went into features."""
+
+
 DropReason = Literal["cancelled", "deadline"]
 """Why an accepted entry was never run."""
 
@@ -25,8 +70,8 @@ RefusalReason = Literal["sessions", "queue", "draining", "dead"]
 """What there was none of: session slots, queue places, a server that stays, a working engine."""
 
 
-class Runner(Protocol):
-    """One loaded model without any state of its own; the engine calls it from one thread only."""
+class Model(Protocol):
+    """A loaded model, as those see it who only describe it."""
 
     @property
     def contract(self) -> ModelContract:
@@ -48,6 +93,10 @@ class Runner(Protocol):
     def fixed_shapes(self) -> bool:
         """Whether a new (B, T) is expensive, so that batches should be padded to a warmed bucket."""
 
+
+class Runner(Model, Protocol):
+    """One loaded model without any state of its own; called from one thread only."""
+
     def run(self, features: FloatArray, state: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Run one step.
 
@@ -64,6 +113,43 @@ class Runner(Protocol):
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Run every (B, T) once, so that none of them is new when audio comes."""
+
+
+class Steps(Protocol):
+    """What runs the steps of an engine and holds the state of its sessions; `Stepper` does it in this process."""
+
+    @property
+    def model(self) -> Model:
+        """The model that is run."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows of state."""
+
+    @property
+    def max_batch(self) -> int:
+        """Most rows in one step."""
+
+    def reset(self, slot: int) -> None:
+        """Give a row, which is in no running step, the state of a stream that has heard nothing; returns at once."""
+
+    def warm_up(self, lanes: Sequence[Lane]) -> None:
+        """Get ready for these lanes; called in the device thread, as `run` is.
+
+        Raises:
+            StartupError: No step would succeed.
+        """
+
+    def run(self, lane: Lane, slots: Sequence[int], samples: Sequence[FloatArray]) -> StepScores:
+        """Score one chunk of each row; see `Stepper.run`.
+
+        Raises:
+            DeviceLost: It is gone.
+            Exception: This step failed, the state is as before.
+        """
+
+    def close(self, *, at_once: bool) -> None:
+        """Let go of everything, also while a step runs on when `at_once`; may be called twice."""
 
 
 class EngineObserver(Protocol):

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.engine.entry import Entry, Lane
-from service.engine.protocols import DropReason
+from service.engine.entry import Entry
+from service.engine.protocols import DropReason, Lane
 from service.errors import Overloaded
 
 MAX_PASSES = 4

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from service.engine.entry import Lane
-from service.engine.protocols import FloatArray, FrontEnd, Runner
-from service.errors import InferenceError, InvalidAudio, StartupError
+from service.contract import FeatureSpec
+from service.engine.protocols import FloatArray, FrontEnd, Lane, Model, ReadOut, Runner, StepScores, no_readings
+from service.errors import InferenceError, StartupError
 
 
 def batch_buckets(max_batch: int) -> list[int]:
@@ -22,62 +20,56 @@ def batch_buckets(max_batch: int) -> list[int]:
     return [*(1 << power for power in range((max_batch - 1).bit_length())), max_batch]
 
 
-class StepScores(NamedTuple):
-    """What came out of one step."""
-
-    scores: FloatArray  # [B, T / hops_per_frame, C]
-    good: npt.NDArray[np.bool_]  # [B]; False where a row is not finite: unusable, its state was left as it was
-    features_s: float  # seconds of the step that went into features
+def chunk_samples(lane: Lane, spec: FeatureSpec) -> int:
+    """Samples that one entry of the lane holds: its hops, and what the last window reaches beyond them."""
+    return lane.hops * spec.hop_samples + spec.overlap_samples
 
 
 class Stepper:
     """Owns the state of all sessions and turns waiting chunks into scores.
 
-    `run` and `warm_up` belong to the device thread. `checked_copy` and `reset` belong to the event loop: the one
-    touches nothing here, the other one row only, which the caller guarantees is in no running step.
+    `run` and `warm_up` belong to the device thread. `reset` belongs to the event loop: it touches one row only, which
+    the caller guarantees is in no running step.
 
     Args:
         runner: The model.
         front_end: Samples [B, n] to features [B, T, F].
+        read_out: What else is made of samples [B, n] and scores [B, T / hops_per_frame, C], one thing per row.
         capacity: Sessions that can be open at the same time.
         max_batch: Most rows in one step.
-        pad_to_bucket: Fill batches with zero rows up to the next warmed size.
+        pad_to_bucket: Fill batches with zero rows up to the next warmed size; by default where the runner asks for it
+            (`fixed_shapes`).
+
+    Raises:
+        ValueError: A bound below one.
     """
 
     def __init__(
-        self, runner: Runner, front_end: FrontEnd, *, capacity: int, max_batch: int, pad_to_bucket: bool
+        self,
+        runner: Runner,
+        front_end: FrontEnd,
+        read_out: ReadOut = no_readings,
+        *,
+        capacity: int,
+        max_batch: int,
+        pad_to_bucket: bool | None = None,
     ) -> None:
+        if min(capacity, max_batch) < 1:
+            raise ValueError(f"{capacity=}, {max_batch=}: each must be above zero")
+        self.model: Model = runner
+        self.capacity, self.max_batch = capacity, max_batch
         self._runner = runner
+        self._read_out = read_out
         self._front_end = front_end
         self._spec = runner.contract.features
         self._labels = len(runner.contract.labels)
         self._buckets = batch_buckets(max_batch)
-        self._pad = pad_to_bucket
+        self._pad = runner.fixed_shapes if pad_to_bucket is None else pad_to_bucket
         self._state = np.zeros((capacity, runner.contract.state_size), np.float32)  # [capacity, S]
-
-    def chunk_samples(self, lane: Lane) -> int:
-        """Samples that one entry of the lane holds: its hops, and what the last window reaches beyond them."""
-        return lane.hops * self._spec.hop_samples + self._spec.overlap_samples
 
     def reset(self, slot: int) -> None:
         """Give the slot the state of a stream that has heard nothing."""
         self._state[slot] = 0.0
-
-    def checked_copy(self, samples: FloatArray, lane: Lane) -> FloatArray:
-        """Copy a chunk once it has proved to be one; callers often pass a view of something they go on writing.
-
-        Raises:
-            ValueError: Not float32, or not as long as the lane's chunks.
-            InvalidAudio: Samples are not finite.
-        """
-        expected = (self.chunk_samples(lane),)
-        if samples.shape != expected or samples.dtype != np.float32:
-            raise ValueError(
-                f"lane {lane.name!r} takes float32 samples {expected}, given {samples.dtype} {samples.shape}"
-            )
-        if not np.isfinite(samples).all():  # one such chunk could fail the step of all its batch-mates
-            raise InvalidAudio("expected finite samples in [-1, 1], the chunk holds NaN or infinity; send real audio")
-        return samples.copy()
 
     def warm_up(self, lanes: Sequence[Lane]) -> None:
         """Try the front end on every lane and the runner on every (bucket, lane).
@@ -87,7 +79,7 @@ class Stepper:
         """
         try:
             for lane in lanes:
-                self._features(np.zeros((1, self.chunk_samples(lane)), np.float32), lane)
+                self._features(np.zeros((1, chunk_samples(lane, self._spec)), np.float32), lane)
             self._runner.warm_up([(bucket, lane.hops) for lane in lanes for bucket in self._buckets])
         except Exception as error:
             raise StartupError(
@@ -104,7 +96,7 @@ class Stepper:
         Args:
             lane: The lane that all chunks are from.
             slots: Row of each session in the state array, no two the same.
-            samples: One float32 chunk per slot, each `chunk_samples(lane)` long.
+            samples: One float32 chunk per slot, each `chunk_samples` long.
 
         Raises:
             InferenceError: The runner returned wrong shapes, or no row was finite.
@@ -112,6 +104,9 @@ class Stepper:
         """
         count = len(slots)
         stacked = np.concatenate(samples).reshape(count, -1)  # [B, n]
+        heard = np.asarray(np.isfinite(stacked).all(axis=1))  # [B]
+        if not heard.all():
+            stacked[~heard] = 0.0
         started_s = time.perf_counter()
         features = self._features(stacked, lane)  # [B, T, F]
         features_s = time.perf_counter() - started_s
@@ -132,8 +127,18 @@ class Stepper:
         good = np.asarray(np.isfinite(scores).all(axis=(1, 2)) & np.isfinite(new_state).all(axis=1))  # [B]
         if not good.any():
             raise InferenceError("the model returned scores or state that are not finite for every stream of the step")
-        self._state[rows[good]] = new_state[good]  # the commit: after everything that can fail
-        return StepScores(scores, good, features_s)
+        if not good.all():
+            scores = np.where(good[:, None, None], scores, np.float32(0.0))
+        readings = self._read_out(stacked, scores)
+        good &= heard
+        if good.all():
+            self._state[rows] = new_state  # the commit: after everything that can fail
+        else:
+            self._state[rows[good]] = new_state[good]
+        return StepScores(scores, good, heard, readings, features_s)
+
+    def close(self, *, at_once: bool) -> None:  # nothing can end a thread
+        """Nothing to let go of."""
 
     def _features(self, samples: FloatArray, lane: Lane) -> FloatArray:
         """Call the front end and hold it to its shape, [B, T, F]."""

@@ -40,6 +40,6 @@ def close_reason(error: SpeechQCError) -> str:
     return text.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
 
 
-def error_text(error: SpeechQCError, session_id: str) -> str:
+def error_text(error: SpeechQCError, session_id: str) -> bytes:
     """The `error` message, with the body that HTTP answers have."""
-    return to_json({"type": "error", **error.body(session_id)}).decode()
+    return to_json({"type": "error", **error.body(session_id)})

@@ -1,7 +1,8 @@
-"""Carries one stream's chunks to the engine and its scores to the outbox: one task, at most one chunk per channel.
+"""Carries one stream's chunks to the engine and its scores to the outbox, at most one chunk per channel at a time.
 
-The receiver pushes audio and gives commands; this side takes chunks as they become complete. All channels of a stream
-get the same number of samples, so they advance in step.
+The receiver pushes audio and gives commands; whatever becomes possible by that, or by an answer of the engine, is done
+at once in the same turn of the event loop. There is no task: waking one up would cost more than most of its work. All
+channels of a stream get the same number of samples, so they advance in step.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from service.assembly import FLUSH_LANE, LIVE_LANE
@@ -25,13 +26,16 @@ from service.inspection import Timing
 from service.live.options import StreamOptions
 from service.live.outbox import Outbox
 from service.metrics import Metrics
-from service.report import FRAME_DECIMALS, channel_document, event_document, to_json
+from service.report import channel_document, event_document, to_json
 from service.scoring import EventUpdate
-from service.session import ChannelRecord, Session
+from service.session import ChannelRecord, ChunkReader, Session
 
 Float32 = NDArray[np.float32]
 
-_Command = Callable[[], Awaitable[None]]
+_T = TypeVar("_T")
+_Command = Callable[[], None]
+OnPiece = Callable[[int, Float32, float], None]
+"""Told of a channel's samples, some thousand at a time, and their mean square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class Scorer:
         options: What the client asked for; `configure` replaces it.
         outbox: Where messages go.
         metrics: Where frames and lag are counted.
+        reader: The engine's.
+        on_piece: Told what came.
         max_events: Events listed per channel.
         max_ahead_samples: Samples at the model's rate that may wait.
     """
@@ -88,12 +94,19 @@ class Scorer:
         options: StreamOptions,
         outbox: Outbox,
         metrics: Metrics,
+        reader: ChunkReader,
+        on_piece: OnPiece,
         *,
         max_events: int,
         max_ahead_samples: int,
     ) -> None:
         self.options = options
-        self.sessions = [Session(contract, options.rate_hz, max_events=max_events) for _ in range(options.channels)]
+        self.sessions = [
+            Session(
+                contract, options.rate_hz, max_events=max_events, reader=reader, on_piece=partial(on_piece, channel)
+            )
+            for channel in range(options.channels)
+        ]
         self._engine, self._contract, self._lanes, self._outbox = engine, contract, lanes, outbox
         self._metrics = metrics
         self._live_seconds = metrics.audio_seconds.labels("live")
@@ -103,15 +116,28 @@ class Scorer:
         self._hops_per_frame = spec.hops_per_frame
         self._max_ahead = max(max_ahead_samples, 2 * lanes.live.hops * spec.hop_samples)
         self._numbers: list[int] = []
-        self._work = asyncio.Event()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when all is scored and in the outbox after `end`; fails when the engine does, for good."""
+        outbox.on_room = self._advance
         self._room = asyncio.Event()
         self._command: _Command | None = None
         self._command_done = asyncio.Event()
         self._flushing = False
+        self._aligned = False  # chunks end where messages do; see _next_lane
         self._ended = False
+        self._stopped = False
+        self._lane = lanes.live  # of the chunks in the engine
+        self._in_flight = 0  # channels whose chunk has no answer yet
+        self._chunks: list[Float32] = []
+        self._results: list[StepResult | None] = [None] * options.channels
+        self._retried = [False] * options.channels
+        self._arrived_s = 0.0
+        self._on_answer = [partial(self._answered, channel) for channel in range(options.channels)]
         self._arrivals: deque[tuple[int, float]] = deque()  # (samples received by then, time), one per frame at most
-        self._pending: list[list[Float32]] = [[] for _ in self.sessions]  # accepted, not sent
-        self._pending_first = 0
+        # Accepted, not sent: of each channel the frames of each chunk as JSON, a text per column.
+        self._pending: list[list[list[bytes]]] = [[] for _ in self.sessions]
+        self._pending_first = 0  # the first frame that was not sent
+        self._accepted = 0  # frames
         self._rows = 0  # model rows since the last message, those of the look-ahead included
         self._use(options)
         self.decode_s = self._features_s = self._queue_s = self._step_s = 0.0
@@ -137,23 +163,33 @@ class Scorer:
         for number in numbers:
             self._engine.close_session(number)
 
-    def push(self, channels: Sequence[Float32], now_s: float) -> None:
+    def push(self, channels: Sequence[Float32], now_s: float, *, bounded: bool) -> None:
         """Take samples, as many of each channel, that arrived now.
+
+        Args:
+            channels: float32 (n,) each, at the stream's rate.
+            now_s: Monotonic seconds.
+            bounded: They come from integers; see `Session.push`.
 
         Raises:
             InvalidAudio: Samples of another scale.
         """
         for session, samples in zip(self.sessions, channels, strict=True):
-            session.push(samples)
+            session.push(samples, bounded=bounded)
         received = self.sessions[0].samples_received
         if self._arrivals and received - self._arrivals[-1][0] < self._overlap:
             self._arrivals.pop()  # messages of a few samples: one note per window is enough, the later time counts
         self._arrivals.append((received, now_s))
-        self._work.set()
+        self._advance()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less than the allowed amount of audio waits."""
+        return self.sessions[0].samples_waiting < self._max_ahead
 
     async def wait_for_room(self) -> None:
-        """Return when less than the allowed amount of audio waits."""
-        while self.sessions[0].samples_waiting >= self._max_ahead:
+        """Return when there is room."""
+        while not self.has_room:
             self._room.clear()
             await self._room.wait()
 
@@ -165,10 +201,10 @@ class Scorer:
     async def configure(self, options: StreamOptions) -> None:
         """Send what waits by the old options, then go by the new ones; returns when `configured` is in the outbox."""
 
-        async def change() -> None:
-            await self._emit()
+        def change() -> None:
+            self._emit()
             self._use(options)
-            await self._outbox.put(self._encode({
+            self._outbox.force(to_json({
                 "type": "configured", "first_frame": self._pending_first, "labels": list(options.labels),
                 "emit_ms": options.emit_ms, "profile": options.profile_name, "latency_s": self.latency_s,
             }))  # fmt: skip
@@ -176,50 +212,60 @@ class Scorer:
         await self._do(change)
 
     def end(self) -> None:
-        """There is no more audio: `run` scores the rest and returns."""
+        """There is no more audio: score the rest, then `done`."""
         if not self._ended:
             self._ended = True
             for session in self.sessions:
                 session.finish()
             self._command = None
-            self._work.set()
+            self._advance()
+
+    def stop(self) -> None:
+        """Do nothing more, whatever waits; `done` is cancelled unless it was done before."""
+        self._stopped = True
+        self.done.cancel()
 
     @property
     def latency_s(self) -> float:
         """As `ready` and `configured` tell it."""
         return latency_s(self._contract, self.sessions[0], self._lanes, self.options.emit_ms)
 
-    # -- the scorer's task --------------------------------------------------------------------------------------------
+    # -- what follows from it -----------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Score until the end; the last scores are in the outbox then.
+    def _advance(self) -> None:
+        """Do what can be done now: submit the next chunk, act on a command, end."""
+        try:
+            while not (self._in_flight or self._stopped or self._outbox.full):
+                lane = self._next_lane()
+                if lane is not None:
+                    self._submit(lane)
+                elif self._ended:
+                    self._emit()
+                    self._stopped = True
+                    if not self.done.done():
+                        self.done.set_result(None)
+                elif self._command is not None:
+                    command, self._command = self._command, None
+                    command()
+                    self._command_done.set()
+                else:
+                    return
+        except Exception as error:
+            self._fail(error)
 
-        Raises:
-            SpeechQCError: The engine failed for good, or refused.
-        """
-        while True:
-            lane = self._next_lane()
-            if lane is not None:
-                await self._step(lane)
-            elif self._ended:
-                await self._emit()
-                return
-            elif self._command is not None:
-                command, self._command = self._command, None
-                await command()
-                self._command_done.set()
-            else:
-                self._work.clear()
-                await self._work.wait()
+    def _fail(self, error: BaseException) -> None:
+        self._stopped = True
+        if not self.done.done():
+            self.done.set_exception(error)
 
-    async def summary(self, session_id: str, total_s: float) -> tuple[list[ChannelRecord], str]:
+    async def summary(self, session_id: str, total_s: float) -> tuple[list[ChannelRecord], bytes]:
         """The last message and what it was made from; made in a worker thread, for it may list thousands of events."""
         return await asyncio.to_thread(self._summary, session_id, total_s)
 
-    def _summary(self, session_id: str, total_s: float) -> tuple[list[ChannelRecord], str]:
+    def _summary(self, session_id: str, total_s: float) -> tuple[list[ChannelRecord], bytes]:
         records = [session.record(self.options.profile) for session in self.sessions]
         timing = Timing(self.decode_s, self._features_s, self._queue_s, self._step_s, total_s)
-        return records, self._encode({
+        return records, to_json({
             "type": "summary",
             "session_id": session_id,
             "session_name": self.options.session_name,
@@ -236,7 +282,7 @@ class Scorer:
         """Hand a command over and wait until it is done, so that no audio overtakes it."""
         self._command_done.clear()
         self._command = command
-        self._work.set()
+        self._advance()
         await self._command_done.wait()
 
     def _use(self, options: StreamOptions) -> None:
@@ -250,93 +296,117 @@ class Scorer:
         self._small = self._lanes.chunk_hops(emit_hops) == self._lanes.flush.hops
 
     def _next_lane(self) -> Lane | None:
+        """Lane of the next chunk; None when too little audio is there.
+
+        What the first message leaves over is scored in small chunks. From then on, senders of messages as long as a
+        chunk complete one with each message; otherwise every chunk would end a little after a message does and wait
+        for the whole next one.
+        """
         hops = self.sessions[0].remaining_hops
         if hops >= self._lanes.live.hops:
             return self._lanes.live
-        small = self._small or self._flushing or self._ended
-        return self._lanes.flush if small and hops >= self._lanes.flush.hops else None
+        small = self._small or self._flushing or self._ended or not self._aligned
+        if small and hops >= self._lanes.flush.hops:
+            return self._lanes.flush
+        if self._lane is self._lanes.flush:
+            self._aligned = True
+        return None
 
-    async def _step(self, lane: Lane) -> None:
-        """Score one chunk of each channel."""
+    def _submit(self, lane: Lane) -> None:
+        """Hand one chunk of each channel to the engine."""
+        self._lane = lane
         chunks = [session.take(lane.hops) for session in self.sessions]
         self._room.set()
-        arrived_s = self._arrival_s()
-        if len(chunks) == 1:
-            results = [await self._score(self._numbers[0], chunks[0], lane)]
-        else:
-            pairs = zip(self._numbers, chunks, strict=True)
-            answers = await asyncio.gather(*(self._score(*pair, lane) for pair in pairs), return_exceptions=True)
-            results = []
-            for answer in answers:
-                if isinstance(answer, BaseException):
-                    raise answer
-                results.append(answer)
-        self._rows += lane.hops // self._hops_per_frame
-        for channel, (session, result) in enumerate(zip(self.sessions, results, strict=True)):
+        self._arrived_s = self._arrival_s()
+        # Copies: the sessions go on writing to what they gave, and a step that fails is tried again.
+        self._chunks = [_required(chunk).copy() for chunk in chunks]
+        for channel in range(len(chunks)):
+            self._retried[channel] = False
+            self._send_chunk(channel)
+            self._in_flight += 1
+
+    def _send_chunk(self, channel: int) -> None:
+        future = self._engine.submit(self._numbers[channel], self._chunks[channel], self._lane.name, copy=False)
+        future.add_done_callback(self._on_answer[channel])
+
+    def _answered(self, channel: int, future: asyncio.Future[StepResult]) -> None:
+        """Take the engine's answer; the last one of the channels' goes on."""
+        if future.cancelled():
+            return
+        error = future.exception()
+        if self._stopped:
+            return
+        try:
+            if isinstance(error, InferenceError) and not self._retried[channel]:
+                # Once more: the state is as before, and the stream need not end.
+                self._retried[channel] = True
+                self._send_chunk(channel)
+                return
+            if error is not None:
+                self._fail(error)
+                return
+            self._results[channel] = future.result()
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._accept()
+        except Exception as failure:
+            self._fail(failure)
+            return
+        self._advance()
+
+    def _accept(self) -> None:
+        """Take the scores of one chunk of each channel."""
+        self._rows += self._lane.hops // self._hops_per_frame
+        for channel, (session, answer) in enumerate(zip(self.sessions, self._results, strict=True)):
+            result = _required(answer)
             self._features_s += result.features_s
             self._queue_s += result.queue_s
             self._step_s += result.step_s - result.features_s
-            update = session.accept(result.scores)
-            if len(update.scores):
-                self._pending[channel].append(update.scores)
+            update = session.accept_read(result.reading)
+            if update.block.frames:
+                self._pending[channel].append(update.block.text())
             for news in update.events:
                 if news.event.label in self._shown:
-                    await self._outbox.put(self._event(channel, news))
+                    self._outbox.force(self._event(channel, news))
+        self._accepted = self.sessions[0].frames_done
         if self._rows >= self._emit_rows:
             self._rows %= self._emit_rows
-            await self._emit()
-        self._metrics.stream_lag_seconds.observe(time.monotonic() - arrived_s)
+            self._emit()
+        self._metrics.stream_lag_seconds.observe(time.monotonic() - self._arrived_s)
 
-    async def _score(self, number: int, chunk: Float32 | None, lane: Lane) -> StepResult:
-        """Run one chunk; once more when its step failed, for the state is as before and the stream need not end."""
-        if chunk is None:
-            raise RuntimeError("channels of a stream have fallen out of step")
-        try:
-            return await self._engine.submit(number, chunk, lane.name)
-        except InferenceError:
-            return await self._engine.submit(number, chunk, lane.name)
-
-    async def _finalize(self) -> None:
+    def _finalize(self) -> None:
         self._flushing = False
         self._rows = 0
-        await self._emit()
-        await self._outbox.put(self._encode({"type": "finalized", "frames": self._pending_first}))
+        self._emit()
+        self._outbox.force(to_json({"type": "finalized", "frames": self._pending_first}))
 
-    async def _emit(self) -> None:
+    def _emit(self) -> None:
         """Send all frames that are accepted and not sent."""
-        if not self._pending[0]:
+        first, count = self._pending_first, self._accepted - self._pending_first
+        if not count:
             return
-        channels, count = [], 0
-        for channel, waiting in enumerate(self._pending):
-            block = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)  # [n, C]
-            waiting.clear()
-            count = len(block)
-            channels.append({"channel": channel, "frames": self._frames(block)})
-        first, self._pending_first = self._pending_first, self._pending_first + count
-        text = self._encode({
-            "type": "scores",
-            "first_frame": first,
-            "start_s": round(first * self._frame_hop_s, 3),
-            "channels": channels,
-        })  # fmt: skip
-        self._metrics.frames.inc(count * len(channels))
-        self._live_seconds.inc(count * len(channels) * self._frame_hop_s)
-        await self._outbox.put(text)
+        self._pending_first = self._accepted
+        channels = b",".join(
+            b'{"channel":%d,"frames":{%b}}' % (channel, self._frames(blocks))
+            for channel, blocks in enumerate(self._pending)
+        )
+        for blocks in self._pending:
+            blocks.clear()
+        start_s = repr(round(first * self._frame_hop_s, 3)).encode()
+        self._metrics.frames.inc(count * len(self._pending))
+        self._live_seconds.inc(count * len(self._pending) * self._frame_hop_s)
+        head = b'{"type":"scores","first_frame":%d,"start_s":%b' % (first, start_s)
+        self._outbox.force(head + b',"channels":[' + channels + b"]}")
 
-    def _frames(self, block: Float32) -> orjson.Fragment:
-        """Scores [n, C] of n >= 1 frames by label, as JSON: one encoding of all rows, cut at their borders."""
-        columns = block.T if self._columns is None else block.T[self._columns]
-        rows = np.round(np.ascontiguousarray(columns), FRAME_DECIMALS)  # [labels, n]
-        lists = orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
-        return orjson.Fragment(b"{" + b"],".join(map(bytes.__add__, self._prefixes, lists)) + b"]}")
+    def _frames(self, blocks: list[list[bytes]]) -> bytes:
+        """One channel's frames by label, as the inside of a JSON object."""
+        columns = blocks[0] if len(blocks) == 1 else list(map(b",".join, zip(*blocks, strict=True)))
+        if self._columns is not None:
+            columns = [columns[column] for column in self._columns]
+        return b"],".join(map(bytes.__add__, self._prefixes, columns)) + b"]"
 
-    def _event(self, channel: int, news: EventUpdate) -> str:
-        return self._encode({
-            "type": "event", "phase": news.phase, "channel": channel, **event_document(news.event),
-        })  # fmt: skip
-
-    def _encode(self, document: dict[str, Any]) -> str:
-        return to_json(document).decode()
+    def _event(self, channel: int, news: EventUpdate) -> bytes:
+        return to_json({"type": "event", "phase": news.phase, "channel": channel, **event_document(news.event)})
 
     def _arrival_s(self) -> float:
         """When the last sample that the chunk just taken needed had arrived; now, where it needed none (the end)."""
@@ -344,3 +414,10 @@ class Scorer:
         while self._arrivals and self._arrivals[0][0] < needed:
             self._arrivals.popleft()
         return self._arrivals[0][1] if self._arrivals else time.monotonic()
+
+
+def _required(value: _T | None) -> _T:
+    """What cannot be missing, or the channels of a stream have fallen out of step."""
+    if value is None:
+        raise RuntimeError("channels of a stream have fallen out of step")
+    return value

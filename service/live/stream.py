@@ -1,4 +1,7 @@
-"""One live stream from its opening to its close: a task that receives, one that scores, one that sends.
+"""One live stream from its opening to its close.
+
+Audio that comes while the stream has room goes from the socket to the engine, and scores that the client is ready for
+go back, without any task in between. Two tasks take over where something has to wait: one receives, one sends.
 
 What can end a stream comes together in `LiveStream.run`: the client's `CloseStream`, a client that is gone, a fault in
 what it sends, a client that sends or reads nothing, an engine that fails, a server that goes away.
@@ -9,8 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from service.contract import ModelContract
 from service.engine import Engine
@@ -26,8 +33,10 @@ from service.live.wire import WireDecoder
 from service.metrics import Metrics
 from service.report import ModelIdentity, to_json
 from service.scoring import Profiles
-from service.session import ChannelRecord
+from service.session import ChannelRecord, ChunkReader
 from service.settings import Settings
+
+Float32 = NDArray[np.float32]
 
 logger = logging.getLogger("service.streams")
 
@@ -53,8 +62,14 @@ class Socket(Protocol):
     async def receive(self) -> bytes | str | None:
         """Next message; None when the client is gone."""
 
-    async def send(self, text: str) -> None:
+    def tap(self, sink: Callable[[bytes], bool]) -> None:
+        """Offer binary messages to `sink` first, as they arrive, in order; those it does not take are received."""
+
+    async def send(self, text: bytes) -> None:
         """Send a text message; waits while the client is behind. Raises Gone."""
+
+    def send_now(self, text: bytes) -> bool:
+        """Send a text message where that needs no waiting; whether it was sent."""
 
     async def close(self, code: int, reason: str) -> None:
         """Say the close; waits while the client is behind."""
@@ -77,6 +92,7 @@ class LiveStream:
         profiles: To choose from on the way.
         settings: Bounds.
         metrics: Where streams are counted.
+        reader: The engine's.
         hub: Where its places are.
     """
 
@@ -93,19 +109,23 @@ class LiveStream:
         profiles: Profiles,
         settings: Settings,
         metrics: Metrics,
+        reader: ChunkReader,
         hub: StreamHub,
     ) -> None:
         self._socket, self._session_id, self._settings, self._metrics = socket, session_id, settings, metrics
         self._contract, self._identity, self._profiles, self._hub = contract, identity, profiles, hub
         self._options = options
-        self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic)
+        self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
         self._scorer = Scorer(
-            engine, contract, lanes, options, self._outbox, metrics,
+            engine, contract, lanes, options, self._outbox, metrics, reader, self._on_piece,
             max_events=settings.max_events,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
         )  # fmt: skip
-        self._decoder = WireDecoder(options.encoding, options.channels, max(1, round(options.rate_hz * PIECE_S)))
+        piece_samples = max(1, round(options.rate_hz * PIECE_S))
+        self._decoder = WireDecoder(options.encoding, options.channels, piece_samples)
+        self._bounded = options.encoding != "float32"
         self._watch = Watch(options.rate_hz, options.channels, options.encoding)
+        self._heard: list[Warn] = []  # about the piece that is being taken
         self._pieces = 0
         self._listening_since: float | None = None
         self._draining = False
@@ -157,16 +177,19 @@ class LiveStream:
         loop = asyncio.get_running_loop()
         self._fault = loop.create_future()
         sender = loop.create_task(self._outbox.run(self._socket.send))
-        scorer = loop.create_task(self._scorer.run())
+        scorer = self._scorer.done
         self._receiver = loop.create_task(self._receive())
         self._outbox.force(self._ready())
+        self._socket.tap(self._take_at_once)
         self._tick()
         try:
             return await self._to_the_end(self._receiver, scorer, sender)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            tasks: set[asyncio.Task[Any]] = {self._receiver, scorer, sender}
+            self._listening_since = None
+            self._scorer.stop()
+            tasks: set[asyncio.Task[Any]] = {self._receiver, sender}
             for task in tasks:
                 task.cancel()
                 task.add_done_callback(_look_at_the_end)  # what it raised was dealt with, or comes of the cancelling
@@ -174,7 +197,7 @@ class LiveStream:
             await asyncio.wait(tasks)
 
     async def _to_the_end(
-        self, receiver: asyncio.Task[bool], scorer: asyncio.Task[None], sender: asyncio.Task[None]
+        self, receiver: asyncio.Task[bool], scorer: asyncio.Future[None], sender: asyncio.Task[None]
     ) -> str:
         error: SpeechQCError | None = None
         try:
@@ -183,7 +206,7 @@ class LiveStream:
             if self._draining:
                 error = _draining()
                 frames = self._scorer.sessions[0].frames_done
-                self._outbox.force(to_json({"type": "finalized", "frames": frames}).decode())
+                self._outbox.force(to_json({"type": "finalized", "frames": frames}))
             records, text = await self._scorer.summary(self._session_id, time.monotonic() - self._started_s)
             self._count(records)
             self._outbox.force(text)
@@ -195,9 +218,10 @@ class LiveStream:
             logger.exception("unexpected error id=%s", self._session_id)
             error = SpeechQCError("something unexpected went wrong here; the log has it under this session id")
         if error is not None:
-            scorer.cancel()  # nothing may come after the reason
+            self._scorer.stop()  # nothing may come after the reason
+            self._listening_since = None
             receiver.cancel()
-            await asyncio.wait({scorer, receiver})
+            await asyncio.wait({receiver})
             if self._is_stuck(time.monotonic()):
                 self._outbox.clear()  # the client does not read: what matters is that it is told
             self._scorer.close()  # the engine's places are free from here on, the rest may take its time
@@ -205,7 +229,7 @@ class LiveStream:
         return await self._say_goodbye(sender, error)
 
     async def _until_scored(
-        self, receiver: asyncio.Task[bool], scorer: asyncio.Task[None], sender: asyncio.Task[None]
+        self, receiver: asyncio.Task[bool], scorer: asyncio.Future[None], sender: asyncio.Task[None]
     ) -> bool:
         """Wait until all audio is scored after an orderly end; False when the client left instead.
 
@@ -276,10 +300,16 @@ class LiveStream:
                 unread_s=send_s,
                 retry_after_s=Overloaded.retry_after_s,
             )
-        if fault is not None and self._fault is not None and not self._fault.done():
-            self._fault.set_result(fault)
+        if fault is not None:
+            self._end_with(fault)
             return
         self._timer = asyncio.get_running_loop().call_later(min(idle_s, send_s, 4.0) / 4, self._tick)
+
+    def _end_with(self, fault: SpeechQCError) -> None:
+        """End the stream for this reason, unless there is another already."""
+        self._listening_since = None
+        if self._fault is not None and not self._fault.done():
+            self._fault.set_result(fault)
 
     def _is_stuck(self, now_s: float) -> bool:
         """Whether the client has not taken a message for too long."""
@@ -313,25 +343,53 @@ class LiveStream:
                 bytes=len(message),
                 max_bytes=self._settings.stream_max_message_bytes,
             )
-        started_s = now_s = time.monotonic()
+        now_s = time.monotonic()
         arrived = 0
         for channels in self._decoder.pieces(message):
             arrived += len(channels[0])
-            self._scorer.push(channels, now_s)
-            for index, samples in enumerate(channels):
-                for warn in self._watch.heard(index, samples, now_s):
-                    await self._say(warn)
-                if self._watch.wants_look(index):
-                    await self._look(index, now_s)
+            self._take(channels, now_s)
             self._pieces += 1
-            self._scorer.decode_s += time.monotonic() - started_s
             await self._scorer.wait_for_room()
             if self._pieces % PIECES_PER_TURN == 0:
                 await asyncio.sleep(0)
-            started_s = time.monotonic()
-        warn_pace = self._watch.arrived(arrived / self._options.rate_hz, now_s) if arrived else None
-        if warn_pace is not None:
-            await self._say(warn_pace)
+        self._note_pace(arrived, now_s)
+
+    def _take_at_once(self, message: bytes) -> bool:
+        """Take a short message as it arrives, where nothing has to wait; False leaves it to the receiver."""
+        if self._listening_since is None or len(message) > self._decoder.piece_bytes or not self._scorer.has_room:
+            return False
+        now_s = time.monotonic()
+        try:
+            channels = self._decoder.decode(message)
+            if channels is not None:
+                self._take(channels, now_s)
+                self._note_pace(len(channels[0]), now_s)
+        except SpeechQCError as fault:
+            self._end_with(fault)
+        self._listening_since = now_s
+        return True
+
+    def _take(self, channels: list[Float32], now_s: float) -> None:
+        """Push one piece of audio and say what is to be said about it."""
+        self._scorer.push(channels, now_s, bounded=self._bounded)
+        if self._heard:
+            warns, self._heard = self._heard, []
+            for warn in warns:
+                self._warn(warn)
+        for channel in range(len(channels)):
+            if self._watch.wants_look(channel):
+                session = self._scorer.sessions[channel]
+                for warn in self._watch.look(channel, session.levels(), session.samples_in, now_s):
+                    self._warn(warn)
+        self._scorer.decode_s += time.monotonic() - now_s
+
+    def _on_piece(self, channel: int, samples: Float32, mean_square: float) -> None:
+        self._heard += self._watch.heard(channel, samples, mean_square, time.monotonic())
+
+    def _note_pace(self, arrived: int, now_s: float) -> None:
+        warn = self._watch.arrived(arrived / self._options.rate_hz, now_s) if arrived else None
+        if warn is not None:
+            self._warn(warn)
 
     async def _text(self, message: str) -> bool:
         """Act on a text message; whether it was the last one."""
@@ -360,24 +418,14 @@ class LiveStream:
             await self._outbox.put(error_text(error, self._session_id))
         return False
 
-    async def _look(self, channel: int, now_s: float) -> None:
-        session = self._scorer.sessions[channel]
-        for warn in self._watch.look(channel, session.levels(), session.samples_in, now_s):
-            await self._say(warn)
-
-    async def _say(self, warn: Warn) -> None:
-        await self._outbox.put(self._warn_text(warn))
-
     def _warn(self, warn: Warn) -> None:
-        self._outbox.force(self._warn_text(warn))
-
-    def _warn_text(self, warn: Warn) -> str:
+        """Say a warning; there are few, since none is said again soon."""
         self._metrics.stream_warnings.labels(warn.code).inc()
-        return to_json({"type": "warning", **asdict(warn)}).decode()
+        self._outbox.force(to_json({"type": "warning", **asdict(warn)}))
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
-    def _ready(self) -> str:
+    def _ready(self) -> bytes:
         options = self._options
         return to_json({
             "type": "ready",
@@ -392,7 +440,7 @@ class LiveStream:
             "emit_ms": options.emit_ms,
             "labels": list(options.labels),
             "profile": options.profile_name,
-        }).decode()  # fmt: skip
+        })  # fmt: skip
 
     def _count(self, records: list[ChannelRecord]) -> None:
         for record in records:

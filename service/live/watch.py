@@ -149,28 +149,28 @@ class Watch:
             self._clear("too_slow", None)
         return None
 
-    def heard(self, channel: int, samples: Float32, now_s: float) -> list[Warn]:
-        """Take one channel's samples; cheap, and about once a second of audio a verdict on them.
+    def heard(self, channel: int, samples: Float32, mean_square: float, now_s: float) -> list[Warn]:
+        """Take one channel's samples, some thousand at a time; about once a second of audio there is a verdict on them.
 
         Args:
             channel: Index of the channel.
             samples: float32 (n,), n >= 1.
+            mean_square: Of these samples.
             now_s: Monotonic seconds.
         """
         sums = self._channels[channel]
         sums.samples += len(samples)
-        squares = float(np.dot(samples, samples))
-        sums.squares += squares
-        if squares > LOUD_SQUARE * len(samples):
+        sums.squares += mean_square * len(samples)
+        if mean_square > LOUD_SQUARE:
             sums.jumps += int(np.count_nonzero(np.abs(np.diff(samples)) > JUMP))
         if sums.samples < self._rate_hz:
             return []
         seconds = sums.samples / self._rate_hz
-        mean_square = sums.squares / sums.samples
+        quiet = sums.squares < 10 ** (SILENCE_DBFS / 10) * sums.samples
         jumping = sums.jumps > JUMP_RATIO * sums.samples
         sums.samples, sums.squares, sums.jumps = 0, 0.0, 0
         sums.since_look_s += seconds
-        sums.quiet_s = sums.quiet_s + seconds if mean_square < 10 ** (SILENCE_DBFS / 10) else 0.0
+        sums.quiet_s = sums.quiet_s + seconds if quiet else 0.0
         sums.jumping_s = sums.jumping_s + seconds if jumping else 0.0
         silence = self._hold(
             sums.quiet_s >= SILENCE_S,

@@ -30,7 +30,8 @@ class WireDecoder:
         self._encoding = encoding
         self._channels = channels
         self._frame_bytes = width * channels
-        self._piece_bytes = piece_samples * self._frame_bytes
+        self.piece_bytes = piece_samples * self._frame_bytes
+        """Bytes of a portion."""
         self._rest = b""
 
     @property
@@ -47,14 +48,29 @@ class WireDecoder:
         Raises:
             InvalidAudio: Samples that are no numbers.
         """
+        view = memoryview(self._whole(message))
+        for start in range(0, len(view), self.piece_bytes):
+            yield self._convert(view[start : start + self.piece_bytes])
+
+    def decode(self, message: bytes) -> list[Float32] | None:
+        """Decode a message of at most about `piece_bytes` in one piece; None while no sample is complete.
+
+        Raises:
+            InvalidAudio: Samples that are no numbers.
+        """
+        whole = self._whole(message)
+        return self._convert(whole) if whole else None
+
+    def _whole(self, message: bytes) -> bytes:
+        """The samples that are complete now, of all channels."""
         if self._rest:
             message = self._rest + message
-        whole = len(message) - len(message) % self._frame_bytes
-        self._rest = message[whole:]
-        view = memoryview(message)
-        for start in range(0, whole, self._piece_bytes):
-            samples = pcm_to_float(view[start : min(start + self._piece_bytes, whole)], self._encoding)
-            if self._channels == 1:
-                yield [samples]
-            else:
-                yield list(np.ascontiguousarray(samples.reshape(-1, self._channels).T))
+        odd = len(message) % self._frame_bytes
+        self._rest = message[len(message) - odd :] if odd else b""
+        return message[:-odd] if odd else message
+
+    def _convert(self, data: bytes | memoryview) -> list[Float32]:
+        samples = pcm_to_float(data, self._encoding)
+        if self._channels == 1:
+            return [samples]
+        return list(np.ascontiguousarray(samples.reshape(-1, self._channels).T))

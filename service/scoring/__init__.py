@@ -6,6 +6,7 @@ Pure functions and small streaming classes over NumPy arrays. Knows nothing of a
 from service.scoring.events import Event, EventTracker, EventUpdate
 from service.scoring.exports import EXPORTS, ChannelReport, Export, Report, frames_csv
 from service.scoring.profiles import BUILT_IN_PROFILES, MEASURES, Limit, Measure, Profile, Profiles, load_profiles
+from service.scoring.reading import FRAME_DECIMALS, ScoreBatch, ScoreBlock, ScoreReader
 from service.scoring.severity import Severity
 from service.scoring.summary import Summary, SummaryMeter
 from service.scoring.verdict import CODES, Reason, Status, Verdict, judge
@@ -14,6 +15,7 @@ __all__ = [
     "BUILT_IN_PROFILES",
     "CODES",
     "EXPORTS",
+    "FRAME_DECIMALS",
     "MEASURES",
     "ChannelReport",
     "Event",
@@ -26,6 +28,9 @@ __all__ = [
     "Profiles",
     "Reason",
     "Report",
+    "ScoreBatch",
+    "ScoreBlock",
+    "ScoreReader",
     "Severity",
     "Status",
     "Summary",

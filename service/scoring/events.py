@@ -21,13 +21,10 @@ import numpy.typing as npt
 
 from service.contract import Family, ModelContract
 from service.errors import ProtocolError
-from service.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, ScoreLayout, frames_reaching, power_of
+from service.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, frames_reaching, power_of
+from service.scoring.reading import SCORE_ONE, SNR_ONE, ScoreBlock, ScoreReader
 from service.scoring.severity import EventMeasures, Severity, rate
 
-_SCORE_ONE = 2.0**24
-"""Fixed-point unit of scores; a float32 in [0.5, 1] has exactly this resolution, and int64 lasts for 300 years."""
-_SNR_ONE = 2.0**16
-"""Fixed-point unit of dB; finer than any model is."""
 _POWER_ONE = 2.0**32
 """Fixed-point unit of power: resolves −96 dBFS, and one event may last a year at full scale before int64 is full."""
 _NEVER = 2**62
@@ -120,14 +117,15 @@ class EventTracker:
 
     Args:
         contract: The model's contract: thresholds, minimum durations and merge gaps of every label.
+        reader: Of the same contract, where many trackers share one.
 
     Raises:
         ContractError: A label that severity cannot do without is missing.
     """
 
-    def __init__(self, contract: ModelContract) -> None:
-        layout = ScoreLayout(contract)
-        self._layout = layout
+    def __init__(self, contract: ModelContract, reader: ScoreReader | None = None) -> None:
+        self._reader = reader or ScoreReader(contract)
+        self._layout = layout = self._reader.layout
         hop_s = contract.features.frame_hop_s
         self._frame_samples = contract.features.frame_samples
         self._sample_rate_hz = contract.features.sample_rate_hz
@@ -136,9 +134,7 @@ class EventTracker:
         self._merge_frames = [max(1, frames_reaching(label.merge_gap_s, hop_s)) for label in contract.labels]
         self._enter = layout.enter.copy()
         self._enter[layout.speech] = np.inf  # speech is what is judged, not a trouble
-        # What a frame is compared with next: exit where a segment runs, enter elsewhere.
-        self._threshold = self._enter.copy()
-        self._running = np.zeros(layout.width, np.bool_)
+        self._running = 0  # bit c: a segment of column c runs
         self._totals = np.zeros(layout.width + 3, np.int64)  # scores, then speech frames, dB over them, power
         self._tracks: dict[int, _Track] = {}
         self._frame = 0
@@ -159,20 +155,33 @@ class EventTracker:
             InferenceError: Wrong shape, wrong type, or a number that is not finite.
             ProtocolError: The stream was finished before.
         """
-        frames = self._layout.check_block(scores, level_dbfs)
+        self._layout.check_block(scores, level_dbfs)
+        return self.add(self._reader.read_one(scores), level_dbfs)
+
+    def add(self, read: ScoreBlock, level_dbfs: FloatArray) -> list[EventUpdate]:
+        """Take frames that are read already; see `push`.
+
+        Args:
+            read: n frames, by a reader of the same contract.
+            level_dbfs: float32 [n], finite.
+        """
         if self._finished:
             raise ProtocolError("expected no more scores after finish(), given a block; make a new tracker per stream")
         first = self._frame
-        self._frame = first + frames
-        crossings = (scores >= self._threshold) != self._running  # [n, C]
-        crossed = crossings.any()
-        if frames == 0 or not (crossed or self._tracks):
+        self._frame = first + read.frames
+        crossed = (read.reached & ~self._running) | (read.fallen & self._running)
+        if not (crossed or self._tracks) or not read.frames:
             return []
-        columns = crossings.any(axis=0).nonzero()[0].tolist() if crossed else []
+        columns = [c for c in range(self._layout.width) if crossed >> c & 1]
         columns += [c for c, track in self._tracks.items() if track.due < self._frame and c not in columns]
+        if not columns:  # events go on, nothing changes
+            self._raise_maxima(read, columns)
+            self._totals[:-1] += read.totals[-1]
+            self._totals[-1] += _power_fixed(level_dbfs).sum()
+            return []
 
-        block = _Block(first, frames, scores, self._run_totals(scores, level_dbfs))
-        self._raise_maxima(scores, columns)
+        block = _Block(first, read.frames, read.scores, self._run_totals(read, level_dbfs))
+        self._raise_maxima(read, columns)
         news: list[_News] = []
         for column in columns:
             self._scan(column, block, news)
@@ -194,24 +203,20 @@ class EventTracker:
         self._tracks.clear()
         return self._number(news)
 
-    def _run_totals(self, scores: FloatArray, level_dbfs: FloatArray) -> npt.NDArray[np.int64]:
+    def _run_totals(self, read: ScoreBlock, level_dbfs: FloatArray) -> npt.NDArray[np.int64]:
         """Continue the running totals through a block: int64 [n + 1, C + 3], row 0 is where the last block stopped."""
-        width = self._layout.width
-        totals = np.empty((len(scores) + 1, width + 3), np.int64)
-        totals[0] = self._totals
-        rows = totals[1:]
-        rows[:, :width] = np.rint(scores * np.float32(_SCORE_ONE))  # a power of two: the product is exact
-        speech = scores[:, self._layout.speech] >= self._layout.enter[self._layout.speech]
-        rows[:, width] = speech
-        rows[:, width + 1] = np.rint(scores[:, self._layout.snr] * np.float32(_SNR_ONE)) * speech
-        rows[:, width + 2] = np.rint(power_of(level_dbfs) * _POWER_ONE)
-        return np.cumsum(totals, axis=0, out=totals)
+        totals = np.empty((read.frames + 1, self._layout.width + 3), np.int64)
+        totals[0] = 0
+        totals[1:, :-1] = read.totals
+        np.cumsum(_power_fixed(level_dbfs), out=totals[1:, -1])
+        totals += self._totals
+        return totals
 
-    def _raise_maxima(self, scores: FloatArray, scanned: Sequence[int]) -> None:
+    def _raise_maxima(self, read: ScoreBlock, scanned: Sequence[int]) -> None:
         """Carry the maximum of tracks that make no news in this block."""
-        if all(column in scanned for column in self._tracks):
+        highest = read.highest
+        if highest is None:
             return
-        highest = scores.max(axis=0).tolist()
         for column, track in self._tracks.items():
             # In a gap no score reaches the enter threshold, hence none exceeds the maximum; no need to tell them apart.
             if column not in scanned and highest[column] > track.score_max:
@@ -237,9 +242,10 @@ class EventTracker:
                 track.due = _NEVER if track.announced else max(frame, track.onset + self._min_frames[column] - 1)
         self._advance(column, block, position, block.frames, news)
         track = self._tracks.get(column)
-        running = track is not None and track.end is None
-        self._running[column] = running
-        self._threshold[column] = self._layout.exit[column] if running else self._enter[column]
+        if track is not None and track.end is None:
+            self._running |= 1 << column
+        else:
+            self._running &= ~(1 << column)
 
     def _changes(self, column: int, scores: FloatArray) -> list[int]:
         """Find the local frames at which the label's segment starts or ends, alternately."""
@@ -247,7 +253,7 @@ class EventTracker:
         decided = (up | (scores < self._layout.exit[column])).nonzero()[0]  # between the thresholds nothing changes
         states = up[decided]
         before = np.empty_like(states)
-        before[:1] = self._running[column]
+        before[:1] = self._running >> column & 1
         before[1:] = states[:-1]
         changes: list[int] = decided[states != before].tolist()
         return changes
@@ -294,12 +300,12 @@ class EventTracker:
         frames = item.stop - track.onset
         speech_frames = sums[width]
         power = sums[width + 2] / _POWER_ONE / frames
-        score_mean = sums[column] / _SCORE_ONE / frames
+        score_mean = sums[column] / SCORE_ONE / frames
         measures = EventMeasures(
             duration_s=self._seconds(frames),
             score_mean=score_mean,
             speech_frames=speech_frames,
-            snr_db=sums[width + 1] / _SNR_ONE / speech_frames if speech_frames else None,
+            snr_db=sums[width + 1] / SNR_ONE / speech_frames if speech_frames else None,
             level_dbfs=10.0 * math.log10(power) if power > 0.0 else LEVEL_FLOOR_DBFS,
         )
         label, family = self._layout.names[column], self._layout.families[column]
@@ -320,3 +326,8 @@ class EventTracker:
     def _seconds(self, frame: int) -> float:
         """Time of a frame's start; one division, so that frame 57 is 1.14 and not 1.1400000000000001."""
         return frame * self._frame_samples / self._sample_rate_hz
+
+
+def _power_fixed(level_dbfs: FloatArray) -> npt.NDArray[np.int64]:
+    """Power of each frame in fixed point, int64 [n]."""
+    return np.rint(power_of(level_dbfs) * _POWER_ONE).astype(np.int64)

@@ -76,13 +76,14 @@ class SummaryMeter:
 
     Args:
         contract: The model's contract.
+        layout: Of the same contract, where many meters share one.
 
     Raises:
         ContractError: A label that the summary cannot do without is missing.
     """
 
-    def __init__(self, contract: ModelContract) -> None:
-        layout = ScoreLayout(contract)
+    def __init__(self, contract: ModelContract, layout: ScoreLayout | None = None) -> None:
+        layout = layout or ScoreLayout(contract)
         self._layout = layout
         self._mos_names = [name for name in MOS_LABELS if contract.has(name)]
         self._mos_columns = [contract.index(name) for name in self._mos_names]
@@ -103,8 +104,19 @@ class SummaryMeter:
         Raises:
             InferenceError: Wrong shape, wrong type, or a number that is not finite.
         """
-        frames = self._layout.check_block(scores, level_dbfs)
+        self._layout.check_block(scores, level_dbfs)
+        self.add(scores, level_dbfs)
+
+    def add(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
+        """Take frames that are known to be sound; see `push`."""
+        frames = len(scores)
         self._frames += frames
+        stop = self._waiting + frames
+        if stop < PORTION_FRAMES:  # a live stream's small blocks
+            self._scores[self._waiting : stop] = scores
+            self._level_dbfs[self._waiting : stop] = level_dbfs
+            self._waiting = stop
+            return
         taken = 0
         while taken < frames:
             share = min(PORTION_FRAMES - self._waiting, frames - taken)

@@ -1,3 +1,6 @@
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -48,6 +51,48 @@ def test_rows_do_not_depend_on_their_batch_mates():
     together = FRONT_END(batch)
     for i in (0, 7, 16):
         np.testing.assert_array_equal(FRONT_END(batch[i : i + 1])[0], together[i])
+
+
+@pytest.mark.parametrize(("batch", "hops"), [(1, 1), (3, 10), (64, 10), (65, 10), (130, 10), (2, 641), (1, 1300)])
+def test_rows_do_not_depend_on_how_many_there_are(batch, hops):
+    samples = np.stack([white_noise(hops / 100 + 0.1, seed=i)[: hops * 160 + 240] for i in range(batch)])
+    together = FRONT_END(samples)
+    for b, t in {(0, 0), (batch - 1, hops - 1), (batch // 2, hops // 3)}:
+        alone = FRONT_END(samples[b : b + 1, t * 160 : t * 160 + 400])
+        np.testing.assert_array_equal(alone[0, 0], together[b, t])
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 33, 100, 2000])
+def test_rows_do_not_depend_on_the_size_of_blocks(block_rows):
+    samples = np.stack([white_noise(1.5, seed=i) for i in range(5)])
+    np.testing.assert_array_equal(FrontEnd(SPEC, block_rows=block_rows)(samples), FRONT_END(samples))
+
+
+@pytest.mark.parametrize("offset", range(1, 9))
+def test_rows_do_not_depend_on_where_the_samples_lie_in_memory(offset):
+    samples = voice(1.0, seed=4).astype(np.float32)
+    memory = np.zeros(len(samples) + 16, np.float32)
+    memory[offset : offset + len(samples)] = samples
+    np.testing.assert_array_equal(rows(memory[offset : offset + len(samples)]), rows(samples))
+    strided = np.repeat(samples, 2)[::2]
+    np.testing.assert_array_equal(rows(strided), rows(samples))
+
+
+def test_a_short_call_leaves_nothing_behind_for_the_next():
+    front_end = FrontEnd(SPEC)
+    front_end(white_noise(3.0, seed=1)[None].astype(np.float32))
+    samples = voice(0.5, seed=2)[None].astype(np.float32)
+    np.testing.assert_array_equal(front_end(samples), FrontEnd(SPEC)(samples))
+
+
+def test_threads_can_share_a_front_end():
+    chunks = [white_noise(1.0, seed=i)[None].astype(np.float32) for i in range(8)]
+    expected = [FRONT_END(chunk) for chunk in chunks]
+    shared = FrontEnd(SPEC)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, right in zip(pool.map(shared, chunks), expected, strict=True):
+                np.testing.assert_array_equal(found, right)
 
 
 def test_a_full_scale_sine_reads_zero_db_in_its_band():
@@ -101,6 +146,31 @@ def test_runs_of_zeros_and_of_identical_samples_are_found():
     assert found[1, WAVE["identical_run"]] == pytest.approx(40 / 160)
     assert found[2, WAVE["identical_run"]] == pytest.approx(30 / 160)
     assert found[0, WAVE["zero_run"]] == 0.0
+
+
+def longest_run(marks):
+    """Longest run of True, counted one by one."""
+    return max((len(list(group)) for mark, group in itertools.groupby(marks) if mark), default=0)
+
+
+@given(seed=st.integers(0, 10_000), values=st.integers(1, 6), stay=st.sampled_from([0.0, 0.3, 0.8, 0.97]))
+@settings(max_examples=60, deadline=None)
+def test_counts_and_runs_are_those_counted_one_by_one(seed, values, stay):
+    rng = np.random.default_rng(seed)
+    steps = rng.integers(-values, values + 1, 4 * 160) / max(values, 1)  # few values, so that many neighbours are equal
+    held = np.maximum.accumulate(np.where(rng.random(len(steps)) < stay, 0, np.arange(len(steps))))
+    samples = (steps[held] * rng.choice([1.0, 0.5])).astype(np.float32)
+    for hop, found in zip(samples.reshape(-1, 160), rows(np.concatenate([samples, np.zeros(240)])), strict=True):
+        same = longest_run(hop[1:] == hop[:-1])
+        peak = np.abs(hop).max()
+        counted = {
+            "identical_run": (same + 1 if same else 0) / 160,
+            "zero_run": longest_run(hop == 0) / 160,
+            "zero_crossing_ratio": np.mean(np.signbit(hop)[1:] != np.signbit(hop)[:-1]),
+            "rail_ratio": np.mean(np.abs(hop) >= np.float32(0.98)),
+            "flat_top_ratio": np.mean(np.abs(hop) >= np.float32(0.95) * peak) if peak > 1e-5 else 0.0,
+        }
+        assert {name: found[WAVE[name]] for name in counted} == pytest.approx(counted, abs=1e-6)
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(0, 0), (1, 1), (320, 1), (321, 2), (16_000, 50)])

@@ -72,12 +72,35 @@ def test_digital_silence_has_no_level_and_no_bandwidth() -> None:
     assert measure(np.zeros(20_000)) == Levels(None, None, 0.0, 0.0, 1.0, None)
 
 
-@pytest.mark.parametrize("block", [1, 7, 160, 8191, 8192, 30_000])
+@pytest.mark.parametrize("block", [1, 7, 160, 4095, 4096, 30_000])
 def test_block_size_changes_nothing(block: int) -> None:
     samples = pcm16(np.clip(white(30_011, 0.5), -0.8, 0.8))
     samples[8_000:8_500] = 0  # runs and rails across the borders of pieces
     samples[16_380:16_390] = 0.8
     assert measure(samples, block=block) == measure(samples)
+
+
+@pytest.mark.parametrize("block", [1, 1600, 4096, 30_011])
+def test_each_full_piece_is_told_with_its_mean_square(block: int) -> None:
+    samples = white(30_011).astype(np.float32)
+    samples[:4096] = 0.0  # silence is told as well
+    told: list[tuple[Samples, float]] = []
+    meter = LevelMeter(16_000, lambda piece, square: told.append((piece.copy(), square)))
+    for start in range(0, len(samples), block):
+        meter.push(samples[start : start + block])
+        meter.result()  # looks at the piece that is not full yet, and tells nobody
+    pieces = samples[: 7 * 4096].reshape(7, 4096)
+    np.testing.assert_array_equal([piece for piece, _ in told], pieces)
+    np.testing.assert_allclose([square for _, square in told], np.mean(pieces.astype(np.float64) ** 2, axis=1))
+
+
+def test_a_meter_keeps_little_memory_however_long_the_stream() -> None:
+    meter = LevelMeter(16_000)
+    for _ in range(50):
+        meter.push(white(16_000).astype(np.float32))
+    shared = {id(array) for array in vars(LevelMeter(16_000)).values()} & {id(array) for array in vars(meter).values()}
+    own = [a for a in vars(meter).values() if isinstance(a, np.ndarray) and id(a) not in shared]
+    assert sum(array.nbytes for array in own) <= 21 * 1024
 
 
 def test_asking_for_figures_does_not_disturb_the_stream() -> None:
@@ -108,6 +131,32 @@ def test_quiet_audio_with_stray_zeros_is_not_digital_silence() -> None:
     samples = pcm16(white(32_000, 1 / 32768))
     assert np.mean(samples == 0) > 0.3
     assert measure(samples).digital_silence_ratio == 0.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 48_000])
+def test_digital_silence_is_what_is_counted_one_by_one(seed: int, rate_hz: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples = pcm16(rng.standard_normal(20_000) * 10 ** rng.uniform(-5, -1))
+    needed = rate_hz // 100
+    for length in (needed - 1, needed, needed + 1, 2 * needed, 5_000, 3):
+        start = int(rng.choice([rng.integers(0, 20_000), 4096 - length // 2, 8192 - length, 8192, 0, 20_000 - length]))
+        samples[start : start + length] = 0.0
+    runs = [len(list(group)) for zero, group in itertools.groupby(samples == 0) if zero]
+    expected = sum(run for run in runs if run >= needed) / 20_000
+    assert measure(samples, rate_hz, block=1_600).digital_silence_ratio == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_plateaus_of_fine_values_are_those_counted_one_by_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    clipped = np.clip(rng.standard_normal(20_000), -0.7, 0.5)
+    for border in (4096, 8192, 16_384):  # runs across the borders of pieces, up to them and from them
+        clipped[border - rng.integers(0, 5) : border + rng.integers(0, 5)] = rng.choice([-0.7, 0.5])
+    clipped[:3], clipped[-4:], clipped[12_288:16_384] = 0.5, -0.7, rng.choice([0.5, 0.1])
+    samples = clipped.astype(np.float32)
+    expected = in_runs_at(samples, np.float32(0.5)) + in_runs_at(samples, np.float32(-0.7))
+    assert measure(samples, block=1_600).clipped_ratio == pytest.approx(expected, abs=1e-12)
 
 
 def in_runs_at(samples: NDArray[np.floating], value: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from service.contract import FeatureSpec
-from service.engine import EchoRunner, Engine, Lane
+from service.engine import EchoRunner, Engine, Lane, Stepper
 
 LIVE = Lane("live", hops=10, priority=0)
 FLUSH = Lane("flush", hops=2, priority=1)
@@ -121,7 +121,9 @@ def random_chunks(seed: int, count: int, lane: Lane = LIVE) -> list[np.ndarray]:
 async def running(runner: EchoRunner | None = None, **options: Any) -> AsyncIterator[Engine]:
     """Start an engine with small bounds and stop it at the end."""
     settings: dict[str, Any] = {"lanes": LANES, "capacity": 8, "max_batch": 4, "max_queue": 8} | options
-    engine = Engine(runner or EchoRunner(), settings.pop("front_end", plain_front_end), **settings)
+    bounds = {name: settings.pop(name) for name in ("capacity", "max_batch", "pad_to_bucket") if name in settings}
+    steps = Stepper(runner or EchoRunner(), settings.pop("front_end", plain_front_end), **bounds)
+    engine = Engine(steps, **settings)
     await engine.start()
     try:
         yield engine

@@ -22,7 +22,7 @@ from engine_doubles import (
     running,
 )
 
-from service.engine import EchoRunner, Engine
+from service.engine import EchoRunner, Engine, Stepper
 from service.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, Overloaded, StartupError
 
 PATIENT_DEADLINE_S = 60.0  # on the manual clock
@@ -98,7 +98,7 @@ def test_rule_2_a_session_has_one_chunk_in_the_engine_at_most() -> None:
 def test_rule_2_every_bucket_of_every_lane_is_warm_before_ready() -> None:
     async def test() -> None:
         runner = EchoRunner()
-        engine = Engine(runner, plain_front_end, lanes=LANES, capacity=8, max_batch=6, max_queue=8)
+        engine = Engine(Stepper(runner, plain_front_end, capacity=8, max_batch=6), lanes=LANES, max_queue=8)
         assert not engine.status.ready
         await engine.start()
         assert engine.status.ready
@@ -129,7 +129,9 @@ def test_rule_2_batches_are_padded_to_a_warm_bucket_where_shapes_are_fixed(
 
 def test_rule_2_a_warm_up_that_fails_stops_the_start() -> None:
     async def test() -> None:
-        engine = Engine(EchoRunner(), lambda samples: samples, lanes=LANES, capacity=1, max_batch=1, max_queue=1)
+        engine = Engine(
+            Stepper(EchoRunner(), lambda samples: samples, capacity=1, max_batch=1), lanes=LANES, max_queue=1
+        )
         with pytest.raises(StartupError, match=r"expected features float32 \(1, 40, 73\)"):
             await engine.start()
         assert not engine.status.ready

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from engine_doubles import FLUSH, LANES, LIVE, UPLOAD
 
-from service.engine.entry import Entry, Lane
+from service.engine.entry import Entry
+from service.engine.protocols import Lane
 from service.engine.queue import Batch, StepQueue
 from service.errors import Overloaded
 

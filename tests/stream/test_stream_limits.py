@@ -59,7 +59,13 @@ class Peer:
         self.taken += 1
         return message
 
-    async def send(self, text: str) -> None:
+    def tap(self, sink: Callable[[bytes], bool]) -> None:
+        """This client's audio is received."""
+
+    def send_now(self, text: bytes) -> bool:  # noqa: ARG002  # it has no short way
+        return False
+
+    async def send(self, text: bytes) -> None:
         await self.reading.wait()
         self.told.append(json.loads(text))
         self.news.set()
@@ -91,6 +97,7 @@ def stream_of(parts: AppState, peer: Peer, *query: tuple[str, str]) -> LiveStrea
         profiles=parts.profiles,
         settings=parts.settings,
         metrics=parts.metrics,
+        reader=parts.reader,
         hub=parts.streams,
     )
 

@@ -105,7 +105,7 @@ def listen(watch: Watch, samples: np.ndarray, rate_hz: int = 16_000) -> list[str
     for start in range(0, len(samples), rate_hz // 10):
         piece, now_s = samples[start : start + rate_hz // 10], start / rate_hz
         meter.push(piece)
-        said += watch.heard(0, piece, now_s)
+        said += watch.heard(0, piece, float(np.mean(np.square(piece))), now_s)
         if watch.wants_look(0):
             said += watch.look(0, meter.result(), meter.samples, now_s)
     return [warn.code for warn in said]

@@ -1,0 +1,100 @@
+"""uvicorn's WebSocket protocol with a short way for live audio.
+
+By way of ASGI, a message in and a message out wake two tasks and switch reading off and on again. That is more than
+the rest of what the event loop does for a chunk, so audio that a stream can take at once is handed over where it was
+parsed, and scores are written where they were made. Everything else goes the common way; so does audio while anything
+before it still waits.
+
+It builds on attributes of uvicorn's class that are not documented; `tests/stream/test_audio_socket.py` fails when they
+change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the C function where there is one
+from websockets.protocol import OPEN
+
+FINAL_TEXT, FINAL_BINARY = 0x81, 0x82
+MASKED = 0x80
+SHORT, MEDIUM = 126, 65_536
+MASK_BYTES = 4
+_MEDIUM_HEAD, _LONG_HEAD = Struct("!BBH"), Struct("!BBQ")
+
+
+def text_frame_head(size: int) -> bytes:
+    """Head of a server's text frame with a payload of so many bytes.
+
+    Source: RFC 6455, section 5.2.
+    """
+    if size < SHORT:
+        return bytes((FINAL_TEXT, size))
+    return _MEDIUM_HEAD.pack(FINAL_TEXT, 126, size) if size < MEDIUM else _LONG_HEAD.pack(FINAL_TEXT, 127, size)
+
+
+def whole_binary_message(data: bytes) -> bytes | None:
+    """Payload of what was received, if that is exactly one client's binary message in one frame; else None.
+
+    Source: RFC 6455, section 5.2.
+    """
+    if len(data) < 2 or data[0] != FINAL_BINARY or data[1] < MASKED:
+        return None
+    size, head = data[1] - MASKED, 2
+    if size >= SHORT:
+        head = 4 if size == SHORT else 10
+        size = int.from_bytes(data[2:head], "big")
+    start = head + MASK_BYTES
+    return apply_mask(data[start:], data[head:start]) if len(data) == start + size else None
+
+
+class AudioSocketProtocol(WebSocketsSansIOProtocol):
+    """One connection; pass the class as `ws` to uvicorn, with compression off."""
+
+    sink: Callable[[bytes], bool] | None = None
+    """Is offered each binary message that nothing waits before; True when it took it."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take a whole binary message at once, where nothing waits before it; else parse as ever."""
+        conn = self.conn
+        if (
+            self.sink is not None
+            and not conn.reader.buffer
+            and conn.current_size is None
+            and conn.state is OPEN
+            and len(data) <= self.config.ws_max_size
+            and self.queue.empty()
+            and not self.close_sent
+        ):
+            message = whole_binary_message(data)
+            if message is not None and self.sink(message):
+                return
+        super().data_received(data)
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a complete message over."""
+        if (
+            self.sink is not None
+            and self.curr_msg_data_type == "bytes"
+            and self.queue.empty()
+            and not self.close_sent
+            and self.sink(self.frames[0] if len(self.frames) == 1 else b"".join(self.frames))
+        ):
+            self.frames = []
+            return
+        super().send_receive_event_to_app()
+
+    def send_now(self, text: bytes) -> bool:
+        """Send a text message, UTF-8, unless that would have to wait or is not the time for it."""
+        if (
+            not self.writable.is_set()
+            or not self.handshake_complete
+            or self.close_sent
+            or self.disconnected
+            or self.transport.is_closing()
+        ):
+            return False
+        self.transport.write(text_frame_head(len(text)) + text)
+        return True

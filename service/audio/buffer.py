@@ -1,0 +1,50 @@
+"""A stream's most recent samples under their absolute positions, in one piece of memory that is used again."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPARE_SHARE = 4
+"""One part in so many is allocated beyond what is needed, so that samples are not moved at every append."""
+
+
+class SampleBuffer:
+    """Samples [start, end) of one stream; owned by one session, not thread-safe."""
+
+    def __init__(self) -> None:
+        self._data: NDArray[np.float32] = np.empty(0, np.float32)
+        self._origin = 0  # absolute position of _data[0]
+        self.start = 0
+        """Absolute position of the first sample that is kept."""
+        self.end = 0
+        """Absolute position after the last one."""
+
+    def append(self, samples: NDArray[np.float32]) -> None:
+        """Add samples at the end.
+
+        Args:
+            samples: float32 [n]; copied.
+        """
+        end = self.end + len(samples)
+        if end - self._origin > len(self._data):
+            self._make_room(end - self.start)
+        self._data[self.end - self._origin : end - self._origin] = samples
+        self.end = end
+
+    def view(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Samples [start, stop) as far as they are there; valid until the next `append`."""
+        return self._data[start - self._origin : min(stop, self.end) - self._origin]
+
+    def release(self, before: int) -> None:
+        """Forget what is before an absolute position."""
+        self.start = min(max(before, self.start), self.end)
+
+    def _make_room(self, needed: int) -> None:
+        """Move what is kept to the front; take other memory when there is too little, or far more than needed."""
+        kept = self._data[self.start - self._origin : self.end - self._origin]
+        data = self._data
+        if not needed <= len(data) <= 4 * needed:
+            data = np.empty(needed + needed // SPARE_SHARE, np.float32)
+        data[: len(kept)] = kept  # NumPy copies overlapping ranges as if by way of a third place
+        self._data, self._origin = data, self.start

@@ -1,0 +1,148 @@
+"""What can be read off the scores of a step without knowing the streams behind them, for all of them at once.
+
+A step scores one chunk of many streams. Thresholds, running totals and JSON are the same arithmetic for each, so they
+are worked out here in a few NumPy calls per step; what is left per stream is a look at a few integers. A block read
+alone has the same numbers, bit for bit, as one read among others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from service.contract import ModelContract
+from service.scoring.layout import FloatArray, ScoreLayout
+
+SCORE_ONE = 2.0**24
+"""Fixed-point unit of scores; a float32 in [0.5, 1] has exactly this resolution, and int64 lasts for 300 years."""
+
+SNR_ONE = 2.0**16
+"""Fixed-point unit of dB; finer than any model is."""
+
+FRAME_DECIMALS = 5
+"""Scores are sent with this many decimals: finer than the promise that the same audio gets the same scores (1e-4)."""
+
+
+TEXT_FRAMES = 16
+"""Blocks of up to so many frames are those of live streams: their JSON will be wanted, so it is made with the rest."""
+
+
+class ScoreBlock(NamedTuple):
+    """Some frames of one stream, read."""
+
+    scores: FloatArray
+    """float32 [n, C], finite."""
+    shown: FloatArray
+    """The same with NaN for measures in frames without speech: there is nothing to measure."""
+    reached: int
+    """Bit c is set when a score of column c reaches its enter threshold."""
+    fallen: int
+    """Bit c is set when a score of column c is below its exit threshold."""
+    highest: list[float] | None
+    """Highest score of each column; None without frames."""
+    totals: npt.NDArray[np.int64]
+    """int64 [n, C + 2], running sums of scores, of speech frames, and of dB over these; fixed point."""
+    made_text: list[bytes] | None
+
+    @property
+    def frames(self) -> int:
+        """Number of frames n."""
+        return len(self.scores)
+
+    def text(self) -> list[bytes]:
+        """The frames as JSON, `0.1,0.2,null` for each column; n >= 1."""
+        return _texts(self.shown[None])[0] if self.made_text is None else self.made_text
+
+
+def _texts(shown: FloatArray) -> list[list[bytes]]:
+    """JSON of scores [B, n, C], n >= 1: a text per column of each stream."""
+    columns = np.round(np.ascontiguousarray(shown.transpose(0, 2, 1)), FRAME_DECIMALS)  # [B, C, n]
+    streams = orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY)[3:-3].split(b"]],[[")
+    return [stream.split(b"],[") for stream in streams]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBatch(Sequence[ScoreBlock]):
+    """Blocks that were read together, of [B, n, C] scores; can be pickled at little cost. Fields as in `ScoreBlock`."""
+
+    scores: FloatArray
+    shown: FloatArray
+    reached: list[int]
+    fallen: list[int]
+    highest: list[list[float] | None]
+    totals: npt.NDArray[np.int64]
+    texts: Sequence[list[bytes] | None]
+
+    def __len__(self) -> int:
+        return len(self.reached)
+
+    def __iter__(self) -> Iterator[ScoreBlock]:
+        return map(
+            ScoreBlock, self.scores, self.shown, self.reached, self.fallen, self.highest, self.totals, self.texts
+        )
+
+    @overload
+    def __getitem__(self, row: int) -> ScoreBlock: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[ScoreBlock]: ...
+    def __getitem__(self, row: int | slice) -> ScoreBlock | list[ScoreBlock]:
+        return list(self)[row]
+
+
+class ScoreReader:
+    """Reads the scores of one model; immutable, free to share.
+
+    Args:
+        contract: The model's contract.
+
+    Raises:
+        ContractError: A label that scoring cannot do without is missing.
+    """
+
+    def __init__(self, contract: ModelContract) -> None:
+        self.layout = layout = ScoreLayout(contract)
+        self._speech_enter = layout.enter[layout.speech]
+        self._measures = [i for i in range(layout.width) if i not in layout.probability_columns]
+        self._enter = layout.enter.copy()
+        self._enter[layout.speech] = np.inf  # speech is what is judged, not a trouble
+        # A threshold of nothing is never fallen below; the bit of a column that has none must stay clear.
+        self._exit = np.where(np.isfinite(self._enter), layout.exit, -np.inf).astype(np.float32)
+        self._bits = (1 << np.arange(layout.width)).astype(np.int64)
+
+    def read(self, scores: FloatArray) -> ScoreBatch:
+        """Read the scores of a step.
+
+        Args:
+            scores: float32 [B, n, C], finite.
+
+        Returns:
+            A block per stream.
+        """
+        batch, frames, width = scores.shape
+        speech = scores[:, :, self.layout.speech] >= self._speech_enter  # [B, n]
+        shown = scores.copy()
+        for column in self._measures:
+            np.copyto(shown[:, :, column], np.float32(np.nan), where=~speech)
+        totals = np.empty((batch, frames, width + 2), np.int64)
+        totals[:, :, :width] = np.rint(scores * np.float32(SCORE_ONE))  # a power of two: the product is exact
+        totals[:, :, width] = speech
+        totals[:, :, width + 1] = np.rint(scores[:, :, self.layout.snr] * np.float32(SNR_ONE)) * speech
+        np.cumsum(totals, axis=1, out=totals)
+        reached = ((scores >= self._enter).any(axis=1) @ self._bits).tolist()
+        fallen = ((scores < self._exit).any(axis=1) @ self._bits).tolist()
+        highest: list[list[float] | None] = scores.max(axis=1).tolist() if frames else [None] * batch
+        texts: Sequence[list[bytes] | None] = _texts(shown) if 0 < frames <= TEXT_FRAMES else [None] * batch
+        return ScoreBatch(scores, shown, reached, fallen, highest, totals, texts)
+
+    def read_one(self, scores: FloatArray) -> ScoreBlock:
+        """Read some frames of one stream.
+
+        Args:
+            scores: float32 [n, C], finite.
+        """
+        return self.read(scores[None])[0]

@@ -1,0 +1,72 @@
+"""Messages between the parent and one worker: a line of JSON each, over a pair of sockets that no one else can reach.
+
+A pair needs neither a port nor a file, so that it works in a read-only container, and its end tells each side that the
+other one is gone.
+
+    parent → worker   job                   once, before anything else
+                      read {id}             what do your metrics say
+                      series {id, texts, restarts}   answer to collect
+    worker → parent   up                    listening
+                      failed {message}      cannot start, and why
+                      text {id, text}       answer to read
+                      collect {id}          what do the others' metrics say
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+LIMIT_BYTES = 16 * 1024 * 1024
+"""Longest message; the metrics of one worker are some 50 KiB, and their labels are closed sets."""
+
+Message = dict[str, Any]
+
+
+class Channel:
+    """One end inside an event loop."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> Channel:
+        """Take over one end of a pair."""
+        return cls(*await asyncio.open_unix_connection(sock=end, limit=LIMIT_BYTES))
+
+    def say(self, kind: str, **content: Any) -> None:
+        """Send a message; into the void when the other side is gone, which `hear` tells."""
+        if not self._writer.is_closing():
+            self._writer.write(encode(kind, **content))
+
+    async def hear(self) -> Message | None:
+        """Next message; None when the other side is gone."""
+        try:
+            line = await self._reader.readline()
+        except ConnectionError:
+            return None
+        return _decode(line)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+
+
+def encode(kind: str, **content: Any) -> bytes:
+    """A message as it is sent."""
+    return json.dumps({"type": kind, **content}).encode() + b"\n"
+
+
+def hear_first(end: socket.socket) -> Message | None:
+    """Wait for the first message where no event loop runs yet; None when the parent is gone."""
+    with end.makefile("rb", buffering=0) as lines:  # unbuffered, so that what follows is left to the event loop
+        return _decode(lines.readline())
+
+
+def _decode(line: bytes) -> Message | None:
+    if not line.endswith(b"\n"):  # the other side ended in the middle of a word
+        return None
+    message: Message = json.loads(line)
+    return message

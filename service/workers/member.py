@@ -1,0 +1,139 @@
+"""A worker's side: what it was told at the start, what it tells the parent, what it asks of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+
+from service.errors import StartupError
+from service.settings import Settings
+from service.workers.channel import Channel, Message, encode, hear_first
+from service.workers.series import merge
+
+logger = logging.getLogger("service.workers")
+
+COLLECT_S = 3.0
+"""Longest wait for the parent's answer; longer than the parent waits for a worker, shorter than a scrape may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is started for.
+
+    Attributes:
+        worker: Its number, from 0.
+        workers: How many there are.
+        settings: All settings, with what the command line said.
+        descriptors: Sockets inherited from the parent to listen on; none when it binds the port itself.
+    """
+
+    worker: int
+    workers: int
+    settings: Settings
+    descriptors: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        """The message that says it."""
+        return encode(
+            "job",
+            worker=self.worker,
+            workers=self.workers,
+            settings=self.settings.model_dump(mode="json"),
+            descriptors=self.descriptors,
+        )
+
+    @staticmethod
+    def receive(end: socket.socket) -> Job | None:
+        """Wait for the job; None when the parent is gone."""
+        said = hear_first(end)
+        if said is None:
+            return None
+        return Job(said["worker"], said["workers"], Settings(**said["settings"]), tuple(said["descriptors"]))
+
+
+class Member:
+    """This process among the workers; belongs to the event loop of its server.
+
+    Args:
+        end: This worker's end of the pair.
+        worker: Its number.
+        workers: How many there are.
+        on_orphaned: Called when the parent is gone; by default this process drains and ends.
+    """
+
+    def __init__(
+        self, end: socket.socket, worker: int, workers: int, on_orphaned: Callable[[], None] | None = None
+    ) -> None:
+        self._end, self.worker, self.workers = end, worker, workers
+        self._on_orphaned = on_orphaned or _terminate
+        self._read: Callable[[], str] = str
+        self._channel: Channel | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._numbers = count()
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+
+    def offer(self, read: Callable[[], str]) -> None:
+        """Say how this worker's own metrics are read."""
+        self._read = read
+
+    def fail(self, error: StartupError) -> None:
+        """Tell the parent why this worker cannot start; before `join`."""
+        with suppress(OSError):  # the parent is gone, so nobody waits for the reason
+            self._end.sendall(encode("failed", message=error.message))
+
+    async def join(self) -> None:
+        """Say that this worker serves, and answer from now on."""
+        self._channel = await Channel.over(self._end)
+        self._listener = asyncio.create_task(self._listen(self._channel))
+        self._channel.say("up")
+
+    def close(self) -> None:
+        """Hang up; may be called twice, and without `join`."""
+        if self._listener is not None:
+            self._listener.cancel()
+        if self._channel is not None:
+            self._channel.close()
+
+    async def scrape(self) -> str:
+        """The metrics of all workers; those that do not answer count as not up."""
+        texts: dict[int, str | None] = dict.fromkeys(range(self.workers))
+        said = await self._collect()
+        texts.update({int(worker): text for worker, text in said.get("texts", {}).items()})
+        texts[self.worker] = self._read()
+        return merge(texts, {int(worker): times for worker, times in said.get("restarts", {}).items()})
+
+    async def _collect(self) -> Message:
+        if self._channel is None:
+            return {}
+        number = next(self._numbers)
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._channel.say("collect", id=number)
+        try:
+            return await asyncio.wait_for(answer, COLLECT_S)
+        except TimeoutError:
+            logger.warning("the parent did not answer within %g s; these metrics are those of one worker", COLLECT_S)
+            return {}
+        finally:
+            del self._waiting[number]
+
+    async def _listen(self, channel: Channel) -> None:
+        while (message := await channel.hear()) is not None:
+            if message["type"] == "read":
+                channel.say("text", id=message["id"], text=self._read())
+            elif message["type"] == "series":
+                waiting = self._waiting.get(message["id"])
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message)
+        logger.error("the parent process is gone; this worker drains and ends")
+        self._on_orphaned()
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)

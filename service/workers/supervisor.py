@@ -1,0 +1,256 @@
+"""The parent of all workers: starts them, starts them again, passes their metrics on, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
+
+from service.errors import SettingsError, StartupError
+from service.settings import Settings
+from service.workers.channel import Channel
+from service.workers.listening import reserve, shared_descriptors
+from service.workers.member import Job
+
+logger = logging.getLogger("service.workers")
+
+READ_S = 2.0
+"""Longest wait for the metrics of one worker."""
+FIRST_DELAY_S = 0.5
+MOST_DELAY_S = 30.0
+HEALTHY_S = 60.0
+"""A worker that lived this long ended for a new reason: its next start is not put off further."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def delay_s(previous_s: float | None, lived_s: float) -> float:
+    """Seconds until a worker is started again.
+
+    Args:
+        previous_s: The wait before; None for the first one.
+        lived_s: How long the worker has run.
+    """
+    return FIRST_DELAY_S if previous_s is None or lived_s >= HEALTHY_S else min(2 * previous_s, MOST_DELAY_S)
+
+
+class _Worker:
+    """One process and the parent's end of its channel."""
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
+        self.process, self.channel = process, channel
+        self.up = self.served = False
+        self.failure: str | None = None
+        self._numbers = count()
+        self._readings: dict[int, asyncio.Future[str]] = {}
+
+    async def read(self) -> str | None:
+        """Its metrics; None when it does not answer."""
+        number = next(self._numbers)
+        reading = self._readings[number] = asyncio.get_running_loop().create_future()
+        self.channel.say("read", id=number)
+        try:
+            return await asyncio.wait_for(reading, READ_S)
+        except TimeoutError:
+            return None
+        finally:
+            del self._readings[number]
+
+    def take(self, number: int, text: str) -> None:
+        """An answer to `read`; one that comes too late is dropped."""
+        reading = self._readings.get(number)
+        if reading is not None and not reading.done():
+            reading.set_result(text)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if there is still a process to get it."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+
+class Supervisor:
+    """Runs the workers until a signal.
+
+    A worker that ends before it has ever served ends all: the next one would fail the same way, and a deployment should
+    see it. One that ends later is started again, after a wait that doubles.
+
+    Args:
+        settings: Settings of every worker; `workers` says how many.
+        command: Starts a worker; the descriptor of its channel and its number are added.
+    """
+
+    def __init__(self, settings: Settings, command: Sequence[str]) -> None:
+        self._settings, self._command = settings, tuple(command)
+        self._reserved: list[socket.socket] = []
+        self._workers: dict[int, _Worker] = {}
+        self._served: set[int] = set()
+        self._restarts = dict.fromkeys(range(settings.workers), 0)
+        self._answers: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._code = 0
+
+    def run(self) -> int:
+        """Serve until a signal; a second one kills what is still at work.
+
+        Returns:
+            The exit code: 0 when all workers drained, 1 when one had to be killed, else 128 and the second signal.
+
+        Raises:
+            StartupError: The port cannot be had, or a worker did not start; none runs any more.
+        """
+        if os.name != "posix":
+            raise SettingsError("several workers need Linux or macOS; set SPEECHQC_WORKERS=1 or leave --workers out")
+        self._reserved = reserve(self._settings.host, self._settings.port)
+        try:
+            return asyncio.run(self._run())
+        finally:
+            for one in self._reserved:
+                one.close()
+
+    async def _run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+        keepers = [loop.create_task(self._keep(worker)) for worker in range(self._settings.workers)]
+        try:
+            await asyncio.wait(keepers, return_when=asyncio.FIRST_EXCEPTION)
+            self._stop()  # for the others, when one of them has failed
+            await asyncio.wait(keepers)
+        finally:
+            self._send(signal.SIGKILL)
+        errors = [error for keeper in keepers if (error := keeper.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return self._code
+
+    async def _keep(self, number: int) -> None:
+        """Have one worker running until the end."""
+        wait_s: float | None = None
+        while not self._stopping.is_set():
+            started_s = time.monotonic()
+            why = await self._run_once(number)
+            if self._stopping.is_set():
+                return
+            if number not in self._served:
+                raise StartupError(why)
+            wait_s = delay_s(wait_s, time.monotonic() - started_s)
+            logger.error("%s; it is started again in %g s", why, wait_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
+            self._restarts[number] += 1
+
+    async def _run_once(self, number: int) -> str:
+        """Have one process of a worker from its start to its end; returns how that came."""
+        try:
+            worker = await self._start(number)
+        except OSError as error:
+            return f"worker {number} could not be started: {error}"
+        try:
+            await self._listen(number, worker)
+            code = await worker.process.wait()
+        finally:
+            del self._workers[number]
+        name = f"worker {number} (process {worker.process.pid})"
+        if worker.failure is not None:
+            return f"{name} does not start: {worker.failure}"
+        return f"{name} {ended(code)}{'' if worker.served else ' before it served; the log above may say why'}"
+
+    async def _start(self, number: int) -> _Worker:
+        ours, theirs = socket.socketpair()
+        descriptors = shared_descriptors(self._reserved)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, str(theirs.fileno()), str(number),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), *descriptors],
+                # Where modules are found here, they are found there, whatever lies in the current folder.
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, which ends all in order
+            )  # fmt: skip
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        job = Job(number, self._settings.workers, self._settings, tuple(descriptors))
+        with suppress(OSError):  # it has ended already, which its keeper will see
+            ours.sendall(job.encode())
+        worker = self._workers[number] = _Worker(process, await Channel.over(ours))
+        if self._stopping.is_set():
+            worker.send(signal.SIGTERM)
+        return worker
+
+    async def _listen(self, number: int, worker: _Worker) -> None:
+        """Take what a worker says, until it hangs up."""
+        while (message := await worker.channel.hear()) is not None:
+            match message["type"]:
+                case "up":
+                    worker.up = worker.served = True
+                    self._note_up(number, worker)
+                case "failed":
+                    worker.failure = message["message"]
+                case "text":
+                    worker.take(message["id"], message["text"])
+                case "collect":
+                    answer = asyncio.create_task(self._answer(worker, message["id"]))
+                    self._answers.add(answer)
+                    answer.add_done_callback(self._answers.discard)
+        worker.up = False
+        worker.channel.close()
+
+    def _note_up(self, number: int, worker: _Worker) -> None:
+        logger.info("worker %d (process %d) serves", number, worker.process.pid)
+        before = len(self._served)
+        self._served.add(number)
+        if len(self._served) == self._settings.workers > before:
+            where = self._settings.host, self._settings.port
+            logger.info("%d workers listen on %s, port %d", self._settings.workers, *where)
+
+    async def _answer(self, asker: _Worker, identity: int) -> None:
+        """Give one worker the metrics of all others."""
+        others = {number: one for number, one in self._workers.items() if one is not asker and one.up}
+        texts = await asyncio.gather(*(one.read() for one in others.values()))
+        found = dict(zip(others, texts, strict=True))
+        asker.channel.say("series", id=identity, texts=found, restarts=self._restarts)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if not self._stopping.is_set():
+            logger.info("%s: the workers drain, for up to %g s", number.name, self._settings.drain_s)
+            self._stop()
+        else:
+            logger.warning("%s again: what is still at work is broken off", number.name)
+            self._code = 128 + number
+            self._send(signal.SIGKILL)
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._send(signal.SIGTERM)
+        # Live streams, answers under way and the engine drain one after the other, each for that long at most.
+        asyncio.get_running_loop().call_later(3 * self._settings.drain_s + 10, self._give_up)
+
+    def _give_up(self) -> None:
+        logger.error("workers %s did not end in time; they are killed", sorted(self._workers))
+        self._code = self._code or 1
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        for worker in self._workers.values():
+            worker.send(number)
+
+
+def ended(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"

@@ -1,0 +1,102 @@
+"""`speech-qc serve --workers` as its users start it: a parent process on a free port, its log in a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.capacity.host import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 30.0
+FEW_SHAPES = {"DEVICE": "cpu", "MAX_BATCH": "1", "UPLOAD_CHUNK_HOPS": "40", "STREAM_IDLE_S": "60"}
+SHARED_SOCKET = "import service.workers.listening as l; l.SPREADS = False; "
+
+Series = dict[tuple[str, str | None], float]
+
+
+class WorkersServer:
+    """A parent with its workers.
+
+    Args:
+        process: The parent.
+        port: Where it listens.
+        log: File that it and its workers write to.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process, self.port, self._log = process, port, log
+        self.url = f"http://127.0.0.1:{port}"
+
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def pids(self) -> dict[int, int]:
+        """The process that served last, by worker."""
+        return {int(w): int(p) for w, p in re.findall(r"worker (\d+) \(process (\d+)\) serves", self.log())}
+
+    def get(self, path: str) -> httpx.Response:
+        """Ask over a connection of its own, so that any worker may answer; again when that worker has just ended."""
+        for _ in range(20):
+            try:
+                return httpx.get(self.url + path, timeout=10)
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError(f"nobody answers {path}:\n{self.log()}")
+
+    def series(self) -> Series:
+        """Values by metric and worker; those with further labels are added up."""
+        found: Series = {}
+        for family in text_string_to_metric_families(self.get("/metrics").text):
+            for sample in family.samples:
+                key = sample.name, sample.labels.get("worker")
+                found[key] = found.get(key, 0.0) + sample.value
+        return found
+
+    def until(self, happened: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            assert time.monotonic() < deadline, f"never happened: {what}\n{self.log()}"
+            time.sleep(0.05)
+
+    def ends(self) -> int:
+        """Exit code of the parent, once it has ended."""
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the parent does not end:\n{self.log()}") from None
+
+
+@contextmanager
+def started(
+    folder: Path, *, workers: int = 2, port: int | None = None, prelude: str = "", ready: bool = True, **settings: str
+) -> Iterator[WorkersServer]:
+    """Start a server; wait until all of its workers serve, unless not `ready`."""
+    port = port or free_port()
+    environment = os.environ | {f"SPEECHQC_{name}": value for name, value in (FEW_SHAPES | settings).items()}
+    words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    program = f"{prelude}import sys; from service.cli import main; sys.exit(main({words!r}))"
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=out, stderr=out)
+    server = WorkersServer(process, port, log)
+    try:
+        if ready:
+            server.until(lambda: process.poll() is not None or f"{workers} workers listen" in server.log(), "start")
+            assert process.poll() is None, server.log()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE_S)
