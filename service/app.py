@@ -14,8 +14,8 @@ from service import __version__
 from service.api import faults, inspect, ops, pages, stream
 from service.api.deps import AppState
 from service.api.middleware import RequestContext
-from service.assembly import make_engine, make_model
-from service.engine import DeviceProcess, Runner
+from service.assembly import make_engine, make_runner
+from service.engine import Runner
 from service.errors import SettingsError
 from service.live.hub import StreamHub
 from service.metrics import Metrics
@@ -32,40 +32,38 @@ and a verdict. `POST /v1/inspect` takes a recording.
 """
 
 
-def create_app(
-    settings: Settings, model: Runner | DeviceProcess | None = None, member: Member | None = None
-) -> FastAPI:
+def create_app(settings: Settings, runner: Runner | None = None, member: Member | None = None) -> FastAPI:
     """Build one server.
 
     Args:
         settings: All settings.
-        model: A model that is loaded already; by default the file of the settings is loaded now.
+        runner: A model that is loaded already; by default the file of the settings is loaded now.
         member: This process among several workers; None when it is the only one.
 
     Raises:
         StartupError: Settings, profiles, model or device are not fit for service; nothing was started.
     """
     profiles = checked_profiles(settings)
-    model = model or make_model(settings)
+    runner = runner or make_runner(settings)
     metrics = Metrics()
-    metrics.describe(model)
+    metrics.describe(runner)
     if member is not None:
         member.offer(lambda: generate_latest(metrics.registry).decode())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reader = ChunkReader(model.contract)
-        engine = make_engine(settings, model, metrics)
+        reader = ChunkReader(runner.contract)
+        engine = make_engine(settings, runner, metrics)
         metrics.watch(engine)
         streams = StreamHub(settings.max_streams)
-        app.state.parts = AppState(settings, profiles, metrics, model, engine, reader, streams, member)
+        app.state.parts = AppState(settings, profiles, metrics, runner, engine, reader, streams, member)
         await engine.start()
         logger.info(
             "ready: model %s %s (%s) on %s",
-            model.contract.name,
-            model.contract.version,
-            model.sha256[:12],
-            model.provider,
+            runner.contract.name,
+            runner.contract.version,
+            runner.sha256[:12],
+            runner.provider,
         )
         try:
             yield

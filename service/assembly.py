@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from service.audio import DecodeLimits
 from service.audio.features import FrontEnd
-from service.engine import DeviceProcess, Engine, EngineObserver, Lane, OnnxRunner, Runner, Stepper, Steps
-from service.engine.device import RemoteStepper
+from service.engine import Engine, EngineObserver, Lane, OnnxRunner, Runner, Stepper
+from service.engine.runner import CPU_PROVIDER
 from service.session import ChunkReader
 from service.settings import Settings
 
@@ -34,7 +32,7 @@ def make_lanes(settings: Settings) -> tuple[Lane, ...]:
 
 
 def make_runner(settings: Settings) -> OnnxRunner:
-    """Load the model file, into this process.
+    """Load the model file onto the device of the settings.
 
     Raises:
         ContractError: The file is missing, unreadable or not what it must be.
@@ -43,40 +41,27 @@ def make_runner(settings: Settings) -> OnnxRunner:
     return OnnxRunner(settings.model_path, settings.device, settings.intra_op_threads)
 
 
-def make_model(settings: Settings) -> Runner | DeviceProcess:
-    """Load the model file as a server does: into a process of its own where the settings say so.
-
-    Raises:
-        ContractError, StartupError: As `make_runner`.
-    """
-    return DeviceProcess(partial(_make_parts, settings)) if settings.device_process else make_runner(settings)
-
-
-def _make_parts(settings: Settings) -> tuple[Runner, FrontEnd, ChunkReader]:
-    return _parts(make_runner(settings))
-
-
-def _parts(runner: Runner) -> tuple[Runner, FrontEnd, ChunkReader]:
-    return runner, FrontEnd(runner.contract.features), ChunkReader(runner.contract)
-
-
-def make_engine(settings: Settings, model: Runner | DeviceProcess, observer: EngineObserver | None = None) -> Engine:
+def make_engine(settings: Settings, runner: Runner, observer: EngineObserver | None = None) -> Engine:
     """Build an engine with room for all live streams and every channel of all uploads; it is not started yet.
 
     Its `read_out` gives what `Session.accept_read` takes.
     """
     capacity = settings.max_streams + settings.max_uploads * settings.max_channels
-    steps: Steps
-    if isinstance(model, DeviceProcess):
-        steps = RemoteStepper(model, capacity=capacity, max_batch=settings.max_batch)
-    else:
-        steps = Stepper(*_parts(model), capacity=capacity, max_batch=settings.max_batch)
+    steps = Stepper(
+        runner,
+        FrontEnd(runner.contract.features),
+        ChunkReader(runner.contract),
+        capacity=capacity,
+        max_batch=settings.max_batch,
+    )
+    on_cpu = runner.provider == CPU_PROVIDER
     return Engine(
         steps,
         lanes=make_lanes(settings),
         max_queue=capacity,
         max_step_failures=settings.max_step_failures,
         step_deadline_s=settings.step_deadline_s,
+        in_loop=settings.steps_in == "loop" or (settings.steps_in == "auto" and on_cpu and settings.workers > 1),
         observer=observer,
     )
 

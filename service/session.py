@@ -89,7 +89,7 @@ class ChunkReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChunkReadings:
-    """What is read off the chunks of a step; iterates over them, and can be pickled at little cost."""
+    """What is read off the chunks of a step; iterates over them."""
 
     blocks: ScoreBatch
     levels_dbfs: Float32

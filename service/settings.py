@@ -38,8 +38,9 @@ class Settings(BaseSettings):
     """ONNX model file with its contract in the metadata."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where inference runs; `cuda` refuses to start without a working GPU, `auto` falls back to the CPU and says so."""
-    device_process: bool = True
-    """Run inference in a process of its own, so that the event loop does not share Python's lock with it."""
+    steps_in: Literal["auto", "thread", "loop"] = "auto"
+    """Where a process runs its inference steps: in a thread beside the event loop, or in the loop itself, which spares
+    the switching where every core has a worker. `auto`: in the loop on the CPU with several workers, else a thread."""
     intra_op_threads: int = Field(default=1, ge=1, le=64)
     """Threads that ONNX Runtime uses inside one step on the CPU."""
 
@@ -73,7 +74,7 @@ class Settings(BaseSettings):
     max_events: int = Field(default=10_000, ge=1)
     """Events kept per channel; later ones are counted but not listed."""
 
-    max_batch: int = Field(default=64, ge=1, le=1024)
+    max_batch: int = Field(default=128, ge=1, le=1024)
     """Most chunks in one inference step."""
     live_chunk_hops: int = Field(default=10, ge=2, le=100, multiple_of=2)
     """Hops of 10 ms that one live chunk holds."""

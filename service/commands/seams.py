@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `speech-qc --help` should not wait for ONNX Runtime, FastAPI and httpx
     import httpx
 
-    from service.engine import DeviceProcess, Runner
+    from service.engine import Runner
     from service.settings import Settings
 
 
@@ -26,13 +26,6 @@ def load_runner(settings: Settings) -> Runner:
     from service.assembly import make_runner
 
     return make_runner(settings)
-
-
-def load_model(settings: Settings) -> Runner | DeviceProcess:
-    """Load the model file as a server does, see `service.assembly.make_model`."""
-    from service.assembly import make_model
-
-    return make_model(settings)
 
 
 def run_server(app: Any, **options: Any) -> None:
@@ -55,15 +48,13 @@ class Seams:
     """The outside world of a command.
 
     Args:
-        make_runner: Loads the model for a command.
-        make_model: Loads it for a server.
+        make_runner: Loads the model.
         transport: Carries requests to a server; None for the network.
         run_server: Runs an ASGI application; blocks.
         supervise: Runs several processes with these settings; blocks.
     """
 
     make_runner: Callable[[Settings], Runner] = load_runner
-    make_model: Callable[[Settings], Runner | DeviceProcess] = load_model
     transport: httpx.AsyncBaseTransport | None = None
     run_server: Callable[..., None] = run_server
     supervise: Callable[[Settings], int] = supervise

@@ -37,7 +37,7 @@ def serve(
         return seams.supervise(settings)
     from service.app import create_app
 
-    app = create_app(settings, seams.make_model(settings))
+    app = create_app(settings, seams.make_runner(settings))
     seams.run_server(app, host=settings.host, port=settings.port, **server_options(settings))
     return 0
 

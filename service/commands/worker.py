@@ -35,14 +35,14 @@ def main(descriptor: int) -> int:
 def _serve(job: Job, member: Member) -> None:
     from service.api.stream_server import run_server
     from service.app import create_app
-    from service.assembly import make_model
+    from service.assembly import make_runner
     from service.commands.serving import server_options
 
     settings = job.settings
     logging.basicConfig(
         level=settings.log_level.upper(), format=f"%(levelname)s: worker {job.worker}: %(name)s: %(message)s"
     )
-    app = create_app(settings, make_model(settings), member=member)
+    app = create_app(settings, make_runner(settings), member=member)
     inherited = [socket.socket(fileno=descriptor) for descriptor in job.descriptors]
     # Bound now, listened to when the model is warm: no connection ever waits for a worker that is not ready.
     sockets = inherited or bind_all(settings.host, settings.port, reuse_port=True)

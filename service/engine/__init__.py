@@ -3,7 +3,6 @@
 `Engine` is the only door callers use; `OnnxRunner` or `EchoRunner` goes into it.
 """
 
-from service.engine.device import DeviceProcess
 from service.engine.echo import EchoRunner, echo_contract
 from service.engine.engine import Engine, EngineStatus
 from service.engine.entry import StepResult
@@ -16,13 +15,11 @@ from service.engine.protocols import (
     ReadOut,
     RefusalReason,
     Runner,
-    Steps,
 )
 from service.engine.runner import OnnxRunner
 from service.engine.step import Stepper
 
 __all__ = [
-    "DeviceProcess",
     "DropReason",
     "EchoRunner",
     "Engine",
@@ -37,6 +34,5 @@ __all__ = [
     "Runner",
     "StepResult",
     "Stepper",
-    "Steps",
     "echo_contract",
 ]

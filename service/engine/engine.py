@@ -11,27 +11,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
 from service.engine.entry import Entry, StepResult, fail_entries
 from service.engine.protocols import (
-    DeviceLost,
     EngineObserver,
     FloatArray,
     Lane,
     SilentObserver,
-    Steps,
     StepScores,
 )
 from service.engine.queue import Batch, StepQueue
 from service.engine.sessions import SessionTable
-from service.engine.step import chunk_samples
+from service.engine.step import Stepper, chunk_samples
 from service.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, InvalidAudio, Overloaded
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,19 @@ class EngineStatus:
     """Why no further step will run."""
 
 
+class _Here(Executor):
+    """Runs what is submitted at once, in the thread that submits it."""
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """Run it; the future is done."""
+        future: Future[_T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 @dataclass(slots=True)
 class _Step:
     """One step between its start and its answers."""
@@ -70,12 +84,14 @@ class Engine:
     """Runs the chunks of all sessions; one per process, from `start` to `stop`, used from one event loop.
 
     Args:
-        steps: Runs them; from now on used by this engine alone, which closes it.
+        steps: Runs them; from now on used by this engine alone.
         lanes: Chunk sizes and their order of precedence.
         max_queue: Most chunks waiting; `capacity` is enough for one of each session.
         max_step_failures: Failed steps in a row after which the engine is dead.
         step_deadline_s: Longest wait of a chunk in the queue. A step that itself runs longer counts as a device that
-            hangs, which ends the engine: nothing can end a thread, and a process would take all state along.
+            hangs, which ends the engine, since nothing can end its thread.
+        in_loop: Run steps in the event loop instead of a thread. That saves the switches between the two, which cost
+            more than they bring where every core has an event loop of its own; but nothing notices a step that hangs.
         clock: Monotonic seconds.
         observer: Told of steps, drops, refusals and death.
 
@@ -85,12 +101,13 @@ class Engine:
 
     def __init__(
         self,
-        steps: Steps,
+        steps: Stepper,
         *,
         lanes: Sequence[Lane],
         max_queue: int,
         max_step_failures: int = 3,
         step_deadline_s: float = 30.0,
+        in_loop: bool = False,
         clock: Callable[[], float] = time.monotonic,
         observer: EngineObserver | None = None,
     ) -> None:
@@ -112,7 +129,9 @@ class Engine:
         self._step_deadline_s = step_deadline_s
         self._clock = clock
         self._observer: EngineObserver = observer or SilentObserver()
-        self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="speechqc-device")
+        self._device: Executor = (
+            _Here() if in_loop else ThreadPoolExecutor(max_workers=1, thread_name_prefix="speechqc-device")
+        )
         self._dispatcher: asyncio.Task[None] | None = None
         self._work = asyncio.Event()  # something to pop, or a reason to end
         self._progress = asyncio.Event()  # something that `drain` waits for may have come true
@@ -253,7 +272,6 @@ class Engine:
         if self._dispatcher is not None:
             await asyncio.wait({self._dispatcher})
         self._device.shutdown(wait=False)  # idle by now, unless the device hangs, and then nobody should wait for it
-        self._step_runner.close(at_once=self._death is not None)
 
     async def _dispatch(self) -> None:
         """Run steps until told to stop; however it ends, nobody is left waiting.
@@ -356,9 +374,7 @@ class Engine:
         self._failures += 1
         self._failures_in_row += 1
         fail_entries(entries, InferenceError(f"the step of this chunk failed, its stream may retry: {reason}"), cause)
-        if isinstance(cause, DeviceLost):
-            self._die(str(cause))
-        elif self._failures_in_row >= self._max_step_failures:
+        if self._failures_in_row >= self._max_step_failures:
             self._die(f"{self._failures_in_row} steps in a row failed, the last one with: {reason}")
 
     def _answer_dropped(self, batch: Batch) -> None:

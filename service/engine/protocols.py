@@ -29,10 +29,6 @@ def no_readings(samples: FloatArray, scores: FloatArray) -> Iterable[None]:  # n
     return [None] * len(scores)
 
 
-class DeviceLost(Exception):
-    """What runs the steps is gone, and with it the state of all sessions; no further step can succeed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Lane:
     """Entries of one size, which alone may share a step.
@@ -113,43 +109,6 @@ class Runner(Model, Protocol):
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Run every (B, T) once, so that none of them is new when audio comes."""
-
-
-class Steps(Protocol):
-    """What runs the steps of an engine and holds the state of its sessions; `Stepper` does it in this process."""
-
-    @property
-    def model(self) -> Model:
-        """The model that is run."""
-
-    @property
-    def capacity(self) -> int:
-        """Rows of state."""
-
-    @property
-    def max_batch(self) -> int:
-        """Most rows in one step."""
-
-    def reset(self, slot: int) -> None:
-        """Give a row, which is in no running step, the state of a stream that has heard nothing; returns at once."""
-
-    def warm_up(self, lanes: Sequence[Lane]) -> None:
-        """Get ready for these lanes; called in the device thread, as `run` is.
-
-        Raises:
-            StartupError: No step would succeed.
-        """
-
-    def run(self, lane: Lane, slots: Sequence[int], samples: Sequence[FloatArray]) -> StepScores:
-        """Score one chunk of each row; see `Stepper.run`.
-
-        Raises:
-            DeviceLost: It is gone.
-            Exception: This step failed, the state is as before.
-        """
-
-    def close(self, *, at_once: bool) -> None:
-        """Let go of everything, also while a step runs on when `at_once`; may be called twice."""
 
 
 class EngineObserver(Protocol):

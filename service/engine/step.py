@@ -137,9 +137,6 @@ class Stepper:
             self._state[rows[good]] = new_state[good]
         return StepScores(scores, good, heard, readings, features_s)
 
-    def close(self, *, at_once: bool) -> None:  # nothing can end a thread
-        """Nothing to let go of."""
-
     def _features(self, samples: FloatArray, lane: Lane) -> FloatArray:
         """Call the front end and hold it to its shape, [B, T, F]."""
         features = self._front_end(samples)

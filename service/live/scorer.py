@@ -32,6 +32,9 @@ from service.session import ChannelRecord, ChunkReader, Session
 
 Float32 = NDArray[np.float32]
 
+COUNT_FRAMES = 50
+"""Frames of a stream that are counted at once: a counter's lock costs as much as looking at a frame."""
+
 _T = TypeVar("_T")
 _Command = Callable[[], None]
 OnPiece = Callable[[int, Float32, float], None]
@@ -138,6 +141,7 @@ class Scorer:
         self._pending: list[list[list[bytes]]] = [[] for _ in self.sessions]
         self._pending_first = 0  # the first frame that was not sent
         self._accepted = 0  # frames
+        self._uncounted = 0  # frames that were sent and that the metrics do not know of
         self._rows = 0  # model rows since the last message, those of the look-ahead included
         self._use(options)
         self.decode_s = self._features_s = self._queue_s = self._step_s = 0.0
@@ -159,6 +163,7 @@ class Scorer:
 
     def close(self) -> None:
         """Give the places back; may be called twice."""
+        self._count()
         numbers, self._numbers = self._numbers, []
         for number in numbers:
             self._engine.close_session(number)
@@ -386,21 +391,25 @@ class Scorer:
         if not count:
             return
         self._pending_first = self._accepted
-        channels = b",".join(
-            b'{"channel":%d,"frames":{%b}}' % (channel, self._frames(blocks))
-            for channel, blocks in enumerate(self._pending)
-        )
-        for blocks in self._pending:
-            blocks.clear()
-        start_s = repr(round(first * self._frame_hop_s, 3)).encode()
-        self._metrics.frames.inc(count * len(self._pending))
-        self._live_seconds.inc(count * len(self._pending) * self._frame_hop_s)
-        head = b'{"type":"scores","first_frame":%d,"start_s":%b' % (first, start_s)
-        self._outbox.force(head + b',"channels":[' + channels + b"]}")
+        channels = b'{"channel":0,"frames":{' + self._frames(self._pending[0])
+        for channel in range(1, len(self._pending)):
+            channels += b'}},{"channel":%d,"frames":{' % channel + self._frames(self._pending[channel])
+        head = f'{{"type":"scores","first_frame":{first},"start_s":{round(first * self._frame_hop_s, 3)},"channels":['
+        self._outbox.force(head.encode() + channels + b"}}]}")
+        self._uncounted += count
+        if self._uncounted >= COUNT_FRAMES:
+            self._count()
+
+    def _count(self) -> None:
+        """Tell the metrics of the frames that were sent."""
+        frames, self._uncounted = self._uncounted * len(self.sessions), 0
+        self._metrics.frames.inc(frames)
+        self._live_seconds.inc(frames * self._frame_hop_s)
 
     def _frames(self, blocks: list[list[bytes]]) -> bytes:
-        """One channel's frames by label, as the inside of a JSON object."""
+        """One channel's frames by label, as the inside of a JSON object; they are taken out of `blocks`."""
         columns = blocks[0] if len(blocks) == 1 else list(map(b",".join, zip(*blocks, strict=True)))
+        blocks.clear()
         if self._columns is not None:
             columns = [columns[column] for column in self._columns]
         return b"],".join(map(bytes.__add__, self._prefixes, columns)) + b"]"

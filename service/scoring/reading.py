@@ -68,7 +68,7 @@ def _texts(shown: FloatArray) -> list[list[bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class ScoreBatch(Sequence[ScoreBlock]):
-    """Blocks that were read together, of [B, n, C] scores; can be pickled at little cost. Fields as in `ScoreBlock`."""
+    """Blocks that were read together, of [B, n, C] scores; fields as in `ScoreBlock`."""
 
     scores: FloatArray
     shown: FloatArray

@@ -281,5 +281,5 @@ def test_interruption_is_quiet(talk: Path, capsys: Capture) -> None:
     def make_runner(settings: Settings) -> EchoRunner:
         raise KeyboardInterrupt
 
-    assert main(["serve"], seams=Seams(make_model=make_runner)) == INTERRUPTED
+    assert main(["serve"], seams=Seams(make_runner=make_runner)) == INTERRUPTED
     assert capsys.readouterr().err == ""

@@ -36,7 +36,7 @@ class Server:
         def run_server(app: Any, **options: Any) -> None:
             self.app, self.options = app, options
 
-        return Seams(make_model=make_runner, run_server=run_server)
+        return Seams(make_runner=make_runner, run_server=run_server)
 
 
 def test_serve_loads_the_model_then_serves_where_the_options_say() -> None:

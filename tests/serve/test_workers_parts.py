@@ -217,7 +217,7 @@ def test_a_process_is_seen_with_those_that_it_started():
 def test_one_worker_is_served_in_this_process_and_more_are_supervised(monkeypatch):
     seen = []
     seams = Seams(
-        make_model=lambda _: EchoRunner(),
+        make_runner=lambda _: EchoRunner(),
         run_server=lambda _, **__: seen.append("here"),
         supervise=lambda settings: seen.append(settings.workers) or 0,
     )
