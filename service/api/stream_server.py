@@ -18,11 +18,10 @@ from service.api.deps import AppState
 from service.errors import SettingsError
 from service.settings import Settings
 
-
 GC_THRESHOLDS = (100_000, 50, 100)
-"""Python's collector looks through all objects far too often for a process with hundreds of streams, each of which makes
-and drops some dozen a second: with the defaults (700, 10, 10) it took a tenth of the time. Streams make no cycles while
-they run, so little is left to it."""
+"""Python's collector, as it comes (700, 10, 10), looks through all objects far too often for a process with hundreds of
+streams, each of which makes and drops dozens of them a second. Streams make no cycles while they run, so little is left
+to it."""
 
 
 class StreamServer(uvicorn.Server):
