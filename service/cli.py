@@ -233,13 +233,16 @@ def _capacity(
     url: Annotated[
         str | None, typer.Option(help="Measure this server instead of starting one here.", show_default=False)
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes of the server to start.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Find out how many live streams this machine carries, and what limit to set."""
     from service.capacity.trial import Conditions
     from service.commands.capacity import CapacityOptions, capacity
 
-    options = CapacityOptions(p99_ms, Conditions(message_ms, emit_ms, seconds), most, 60 * minutes_limit, url)
+    options = CapacityOptions(p99_ms, Conditions(message_ms, emit_ms, seconds), most, 60 * minutes_limit, url, workers)
     with _quiet_log():
         _run(lambda: capacity(options, as_json=as_json))
 
