@@ -37,7 +37,8 @@ def capacities(options: argparse.Namespace) -> str:
         found = measure(asked, Console(stderr=True))
         rows = [cells(trial, options.p99_ms) for trial in sorted(found.trials, key=lambda trial: trial.streams)]
         parts.append(
-            f"{options.workers} processes. Messages of {message_ms} ms, scores every {options.emit_ms} ms, {options.seconds:g} s timed per trial; "
+            f"{options.workers} process(es). Messages of {message_ms} ms, scores every {options.emit_ms} ms, "
+            f"{options.seconds:g} s timed per trial; "
             f"lag in ms.\n\n{markdown(COLUMNS, rows)}\n\n{advice(found, asked)}"
         )
     return "\n\n".join(parts)
@@ -92,7 +93,8 @@ def with_uploads(options: argparse.Namespace) -> str:
         uploads.stop()
         took = ", ".join(f"{seconds:.1f} s" for seconds in uploads.seconds) or "none was finished"
     return (
-        f"{options.workers} processes. Messages of {conditions.message_ms} ms, {options.seconds:g} s timed; lag in ms, limit {options.p99_ms:g}.\n\n"
+        f"{options.workers} process(es). Messages of {conditions.message_ms} ms, {options.seconds:g} s timed; lag in ms, "
+        f"limit {options.p99_ms:g}.\n\n"
         f"{markdown(('upload', *COLUMNS), rows)}\n\nThe uploads took {took}."
     )
 
