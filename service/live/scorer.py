@@ -361,6 +361,7 @@ class Scorer:
 
     def _accept(self) -> None:
         """Take the scores of one chunk of each channel."""
+        self._chunks.clear()
         self._rows += self._lane.hops // self._hops_per_frame
         for channel, (session, answer) in enumerate(zip(self.sessions, self._results, strict=True)):
             result = _required(answer)
