@@ -363,8 +363,8 @@ class Scorer:
         """Take the scores of one chunk of each channel."""
         self._chunks.clear()
         self._rows += self._lane.hops // self._hops_per_frame
-        for channel, (session, answer) in enumerate(zip(self.sessions, self._results, strict=True)):
-            result = _required(answer)
+        for channel, session in enumerate(self.sessions):
+            result, self._results[channel] = _required(self._results[channel]), None
             self._features_s += result.features_s
             self._queue_s += result.queue_s
             self._step_s += result.step_s - result.features_s
