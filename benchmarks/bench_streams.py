@@ -93,7 +93,8 @@ def with_uploads(options: argparse.Namespace) -> str:
         uploads.stop()
         took = ", ".join(f"{seconds:.1f} s" for seconds in uploads.seconds) or "none was finished"
     return (
-        f"{options.workers} process(es). Messages of {conditions.message_ms} ms, {options.seconds:g} s timed; lag in ms, "
+        f"{options.workers} process(es). Messages of {conditions.message_ms} ms, {options.seconds:g} s timed; "
+        "lag in ms, "
         f"limit {options.p99_ms:g}.\n\n"
         f"{markdown(('upload', *COLUMNS), rows)}\n\nThe uploads took {took}."
     )

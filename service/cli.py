@@ -119,6 +119,9 @@ def _inspect(
     scores: Annotated[
         bool, typer.Option("--scores", help="Print a line per 20 ms (table: up to 30 s; csv: instead of events).")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what speaks for each event: band, level over the floor, SNR, kind.")
+    ] = False,
     fail_on: Annotated[
         FailOn,
         typer.Option(
@@ -143,7 +146,7 @@ def _inspect(
     """Inspect recordings: what disturbs the speech, where, and whether it is good enough."""
     from service.commands.inspecting import inspect
 
-    question = Question(profile, labels, channels.value, frames)
+    question = Question(profile, labels, channels.value, frames, explain)
     command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, _value(device))
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))

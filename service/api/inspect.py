@@ -77,6 +77,7 @@ async def inspect(
     format: Annotated[AnswerFormat, Query(description="`json`, or the events alone as a label track.")] = "json",
     profile: Annotated[str | None, Query(description="Limits of the verdict; GET /v1/model lists them.")] = None,
     labels: Annotated[str | None, Query(description="Comma-separated labels to send; all by default.")] = None,
+    explain: Annotated[bool, Query(description="Send what speaks for each event: band, level, SNR, kind.")] = False,
 ) -> Response:
     """Send the recording as the body (any `audio/*` type; the bytes decide) or as a multipart part named `file`.
 
@@ -86,7 +87,7 @@ async def inspect(
     chosen = choose_labels(state.contract, labels)
     limits = state.profiles.get(profile or state.settings.default_profile)
     is_json = format == "json"
-    options = InspectOptions(limits, channels, frames and is_json, state.settings.max_events)
+    options = InspectOptions(limits, channels, frames and is_json, state.settings.max_events, explain and is_json)
     with _counted(state):
         upload = await open_upload(request, state.settings.max_upload_bytes)
         inspection = await _inspect(state, upload, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.api.deps import AppState
-from service.api.stream_server import GC_THRESHOLDS, StreamServer
+from service.api.stream_server import StreamServer
 from service.errors import StartupError
 from service.workers import Job, Member, Taker
 
@@ -96,10 +95,8 @@ def _serve(job: Job, member: Member) -> None:
     )
     app = create_app(settings, make_runner(settings), member=member)
     taker = Taker(socket.socket(fileno=job.handover))
-    gc.set_threshold(*GC_THRESHOLDS)
-    options = server_options(settings) | {"ws_max_size": 2 * settings.stream_max_message_bytes}  # as `run_server` does
     # Without a configuration of its own, uvicorn's log goes where the rest goes, and says which worker.
-    WorkerServer(app, member, taker, log_config=None, **options).run()
+    WorkerServer(app, member, taker, log_config=None, **server_options(settings)).run()
 
 
 if __name__ == "__main__":
