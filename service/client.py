@@ -74,12 +74,12 @@ class NoStream(ConnectionError):
     """There is no speech-qc server at this address, or none that answers.
 
     Attributes:
-        url: Of the stream.
+        url: Of the stream, without its options.
     """
 
     def __init__(self, url: str, came: str, advice: str) -> None:
-        super().__init__(f"expected a speech-qc server at {url}, {came}: {advice}")
-        self.url = url
+        self.url, _, _ = url.partition("?")
+        super().__init__(f"expected a speech-qc server at {self.url}, {came}: {advice}")
 
 
 def _no_stream(url: str, error: Exception, timeout_s: float) -> NoStream:
