@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
 
@@ -37,17 +36,15 @@ def _serve(job: Job, member: Member) -> None:
     from service.app import create_app
     from service.assembly import make_runner
     from service.commands.serving import server_options
+    from service.logs import configure_logging
 
     settings = job.settings
-    logging.basicConfig(
-        level=settings.log_level.upper(), format=f"%(levelname)s: worker {job.worker}: %(name)s: %(message)s"
-    )
+    configure_logging(settings, job.worker)
     app = create_app(settings, make_runner(settings), member=member)
     inherited = [socket.socket(fileno=descriptor) for descriptor in job.descriptors]
     # Bound now, listened to when the model is warm: no connection ever waits for a worker that is not ready.
     sockets = inherited or bind_all(settings.host, settings.port, reuse_port=True)
-    # Without a configuration of its own, uvicorn's log goes where the rest goes, and says which worker.
-    run_server(app, sockets=sockets, on_started=member.join, log_config=None, **server_options(settings))
+    run_server(app, sockets=sockets, on_started=member.join, **server_options(settings))
 
 
 if __name__ == "__main__":

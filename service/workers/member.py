@@ -55,7 +55,9 @@ class Job:
         said = hear_first(end)
         if said is None:
             return None
-        return Job(said["worker"], said["workers"], Settings(**said["settings"]), tuple(said["descriptors"]))
+        return Job(
+            said["worker"], said["workers"], Settings.model_validate(said["settings"]), tuple(said["descriptors"])
+        )
 
 
 class Member:
