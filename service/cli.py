@@ -264,6 +264,28 @@ def _model(
         _run(lambda: show_model(model, _value(device), as_json=as_json, seams=context.obj))
 
 
+@app.command("settings", epilog="Exit codes: 0 all values are right, 2 one is wrong.")
+def _settings(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/settings.md, whatever is set here.")
+    ] = False,
+) -> None:
+    """Print every setting, its value and where that comes from; secrets are hidden."""
+    from service.commands.configuring import settings
+
+    _run(lambda: settings(as_json=as_json, as_markdown=as_markdown))
+
+
+@app.command("doctor", epilog="Exit codes: 0 all well, 1 it will serve, but not well, 2 it will not serve.")
+def _doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Look whether this machine can serve with these settings, and say what to do where not."""
+    from service.commands.doctor import doctor
+
+    with _quiet_log():
+        _run(lambda: doctor(as_json=as_json))
+
+
 def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> int:
     """Run one command.
 

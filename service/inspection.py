@@ -52,6 +52,16 @@ class Timing:
     inference_s: float
     total_s: float
 
+    def stages(self) -> dict[str, float]:
+        """Seconds by the name of their stage, for metrics and traces."""
+        return {
+            "decode": self.decode_s,
+            "features": self.features_s,
+            "queue": self.queue_s,
+            "inference": self.inference_s,
+            "total": self.total_s,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -20,6 +21,7 @@ from service.errors import Overloaded, SpeechQCError
 from service.inspection import ChannelMode, Inspection, InspectOptions, Inspector
 from service.report import choose_labels, export_report, inspection_document, to_json
 from service.scoring import EXPORTS
+from service.tracing import note
 
 router = APIRouter()
 
@@ -91,6 +93,8 @@ async def inspect(
     with _counted(state):
         upload = await open_upload(request, state.settings.max_upload_bytes)
         inspection = await _inspect(state, upload, options)
+        note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
+        note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
     _count_result(state, inspection)
     if is_json:
         document = inspection_document(
@@ -119,6 +123,7 @@ def _counted(state: AppState) -> Iterator[None]:
     most, metrics = state.settings.max_uploads, state.metrics
     if state.uploads >= most:
         metrics.uploads.labels(Overloaded.code).inc()
+        metrics.refuse("uploads")
         raise Overloaded(f"all {most} places for uploads are taken; try again in a second", limit=most)
     state.uploads += 1
     metrics.uploads_active.inc()
@@ -128,6 +133,7 @@ def _counted(state: AppState) -> Iterator[None]:
         outcome = "ok"
     except SpeechQCError as error:
         outcome = error.code
+        note({"error.type": error.code})
         raise
     finally:
         state.uploads -= 1
@@ -139,7 +145,10 @@ def _count_result(state: AppState, inspection: Inspection) -> None:
     metrics, count = state.metrics, len(inspection.channels)
     metrics.audio_seconds.labels("upload").inc(inspection.duration_s * count)
     metrics.frames.inc(inspection.frame_total * count)
+    for stage, seconds in inspection.timing.stages().items():
+        metrics.upload_stage_seconds.labels(stage).observe(seconds)
     for record in inspection.channels:
+        summary = record.summary
         metrics.verdicts.labels(record.verdict.status).inc()
-        for event in record.events:
-            metrics.events.labels(event.label).inc()
+        metrics.noisy_frames.labels("upload").inc(round((summary.noise_ratio or 0.0) * summary.frames))
+        metrics.end_channel("upload", summary.snr_db, Counter(event.label for event in record.events))

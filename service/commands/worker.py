@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import sys
 from typing import Any
@@ -88,15 +87,13 @@ def _serve(job: Job, member: Member) -> None:
     from service.app import create_app
     from service.assembly import make_runner
     from service.commands.serving import server_options
+    from service.logs import configure_logging
 
     settings = job.settings
-    logging.basicConfig(
-        level=settings.log_level.upper(), format=f"%(levelname)s: worker {job.worker}: %(name)s: %(message)s"
-    )
+    configure_logging(settings, job.worker)
     app = create_app(settings, make_runner(settings), member=member)
     taker = Taker(socket.socket(fileno=job.handover))
-    # Without a configuration of its own, uvicorn's log goes where the rest goes, and says which worker.
-    WorkerServer(app, member, taker, log_config=None, **server_options(settings)).run()
+    WorkerServer(app, member, taker, **server_options(settings)).run()
 
 
 if __name__ == "__main__":

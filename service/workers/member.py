@@ -55,7 +55,7 @@ class Job:
         said = hear_first(end)
         if said is None:
             return None
-        return Job(said["worker"], said["workers"], Settings(**said["settings"]), said["handover"])
+        return Job(said["worker"], said["workers"], Settings.model_validate(said["settings"]), said["handover"])
 
 
 class Member:
