@@ -187,7 +187,7 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
     for heading in ("onset s", "offset s", "length s", "score", "highest"):
         table.add_column(heading, justify="right")
     table.add_column("severity")
-    explained = any("evidence" in event for event in channel["events"])
+    explained = any(event.get("evidence") is not None for event in channel["events"])
     if explained:
         table.add_column("band Hz", justify="right", no_wrap=True)
         table.add_column("over floor dB", justify="right")

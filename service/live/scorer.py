@@ -315,8 +315,9 @@ class Scorer:
         small = self._small or self._flushing or self._ended or not self._aligned
         if small and hops >= self._lanes.flush.hops:
             return self._lanes.flush
-        if self._lane is self._lanes.flush:
+        if self._lane is self._lanes.flush and not self._aligned:
             self._aligned = True
+            self._rows = 0  # the emit interval is counted from here, too
         return None
 
     def _submit(self, lane: Lane) -> None:
