@@ -1,7 +1,7 @@
 """How many live streams this machine carries, and what an upload does to them.
 
-    python benchmarks/bench_streams.py [--p99-ms 150] [--messages 20 100] [--seconds 10] [--minutes 6] [--record]
-    python benchmarks/bench_streams.py --uploads --streams 200 [--hours 1] [--seconds 20] [--record]
+    python benchmarks/bench_streams.py [--workers 2] [--p99-ms 150] [--messages 20 100] [--seconds 10] [--minutes 6]
+    python benchmarks/bench_streams.py --uploads --streams 200 [--workers 2] [--hours 1] [--seconds 20]
 
 The first form is `speech-qc capacity` for each message length, the server, the clients and this program on one
 machine. The second runs so many streams without and with an upload of an hour going on (another begins when one ends),
@@ -33,11 +33,12 @@ def capacities(options: argparse.Namespace) -> str:
     parts = []
     for message_ms in options.messages:
         conditions = Conditions(message_ms, options.emit_ms, options.seconds)
-        asked = CapacityOptions(options.p99_ms, conditions, options.max, 60 * options.minutes)
+        asked = CapacityOptions(options.p99_ms, conditions, options.max, 60 * options.minutes, workers=options.workers)
         found = measure(asked, Console(stderr=True))
         rows = [cells(trial, options.p99_ms) for trial in sorted(found.trials, key=lambda trial: trial.streams)]
         parts.append(
-            f"Messages of {message_ms} ms, scores every {options.emit_ms} ms, {options.seconds:g} s timed per trial; "
+            f"{options.workers} process(es). Messages of {message_ms} ms, scores every {options.emit_ms} ms, "
+            f"{options.seconds:g} s timed per trial; "
             f"lag in ms.\n\n{markdown(COLUMNS, rows)}\n\n{advice(found, asked)}"
         )
     return "\n\n".join(parts)
@@ -78,7 +79,10 @@ def with_uploads(options: argparse.Namespace) -> str:
     rows, took = [], ""
     conditions = Conditions(options.messages[-1], options.emit_ms, options.seconds)
     allow_open_files(options.streams + 256)
-    with tempfile.TemporaryDirectory() as folder, started_server(options.streams + 16) as host:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started_server(options.streams + 16, workers=str(options.workers)) as host,
+    ):
         path = Path(folder) / "long.wav"
         write_audio(ROOT / "examples" / "sample.wav", options.hours * 3600, path)
         target = Target.of(host)
@@ -89,7 +93,9 @@ def with_uploads(options: argparse.Namespace) -> str:
         uploads.stop()
         took = ", ".join(f"{seconds:.1f} s" for seconds in uploads.seconds) or "none was finished"
     return (
-        f"Messages of {conditions.message_ms} ms, {options.seconds:g} s timed; lag in ms, limit {options.p99_ms:g}.\n\n"
+        f"{options.workers} process(es). Messages of {conditions.message_ms} ms, {options.seconds:g} s timed; "
+        "lag in ms, "
+        f"limit {options.p99_ms:g}.\n\n"
         f"{markdown(('upload', *COLUMNS), rows)}\n\nThe uploads took {took}."
     )
 
@@ -106,6 +112,7 @@ def main() -> None:
     parser.add_argument("--uploads", action="store_true", help="streams beside an upload, instead of the search")
     parser.add_argument("--streams", type=int, default=200, help="with --uploads: how many")
     parser.add_argument("--hours", type=float, default=1.0, help="with --uploads: length of the recording")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the server")
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()

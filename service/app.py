@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import generate_latest
@@ -22,6 +23,7 @@ from service.metrics import Metrics
 from service.scoring import Profiles, load_profiles
 from service.session import ChunkReader
 from service.settings import Settings
+from service.tracing import make_tracing
 from service.workers.member import Member
 
 logger = logging.getLogger("service")
@@ -45,8 +47,11 @@ def create_app(settings: Settings, runner: Runner | None = None, member: Member 
     """
     profiles = checked_profiles(settings)
     runner = runner or make_runner(settings)
+    tracing = make_tracing(settings.otel)
     metrics = Metrics()
     metrics.describe(runner)
+    metrics.live_channels_limit.set(settings.max_streams)
+    metrics.uploads_limit.set(settings.max_uploads)
     if member is not None:
         member.offer(lambda: generate_latest(metrics.registry).decode())
 
@@ -54,8 +59,8 @@ def create_app(settings: Settings, runner: Runner | None = None, member: Member 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reader = ChunkReader(runner.contract)
         engine = make_engine(settings, runner, metrics)
-        metrics.watch(engine)
         streams = StreamHub(settings.max_streams)
+        metrics.watch(engine, streams)
         app.state.parts = AppState(settings, profiles, metrics, runner, engine, reader, streams, member)
         await engine.start()
         logger.info(
@@ -72,9 +77,15 @@ def create_app(settings: Settings, runner: Runner | None = None, member: Member 
             await asyncio.shield(engine.drain(settings.drain_s))
             if member is not None:
                 member.close()
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
-        title="speech-qc", version=__version__, description=DESCRIPTION, lifespan=lifespan, openapi_tags=_TAGS
+        title="speech-qc",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        openapi_tags=_TAGS,
+        telemetry=_NO_TELEMETRY,
     )
     app.state.settings = settings
     faults.install(app)
@@ -82,7 +93,7 @@ def create_app(settings: Settings, runner: Runner | None = None, member: Member 
     app.include_router(stream.router)
     app.include_router(ops.router)
     app.include_router(pages.router)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
     return app
 
 
@@ -100,6 +111,10 @@ def checked_profiles(settings: Settings) -> Profiles:
         )
     return profiles
 
+
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI has its own in newer versions; it would record exceptions and paths with what clients said in them, whatever
+our settings say. Older versions ignore the word."""
 
 _TAGS = [
     {"name": "inspect", "description": "Recordings and the model that hears them."},

@@ -119,6 +119,9 @@ def _inspect(
     scores: Annotated[
         bool, typer.Option("--scores", help="Print a line per 20 ms (table: up to 30 s; csv: instead of events).")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what speaks for each event: band, level over the floor, SNR, kind.")
+    ] = False,
     fail_on: Annotated[
         FailOn,
         typer.Option(
@@ -143,7 +146,7 @@ def _inspect(
     """Inspect recordings: what disturbs the speech, where, and whether it is good enough."""
     from service.commands.inspecting import inspect
 
-    question = Question(profile, labels, channels.value, frames)
+    question = Question(profile, labels, channels.value, frames, explain)
     command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, _value(device))
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))
@@ -233,13 +236,16 @@ def _capacity(
     url: Annotated[
         str | None, typer.Option(help="Measure this server instead of starting one here.", show_default=False)
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes of the server to start.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Find out how many live streams this machine carries, and what limit to set."""
     from service.capacity.trial import Conditions
     from service.commands.capacity import CapacityOptions, capacity
 
-    options = CapacityOptions(p99_ms, Conditions(message_ms, emit_ms, seconds), most, 60 * minutes_limit, url)
+    options = CapacityOptions(p99_ms, Conditions(message_ms, emit_ms, seconds), most, 60 * minutes_limit, url, workers)
     with _quiet_log():
         _run(lambda: capacity(options, as_json=as_json))
 
@@ -256,6 +262,28 @@ def _model(
 
     with _quiet_log():
         _run(lambda: show_model(model, _value(device), as_json=as_json, seams=context.obj))
+
+
+@app.command("settings", epilog="Exit codes: 0 all values are right, 2 one is wrong.")
+def _settings(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/settings.md, whatever is set here.")
+    ] = False,
+) -> None:
+    """Print every setting, its value and where that comes from; secrets are hidden."""
+    from service.commands.configuring import settings
+
+    _run(lambda: settings(as_json=as_json, as_markdown=as_markdown))
+
+
+@app.command("doctor", epilog="Exit codes: 0 all well, 1 it will serve, but not well, 2 it will not serve.")
+def _doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Look whether this machine can serve with these settings, and say what to do where not."""
+    from service.commands.doctor import doctor
+
+    with _quiet_log():
+        _run(lambda: doctor(as_json=as_json))
 
 
 def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> int:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket as sockets
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Sequence
 from types import TracebackType
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from service.api.messages import (
     SERVER,
@@ -66,6 +68,39 @@ class StreamClosed(Exception):
         """Seconds after which another attempt may succeed; None when it would fail again."""
         value = self.error.error.detail.get("retry_after_s") if self.error is not None else None
         return float(value) if value is not None else None
+
+
+class NoStream(ConnectionError):
+    """There is no speech-qc server at this address, or none that answers.
+
+    Attributes:
+        url: Of the stream, without its options.
+    """
+
+    def __init__(self, url: str, came: str, advice: str) -> None:
+        self.url, _, _ = url.partition("?")
+        super().__init__(f"expected a speech-qc server at {self.url}, {came}: {advice}")
+
+
+def _no_stream(url: str, error: Exception, timeout_s: float) -> NoStream:
+    """What came instead of a stream, and what to do about it."""
+    if isinstance(error, TimeoutError):
+        came, advice = f"nothing came within {timeout_s:g} s", "check host, port and firewall, or try again later"
+    elif isinstance(error, InvalidStatus):
+        came = f"the answer was HTTP {error.response.status_code} and no WebSocket"
+        advice = "give the address of the server alone, without a path, and check what stands before it"
+    elif isinstance(error, sockets.gaierror):
+        came, advice = "but there is no host of this name", "correct the address"
+    elif isinstance(error, ssl.SSLError):
+        came, advice = f"TLS could not be agreed on ({error})", "take ws or http for a server without TLS"
+    elif isinstance(error, OSError):
+        refused = isinstance(error, ConnectionRefusedError)
+        came = f"it cannot be reached ({'the connection was refused' if refused else error})"
+        advice = "start one with `speech-qc serve`, or correct host and port"
+    else:
+        came = f"what answers there speaks no WebSocket ({error})"
+        advice = "correct the port, and take wss or https for a server with TLS"
+    return NoStream(url, came, advice)
 
 
 def stream_url(url: str, **options: str | int | None) -> str:
@@ -135,8 +170,8 @@ class StreamClient:
 
         Raises:
             StreamClosed: The server refused the stream; it says why.
-            OSError: Nobody answers there.
-            TimeoutError: Nobody answers in time.
+            NoStream: Nobody answers there, or not in time, or it is another service; an OSError that says what to do.
+            ValueError: The address is of another kind.
         """
         address = stream_url(
             url, encoding=encoding, sample_rate=sample_rate, channels=channels, emit_ms=emit_ms,
@@ -294,21 +329,40 @@ class _Connecting:
             await self._stream.__aexit__(kind, error, trace)
 
     async def _open(self) -> StreamClient:
-        async with asyncio.timeout(self._timeout_s):
-            socket = await connect(self._address, compression=None, max_size=MAX_MESSAGE_BYTES)
-            try:
-                first = SERVER.validate_json(await socket.recv())
-                if isinstance(first, StreamError):
-                    await socket.wait_closed()
-                    raise StreamClosed(socket.close_code or 1006, socket.close_reason or "", first)
-                if not isinstance(first, Ready):
-                    raise TypeError(f"expected ready as the first message, came {first.type}")
-            except ConnectionClosed as error:
-                raise StreamClosed(socket.close_code or 1006, socket.close_reason or "", None) from error
-            except BaseException:
-                await socket.close()
-                raise
-        return StreamClient(socket, first, self._encoding, self._channels)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                socket = await connect(self._address, compression=None, max_size=MAX_MESSAGE_BYTES)
+                try:
+                    ready = await self._first_message(socket)
+                except BaseException:
+                    await socket.close()
+                    raise
+        except NoStream:
+            raise
+        except (OSError, WebSocketException) as error:
+            raise _no_stream(self._address, error, self._timeout_s) from error
+        return StreamClient(socket, ready, self._encoding, self._channels)
+
+    async def _first_message(self, socket: ClientConnection) -> Ready:
+        try:
+            text = await socket.recv()
+            first = SERVER.validate_json(text)
+            if isinstance(first, StreamError):
+                await socket.wait_closed()
+        except ConnectionClosed as error:
+            raise StreamClosed(socket.close_code or 1006, socket.close_reason or "", None) from error
+        except ValidationError as error:
+            raise self._other_protocol(f"{text[:40]!r}") from error
+        if isinstance(first, StreamError):
+            raise StreamClosed(socket.close_code or 1006, socket.close_reason or "", first)
+        if not isinstance(first, Ready):
+            raise self._other_protocol(first.type)
+        return first
+
+    def _other_protocol(self, came: str) -> NoStream:
+        return NoStream(
+            self._address, f"the first message was not `ready` but {came}", "it is another service, or another version"
+        )
 
 
 def encode(audio: NDArray[np.float32], encoding: Encoding, channels: int) -> bytes:

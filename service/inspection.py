@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from service.assembly import TAIL_LANE, UPLOAD_LANE
 from service.audio import AudioInfo, DecodeLimits
 from service.audio.decode import Decoder, decode_file
+from service.audio.features import FrontEnd
 from service.contract import ModelContract
 from service.engine import Engine, Lane, StepResult
 from service.errors import InvalidAudio
+from service.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
 from service.scoring import Profile
 from service.session import ChannelRecord, ChunkReader, Session
 
@@ -50,6 +52,16 @@ class Timing:
     inference_s: float
     total_s: float
 
+    def stages(self) -> dict[str, float]:
+        """Seconds by the name of their stage, for metrics and traces."""
+        return {
+            "decode": self.decode_s,
+            "features": self.features_s,
+            "queue": self.queue_s,
+            "inference": self.inference_s,
+            "total": self.total_s,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
@@ -58,6 +70,8 @@ class Inspection:
     audio: AudioInfo
     channels: list[ChannelRecord]
     timing: Timing
+    evidence: list[list[Evidence]] | None = None
+    """For each event of each channel, in their order; None when nobody asked."""
 
     @property
     def duration_s(self) -> float:
@@ -72,12 +86,21 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class InspectOptions:
-    """What the caller wants to know."""
+    """What the caller wants to know.
+
+    Args:
+        profile: Limits of the verdict.
+        channels: Each channel by itself, or their mean.
+        keep_frames: Keep the scores of every frame.
+        max_events: Events kept per channel.
+        explain: Give evidence for each event; the scores are kept for that, too.
+    """
 
     profile: Profile
     channels: ChannelMode = "split"
     keep_frames: bool = True
     max_events: int = 10_000
+    explain: bool = False
 
 
 class Inspector:
@@ -96,6 +119,7 @@ class Inspector:
         self._upload, self._tail = by_name[UPLOAD_LANE], by_name[TAIL_LANE]
         self._reader = ChunkReader(contract)
         self._sessions: list[Session] = []
+        self._keepers: list[SpectrumKeeper] = []  # one per session when evidence is wanted, else none
         self._numbers: list[int] = []
         self._started_s = time.perf_counter()
         self._decode_s = self._features_s = self._queue_s = self._step_s = 0.0
@@ -167,13 +191,16 @@ class Inspector:
         """Take one place in the engine per channel, now that their number is known."""
         options = self._options
         count = 1 if options.channels == "mix" else info.channels
+        if options.explain:
+            front_end = FrontEnd(self._contract.features)
+            self._keepers = [SpectrumKeeper(front_end, MAX_FRAMES // count) for _ in range(count)]
         for _ in range(count):
             self._numbers.append(self._engine.open_session())
             self._sessions.append(
                 Session(
                     self._contract,
                     info.sample_rate_hz,
-                    keep_frames=options.keep_frames,
+                    keep_frames=options.keep_frames or options.explain,
                     max_events=options.max_events,
                     reader=self._reader,
                 )
@@ -190,15 +217,16 @@ class Inspector:
     async def _advance(self) -> None:
         """Score everything that is complete, all channels side by side."""
         if len(self._sessions) == 1:
-            await self._advance_channel(self._numbers[0], self._sessions[0])
+            await self._advance_channel(0)
             return
-        pairs = zip(self._numbers, self._sessions, strict=True)
-        outcomes = await asyncio.gather(*(self._advance_channel(*pair) for pair in pairs), return_exceptions=True)
+        channels = range(len(self._sessions))
+        outcomes = await asyncio.gather(*map(self._advance_channel, channels), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
 
-    async def _advance_channel(self, number: int, session: Session) -> None:
+    async def _advance_channel(self, channel: int) -> None:
+        number, session = self._numbers[channel], self._sessions[channel]
         while (lane := self._next_lane(session)) is not None:
             chunk = session.take(lane.hops)
             if chunk is None:
@@ -206,6 +234,8 @@ class Inspector:
             result = await self._engine.submit(number, chunk, lane.name)
             self._count(result)
             session.accept_read(result.reading)
+            if self._keepers:
+                await asyncio.to_thread(self._keepers[channel].add, chunk)
 
     def _next_lane(self, session: Session) -> Lane | None:
         """Whole large chunks while audio comes; at the end a large one if it is mostly used, else small ones."""
@@ -229,6 +259,16 @@ class Inspector:
             session.finish()
         await self._advance()
         records = [session.record(self._options.profile) for session in self._sessions]
+        evidence = await asyncio.to_thread(self._explain, records) if self._options.explain else None
         total_s = time.perf_counter() - self._started_s
         timing = Timing(self._decode_s, self._features_s, self._queue_s, self._step_s, total_s)
-        return Inspection(info, records, timing)
+        return Inspection(info, records, timing, evidence)
+
+    def _explain(self, records: list[ChannelRecord]) -> list[list[Evidence]]:
+        """Give the evidence for every event; takes about a millisecond each."""
+        explainer = Explainer(self._contract)
+        evidence = []
+        for record, keeper in zip(records, self._keepers, strict=True):
+            assert record.frames is not None  # the sessions were told to keep them
+            evidence.append(explainer.explain(record.events, record.frames, keeper.kept()))
+        return evidence

@@ -49,6 +49,8 @@ MAX_POINTS = 1_600
 """Frames are averaged down to so many points; also the columns of the heat map."""
 MAX_BARS = 2_000
 """Events drawn per channel; the longest, when there are more."""
+MAX_BOXES = 200
+"""Bands drawn over the spectrogram; those of the longest events, when there are more."""
 MAX_TICKS = 12
 SNR_RANGE_DB = (-12.0, 48.0)
 
@@ -128,6 +130,7 @@ def plot_channel(path: Path, document: Mapping[str, Any], position: int, target:
             axes[name] = figure.add_subplot(grid[row], sharex=axes.get("wave"))
             _dress(axes[name], last=row == len(panels) - 1)
         _draw_sound(axes["wave"], axes["spectrum"], views)
+        _draw_bands(axes["spectrum"], channel["events"], duration_s)
         for label in heads:
             _draw_score(axes[label], label, frames[label], duration_s)
         if causes:
@@ -180,6 +183,35 @@ def _draw_sound(wave: Any, spectrum: Any, views: Views) -> None:
     spectrum.set_yticks([0, 2, 4, 6, 8])
     spectrum.set_ylabel("kHz", fontsize=9, color=MUTED)
     _name(spectrum, "spectrogram")
+
+
+def _draw_bands(axis: Any, events: Sequence[Mapping[str, Any]], duration_s: float) -> None:
+    """A frame around what each event is made of, where the answer says so."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import Normal, withStroke
+
+    boxes = []
+    for event in events:
+        band = (event.get("evidence") or {}).get("band")
+        if band is not None:
+            end_s = duration_s if event["offset_s"] is None else event["offset_s"]
+            boxes.append((end_s - event["onset_s"], event, band))
+    boxes.sort(key=lambda box: -box[0])
+    for length_s, event, band in boxes[:MAX_BOXES]:
+        low_khz, high_khz = band["low_hz"] / 1000, min(band["high_hz"], RATE_HZ / 2) / 1000
+        axis.add_patch(
+            Rectangle(
+                (event["onset_s"], low_khz),
+                length_s,
+                high_khz - low_khz,
+                fill=False,
+                edgecolor=COLORS.get(event["label"], INK),
+                linewidth=1.4,
+                linestyle="-" if band["against"] == "floor" else (0, (4, 2)),
+                # On the dark ground as on the bright one, whatever the label's colour.
+                path_effects=[withStroke(linewidth=2.4, foreground="white"), Normal()],
+            )
+        )
 
 
 def _draw_score(axis: Any, label: str, values: NDArray[np.float32], duration_s: float) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from service.contract import ModelContract
 from service.errors import ProtocolError
+from service.explain import Evidence
 from service.inspection import Inspection
 from service.scoring import FRAME_DECIMALS, ChannelReport, Event, Report
 from service.session import ChannelRecord
@@ -55,9 +56,24 @@ def frame_columns(contract: ModelContract, frames: NDArray[np.float32], labels: 
     return {name: np.ascontiguousarray(np.round(frames[:, contract.index(name)], FRAME_DECIMALS)) for name in labels}
 
 
-def event_document(event: Event) -> dict[str, Any]:
-    """One event as the API shows it."""
+def evidence_document(evidence: Evidence) -> dict[str, Any]:
+    """What speaks for one event, as the API shows it."""
+    band = evidence.band
     return {
+        "band": None
+        if band is None
+        else {"low_hz": round(band.low_hz), "high_hz": round(band.high_hz), "against": band.against},
+        "over_floor_db": _rounded(evidence.over_floor_db, 1),
+        "snr_db": _rounded(evidence.snr_db, 1),
+        "kind": evidence.kind,
+        "kind_score": _rounded(evidence.kind_score, 4),
+        "unknown": dict(evidence.unknown),
+    }
+
+
+def event_document(event: Event, evidence: Evidence | None = None) -> dict[str, Any]:
+    """One event as the API shows it, with what speaks for it where that was asked for."""
+    document: dict[str, Any] = {
         "event_id": event.event_id,
         "label": event.label,
         "family": event.family,
@@ -67,16 +83,30 @@ def event_document(event: Event) -> dict[str, Any]:
         "score_mean": round(event.score_mean, 4),
         "severity": event.severity,
     }
+    if evidence is not None:
+        document["evidence"] = evidence_document(evidence)
+    return document
 
 
 def channel_document(
-    contract: ModelContract, channel: int, record: ChannelRecord, labels: Sequence[str], *, frames: bool
+    contract: ModelContract,
+    channel: int,
+    record: ChannelRecord,
+    labels: Sequence[str],
+    *,
+    frames: bool,
+    evidence: Sequence[Evidence] | None = None,
 ) -> dict[str, Any]:
-    """One channel as the API shows it."""
+    """One channel as the API shows it; `evidence` is for its events, in their order."""
     document: dict[str, Any] = {"channel": channel}
     if frames and record.frames is not None:
         document["frames"] = frame_columns(contract, record.frames, labels)
-    document["events"] = [event_document(event) for event in record.events if event.label in labels]
+    reasons: Sequence[Evidence | None] = [None] * len(record.events) if evidence is None else evidence
+    document["events"] = [
+        event_document(event, reason)
+        for event, reason in zip(record.events, reasons, strict=True)
+        if event.label in labels
+    ]
     if record.events_dropped:
         document["events_dropped"] = record.events_dropped
     document["levels"] = {name: _rounded(value) for name, value in asdict(record.levels).items()}
@@ -124,7 +154,14 @@ def inspection_document(
         },
         "frame_hop_s": contract.features.frame_hop_s,
         "channels": [
-            channel_document(contract, channel, record, labels, frames=frames)
+            channel_document(
+                contract,
+                channel,
+                record,
+                labels,
+                frames=frames,
+                evidence=None if inspection.evidence is None else inspection.evidence[channel],
+            )
             for channel, record in enumerate(inspection.channels)
         ],
         "timing": {name: round(value, 6) for name, value in asdict(inspection.timing).items()},
@@ -153,5 +190,5 @@ def export_report(
     return Report(name, inspection.duration_s, channels, contract.features.frame_hop_s)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
+def _rounded(value: float | None, digits: int = 5) -> float | None:
+    return None if value is None else round(value, digits)

@@ -159,6 +159,7 @@ class Session:
         self._reader = reader or ChunkReader(contract)
         self._tracker = EventTracker(contract, self._reader.scores)
         self._summary = SummaryMeter(contract, self._reader.scores.layout)
+        self._noise = contract.index("noise")
         self._buffer = SampleBuffer()
         self._taken = 0  # position of the first sample that is in no chunk yet
         self._levels_dbfs = np.zeros(0, np.float32)  # of frames whose scores are not back yet
@@ -204,6 +205,19 @@ class Session:
     def frames_done(self) -> int:
         """Frames whose scores were accepted."""
         return self._frames_done
+
+    def noisy_frames(self, *, whole: bool = False) -> int:
+        """Frames with audible noise so far; without `whole` some 2.5 s late, but for free."""
+        return self._summary.frames_with(self._noise, whole=whole)
+
+    @property
+    def event_counts(self) -> Mapping[str, int]:
+        """Events that have ended so far, by label, those that are not kept included."""
+        return self._event_counts
+
+    def snr_db(self) -> float | None:
+        """Signal-to-noise ratio of everything so far, dB; None where there is no speech to measure."""
+        return self._summary.result().snr_db
 
     @property
     def finished(self) -> bool:

@@ -1,17 +1,28 @@
-"""Every setting of the service, once: type, bound, unit, meaning. Read from `SPEECHQC_*` environment variables."""
+"""Every setting of the service, once: type, bound, unit, meaning.
+
+Read from `SPEECHQC_*` environment variables, and below them from the file that `SPEECHQC_CONFIG` names.
+"""
 
 from __future__ import annotations
 
+import os
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.errors import SettingsError
 
 PACKAGE = Path(__file__).resolve().parent
 MODEL_NAME = "speech-qc-base.onnx"
+PREFIX = "SPEECHQC_"
+CONFIG_VARIABLE = "SPEECHQC_CONFIG"
+"""Names the file with settings; a variable only, since a file cannot name itself."""
+
+HIDDEN = "**********"
 
 
 def default_model_path() -> Path:
@@ -21,9 +32,26 @@ def default_model_path() -> Path:
 
 
 class Settings(BaseSettings):
-    """All settings; each field's docstring is its documentation."""
+    """All settings; each field's docstring is its documentation.
 
-    model_config = SettingsConfigDict(env_prefix="SPEECHQC_", use_attribute_docstrings=True, frozen=True)
+    Raises:
+        SettingsError: The file of `SPEECHQC_CONFIG` cannot be read, or holds what is no setting.
+        ValidationError: A value outside its type or bounds; `load_settings` turns it into a message.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, use_attribute_docstrings=True, frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What was said outright, then the environment, then the file."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=file_values())
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -31,6 +59,10 @@ class Settings(BaseSettings):
     """TCP port to listen on."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """How a log line is written; `auto`: text on a terminal, else a JSON object per line."""
+    otel: bool = False
+    """Send a span of every request and stream by OpenTelemetry (extra `otel`); its `OTEL_*` variables say where to."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that serve the port together, each with its own engine and its own places for uploads and streams."""
 
@@ -89,10 +121,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the environment and check every value.
+    """Read file and environment and check every value.
 
     Args:
-        overrides: Field values that win over the environment (command-line options); None means not given.
+        overrides: Field values that win over both (command-line options); None means not given.
 
     Raises:
         SettingsError: One line per wrong value, each with the variable, the value and the bound.
@@ -100,8 +132,74 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"SPEECHQC_{'_'.join(str(part) for part in e['loc']).upper()}={e.get('input')!r}: {e['msg']}"
-            for e in error.errors()
-        ]
-        raise SettingsError("wrong settings:\n  " + "\n  ".join(lines)) from error
+        lines = [_complaint(dict(found), overrides) for found in error.errors()]
+        # Not `from error`: pydantic's message quotes every value, and a traceback would print secrets.
+        raise SettingsError("wrong settings:\n  " + "\n  ".join(lines)) from None
+
+
+def file_values() -> dict[str, Any]:
+    """Settings of the file that `SPEECHQC_CONFIG` names; none without one.
+
+    Raises:
+        SettingsError: It cannot be read, is neither TOML nor YAML, or names what is no setting.
+    """
+    name = os.environ.get(CONFIG_VARIABLE)
+    if not name:
+        return {}
+    path = Path(name)
+    where = f"{CONFIG_VARIABLE}={name!r}"
+    try:
+        found = _parse(path.suffix.lower(), path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{where}: expected text in UTF-8, came something else") from error
+    except OSError as error:
+        raise SettingsError(f"{where}: expected a file that can be read, got {error.strerror or error}") from error
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{where}: expected a name and a value for each setting, came a {type(found).__name__}")
+    unknown = sorted(str(key) for key in found if key not in Settings.model_fields)
+    if unknown:
+        raise SettingsError(
+            f"{where}: no such settings: {', '.join(unknown)}; names are those of docs/settings.md, in lower case and "
+            f"without {PREFIX}"
+        )
+    return found
+
+
+def _parse(suffix: str, text: str) -> Any:
+    """Read TOML or YAML; raises ValueError, of which TOML's own error is one."""
+    if suffix == ".toml":
+        return tomllib.loads(text)
+    if suffix in (".yaml", ".yml"):
+        import yaml  # here, since few need it and a command line should start quickly
+
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
+        return {} if found is None else found
+    raise ValueError(f"expected a name that ends in .toml, .yaml or .yml, came {suffix or 'no ending'}")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting's value must not be shown: a pydantic secret, or one that is named like a secret."""
+    return "Secret" in str(Settings.model_fields[name].annotation) or name.endswith(
+        ("_key", "_keys", "_token", "_secret", "_password")
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that set nothing: misspelt, or of another version."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name.upper() not in known)
+
+
+def _complaint(found: dict[str, Any], overrides: Mapping[str, object]) -> str:
+    """One wrong value: its name, what it is, where it stands if that is a file, what it must be."""
+    variable = PREFIX + "_".join(str(part) for part in found["loc"]).upper()
+    field = str(found["loc"][0]) if found["loc"] else ""
+    value = HIDDEN if field in Settings.model_fields and is_secret(field) else repr(found.get("input"))
+    said = overrides.get(field) is not None or variable in {name.upper() for name in os.environ}
+    place = "" if said or CONFIG_VARIABLE not in os.environ else f" in {os.environ[CONFIG_VARIABLE]}"
+    return f"{variable}={value}{place}: {found['msg']}"

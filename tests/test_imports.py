@@ -49,6 +49,9 @@ def test_imports_point_the_right_way(name, path):
         assert ours <= {"service.errors"}, f"{name} is imported by all, so it imports none but errors; found {ours}"
     if area(name) in SCORED:
         assert ours <= BASE | {area(name)}, f"{name} imports {ours - BASE - {area(name)}}"
+    if area(name) == "service.explain":
+        allowed = BASE | {"service.audio", "service.scoring", "service.explain"}
+        assert ours <= allowed, f"{name} explains what is there, it runs no model; found {ours - allowed}"
     if not name.startswith(("service.api", "service.app", "service.cli", "service.commands")):
         assert not tops & WEB, f"{name} must not know HTTP"
     if area(name) == "service.live":

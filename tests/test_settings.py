@@ -1,7 +1,7 @@
 import pytest
 
 from service.errors import SettingsError
-from service.settings import Settings, load_settings
+from service.settings import Settings, is_secret, load_settings
 
 
 def test_every_setting_says_what_it_means():
@@ -24,3 +24,64 @@ def test_wrong_values_are_all_named_with_their_variable(monkeypatch):
         load_settings()
     for part in ("SPEECHQC_PORT='70000'", "65535", "SPEECHQC_DEVICE='tpu'", "SPEECHQC_LIVE_CHUNK_HOPS='7'"):
         assert part in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("qc.toml", 'port = 9000\ndevice = "cpu"\n'), ("qc.yaml", "port: 9000\ndevice: cpu\n")],
+)
+def test_a_file_sets_what_the_environment_does_not(tmp_path, monkeypatch, name, text):
+    (tmp_path / name).write_text(text)
+    monkeypatch.setenv("SPEECHQC_CONFIG", str(tmp_path / name))
+    assert (load_settings().port, load_settings().device) == (9000, "cpu")
+    monkeypatch.setenv("SPEECHQC_PORT", "9001")
+    assert load_settings().port == 9001
+    assert load_settings(port=9002).port == 9002
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("qc.toml", "port = 70000\n", r"SPEECHQC_PORT=70000 in .*qc\.toml: .*65535"),
+        ("qc.toml", "prot = 1\nhost = 'x'\n", "no such settings: prot;"),
+        ("qc.toml", "port = = 1\n", "SPEECHQC_CONFIG=.*line 1"),
+        ("qc.yml", "port: [1\n", "SPEECHQC_CONFIG="),
+        ("qc.yml", "- port\n", "came a list"),
+        ("qc.ini", "port=1\n", r"ends in \.toml, \.yaml or \.yml, came \.ini"),
+    ],
+)
+def test_a_wrong_file_stops_the_start_and_says_where(tmp_path, monkeypatch, name, text, complaint):
+    (tmp_path / name).write_text(text)
+    monkeypatch.setenv("SPEECHQC_CONFIG", str(tmp_path / name))
+    with pytest.raises(SettingsError, match=complaint):
+        load_settings()
+
+
+def test_a_file_that_is_not_there_stops_the_start(monkeypatch):
+    monkeypatch.setenv("SPEECHQC_CONFIG", "/none/qc.toml")
+    with pytest.raises(SettingsError, match=r"/none/qc\.toml.*No such file"):
+        load_settings()
+
+
+def test_an_empty_file_sets_nothing(tmp_path, monkeypatch):
+    (tmp_path / "qc.yaml").write_text("# nothing yet\n")
+    monkeypatch.setenv("SPEECHQC_CONFIG", str(tmp_path / "qc.yaml"))
+    assert load_settings().port == 8000
+
+
+def test_a_wrong_secret_is_not_shown(monkeypatch):
+    monkeypatch.setattr("service.settings.is_secret", lambda name: name == "port")
+    monkeypatch.setenv("SPEECHQC_PORT", "hunter2")
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert "SPEECHQC_PORT=**********" in raised.value.message
+    assert "hunter2" not in raised.value.message
+    assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
+def test_fields_that_are_named_like_secrets_are_hidden(monkeypatch):
+    from pydantic.fields import FieldInfo
+
+    fields = {name: FieldInfo(annotation=str) for name in ("admin_key", "api_keys_file", "token_ttl_s", "push_token")}
+    monkeypatch.setattr(Settings, "__pydantic_fields__", fields)
+    assert [name for name in fields if is_secret(name)] == ["admin_key", "push_token"]

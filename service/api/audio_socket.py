@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
+from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the C function where there is one
-from websockets.protocol import OPEN
+from websockets.protocol import OPEN, Protocol
+from websockets.streams import StreamReader
 
 FINAL_TEXT, FINAL_BINARY = 0x81, 0x82
 MASKED = 0x80
 SHORT, MEDIUM = 126, 65_536
 MASK_BYTES = 4
+_BETWEEN_FRAMES = StreamReader.at_eof.__code__
 _MEDIUM_HEAD, _LONG_HEAD = Struct("!BBH"), Struct("!BBQ")
 
 
@@ -50,6 +53,18 @@ def whole_binary_message(data: bytes) -> bytes | None:
     return apply_mask(data[start:], data[head:start]) if len(data) == start + size else None
 
 
+def is_between_messages(conn: Protocol) -> bool:
+    """Whether what is received next begins a message.
+
+    An empty buffer is not enough: of a frame whose head came alone nothing is buffered, and its payload may look like
+    anything, also like a whole frame. So the parser is asked where it waits.
+    """
+    parser: Any = conn.parser  # a generator that waits in another one
+    while parser.gi_yieldfrom is not None:
+        parser = parser.gi_yieldfrom
+    return parser.gi_code is _BETWEEN_FRAMES and conn.current_size is None
+
+
 class AudioSocketProtocol(WebSocketsSansIOProtocol):
     """One connection; pass the class as `ws` to uvicorn, with compression off."""
 
@@ -58,12 +73,10 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take a whole binary message at once, where nothing waits before it; else parse as ever."""
-        conn = self.conn
         if (
             self.sink is not None
-            and not conn.reader.buffer
-            and conn.current_size is None
-            and conn.state is OPEN
+            and is_between_messages(self.conn)
+            and self.conn.state is OPEN
             and len(data) <= self.config.ws_max_size
             and self.queue.empty()
             and not self.close_sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -20,6 +21,7 @@ from service.errors import Overloaded, SpeechQCError
 from service.inspection import ChannelMode, Inspection, InspectOptions, Inspector
 from service.report import choose_labels, export_report, inspection_document, to_json
 from service.scoring import EXPORTS
+from service.tracing import note
 
 router = APIRouter()
 
@@ -77,6 +79,7 @@ async def inspect(
     format: Annotated[AnswerFormat, Query(description="`json`, or the events alone as a label track.")] = "json",
     profile: Annotated[str | None, Query(description="Limits of the verdict; GET /v1/model lists them.")] = None,
     labels: Annotated[str | None, Query(description="Comma-separated labels to send; all by default.")] = None,
+    explain: Annotated[bool, Query(description="Send what speaks for each event: band, level, SNR, kind.")] = False,
 ) -> Response:
     """Send the recording as the body (any `audio/*` type; the bytes decide) or as a multipart part named `file`.
 
@@ -86,10 +89,12 @@ async def inspect(
     chosen = choose_labels(state.contract, labels)
     limits = state.profiles.get(profile or state.settings.default_profile)
     is_json = format == "json"
-    options = InspectOptions(limits, channels, frames and is_json, state.settings.max_events)
+    options = InspectOptions(limits, channels, frames and is_json, state.settings.max_events, explain and is_json)
     with _counted(state):
         upload = await open_upload(request, state.settings.max_upload_bytes)
         inspection = await _inspect(state, upload, options)
+        note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
+        note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
     _count_result(state, inspection)
     if is_json:
         document = inspection_document(
@@ -118,6 +123,7 @@ def _counted(state: AppState) -> Iterator[None]:
     most, metrics = state.settings.max_uploads, state.metrics
     if state.uploads >= most:
         metrics.uploads.labels(Overloaded.code).inc()
+        metrics.refuse("uploads")
         raise Overloaded(f"all {most} places for uploads are taken; try again in a second", limit=most)
     state.uploads += 1
     metrics.uploads_active.inc()
@@ -127,6 +133,7 @@ def _counted(state: AppState) -> Iterator[None]:
         outcome = "ok"
     except SpeechQCError as error:
         outcome = error.code
+        note({"error.type": error.code})
         raise
     finally:
         state.uploads -= 1
@@ -138,7 +145,10 @@ def _count_result(state: AppState, inspection: Inspection) -> None:
     metrics, count = state.metrics, len(inspection.channels)
     metrics.audio_seconds.labels("upload").inc(inspection.duration_s * count)
     metrics.frames.inc(inspection.frame_total * count)
+    for stage, seconds in inspection.timing.stages().items():
+        metrics.upload_stage_seconds.labels(stage).observe(seconds)
     for record in inspection.channels:
+        summary = record.summary
         metrics.verdicts.labels(record.verdict.status).inc()
-        for event in record.events:
-            metrics.events.labels(event.label).inc()
+        metrics.noisy_frames.labels("upload").inc(round((summary.noise_ratio or 0.0) * summary.frames))
+        metrics.end_channel("upload", summary.snr_db, Counter(event.label for event in record.events))

@@ -1,4 +1,4 @@
-"""Around every request: an id, a log line, two metrics, and no exception that leaves without an answer."""
+"""Around every request: an id, a log line, two metrics, a span, and no exception that leaves without an answer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import tracing
+from service.logs import ids
 from service.metrics import NO_ROUTE, Metrics
+from service.tracing import Tracing
 
 logger = logging.getLogger("service.access")
 
@@ -24,10 +29,11 @@ class RequestContext:
     Args:
         app: The application behind it.
         metrics: Where requests are counted.
+        tracing: Where spans are made; nowhere by default.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        self.app, self.metrics, self.tracing = app, metrics, tracing or Tracing()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -37,9 +43,15 @@ class RequestContext:
         given = next((v.decode("latin-1") for k, v in scope["headers"] if k == REQUEST_ID_HEADER.encode()), "")
         # A caller's id is kept when it is harmless in logs and headers, so that traces join up.
         scope["speechqc.request_id"] = identity = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
-        if scope["type"] == "websocket":
-            await self.app(scope, receive, send)
-            return
+        with ids(request_id=identity), self._span(scope, identity):
+            if scope["type"] == "websocket":
+                with ids(session_id=identity):
+                    await self.app(scope, receive, send)
+                return
+            await self._serve(scope, receive, send, identity)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, identity: str) -> None:
+        """Serve one HTTP request."""
         started_s, status = time.perf_counter(), 500
 
         async def send_with_id(message: Message) -> None:
@@ -55,7 +67,30 @@ class RequestContext:
             route, seconds = route_of(scope), time.perf_counter() - started_s
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
-            logger.info("%s %s %d %.3f s id=%s", scope["method"], route, status, seconds, identity)
+            facts = {"method": scope["method"], "route": route, "status": status}
+            logger.info(
+                "%s %s %d %.3f s id=%s",
+                *(*facts.values(), seconds, identity),
+                extra=facts | {"duration_s": round(seconds, 6)},
+            )
+            if self.tracing.on:
+                tracing.note({"http.response.status_code": status})
+
+    @contextmanager
+    def _span(self, scope: Scope, identity: str) -> Iterator[None]:
+        if not self.tracing.on:
+            yield
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        method = scope.get("method", "WEBSOCKET")
+        with self.tracing.span(method, headers):
+            tracing.note({"http.request.method": method, "speechqc.request_id": identity})
+            try:
+                yield
+            finally:  # the route is known once it was served
+                route = route_of(scope)
+                tracing.rename(f"{method} {route}")
+                tracing.note({"http.route": route})
 
 
 def route_of(scope: Scope) -> str:

@@ -46,6 +46,27 @@ class AudioAnswer(_Answer):
     frames: int = Field(description="Frames of 20 ms of each channel: ceil(N / 320) for N samples at 16 kHz.")
 
 
+class BandAnswer(_Answer):
+    """The frequencies that an event is made of."""
+
+    low_hz: float = Field(ge=0)
+    high_hz: float = Field(ge=0)
+    against: Literal["floor", "itself"] = Field(
+        description="What the event's spectrum was held against: the floor around it, or its own strongest band."
+    )
+
+
+class EvidenceAnswer(_Answer):
+    """What speaks for an event; `unknown` says of each null why it is one."""
+
+    band: BandAnswer | None
+    over_floor_db: float | None = Field(description="Level in the band against the floor around the event.")
+    snr_db: float | None = Field(description="Mean of the event's speech frames.")
+    kind: str | None = Field(description="Nearest kind of sound among the labels.", examples=["stationary_noise"])
+    kind_score: float | None = Field(description="Mean score of that label in the event.")
+    unknown: dict[str, str]
+
+
 class EventAnswer(_Answer):
     """A stretch in which one label was found."""
 
@@ -57,6 +78,7 @@ class EventAnswer(_Answer):
     score_max: float = Field(ge=0, le=1)
     score_mean: float = Field(ge=0, le=1)
     severity: Literal["minor", "moderate", "severe"]
+    evidence: EvidenceAnswer | None = Field(default=None, description="Absent without explain=true.")
 
 
 class LevelsAnswer(_Answer):

@@ -30,11 +30,17 @@ class StreamServer(uvicorn.Server):
     Args:
         app: The application.
         on_started: Awaited once, when connections are accepted.
-        config: Options of `uvicorn.Config`.
+        config: Options of `uvicorn.Config`; some have other defaults here.
     """
 
     def __init__(self, app: FastAPI, *, on_started: Callable[[], Awaitable[None]] | None = None, **config: Any) -> None:
-        defaults: dict[str, Any] = {"ws": AudioSocketProtocol, "ws_per_message_deflate": False}
+        settings: Settings = app.state.settings
+        defaults: dict[str, Any] = {
+            "ws": AudioSocketProtocol,
+            "ws_per_message_deflate": False,  # compressing each message costs more than it saves on a local line
+            # Twice what a stream takes, so that its own error, which says what to do, comes before a bare close.
+            "ws_max_size": 2 * settings.stream_max_message_bytes,
+        }
         super().__init__(uvicorn.Config(app, **(defaults | config)))
         self._application = app
         self._on_started = on_started
@@ -42,6 +48,7 @@ class StreamServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, then say so."""
         await super().startup(sockets)
+        gc.set_threshold(*GC_THRESHOLDS)
         gc.freeze()  # what is there now stays: modules, the model, the application
         if self._on_started is not None:
             await self._on_started()
@@ -62,16 +69,12 @@ def run_server(app: FastAPI, *, sockets: list[socket.socket] | None = None, **co
     Args:
         app: The application.
         sockets: Bound already, listened to from now on; None to bind host and port of the options.
-        config: Options of `StreamServer`. No message may be larger than streams take.
+        config: Options of `StreamServer`.
 
     Raises:
         SettingsError: The server could not start, for example because the port is taken.
     """
-    settings: Settings = app.state.settings
-    gc.set_threshold(*GC_THRESHOLDS)
-    # Twice what a stream takes, so that its own error, which says what to do, comes before the server's bare close.
-    options = {"ws_max_size": 2 * settings.stream_max_message_bytes} | config
-    server = StreamServer(app, **options)
+    server = StreamServer(app, **config)
     server.run(sockets)
     if not server.started:
         raise SettingsError("the server did not start; the log above says why")

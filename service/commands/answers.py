@@ -88,7 +88,9 @@ class LocalAnswerer:
         self._contract = runner.contract
         self._labels = choose_labels(runner.contract, question.labels)
         self._model = ModelIdentity(runner.contract.name, runner.contract.version, runner.sha256)
-        self._options = InspectOptions(profile, question.channels, question.frames, settings.max_events)
+        self._options = InspectOptions(
+            profile, question.channels, question.frames, settings.max_events, question.explain
+        )
         self._engine = make_engine(settings, runner)
         self._lanes = make_lanes(settings)
         self._limits = decode_limits(settings)

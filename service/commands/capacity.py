@@ -41,6 +41,7 @@ class CapacityOptions:
         most: Streams never tried beyond.
         limit_s: No trial begins that would end later.
         url: Server to measure; None to start one.
+        workers: Processes of the server that is started; None for what the settings say.
     """
 
     p99_ms: float = 150.0
@@ -48,6 +49,7 @@ class CapacityOptions:
     most: int = 2000
     limit_s: float = 360.0
     url: str | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ def _host(options: CapacityOptions) -> Iterator[Host]:
             f"take --max {max(1, allowed - OTHER_FILES)}"
         )
     if options.url is None:
-        with started_server(options.most + SPARE_PLACES) as host:
+        settings = {} if options.workers is None else {"workers": str(options.workers)}
+        with started_server(options.most + SPARE_PLACES, **settings) as host:
             yield host
     else:
         yield Host(options.url, None)

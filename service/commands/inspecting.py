@@ -86,6 +86,9 @@ def _check(options: InspectCommand, found: Found) -> None:
         )
     if options.scores and options.form is Format.table and found.several and options.out is None:
         raise CommandError("--scores prints one recording; for several take --format csv or --out DIR")
+    shows = options.form in (Format.json, Format.jsonl, Format.table)
+    if options.question.explain and options.plot is None and not shows:
+        raise CommandError(f"--explain: --format {options.form} has no place for it; take json, jsonl, table or --plot")
     if options.form in ONE_FILE_ONLY and found.several and options.out is None:
         raise CommandError(f"--format {options.form} holds one recording; for several add --out DIR")
     if options.out is not None:

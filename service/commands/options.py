@@ -42,12 +42,14 @@ class Question:
         labels: Comma-separated labels; None for all.
         channels: Each channel by itself, or their mean.
         frames: Whether the answer should hold the score of every frame.
+        explain: Whether it should say what speaks for each event.
     """
 
     profile: str | None = None
     labels: str | None = None
     channels: ChannelMode = "split"
     frames: bool = True
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

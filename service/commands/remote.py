@@ -55,6 +55,7 @@ class RemoteAnswerer:
         self._query = {"channels": question.channels, "frames": "true" if question.frames else "false"}
         self._query |= {"profile": question.profile} if question.profile else {}
         self._query |= {"labels": question.labels} if question.labels else {}
+        self._query |= {"explain": "true"} if question.explain else {}
         self._client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT)
         self._sleep = sleep
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 from service.commands.seams import Seams
+from service.logs import configure_logging
 from service.settings import Settings, load_settings
 
 
@@ -32,7 +32,7 @@ def serve(
     settings = load_settings(
         host=host, port=port, model_path=model, device=device, log_level=log_level, workers=workers
     )
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
+    configure_logging(settings)
     if settings.workers > 1:
         return seams.supervise(settings)
     from service.app import create_app
@@ -46,6 +46,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
     """Options of uvicorn that every server process has."""
     return {
         "log_level": settings.log_level,
+        "log_config": None,  # uvicorn's lines go where the others go, and look like them
         "access_log": False,  # the application writes its own, with request ids
         "timeout_graceful_shutdown": math.ceil(settings.drain_s),
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from service.api.messages import StreamWarning, Summary
-from service.client import Encoding, StreamClient, StreamClosed
+from service.client import Encoding, NoStream, StreamClient, StreamClosed
 from service.commands.files import Source
 from service.commands.inspecting import COUNTED, FOUND, OK
 from service.commands.options import FailOn
@@ -93,12 +93,8 @@ async def _play(command: StreamCommand, audio: Recording | StandardInput) -> Sum
         client = await connecting
     except ValueError as error:
         raise CommandError(f"--url: {error}") from error
-    except StreamClosed as error:
+    except (StreamClosed, NoStream) as error:
         raise CommandError(str(error)) from error
-    except TimeoutError as error:
-        raise CommandError(f"{command.url} did not answer in time; is it the address of a speech-qc server?") from error
-    except Exception as error:  # the library's refusals have no base that says "this address is no WebSocket"
-        raise CommandError(f"{command.url} cannot be reached: {error}; is a server running there?") from error
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     async with client:
         view: View = JsonView()

@@ -187,6 +187,12 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
     for heading in ("onset s", "offset s", "length s", "score", "highest"):
         table.add_column(heading, justify="right")
     table.add_column("severity")
+    explained = any(event.get("evidence") is not None for event in channel["events"])
+    if explained:
+        table.add_column("band Hz", justify="right", no_wrap=True)
+        table.add_column("over floor dB", justify="right")
+        table.add_column("SNR dB", justify="right")
+        table.add_column("kind", no_wrap=True)
     for event in sorted(channel["events"], key=lambda event: (event["onset_s"], event["event_id"])):
         offset_s = event["offset_s"]
         table.add_row(
@@ -197,8 +203,20 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
             f"{event['score_mean']:.2f}",
             f"{event['score_max']:.2f}",
             Text(event["severity"], style=SEVERITY_STYLES.get(event["severity"], "")),
+            *(_evidence_cells(event.get("evidence") or {}) if explained else ()),
         )
     return table
+
+
+def _evidence_cells(evidence: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Band, level over the floor, SNR and kind; why one is missing stands in JSON."""
+    band, kind = evidence.get("band"), evidence.get("kind")
+    return (
+        "–" if band is None else f"{band['low_hz']:.0f}–{band['high_hz']:.0f}",
+        _number(evidence.get("over_floor_db"), ".1f"),
+        _number(evidence.get("snr_db"), ".1f"),
+        "–" if kind is None else f"{kind} {_number(evidence.get('kind_score'), '.2f')}",
+    )
 
 
 def _levels_line(levels: Mapping[str, float | None]) -> str:

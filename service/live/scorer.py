@@ -113,6 +113,8 @@ class Scorer:
         self._engine, self._contract, self._lanes, self._outbox = engine, contract, lanes, outbox
         self._metrics = metrics
         self._live_seconds = metrics.audio_seconds.labels("live")
+        self._live_noisy = metrics.noisy_frames.labels("live")
+        self._noisy_counted = 0  # frames
         spec = contract.features
         self._overlap = spec.overlap_samples
         self._frame_hop_s = spec.frame_hop_s
@@ -163,7 +165,7 @@ class Scorer:
 
     def close(self) -> None:
         """Give the places back; may be called twice."""
-        self._count()
+        self._count(whole=True)
         numbers, self._numbers = self._numbers, []
         for number in numbers:
             self._engine.close_session(number)
@@ -313,8 +315,9 @@ class Scorer:
         small = self._small or self._flushing or self._ended or not self._aligned
         if small and hops >= self._lanes.flush.hops:
             return self._lanes.flush
-        if self._lane is self._lanes.flush:
+        if self._lane is self._lanes.flush and not self._aligned:
             self._aligned = True
+            self._rows = 0  # the emit interval is counted from here, too
         return None
 
     def _submit(self, lane: Lane) -> None:
@@ -361,9 +364,10 @@ class Scorer:
 
     def _accept(self) -> None:
         """Take the scores of one chunk of each channel."""
+        self._chunks.clear()
         self._rows += self._lane.hops // self._hops_per_frame
-        for channel, (session, answer) in enumerate(zip(self.sessions, self._results, strict=True)):
-            result = _required(answer)
+        for channel, session in enumerate(self.sessions):
+            result, self._results[channel] = _required(self._results[channel]), None
             self._features_s += result.features_s
             self._queue_s += result.queue_s
             self._step_s += result.step_s - result.features_s
@@ -400,8 +404,11 @@ class Scorer:
         if self._uncounted >= COUNT_FRAMES:
             self._count()
 
-    def _count(self) -> None:
-        """Tell the metrics of the frames that were sent."""
+    def _count(self, *, whole: bool = False) -> None:
+        """Tell the metrics of the frames that were sent, and how many of those that were scored are noisy."""
+        noisy = sum(session.noisy_frames(whole=whole) for session in self.sessions)
+        self._live_noisy.inc(noisy - self._noisy_counted)
+        self._noisy_counted = noisy
         frames, self._uncounted = self._uncounted * len(self.sessions), 0
         self._metrics.frames.inc(frames)
         self._live_seconds.inc(frames * self._frame_hop_s)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from service.contract import ModelContract
 from service.engine import Engine
-from service.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from service.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from service.live.closing import NORMAL_CLOSE, close_reason, error_text
 from service.live.commands import CloseStream, Configure, Finalize, KeepAlive, parse_client_message
 from service.live.hub import StreamHub
@@ -30,11 +30,12 @@ from service.live.outbox import Outbox
 from service.live.scorer import LiveLanes, Scorer
 from service.live.watch import Warn, Watch
 from service.live.wire import WireDecoder
-from service.metrics import Metrics
+from service.metrics import ABORTED, DISCONNECTED, OK, Metrics
 from service.report import ModelIdentity, to_json
 from service.scoring import Profiles
 from service.session import ChannelRecord, ChunkReader
 from service.settings import Settings
+from service.tracing import note
 
 Float32 = NDArray[np.float32]
 
@@ -48,8 +49,6 @@ PIECES_PER_TURN = 8
 
 MAX_TEXT_CHARS = 65_536
 """No client message is nearly as long."""
-
-OK, DISCONNECTED = "ok", "disconnected"
 
 
 class Gone(Exception):
@@ -143,12 +142,16 @@ class LiveStream:
         Raises:
             Overloaded, Draining, EngineDead: There was no place for it; nothing was sent.
         """
-        self._hub.check(self._options.channels)
+        try:
+            self._hub.check(self._options.channels)
+        except CapacityError as refusal:
+            self._metrics.refuse("draining" if isinstance(refusal, Draining) else "streams")
+            raise
         self._scorer.open()
         self._hub.add(self, self._options.channels)
         self._metrics.streams_started.inc()
         self._metrics.streams_active.inc()
-        outcome = "aborted"
+        outcome = ABORTED
         try:
             outcome = await self._serve()
         finally:
@@ -156,9 +159,19 @@ class LiveStream:
             self._hub.remove(self)
             self._metrics.streams_active.dec()
             self._metrics.streams_ended.labels(outcome).inc()
+            for session in self._scorer.sessions:
+                self._metrics.end_channel("live", session.snr_db(), session.event_counts)
             seconds = time.monotonic() - self._started_s
             audio_s = self._scorer.sessions[0].samples_in / self._options.rate_hz
-            logger.info("stream %s %.1f s of audio in %.1f s id=%s", outcome, audio_s, seconds, self._session_id)
+            facts: dict[str, str | float] = {
+                "outcome": outcome,
+                "audio_s": round(audio_s, 3),
+                "duration_s": round(seconds, 3),
+            }
+            logger.info(
+                "stream %s %.1f s of audio in %.1f s id=%s", *(outcome, audio_s, seconds, self._session_id), extra=facts
+            )
+            note({f"speechqc.{name}": fact for name, fact in facts.items()})
         return outcome
 
     def drain(self) -> None:
@@ -445,8 +458,6 @@ class LiveStream:
     def _count(self, records: list[ChannelRecord]) -> None:
         for record in records:
             self._metrics.verdicts.labels(record.verdict.status).inc()
-            for event in record.events:
-                self._metrics.events.labels(event.label).inc()
 
 
 def _look_at_the_end(task: asyncio.Task[Any]) -> None:

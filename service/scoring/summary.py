@@ -129,6 +129,16 @@ class SummaryMeter:
                 self._sums = self._add_portion()
                 self._waiting = 0
 
+    def frames_with(self, column: int, *, whole: bool = False) -> int:
+        """Frames so far in which a label reaches its enter threshold.
+
+        Args:
+            column: Of the label.
+            whole: Look at the frames of the unfinished portion as well; without it this is for free.
+        """
+        sums = self._add_portion() if whole and self._waiting else self._sums
+        return int(sums.hits[column])
+
     def result(self) -> Summary:
         """Summarise what came so far; the stream may go on afterwards."""
         frames, layout = self._frames, self._layout

@@ -6,7 +6,9 @@ other one is gone.
     parent → worker   job                   once, before anything else
                       read {id}             what do your metrics say
                       series {id, texts, restarts}   answer to collect
-    worker → parent   up                    listening
+    worker → parent   up                    ready for connections
+                      load {taken, open, fit}   how many connections it took and has, and whether its engine lives
+                      leaving               ready for no more of them
                       failed {message}      cannot start, and why
                       text {id, text}       answer to read
                       collect {id}          what do the others' metrics say

@@ -1,33 +1,37 @@
-"""The one port of several processes: who binds it, and how its connections are spread.
+"""The one port of several processes: the parent accepts, and gives each connection to the worker that has fewest.
 
-On Linux every worker binds the port itself, with SO_REUSEPORT, and the kernel picks one by the connection's addresses:
-an even spread up to chance, whatever the workers do meanwhile. A socket that all of them share wakes whoever is idle,
-often the same one: of 200 connections that came one by one to four idle workers, one got 103 to 120 and another 0 to 3.
-Other kernels do not spread connections over sockets of one port, so there the parent's socket is shared.
+Left to the kernel the spread is chance or worse: where each worker has a socket of its own (SO_REUSEPORT, on Linux), a
+hash of the addresses decides, and a socket that all share wakes whoever is idle. The fullest worker is the first to be
+late, so an uneven spread costs places.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
-import sys
 
 from service.errors import SettingsError
+from service.workers.handover import Giver
 
-SPREADS = sys.platform.startswith("linux")
-"""Whether this kernel spreads connections over sockets that are bound to the same port."""
+logger = logging.getLogger("service.workers")
+
+BACKLOG = 2048
+"""Connections that wait in the kernel per address, as in uvicorn; the kernel's own bound may be lower."""
+REST_S = 0.1
+"""Pause after an error of the system, such as too many open files, which would come again at once."""
 
 
-def bind_all(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
+def bind_all(host: str, port: int) -> list[socket.socket]:
     """Bind every address of a host, as asyncio does; nothing is listened to yet, so no connection comes in.
 
     Args:
         host: Name or address.
         port: TCP port.
-        reuse_port: Whether further sockets of this user may be bound to the port.
 
     Returns:
-        One socket per address, inheritable by no one.
+        One socket per address, non-blocking, inheritable by no one.
 
     Raises:
         SettingsError: No such host, or the port is taken or not allowed.
@@ -39,8 +43,6 @@ def bind_all(host: str, port: int, *, reuse_port: bool = False) -> list[socket.s
             one = socket.socket(family, kind, protocol)
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse_port:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
             one.bind(address)
@@ -48,27 +50,127 @@ def bind_all(host: str, port: int, *, reuse_port: bool = False) -> list[socket.s
     except OSError as error:
         for one in bound:
             one.close()
-        raise SettingsError(
-            f"expected an address to listen on, SPEECHQC_HOST={host!r} with SPEECHQC_PORT={port} cannot be had: "
-            f"{os.strerror(error.errno) if error.errno and error.errno > 0 else error}"
-        ) from error
+        raise _no_address(host, port, error) from error
     return bound
 
 
-def reserve(host: str, port: int) -> list[socket.socket]:
-    """Take the port for a parent: its workers can bind it or inherit it, no other server gets it.
+def _no_address(host: str, port: int, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"expected an address to listen on, SPEECHQC_HOST={host!r} with SPEECHQC_PORT={port} cannot be had: "
+        f"{os.strerror(error.errno) if error.errno and error.errno > 0 else error}"
+    )
+
+
+class Door:
+    """Accepts at all addresses, in the parent's event loop, and gives connections to workers.
+
+    The one with fewest open gets the next; among equals, the one whose last was longest ago. Taking turns alone would
+    be uneven as soon as some connections are short: with a scrape between any two streams, one of two workers would get
+    all streams. While no worker can have a connection, none is accepted: they wait in the kernel.
+
+    Args:
+        host: Name or address.
+        port: TCP port.
 
     Raises:
         SettingsError: See `bind_all`.
     """
-    if not SPREADS:
-        return bind_all(host, port)
-    # Sockets with SO_REUSEPORT would bind beside another server that runs like this one, and take half of its clients.
-    for probe in bind_all(host, port):
-        probe.close()
-    return bind_all(host, port, reuse_port=True)
 
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._sockets = bind_all(host, port)
+        self._givers: list[Giver] = []  # in the order of their turns
+        self._held: socket.socket | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._listening = self._watching = self._closed = False
 
-def shared_descriptors(reserved: list[socket.socket]) -> list[int]:
-    """Descriptors of the parent's sockets that its workers inherit; none where each worker binds its own."""
-    return [] if SPREADS else [one.fileno() for one in reserved]
+    def add(self, giver: Giver) -> None:
+        """A worker is ready; the first one opens the port.
+
+        Raises:
+            SettingsError: Another server has opened the port since it was bound.
+        """
+        if self._closed:
+            giver.close()
+            return
+        if not self._listening:
+            try:
+                for one in self._sockets:
+                    one.listen(BACKLOG)
+            except OSError as error:
+                raise _no_address(self._host, self._port, error) from error
+            self._listening = True
+        self._givers.insert(0, giver)
+        self.update()
+
+    def remove(self, giver: Giver) -> None:
+        """A worker takes no more; may be called twice, and without `add`."""
+        if giver in self._givers:
+            self._givers.remove(giver)
+        giver.close()
+        self.update()
+
+    def update(self) -> None:
+        """Accept while a worker can have a connection, and only then."""
+        if self._held is not None and self._rest is None:
+            connection, self._held = self._held, None
+            self._give(connection)
+        able = not self._closed and self._rest is None and self._held is None
+        wanted = able and any(giver.has_room for giver in self._givers)
+        if wanted == self._watching:
+            return
+        self._watching = wanted
+        loop = asyncio.get_running_loop()
+        for one in self._sockets:
+            if wanted:
+                loop.add_reader(one, self._accept, one)
+            else:
+                loop.remove_reader(one)
+
+    def close(self) -> None:
+        """Close the port and tell all workers that nothing more comes; may be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._rest is not None:
+            self._rest.cancel()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+        self.update()
+        for one in self._sockets:
+            one.close()
+        for giver in self._givers:
+            giver.close()
+        self._givers.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        if not self._watching:  # another address has had the last room in this turn of the loop
+            return
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # the client has left already
+            return
+        except OSError as error:
+            logger.error("connections cannot be accepted: %s; tried again in %g s", error, REST_S)
+            self._rest_a_while()
+        else:
+            self._give(connection)
+        self.update()
+
+    def _give(self, connection: socket.socket) -> None:
+        # The sort keeps turns among equals. A worker whose engine is dead would always have fewest: it refuses at once.
+        for giver in sorted(self._givers, key=lambda one: (not one.fit, one.load)):
+            if giver.has_room and giver.give(connection):
+                self._givers.remove(giver)
+                self._givers.append(giver)
+                return
+        self._held = connection
+        self._rest_a_while()
+
+    def _rest_a_while(self) -> None:
+        self._rest = asyncio.get_running_loop().call_later(REST_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._rest = None
+        self.update()

@@ -31,13 +31,13 @@ class Job:
         worker: Its number, from 0.
         workers: How many there are.
         settings: All settings, with what the command line said.
-        descriptors: Sockets inherited from the parent to listen on; none when it binds the port itself.
+        handover: Inherited descriptor that connections come over, see `service.workers.handover.Taker`.
     """
 
     worker: int
     workers: int
     settings: Settings
-    descriptors: tuple[int, ...]
+    handover: int
 
     def encode(self) -> bytes:
         """The message that says it."""
@@ -46,7 +46,7 @@ class Job:
             worker=self.worker,
             workers=self.workers,
             settings=self.settings.model_dump(mode="json"),
-            descriptors=self.descriptors,
+            handover=self.handover,
         )
 
     @staticmethod
@@ -55,7 +55,7 @@ class Job:
         said = hear_first(end)
         if said is None:
             return None
-        return Job(said["worker"], said["workers"], Settings(**said["settings"]), tuple(said["descriptors"]))
+        return Job(said["worker"], said["workers"], Settings.model_validate(said["settings"]), said["handover"])
 
 
 class Member:
@@ -78,6 +78,7 @@ class Member:
         self._listener: asyncio.Task[None] | None = None
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._load: tuple[int, int, bool] | None = None
 
     def offer(self, read: Callable[[], str]) -> None:
         """Say how this worker's own metrics are read."""
@@ -93,6 +94,18 @@ class Member:
         self._channel = await Channel.over(self._end)
         self._listener = asyncio.create_task(self._listen(self._channel))
         self._channel.say("up")
+
+    def report(self, taken: int, still_open: int, fit: bool) -> None:
+        """Tell the parent what it chooses workers by, if that has changed; see `Giver.note`."""
+        load = (taken, still_open, fit)
+        if self._channel is not None and load != self._load:
+            self._load = load
+            self._channel.say("load", taken=taken, open=still_open, fit=fit)
+
+    def leave(self) -> None:
+        """Ask for no more connections; those under way still come."""
+        if self._channel is not None:
+            self._channel.say("leaving")
 
     def close(self) -> None:
         """Hang up; may be called twice, and without `join`."""

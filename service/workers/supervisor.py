@@ -1,4 +1,4 @@
-"""The parent of all workers: starts them, starts them again, passes their metrics on, and ends them in order."""
+"""The parent of all workers: starts them again, gives them connections, passes metrics on, and ends them in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from itertools import count
 from service.errors import SettingsError, StartupError
 from service.settings import Settings
 from service.workers.channel import Channel
-from service.workers.listening import reserve, shared_descriptors
+from service.workers.handover import Giver
+from service.workers.listening import Door
 from service.workers.member import Job
 
 logger = logging.getLogger("service.workers")
@@ -41,10 +42,10 @@ def delay_s(previous_s: float | None, lived_s: float) -> float:
 
 
 class _Worker:
-    """One process and the parent's end of its channel."""
+    """One process and the parent's ends of what leads to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
-        self.process, self.channel = process, channel
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, giver: Giver) -> None:
+        self.process, self.channel, self.giver = process, channel, giver
         self.up = self.served = False
         self.failure: str | None = None
         self._numbers = count()
@@ -88,12 +89,12 @@ class Supervisor:
 
     def __init__(self, settings: Settings, command: Sequence[str]) -> None:
         self._settings, self._command = settings, tuple(command)
-        self._reserved: list[socket.socket] = []
         self._workers: dict[int, _Worker] = {}
         self._served: set[int] = set()
         self._restarts = dict.fromkeys(range(settings.workers), 0)
         self._answers: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._failure: SettingsError | None = None
         self._code = 0
 
     def run(self) -> int:
@@ -107,14 +108,10 @@ class Supervisor:
         """
         if os.name != "posix":
             raise SettingsError("several workers need Linux or macOS; set SPEECHQC_WORKERS=1 or leave --workers out")
-        self._reserved = reserve(self._settings.host, self._settings.port)
-        try:
-            return asyncio.run(self._run())
-        finally:
-            for one in self._reserved:
-                one.close()
+        return asyncio.run(self._run(Door(self._settings.host, self._settings.port)))
 
-    async def _run(self) -> int:
+    async def _run(self, door: Door) -> int:
+        self._door = door
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
@@ -124,10 +121,11 @@ class Supervisor:
             self._stop()  # for the others, when one of them has failed
             await asyncio.wait(keepers)
         finally:
+            door.close()
             self._send(signal.SIGKILL)
         errors = [error for keeper in keepers if (error := keeper.exception()) is not None]
-        if errors:
-            raise errors[0]
+        if errors or self._failure:
+            raise self._failure or errors[0]
         return self._code
 
     async def _keep(self, number: int) -> None:
@@ -157,6 +155,7 @@ class Supervisor:
             code = await worker.process.wait()
         finally:
             del self._workers[number]
+            self._door.remove(worker.giver)
         name = f"worker {number} (process {worker.process.pid})"
         if worker.failure is not None:
             return f"{name} does not start: {worker.failure}"
@@ -164,25 +163,28 @@ class Supervisor:
 
     async def _start(self, number: int) -> _Worker:
         ours, theirs = socket.socketpair()
-        descriptors = shared_descriptors(self._reserved)
+        giving, taking = socket.socketpair()
+        descriptor = taking.fileno()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command, str(theirs.fileno()), str(number),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *descriptors],
+                pass_fds=[theirs.fileno(), descriptor],
                 # Where modules are found here, they are found there, whatever lies in the current folder.
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
                 start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, which ends all in order
             )  # fmt: skip
         except OSError:
             ours.close()
+            giving.close()
             raise
         finally:
             theirs.close()
-        job = Job(number, self._settings.workers, self._settings, tuple(descriptors))
+            taking.close()
+        job = Job(number, self._settings.workers, self._settings, descriptor)
         with suppress(OSError):  # it has ended already, which its keeper will see
             ours.sendall(job.encode())
-        worker = self._workers[number] = _Worker(process, await Channel.over(ours))
+        worker = self._workers[number] = _Worker(process, await Channel.over(ours), Giver(giving))
         if self._stopping.is_set():
             worker.send(signal.SIGTERM)
         return worker
@@ -194,6 +196,11 @@ class Supervisor:
                 case "up":
                     worker.up = worker.served = True
                     self._note_up(number, worker)
+                case "load":
+                    worker.giver.note(message["taken"], message["open"], message["fit"])
+                    self._door.update()
+                case "leaving":
+                    self._door.remove(worker.giver)
                 case "failed":
                     worker.failure = message["message"]
                 case "text":
@@ -203,9 +210,16 @@ class Supervisor:
                     self._answers.add(answer)
                     answer.add_done_callback(self._answers.discard)
         worker.up = False
+        self._door.remove(worker.giver)
         worker.channel.close()
 
     def _note_up(self, number: int, worker: _Worker) -> None:
+        try:
+            self._door.add(worker.giver)
+        except SettingsError as error:
+            self._failure = error
+            self._stop()
+            return
         logger.info("worker %d (process %d) serves", number, worker.process.pid)
         before = len(self._served)
         self._served.add(number)
@@ -233,6 +247,7 @@ class Supervisor:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        self._door.close()
         self._send(signal.SIGTERM)
         # Live streams, answers under way and the engine drain one after the other, each for that long at most.
         asyncio.get_running_loop().call_later(3 * self._settings.drain_s + 10, self._give_up)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.audio.resample import TARGET_RATE_HZ, Resampler
@@ -88,6 +91,61 @@ def test_no_more_than_the_stated_latency_is_held_back(rate_hz: int) -> None:
         held = max(held, resampler.samples_in * TARGET_RATE_HZ / rate_hz - resampler.samples_out)
     assert 0 < held <= resampler.latency_samples
     assert resampler.latency_samples < TARGET_RATE_HZ // 8
+
+
+@settings(max_examples=40, deadline=None)
+@given(blocks=st.lists(st.integers(0, 700), min_size=1, max_size=12))
+def test_doubling_does_not_depend_on_blocks_of_any_size(blocks: list[int]) -> None:
+    samples = noise(sum(blocks))
+    resampler, ready, start = Resampler(8000), [], 0
+    for block in blocks:
+        ready.append(resampler.push(samples[start : start + block]))
+        start += block
+    found = np.concatenate([*ready, resampler.finish()])
+    np.testing.assert_array_equal(found, resample(samples, 8000, max(1, len(samples))))
+    assert len(found) == 2 * len(samples)
+
+
+def test_doubling_holds_live_audio_back_for_the_filters_reach_alone() -> None:
+    resampler = Resampler(8000)
+    assert resampler.latency_samples / TARGET_RATE_HZ < 0.012
+    resampler.push(noise(8000))
+    assert 2 * resampler.samples_in - resampler.samples_out == resampler.latency_samples
+
+
+def level_db(samples: NDArray[np.float32]) -> float:
+    return float(10 * np.log10(np.mean(np.square(samples, dtype=np.float64))))
+
+
+def test_doubling_is_soxrs_filter() -> None:
+    samples = noise(16_000)
+    expected = soxr.resample(samples, 8000, TARGET_RATE_HZ)
+    found = resample(samples, 8000, 160)
+    assert level_db(found - expected) < level_db(expected) - 110
+
+
+@pytest.mark.parametrize("frequency_hz", (50, 300, 1000, 3400, 3600))
+def test_telephone_tones_keep_their_level_and_get_no_image(frequency_hz: int) -> None:
+    tone = np.sin(2 * np.pi * frequency_hz * np.arange(16_000) / 8000).astype(np.float32)
+    out = resample(tone, 8000, 800)[8000:24_000]  # whole periods: each line is one bin
+    power = np.square(np.abs(np.fft.rfft(out.astype(np.float64)))) / 8000**2
+    assert 10 * np.log10(power[frequency_hz]) == pytest.approx(0.0, abs=0.01)
+    assert 10 * np.log10(np.delete(power, frequency_hz).max()) < -90
+
+
+def test_a_gap_of_digital_zeros_stays_one() -> None:
+    samples = noise(8000)
+    samples[3000:4000] = 0.0
+    out = resample(samples, 8000, 160)
+    assert np.all(out[6000 + 200 : 8000 - 200] == 0.0)
+
+
+def test_a_long_recording_pushed_at_once_is_not_kept() -> None:
+    resampler = Resampler(8000)
+    resampler.push(noise(100_000))
+    recent = resampler._stream._recent  # type: ignore[union-attr]
+    assert recent.base is None
+    assert len(recent) < 200
 
 
 @pytest.mark.parametrize("rate_hz", (0, -1, 7999, 192001))

@@ -23,7 +23,8 @@ from service.commands.seams import Seams
 from service.engine import EchoRunner
 from service.errors import SettingsError, StartupError
 from service.settings import Settings
-from service.workers import Job, Member, Supervisor, bind_all, member, supervisor
+from service.workers import Job, Member, Supervisor, member, supervisor
+from service.workers.listening import bind_all
 from service.workers.series import merge
 from service.workers.supervisor import FIRST_DELAY_S, HEALTHY_S, MOST_DELAY_S, delay_s, ended
 
@@ -89,7 +90,7 @@ def test_ends_are_said_in_words():
 
 def test_a_job_arrives_as_it_was_said(monkeypatch):
     monkeypatch.setenv("SPEECHQC_PORT", "9999")
-    said = Job(1, 3, Settings(port=8123, model_path="m.onnx", max_streams=7), (5, 6))
+    said = Job(1, 3, Settings(port=8123, model_path="m.onnx", max_streams=7), 5)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(said.encode() + b"what follows is left alone")

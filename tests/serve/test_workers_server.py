@@ -14,10 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from signals import voice
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
-from workers_server import SHARED_SOCKET, WorkersServer, started
-
-MOST_STREAMS = 40
-"""Each falls to either worker by chance; that all fall to one does not happen."""
+from workers_server import WorkersServer, started
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +23,18 @@ def server(tmp_path_factory):
         yield running
 
 
-def open_stream(server: WorkersServer, until_end: ExitStack) -> ClientConnection:
-    """A live stream with one second of speech on its way."""
+def open_stream(server: WorkersServer, until_end: ExitStack, seconds: float = 1.0) -> ClientConnection:
+    """A live stream with some speech on its way."""
     stream = until_end.enter_context(connect(f"ws://127.0.0.1:{server.port}/v1/stream", compression=None))
     assert json.loads(stream.recv(10))["type"] == "ready"
-    stream.send((np.asarray(voice(1.0)) * 32767).astype("<i2").tobytes())
+    if seconds:
+        stream.send((np.asarray(voice(seconds)) * 32767).astype("<i2").tobytes())
     return stream
+
+
+def streams_by_worker(server: WorkersServer) -> list[float]:
+    found = server.series()
+    return [value for (name, worker), value in sorted(found.items()) if name == "speechqc_streams_active"]
 
 
 def hear_out(stream: ClientConnection) -> tuple[list[dict], int]:
@@ -70,6 +73,33 @@ def test_one_scrape_shows_every_series_of_both_workers_each_family_once(server):
     assert (found["speechqc_worker_up", "0"], found["speechqc_worker_up", "1"]) == (1, 1)
 
 
+def test_streams_that_stay_are_split_evenly(server):
+    with ExitStack() as until_end:
+        for _ in range(100):
+            open_stream(server, until_end, seconds=0.0)
+        first, second = streams_by_worker(server)
+        assert first + second == 100
+        assert abs(first - second) <= 2
+
+
+@pytest.mark.slow
+def test_the_split_is_even_again_after_a_worker_was_killed(tmp_path):
+    with started(tmp_path, workers=3) as server, ExitStack() as until_end:
+        for _ in range(100):
+            open_stream(server, until_end, seconds=0.0)
+        before = streams_by_worker(server)
+        assert sum(before) == 100 and max(before) - min(before) <= 1
+        killed = server.pids()[1]
+        os.kill(killed, signal.SIGKILL)
+        server.until(lambda: server.pids()[1] != killed, "another process is worker 1")
+        kept = streams_by_worker(server)
+        assert kept == [before[0], 0, before[2]], "the others lose none"
+        for _ in range(int(before[1])):
+            open_stream(server, until_end, seconds=0.0)
+        after = streams_by_worker(server)
+        assert sum(after) == 100 and max(after) - min(after) <= 1
+
+
 def test_a_killed_worker_shows_as_down_and_is_started_again(server):
     killed = server.pids()[0]
     os.kill(killed, signal.SIGKILL)
@@ -97,24 +127,10 @@ def test_a_signal_to_one_worker_drains_that_one_and_starts_it_anew(server):
     assert (found["speechqc_worker_up", "1"], found["speechqc_worker_restarts_total", "1"]) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    "prelude",
-    [
-        pytest.param("", id="a socket per worker"),
-        pytest.param(SHARED_SOCKET, id="one shared socket", marks=pytest.mark.slow),
-    ],
-)
-def test_a_signal_ends_the_live_streams_of_all_workers_with_their_summaries(tmp_path, prelude):
-    with started(tmp_path, prelude=prelude) as server, ExitStack() as until_end:
-        streams: list[ClientConnection] = []
-
-        def both_have_one() -> bool:
-            found = server.series()
-            return all(found["speechqc_streams_active", worker] > 0 for worker in "01")
-
-        while len(streams) < 2 or not both_have_one():
-            assert len(streams) < MOST_STREAMS, "one worker gets all"
-            streams.append(open_stream(server, until_end))
+def test_a_signal_ends_the_live_streams_of_all_workers_with_their_summaries(tmp_path):
+    with started(tmp_path) as server, ExitStack() as until_end:
+        streams = [open_stream(server, until_end) for _ in range(4)]
+        assert streams_by_worker(server) == [2, 2]
         server.process.send_signal(signal.SIGTERM)
         for stream in streams:
             messages, code = hear_out(stream)

@@ -20,7 +20,6 @@ from service.capacity.host import free_port
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 30.0
 FEW_SHAPES = {"DEVICE": "cpu", "MAX_BATCH": "1", "UPLOAD_CHUNK_HOPS": "40", "STREAM_IDLE_S": "60"}
-SHARED_SOCKET = "import service.workers.listening as l; l.SPREADS = False; "
 
 Series = dict[tuple[str, str | None], float]
 
@@ -79,13 +78,13 @@ class WorkersServer:
 
 @contextmanager
 def started(
-    folder: Path, *, workers: int = 2, port: int | None = None, prelude: str = "", ready: bool = True, **settings: str
+    folder: Path, *, workers: int = 2, port: int | None = None, ready: bool = True, **settings: str
 ) -> Iterator[WorkersServer]:
     """Start a server; wait until all of its workers serve, unless not `ready`."""
     port = port or free_port()
     environment = os.environ | {f"SPEECHQC_{name}": value for name, value in (FEW_SHAPES | settings).items()}
     words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    program = f"{prelude}import sys; from service.cli import main; sys.exit(main({words!r}))"
+    program = f"import sys; from service.cli import main; sys.exit(main({words!r}))"
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=out, stderr=out)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 from live_server import serving
 from signals import voice, white_noise
 from stream_material import pcm16
+from websockets.asyncio.server import ServerConnection, serve
 
 from service.api.messages import Configured, EventNews, Finalized, Scores, StreamError, StreamWarning, Summary
-from service.client import StreamClient, StreamClosed, encode, stream_url
+from service.client import NoStream, StreamClient, StreamClosed, _no_stream, encode, stream_url
 
 SAMPLES = (voice(2.0) + white_noise(2.0, level_dbfs=-40)).astype(np.float32)
 
@@ -114,6 +118,92 @@ def test_nobody_who_listens_is_no_reason_to_be_cut():
                 await stream.send(pcm16(SAMPLES))
             summary = await stream.close()
             assert summary.frames == 3000
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def answering(answer: bytes | None) -> AsyncIterator[str]:
+    """Something else than a stream: whoever connects is told this, or nothing."""
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if answer is not None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+        else:
+            await reader.read()
+            writer.close()
+
+    async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def refusal(url: str, **options: float) -> str:
+    """What a client is told that finds no stream there."""
+    with pytest.raises(NoStream) as caught:
+        await StreamClient.connect(url, **options)
+    assert isinstance(caught.value, OSError), "who waits for one must get this one"
+    assert caught.value.url in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "HTTP 404 and no WebSocket: give the address"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP 200 and no WebSocket"),
+        (b"220 mail.example ESMTP\r\n", "speaks no WebSocket"),
+        (b"", "speaks no WebSocket"),
+    ],
+)
+def test_another_service_at_the_address_is_said_to_be_one(answer: bytes, told: str):
+    async def main() -> None:
+        async with answering(answer) as url:
+            assert told in await refusal(url)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("first", ['{"type":"hello"}', "welcome", b"\x00\x01", '{"type":"finalized","frames":3}'])
+def test_a_websocket_of_another_kind_is_said_to_be_one(first: str | bytes):
+    async def main() -> None:
+        async def greet(link: ServerConnection) -> None:
+            await link.send(first)
+            await link.wait_closed()
+
+        async with serve(greet, "127.0.0.1", 0) as server:
+            told = await refusal(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            assert "not `ready` but" in told
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_not_there_or_silent_is_said_to_be():
+    async def main() -> None:
+        async with answering(None) as url:
+            assert "nothing came within 0.1 s" in await refusal(url, open_timeout_s=0.1)
+        told = await refusal(url)  # nobody listens any more
+        assert "cannot be reached (the connection was refused): start one" in told
+        assert "no host of this name" in str(_no_stream(url, socket.gaierror(), 1.0))
+
+    asyncio.run(main())
+
+
+def test_tls_where_there_is_none_is_said():
+    async def main() -> None:
+        async with serving() as (url, _):
+            assert "without TLS" in await refusal(url.replace("ws:", "wss:"))
+
+    asyncio.run(main())
+
+
+def test_a_path_that_the_server_does_not_have_is_said_to_be_wrong():
+    async def main() -> None:
+        async with serving() as (url, _):
+            assert "HTTP 403 and no WebSocket: give the address of the server alone" in await refusal(
+                url + "/v2/stream"
+            )
 
     asyncio.run(main())
 

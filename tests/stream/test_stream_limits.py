@@ -102,8 +102,8 @@ def stream_of(parts: AppState, peer: Peer, *query: tuple[str, str]) -> LiveStrea
     )
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for something that must come true soon; a fixed sleep would be too short or too long."""
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something that must come true soon, on a busy machine, too; a fixed sleep would be too short or long."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # conditions of many kinds; none has an event
             await asyncio.sleep(0.005)

@@ -1,0 +1,273 @@
+"""Does the band that an event is explained with lie where the disturbance really is?
+
+    python benchmarks/bench_explain.py --data FOLDER [--model MODEL.onnx] [--mixtures 200] [--split valid] [--record]
+
+FOLDER has a manifest as training takes it. Speech of one speaker of the split, 12 s long, is mixed with one source of
+known band at 0 to 20 dB SNR (active speech against the source while it sounds), for 1 to 6 s or, in a quarter of the
+mixtures, throughout: noise through a brick-wall band 200 to 1500 mel wide between 100 and 7000 Hz, or in three of ten a
+pure tone of 250 to 4000 Hz, whose band is what the analysis can resolve of it: 80 Hz (half the main lobe of the
+window) or one mel band to either side, whichever is wider.
+
+Each mixture is inspected as a file with `explain`. An event is matched to the source when at least 80 % of it lies
+within the source's time. Its band is right when, on the mel scale, the intersection with the true one is at least half
+of the true one's width and at least half of the union (IoU >= 0.5).
+
+`hiding bands` is the other way to find a band: the 64 mel columns are pushed down to -80 dB, 4 at a time, over the
+event, the model hears all 16 versions of its stretch, and the band is the run of groups around the one that costs the
+score most (mean logit), with at least 0.3 of its effect. Pushed down to the recording's own floor or to silence, it is
+right less often.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from recording import machine, markdown, record
+
+from service.assembly import decode_limits, make_engine, make_lanes, make_runner
+from service.audio.decode import Decoder
+from service.audio.features import FrontEnd
+from service.engine import Runner
+from service.explain import Explainer, SpectrumKeeper
+from service.inspection import Inspection, InspectOptions, Inspector
+from service.scoring import Event, load_profiles
+from service.settings import Settings
+from training.corpora.manifest import read_manifest
+from training.corpora.preprocess import NORMAL_LEVEL_DBFS, load
+
+RATE_HZ, SECONDS = 16_000, 12
+OWN = {"noise": ("noise", "stationary_noise"), "tone": ("interference", "tone")}
+OTHER = ("noise", "stationary_noise", "transient_noise", "interference", "tone", "music")
+WITHIN, OVERLAP, IOU = 0.8, 0.5, 0.5
+GROUP, HIDDEN_SHARE, LEAD_FRAMES = 4, 0.3, 50
+HIDDEN = np.float32(-80.0 / 10.0 * np.log(10.0))  # of a log-mel row
+
+Float32 = NDArray[np.float32]
+Span = tuple[float, float]
+
+
+def mel(hz: float) -> float:
+    """HTK mel scale."""
+    return float(2595.0 * np.log10(1.0 + hz / 700.0))
+
+
+def hertz(mel: float) -> float:
+    """Inverse of `mel`."""
+    return float(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Speech with one source of known band and time."""
+
+    samples: Float32
+    kind: str
+    span_s: Span
+    band_hz: Span
+
+    @property
+    def place(self) -> str:
+        """Whether it sounds all the time, for the table."""
+        return "throughout" if self.span_s == (0.0, SECONDS) else "for a time"
+
+
+def read_talkers(folder: Path, split: str) -> list[list[Float32]]:
+    """Speech of the split by speaker, at one level."""
+    stems = [s for s in read_manifest(folder) if s.kind == "speech" and s.split == split and s.seconds > 1.0]
+    talkers: dict[str, list[Float32]] = defaultdict(list)
+    for recording in load(folder, stems, progress=False)[0]:
+        talkers[recording.stem.group].append(recording.samples)
+    return [talkers[name] for name in sorted(talkers)]
+
+
+def make_mixture(rng: np.random.Generator, talkers: list[list[Float32]]) -> Mixture:
+    """Draw one mixture."""
+    count = SECONDS * RATE_HZ
+    samples = np.zeros(count, np.float32)
+    talker, position = talkers[int(rng.integers(len(talkers)))], int(rng.uniform(0.0, 0.5) * RATE_HZ)
+    while position < count:
+        body = talker[int(rng.integers(len(talker)))][: count - position]
+        samples[position : position + len(body)] += body
+        position += len(body) + int(rng.uniform(0.1, 0.8) * RATE_HZ)
+    kind = "tone" if rng.random() < 0.3 else "noise"
+    start, stop = 0, count
+    if rng.random() >= 0.25:
+        length = int(rng.uniform(1.0, 6.0) * RATE_HZ)
+        start = int(rng.integers(0, count - length))
+        stop = start + length
+    source, band_hz = make_source(rng, kind, stop - start)
+    gain = 10.0 ** ((NORMAL_LEVEL_DBFS - rng.uniform(0.0, 20.0)) / 20.0) / np.sqrt(np.mean(source**2))
+    samples[start:stop] += (source * gain).astype(np.float32)
+    samples *= np.float32(min(1.0, 0.98 / float(np.abs(samples).max())))
+    return Mixture(samples, kind, (start / RATE_HZ, stop / RATE_HZ), band_hz)
+
+
+def make_source(rng: np.random.Generator, kind: str, count: int) -> tuple[NDArray[np.float64], Span]:
+    """A tone or noise of a band, faded over 10 ms, and the band."""
+    if kind == "tone":
+        pitch_hz = float(np.exp(rng.uniform(np.log(250.0), np.log(4000.0))))
+        source = np.sin(2.0 * np.pi * pitch_hz * np.arange(count) / RATE_HZ)
+        half_hz = max(80.0, hertz(mel(pitch_hz) + 43.2) - pitch_hz)  # 43.2 mel: from one mel band to the next
+        band_hz = (pitch_hz - half_hz, pitch_hz + half_hz)
+    else:
+        width = rng.uniform(200.0, 1500.0)
+        low = rng.uniform(mel(100.0), mel(7000.0) - width)
+        band_hz = (hertz(low), hertz(low + width))
+        spectrum, at_hz = np.fft.rfft(rng.standard_normal(count)), np.fft.rfftfreq(count, 1 / RATE_HZ)
+        spectrum[(at_hz < band_hz[0]) | (at_hz > band_hz[1])] = 0.0
+        source = np.fft.irfft(spectrum, count)
+    edge = np.linspace(0.0, 1.0, 160)
+    source[:160] *= edge
+    source[-160:] *= edge[::-1]
+    return source, band_hz
+
+
+async def inspect_all(mixtures: list[Mixture], settings: Settings, runner: Runner) -> list[Inspection]:
+    """Inspect each as an upload."""
+    engine = make_engine(settings, runner)
+    await engine.start()
+    options = InspectOptions(load_profiles().get("default"), explain=True)
+    answers = []
+    try:
+        for mixture in mixtures:
+            file = io.BytesIO()
+            soundfile.write(file, mixture.samples, RATE_HZ, format="WAV", subtype="PCM_16")
+            decoder = Decoder(decode_limits(settings), "audio/wav", None, None)
+            async with Inspector(engine, runner.contract, make_lanes(settings), options) as inspector:
+                answers.append(await inspector.inspect_bytes(_pieces(file.getvalue()), decoder))
+    finally:
+        await engine.stop()
+    return answers
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def hidden_band(runner: Runner, features: Float32, event: Event) -> Span | None:
+    """Band by hiding groups of mel columns from the model; None where nothing that is hidden costs the score anything.
+
+    Args:
+        runner: The model.
+        features: The whole recording's, look-ahead included, (T, F).
+        event: A closed one.
+    """
+    contract = runner.contract
+    bands, hops, late = contract.features.mel_bands, contract.features.hops_per_frame, contract.lookahead_frames
+    assert event.offset_frame is not None
+    start, stop = max(0, event.onset_frame - LEAD_FRAMES), event.offset_frame + late
+    stretch = features[start * hops : stop * hops]
+    versions = np.repeat(stretch[None], bands // GROUP + 1, axis=0)
+    begin = (event.onset_frame - start) * hops
+    for group in range(bands // GROUP):
+        columns = slice(group * GROUP, (group + 1) * GROUP)
+        part = versions[group + 1, begin:, columns]
+        np.minimum(part, HIDDEN, out=part)
+    scores, _ = runner.run(versions, np.zeros((len(versions), contract.state_size), np.float32))
+    own = np.clip(scores[:, late + event.onset_frame - start :, contract.index(event.label)], 1e-4, 1 - 1e-4)
+    logits = np.log(own / (1.0 - own)).mean(axis=1)
+    cost = logits[0] - logits[1:]
+    first = last = int(cost.argmax())
+    if cost[first] <= 0.0:
+        return None
+    while first > 0 and cost[first - 1] >= HIDDEN_SHARE * cost.max():
+        first -= 1
+    while last < len(cost) - 1 and cost[last + 1] >= HIDDEN_SHARE * cost.max():
+        last += 1
+    step = (mel(contract.features.mel_high_hz) - mel(contract.features.mel_low_hz)) / (bands + 1)
+    base = mel(contract.features.mel_low_hz) + 0.5 * step
+    return hertz(base + first * GROUP * step), hertz(base + (last + 1) * GROUP * step)
+
+
+def is_right(found_hz: Span | None, true_hz: Span) -> bool:
+    """Whether a band is right, as this module's description says."""
+    if found_hz is None:
+        return False
+    (low, high), (true_low, true_high) = (tuple(map(mel, band)) for band in (found_hz, true_hz))
+    shared = max(0.0, min(high, true_high) - max(low, true_low))
+    union = max(high, true_high) - min(low, true_low)
+    return shared >= OVERLAP * (true_high - true_low) and shared >= IOU * union
+
+
+def main() -> None:
+    """Mix, inspect, compare, print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with a manifest")
+    parser.add_argument("--model", type=Path, help="model file; by default the one of the settings")
+    parser.add_argument("--mixtures", type=int, default=200)
+    parser.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="split of the speech")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--hide", action="store_true", help="also find bands by hiding them from the model; minutes")
+    parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    about = machine()
+    settings = Settings(device="cpu", **({"model_path": options.model} if options.model else {}))
+    runner = make_runner(settings)
+    talkers = read_talkers(options.data, options.split)
+    if not talkers:
+        raise SystemExit(f"expected speech of the split {options.split!r} in {options.data}, the manifest lists none")
+    rng = np.random.default_rng(options.seed)
+    mixtures = [make_mixture(rng, talkers) for _ in range(options.mixtures)]
+    answers = asyncio.run(inspect_all(mixtures, settings, runner))
+    text = compare(mixtures, answers, runner, hide=options.hide)
+    print(text)
+    if options.record:
+        record("evidence", about, text, {str(options.data): "FOLDER"})
+
+
+def compare(mixtures: list[Mixture], answers: list[Inspection], runner: Runner, *, hide: bool) -> str:
+    """The tables."""
+    front_end, explainer = FrontEnd(runner.contract.features), Explainer(runner.contract)
+    right: dict[tuple[str, ...], list[bool]] = defaultdict(list)
+    hidden: dict[tuple[str, ...], list[bool]] = defaultdict(list)
+    seconds = spent_s = hide_s = events = 0.0
+    for mixture, answer in zip(mixtures, answers, strict=True):
+        channel, evidence = answer.channels[0], answer.evidence
+        assert evidence is not None and channel.frames is not None
+        padded = np.pad(mixture.samples, (0, 240 + 640), mode="symmetric")
+        started_s = time.process_time()
+        keeper = SpectrumKeeper(front_end)
+        keeper.add(padded)
+        explainer.explain(channel.events, channel.frames, keeper.kept())
+        spent_s += time.process_time() - started_s
+        seconds, events = seconds + SECONDS, events + len(channel.events)
+        features = front_end(padded[None])[0]
+        for event, found in zip(channel.events, evidence[0], strict=True):
+            offset_s = event.offset_s or SECONDS
+            shared_s = min(offset_s, mixture.span_s[1]) - max(event.onset_s, mixture.span_s[0])
+            if event.label not in OTHER or shared_s < WITHIN * (offset_s - event.onset_s):
+                continue
+            group = "its own" if event.label in OWN[mixture.kind] else "other"
+            band = None if found.band is None else (found.band.low_hz, found.band.high_hz)
+            keys = ((group, mixture.kind, mixture.place), (group, "all", ""))
+            for key in keys:
+                right[key].append(is_right(band, mixture.band_hz))
+            if hide:
+                started_s = time.process_time()
+                verdict = is_right(hidden_band(runner, features, event), mixture.band_hz)
+                hide_s += time.process_time() - started_s
+                for key in keys:
+                    hidden[key].append(verdict)
+    rows = []
+    for key, values in sorted(right.items()):
+        row = [key[0], " ".join(key[1:]).strip(), str(len(values)), f"{100 * np.mean(values):.1f} %"]
+        rows.append(row + ([f"{100 * np.mean(hidden[key]):.1f} %"] if hide else []))
+    headings = ["label of the event", "source", "events", "right band"] + (["right by hiding bands"] if hide else [])
+    matched = sum(len(values) for key, values in right.items() if key[1] == "all")
+    cost = f"\n\nEvidence costs {1000 * spent_s / seconds:.2f} ms of CPU per second of audio ({events:.0f} events)"
+    cost += f"; hiding bands {1000 * hide_s / matched:.0f} ms per event." if hide else "."
+    return markdown(headings, rows) + cost
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""What `speech-qc doctor` looks at: each check says how it is and, where it is not well, what to do.
+
+A check never raises for what it finds. It changes nothing: the port is bound for a moment and given back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from service.errors import SpeechQCError, StartupError
+from service.settings import PREFIX, Settings, unknown_variables
+
+State = Literal["ok", "warn", "fail"]
+
+SPARE_DESCRIPTORS = 64
+"""Files of the process itself: libraries, the log, the event loop, scrapes."""
+
+BASE_MIB, STREAM_MIB, UPLOAD_MIB = 350, 0.3, 32
+"""Memory of a process with its model warm, of a live channel, and of an upload of some length; rounded up from what
+benchmarks/RESULTS.md says."""
+
+OLDEST_YEAR = 2025
+"""No clock that was ever set shows an earlier one."""
+
+TIME_ERROR = 5
+"""What adjtimex(2) returns where nobody keeps the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        name: Of the check.
+        state: `warn` still serves.
+        text: How it is.
+        advice: What to do; empty where all is well.
+    """
+
+    name: str
+    state: State
+    text: str
+    advice: str = ""
+
+
+def check_environment(environment: dict[str, str]) -> Finding:
+    """Whether every variable of ours sets something."""
+    unknown = unknown_variables(environment)
+    if unknown:
+        text = f"{', '.join(unknown)}: no such setting"
+        return Finding("variables", "warn", text, "see `speech-qc settings` for the names, correct or remove them")
+    return Finding("variables", "ok", f"every {PREFIX}* variable is a setting")
+
+
+def check_libraries() -> Finding:
+    """Whether what is imported is there, once, and reads what it should."""
+    text = f"Python {platform.python_version()}"
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    if len(both) == 2:
+        advice = "pip uninstall onnxruntime onnxruntime-gpu, then install speech-qc again"
+        return Finding("libraries", "fail", "onnxruntime and onnxruntime-gpu hide each other", advice)
+    if not both:
+        return Finding("libraries", "fail", "ONNX Runtime is missing", "install speech-qc again")
+    text += f", {both[0]} {_version(both[0])}"
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        return Finding("libraries", "fail", f"libsndfile cannot be loaded: {error}", "install libsndfile1")
+    text += f", libsndfile {soundfile.__libsndfile_version__}"
+    missing = [name for name in ("FLAC", "OGG", "MP3") if name not in soundfile.available_formats()]
+    if missing:
+        advice = "install a libsndfile of at least 1.1 to read them"
+        return Finding("libraries", "warn", f"{text}; it does not read {', '.join(missing)}", advice)
+    if not _version("uvloop") and sys.platform != "win32":
+        return Finding("libraries", "warn", f"{text}; no uvloop", "pip install uvloop: a server carries more streams")
+    return Finding("libraries", "ok", text)
+
+
+def check_model(settings: Settings) -> Iterator[Finding]:
+    """Whether the model can be served, on which provider, and how long a step takes."""
+    import numpy as np
+
+    from service.app import checked_profiles
+    from service.assembly import make_runner
+
+    try:
+        runner = make_runner(settings)
+    except StartupError as error:
+        name = "provider" if error.code == StartupError.code else "model"
+        yield Finding(name, "fail", str(error), "the message says what to mend")
+        return
+    contract = runner.contract
+    yield Finding("model", "ok", f"{contract.name} {contract.version} ({runner.sha256[:12]}) fits this service")
+    hops = settings.live_chunk_hops
+    features = np.zeros((1, hops, contract.features.columns), np.float32)
+    state = np.zeros((1, contract.state_size), np.float32)
+    try:
+        runner.run(features, state)  # the first one is slower
+        started_s = time.perf_counter()
+        runner.run(features, state)
+        step_ms = 1000 * (time.perf_counter() - started_s)
+    except SpeechQCError as error:
+        yield Finding("provider", "fail", f"{runner.provider}: {error}", "the message says what to mend")
+        return
+    text = f"{runner.provider}, a step of one stream takes {step_ms:.1f} ms"
+    if runner.provider_fallback and Path("/dev/nvidia0").exists():
+        advice = "install speech-qc[cuda] and a driver that fits, or set SPEECHQC_DEVICE=cpu where that is meant"
+        yield Finding("provider", "warn", f"{text}, though this machine has a GPU", advice)
+    elif runner.provider_fallback:
+        advice = "set SPEECHQC_DEVICE=cpu, so that the alert on a lost GPU stays silent"
+        yield Finding("provider", "ok", f"{text}; there is no GPU", advice)
+    else:
+        yield Finding("provider", "ok", text)
+    try:
+        profiles = checked_profiles(settings)
+    except SpeechQCError as error:
+        yield Finding("profiles", "fail", str(error), "the message says what to mend")
+    else:
+        yield Finding("profiles", "ok", ", ".join(profiles.names))
+
+
+def check_port(settings: Settings) -> Finding:
+    """Whether the address can be listened on."""
+    from service.workers.listening import bind_all
+
+    where = f"{settings.host}, port {settings.port}"
+    try:
+        for one in bind_all(settings.host, settings.port):
+            one.close()
+    except SpeechQCError as error:
+        advice = "if that is this service, all is well; else end what holds it, or set SPEECHQC_PORT or SPEECHQC_HOST"
+        return Finding("port", "fail", str(error), advice)
+    return Finding("port", "ok", f"{where} is free")
+
+
+def check_descriptors(settings: Settings, limit: int | None = None) -> Finding:
+    """Whether a process may open as many files as its places need.
+
+    Args:
+        settings: Places.
+        limit: Instead of this process's own.
+    """
+    needed = settings.max_streams + settings.max_uploads + SPARE_DESCRIPTORS
+    limit = _descriptor_limit() if limit is None else limit
+    if limit is None:
+        return Finding("open files", "ok", "this system has no limit that could be read")
+    text = f"a process may open {limit}, its places need {needed}"
+    if limit < needed:
+        return Finding("open files", "fail", text, f"ulimit -n {needed}, or LimitNOFILE={needed} in the unit")
+    return Finding("open files", "ok", text)
+
+
+def check_memory(settings: Settings, limit_mib: float | None = None) -> Finding:
+    """Whether all places can be taken at once.
+
+    Args:
+        settings: Places and processes.
+        limit_mib: Instead of the machine's or the container's own.
+    """
+    each = BASE_MIB + STREAM_MIB * settings.max_streams + UPLOAD_MIB * settings.max_uploads
+    needed = settings.workers * each
+    limit = _memory_limit_mib() if limit_mib is None else limit_mib
+    if limit is None:
+        return Finding("memory", "ok", f"some {needed:.0f} MiB are needed; what there is cannot be read here")
+    text = f"{limit:.0f} MiB, some {needed:.0f} are needed when all places are taken"
+    if limit < needed:
+        advice = "give it more, or lower SPEECHQC_MAX_STREAMS, SPEECHQC_MAX_UPLOADS or SPEECHQC_WORKERS"
+        return Finding("memory", "warn", text, advice)
+    return Finding("memory", "ok", text)
+
+
+def check_cores(settings: Settings, cores: float | None = None) -> Finding:
+    """Whether there are as many cores as processes.
+
+    Args:
+        settings: Processes.
+        cores: Instead of what this process may use.
+    """
+    found = _cores() if cores is None else cores
+    text = f"{found:g} for {settings.workers} process{'es' if settings.workers > 1 else ''}"
+    if found < settings.workers:
+        return Finding("cores", "warn", text, f"set SPEECHQC_WORKERS={max(1, int(found))}, or give it more")
+    return Finding("cores", "ok", text)
+
+
+def check_clock(year: int | None = None, synchronised: bool | None = None) -> Finding:
+    """Whether times in logs, metrics and traces can be believed.
+
+    Args:
+        year: Instead of this year.
+        synchronised: Instead of what the kernel says.
+    """
+    year = time.gmtime().tm_year if year is None else year
+    if year < OLDEST_YEAR:
+        return Finding("clock", "fail", f"it shows the year {year}", "set it, and run chrony or systemd-timesyncd")
+    kept = _is_synchronised() if synchronised is None else synchronised
+    if kept is False:
+        text = "nobody keeps it: times in logs and metrics drift; lengths and lags here use another clock"
+        return Finding("clock", "warn", text, "run chrony or systemd-timesyncd on the host")
+    return Finding("clock", "ok", "the kernel says that it is kept" if kept else "plausible")
+
+
+CHECKS: tuple[Callable[[Settings], Finding], ...] = (check_port, check_descriptors, check_memory, check_cores)
+
+
+def all_findings(settings: Settings) -> Iterator[Finding]:
+    """Every check, those that are quick first."""
+    yield check_environment(dict(os.environ))
+    yield check_libraries()
+    for check in CHECKS:
+        yield check(settings)
+    yield check_clock()
+    yield from check_model(settings)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _descriptor_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _memory_limit_mib() -> float | None:
+    """The container's limit, else the machine's memory."""
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < 1 << 60:
+            return int(text) / 2**20
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _cores() -> float:
+    """Cores that this process may use: its affinity, and the container's quota."""
+    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else min(cores, int(quota) / int(period))
+
+
+def _is_synchronised() -> bool | None:
+    """What the kernel says of its clock; None where it cannot be asked."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        said = ctypes.CDLL(None).adjtimex(ctypes.byref(ctypes.create_string_buffer(512)))  # modes 0: only read
+    except (OSError, AttributeError):
+        return None
+    return None if said < 0 else said != TIME_ERROR

@@ -1,0 +1,105 @@
+"""How the log is written: text for a terminal, a JSON object per line for machines; never audio, never a payload.
+
+The code logs through Python's `logging`; this module alone knows structlog, and decides at the start what a line looks
+like. Lines that are written while a request or stream is served carry its id, through a context variable.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+import structlog
+
+from service.settings import Settings
+
+TEXT_FORMAT = "%(levelname)s: %(name)s: %(message)s"
+
+CHATTY = ("httpx", "httpcore", "urllib3")
+"""Clients of other services, as OpenTelemetry's exporter uses; they tell every request at `info`."""
+
+
+UNWANTED = ("message", "asctime", "color_message")
+"""What another handler's formatter leaves on a record, and uvicorn's message once more with colours."""
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the time, and is known as ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def configure_logging(settings: Settings, worker: int | None = None) -> None:
+    """Send the log of this process to standard error; a second call replaces the first.
+
+    Args:
+        settings: `log_level` and `log_format`.
+        worker: Number of this process among several; its lines say it.
+    """
+    handler = _Stderr()
+    handler.setFormatter(json_formatter(worker) if writes_json(settings) else text_formatter(worker))
+    root = logging.getLogger()
+    for old in [one for one in root.handlers if isinstance(one, _Stderr)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(settings.log_level.upper())
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def writes_json(settings: Settings) -> bool:
+    """Whether lines are JSON: as set, or when nobody looks at them on a terminal."""
+    if settings.log_format == "auto":
+        return not sys.stderr.isatty()
+    return settings.log_format == "json"
+
+
+def json_formatter(worker: int | None = None) -> logging.Formatter:
+    """One JSON object per line.
+
+    It has `timestamp` (UTC), `level`, `logger`, `event`, and where there are such: `worker`, `request_id`,
+    `session_id`, `exception`, and the facts that the code passed as `extra`.
+    """
+
+    def add_worker(_: object, __: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
+        for name in UNWANTED:
+            line.pop(name, None)
+        if worker is not None:
+            line["worker"] = worker
+        return line
+
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            add_worker,
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+        ],
+    )
+
+
+def text_formatter(worker: int | None = None) -> logging.Formatter:
+    """Level, logger and message, as on a terminal."""
+    return logging.Formatter(
+        TEXT_FORMAT.replace(": ", f": worker {worker}: ", 1) if worker is not None else TEXT_FORMAT
+    )
+
+
+@contextmanager
+def ids(**names: str) -> Iterator[None]:
+    """Have all lines that are written inside, and in tasks that are started there, carry these ids."""
+    with structlog.contextvars.bound_contextvars(**names):
+        yield

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from service.cli import main
+from service.commands.checks import (
+    CHECKS,
+    Finding,
+    check_clock,
+    check_cores,
+    check_descriptors,
+    check_environment,
+    check_memory,
+    check_port,
+)
+from service.commands.configuring import markdown
+from service.commands.doctor import exit_code
+from service.settings import Settings
+
+Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_settings_page_is_made_from_the_code() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == markdown(), "run: speech-qc settings --markdown > docs/settings.md"
+
+
+def test_the_settings_page_has_every_setting_with_its_bounds() -> None:
+    page = markdown()
+    for name in Settings.model_fields:
+        assert f"| `SPEECHQC_{name.upper()}` |" in page
+    assert "| whole number | ≥ 1, ≤ 65535 | `8000` |" in page
+    assert "≥ 2, ≤ 100, multiple of 2" in page
+
+
+def test_settings_says_where_each_value_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    file = tmp_path / "qc.toml"
+    file.write_text("max_streams = 7\nport = 1\n")
+    monkeypatch.setenv("SPEECHQC_CONFIG", str(file))
+    monkeypatch.setenv("SPEECHQC_PORT", "9000")
+    assert main(["settings", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["port"] == {"value": 9000, "source": "environment"}
+    assert said["max_streams"] == {"value": 7, "source": "file"}
+    assert said["drain_s"] == {"value": 30.0, "source": "default"}
+    assert main(["settings"]) == 0
+    assert "SPEECHQC_MAX_STREAMS" in capsys.readouterr().out
+
+
+def test_secrets_are_hidden_in_every_form(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr("service.commands.configuring.is_secret", lambda name: name == "default_profile")
+    monkeypatch.setenv("SPEECHQC_DEFAULT_PROFILE", "hunter2")
+    for words in (["settings"], ["settings", "--json"], ["settings", "--markdown"]):
+        assert main(words) == 0
+        assert "hunter2" not in capsys.readouterr().out
+
+
+def test_settings_with_a_wrong_value_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("SPEECHQC_WORKERS", "65")
+    assert main(["settings"]) == 2
+    said = capsys.readouterr().err
+    assert "SPEECHQC_WORKERS='65'" in said and "less than or equal to 64" in said
+
+
+def test_doctor_finds_wrong_settings_and_ends_with_2(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("SPEECHQC_WORKERS", "65")
+    assert main(["doctor", "--json"]) == 2
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["name"], finding["state"]) == ("settings", "fail")
+
+
+def test_doctor_looks_at_everything_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("SPEECHQC_DEVICE", "cpu")
+    monkeypatch.setenv("SPEECHQC_PROT", "1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("SPEECHQC_PORT", str(taken.getsockname()[1]))
+        assert main(["doctor", "--json"]) == 2
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert set(found) == {
+        "settings", "variables", "libraries", "port", "open files", "memory", "cores", "clock", "model", "provider",
+        "profiles",
+    }  # fmt: skip
+    assert found["port"]["state"] == "fail"
+    assert "SPEECHQC_PROT" in found["variables"]["text"]
+    assert found["provider"]["text"].startswith("CPUExecutionProvider")
+    assert all(one["advice"] for one in found.values() if one["state"] != "ok")
+
+
+def test_doctor_says_what_is_wrong_with_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("SPEECHQC_MODEL_PATH", str(tmp_path / "none.onnx"))
+    assert main(["doctor"]) == 2
+    assert "SPEECHQC_MODEL_PATH" in capsys.readouterr().out
+
+
+def test_places_need_descriptors() -> None:
+    settings = Settings(max_streams=1000, max_uploads=8)
+    assert check_descriptors(settings, 1071).state == "fail"
+    assert "ulimit -n 1072" in check_descriptors(settings, 1071).advice
+    assert check_descriptors(settings, 1072).state == "ok"
+
+
+def test_places_need_memory_and_processes_need_cores() -> None:
+    settings = Settings(workers=4)
+    assert check_memory(settings, 512).state == "warn"
+    assert check_memory(settings, 64_000).state == "ok"
+    assert "SPEECHQC_WORKERS=2" in check_cores(settings, 2.5).advice
+    assert check_cores(settings, 4).state == "ok"
+
+
+def test_a_clock_that_was_never_set_is_a_failure_and_one_that_nobody_keeps_a_warning() -> None:
+    assert check_clock(1970, True).state == "fail"
+    assert check_clock(2026, False).state == "warn"
+    assert check_clock(2026, True).state == "ok"
+    assert check_clock(2026).state in ("ok", "warn")
+
+
+def test_a_misspelt_variable_is_found_and_the_name_of_the_file_is_none() -> None:
+    assert check_environment({"SPEECHQC_MAX_STREAM": "1"}).state == "warn"
+    assert check_environment({"SPEECHQC_MAX_STREAMS": "1", "SPEECHQC_CONFIG": "x", "PATH": ""}).state == "ok"
+
+
+def test_the_port_is_given_back_after_the_look() -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    settings = Settings(port=port)
+    assert check_port(settings).state == check_port(settings).state == "ok"
+
+
+def test_the_worst_finding_is_the_exit_code() -> None:
+    ok, warn, fail = (Finding("x", state, "") for state in ("ok", "warn", "fail"))  # type: ignore[arg-type]
+    assert [exit_code([ok]), exit_code([ok, warn]), exit_code([warn, fail, ok])] == [0, 1, 2]
+    assert len(CHECKS) == 4

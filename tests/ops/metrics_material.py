@@ -1,0 +1,32 @@
+"""What the code says of its metrics."""
+
+from __future__ import annotations
+
+import re
+
+from service.histogram import BatchHistogram
+from service.metrics import Metrics
+
+SUFFIX = {"counter": "_total", "info": "_info"}
+
+
+def metric_rows() -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """Type, labels and meaning of every metric of ours, by the name of its series."""
+    metrics = Metrics()
+    labels: dict[str, tuple[str, ...]] = {}
+    for collector in metrics.registry._collector_to_names:
+        if isinstance(collector, BatchHistogram):
+            labels[collector._name] = collector._labels
+        elif hasattr(collector, "_labelnames"):
+            labels[collector._name] = tuple(collector._labelnames)
+    return {
+        family.name + SUFFIX.get(family.type, ""): (family.type, labels[family.name], family.documentation)
+        for family in metrics.registry.collect()
+        if family.name.startswith("speechqc_")
+    }
+
+
+def metrics_in(text: str) -> set[str]:
+    """Our metrics in a text of expressions: without the parts of a histogram."""
+    found = set(re.findall(r"(?<![:\w])speechqc_\w+", text))
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in found}

@@ -1,0 +1,182 @@
+"""The board shows what is there: each of its expressions, and each rule, is answered by a Prometheus under load."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import soundfile
+import yaml
+from programs import program
+
+from service.capacity.host import free_port
+from service.client import StreamClient, StreamClosed
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAFANA = ROOT / "deploy" / "grafana"
+BOARD = GRAFANA / "boards" / "speech-qc.json"
+SAMPLE = ROOT / "examples" / "sample.wav"
+PATIENCE_S = 180.0
+
+
+def panels() -> list[dict[str, Any]]:
+    return json.loads(BOARD.read_text(encoding="utf-8"))["panels"]
+
+
+def expressions() -> dict[str, str]:
+    """Every expression as Grafana would send it, by the panel's title."""
+    found = {
+        f"{panel['title']}: {target['legendFormat']}": target["expr"]
+        for panel in panels()
+        for target in panel.get("targets", ())
+    }
+    return {
+        name: text.replace("$__rate_interval", "20s").replace("$instance", ".*").replace("[15m]", "[20s]")
+        for name, text in found.items()
+    }
+
+
+def test_the_board_is_what_its_program_makes():
+    spec = importlib.util.spec_from_file_location("make_board", GRAFANA / "make_board.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert BOARD.read_text(encoding="utf-8") == module.text(), "run: python deploy/grafana/make_board.py"
+
+
+def test_no_panel_is_empty_hidden_behind_another_or_without_source():
+    seen: set[tuple[int, int]] = set()
+    for panel in panels():
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & seen, f"{panel['title']} covers another panel"
+        assert place["x"] + place["w"] <= 24
+        seen |= cells
+        if panel["type"] != "row":
+            assert panel["targets"] and panel["datasource"]["uid"] == "prometheus", panel["title"]
+
+
+@contextmanager
+def running(*words: str, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(words, cwd=ROOT, env=os.environ | variables, stdout=out, stderr=out)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+        process.wait()
+
+
+def until_answered(url: str, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if httpx.get(url).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"{url} is not answered:\n{log.read_text(encoding='utf-8', errors='replace')}")
+
+
+async def load(port: int) -> None:
+    """A little of everything: uploads, a bad one, streams, one too many, one that is too fast."""
+    samples, rate_hz = soundfile.read(SAMPLE, dtype="float32")
+    address = f"127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as http:
+        for body in (SAMPLE.read_bytes(), SAMPLE.read_bytes(), b"no audio"):
+            await http.post("/v1/inspect", content=body)
+
+    async def stream() -> None:
+        with suppress(StreamClosed):
+            async with StreamClient.connect(f"ws://{address}", sample_rate=rate_hz, encoding="linear16") as one:
+                for start in range(0, len(samples), rate_hz // 10):
+                    await one.send(samples[start : start + rate_hz // 10])
+                await one.close()
+
+    await asyncio.gather(*(stream() for _ in range(6)))
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Prometheus with our rules that scrapes a server with two workers, which has work to do."""
+    binary = program("prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    port, its_port = free_port(), free_port()
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(ROOT / "deploy/prometheus/rules/*.yml")]
+    config["alerting"] = {}
+    config["scrape_configs"] = config["scrape_configs"][:1]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    log, its_log = folder / "service.log", folder / "prometheus.log"
+    with (
+        running(
+            *(sys.executable, "-m", "service", "serve", "--port", str(port), "--workers", "2"),
+            log=log, SPEECHQC_DEVICE="cpu", SPEECHQC_MAX_BATCH="4", SPEECHQC_MAX_STREAMS="2",
+        ),
+        running(
+            *(binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
+            f"--web.listen-address=127.0.0.1:{its_port}", log=its_log,
+        ),
+    ):  # fmt: skip
+        until_answered(f"http://127.0.0.1:{port}/health/ready", log)
+        until_answered(f"http://127.0.0.1:{its_port}/-/ready", its_log)
+        address = f"http://127.0.0.1:{its_port}"
+        for _ in range(3):
+            asyncio.run(load(port))
+            time.sleep(2.5)  # scrapes between which something has risen
+        yield address
+
+
+def ask(address: str, expression: str) -> list[dict[str, Any]]:
+    answer = httpx.get(f"{address}/api/v1/query", params={"query": expression}).json()
+    assert answer["status"] == "success", f"{expression}\n{answer}"
+    return answer["data"]["result"]
+
+
+@pytest.mark.slow
+def test_every_expression_of_the_board_returns_data(prometheus):
+    silent = [name for name, text in expressions().items() if not ask(prometheus, text)]
+    assert not silent
+
+
+@pytest.mark.slow
+def test_what_happened_is_on_the_board(prometheus):
+    def value(name: str) -> float:
+        return sum(float(one["value"][1]) for one in ask(prometheus, expressions()[name]))
+
+    assert value("Engine alive: alive") == 1
+    assert value("Workers up: up") == 2
+    assert value("Streams and places: places") == 4
+    assert value("Frames scored: frames") > 0
+    assert value("Refused, given up: refused: {{reason}}") > 0
+    assert 0 < value("Share of noisy frames: noisy") < 1
+    assert value("Lag: arrival to answer: p99") > 0
+    assert value("Events by label: {{label}}") > 0
+
+
+@pytest.mark.slow
+def test_every_rule_is_evaluated_and_no_alarm_comes_of_ordinary_work(prometheus):
+    groups = httpx.get(f"{prometheus}/api/v1/rules").json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == 20
+    assert {rule["health"] for rule in rules} == {"ok"}, [rule for rule in rules if rule["health"] != "ok"]
+    firing = [rule["name"] for rule in rules if rule.get("state") == "firing"]
+    assert firing == []
+    for record in [rule["name"] for rule in rules if rule["type"] == "recording"]:
+        assert ask(prometheus, record), record

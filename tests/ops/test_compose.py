@@ -1,0 +1,56 @@
+"""What the Compose file promises: bounded, unprivileged, on loopback, watched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_bounded_and_has_no_privileges(name):
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"cpus", "mem_limit", "pids_limit"} <= set(service)
+    for port in service.get("ports", ()):
+        assert port.startswith("127.0.0.1:"), f"{name} listens to everybody on {port}"
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if "build" not in SERVICES[name]])
+def test_images_are_named_by_a_tag_that_does_not_move(name):
+    assert SERVICES[name]["image"].split(":")[1] not in ("", "latest", "main")
+    assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+
+
+def test_the_watch_waits_for_the_service():
+    for name, needs in (("prometheus", "speech-qc"), ("prometheus", "alertmanager"), ("grafana", "prometheus")):
+        assert SERVICES[name]["depends_on"][needs] == {"condition": "service_healthy"}
+
+
+def test_everything_that_is_mounted_exists():
+    for service in SERVICES.values():
+        for volume in service.get("volumes", ()):
+            source, _, rest = volume.partition(":")
+            if source.startswith("."):
+                assert (ROOT / source).is_dir(), source
+                assert rest.endswith(":ro"), volume
+
+
+def test_the_service_is_given_longer_to_end_than_its_drain_lasts():
+    grace_s = int(SERVICES["speech-qc"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s >= 3 * 30 + 10  # what the parent of several workers waits before it kills them
+
+
+def test_configurations_of_alertmanager_and_grafana_fit_together():
+    alertmanager = yaml.safe_load((ROOT / "deploy/alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
+    assert alertmanager["route"]["receiver"] in [receiver["name"] for receiver in alertmanager["receivers"]]
+    sources = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text("utf-8"))
+    assert sources["datasources"][0]["uid"] == "prometheus"
+    boards = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/boards.yml").read_text("utf-8"))
+    folder = boards["providers"][0]["options"]["path"]
+    assert any(volume.split(":")[1] == folder for volume in SERVICES["grafana"]["volumes"])

@@ -1,0 +1,116 @@
+"""A log line is for machines where no human reads, and never holds what was heard."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+from signals import voice, wav_bytes
+
+from service.logs import configure_logging, ids, json_formatter, text_formatter, writes_json
+from service.settings import Settings
+
+LOG = "service.test"
+
+
+@pytest.fixture
+def lines():
+    """Formats what is logged from now on as JSON; gives the objects."""
+    sink = io.StringIO()
+    handler = logging.StreamHandler(sink)
+    handler.setFormatter(json_formatter(worker=3))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    level = root.level
+    root.setLevel(logging.DEBUG)
+    try:
+        yield lambda: [json.loads(line) for line in sink.getvalue().splitlines()]
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def test_a_json_line_says_when_who_what_and_for_whom(lines):
+    with ids(request_id="r1", session_id="s1"):
+        logging.getLogger(LOG).warning("%d things\nhappened", 3, extra={"outcome": "ok"})
+    (line,) = lines()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "level": "warning",
+        "logger": LOG,
+        "event": "3 things\nhappened",
+        "outcome": "ok",
+        "request_id": "r1",
+        "session_id": "s1",
+        "worker": 3,
+    }
+
+
+def test_ids_end_with_their_request(lines):
+    with ids(request_id="r1"):
+        pass
+    logging.getLogger(LOG).info("later")
+    assert "request_id" not in lines()[0]
+
+
+def test_an_exception_stays_in_its_line(lines):
+    try:
+        raise RuntimeError("it broke")
+    except RuntimeError:
+        logging.getLogger(LOG).exception("trouble")
+    (line,) = lines()
+    assert "RuntimeError: it broke" in line["exception"]
+
+
+def test_every_line_of_a_request_has_its_id_and_none_has_its_payload(make_client, lines):
+    client = make_client()
+    client.post(
+        "/v1/inspect?profile=default",
+        content=wav_bytes(voice(1.0)),
+        headers={"X-Request-Id": "abc", "Content-Disposition": 'filename="secret-name.wav"'},
+    )
+    client.post("/v1/inspect", content=b"secret-bytes", headers={"X-Request-Id": "bad"})
+    client.post("/v1/inspect", files={"file": ("secret-name.wav", b"secret-bytes")})
+    client.get("/secret-path?secret=query")
+    said = [line for line in lines() if line["logger"].startswith("service")]
+    access = [line for line in said if line["logger"] == "service.access"]
+    assert [line["status"] for line in access] == [200, 415, 415, 404]
+    assert [line["request_id"] for line in access[:2]] == ["abc", "bad"]
+    assert access[0]["route"] == "/v1/inspect"
+    assert "secret" not in json.dumps(said)
+
+
+def test_every_line_of_a_stream_has_its_session(make_client, lines):
+    with make_client().websocket_connect("/v1/stream", headers={"X-Request-Id": "s7"}) as session:
+        session.send_bytes(bytes(32000))
+        session.send_text('{"type":"CloseStream"}')
+        while session.receive()["type"] != "websocket.close":
+            pass
+    (line,) = [line for line in lines() if line["logger"] == "service.streams"]
+    assert (line["session_id"], line["outcome"], line["audio_s"]) == ("s7", "ok", 1.0)
+
+
+def test_without_a_terminal_the_log_is_json_unless_set(capsys):
+    assert writes_json(Settings())
+    assert not writes_json(Settings(log_format="text"))
+    configure_logging(Settings(log_level="info"))
+    configure_logging(Settings(log_level="info"))
+    logging.getLogger(LOG).info("once")
+    said = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["event"] for line in said] == ["once"]
+
+
+def test_on_a_terminal_the_log_is_text(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert not writes_json(Settings())
+    assert writes_json(Settings(log_format="json"))
+
+
+def test_a_text_line_names_the_worker():
+    record = logging.LogRecord("service", logging.INFO, "", 0, "ready", None, None)
+    assert text_formatter().format(record) == "INFO: service: ready"
+    assert text_formatter(2).format(record) == "INFO: worker 2: service: ready"
