@@ -28,6 +28,7 @@ EXIT_SHARE = 0.7  # exit = this share of enter: scores that tremble around enter
 DEFAULT_ENTER = 0.5
 FALSE_EVENTS_PER_HOUR = 8.0  # of all labels together on clean speech; 10 are promised, other speakers are unlike these
 ENTER_STEP = 0.03
+F1_KEPT = 0.85  # quiet is not bought with more of a label's best F1 than this leaves; what remains is a shortfall to state
 HARD_DB = 25.0
 _GRID = [(a / 4, b / 4) for a in range(-4, 5) for b in range(-4, 5)]
 MIN_GAIN = 1e-6  # nats per frame that Platt scaling must win, else the scores stay as they are
@@ -176,8 +177,11 @@ def quiet_thresholds(
         for name in judged
         if name not in ("speech", "reverberation")
     }
+    for name, rows in choices.items():
+        least = F1_KEPT * max(row[1] for row in rows)
+        choices[name] = [row for row in rows if row[1] >= least]
     # A price per false event turns the choice into one per label; it rises until all together are few enough.
-    for price in (0.0, *np.geomspace(1e-4, 1.0, 60)):
+    for price in (0.0, *np.geomspace(1e-4, 0.1, 50)):
         taken = {name: max(rows, key=lambda row: row[1] - price * row[2]) for name, rows in choices.items()}
         per_hour = sum(row[2] for row in taken.values())
         if per_hour <= FALSE_EVENTS_PER_HOUR:

@@ -232,13 +232,13 @@ def export(
     graph = export_graph(net)
     session = onnx_session(graph.SerializeToString())
     scorer = Scorer(contract, onnx_score(session, contract.lookahead_frames, contract.state_size), config)
-    where = {"folder": figures_data or data, "mixtures": evaluation_mixtures}
-    metrics = evaluate(scorer, **where, seed=config.seed + EVALUATION_SEED_OFFSET)
+    where, figures_seed = figures_data or data, config.seed + EVALUATION_SEED_OFFSET
+    metrics = evaluate(scorer, where, mixtures=evaluation_mixtures, seed=figures_seed)
     if figures_data is not None:
         metrics["material"]["what"] = HELD_OUT
     if earlier is not None:
         older = model_scorer(earlier)
-        figures = evaluate(older, **where, seed=config.seed + EVALUATION_SEED_OFFSET)
+        figures = evaluate(older, where, mixtures=evaluation_mixtures, seed=figures_seed)
         about = {"name": older.contract.name, "version": older.contract.version}
         metrics["earlier"] = about | {name: figures[name] for name in COMPARED}
     contract = contract.model_copy(update={"metrics": metrics})

@@ -194,7 +194,9 @@ def write(folder: Path, split: str, pool: Pool, data: DataConfig, labels: Sequen
         np.stack([column.numpy() for column in columns]) for columns in zip(*examples, strict=True)
     )
     speaking = np.stack([(m.targets["speech"].value > 0) & m.targets["snr_db"].mask for m in mixtures])
-    known: dict[str, Any] = {f"fact_{name}": np.asarray([asdict(f)[name] for f in facts]) for name in Facts.__dataclass_fields__}
+    known: dict[str, Any] = {
+        f"fact_{name}": np.asarray([asdict(fact)[name] for fact in facts]) for name in Facts.__dataclass_fields__
+    }
     np.savez(
         folder / f"{split}.npz",
         features=features.astype(np.float16),

@@ -227,9 +227,14 @@ def test_thresholds_rise_until_clean_speech_is_quiet(run: Path) -> None:
     with torch.no_grad():
         level = float(net.scores(net(torch.from_numpy(clean.features)))[..., column].max())
     net.calibration[1, column] = np.log(0.7 / 0.3) - np.log(level / (1.0 - level))  # about 0.7 in silence
-    score, target = np.linspace(0.0, 1.0, 101), (np.linspace(0.0, 1.0, 101) > 0.5).astype(np.float64)
+    sure, torn = np.repeat([0.02, 0.98], 50), np.linspace(0.0, 1.0, 101)
     enter = dict.fromkeys(EVENT_RULES, 0.5)
-    quiet, per_hour = quiet_thresholds(net, enter, dict.fromkeys(EVENT_RULES, (score, target)), [clean])
+    judged = dict.fromkeys(EVENT_RULES, (sure, (sure > 0.5).astype(np.float64)))
+    quiet, per_hour = quiet_thresholds(net, enter, judged, [clean])
     assert per_hour <= FALSE_EVENTS_PER_HOUR
     assert quiet["noise"] > 0.65
     assert quiet["speech"] == 0.5
+    judged["noise"] = torn, (torn > 0.5).astype(np.float64)  # here quiet would cost what was worth finding
+    found, per_hour = quiet_thresholds(net, enter, judged, [clean])
+    assert found["noise"] < 0.65
+    assert per_hour > FALSE_EVENTS_PER_HOUR

@@ -86,8 +86,8 @@ for _names, _what in (
 
 _VOICED = (
     "ape bat bird_of_prey birds breathing burping_baby camel cat chirping_birds coughing cow cows crow crows "
-    "crying_baby deer dog duck elephant frog groan_shout growl hen horse laughing owl pig rooster screaming sea_mammal seagulls "
-    "sheep small_animal sneezing snoring voice_miaow whistling wolf"
+    "crying_baby deer dog duck elephant frog groan_shout growl hen horse laughing owl pig rooster screaming "
+    "sea_mammal seagulls sheep small_animal sneezing snoring voice_miaow whistling wolf"
 )
 VOICED = frozenset(_VOICED.split())
 """Sounds of throats that are no speech; what a detector of speech most easily takes for it."""
