@@ -49,6 +49,7 @@ class StreamServer(uvicorn.Server):
         """Start as uvicorn does, then say so."""
         await super().startup(sockets)
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.collect()
         gc.freeze()  # what is there now stays: modules, the model, the application
         if self._on_started is not None:
             await self._on_started()
@@ -61,6 +62,7 @@ class StreamServer(uvicorn.Server):
         if parts is not None and not self.force_exit:
             await parts.streams.drain(parts.settings.drain_s)
         await super().shutdown(sockets)
+        gc.unfreeze()  # or what is frozen would be called leaked at the end
 
 
 def run_server(app: FastAPI, *, sockets: list[socket.socket] | None = None, **config: Any) -> None:
