@@ -28,7 +28,9 @@ EXIT_SHARE = 0.7  # exit = this share of enter: scores that tremble around enter
 DEFAULT_ENTER = 0.5
 FALSE_EVENTS_PER_HOUR = 8.0  # of all labels together on clean speech; 10 are promised, other speakers are unlike these
 ENTER_STEP = 0.03
-F1_KEPT = 0.85  # quiet is not bought with more of a label's best F1 than this leaves; what remains is a shortfall to state
+F1_KEPT = (
+    0.85  # quiet is not bought with more of a label's best F1 than this leaves; what remains is a shortfall to state
+)
 HARD_DB = 25.0
 _GRID = [(a / 4, b / 4) for a in range(-4, 5) for b in range(-4, 5)]
 MIN_GAIN = 1e-6  # nats per frame that Platt scaling must win, else the scores stay as they are
