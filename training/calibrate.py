@@ -31,7 +31,7 @@ ENTER_STEP = 0.03
 F1_KEPT = (
     0.85  # quiet is not bought with more of a label's best F1 than this leaves; what remains is a shortfall to state
 )
-HARD_DB = 25.0
+HARD_DB, HARD_SHARE = 25.0, 0.7
 _GRID = [(a / 4, b / 4) for a in range(-4, 5) for b in range(-4, 5)]
 MIN_GAIN = 1e-6  # nats per frame that Platt scaling must win, else the scores stay as they are
 
@@ -229,13 +229,13 @@ def platt(logit: Float64, target: Float64) -> tuple[float, float]:
 def fit_measure(logit: Float64, target: Float64, low: float, high: float) -> tuple[float, float]:
     """Scale and shift of a measure's logits with the least mean absolute error.
 
-    Frames with something to hear (target below `HARD_DB`) and the others count half each: most frames are clean, and
-    where the net is torn, they would pull it to the top of the range.
+    Frames with something to hear (target below `HARD_DB`) count `HARD_SHARE` of all: most frames are clean, and where
+    the net is torn, they would pull it to the top of the range.
     """
     hard = target < HARD_DB
     if not hard.any() or hard.all():
         return 1.0, 0.0
-    weight = np.where(hard, 0.5 / hard.sum(), 0.5 / (~hard).sum())
+    weight = np.where(hard, HARD_SHARE / hard.sum(), (1.0 - HARD_SHARE) / (~hard).sum())
 
     def error(scale: float, shift: float) -> float:
         value = low + (high - low) / (1.0 + np.exp(-(logit * scale + shift)))
