@@ -58,7 +58,7 @@ def create_app(settings: Settings, runner: Runner | None = None, member: Member 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reader = ChunkReader(runner.contract)
-        engine = make_engine(settings, runner, metrics)
+        engine = make_engine(settings, runner, metrics, reader)
         streams = StreamHub(settings.max_streams)
         metrics.watch(engine, streams)
         app.state.parts = AppState(settings, profiles, metrics, runner, engine, reader, streams, member)

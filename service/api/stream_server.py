@@ -65,18 +65,17 @@ class StreamServer(uvicorn.Server):
         gc.unfreeze()  # or what is frozen would be called leaked at the end
 
 
-def run_server(app: FastAPI, *, sockets: list[socket.socket] | None = None, **config: Any) -> None:
+def run_server(app: FastAPI, **config: Any) -> None:
     """Serve until a signal, as `uvicorn.run` does.
 
     Args:
         app: The application.
-        sockets: Bound already, listened to from now on; None to bind host and port of the options.
         config: Options of `StreamServer`.
 
     Raises:
         SettingsError: The server could not start, for example because the port is taken.
     """
     server = StreamServer(app, **config)
-    server.run(sockets)
+    server.run()
     if not server.started:
         raise SettingsError("the server did not start; the log above says why")
