@@ -31,6 +31,8 @@ class DataConfig(_Checked):
     """Fixed clips in which nobody speaks."""
     reuse: int = Field(default=1, ge=1)
     """Steps per batch of new mixtures; above 1, steps draw from the last `REUSE_BATCHES` and are jittered."""
+    jitter: bool = False
+    """Give a part of new mixtures, too, another level and colour on their features."""
     mos_folder: Path | None = None
     """Clips rated by a teacher (`training.mos`); needed for the opinion scores to be learnt."""
     mos_per_batch: int = Field(default=4, ge=1)

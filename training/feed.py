@@ -48,7 +48,9 @@ def batches(
     for fresh in loader:
         store = [*store[-REUSE_BATCHES + 1 :], fresh]
         for _ in range(reuse):
-            batch = fresh if reuse == 1 else jitter(_drawn(rng, store, config.batch_size), rng, dataset.front_end.spec)
+            batch = fresh if reuse == 1 else _drawn(rng, store, config.batch_size)
+            if reuse > 1 or config.data.jitter:
+                batch = jitter(batch, np.random.default_rng([config.seed, step]), dataset.front_end.spec)
             if mos is not None:
                 rated = mos.take(step, config.data.mos_per_batch)
                 batch = (

@@ -184,8 +184,10 @@ def test_silence_suppression_touches_pauses_alone(pauses: str) -> None:
 def test_a_loss_is_audible_unless_its_filling_is_like_what_was_sent() -> None:
     samples = tone(500.0)
     lost = np.zeros(len(samples), dtype=bool)
-    lost[3200:3520] = lost[6400:6720] = True
+    lost[3200:3520] = lost[6400:6720] = lost[9600:9920] = lost[12800:13120] = True
     heard = samples.copy()
     heard[3200:3520] = samples[3200 - 320 : 3520 - 320]  # ten periods later: the same
     heard[6400:6720] = 0.0
-    np.testing.assert_array_equal(np.flatnonzero(audibly_lost(heard, samples, lost, 320)), [20])
+    heard[9600:9920] = samples[9600 - 312 : 9920 - 312]  # a quarter of a period off: another waveform, the same sound
+    heard[12800:13120] = tone(2000.0)[12800:13120]
+    np.testing.assert_array_equal(np.flatnonzero(audibly_lost(heard, samples, lost, 320)), [20, 40])

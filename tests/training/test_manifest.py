@@ -94,6 +94,12 @@ def test_a_leaking_corpus_cannot_be_trained_on(tmp_path: Path) -> None:
         load_pool(tmp_path, DataConfig(), "train")
 
 
+def test_a_licence_for_both_uses_is_commercial() -> None:
+    both = stem("noise", "fan", licence="free for commercial and non-commercial use; Apache-2.0 elsewhere")
+    assert both.commercial
+    assert choose_stems([both], DataConfig(), "train") == [both]
+
+
 @pytest.mark.parametrize(
     "licence", ["CC-BY-NC-3.0 (NON-COMMERCIAL)", "cc by-nc 4.0", "Noncommercial use", "CC BY NC 3.0 x"]
 )

@@ -18,6 +18,7 @@ MANIFEST_NAME = "manifest.csv"
 KINDS = ("speech", "noise", "music", "rir", "real_noisy")
 SPLITS = ("train", "valid", "test")
 NON_COMMERCIAL_MARKS = ("NON-COMMERCIAL", "NONCOMMERCIAL", "BY-NC", "NC 3.0", "NC 4.0")
+BOTH_USES = "COMMERCIAL AND NON-COMMERCIAL"  # allows both
 COLUMNS = (
     "path",
     "kind",
@@ -56,7 +57,8 @@ class Stem:
     @property
     def commercial(self) -> bool:
         """Whether the licence text is free of non-commercial marks."""
-        return not any(mark in self.licence.upper() for mark in NON_COMMERCIAL_MARKS)
+        terms = self.licence.upper().replace(BOTH_USES, "")
+        return not any(mark in terms for mark in NON_COMMERCIAL_MARKS)
 
     @property
     def group(self) -> str:

@@ -15,12 +15,19 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from service.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
+from service.audio.resample import Resampler
 
 Float32 = NDArray[np.float32]
 WIDE_HZ = 16_000
 NARROW_HZ = 8_000
 PACKETS_S = (0.01, 0.02, 0.02, 0.02, 0.03, 0.04, 0.06)  # what RTP carries at a time; 20 ms is by far the commonest
-CONCEALED_LIKENESS = 0.85  # correlation with what was lost from which nobody hears the loss
+# A filling passes for what was lost when the level falls by less than this …
+HOLE_DB = 6.0
+# … and the spectrum of the 40 ms around differs by less than this, averaged over bands by their magnitude. Waveforms
+# are not compared: a repeated packet is out of phase with what was sent, which nobody hears in a held vowel.
+OTHER_SPECTRUM_DB = 4.0
+SPECTRUM_BANDS = 20
+SPECTRUM_RANGE_DB = 30.0  # bands further below the strongest one are not heard
 
 FILE_CODECS = {  # format and subtype of libsndfile
     "gsm": ("WAV", "GSM610"),
@@ -214,13 +221,36 @@ def suppress_pauses(mixture: Float32, speaking: NDArray[np.bool_], plan: Channel
 
 
 def audibly_lost(heard: Float32, sent: Float32, lost: NDArray[np.bool_], frame: int) -> NDArray[np.bool_]:
-    """Frames with a loss whose filling does not pass for what was sent, (n,)."""
+    """Frames with a loss whose filling does not pass for what was sent, (n,): a hole, or another sound."""
     count = len(sent) // frame
-    a, b = (x[: count * frame].reshape(count, frame).astype(np.float64) for x in (heard, sent))
     gone = lost[: count * frame].reshape(count, frame).any(axis=1)
-    power = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
-    likeness = (a * b).sum(axis=1) / np.maximum(power, 1e-9)
-    return np.asarray(gone & (likeness < CONCEALED_LIKENESS))
+    audible = np.zeros(count, dtype=bool)
+    if not gone.any():
+        return audible
+    rows = np.flatnonzero(gone)
+    filled, wanted = (_around(samples, rows, frame) for samples in (heard, sent))
+    before, after = (np.square(x[:, frame // 2 : -(frame // 2)]).mean(axis=1) for x in (wanted, filled))
+    hole = after < before * 10.0 ** (-HOLE_DB / 10.0)
+    a, b = _band_powers(filled), _band_powers(wanted)
+    least = b.max(axis=1, keepdims=True) * 10.0 ** (-SPECTRUM_RANGE_DB / 10.0) + 1e-12
+    weight = np.sqrt(b + least)
+    other = (np.abs(10.0 * np.log10((a + least) / (b + least))) * weight).sum(axis=1) / weight.sum(axis=1)
+    audible[rows] = hole | (other > OTHER_SPECTRUM_DB)
+    return audible
+
+
+def _around(samples: Float32, rows: NDArray[np.intp], frame: int) -> NDArray[np.float64]:
+    """Frames with half a frame on either side, (rows, 2 · frame); zeros beyond the ends."""
+    half = frame // 2
+    padded = np.concatenate([np.zeros(half), samples.astype(np.float64), np.zeros(2 * frame)])
+    return np.stack([padded[row * frame : (row + 2) * frame] for row in rows])
+
+
+def _band_powers(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power in equal bands of a windowed spectrum, (rows, bands)."""
+    power = np.square(np.abs(np.fft.rfft(rows * np.hanning(rows.shape[1]), axis=1)))
+    width = power.shape[1] // SPECTRUM_BANDS
+    return np.asarray(power[:, : width * SPECTRUM_BANDS].reshape(len(rows), SPECTRUM_BANDS, width).sum(axis=2))
 
 
 def lose_packets(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[np.bool_]]:
@@ -257,4 +287,7 @@ def lose_packets(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[
 
 def from_line(mixture: Float32, plan: ChannelPlan) -> Float32:
     """Bring the line's output to 16 kHz, as the service does."""
-    return np.asarray(soxr.resample(mixture, NARROW_HZ, WIDE_HZ), np.float32) if plan.narrow else mixture
+    if not plan.narrow:
+        return mixture
+    resampler = Resampler(NARROW_HZ, WIDE_HZ)
+    return np.concatenate([resampler.push(mixture), resampler.finish()])

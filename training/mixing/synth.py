@@ -169,8 +169,8 @@ def hiss(count: int, rng: np.random.Generator) -> Float32:
         return _unit(np.fft.irfft(spectrum * frequency ** float(rng.choice([0.0, -0.5, -1.0])), n=count))
     shape = frequency ** rng.uniform(-1.2, 0.4)
     if rng.random() < 0.5:
-        low = np.exp(rng.uniform(np.log(30.0), np.log(2000.0)))
-        high = low * np.exp(rng.uniform(np.log(3.0), np.log(40.0)))
+        low = np.exp(rng.uniform(np.log(30.0), np.log(5000.0)))
+        high = low * np.exp(rng.uniform(np.log(1.4), np.log(40.0)))
         shape /= np.sqrt(1.0 + (low / frequency) ** 8) * np.sqrt(1.0 + (frequency / high) ** 8)
     for _ in range(int(rng.integers(0, 4))):  # resonances of casings and rooms
         centre, width = np.exp(rng.uniform(np.log(80.0), np.log(5000.0))), rng.uniform(0.02, 0.2)
