@@ -283,7 +283,8 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
     rated = None if config.data.mos_folder is None else MosClips(config.data.mos_folder, "train", labels)
 
     # The convolutions' gradients cost half as much with channels last.
-    net = Detector(config.model).to(memory_format=torch.channels_last)
+    net = Detector(config.model)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs know it for tensors only
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     run = Run(net, Ema(net, config.ema_decay), optimizer)
     context = {

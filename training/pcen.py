@@ -1,0 +1,52 @@
+"""Per-channel energy normalisation in place of the log-mel image, for comparison; the service has no such front end.
+
+Source: Wang et al. 2017, "Trainable frontend for robust and far-field keyword spotting".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from service.contract import FeatureSpec
+from training.model import Detector, ModelConfig
+
+SMOOTHING = 0.025  # per 10 ms row: a time constant of 0.4 s
+EPSILON = 1e-9
+
+
+class PcenDetector(Detector):
+    """A detector whose image is (E / (ε + M)^α + δ)^r - δ^r, M being a running mean of the band's power E.
+
+    Gain α, bias δ and root r are trained per band, from 0.98, 2 and 0.5. For whole sequences only: the mean is no part
+    of the packed state.
+    """
+
+    def __init__(self, config: ModelConfig | None = None, spec: FeatureSpec | None = None) -> None:
+        super().__init__(config, spec)
+        bands = self.spec.mel_bands
+        self.log_alpha, self.log_delta, self.log_root = (
+            nn.Parameter(torch.full((bands,), value).log()) for value in (0.98, 2.0, 0.5)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of whole sequences, (B, T / 2, C)."""
+        return super().forward(self.view(features))
+
+    def view(self, features: Tensor) -> Tensor:
+        """Features (B, T, F) with the mel columns normalised."""
+        bands = self.spec.mel_bands
+        power = features[..., :bands].exp()
+        alpha, delta, root = self.log_alpha.exp(), self.log_delta.exp(), self.log_root.exp()
+        image = (power / (EPSILON + running_mean(power)) ** alpha + delta) ** root - delta**root
+        return torch.cat([image, features[..., bands:]], dim=-1)
+
+
+def running_mean(power: Tensor, smoothing: float = SMOOTHING) -> Tensor:
+    """First-order mean over the time axis of (B, T, bands), begun with the first row."""
+    mean = power[:, 0]
+    rows = [mean]
+    for row in power.unbind(dim=1)[1:]:
+        mean = torch.lerp(mean, row, smoothing)
+        rows.append(mean)
+    return torch.stack(rows, dim=1)

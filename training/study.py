@@ -1,0 +1,256 @@
+"""Compare choices: `python -m training.study STUDY.yaml --data FOLDER --out RUNS [--only NAME …]`.
+
+Every variant learns for the same number of steps from the same seed and the same cached mixtures, and is measured on
+the same mixtures of the validation split. Mixtures are rendered once per way of mixing and kept in RUNS; a variant
+whose result is there is not run again, so a study may be stopped, resumed, and divided among processes by `--only`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+from tqdm import tqdm
+
+from service.contract import LABEL_CATALOG
+from training.cache import Cache, Mixing, Sizes
+from training.config import ConfigError
+from training.corpora.manifest import ManifestError
+from training.examples import Example
+from training.feed import jitter
+from training.model import FIRST_LABELS, Detector, ModelConfig
+from training.pcen import PcenDetector
+from training.report import number, percent, table
+from training.train import BEST, Checks, Ema, loss_of, source_commit, validate
+
+WARM_UP = 30
+EMA_DECAY = 0.99
+NORMALISED = 200
+"""Mixtures from which mean and spread of the features are taken."""
+COLUMNS = ("speech", "noise", "interference", "interfering_speech", "music", "tone", "clipping", "dropout")
+PERCENT = ("clean_noise", "clean_interference", "noise_speech")
+
+
+class Variant(BaseModel):
+    """One run of a study: what differs from the first one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    group: str
+    """Table that the variant stands in."""
+    model: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the net that differ from the study's."""
+    pcen: bool = False
+    """Per-channel energy normalisation in place of the log-mel image."""
+    loss_weights: dict[str, float] | None = None
+    """In place of the study's."""
+    mixing: Mixing = "all"
+    jitter: bool = True
+    teacher: bool = False
+    """Learn half from the study's teacher."""
+    seed: int | None = None
+
+
+class Study(Sizes):
+    """What all variants share."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=2.5e-3, gt=0)
+    weight_decay: float = Field(default=2e-3, ge=0)
+    loss_weights: dict[str, float] = Field(default_factory=dict)
+    model: ModelConfig = ModelConfig()
+    teacher: Path | None = None
+    """Run folder of the teacher."""
+    variants: tuple[Variant, ...]
+
+
+def read_study(path: Path) -> Study:
+    """Read a study's file.
+
+    Raises:
+        ConfigError: No such file, not YAML, or wrong values.
+    """
+    try:
+        return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"study {path}: {error}") from error
+
+
+def teach(target: Tensor, opinion: Tensor) -> Tensor:
+    """Targets of which half is a teacher's opinion; both (N, frames, C), probability columns only are mixed."""
+    likely = torch.tensor([LABEL_CATALOG[name][1] == "probability" for name in FIRST_LABELS])
+    return torch.where(likely, 0.5 * target + 0.5 * opinion, target)
+
+
+@torch.no_grad()
+def opinions(run: Path, features: Tensor, frames: int) -> Tensor:
+    """Scores of a finished run on features, aligned to frames and to `FIRST_LABELS`; the last repeats."""
+    document = torch.load(run / BEST, weights_only=True)
+    config = ModelConfig.model_validate(document["config"]["model"])
+    net = Detector(config)
+    net.load_state_dict(document["ema"])
+    net.eval()
+    columns = [config.labels.index(name) for name in FIRST_LABELS]
+    parts = [net.scores(net(part))[:, config.lookahead_frames :, columns] for part in torch.split(features, 40)]
+    known = torch.cat(parts)
+    return torch.cat([known, known[:, -1:].expand(-1, frames - known.shape[1], -1)], dim=1)
+
+
+def build(study: Study, variant: Variant) -> Detector:
+    """The net of a variant, with random weights of its seed."""
+    torch.manual_seed(variant.seed or study.seed)
+    config = ModelConfig.model_validate(study.model.model_dump() | {"labels": FIRST_LABELS} | variant.model)
+    return PcenDetector(config) if variant.pcen else Detector(config)
+
+
+@torch.no_grad()
+def set_normalisation(net: Detector, features: Tensor) -> None:
+    """Take mean and spread of the columns that the net sees."""
+    rows = (net.view(features) if isinstance(net, PcenDetector) else features).flatten(0, 1)
+    net.mean.copy_(rows.mean(dim=0))
+    net.spread.copy_(rows.std(dim=0).clamp(min=1e-2))
+
+
+def learn(study: Study, variant: Variant, cached: Example) -> Detector:
+    """Train a variant; returns the net with its averaged weights."""
+    features, target, mask = cached
+    net = build(study, variant)
+    set_normalisation(net, features[:NORMALISED])
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs know it for tensors only
+    optimizer = torch.optim.AdamW(net.parameters(), lr=study.learning_rate, weight_decay=study.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, study.learning_rate, total_steps=study.steps, pct_start=min(0.3, WARM_UP / study.steps)
+    )
+    named = study.loss_weights if variant.loss_weights is None else variant.loss_weights
+    weights = torch.tensor([named.get(name, 1.0) for name in FIRST_LABELS])
+    ema, seed = Ema(net, EMA_DECAY), variant.seed or study.seed
+    order = np.random.default_rng(seed)
+    for step in tqdm(range(study.steps), desc=variant.name, unit="step"):
+        rows = torch.from_numpy(order.choice(len(features), study.batch_size, replace=False))
+        batch: Example = features[rows], target[rows], mask[rows]
+        if variant.jitter:
+            batch = jitter(batch, np.random.default_rng([seed, step]), net.spec)
+        net.train()
+        loss, _ = loss_of(net, batch, weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimizer.step()
+        schedule.step()
+        ema.update(net, step)
+    net.load_state_dict(ema.state)
+    return net
+
+
+def run_study(study: Study, data: Path, out: Path, only: Sequence[str] = ()) -> None:
+    """Run the variants that have no result yet.
+
+    Raises:
+        ConfigError: `only` names a variant that the study does not have.
+    """
+    names = [variant.name for variant in study.variants]
+    if unknown := set(only) - set(names):
+        raise ConfigError(f"no such variant: {', '.join(sorted(unknown))}; the study has {', '.join(names)}")
+    out.mkdir(parents=True, exist_ok=True)
+    cache = Cache(out, study, data)
+    checks: Checks | None = None
+    for variant in study.variants:
+        path = out / f"{variant.name}.json"
+        if path.is_file() or (only and variant.name not in only):
+            continue
+        features, target, mask = cache.training(variant.mixing)
+        if variant.teacher:
+            if study.teacher is None:
+                raise ConfigError(f"variant {variant.name!r} learns from a teacher, and the study names none")
+            target = teach(target, opinions(study.teacher, features, target.shape[1]))
+        started = time.monotonic()
+        net = learn(study, variant, (features, target, mask))
+        minutes = (time.monotonic() - started) / 60
+        checks = checks or cache.checks()
+        result = {
+            "variant": variant.model_dump(),
+            "weights": net.parameter_count(),
+            "mmacs_per_s": net.macs_per_second() / 1e6,
+            "minutes": round(minutes, 2),
+            "commit": source_commit(),
+            "figures": validate(net, checks),
+        }
+        path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def report(study: Study, out: Path) -> str:
+    """Tables of all results, one per group, in Markdown."""
+    found: dict[str, dict[str, Any]] = {}
+    for variant in study.variants:
+        path = out / f"{variant.name}.json"
+        if path.is_file():
+            found[variant.name] = json.loads(path.read_text(encoding="utf-8"))
+    groups = list(dict.fromkeys(variant.group for variant in study.variants))
+    first = study.variants[0]
+    parts = []
+    for group in groups:
+        members = [v.name for v in study.variants if v.group == group and v.name in found]
+        if group != first.group and first.name in found:
+            members = [first.name, *members]
+        if len(members) > 1 or (members and group == first.group):
+            parts.append(f"### {group}\n\n" + table(_HEAD, [_row(name, found[name]) for name in members]))
+    return "\n\n".join(parts)
+
+
+_HEAD = (
+    "variant",
+    "M MAC/s",
+    "mean AUROC",
+    *COLUMNS,
+    "SNR < 25 dB",
+    *("clean: noise", "clean: interf.", "noise: speech"),
+)
+
+
+def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+    figures = result["figures"]
+    hard = figures.get("snr_hard")
+    return (
+        name,
+        number(result["mmacs_per_s"], 1),
+        number(figures["mean_auroc"]),
+        *(number(figures.get(column)) for column in COLUMNS),
+        "–" if hard is None else f"{hard:.1f} dB",
+        *(percent(figures.get(column)) for column in PERCENT),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m training.study", description=__doc__)
+    parser.add_argument("study", type=Path, help="YAML file, for instance training/configs/study.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder of cached mixtures and results")
+    parser.add_argument("--only", nargs="+", default=(), help="names of the variants to run; all when left out")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the net's arithmetic")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    try:
+        study = read_study(options.study)
+        run_study(study, options.data, options.out, options.only)
+        print(report(study, options.out))  # noqa: T201
+    except (ConfigError, ManifestError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
