@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from service.contract import METADATA_KEY, ModelContract, parse_contract
+from training.aims import aims_markdown
 from training.report import figures_markdown, number, table
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
@@ -60,6 +61,8 @@ def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
         _labels(contract),
         "### Training material",
         _data(contract),
+        "### Aims",
+        aims_markdown(contract.metrics),
         *_compared(contract),
         *_opinions(contract),
         "### Figures",

@@ -71,7 +71,7 @@ def evaluate(scorer: Scorer, folder: Path, *, mixtures: int = 400, seed: int | N
     Args:
         scorer: The detector.
         folder: Corpus folder.
-        mixtures: Mixtures of the main material; a quarter of it each for clean speech and noise alone.
+        mixtures: Mixtures of the main material; see `make_mixtures`.
         seed: Of the mixtures; by default the run's seed plus an offset that nothing else uses.
 
     Raises:

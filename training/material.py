@@ -47,6 +47,21 @@ _CLEAN = MixOdds(speech=1.0, noise=0.0, second_noise=0.0, interference=0.0)
 MIXED = Condition("mixtures as in training", MixOdds(), False, lambda _plan: True)
 CLEAN_WIDE = Condition("clean speech, wide band", _CLEAN, True, lambda plan: not plan.channel.narrow)
 CLEAN_TELEPHONE = Condition("clean speech, telephone", _CLEAN, True, lambda plan: plan.channel.narrow)
+_COMPETED = MixOdds(speech=1.0, noise=0.0, second_noise=0.0, interference=1.0)
+
+
+def _only(kind: str) -> Condition:
+    """Speech and one kind of interference, nothing else."""
+    return Condition(
+        f"speech and {kind}",
+        _COMPETED,
+        False,
+        lambda plan: [source.synth or source.kind for source in plan.sources] == [kind],
+    )
+
+
+INTERFERENCE_KINDS = ("talker", "babble", "music", "hum", "dtmf", "call_tone")
+ONE_KIND = {kind: _only(kind) for kind in INTERFERENCE_KINDS}
 NOISE_ALONE = Condition("noise alone", MixOdds(speech=0.0, interference=0.0), False, lambda plan: len(plan.sources) > 0)
 
 

@@ -22,6 +22,7 @@ def figures_markdown(figures: Mapping[str, Any]) -> str:
         _noise_alone(figures["noise_alone"]),
         _events(figures["labels"], figures.get("psds", {})),
         _rank(figures["snr_db"].get("rank", {})),
+        _kinds(figures.get("kinds", {})),
         _disturbances(figures.get("groups", {}).get("disturbance", {}), figures["snr_db"].get("by", {})),
         _invariance(figures.get("invariance", {})),
     ]
@@ -42,6 +43,11 @@ def number(value: float | None, digits: int = 3) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """Write a share as a percentage, or a dash where there is none."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def decibels(value: float | None) -> str:
+    """Write a level difference, or a dash where there is none."""
+    return "–" if value is None else f"{value:.2f} dB"
 
 
 def _labels(labels: Mapping[str, Mapping[str, Any]]) -> str:
@@ -78,13 +84,13 @@ def _labels(labels: Mapping[str, Mapping[str, Any]]) -> str:
 def _snr(snr: Mapping[str, Any]) -> str:
     head = ("`snr_db`, mean absolute error in speech frames", "detector", "energy, best straight line")
     rows = [
-        ("all", *(_db(snr.get(key)) for key in ("error_db", "baseline_error_db"))),
+        ("all", *(decibels(snr.get(key)) for key in ("error_db", "baseline_error_db"))),
         (
             "true SNR below 25 dB",
-            *(_db(snr.get(key)) for key in ("error_below_25_db", "baseline_error_below_25_db")),
+            *(decibels(snr.get(key)) for key in ("error_below_25_db", "baseline_error_below_25_db")),
         ),
     ]
-    return table(head, rows) + f"\n\nMean of the detector's signed error: {_db(snr.get('bias_db'))}."
+    return table(head, rows) + f"\n\nMean of the detector's signed error: {decibels(snr.get('bias_db'))}."
 
 
 def _clean(clean: Mapping[str, Mapping[str, Any]]) -> str:
@@ -145,11 +151,25 @@ def _rank(rank: Mapping[str, Mapping[str, Any]]) -> str:
     return f"Whole recordings by SNR: Spearman correlation {number(row['spearman'])} over {row['cases']} mixtures."
 
 
+def _kinds(kinds: Mapping[str, Mapping[str, Any]]) -> str:
+    """Speech and one kind of interference: how well its frames are told from all others."""
+    rows = [
+        (kind, str(row["cases"]), number(row.get("interference")), decibels(row.get("snr_error_below_25_db")))
+        for kind, row in kinds.items()
+    ]
+    head = ("speech and", "mixtures", "AUROC of `interference`", "SNR error below 25 dB")
+    return table(head, rows) if rows else ""
+
+
 def _disturbances(groups: Mapping[str, Mapping[str, float]], errors: Mapping[str, Mapping[str, float]]) -> str:
     """What disturbs, one row each: how well the headlines find it, and how far the SNR is off."""
     by = errors.get("disturbance", {})
     rows = [
-        (name, *(number(groups.get(name, {}).get(label)) for label in ("noise", "interference")), _db(by.get(name)))
+        (
+            name,
+            *(number(groups.get(name, {}).get(label)) for label in ("noise", "interference")),
+            decibels(by.get(name)),
+        )
         for name in sorted({*groups, *by})
     ]
     head = ("disturbance", "AUROC of `noise`", "of `interference`", "SNR error below 25 dB")
@@ -163,7 +183,7 @@ def _invariance(changes: Mapping[str, Mapping[str, Any]]) -> str:
             str(row["cases"]),
             percent(row["same_verdict"]),
             *(number(row[key]) for key in ("noise_ratio", "interference_ratio")),
-            _db(row["snr_db"]),
+            decibels(row["snr_db"]),
         )
         for name, row in changes.items()
     ]
@@ -173,7 +193,3 @@ def _invariance(changes: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f} s"
-
-
-def _db(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f} dB"

@@ -16,6 +16,7 @@ from training.evaluation.contenders import Contender, Judgement
 from training.evaluation.figures import (
     clean_figures,
     group_figures,
+    kind_figures,
     label_figures,
     noise_alone_figures,
     rating_figures,
@@ -172,3 +173,14 @@ def test_det_points_go_from_all_missed_to_all_false() -> None:
     assert points[-1, 1] == 0.0
     middle = points[np.argmin(np.abs(points[:, 0] - points[:, 1]))]
     np.testing.assert_allclose(middle, 0.159, atol=0.03)  # two normals two deviations apart
+
+
+def test_a_kind_of_interference_is_told_from_all_frames_without_any() -> None:
+    own = [case(frames=800, truth={"interference": [(0, 400)]})]
+    others = [case(frames=800, truth={"interference": []}), case(frames=800, truth={"interference": [(0, 800)]})]
+    found = [says(800, interference=[(0, 400)])]
+    quiet, loud = says(800, interference=[]), says(800, interference=[(0, 800)])
+    assert kind_figures(own, found, others, [quiet, loud]) == {"cases": 1, "interference": 1.0}
+    # False alarms elsewhere count against it, misses elsewhere do not.
+    assert kind_figures(own, found, others, [loud, quiet])["interference"] < 0.8
+    assert kind_figures(own, found, others, [quiet, quiet])["interference"] == 1.0

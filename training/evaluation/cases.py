@@ -117,6 +117,7 @@ def mixture_facts(plan: MixPlan, pool: Pool) -> dict[str, tuple[str, ...]]:
         "source": _distinct(stem.source for stem in talkers),
         "disturbance source": _distinct(stem.source for stem in noises if stem.kind != "speech"),
         "line": (line_name(plan.channel),),
+        "band": ("telephone" if plan.channel.narrow else "wide band",),
         "disturbance": _distinct(disturbances) or ("none",),
     }
 

@@ -192,6 +192,30 @@ def group_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Fig
     return figures
 
 
+def kind_figures(
+    cases: Sequence[Case],
+    judgements: Sequence[Judgement],
+    others: Sequence[Case],
+    other_judgements: Sequence[Judgement],
+) -> Figures:
+    """One kind of interference by itself: how well `interference` tells its frames from those of all material.
+
+    Args:
+        cases: Speech beside that kind.
+        judgements: A contender's, of these.
+        others: The main material, whose frames without interference are the negatives beside those of the cases.
+        other_judgements: The contender's, of that.
+    """
+    figures: Figures = {"cases": len(cases)}
+    judged = judged_label([*cases, *others], [*judgements, *other_judgements], "interference")
+    if judged is not None:
+        figures["interference"] = _group_auroc(judged, judged.counted(), list(range(len(cases))))
+    ratio = judged_label(cases, judgements, "snr_db")
+    if ratio is not None:
+        figures["snr_error_below_25_db"] = _hard_error(ratio, list(range(len(cases))))
+    return figures
+
+
 def clean_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
     """Speech with nothing wrong: how much of it is called noisy, and how many events it raises per hour.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from training.report import number, percent, table
+from training.report import decibels, number, percent, table
 
 By = Mapping[str, Mapping[str, Any]]
 """Figures by contender."""
@@ -41,7 +41,7 @@ def report_markdown(document: Mapping[str, Any]) -> str:
 
 def material_sections(by: By) -> list[str]:
     """Every table that at least one contender has figures for."""
-    makers = (_labels, _psds, _snr, _rank, _groups, _clean, _noise_alone, _ratings, _invariance)
+    makers = (_labels, _psds, _snr, _rank, _groups, _kinds, _clean, _noise_alone, _ratings, _invariance)
     return [text for make in makers if (text := make(by))]
 
 
@@ -85,15 +85,15 @@ def _snr(by: By) -> str:
     rows = [
         (
             name,
-            *(_db(row[key]) for key in ("error_db", "error_below_25_db", "bias_db")),
-            *(_db(row["by_true_snr"].get(key, {}).get("error_db")) for key in ranges),
+            *(decibels(row[key]) for key in ("error_db", "error_below_25_db", "bias_db")),
+            *(decibels(row["by_true_snr"].get(key, {}).get("error_db")) for key in ranges),
         )
         for name, row in held.items()
     ]
     parts = ["### SNR per speech frame: mean absolute error", table(head, rows)]
     for fact in _keys(row["by"] for row in held.values()):
         values = _keys(row["by"].get(fact, {}) for row in held.values())
-        cells = [(value, *(_db(row["by"].get(fact, {}).get(value)) for row in held.values())) for value in values]
+        cells = [(value, *(decibels(row["by"].get(fact, {}).get(value)) for row in held.values())) for value in values]
         if cells:
             parts.append(table((f"true SNR below 25 dB, by {fact}", *held), cells))
     return "\n\n".join(parts)
@@ -125,6 +125,20 @@ def _groups(by: By) -> str:
         if rows:
             parts.append(table((fact, "contender", "`speech`", "`noise`", "`interference`"), rows, 2))
     return "\n\n".join(["### AUROC by group", *parts]) if parts else ""
+
+
+def _kinds(by: By) -> str:
+    kinds = _keys(figures.get("kinds", {}) for figures in by.values())
+    rows = [
+        (kind, name, str(row["cases"]), number(row.get("interference")), decibels(row.get("snr_error_below_25_db")))
+        for kind in kinds
+        for name, figures in by.items()
+        if (row := figures.get("kinds", {}).get(kind))
+    ]
+    if not rows:
+        return ""
+    head = ("speech and", "contender", "mixtures", "AUROC of `interference`", "SNR error below 25 dB")
+    return "### Interference by kind\n\n" + table(head, rows, 2)
 
 
 def _clean(by: By) -> str:
@@ -167,7 +181,7 @@ def _invariance(by: By) -> str:
     rows = [
         (change, name, str(row["cases"]), percent(row["same_verdict"]),
          ", ".join(f"{k} {v}" for k, v in row["changed"].items()) or "–",
-         *(number(row[f"{key}_ratio"], 3) for key in ("speech", "noise", "interference")), _db(row["snr_db"]))
+         *(number(row[f"{key}_ratio"], 3) for key in ("speech", "noise", "interference")), decibels(row["snr_db"]))
         for name, figures in by.items()
         for change, row in figures.get("invariance", {}).items()
     ]  # fmt: skip
@@ -178,10 +192,6 @@ def _invariance(by: By) -> str:
 def _keys(rows: Iterable[Mapping[str, Any]]) -> Sequence[str]:
     """Keys of all mappings in the order of their first appearance."""
     return list(dict.fromkeys(key for row in rows for key in row))
-
-
-def _db(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f} dB"
 
 
 def _seconds(value: float | None) -> str:

@@ -15,6 +15,7 @@ from training.evaluation.contenders import Contender
 from training.evaluation.figures import (
     clean_figures,
     group_figures,
+    kind_figures,
     label_figures,
     noise_alone_figures,
     psds_figures,
@@ -23,7 +24,7 @@ from training.evaluation.figures import (
 )
 from training.evaluation.invariance import invariance_figures
 from training.examples import choose_stems, clip_samples
-from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, MIXED, NOISE_ALONE
+from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, MIXED, NOISE_ALONE, ONE_KIND
 from training.mixing.plan import Pool
 
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
@@ -42,12 +43,14 @@ class MixtureSet:
         mixed: As in training.
         clean: `wide` and `telephone`.
         noise_alone: Nobody speaks.
+        kinds: Speech beside one kind of interference each; kinds that the pool cannot make are left out.
         about: What the figures' readers must know.
     """
 
     mixed: Sequence[Case]
     clean: Mapping[str, Sequence[Case]]
     noise_alone: Sequence[Case]
+    kinds: Mapping[str, Sequence[Case]]
     about: Mapping[str, Any]
 
 
@@ -68,7 +71,8 @@ def make_mixtures(
         data: Which stems may be used, and how long a mixture is.
         labels: Columns of the targets.
         seed: Of the mixtures.
-        mixtures: Of the main material; a quarter of it each for clean speech and noise alone.
+        mixtures: Of the main material; half as many each for clean speech, wide band and telephone, a quarter for noise
+            alone, a tenth for each kind of interference.
         split: Of the manifest.
         sources: Only stems of these sources, whatever the configuration leaves out; rooms are taken from all.
 
@@ -78,11 +82,16 @@ def make_mixtures(
         ValueError: It leaks between splits, or the pool cannot make a material.
     """
     pool, stems = evaluation_pool(folder, data, split, sources)
-    samples, quarter = clip_samples(data), max(1, mixtures // 4)
+    samples, half, quarter, tenth = clip_samples(data), *(max(1, mixtures // share) for share in (2, 4, 10))
     mixed = mixed_cases(pool, labels, samples, seed, mixtures, MIXED)
     clean = {
-        "wide": mixed_cases(pool, labels, samples, seed, quarter, CLEAN_WIDE),
-        "telephone": mixed_cases(pool, labels, samples, seed, quarter, CLEAN_TELEPHONE),
+        "wide": mixed_cases(pool, labels, samples, seed, half, CLEAN_WIDE),
+        "telephone": mixed_cases(pool, labels, samples, seed, half, CLEAN_TELEPHONE),
+    }
+    kinds = {
+        kind: mixed_cases(pool, labels, samples, seed, tenth, condition)
+        for kind, condition in ONE_KIND.items()
+        if kind != "music" or pool.by_kind["music"]
     }
     of_sources = f", sources {', '.join(sources)} only" if sources else ""
     about = {
@@ -94,7 +103,7 @@ def make_mixtures(
         "seed": seed,
         "manifest_sha256": manifest_sha256(folder),
     }
-    return MixtureSet(mixed, clean, mixed_cases(pool, labels, samples, seed, quarter, NOISE_ALONE), about)
+    return MixtureSet(mixed, clean, mixed_cases(pool, labels, samples, seed, quarter, NOISE_ALONE), kinds, about)
 
 
 def evaluation_pool(folder: Path, data: DataConfig, split: str, sources: Sequence[str]) -> tuple[Pool, list[Stem]]:
@@ -127,6 +136,10 @@ def mixture_figures(contender: Contender, material: MixtureSet, invariance: int 
         "psds": psds_figures(material.mixed, judgements),
         "snr_db": snr_figures(contender, material.mixed, judgements),
         "groups": group_figures(material.mixed, judgements),
+        "kinds": {
+            kind: kind_figures(cases, contender.judge(cases), material.mixed, judgements)
+            for kind, cases in material.kinds.items()
+        },
     }
     if {"noise", "interference"} & set(contender.enter):  # the others would cost time and say nothing
         figures["clean_speech"] = {
