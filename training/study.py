@@ -235,7 +235,7 @@ def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.study", description=__doc__)
-    parser.add_argument("study", type=Path, help="YAML file, for instance training/configs/study.yaml")
+    parser.add_argument("study", type=Path, help="YAML file, for instance training/studies/choices.yaml")
     parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder of cached mixtures and results")
     parser.add_argument("--only", nargs="+", default=(), help="names of the variants to run; all when left out")

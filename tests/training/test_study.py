@@ -119,7 +119,7 @@ def test_the_running_mean_is_a_first_order_filter() -> None:
 
 
 def test_the_shipped_study_builds_every_net() -> None:
-    study = read_study(Path("training/configs/study.yaml"))
+    study = read_study(Path("training/studies/choices.yaml"))
     nets = {variant.name: build(study, variant) for variant in study.variants}
     assert len(nets) == len(study.variants)
     assert nets["fusion-none"].parameter_count() < nets["as-shipped"].parameter_count()
