@@ -112,7 +112,7 @@ def calibrate(net: Detector, material: Material, clean: Sequence[Material] = ())
         Enter threshold per probability label, and what a person should know (labels that could not be calibrated,
         thresholds at their bounds).
     """
-    logits = predict(net, torch.from_numpy(material.features)).numpy()
+    logits = predict(net, torch.from_numpy(material.features), follow=True).numpy()
     frames = logits.shape[1]
     enter: dict[str, float] = {}
     remarks: list[str] = []
@@ -166,7 +166,7 @@ def quiet_thresholds(
     Returns:
         Threshold by label, and the events per hour that remain.
     """
-    scores = [net.scores(predict(net, torch.from_numpy(part.features))).numpy() for part in clean]
+    scores = [net.scores(predict(net, torch.from_numpy(part.features), follow=True)).numpy() for part in clean]
     hours = sum(part.seconds for part in clean) / 3600
     grid = np.round(np.arange(ENTER_LOW, ENTER_HIGH + 1e-9, ENTER_STEP), 3)
     alarms = [_events(net, float(threshold), scores, clean) for threshold in grid]

@@ -56,6 +56,8 @@ class TrainConfig(_Checked):
     """Learning rate at the last step, as a share of the highest."""
     weight_decay: float = Field(default=1e-3, ge=0)
     grad_clip: float = Field(default=2.0, gt=0)
+    followed_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of clips that begin in the state in which another clip left the net, as in the midst of a stream."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
     """Of the averaged weights, which are validated and exported."""
     valid_every: int = Field(default=150, ge=1)

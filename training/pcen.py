@@ -29,9 +29,9 @@ class PcenDetector(Detector):
             nn.Parameter(torch.full((bands,), value).log()) for value in (0.98, 2.0, 0.5)
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits of whole sequences, (B, T / 2, C)."""
-        return super().forward(self.view(features))
+    def forward_chunk(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, T / 2, C) and the new state; the running mean begins anew with each call."""
+        return super().forward_chunk(self.view(features), state)
 
     def view(self, features: Tensor) -> Tensor:
         """Features (B, T, F) with the mel columns normalised."""

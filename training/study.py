@@ -31,7 +31,7 @@ from training.feed import jitter
 from training.model import FIRST_LABELS, Detector, ModelConfig
 from training.pcen import PcenDetector
 from training.report import number, percent, table
-from training.train import BEST, Checks, Ema, loss_of, source_commit, validate
+from training.train import BEST, Checks, Ema, followed, loss_of, source_commit, validate
 
 WARM_UP = 30
 EMA_DECAY = 0.99
@@ -57,6 +57,8 @@ class Variant(BaseModel):
     """In place of the study's."""
     mixing: Mixing = "all"
     jitter: bool = True
+    followed: bool = True
+    """Let clips begin in the states that others left."""
     teacher: bool = False
     """Learn half from the study's teacher."""
     seed: int | None = None
@@ -68,6 +70,7 @@ class Study(Sizes):
     steps: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=2.5e-3, gt=0)
+    followed_share: float = Field(default=0.5, ge=0, le=1)
     weight_decay: float = Field(default=2e-3, ge=0)
     loss_weights: dict[str, float] = Field(default_factory=dict)
     model: ModelConfig = ModelConfig()
@@ -137,13 +140,20 @@ def learn(study: Study, variant: Variant, cached: Example) -> Detector:
     weights = torch.tensor([named.get(name, 1.0) for name in FIRST_LABELS])
     ema, seed = Ema(net, EMA_DECAY), variant.seed or study.seed
     order = np.random.default_rng(seed)
+    left: Tensor | None = None
     for step in tqdm(range(study.steps), desc=variant.name, unit="step"):
         rows = torch.from_numpy(order.choice(len(features), study.batch_size, replace=False))
         batch: Example = features[rows], target[rows], mask[rows]
         if variant.jitter:
             batch = jitter(batch, np.random.default_rng([seed, step]), net.spec)
         net.train()
-        loss, _ = loss_of(net, batch, weights)
+        state = followed(
+            left,
+            len(batch[0]),
+            study.followed_share if variant.followed else 0.0,
+            np.random.default_rng([seed, step, 1]),
+        )
+        loss, _, left = loss_of(net, batch, weights, state)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)

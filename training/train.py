@@ -72,15 +72,24 @@ class Ema:
                 self.state[name].copy_(value)
 
 
-def loss_of(net: Detector, batch: Example, weights: Tensor) -> tuple[Tensor, Tensor]:
+def loss_of(
+    net: Detector, batch: Example, weights: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Masked loss: cross-entropy for probabilities, Huber on dB for measures; mean over unmasked frames per label.
 
+    Args:
+        net: In training mode or not.
+        batch: Features, targets, masks.
+        weights: Of the labels, (C,).
+        state: In which the clips begin, (B, S); None for the start of a stream.
+
     Returns:
-        The weighted mean over labels, and the loss per label (C,).
+        The weighted mean over labels, the loss per label (C,), and the state in which the clips end (B, S).
     """
     features, target, mask = batch
     ahead = net.config.lookahead_frames
-    logits = net(features)[:, ahead:]  # output j speaks of frame j - ahead
+    logits, left = net.forward_chunk(features, net.init_state(len(features)) if state is None else state)
+    logits = logits[:, ahead:]  # output j speaks of frame j - ahead
     target, mask = target[:, : logits.shape[1]], mask[:, : logits.shape[1]]
     value = net.low + (net.high - net.low) * torch.sigmoid(logits)
     kinds = [LABEL_CATALOG[name][1] for name in net.config.labels]
@@ -93,7 +102,26 @@ def loss_of(net: Detector, batch: Example, weights: Tensor) -> tuple[Tensor, Ten
     per_label = per_frame.sum(dim=(0, 1)) / counted.sum(dim=(0, 1)).clamp(min=1.0)
     if opinion.any():
         per_label = torch.where(opinion, _opinion_loss(value, target, mask), per_label)
-    return (per_label * weights).sum() / weights.sum(), per_label
+    return (per_label * weights).sum() / weights.sum(), per_label, left.detach()
+
+
+def followed(left: Tensor | None, count: int, share: float, rng: np.random.Generator) -> Tensor | None:
+    """States in which clips begin: a share of them where some clip of the batch before ended, the others at zero.
+
+    A live stream goes on for hours, and what a talker, a room or a line was like before must not blind the net to what
+    comes; a net that has met only fresh states never learns to forget.
+
+    Args:
+        left: States in which the batch before ended, (B, S); None at the start of a run.
+        count: Clips of the batch.
+        share: Of clips that follow another.
+        rng: What to draw with.
+    """
+    if left is None or share == 0.0:
+        return None
+    begins = left[torch.from_numpy(rng.integers(0, len(left), count))].clone()
+    begins[torch.from_numpy(rng.random(count) >= share)] = 0.0
+    return begins
 
 
 def clip_means(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,10 +139,25 @@ def _opinion_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(net: Detector, features: Tensor, batch: int = 40) -> Tensor:
-    """Logits aligned to frames: (N, T / 2 - lookahead, C)."""
+def predict(net: Detector, features: Tensor, batch: int = 40, *, follow: bool = False) -> Tensor:
+    """Logits aligned to frames: (N, T / 2 - lookahead, C).
+
+    Args:
+        net: Is left in evaluation mode.
+        features: (N, T, F).
+        batch: Clips at once.
+        follow: Let about half of the clips follow another in one stream, as in the midst of a call.
+    """
     net.eval()
-    parts = [net(features[i : i + batch])[:, net.config.lookahead_frames :] for i in range(0, len(features), batch)]
+    parts: list[Tensor] = []
+    left: Tensor | None = None
+    size = min(batch, -(-len(features) // 2)) if follow else batch
+    for start in range(0, len(features), size):
+        clips = features[start : start + size]
+        state = net.init_state(len(clips)) if left is None else left[: len(clips)]
+        logits, ends = net.forward_chunk(clips, state)
+        left = ends if follow and left is None else None
+        parts.append(logits[:, net.config.lookahead_frames :])
     return torch.cat(parts)
 
 
@@ -138,7 +181,7 @@ class Checks:
 def validate(net: Detector, checks: Checks) -> dict[str, float]:
     """Frame AUROC per probability label, errors of measures, false alarms, and the score that chooses a checkpoint."""
     features, target, mask = checks.mixed
-    values = net.scores(predict(net, features))
+    values = net.scores(predict(net, features, follow=True))
     frames = values.shape[1]
     figures: dict[str, float] = {}
     for column, label in enumerate(net.config.labels):
@@ -172,11 +215,11 @@ def _alarm_figures(net: Detector, checks: Checks) -> dict[str, float]:
     """Shares of frames: clean speech called noise or interference, noise alone called speech."""
     figures: dict[str, float] = {}
     if checks.clean:
-        scores = torch.cat([net.scores(predict(net, torch.from_numpy(m.features))) for m in checks.clean])
+        scores = torch.cat([net.scores(predict(net, torch.from_numpy(m.features), follow=True)) for m in checks.clean])
         for label in ("noise", "interference"):
             figures[f"clean_{label}"] = float((scores[..., net.config.labels.index(label)] > HEARD).float().mean())
     if checks.noise is not None:
-        scores = net.scores(predict(net, torch.from_numpy(checks.noise.features)))
+        scores = net.scores(predict(net, torch.from_numpy(checks.noise.features), follow=True))
         column = net.config.labels.index("speech")
         silent = checks.noise.mask[..., column] & (checks.noise.target[..., column] < 0.5)
         called = scores[..., column].numpy() > HEARD
@@ -225,6 +268,8 @@ class Run:
     minutes: float = 0.0
     best: float = -math.inf
     since_best: int = 0
+    left: Tensor | None = None
+    """States in which the last batch ended, for clips that follow."""
 
     def save(self, path: Path, context: dict[str, Any]) -> None:
         """Write a checkpoint; the old one is replaced only when the new one is whole."""
@@ -233,6 +278,7 @@ class Run:
             "ema": self.ema.state,
             "optimizer": self.optimizer.state_dict(),
             "progress": {"step": self.step, "minutes": self.minutes, "best": self.best, "since_best": self.since_best},
+            "left": self.left,
             **context,
         }
         partial = path.with_suffix(".partial")
@@ -244,6 +290,7 @@ class Run:
         self.net.load_state_dict(document["net"])
         self.ema.state = document["ema"]
         self.optimizer.load_state_dict(document["optimizer"])
+        self.left = document.get("left")
         for name, value in document["progress"].items():
             setattr(self, name, value)
 
@@ -381,7 +428,9 @@ def _loop(
         run.net.train()
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(config, run)
-        loss, per_label = loss_of(run.net, batch, weights)
+        draw = np.random.default_rng([config.seed, run.step])
+        state = followed(run.left, len(batch[0]), config.followed_share, draw)
+        loss, per_label, run.left = loss_of(run.net, batch, weights, state)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {run.step}; lower the learning rate")
         run.optimizer.zero_grad(set_to_none=True)
