@@ -93,6 +93,8 @@ def _compared(contract: ModelContract) -> list[str]:
         add(f"`{label}`, frame AUROC", "labels", label, "auroc")
     for label in contract.metrics["labels"]:
         add(f"`{label}`, calibration error", "labels", label, "calibration_error")
+    for label in ("speech", "noise", "interference"):
+        add(f"`{label}`, right after another recording", "followed", "labels", label, "after")
     add("`snr_db` below 25 dB, mean error in dB", "snr_db", "error_below_25_db", digits=2)
     for line in ("wide", "telephone"):
         for label in ("noise", "interference"):

@@ -50,7 +50,7 @@ HELD_OUT = (
     "mixtures of sources held out: speech and music of corpora that neither training nor any choice has heard, noise "
     "of such and of unheard recordings of known ones"
 )
-COMPARED = ("labels", "snr_db", "kinds", "clean_speech", "noise_alone")
+COMPARED = ("labels", "snr_db", "kinds", "followed", "clean_speech", "noise_alone")
 TENSORS = ("features", "state", "scores", "new_state")
 
 

@@ -22,6 +22,7 @@ def figures_markdown(figures: Mapping[str, Any]) -> str:
         _noise_alone(figures["noise_alone"]),
         _events(figures["labels"], figures.get("psds", {})),
         _rank(figures["snr_db"].get("rank", {})),
+        _followed(figures.get("followed", {})),
         _kinds(figures.get("kinds", {})),
         _disturbances(figures.get("groups", {}).get("disturbance", {}), figures["snr_db"].get("by", {})),
         _invariance(figures.get("invariance", {})),
@@ -149,6 +150,22 @@ def _rank(rank: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     row = rank["snr_db"]
     return f"Whole recordings by SNR: Spearman correlation {number(row['spearman'])} over {row['cases']} mixtures."
+
+
+def _followed(followed: Mapping[str, Any]) -> str:
+    """The same recordings by themselves and in the midst of a stream."""
+    rows = [
+        (f"`{label}`, AUROC", number(row["alone"]), number(row["after"]))
+        for label, row in followed.get("labels", {}).items()
+    ]
+    if not rows:
+        return ""
+    if error := followed.get("snr_error_below_25_db"):
+        rows.append(("`snr_db` below 25 dB, mean error", decibels(error["alone"]), decibels(error["after"])))
+    return (
+        f"{followed['cases']} of the mixtures by themselves, and right after another one in the same stream, with "
+        "other talkers, rooms and lines:\n\n" + table(("figure", "by itself", "after another"), rows)
+    )
 
 
 def _kinds(kinds: Mapping[str, Mapping[str, Any]]) -> str:

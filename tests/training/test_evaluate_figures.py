@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 from judged_cases import case, fixed, says
 
 from service.engine import echo_contract
+from training.evaluation.cases import followed_cases
 from training.evaluation.contenders import Contender, Judgement
 from training.evaluation.figures import (
     clean_figures,
@@ -22,6 +23,7 @@ from training.evaluation.figures import (
     rating_figures,
     snr_figures,
 )
+from training.evaluation.mixtures import followed_figures
 from training.metrics import det_points, reliability
 
 SPANS = ((50, 150), (250, 300))
@@ -184,3 +186,18 @@ def test_a_kind_of_interference_is_told_from_all_frames_without_any() -> None:
     # False alarms elsewhere count against it, misses elsewhere do not.
     assert kind_figures(own, found, others, [loud, quiet])["interference"] < 0.8
     assert kind_figures(own, found, others, [quiet, quiet])["interference"] == 1.0
+
+
+def test_what_follows_another_recording_is_judged_alone() -> None:
+    first, second = case("a", 100, truth={"noise": [(0, 100)]}), case("b", 100, truth={"noise": [(50, 100)]})
+    (pair,) = followed_cases([first, second, first])
+    assert pair.frames == 200
+    assert pair.seconds == first.seconds + second.seconds
+    assert not pair.mask[:100].any()
+    assert pair.mask[100:].all()
+    # Whoever still hears the first recording's noise is worse here than on the second one by itself.
+    slow = Contender("slow", lambda cases: [says(200, noise=[(0, 130), (150, 200)]) for _ in cases], {"noise": 0.5})
+    figures = followed_figures(slow, [first, second], [says(100, noise=[(0, 100)]), says(100, noise=[(50, 100)])])
+    assert figures["cases"] == 1
+    assert figures["labels"]["noise"]["alone"] == 1.0
+    assert figures["labels"]["noise"]["after"] == pytest.approx(0.7)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -18,7 +19,7 @@ import training.train
 from training.config import ConfigError, TrainConfig
 from training.corpora.manifest import manifest_sha256
 from training.model import Detector
-from training.train import train
+from training.train import followed, predict, train
 
 
 def checkpoint(run: Path, name: str = "last.pt") -> dict[str, Any]:
@@ -134,3 +135,38 @@ def test_a_run_of_the_first_version_starts_one_with_opinion_scores(run: Path, co
     torch.testing.assert_close(second["image.weight"], image, atol=1e-6, rtol=0)
     assert second["low"].tolist()[-3:] == [1.0, 1.0, 1.0]
     assert second["calibration"].shape[1] == len(model.labels)
+
+
+def test_some_clips_begin_where_others_ended() -> None:
+    left = torch.arange(1.0, 9.0).reshape(8, 1)
+    begins = followed(left, 4000, 0.5, np.random.default_rng(0))
+    assert begins is not None
+    fresh = begins.eq(0.0).float().mean()
+    assert 0.45 < fresh < 0.55
+    assert set(begins.flatten().tolist()) == {0.0, *left.flatten().tolist()}
+    assert left.flatten().tolist() == list(range(1, 9))
+    assert followed(None, 4, 0.5, np.random.default_rng(0)) is None
+    assert followed(left, 4, 0.0, np.random.default_rng(0)) is None
+
+
+def test_half_of_what_is_predicted_follows_when_asked() -> None:
+    torch.manual_seed(0)
+    net = Detector(SMALL_NET)
+    features = torch.randn(4, 20, net.spec.columns)
+    alone, after = predict(net, features), predict(net, features, follow=True)
+    ahead = SMALL_NET.lookahead_frames
+    assert after[:2].equal(alone[:2])
+    whole = net(torch.cat([features[:2], features[2:]], dim=1))[:, 10 + ahead :]
+    torch.testing.assert_close(after[2:], whole)
+    assert not after[2:].allclose(alone[2:])
+
+
+def test_a_run_with_followed_clips_resumes_where_it_was(corpus: Path, tmp_path: Path) -> None:
+    config = RUN_CONFIG.model_copy(update={"followed_share": 0.5, "steps": 2})
+    train(config, corpus, tmp_path / "run")
+    stored = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert stored["left"].shape == (config.batch_size, Detector(config.model).state_size)
+    fresh = RUN_CONFIG.model_copy(update={"steps": 2})
+    train(fresh, corpus, tmp_path / "fresh")
+    other = torch.load(tmp_path / "fresh" / "last.pt", weights_only=True)
+    assert any(not stored["net"][name].equal(value) for name, value in other["net"].items())

@@ -100,6 +100,24 @@ def _mixed_case(name: str, plan: MixPlan, pool: Pool, labels: Sequence[str]) -> 
     return Case(name, samples, tuple(labels), target, mask, mixture_facts(plan, pool), whole_snr_db(mixture))
 
 
+def followed_cases(cases: Sequence[Case]) -> list[Case]:
+    """Every second case behind the one before it, as one sound of which only the second part is judged.
+
+    What a detector remembers of another talker, room or line must not spoil what it says of the next.
+    """
+    pairs = zip(cases[::2], cases[1::2], strict=False)
+    return [
+        Case(
+            f"{second.name} after {first.name}",
+            np.concatenate([first.samples, second.samples]),
+            second.labels,
+            np.concatenate([first.target, second.target]),
+            np.concatenate([np.zeros_like(first.mask), second.mask]),
+        )
+        for first, second in pairs
+    ]
+
+
 def mixture_facts(plan: MixPlan, pool: Pool) -> dict[str, tuple[str, ...]]:
     """What a mixture was made of: talker's language and source, the line, disturbances and where they come from."""
     talkers = [pool.recordings[part.recording].stem for part in plan.speech]

@@ -103,6 +103,12 @@ def label_figures(contender: Contender, cases: Sequence[Case], judgements: Seque
     return figures
 
 
+def label_areas(cases: Sequence[Case], judgements: Sequence[Judgement]) -> dict[str, float | None]:
+    """AUROC of every probability label that the cases and the contender know; None where a class is missing."""
+    known = ((label, judged_label(cases, judgements, label)) for label in PROBABILITIES)
+    return {label: rounded(auroc(*judged.counted())) for label, judged in known if judged is not None}
+
+
 def leave_of(contender: Contender, label: str) -> float:
     """Exit threshold of a label."""
     stated = contender.contract.labels[contender.contract.index(label)].exit if contender.contract else None

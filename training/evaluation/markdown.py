@@ -41,7 +41,7 @@ def report_markdown(document: Mapping[str, Any]) -> str:
 
 def material_sections(by: By) -> list[str]:
     """Every table that at least one contender has figures for."""
-    makers = (_labels, _psds, _snr, _rank, _groups, _kinds, _clean, _noise_alone, _ratings, _invariance)
+    makers = (_labels, _psds, _snr, _rank, _followed, _groups, _kinds, _clean, _noise_alone, _ratings, _invariance)
     return [text for make in makers if (text := make(by))]
 
 
@@ -125,6 +125,20 @@ def _groups(by: By) -> str:
         if rows:
             parts.append(table((fact, "contender", "`speech`", "`noise`", "`interference`"), rows, 2))
     return "\n\n".join(["### AUROC by group", *parts]) if parts else ""
+
+
+def _followed(by: By) -> str:
+    held = {name: figures["followed"] for name, figures in by.items() if figures.get("followed", {}).get("labels")}
+    rows = [
+        (f"`{label}`", name, number(row["labels"][label]["alone"]), number(row["labels"][label]["after"]))
+        for label in _keys(row["labels"] for row in held.values())
+        for name, row in held.items()
+        if label in row["labels"]
+    ]
+    if not rows:
+        return ""
+    head = ("label", "contender", "AUROC by itself", "right after another recording")
+    return "### In the midst of a stream\n\n" + table(head, rows, 2)
 
 
 def _kinds(by: By) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 from training.config import DataConfig
 from training.corpora.manifest import Stem, manifest_sha256, read_manifest, validate
 from training.corpora.preprocess import load
-from training.evaluation.cases import Case, MaterialError, mixed_cases
-from training.evaluation.contenders import Contender
+from training.evaluation.cases import Case, MaterialError, followed_cases, mixed_cases
+from training.evaluation.contenders import Contender, Judgement
 from training.evaluation.figures import (
     clean_figures,
     group_figures,
     kind_figures,
+    label_areas,
     label_figures,
     noise_alone_figures,
     psds_figures,
@@ -122,6 +123,23 @@ def evaluation_pool(folder: Path, data: DataConfig, split: str, sources: Sequenc
     return Pool(recordings), [recording.stem for recording in recordings]
 
 
+def followed_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """AUROC per label of every second case, heard by itself and right after the case before it."""
+    after = followed_cases(cases)
+    said, alone, alone_said = contender.judge(after), cases[1::2], judgements[1::2]
+    figures: dict[str, Any] = {"cases": len(after)}
+    if not after:
+        return figures
+    pairs = (label_areas(alone, alone_said), label_areas(after, said))
+    figures["labels"] = {
+        label: {"alone": area, "after": pairs[1][label]} for label, area in pairs[0].items() if area is not None
+    }
+    errors = [snr_figures(contender, *part).get("error_below_25_db") for part in ((alone, alone_said), (after, said))]
+    if None not in errors:
+        figures["snr_error_below_25_db"] = dict(zip(("alone", "after"), errors, strict=True))
+    return figures
+
+
 def mixture_figures(contender: Contender, material: MixtureSet, invariance: int = 0) -> dict[str, Any]:
     """Everything that mixtures tell of a contender.
 
@@ -140,6 +158,7 @@ def mixture_figures(contender: Contender, material: MixtureSet, invariance: int 
             kind: kind_figures(cases, contender.judge(cases), material.mixed, judgements)
             for kind, cases in material.kinds.items()
         },
+        "followed": followed_figures(contender, material.mixed, judgements),
     }
     if {"noise", "interference"} & set(contender.enter):  # the others would cost time and say nothing
         figures["clean_speech"] = {
