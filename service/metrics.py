@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
@@ -67,6 +67,14 @@ class Metrics:
             "speechqc_refusals_total", "Sessions and chunks refused at the door, by reason.", ["reason"],
             registry=registry,
         )  # fmt: skip
+        self.access_refusals = Counter(
+            "speechqc_access_refusals_total", "Requests that may not come in, by error code.", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.model_reloads = Counter(
+            "speechqc_model_reloads_total", "Reloads of the model: `replaced`, `unchanged` or `failed`.", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
         self.streams_active = Gauge("speechqc_streams_active", "Live streams open now.", registry=registry)
         self.streams_started = Counter("speechqc_streams_started_total", "Live streams accepted.", registry=registry)
         self.streams_ended = Counter(
@@ -96,15 +104,16 @@ class Metrics:
         )
 
     def describe(self, model: Model) -> None:
-        """Publish model and provider."""
+        """Publish model and provider of an engine that lives."""
         contract = model.contract
+        self.engine_alive.set(1)
         self.model.info({"name": contract.name, "version": contract.version, "sha256": model.sha256[:16]})
         self.provider.info({"name": model.provider})
         self.provider_fallback.set(model.provider_fallback)
 
-    def watch(self, engine: Engine) -> None:
-        """Read gauges from the engine at every scrape."""
-        self.sessions.set_function(lambda: engine.status.sessions)
+    def watch(self, engines: Callable[[], Iterable[Engine]]) -> None:
+        """Read gauges from all engines that have sessions at every scrape."""
+        self.sessions.set_function(lambda: sum(engine.status.sessions for engine in engines()))
 
     def on_step(self, lane: str, batch: int, queue_s: Sequence[float], step_s: float) -> None:
         """Count a step."""
