@@ -286,6 +286,49 @@ def _doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
         _run(lambda: doctor(as_json=as_json))
 
 
+keys_app = typer.Typer(help="Make, list and remove API keys.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+KeysFile = Annotated[
+    Path | None, typer.Option("--file", help="Keys file, instead of SPEECHQC_API_KEYS_FILE.", show_default=False)
+]
+
+
+@keys_app.command("add")
+def _keys_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; for logs and lists.", metavar="NAME")],
+    file: KeysFile = None,
+    admin: Annotated[bool, typer.Option("--admin", help="May also reload the model.")] = False,
+    max_streams: Annotated[
+        int | None, typer.Option(min=1, help="Live channels at the same time.", show_default=False)
+    ] = None,
+    uploads_per_minute: Annotated[int | None, typer.Option(min=1, help="Uploads.", show_default=False)] = None,
+) -> None:
+    """Make a key and print it, once: the file keeps only its hash."""
+    from service.commands.keys import add
+
+    _run(lambda: add(name, file, admin=admin, max_streams=max_streams, uploads_per_minute=uploads_per_minute))
+
+
+@keys_app.command("list")
+def _keys_list(file: KeysFile = None) -> None:
+    """Print the keys' ids, names and bounds."""
+    from service.commands.keys import show
+
+    _run(lambda: show(file))
+
+
+@keys_app.command("remove")
+def _keys_remove(
+    key: Annotated[str, typer.Argument(help="Id of a key, or the name where only one has it.", metavar="KEY")],
+    file: KeysFile = None,
+) -> None:
+    """Remove a key; a running server refuses it within seconds."""
+    from service.commands.keys import remove
+
+    _run(lambda: remove(key, file))
+
+
 def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> int:
     """Run one command.
 

@@ -8,7 +8,10 @@
     │  ├─ ProtocolError        400 / 1008   an unknown option, a message out of turn
     │  ├─ NotFound             404 / 1008   no such path
     │  ├─ MethodNotAllowed     405 / 1008   the path exists, but not for this method
-    │  └─ Unauthorized         401 / 1008   no valid key
+    │  ├─ Unauthorized         401 / 1008   no valid key
+    │  ├─ Forbidden            403 / 1008   a valid key that may not do this, or a web page that may not call
+    │  ├─ RequestTimeout       408 / 1008   the request came too slowly
+    │  └─ ReloadFailed         409 / 1008   the model was not replaced; the old one serves on
     ├─ CapacityError      try again later
     │  ├─ Overloaded           429 / 1013   no room now
     │  ├─ Draining             503 / 1012   the server is going away
@@ -111,6 +114,29 @@ class Unauthorized(ClientError):
     code = "unauthorized"
     http_status = 401
     ws_close = 1008
+
+
+class Forbidden(ClientError):
+    """Known, but not allowed to do this; or a web page of an origin that is not allowed."""
+
+    code = "forbidden"
+    http_status = 403
+    ws_close = 1008
+
+
+class RequestTimeout(ClientError):
+    """The request was sent so slowly that its place is given to somebody else."""
+
+    code = "request_timeout"
+    http_status = 408
+    ws_close = 1008
+
+
+class ReloadFailed(ClientError):
+    """The model was not replaced; the message says why, and the one in use stays in use."""
+
+    code = "reload_failed"
+    http_status = 409
 
 
 class CapacityError(SpeechQCError):

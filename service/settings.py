@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -118,6 +118,46 @@ class Settings(BaseSettings):
     """Failed steps in a row after which the engine counts as dead."""
     drain_s: float = Field(default=30.0, ge=0)
     """Longest wait for accepted work at shutdown, seconds."""
+    model_watch_s: float = Field(default=0.0, ge=0, le=3600)
+    """Seconds between two looks at the model file; when it has changed and stays so, it is loaded anew. 0: never."""
+
+    api_keys_file: Path | None = None
+    """File of `speech-qc keys`; with it every request but those below needs one of its keys. Read again when it
+    changes."""
+    allow_anonymous: bool = False
+    """Serve without keys on an address that other machines reach; only where something else keeps strangers out."""
+    health_needs_key: bool = False
+    """Whether `/health/live` and `/health/ready` need a key, too, where there are keys."""
+    metrics_needs_key: bool = False
+    """Whether `/metrics` needs a key, too, where there are keys."""
+    key_max_streams: int | None = Field(default=None, ge=1)
+    """Live channels at the same time of one key that has no bound of its own, in each process; unset: no bound."""
+    key_uploads_per_minute: int | None = Field(default=None, ge=1)
+    """Uploads a minute of one key that has no bound of its own, in each process; unset: no bound."""
+    token_s: float = Field(default=60.0, gt=0, le=3600)
+    """Seconds for which a token of `POST /v1/token` opens streams."""
+    token_secret: SecretStr | None = Field(default=None, min_length=16)
+    """Signs tokens; set the same one on all servers behind a balancer. Unset: a new one at every start."""
+    allowed_origins: str = ""
+    """Comma-separated origins (`https://app.example.com`) whose web pages may call from a browser; `*`: all. Pages of
+    this server itself always may."""
+
+    max_header_bytes: int = Field(default=32 * 1024, ge=4096, le=1024 * 1024)
+    """Largest head of a request: its first line and all headers, bytes."""
+    max_query_bytes: int = Field(default=4096, ge=256, le=64 * 1024)
+    """Longest query of a request, bytes."""
+    header_timeout_s: float = Field(default=10.0, gt=0)
+    """A connection whose request's head is not complete after so many seconds is cut."""
+    read_timeout_s: float = Field(default=30.0, gt=0)
+    """A client that takes nothing of its HTTP answer for so many seconds is cut."""
+    upload_idle_s: float = Field(default=30.0, gt=0)
+    """An upload of which nothing comes for so many seconds is given up."""
+    upload_min_bytes_per_s: int = Field(default=500, ge=0)
+    """An upload that comes more slowly than this on average is given up once `upload_idle_s` have passed; 0: never."""
+    upload_deadline_s: float = Field(default=900.0, gt=0)
+    """Longest work on one upload, decoding and inference together, seconds; waiting for its bytes does not count."""
+    max_decoded_samples: int = Field(default=4_000_000_000, ge=8000)
+    """Most samples that one recording may decode to, all channels together, whatever its compressed size."""
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -184,9 +224,10 @@ def _parse(suffix: str, text: str) -> Any:
 
 def is_secret(name: str) -> bool:
     """Whether a setting's value must not be shown: a pydantic secret, or one that is named like a secret."""
-    return "Secret" in str(Settings.model_fields[name].annotation) or name.endswith(
-        ("_key", "_keys", "_token", "_secret", "_password")
-    )
+    annotation = Settings.model_fields[name].annotation
+    if annotation is bool:  # `metrics_needs_key` is about keys, and none itself
+        return False
+    return "Secret" in str(annotation) or name.endswith(("_key", "_keys", "_token", "_secret", "_password"))
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -188,3 +188,18 @@ class ReadyAnswer(_Answer):
     sessions: int
     queued: int
     reason: str | None
+
+
+class TokenAnswer(_Answer):
+    """A token that stands for a key."""
+
+    token: str
+    expires_in_s: float = Field(examples=[60.0])
+
+
+class ReloadAnswer(_Answer):
+    """How a reload ended."""
+
+    outcome: Literal["replaced", "unchanged"] = Field(description="`unchanged`: the file holds the model in use.")
+    model: ModelInfo
+    old_models: int = Field(description="Earlier models that streams still use.")

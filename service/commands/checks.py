@@ -142,6 +142,23 @@ def check_port(settings: Settings) -> Finding:
     return Finding("port", "ok", f"{where} is free")
 
 
+def check_access(settings: Settings) -> Finding:
+    """Whether it is said who may come in, and the keys can be read."""
+    from service.api.access import Policy
+    from service.exposure import check_exposure, is_loopback
+
+    try:
+        check_exposure(settings)
+        policy = Policy.of(settings)
+    except SpeechQCError as error:
+        return Finding("access", "fail", str(error), "the message says what to mend")
+    if policy.ring is not None:
+        return Finding("access", "ok", "who has a key may come in")
+    if is_loopback(settings.host):
+        return Finding("access", "ok", "this machine alone, without keys")
+    return Finding("access", "ok", "whoever reaches the address, without keys (SPEECHQC_ALLOW_ANONYMOUS)")
+
+
 def check_descriptors(settings: Settings, limit: int | None = None) -> Finding:
     """Whether a process may open as many files as its places need.
 
@@ -209,7 +226,13 @@ def check_clock(year: int | None = None, synchronised: bool | None = None) -> Fi
     return Finding("clock", "ok", "the kernel says that it is kept" if kept else "plausible")
 
 
-CHECKS: tuple[Callable[[Settings], Finding], ...] = (check_port, check_descriptors, check_memory, check_cores)
+CHECKS: tuple[Callable[[Settings], Finding], ...] = (
+    check_access,
+    check_port,
+    check_descriptors,
+    check_memory,
+    check_cores,
+)
 
 
 def all_findings(settings: Settings) -> Iterator[Finding]:

@@ -16,6 +16,8 @@ ADVICE: dict[str, str] = {
     "payload_too_large": "send smaller messages",
     "protocol_error": "correct what the last error message names; do not retry unchanged",
     "unauthorized": "send a valid key",
+    "forbidden": "this key or this web page may not do that",
+    "request_timeout": "send faster",
     "overloaded": "retry after {retry_after_s} s, or use another server",
     "draining": "server goes away: reconnect to another one, or retry after {retry_after_s} s",
     "deadline_exceeded": "too busy: retry after {retry_after_s} s, or use another server",

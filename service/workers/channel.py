@@ -12,6 +12,7 @@ other one is gone.
                       failed {message}      cannot start, and why
                       text {id, text}       answer to read
                       collect {id}          what do the others' metrics say
+                      reload                the others shall load the model file anew
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Job:
             "job",
             worker=self.worker,
             workers=self.workers,
-            settings=self.settings.model_dump(mode="json"),
+            settings=self.settings.model_dump(mode="json") | _secrets(self.settings),
             handover=self.handover,
         )
 
@@ -107,6 +107,11 @@ class Member:
         if self._channel is not None:
             self._channel.say("leaving")
 
+    def reload_others(self) -> None:
+        """Have the other workers load the model file anew, as this one has."""
+        if self._channel is not None:
+            self._channel.say("reload")
+
     def close(self) -> None:
         """Hang up; may be called twice, and without `join`."""
         if self._listener is not None:
@@ -146,6 +151,12 @@ class Member:
                     waiting.set_result(message)
         logger.error("the parent process is gone; this worker drains and ends")
         self._on_orphaned()
+
+
+def _secrets(settings: Settings) -> dict[str, str]:
+    """What a dump of the settings hides; the channel is the parent's and this worker's alone."""
+    secret = settings.token_secret
+    return {} if secret is None else {"token_secret": secret.get_secret_value()}
 
 
 def _terminate() -> None:

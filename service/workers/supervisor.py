@@ -115,6 +115,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         keepers = [loop.create_task(self._keep(worker)) for worker in range(self._settings.workers)]
         try:
             await asyncio.wait(keepers, return_when=asyncio.FIRST_EXCEPTION)
@@ -205,6 +206,8 @@ class Supervisor:
                     worker.failure = message["message"]
                 case "text":
                     worker.take(message["id"], message["text"])
+                case "reload":
+                    self._reload(worker)
                 case "collect":
                     answer = asyncio.create_task(self._answer(worker, message["id"]))
                     self._answers.add(answer)
@@ -233,6 +236,12 @@ class Supervisor:
         texts = await asyncio.gather(*(one.read() for one in others.values()))
         found = dict(zip(others, texts, strict=True))
         asker.channel.say("series", id=identity, texts=found, restarts=self._restarts)
+
+    def _reload(self, asker: _Worker | None = None) -> None:
+        """Have the workers load the model file anew; one that does not serve yet loads it anyway."""
+        for worker in self._workers.values():
+            if worker is not asker and worker.up:  # before, the signal would end it
+                worker.send(signal.SIGHUP)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
