@@ -41,16 +41,21 @@ def make_runner(settings: Settings) -> OnnxRunner:
     return OnnxRunner(settings.model_path, settings.device, settings.intra_op_threads)
 
 
-def make_engine(settings: Settings, runner: Runner, observer: EngineObserver | None = None) -> Engine:
+def make_engine(
+    settings: Settings,
+    runner: Runner,
+    observer: EngineObserver | None = None,
+    reader: ChunkReader | None = None,
+) -> Engine:
     """Build an engine with room for all live streams and every channel of all uploads; it is not started yet.
 
-    Its `read_out` gives what `Session.accept_read` takes.
+    Its `read_out` gives what `Session.accept` takes.
     """
     capacity = settings.max_streams + settings.max_uploads * settings.max_channels
     steps = Stepper(
         runner,
         FrontEnd(runner.contract.features),
-        ChunkReader(runner.contract),
+        reader or ChunkReader(runner.contract),
         capacity=capacity,
         max_batch=settings.max_batch,
     )

@@ -43,8 +43,8 @@ class Generation:
     def __init__(self, settings: Settings, runner: Runner, metrics: Metrics) -> None:
         self.model: Model = runner
         self.retired = False
-        self.engine: Engine = make_engine(settings, runner, _Observer(metrics, self))
         self.reader = ChunkReader(runner.contract)
+        self.engine: Engine = make_engine(settings, runner, _Observer(metrics, self), self.reader)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

@@ -257,7 +257,7 @@ class Inspector:
                 return
             result = await self._engine.submit(number, chunk, lane.name)
             self._count(result)
-            session.accept_read(result.reading)
+            session.accept(result.reading)
             if self._keepers:
                 await asyncio.to_thread(self._keepers[channel].add, chunk)
 

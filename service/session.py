@@ -308,20 +308,7 @@ class Session:
         self._buffer.release(min(self._taken, self._received - self._reach))
         return chunk
 
-    def accept(self, scores: Float32, level_dbfs: Float32) -> Update:
-        """Take the scores of the next chunk, in the order of `take`.
-
-        Args:
-            scores: float32 (hops / 2, C) as the model gave them.
-            level_dbfs: float32 (hops / 2,) of the chunk's own frames.
-
-        Raises:
-            InferenceError: Wrong shapes or types, or numbers that are not finite.
-        """
-        self._reader.scores.layout.check_block(scores, level_dbfs)
-        return self.accept_read(ChunkReading(self._reader.scores.read_one(scores), level_dbfs))
-
-    def accept_read(self, reading: ChunkReading) -> Update:
+    def accept(self, reading: ChunkReading) -> Update:
         """Take the scores of the next chunk as the engine's `read_out` read them, in the order of `take`."""
         block = reading.block
         count = block.frames

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     """Most channels in one recording."""
     max_uploads: int = Field(default=8, ge=1, le=1024)
     """Uploads inspected at the same time; further ones get 429."""
-    max_streams: int = Field(default=85, ge=1, le=65536)
+    max_streams: int = Field(default=100, ge=1, le=65536)
     """Found with `speech-qc capacity` on two cores; measure your own machine.
 
     Live channels at the same time, so that a stereo stream counts as two; further streams are refused with 1013."""

@@ -6,18 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from signals import voice, white_noise
 
-from service.audio.features import FrontEnd, frame_levels_dbfs
+from service.audio.features import FrontEnd
 from service.engine import EchoRunner
 from service.errors import InvalidAudio
 from service.scoring import load_profiles
-from service.session import Session
+from service.session import ChunkReader, Session
 
 PROFILE = load_profiles().get("default")
 FRONT_END = FrontEnd()
 
 
-def levels_of(chunk, hops):
-    return frame_levels_dbfs(chunk[: hops * 160], FRONT_END.spec)
+def accept(session, chunk, scores):
+    """Hand the scores of one chunk over, read as an engine would."""
+    (reading,) = ChunkReader(session.contract)(chunk[None], scores)
+    return session.accept(reading)
 
 
 def run(runner, samples, *, sizes, hops=10, rate_hz=16_000, **options):
@@ -30,7 +32,7 @@ def run(runner, samples, *, sizes, hops=10, rate_hz=16_000, **options):
         nonlocal state
         while (chunk := session.take(hops)) is not None:
             scores, state = runner.run(FRONT_END(chunk[None]), state)
-            updates.append(session.accept(scores[0], levels_of(chunk, hops)))
+            updates.append(accept(session, chunk, scores))
 
     position, turn = 0, 0
     while position < len(samples):
@@ -100,7 +102,7 @@ def test_the_end_of_a_recording_is_not_heard_as_silence():
     chunks = []
     while (chunk := session.take(2)) is not None:
         chunks.append(chunk)
-        session.accept(np.zeros((1, len(runner.contract.labels)), np.float32), levels_of(chunk, 2))
+        accept(session, chunk, np.zeros((1, 1, len(runner.contract.labels)), np.float32))
     levels = [float(np.sqrt(np.mean(chunk**2))) for chunk in chunks]
     assert min(levels) > 0.5 * max(levels)
 
@@ -111,7 +113,7 @@ def test_a_session_without_frames_keeps_no_scores():
     session.push(voice(1.0))
     while (chunk := session.take(10)) is not None:
         scores, _ = runner.run(FRONT_END(chunk[None]), np.zeros((1, runner.contract.state_size), np.float32))
-        session.accept(scores[0], levels_of(chunk, 10))
+        accept(session, chunk, scores)
     assert session.record(PROFILE).frames is None
 
 

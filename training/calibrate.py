@@ -1,15 +1,21 @@
-"""From raw scores to probabilities and event rules: Platt scaling and thresholds on mixtures made for nothing else."""
+"""From raw scores to probabilities and event rules: Platt scaling and thresholds on mixtures made for nothing else.
+
+Thresholds weigh frames found among the mixtures against events that clean speech would raise: of all sets of thresholds
+with at most `FALSE_EVENTS_PER_HOUR` on clean speech, the one with the best mean F1.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.contract import LABEL_CATALOG, LabelSpec
+from service.contract import LABEL_CATALOG, LabelSpec, ModelContract
+from service.scoring import EventTracker
 from training.material import Material
 from training.metrics import best_f1_threshold, fit_platt
 from training.model import VALUE_RANGES, Detector, ModelConfig
@@ -17,9 +23,16 @@ from training.train import predict
 
 Float64 = NDArray[np.float64]
 
-ENTER_LOW, ENTER_HIGH = 0.5, 0.9  # an event is more likely than not; above, a threshold fits its mixtures alone
+ENTER_LOW, ENTER_HIGH = 0.5, 0.95  # an event is more likely than not; above, a threshold fits its mixtures alone
 EXIT_SHARE = 0.7  # exit = this share of enter: scores that tremble around enter stay one event
 DEFAULT_ENTER = 0.5
+FALSE_EVENTS_PER_HOUR = 8.0  # of all labels together on clean speech; 10 are promised, other speakers are unlike these
+ENTER_STEP = 0.03
+F1_KEPT = (
+    0.85  # quiet is not bought with more of a label's best F1 than this leaves; what remains is a shortfall to state
+)
+HARD_DB, HARD_SHARE = 25.0, 0.7
+_GRID = [(a / 4, b / 4) for a in range(-4, 5) for b in range(-4, 5)]
 MIN_GAIN = 1e-6  # nats per frame that Platt scaling must win, else the scores stay as they are
 
 
@@ -40,12 +53,12 @@ class EventRule:
 
 EVENT_RULES: Mapping[str, EventRule] = {
     "speech": EventRule(0.10, 0.20, 0.04),
-    "noise": EventRule(0.20, 0.50, 0.02),
-    "interference": EventRule(0.20, 0.50, 0.02),
-    "stationary_noise": EventRule(0.30, 0.50, 0.01),
+    "noise": EventRule(0.30, 0.50, 0.02),
+    "interference": EventRule(0.30, 0.50, 0.02),
+    "stationary_noise": EventRule(0.50, 0.50, 0.01),
     "transient_noise": EventRule(0.06, 0.20, 0.01),  # a mouse click lasts three frames
-    "interfering_speech": EventRule(0.30, 0.50, 0.01),
-    "music": EventRule(0.50, 1.00, 0.01),
+    "interfering_speech": EventRule(0.40, 0.50, 0.01),
+    "music": EventRule(0.60, 1.00, 0.01),
     "tone": EventRule(0.10, 0.50, 0.01),
     "clipping": EventRule(0.04, 0.30, 0.005),
     "dropout": EventRule(0.02, 0.10, 0.005),  # one lost packet is 20 ms
@@ -85,14 +98,15 @@ def label_specs(config: ModelConfig, enter: Mapping[str, float] | None = None) -
     return tuple(specs)
 
 
-def calibrate(net: Detector, material: Material) -> tuple[dict[str, float], list[str]]:
+def calibrate(net: Detector, material: Material, clean: Sequence[Material] = ()) -> tuple[dict[str, float], list[str]]:
     """Set a net's calibration so that its scores are probabilities on a material, and choose enter thresholds.
 
-    The scale and shift of measures stay 1 and 0.
+    `snr_db` gets a scale and a shift as well (`fit_measure`); those of opinion scores stay 1 and 0.
 
     Args:
         net: Changed in place.
         material: Mixtures that nothing else was chosen on.
+        clean: Clean speech on which false events are counted; without any, thresholds follow the mixtures alone.
 
     Returns:
         Enter threshold per probability label, and what a person should know (labels that could not be calibrated,
@@ -102,12 +116,17 @@ def calibrate(net: Detector, material: Material) -> tuple[dict[str, float], list
     frames = logits.shape[1]
     enter: dict[str, float] = {}
     remarks: list[str] = []
+    judged: dict[str, tuple[Float64, Float64]] = {}
     for column, name in enumerate(net.config.labels):
-        if LABEL_CATALOG[name][1] != "probability":
+        kind = LABEL_CATALOG[name][1]
+        if kind == "mos":
             continue
         counted = material.mask[:, :frames, column]
         logit = logits[..., column][counted].astype(np.float64)
         target = material.target[:, :frames, column][counted].astype(np.float64)
+        if kind == "db":
+            net.calibration[0, column], net.calibration[1, column] = fit_measure(logit, target, *VALUE_RANGES[kind])
+            continue
         if target.size == 0 or target.min() == target.max():
             remarks.append(f"{name}: the calibration mixtures hold only one class of it; neither scaled nor fitted")
             enter[name] = DEFAULT_ENTER
@@ -117,12 +136,84 @@ def calibrate(net: Detector, material: Material) -> tuple[dict[str, float], list
             remarks.append(f"{name}: Platt scaling does not lower the loss; scores are as the net gives them")
         net.calibration[0, column], net.calibration[1, column] = scale, shift
         score = 1.0 / (1.0 + np.exp(-(logit * scale + shift)))
+        judged[name] = score, target
         chosen = best_f1_threshold(score, target, EVENT_RULES[name].max_false_rate)
         enter[name] = round(float(np.clip(chosen, ENTER_LOW, ENTER_HIGH)), 3)
         if chosen > ENTER_HIGH:
             rate = EVENT_RULES[name].max_false_rate
             remarks.append(f"{name}: no threshold up to {ENTER_HIGH} keeps {rate:.1%} false frames; {ENTER_HIGH} taken")
+    if clean:
+        enter, per_hour = quiet_thresholds(net, enter, judged, clean)
+        if per_hour > FALSE_EVENTS_PER_HOUR:
+            remarks.append(f"clean speech raises {per_hour:.1f} events per hour; {FALSE_EVENTS_PER_HOUR:g} are wanted")
     return enter, remarks
+
+
+def quiet_thresholds(
+    net: Detector,
+    enter: Mapping[str, float],
+    judged: Mapping[str, tuple[Float64, Float64]],
+    clean: Sequence[Material],
+) -> tuple[dict[str, float], float]:
+    """Raise thresholds until clean speech is quiet, where it costs the least F1.
+
+    Args:
+        net: Calibrated.
+        enter: Thresholds to start from; none is lowered.
+        judged: Scores and targets of the mixtures' frames by label.
+        clean: Speech with nothing wrong.
+
+    Returns:
+        Threshold by label, and the events per hour that remain.
+    """
+    scores = [net.scores(predict(net, torch.from_numpy(part.features))).numpy() for part in clean]
+    hours = sum(part.seconds for part in clean) / 3600
+    grid = np.round(np.arange(ENTER_LOW, ENTER_HIGH + 1e-9, ENTER_STEP), 3)
+    alarms = [_events(net, float(threshold), scores, clean) for threshold in grid]
+    choices = {
+        name: [
+            (float(threshold), _f1(*judged[name], float(threshold)), counts.get(name, 0) / hours)
+            for threshold, counts in zip(grid, alarms, strict=True)
+            if threshold >= enter[name] - ENTER_STEP / 2
+        ]
+        for name in judged
+        if name not in ("speech", "reverberation")
+    }
+    for name, rows in choices.items():
+        least = F1_KEPT * max(row[1] for row in rows)
+        choices[name] = [row for row in rows if row[1] >= least]
+    # A price per false event turns the choice into one per label; it rises until all together are few enough.
+    for price in (0.0, *np.geomspace(1e-4, 0.1, 50)):
+        taken = {name: max(rows, key=lambda row: row[1] - price * row[2]) for name, rows in choices.items()}
+        per_hour = sum(row[2] for row in taken.values())
+        if per_hour <= FALSE_EVENTS_PER_HOUR:
+            break
+    return {**enter, **{name: round(row[0], 3) for name, row in taken.items()}}, per_hour
+
+
+def _events(
+    net: Detector, threshold: float, scores: Sequence[NDArray[np.float32]], clean: Sequence[Material]
+) -> Counter[str]:
+    """Events of each label when every label has the same threshold."""
+    contract = ModelContract(
+        name="candidate",
+        version="0.0.0",
+        labels=label_specs(net.config, dict.fromkeys(net.config.labels, threshold)),
+        lookahead_frames=net.config.lookahead_frames,
+        state_size=net.state_size,
+    )
+    found: Counter[str] = Counter()
+    for part, values in zip(clean, scores, strict=True):
+        for rows, levels in zip(values, part.level_dbfs, strict=True):
+            tracker = EventTracker(contract)
+            updates = [*tracker.push(np.ascontiguousarray(rows), levels[: len(rows)]), *tracker.finish()]
+            found.update(u.event.label for u in updates if u.phase == "end")
+    return found
+
+
+def _f1(score: Float64, target: Float64, threshold: float) -> float:
+    called, positive = score >= threshold, target > 0.5
+    return float(2 * (called & positive).sum() / max(1, called.sum() + positive.sum()))
 
 
 def platt(logit: Float64, target: Float64) -> tuple[float, float]:
@@ -133,6 +224,30 @@ def platt(logit: Float64, target: Float64) -> tuple[float, float]:
     if not fitted or log_loss(logit * scale + shift, target) > log_loss(logit, target) - MIN_GAIN:
         return 1.0, 0.0
     return scale, shift
+
+
+def fit_measure(logit: Float64, target: Float64, low: float, high: float) -> tuple[float, float]:
+    """Scale and shift of a measure's logits with the least mean absolute error.
+
+    Frames with something to hear (target below `HARD_DB`) count `HARD_SHARE` of all: most frames are clean, and where
+    the net is torn, they would pull it to the top of the range.
+    """
+    hard = target < HARD_DB
+    if not hard.any() or hard.all():
+        return 1.0, 0.0
+    weight = np.where(hard, HARD_SHARE / hard.sum(), (1.0 - HARD_SHARE) / (~hard).sum())
+
+    def error(scale: float, shift: float) -> float:
+        value = low + (high - low) / (1.0 + np.exp(-(logit * scale + shift)))
+        return float((np.abs(value - target) * weight).sum())
+
+    best, reach = (1.0, 0.0), 1.0
+    for _ in range(9):  # a coarse grid around the best so far, then finer ones
+        centre = best
+        tried = [(centre[0] * (1.0 + a * reach), centre[1] + b * reach) for a, b in _GRID]
+        best = min([best, *tried], key=lambda pair: error(*pair))
+        reach /= 1.8
+    return best
 
 
 def log_loss(logit: Float64, target: Float64) -> float:

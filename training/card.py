@@ -10,6 +10,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -59,10 +60,63 @@ def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
         _labels(contract),
         "### Training material",
         _data(contract),
+        *_compared(contract),
+        *_opinions(contract),
         "### Figures",
         figures_markdown(contract.metrics).rstrip(),
     ]
     return "\n\n".join(parts)
+
+
+def _compared(contract: ModelContract) -> list[str]:
+    """Main figures beside those of an earlier model on the same mixtures."""
+    earlier = contract.metrics.get("earlier")
+    if earlier is None:
+        return []
+    rows: list[tuple[str, str, str]] = []
+
+    def add(name: str, *path: str, percent: bool = False, digits: int = 3) -> None:
+        pair = []
+        for figures in (contract.metrics, earlier):
+            value: Any = figures
+            for key in path:
+                value = value.get(key) if isinstance(value, dict) else None
+            pair.append(number(None if value is None else 100 * value if percent else value, 2 if percent else digits))
+        if pair != [number(None, 2)] * 2:
+            unit = " %" if percent else ""
+            rows.append((name, pair[0] + unit, pair[1] + unit))
+
+    for label in contract.metrics["labels"]:
+        add(f"`{label}`, frame AUROC", "labels", label, "auroc")
+    for label in contract.metrics["labels"]:
+        add(f"`{label}`, calibration error", "labels", label, "calibration_error")
+    add("`snr_db` below 25 dB, mean error in dB", "snr_db", "error_below_25_db", digits=2)
+    for line in ("wide", "telephone"):
+        for label in ("noise", "interference"):
+            add(
+                f"clean speech, {line}: frames with {label} > 0.5", "clean_speech", line, f"{label}_share", percent=True
+            )
+        add(f"clean speech, {line}: false events per hour", "clean_speech", line, "false_events_per_hour", digits=1)
+    add("noise alone: frames with speech > 0.5", "noise_alone", "speech_share", percent=True)
+    head = ("figure", f"this model ({contract.version})", f"{earlier['name']} {earlier['version']}")
+    return ["### Beside the earlier model, on the same mixtures", table(head, rows, numeric_from=1)]
+
+
+def _opinions(contract: ModelContract) -> list[str]:
+    """How the opinion scores follow their targets on rated clips that training did not hear."""
+    found = contract.training.get("validation", {})
+    rows = [
+        (f"`{label.name}`", number(found.get(f"{label.name}_r"), 3), number(found.get(f"{label.name}_error"), 2))
+        for label in contract.labels
+        if label.kind == "mos" and f"{label.name}_r" in found
+    ]
+    if not rows:
+        return []
+    about = (
+        "Clip means against the targets (teacher mended by what is known of the clip) on clips of held-out speakers. "
+        "They were also used to choose the checkpoint; no listener was asked."
+    )
+    return ["### Opinion scores", about, table(("score", "Pearson", "mean error"), rows, numeric_from=1)]
 
 
 def _labels(contract: ModelContract) -> str:

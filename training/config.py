@@ -25,6 +25,16 @@ class DataConfig(_Checked):
     """Length of a training mixture."""
     valid_mixtures: int = Field(default=160, ge=1)
     """Fixed mixtures of the validation split."""
+    valid_clean: int = Field(default=0, ge=0)
+    """Fixed clips of clean speech, half of them telephone, on which false alarms are counted."""
+    valid_noise: int = Field(default=0, ge=0)
+    """Fixed clips in which nobody speaks."""
+    reuse: int = Field(default=1, ge=1)
+    """Steps per batch of new mixtures; above 1, steps draw from the last `REUSE_BATCHES` and are jittered."""
+    mos_folder: Path | None = None
+    """Clips rated by a teacher (`training.mos`); needed for the opinion scores to be learnt."""
+    mos_per_batch: int = Field(default=4, ge=1)
+    """Rated clips added to every batch."""
     workers: int = Field(default=1, ge=0)
     """Processes that mix while the net learns."""
 

@@ -17,6 +17,7 @@ from training.corpora.manifest import Stem, read_manifest, validate
 from training.corpora.preprocess import Report, load
 from training.mixing.plan import RATE_HZ, Pool, draw_plan
 from training.mixing.render import Mixture, render
+from training.mixing.targets import FrameTarget
 
 Example = tuple[Tensor, Tensor, Tensor]
 """features (T, F), targets (T / 2, C), mask (T / 2, C) as float32."""
@@ -84,8 +85,10 @@ def to_example(mixture: Mixture, labels: Sequence[str], front_end: FrontEnd) -> 
     samples = mixture.samples[: frames * spec.frame_samples]
     padded = np.concatenate([samples, samples[: -spec.overlap_samples - 1 : -1]])
     features = front_end(padded[None])[0]
-    value = np.stack([mixture.targets[label].value[:frames] for label in labels], axis=1)
-    mask = np.stack([mixture.targets[label].mask[:frames] for label in labels], axis=1)
+    unknown = FrameTarget(np.zeros(frames), np.zeros(frames, dtype=bool))  # opinion scores: no stem tells them
+    judged = [mixture.targets.get(label, unknown) for label in labels]
+    value = np.stack([target.value[:frames] for target in judged], axis=1)
+    mask = np.stack([target.mask[:frames] for target in judged], axis=1)
     return torch.from_numpy(features), torch.from_numpy(value).float(), torch.from_numpy(mask).float()
 
 

@@ -26,9 +26,15 @@ from training.calibrate import calibrate, label_specs
 from training.card import CardError, write_card
 from training.config import TrainConfig
 from training.corpora.manifest import ManifestError
-from training.evaluate import EvaluationError, Scorer, evaluate, onnx_score, onnx_session, read_run
+from training.evaluate import EvaluationError, Scorer, evaluate, model_scorer, onnx_score, onnx_session, read_run
 from training.examples import clip_samples, load_pool
-from training.material import CALIBRATION_SEED_OFFSET, make_material
+from training.material import (
+    CALIBRATION_SEED_OFFSET,
+    CLEAN_TELEPHONE,
+    CLEAN_WIDE,
+    EVALUATION_SEED_OFFSET,
+    make_material,
+)
 from training.model import Detector
 
 Float32 = NDArray[np.float32]
@@ -40,6 +46,11 @@ CHUNKED_HOPS = 800
 GOLDEN_SECONDS = 1.0
 GOLDEN_SEED = 20
 SNR_BIAS_DB = 1.0  # a larger mean error of snr_db is worth a remark
+HELD_OUT = (
+    "mixtures of sources held out: speech and music of corpora that neither training nor any choice has heard, noise "
+    "of such and of unheard recordings of known ones"
+)
+COMPARED = ("labels", "snr_db", "clean_speech", "noise_alone")
 TENSORS = ("features", "state", "scores", "new_state")
 
 
@@ -180,7 +191,16 @@ def golden_vectors(model: bytes, net: Detector) -> dict[str, Float32]:
     return {"samples": samples, **dict(zip(TENSORS, (features, state, scores, new_state), strict=True))}
 
 
-def export(run: Path, data: Path, out: Path, *, mixtures: int = 300, evaluation_mixtures: int = 400) -> ModelContract:
+def export(
+    run: Path,
+    data: Path,
+    out: Path,
+    *,
+    mixtures: int = 300,
+    evaluation_mixtures: int = 400,
+    figures_data: Path | None = None,
+    earlier: Path | None = None,
+) -> ModelContract:
     """Calibrate, export, measure and verify a run's best checkpoint.
 
     Args:
@@ -189,6 +209,9 @@ def export(run: Path, data: Path, out: Path, *, mixtures: int = 300, evaluation_
         out: Model file to write; golden vectors are written beside it.
         mixtures: Calibration mixtures.
         evaluation_mixtures: Mixtures of the figures that the contract carries.
+        figures_data: Corpus folder whose validation split the figures are measured on, when calibration and thresholds
+            must not have seen its sources (see `training.join`); `data` when None.
+        earlier: An older model file that is measured on the very same mixtures, for the card.
 
     Raises:
         EvaluationError: The run has no usable checkpoint.
@@ -200,13 +223,24 @@ def export(run: Path, data: Path, out: Path, *, mixtures: int = 300, evaluation_
     config = TrainConfig.model_validate(document["config"])
     pool, _, _ = load_pool(data, config.data, "valid")
     samples, seed = clip_samples(config.data), config.seed + CALIBRATION_SEED_OFFSET
-    enter, remarks = calibrate(net, make_material(pool, net.config.labels, samples, seed, mixtures))
+    labels = net.config.labels
+    clean = [make_material(pool, labels, samples, seed, mixtures, kind) for kind in (CLEAN_WIDE, CLEAN_TELEPHONE)]
+    enter, remarks = calibrate(net, make_material(pool, labels, samples, seed, mixtures), clean)
+    del pool, clean
     calibration = {"mixtures": mixtures, "seed": seed, **_calibration(net)}
     contract = _contract(net, document, config, label_specs(net.config, enter), calibration)
     graph = export_graph(net)
     session = onnx_session(graph.SerializeToString())
     scorer = Scorer(contract, onnx_score(session, contract.lookahead_frames, contract.state_size), config)
-    metrics = evaluate(scorer, data, mixtures=evaluation_mixtures)
+    where, figures_seed = figures_data or data, config.seed + EVALUATION_SEED_OFFSET
+    metrics = evaluate(scorer, where, mixtures=evaluation_mixtures, seed=figures_seed)
+    if figures_data is not None:
+        metrics["material"]["what"] = HELD_OUT
+    if earlier is not None:
+        older = model_scorer(earlier)
+        figures = evaluate(older, where, mixtures=evaluation_mixtures, seed=figures_seed)
+        about = {"name": older.contract.name, "version": older.contract.version}
+        metrics["earlier"] = about | {name: figures[name] for name in COMPARED}
     contract = contract.model_copy(update={"metrics": metrics})
     bias = metrics["snr_db"].get("bias_db")
     if bias is not None and abs(bias) > SNR_BIAS_DB:
@@ -251,6 +285,7 @@ def _contract(
             "mmacs_per_s": round(net.macs_per_second() / 1e6, 2),
             "preprocessing": document["preprocessing"],
             "start": document.get("start"),
+            "validation": document.get("figures", {}),
             "calibration": calibration,
         },
         data=tuple(document["data"]),
@@ -286,6 +321,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="model file, for instance models/speech-qc-base.onnx")
     parser.add_argument("--mixtures", type=int, default=300, help="calibration mixtures (default 300)")
     parser.add_argument("--evaluation-mixtures", type=int, default=400, help="mixtures of the figures (default 400)")
+    parser.add_argument("--figures-data", type=Path, help="corpus folder of the figures, if not the same")
+    parser.add_argument("--earlier", type=Path, help="older model file to measure on the same mixtures, for the card")
     parser.add_argument("--card", type=Path, help="also bring the machine-made part of this model card up to date")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -296,6 +333,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.out,
             mixtures=options.mixtures,
             evaluation_mixtures=options.evaluation_mixtures,
+            figures_data=options.figures_data,
+            earlier=options.earlier,
         )
         if options.card:
             write_card(options.out, options.card)

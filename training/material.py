@@ -83,7 +83,7 @@ def make_material(
     """
     front_end = FrontEnd()
     examples, levels = [], []
-    for plan in tqdm(_plans(pool, samples, seed, count, condition), desc=condition.name, unit="mix", total=count):
+    for plan in tqdm(draw_plans(pool, samples, seed, count, condition), desc=condition.name, unit="mix", total=count):
         mixture = render(plan, pool)
         features, target, mask = to_example(mixture, labels, front_end)
         examples.append((features.numpy(), target.numpy(), mask.numpy() > 0))
@@ -93,7 +93,12 @@ def make_material(
     return Material(condition.name, tuple(labels), features_all, targets, masks, np.stack(levels), seconds)
 
 
-def _plans(pool: Pool, samples: int, seed: int, count: int, condition: Condition) -> list[MixPlan]:
+def draw_plans(pool: Pool, samples: int, seed: int, count: int, condition: Condition) -> list[MixPlan]:
+    """Draw the first `count` plans of a seed that meet a condition.
+
+    Raises:
+        ValueError: The pool hardly ever meets the condition.
+    """
     plans: list[MixPlan] = []
     for index in range(count * MAX_DRAWS_PER_MIXTURE):
         plan = draw_plan(np.random.default_rng([seed, index]), pool, samples, condition.odds)

@@ -85,3 +85,30 @@ def fit_platt(logit: Float, target: Float, steps: int = 50) -> tuple[float, floa
         if np.abs(change).max() < 1e-7:
             break
     return (scale, shift) if scale > 0 else (1.0, 0.0)
+
+
+def reliability(score: Float, target: Float, bins: int = 15) -> list[tuple[float, float, float]]:
+    """Mean score, share of positives and share of the frames, for each equal-width bin that has frames."""
+    index = np.minimum((score * bins).astype(int), bins - 1)
+    weight = np.bincount(index, minlength=bins)
+    confidence = np.bincount(index, weights=score, minlength=bins)
+    frequency = np.bincount(index, weights=target > 0.5, minlength=bins)
+    return [
+        (round(float(confidence[i] / n), 4), round(float(frequency[i] / n), 4), round(float(n / weight.sum()), 5))
+        for i, n in enumerate(weight)
+        if n
+    ]
+
+
+def det_points(score: Float, target: Float, points: int = 40) -> list[tuple[float, float]]:
+    """False-positive and miss rate at thresholds from strict to lax, for a detection-error trade-off curve."""
+    positive = target > 0.5
+    ones, zeros = np.sort(score[positive]), np.sort(score[~positive])
+    if not ones.size or not zeros.size:
+        return []
+    thresholds = np.unique(np.quantile(score, np.linspace(0.0, 1.0, points)))
+    wanted = np.geomspace(1e-4, 0.5, points)  # rates where the curve is looked at
+    thresholds = np.unique(np.concatenate([thresholds, np.quantile(zeros, 1.0 - wanted)]))
+    misses = np.searchsorted(ones, thresholds, side="left") / ones.size
+    false = 1.0 - np.searchsorted(zeros, thresholds, side="left") / zeros.size
+    return [(round(float(f), 5), round(float(m), 5)) for f, m in zip(false[::-1], misses[::-1], strict=True)]

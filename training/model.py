@@ -19,6 +19,9 @@ Fusion = Literal["none", "early", "late"]
 VALUE_RANGES: dict[str, tuple[float, float]] = {"probability": (0.0, 1.0), "db": (-15.0, 45.0), "mos": (1.0, 5.0)}
 """Range of a head by the kind of its label."""
 
+PAST_ROWS = 7
+"""Rows of the mel image before a chunk that its first frame sees: (2 + 2) + 2 · 2 - 1 over the three convolutions."""
+
 FIRST_LABELS = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind != "mos")
 """Labels whose targets come from stems."""
 
@@ -38,6 +41,8 @@ class ModelConfig(BaseModel):
     hidden_size: int = Field(default=160, ge=1)
     """Width of the GRU."""
     head_size: int = Field(default=64, ge=1)
+    mos_size: int = Field(default=24, ge=1)
+    """Width of the slow GRU behind the opinion scores; it is only there when a label of that kind is."""
     fusion: Fusion = "early"
     lookahead_frames: int = Field(default=2, ge=0, le=5)
     """Output frames (20 ms) that an answer comes after its frame."""
@@ -48,8 +53,7 @@ class Detector(nn.Module):
 
     Shapes:
         features: float32 (B, T, F), T a multiple of 2.
-        state: float32 (B, S): two hops of mel rows, one hop of the first and two frames of the second feature maps,
-            the hidden state(s) of the GRU(s).
+        state: float32 (B, S): the last seven rows of the mel image, normalised, and the hidden state of each GRU.
         scores: float32 (B, T / 2, C); frame j of the output speaks of frame j - lookahead_frames of the input.
     """
 
@@ -72,6 +76,8 @@ class Detector(nn.Module):
         # Row 0 scales and row 1 shifts the logits; set after training so that scores are probabilities.
         self.register_buffer("calibration", torch.stack([torch.ones(len(ranges)), torch.zeros(len(ranges))]))
 
+        # Nothing is padded in time: the rows that a convolution looks back on are the state, so that the graph has no
+        # caches between layers. Seven rows are what three kernels of 3 see before the first of two hops.
         self.conv1 = nn.Conv2d(1, one, (3, 5), stride=(1, 2), padding=(0, 2), bias=False)
         self.norm1 = nn.BatchNorm2d(one)
         self.conv2 = nn.Conv2d(one, two, (3, 3), stride=(2, 2), padding=(0, 1), bias=False)
@@ -79,32 +85,33 @@ class Detector(nn.Module):
         self.conv3 = nn.Conv2d(two, three, (3, 3), stride=(1, 2), padding=(0, 1), bias=False)
         self.norm3 = nn.BatchNorm2d(three)
         self.bands = (spec.mel_bands, spec.mel_bands // 2, spec.mel_bands // 4, spec.mel_bands // 8)
-        self.image = nn.Linear(three * self.bands[3], config.image_size)
+        self.image = nn.Conv2d(three, config.image_size, (1, self.bands[3]))
         wave_columns = len(spec.waveform_columns) * spec.hops_per_frame
         self.wave = nn.Linear(wave_columns, config.wave_size) if config.fusion != "none" else None
         joint = config.image_size + (config.wave_size if config.fusion == "early" else 0)
         self.gru = nn.GRU(joint, config.hidden_size, batch_first=True)
-        self.head = _head(config.hidden_size, config.head_size, len(config.labels))
+        opinions = [LABEL_CATALOG[name][1] == "mos" for name in config.labels]
+        if any(opinions) and opinions != sorted(opinions):
+            raise ValueError(f"opinion scores come last among the labels; came {', '.join(config.labels)}")
+        judged = len(opinions) - sum(opinions)
+        self.head = _head(config.hidden_size, config.head_size, judged)
+        # An opinion is formed over seconds: a small GRU of its own learns how slowly to forget.
+        self.mos_gru = nn.GRU(config.hidden_size, config.mos_size, batch_first=True) if any(opinions) else None
+        self.mos_head = nn.Linear(config.mos_size, sum(opinions)) if any(opinions) else None
         late = config.fusion == "late"
         self.wave_gru = nn.GRU(config.wave_size, config.wave_size, batch_first=True) if late else None
-        self.wave_head = _head(config.wave_size, config.head_size, len(config.labels)) if late else None
+        self.wave_head = _head(config.wave_size, config.head_size, judged) if late else None
 
     @property
-    def state_parts(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the pieces of one stream's state, in packing order."""
-        one, two, _ = self.config.channels
-        parts: tuple[tuple[int, ...], ...] = (
-            (1, 2, self.bands[0]),
-            (one, 1, self.bands[1]),
-            (two, 2, self.bands[2]),
-            (self.config.hidden_size,),
-        )
-        return (*parts, (self.config.wave_size,)) if self.wave_gru is not None else parts
+    def state_parts(self) -> tuple[int, ...]:
+        """Lengths of the pieces of one stream's state, in packing order."""
+        gated = [gru.hidden_size for gru in (self.gru, self.wave_gru, self.mos_gru) if gru is not None]
+        return (PAST_ROWS * self.spec.mel_bands, *gated)
 
     @property
     def state_size(self) -> int:
         """Length S of the packed state."""
-        return sum(_size(shape) for shape in self.state_parts)
+        return sum(self.state_parts)
 
     def init_state(self, batch: int) -> Tensor:
         """State of new streams: zeros, (batch, S)."""
@@ -124,31 +131,32 @@ class Detector(nn.Module):
         Returns:
             Logits (B, T / 2, C) and the new state (B, S).
         """
-        sizes = [_size(shape) for shape in self.state_parts]
-        packed = torch.split(state, sizes, dim=1)
-        caches = [piece.reshape(-1, *shape) for piece, shape in zip(packed[:3], self.state_parts[:3], strict=True)]
+        past, *hidden = torch.split(state, list(self.state_parts), dim=1)
         rows = (features - self.mean) / self.spread  # (B, T, F)
         mel, wave = torch.split(rows, [self.spec.mel_bands, len(self.spec.waveform_columns)], dim=2)
-        x0 = torch.cat([caches[0], mel.unsqueeze(1)], dim=2)  # (B, 1, 2 + T, 64)
-        x1 = torch.relu(self.norm1(self.conv1(x0)))  # (B, c1, T, 32)
-        x1 = torch.cat([caches[1], x1], dim=2)  # (B, c1, 1 + T, 32)
-        x2 = torch.relu(self.norm2(self.conv2(x1)))  # (B, c2, T / 2, 16)
-        x2 = torch.cat([caches[2], x2], dim=2)  # (B, c2, 2 + T / 2, 16)
-        x3 = torch.relu(self.norm3(self.conv3(x2)))  # (B, c3, T / 2, 8)
-        image = torch.relu(self.image(x3.transpose(1, 2).flatten(2)))  # (B, T / 2, image)
-        new_state = [x0[:, :, -2:].flatten(1), x1[:, :, -1:].flatten(1), x2[:, :, -2:].flatten(1)]
-        joint = image
+        mel = torch.cat([past.reshape(-1, PAST_ROWS, self.spec.mel_bands), mel], dim=1)  # (B, 7 + T, 64)
+        maps = torch.relu(self.norm1(self.conv1(mel.unsqueeze(1))))  # (B, c1, 5 + T, 32)
+        maps = torch.relu(self.norm2(self.conv2(maps)))  # (B, c2, 2 + T / 2, 16)
+        maps = torch.relu(self.norm3(self.conv3(maps)))  # (B, c3, T / 2, 8)
+        joint = torch.relu(self.image(maps)).squeeze(3).transpose(1, 2)  # (B, T / 2, image)
+        new_state = [mel[:, -PAST_ROWS:].flatten(1)]
         if self.wave is not None:
             pairs = wave.reshape(wave.shape[0], -1, wave.shape[2] * self.spec.hops_per_frame)  # (B, T / 2, 18)
             wave = torch.relu(self.wave(pairs))
-            joint = torch.cat([image, wave], dim=2) if self.config.fusion == "early" else image
-        hidden, last = self.gru(joint, packed[3].unsqueeze(0).contiguous())  # (B, T / 2, H), (1, B, H)
-        logits = self.head(hidden)
-        new_state.append(last.squeeze(0))
-        if self.wave_gru is not None and self.wave_head is not None:
-            hidden, last = self.wave_gru(wave, packed[4].unsqueeze(0).contiguous())
-            logits = logits + self.wave_head(hidden)
+            joint = torch.cat([joint, wave], dim=2) if self.config.fusion == "early" else joint
+
+        def read(gru: nn.GRU, rows: Tensor) -> Tensor:
+            out: Tensor
+            out, last = gru(rows, hidden[len(new_state) - 1].unsqueeze(0).contiguous())  # (B, T / 2, H), (1, B, H)
             new_state.append(last.squeeze(0))
+            return out
+
+        heard = read(self.gru, joint)
+        logits = self.head(heard)
+        if self.wave_gru is not None and self.wave_head is not None:
+            logits = logits + self.wave_head(read(self.wave_gru, wave))
+        if self.mos_gru is not None and self.mos_head is not None:
+            logits = torch.cat([logits, self.mos_head(read(self.mos_gru, heard))], dim=2)
         return logits, torch.cat(new_state, dim=1)
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -163,7 +171,7 @@ class Detector(nn.Module):
         """Multiply-accumulates per second of audio, counted from the shapes."""
         hops = self.spec.sample_rate_hz / self.spec.hop_samples
         frames = hops / self.spec.hops_per_frame
-        total = self.conv1.weight.numel() * self.bands[1] * hops
+        total = self.conv1.weight.numel() * self.bands[1] * hops + self.image.weight.numel() * frames
         total += (self.conv2.weight.numel() * self.bands[2] + self.conv3.weight.numel() * self.bands[3]) * frames
         dense = [m for m in self.modules() if isinstance(m, (nn.Linear, nn.GRU))]
         return total + sum(p.numel() for m in dense for n, p in m.named_parameters() if "weight" in n) * frames
@@ -171,10 +179,3 @@ class Detector(nn.Module):
 
 def _head(width: int, hidden: int, labels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, labels))
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for axis in shape:
-        total *= axis
-    return total

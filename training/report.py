@@ -20,8 +20,12 @@ def figures_markdown(figures: Mapping[str, Any]) -> str:
         _snr(figures["snr_db"]),
         _clean(figures["clean_speech"]),
         _noise_alone(figures["noise_alone"]),
+        _events(figures["labels"], figures.get("psds", {})),
+        _rank(figures["snr_db"].get("rank", {})),
+        _disturbances(figures.get("groups", {}).get("disturbance", {}), figures["snr_db"].get("by", {})),
+        _invariance(figures.get("invariance", {})),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric_from: int = 1) -> str:
@@ -107,6 +111,68 @@ def _noise_alone(row: Mapping[str, Any]) -> str:
         f"Noise alone, nobody speaking ({row['hours']:.2f} h): {percent(row['speech_share'], 2)} of the frames have "
         "speech > 0.5."
     )
+
+
+def _events(labels: Mapping[str, Mapping[str, Any]], psds: Mapping[str, Any]) -> str:
+    """Event figures; files made before there were any have none."""
+    rows = [
+        (
+            f"`{name}`",
+            str(event["events"]),
+            number(event["f1"]),
+            percent(event["found"]),
+            _seconds(event["delay_p50_s"]),
+            _seconds(event["delay_p95_s"]),
+            number(psds.get("labels", {}).get(name)),
+        )
+        for name, row in labels.items()
+        if (event := row.get("event"))
+    ]
+    if not rows:
+        return ""
+    return (
+        table(("events of", "events", "F1", "found", "delay p50", "delay p95", "PSDS"), rows)
+        + "\n\nF1: onset within 200 ms, end within 200 ms or 20 % of the length. Delay: from the onset until the score "
+        f"of the first frame at the threshold is out. PSDS of all labels together: {number(psds.get('all'))}; "
+        f"{psds.get('terms', '')}."
+    )
+
+
+def _rank(rank: Mapping[str, Mapping[str, Any]]) -> str:
+    if "snr_db" not in rank:
+        return ""
+    row = rank["snr_db"]
+    return f"Whole recordings by SNR: Spearman correlation {number(row['spearman'])} over {row['cases']} mixtures."
+
+
+def _disturbances(groups: Mapping[str, Mapping[str, float]], errors: Mapping[str, Mapping[str, float]]) -> str:
+    """What disturbs, one row each: how well the headlines find it, and how far the SNR is off."""
+    by = errors.get("disturbance", {})
+    rows = [
+        (name, *(number(groups.get(name, {}).get(label)) for label in ("noise", "interference")), _db(by.get(name)))
+        for name in sorted({*groups, *by})
+    ]
+    head = ("disturbance", "AUROC of `noise`", "of `interference`", "SNR error below 25 dB")
+    return table(head, rows) if rows else ""
+
+
+def _invariance(changes: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            name,
+            str(row["cases"]),
+            percent(row["same_verdict"]),
+            *(number(row[key]) for key in ("noise_ratio", "interference_ratio")),
+            _db(row["snr_db"]),
+        )
+        for name, row in changes.items()
+    ]
+    head = ("change", "mixtures", "same verdict", "change of noise ratio", "of interference ratio", "of SNR")
+    return table(head, rows) if rows else ""
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
 
 
 def _db(value: float | None) -> str:

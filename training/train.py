@@ -11,7 +11,6 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from service.contract import LABEL_CATALOG
 from training.config import ConfigError, TrainConfig, read_config
 from training.corpora.manifest import ManifestError, hours_by, manifest_sha256
 from training.examples import Example, MixtureExamples, clip_samples, collate, load_pool
+from training.feed import batches
+from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, NOISE_ALONE, Condition, Material, make_material
 from training.metrics import auroc
 from training.model import Detector
+from training.mos import MosClips
 
 VALID_SEED_OFFSET = 1_000_003  # validation mixtures never share a seed with training mixtures
 DB_LOSS_SCALE = 10.0  # an error of 10 dB weighs as much as one nat of a probability
+SCORE_WEIGHTS = {"speech": 2.0, "noise": 2.0, "interference": 2.0, "interfering_speech": 1.5}  # the others 1
+SCORE_PER_DB = 0.005  # a decibel of error below `HARD_SNR_DB` costs as much as half a point of AUROC
+HARD_SNR_DB = 25.0
+HEARD = 0.5
 CHECKPOINT = "last.pt"
 BEST = "best.pt"
 
@@ -77,12 +82,29 @@ def loss_of(net: Detector, batch: Example, weights: Tensor) -> tuple[Tensor, Ten
     logits = net(features)[:, ahead:]  # output j speaks of frame j - ahead
     target, mask = target[:, : logits.shape[1]], mask[:, : logits.shape[1]]
     value = net.low + (net.high - net.low) * torch.sigmoid(logits)
-    kinds = torch.tensor([LABEL_CATALOG[name][1] == "probability" for name in net.config.labels])
+    kinds = [LABEL_CATALOG[name][1] for name in net.config.labels]
+    likely, opinion = (torch.tensor([kind == which for kind in kinds]) for which in ("probability", "mos"))
     entropy = functional.binary_cross_entropy_with_logits(logits, target.clamp(0, 1), reduction="none")
     huber = functional.smooth_l1_loss(value / DB_LOSS_SCALE, target / DB_LOSS_SCALE, reduction="none", beta=0.3)
-    per_frame = torch.where(kinds, entropy, huber) * mask
+    per_frame = torch.where(likely, entropy, huber) * mask
     per_label = per_frame.sum(dim=(0, 1)) / mask.sum(dim=(0, 1)).clamp(min=1.0)
+    if opinion.any():
+        per_label = torch.where(opinion, _opinion_loss(value, target, mask), per_label)
     return (per_label * weights).sum() / weights.sum(), per_label
+
+
+def clip_means(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of (B, frames, C) over the unmasked frames, (B, C), and which means have any."""
+    count = mask.sum(dim=1)
+    return (values * mask).sum(dim=1) / count.clamp(min=1.0), count > 0
+
+
+def _opinion_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Huber loss of the mean over a clip's speech frames, since listeners rate clips, per label (C,)."""
+    mean, rated = clip_means(value, mask)
+    wanted, _ = clip_means(target, mask)
+    loss = functional.smooth_l1_loss(mean, wanted, reduction="none", beta=0.3) * rated
+    return loss.sum(dim=0) / rated.sum(dim=0).clamp(min=1.0)
 
 
 @torch.no_grad()
@@ -93,11 +115,27 @@ def predict(net: Detector, features: Tensor, batch: int = 40) -> Tensor:
     return torch.cat(parts)
 
 
-def validate(net: Detector, examples: Example) -> dict[str, float]:
-    """Frame AUROC per probability label and mean absolute error per measure."""
-    features, target, mask = examples
-    logits = predict(net, features)
-    values = net.scores(logits)
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Fixed material on which checkpoints are compared; made once per run.
+
+    Attributes:
+        mixed: Mixtures as in training.
+        clean: Speech with nothing wrong, per kind of line.
+        noise: Nobody speaks; None to go without.
+        mos: Rated clips; None to go without.
+    """
+
+    mixed: Example
+    clean: tuple[Material, ...] = ()
+    noise: Material | None = None
+    mos: MosClips | None = None
+
+
+def validate(net: Detector, checks: Checks) -> dict[str, float]:
+    """Frame AUROC per probability label, errors of measures, false alarms, and the score that chooses a checkpoint."""
+    features, target, mask = checks.mixed
+    values = net.scores(predict(net, features))
     frames = values.shape[1]
     figures: dict[str, float] = {}
     for column, label in enumerate(net.config.labels):
@@ -109,8 +147,55 @@ def validate(net: Detector, examples: Example) -> dict[str, float]:
                 figures[label] = figure
         elif truth.size:
             figures[label] = float(np.abs(score - truth).mean())
-    aurocs = [value for label, value in figures.items() if LABEL_CATALOG[label][1] == "probability"]
-    figures["mean_auroc"] = float(np.mean(aurocs))
+            if (truth < HARD_SNR_DB).any():
+                figures["snr_hard"] = float(np.abs(score - truth)[truth < HARD_SNR_DB].mean())
+    figures |= _alarm_figures(net, checks) | _opinion_figures(net, checks.mos)
+    likely = [name for name, (_, kind) in LABEL_CATALOG.items() if kind == "probability"]
+    ranked = {label: figures[label] for label in likely if label in figures}
+    figures["mean_auroc"] = float(np.mean(list(ranked.values())))
+    weights = [SCORE_WEIGHTS.get(label, 1.0) for label in ranked]
+    figures["score"] = (
+        float(np.average(list(ranked.values()), weights=weights))
+        - SCORE_PER_DB * figures.get("snr_hard", 0.0)
+        - figures.get("clean_noise", 0.0)
+        - figures.get("clean_interference", 0.0)
+        - figures.get("noise_speech", 0.0)
+        - 0.03 * float(np.mean([value for name, value in figures.items() if name.endswith("_error")] or [0.0]))
+    )
+    return figures
+
+
+def _alarm_figures(net: Detector, checks: Checks) -> dict[str, float]:
+    """Shares of frames: clean speech called noise or interference, noise alone called speech."""
+    figures: dict[str, float] = {}
+    if checks.clean:
+        scores = torch.cat([net.scores(predict(net, torch.from_numpy(m.features))) for m in checks.clean])
+        for label in ("noise", "interference"):
+            figures[f"clean_{label}"] = float((scores[..., net.config.labels.index(label)] > HEARD).float().mean())
+    if checks.noise is not None:
+        scores = net.scores(predict(net, torch.from_numpy(checks.noise.features)))
+        column = net.config.labels.index("speech")
+        silent = checks.noise.mask[..., column] & (checks.noise.target[..., column] < 0.5)
+        called = scores[..., column].numpy() > HEARD
+        figures["noise_speech"] = float(called[silent[:, : called.shape[1]]].mean())
+    return figures
+
+
+def _opinion_figures(net: Detector, mos: MosClips | None) -> dict[str, float]:
+    """Mean error and correlation of the clip means of each opinion score."""
+    figures: dict[str, float] = {}
+    if mos is None:
+        return figures
+    features, target, mask = mos.all()
+    values = net.scores(predict(net, features))
+    frames = values.shape[1]
+    mean, rated = clip_means(values, mask[:, :frames])
+    wanted, _ = clip_means(target[:, :frames], mask[:, :frames])
+    for column, label in enumerate(net.config.labels):
+        if LABEL_CATALOG[label][1] == "mos":
+            found, truth = mean[rated[:, column], column].numpy(), wanted[rated[:, column], column].numpy()
+            figures[f"{label}_error"] = float(np.abs(found - truth).mean())
+            figures[f"{label}_r"] = float(np.corrcoef(found, truth)[0, 1])
     return figures
 
 
@@ -170,20 +255,6 @@ def learning_rate(config: TrainConfig, run: Run) -> float:
     return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def batches(dataset: MixtureExamples, config: TrainConfig, first_step: int) -> Iterator[Example]:
-    """Batches from a step on; example numbers depend on the step alone, so a resume continues the sequence."""
-    indices = range(first_step * config.batch_size, config.steps * config.batch_size)
-    loader: DataLoader[Example] = DataLoader(
-        dataset,
-        batch_size=config.batch_size,
-        sampler=indices,
-        num_workers=config.data.workers,
-        collate_fn=collate,
-        prefetch_factor=4 if config.data.workers else None,
-    )
-    yield from loader
-
-
 def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None) -> dict[str, float]:
     """Run or resume a training; returns the figures of the best checkpoint.
 
@@ -205,7 +276,8 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
     labels, length = config.model.labels, clip_samples(config.data)
     dataset = MixtureExamples(pool, labels, length, config.seed)
     valid_set = MixtureExamples(valid_pool, labels, length, config.seed + VALID_SEED_OFFSET)
-    examples = fixed_examples(valid_set, config.data.valid_mixtures)
+    checks = _checks(config, valid_set)
+    rated = None if config.data.mos_folder is None else MosClips(config.data.mos_folder, "train", labels)
 
     net = Detector(config.model)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -228,10 +300,27 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
         if start is None:
             set_normalisation(net, dataset)
         run.ema = Ema(net, config.ema_decay)
-    _loop(config, run, dataset, examples, out, context)
+    _loop(config, run, (dataset, rated), checks, out, context)
     best = torch.load(out / BEST, weights_only=True)
     figures: dict[str, float] = best["figures"]
     return figures
+
+
+def _checks(config: TrainConfig, valid_set: MixtureExamples) -> Checks:
+    """Make the fixed material of a run."""
+    data, labels = config.data, config.model.labels
+    samples, seed = valid_set.samples, valid_set.seed
+
+    def made(condition: Condition, count: int) -> Material:
+        return make_material(valid_set.pool, labels, samples, seed, count, condition)
+
+    half = data.valid_clean // 2
+    return Checks(
+        mixed=fixed_examples(valid_set, data.valid_mixtures),
+        clean=(made(CLEAN_WIDE, half), made(CLEAN_TELEPHONE, half)) if half else (),
+        noise=made(NOISE_ALONE, data.valid_noise) if data.valid_noise else None,
+        mos=None if data.mos_folder is None else MosClips(data.mos_folder, "valid", labels),
+    )
 
 
 def _start_from(path: Path, net: Detector) -> dict[str, Any]:
@@ -240,11 +329,24 @@ def _start_from(path: Path, net: Detector) -> dict[str, Any]:
         raise ConfigError(f"expected a finished run with {path}; train it first")
     document = torch.load(path, weights_only=True)
     try:
-        net.load_state_dict(document["ema"])
-    except RuntimeError as error:
+        net.load_state_dict(_fitted(document["ema"], net))
+    except (KeyError, RuntimeError) as error:
         raise ConfigError(f"{path} has a net of another shape: {error}") from error
     made = {name: document[name] for name in ("commit", "manifest_sha256", "config")}
     return made | {"steps": document["progress"]["step"], "minutes": round(document["progress"]["minutes"], 1)}
+
+
+def _fitted(weights: dict[str, Tensor], net: Detector) -> dict[str, Tensor]:
+    """Weights of an earlier run in this net's shapes.
+
+    A linear image layer becomes the convolution that computes the same; opinion scores that the earlier net did not
+    have start from this net's random weights; ranges and calibration belong to the labels, not to the weights.
+    """
+    own = net.state_dict()
+    kept = {name: own[name] for name in ("low", "high", "calibration")}
+    fresh = {name: value for name, value in own.items() if name.startswith("mos_") and name not in weights}
+    image = weights["image.weight"].reshape(own["image.weight"].shape)
+    return {**weights, **fresh, **kept, "image.weight": image}
 
 
 def _resumable(path: Path, context: dict[str, Any]) -> dict[str, Any]:
@@ -258,14 +360,19 @@ def _resumable(path: Path, context: dict[str, Any]) -> dict[str, Any]:
 
 
 def _loop(
-    config: TrainConfig, run: Run, dataset: MixtureExamples, examples: Example, out: Path, context: dict[str, Any]
+    config: TrainConfig,
+    run: Run,
+    source: tuple[MixtureExamples, MosClips | None],
+    checks: Checks,
+    out: Path,
+    context: dict[str, Any],
 ) -> None:
     weights = torch.tensor([config.loss_weights.get(name, 1.0) for name in config.model.labels])
     shadow = Detector(config.model)
     averages = torch.zeros(len(config.model.labels))
     bar = tqdm(total=config.steps, initial=run.step, desc=config.name, unit="step", dynamic_ncols=True)
     started, before = time.monotonic(), run.minutes
-    for batch in batches(dataset, config, run.step):
+    for batch in batches(source[0], config, run.step, source[1]):
         run.net.train()
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(config, run)
@@ -285,12 +392,14 @@ def _loop(
         done = run.step >= config.steps or (config.max_minutes is not None and run.minutes >= config.max_minutes)
         if run.step % config.valid_every == 0 or done:
             shadow.load_state_dict(run.ema.state)
-            figures = validate(shadow, examples)
+            figures = validate(shadow, checks)
             run.since_best += 1
-            if figures["mean_auroc"] > run.best:
-                run.best, run.since_best = figures["mean_auroc"], 0
+            if figures["score"] > run.best:
+                run.best, run.since_best = figures["score"], 0
                 run.save(out / BEST, {**context, "figures": figures})
             run.save(out / CHECKPOINT, {**context, "figures": figures})
+            if source[1] is not None:
+                source[1].refresh()
             _log(out / "log.csv", run, averages, figures, config)
             tqdm.write(f"step {run.step}: " + " ".join(f"{name} {value:.3f}" for name, value in figures.items()))
             done = done or run.since_best >= config.patience

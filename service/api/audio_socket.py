@@ -74,30 +74,30 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Take a whole binary message at once, where nothing waits before it; else parse as ever."""
         if (
-            self.sink is not None
+            (sink := self._free_sink()) is not None
             and is_between_messages(self.conn)
             and self.conn.state is OPEN
             and len(data) <= self.config.ws_max_size
-            and self.queue.empty()
-            and not self.close_sent
         ):
             message = whole_binary_message(data)
-            if message is not None and self.sink(message):
+            if message is not None and sink(message):
                 return
         super().data_received(data)
 
     def send_receive_event_to_app(self) -> None:
         """Hand a complete message over."""
         if (
-            self.sink is not None
-            and self.curr_msg_data_type == "bytes"
-            and self.queue.empty()
-            and not self.close_sent
-            and self.sink(self.frames[0] if len(self.frames) == 1 else b"".join(self.frames))
+            self.curr_msg_data_type == "bytes"
+            and (sink := self._free_sink()) is not None
+            and sink(self.frames[0] if len(self.frames) == 1 else b"".join(self.frames))
         ):
             self.frames = []
             return
         super().send_receive_event_to_app()
+
+    def _free_sink(self) -> Callable[[bytes], bool] | None:
+        """The sink, unless something waits before the next message."""
+        return self.sink if self.queue.empty() and not self.close_sent else None
 
     def send_now(self, text: bytes) -> bool:
         """Send a text message, UTF-8, unless that would have to wait or is not the time for it."""

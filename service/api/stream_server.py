@@ -62,6 +62,7 @@ class StreamServer(uvicorn.Server):
         await super().startup(sockets)
         self._reload_at_hangup()
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.collect()
         gc.freeze()  # what is there now stays: modules, the model, the application
         if self._on_started is not None:
             await self._on_started()
@@ -90,6 +91,7 @@ class StreamServer(uvicorn.Server):
             await parts.streams.drain(parts.settings.drain_s)
             await self._hear_newcomers()
         await super().shutdown(sockets)
+        gc.unfreeze()  # or what is frozen would be called leaked at the end
 
     async def _hear_newcomers(self) -> None:
         """Give those who have just connected the time to say what they want: uvicorn closes whoever has not yet."""
@@ -105,18 +107,17 @@ async def _reload(parts: AppState) -> None:
         await parts.models.reload()
 
 
-def run_server(app: FastAPI, *, sockets: list[socket.socket] | None = None, **config: Any) -> None:
+def run_server(app: FastAPI, **config: Any) -> None:
     """Serve until a signal, as `uvicorn.run` does.
 
     Args:
         app: The application.
-        sockets: Bound already, listened to from now on; None to bind host and port of the options.
         config: Options of `StreamServer`.
 
     Raises:
         SettingsError: The server could not start, for example because the port is taken.
     """
     server = StreamServer(app, **config)
-    server.run(sockets)
+    server.run()
     if not server.started:
         raise SettingsError("the server did not start; the log above says why")

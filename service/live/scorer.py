@@ -371,7 +371,7 @@ class Scorer:
             self._features_s += result.features_s
             self._queue_s += result.queue_s
             self._step_s += result.step_s - result.features_s
-            update = session.accept_read(result.reading)
+            update = session.accept(result.reading)
             if update.block.frames:
                 self._pending[channel].append(update.block.text())
             for news in update.events:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from itertools import count
 from typing import Any
 
 LIMIT_BYTES = 16 * 1024 * 1024
@@ -33,6 +34,8 @@ class Channel:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._numbers = count()
+        self._asked: dict[int, asyncio.Future[Message]] = {}
 
     @classmethod
     async def over(cls, end: socket.socket) -> Channel:
@@ -43,6 +46,26 @@ class Channel:
         """Send a message; into the void when the other side is gone, which `hear` tells."""
         if not self._writer.is_closing():
             self._writer.write(encode(kind, **content))
+
+    async def ask(self, kind: str, wait_s: float) -> Message:
+        """Send a message with an `id` and wait for what `settle` is given of that id.
+
+        Raises:
+            TimeoutError: None came in time.
+        """
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self.say(kind, id=number)
+        try:
+            return await asyncio.wait_for(answer, wait_s)
+        finally:
+            del self._asked[number]
+
+    def settle(self, message: Message) -> None:
+        """Hand an answer to who asked; one that comes too late is dropped."""
+        asked = self._asked.get(message["id"])
+        if asked is not None and not asked.done():
+            asked.set_result(message)
 
     async def hear(self) -> Message | None:
         """Next message; None when the other side is gone."""

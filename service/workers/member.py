@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 
 from service.errors import StartupError
 from service.settings import Settings
@@ -76,8 +75,6 @@ class Member:
         self._read: Callable[[], str] = str
         self._channel: Channel | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._numbers = count()
-        self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._load: tuple[int, int, bool] | None = None
 
     def offer(self, read: Callable[[], str]) -> None:
@@ -130,25 +127,18 @@ class Member:
     async def _collect(self) -> Message:
         if self._channel is None:
             return {}
-        number = next(self._numbers)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        self._channel.say("collect", id=number)
         try:
-            return await asyncio.wait_for(answer, COLLECT_S)
+            return await self._channel.ask("collect", COLLECT_S)
         except TimeoutError:
             logger.warning("the parent did not answer within %g s; these metrics are those of one worker", COLLECT_S)
             return {}
-        finally:
-            del self._waiting[number]
 
     async def _listen(self, channel: Channel) -> None:
         while (message := await channel.hear()) is not None:
             if message["type"] == "read":
                 channel.say("text", id=message["id"], text=self._read())
             elif message["type"] == "series":
-                waiting = self._waiting.get(message["id"])
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(message)
+                channel.settle(message)
         logger.error("the parent process is gone; this worker drains and ends")
         self._on_orphaned()
 

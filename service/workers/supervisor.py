@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count
 
 from service.errors import SettingsError, StartupError
 from service.settings import Settings
@@ -48,26 +47,14 @@ class _Worker:
         self.process, self.channel, self.giver = process, channel, giver
         self.up = self.served = False
         self.failure: str | None = None
-        self._numbers = count()
-        self._readings: dict[int, asyncio.Future[str]] = {}
 
     async def read(self) -> str | None:
         """Its metrics; None when it does not answer."""
-        number = next(self._numbers)
-        reading = self._readings[number] = asyncio.get_running_loop().create_future()
-        self.channel.say("read", id=number)
         try:
-            return await asyncio.wait_for(reading, READ_S)
+            text: str = (await self.channel.ask("read", READ_S))["text"]
         except TimeoutError:
             return None
-        finally:
-            del self._readings[number]
-
-    def take(self, number: int, text: str) -> None:
-        """An answer to `read`; one that comes too late is dropped."""
-        reading = self._readings.get(number)
-        if reading is not None and not reading.done():
-            reading.set_result(text)
+        return text
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if there is still a process to get it."""
@@ -205,7 +192,7 @@ class Supervisor:
                 case "failed":
                     worker.failure = message["message"]
                 case "text":
-                    worker.take(message["id"], message["text"])
+                    worker.channel.settle(message)
                 case "reload":
                     self._reload(worker)
                 case "collect":

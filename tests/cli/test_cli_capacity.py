@@ -176,7 +176,7 @@ def test_a_trial_times_every_score_of_real_streams_and_loses_none():
     trial = against_a_server(measure)
     assert trial.failed == 0 and trial.lost_frames == 0, trial.reason
     assert 6 * 8 <= trial.scores <= 6 * 11
-    assert 0 < trial.answer_p99_ms < trial.p99_ms < 1000
+    assert 0 < trial.answer_p99_ms <= trial.p99_ms < 1000
     assert trial.batch is not None and trial.batch >= 1
 
 

@@ -9,7 +9,19 @@ pytest.importorskip("torch")
 
 from made_corpus import RATE_HZ, Float32, rush, seconds, talk
 
-from training.mixing.channel import ChannelPlan, code, draw_channel, from_line, lose_packets, overload, to_line
+from training.mixing.channel import (
+    FILE_CODECS,
+    ChannelPlan,
+    audibly_lost,
+    automatic_gain,
+    code,
+    draw_channel,
+    from_line,
+    lose_packets,
+    overload,
+    suppress_pauses,
+    to_line,
+)
 
 
 def tone(hz: float, rate_hz: int = RATE_HZ) -> Float32:
@@ -131,3 +143,49 @@ def test_drawn_lines_are_ones_that_exist() -> None:
         assert plan.clip_share is None or 0.002 <= plan.clip_share <= 0.12
         assert plan.loss_ratio is None or 0.01 <= plan.loss_ratio <= 0.2
         assert 0.0 < plan.clip_rail <= 1.0
+
+
+@pytest.mark.parametrize("name", sorted(FILE_CODECS))
+def test_file_codecs_neither_shift_nor_shorten(name: str) -> None:
+    plan = ChannelPlan(narrow=name in ("gsm", "adpcm"), codec=name, codec_effort=0.5)
+    samples = talk(1.0, 150.0, rate_hz=plan.rate_hz)
+    out = code(samples, plan)
+    assert out.shape == samples.shape
+    assert not np.array_equal(out, samples)
+    likeness = [np.corrcoef(out[2000:-2000], np.roll(samples, shift)[2000:-2000])[0, 1] for shift in range(-8, 9)]
+    assert abs(int(np.argmax(likeness)) - 8) <= 1
+    assert max(likeness) > 0.8
+
+
+def test_automatic_gain_stays_in_its_range_and_is_slow() -> None:
+    plan = ChannelPlan(agc_db=12.0, agc_seed=3)
+    gain = automatic_gain(48_000, plan)
+    assert gain is not None
+    level = 20.0 * np.log10(gain)
+    assert np.abs(level).max() <= 6.01
+    assert np.ptp(level) > 1.0
+    assert np.abs(np.diff(level)).max() < 0.01
+    assert automatic_gain(48_000, ChannelPlan()) is None
+
+
+@pytest.mark.parametrize("pauses", ["zero", "comfort"])
+def test_silence_suppression_touches_pauses_alone(pauses: str) -> None:
+    plan = ChannelPlan(pauses=pauses)
+    samples = rush(2.0, 4)
+    speaking = np.arange(100) < 40
+    out = suppress_pauses(samples, speaking, plan)
+    np.testing.assert_array_equal(out[: 50 * 320], samples[: 50 * 320])  # 200 ms of hang-over
+    rest = out[51 * 320 :]
+    assert (rest == 0.0).all() if pauses == "zero" else not np.array_equal(rest, samples[51 * 320 :])
+    if pauses == "comfort":
+        assert level_db(rest) == pytest.approx(level_db(samples[51 * 320 :]), abs=1.0)
+
+
+def test_a_loss_is_audible_unless_its_filling_is_like_what_was_sent() -> None:
+    samples = tone(500.0)
+    lost = np.zeros(len(samples), dtype=bool)
+    lost[3200:3520] = lost[6400:6720] = True
+    heard = samples.copy()
+    heard[3200:3520] = samples[3200 - 320 : 3520 - 320]  # ten periods later: the same
+    heard[6400:6720] = 0.0
+    np.testing.assert_array_equal(np.flatnonzero(audibly_lost(heard, samples, lost, 320)), [20])

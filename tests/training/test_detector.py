@@ -13,7 +13,7 @@ import torch
 from made_corpus import SMALL_NET
 
 from service.contract import LABEL_CATALOG, MAX_LOOKAHEAD_S, FeatureSpec
-from training.model import Detector, Fusion, ModelConfig
+from training.model import PAST_ROWS, Detector, Fusion, ModelConfig
 
 FUSIONS = get_args(Fusion)
 COLUMNS = FeatureSpec().columns
@@ -97,9 +97,9 @@ def test_streams_in_a_batch_do_not_touch_each_other() -> None:
 
 
 @pytest.mark.parametrize(("fusion", "extra"), [("none", 0), ("early", 0), ("late", 4)])
-def test_the_state_holds_the_caches_and_hidden_vectors(fusion: Fusion, extra: int) -> None:
+def test_the_state_holds_the_past_rows_and_hidden_vectors(fusion: Fusion, extra: int) -> None:
     net = small(fusion)
-    assert net.state_size == 2 * 64 + 2 * 32 + 3 * 2 * 16 + 6 + extra
+    assert net.state_size == PAST_ROWS * 64 + 6 + extra
     assert net.init_state(5).shape == (5, net.state_size)
     assert not net.init_state(5).any()
     _, new_state = net.forward_chunk(torch.zeros(5, 2, COLUMNS), net.init_state(5))
@@ -109,7 +109,7 @@ def test_the_state_holds_the_caches_and_hidden_vectors(fusion: Fusion, extra: in
 def test_the_shipped_shape_has_about_230_thousand_weights() -> None:
     net = Detector(ModelConfig())
     assert net.parameter_count() == 234_396
-    assert net.state_size == 1824
+    assert net.state_size == 608
     assert 15e6 < net.macs_per_second() < 30e6
 
 
@@ -129,3 +129,15 @@ def test_scores_are_in_their_ranges_and_follow_the_calibration() -> None:
         assert scores[..., column].max() == pytest.approx(high, abs=1e-4)
     net.calibration[0, 0], net.calibration[1, 0] = 2.0, -1.0
     assert net.scores(logits)[0, 31, 0] == pytest.approx(1.0 / (1.0 + np.exp(-(2.0 * 1.0 - 1.0))))
+
+
+def test_opinion_scores_have_a_slow_memory_of_their_own_and_come_last() -> None:
+    labels = ("speech", "snr_db", "sig", "bak")
+    net = Detector(SMALL_NET.model_copy(update={"labels": labels, "mos_size": 5}))
+    assert net.state_size == PAST_ROWS * 64 + SMALL_NET.hidden_size + 5
+    scores = net.scores(net(torch.randn(2, 20, COLUMNS)))
+    assert scores.shape == (2, 10, 4)
+    assert (scores[..., 2:] >= 1.0).all()
+    assert (scores[..., 2:] <= 5.0).all()
+    with pytest.raises(ValueError, match="opinion scores come last"):
+        Detector(SMALL_NET.model_copy(update={"labels": ("sig", "speech")}))

@@ -19,10 +19,20 @@ import training.export
 from service.audio.features import FrontEnd
 from service.contract import LABEL_CATALOG, METADATA_KEY, ModelContract
 from service.engine import OnnxRunner, echo_contract
-from training.calibrate import ENTER_HIGH, ENTER_LOW, EVENT_RULES, EXIT_SHARE, label_specs
+from training.calibrate import (
+    ENTER_HIGH,
+    ENTER_LOW,
+    EVENT_RULES,
+    EXIT_SHARE,
+    FALSE_EVENTS_PER_HOUR,
+    fit_measure,
+    label_specs,
+    quiet_thresholds,
+)
 from training.corpora.manifest import manifest_sha256
 from training.evaluate import read_run
 from training.export import ExportError, export, export_graph, golden_path, main, verify
+from training.material import Material
 from training.model import Detector, Fusion
 
 
@@ -188,3 +198,43 @@ def test_the_command_line_writes_model_golden_vectors_and_card(
     assert "largest difference from PyTorch" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "made.golden.npz", "made.onnx"]
     assert OnnxRunner(out, "cpu").sha256 in card.read_text(encoding="utf-8")
+
+
+def test_a_measure_is_fitted_where_it_is_hard_as_much_as_where_it_is_easy() -> None:
+    rng = np.random.default_rng(0)
+    target = np.concatenate([np.full(9000, 40.0), rng.uniform(-10.0, 20.0, 1000)])
+    logit = np.log((target + 15.0) / (45.0 - target)) * 0.5 + 0.7  # squeezed and shifted
+    scale, shift = fit_measure(logit, target, -15.0, 45.0)
+    value = -15.0 + 60.0 / (1.0 + np.exp(-(logit * scale + shift)))
+    assert np.abs(value - target)[9000:].mean() < 1.0
+    assert np.abs(value - target)[:9000].mean() < 1.0
+    assert fit_measure(logit[:9000], target[:9000], -15.0, 45.0) == (1.0, 0.0)
+
+
+def test_thresholds_rise_until_clean_speech_is_quiet(run: Path) -> None:
+    net, _ = read_run(run)
+    frames, labels = 100, net.config.labels
+    clean = Material(
+        "clean",
+        labels,
+        np.zeros((2, 2 * frames + 2 * net.config.lookahead_frames, net.spec.columns), np.float32),
+        np.zeros((2, frames, len(labels)), np.float32),
+        np.zeros((2, frames, len(labels)), np.bool_),
+        np.full((2, frames), -30.0, np.float32),
+        4.0,
+    )
+    column = labels.index("noise")
+    with torch.no_grad():
+        level = float(net.scores(net(torch.from_numpy(clean.features)))[..., column].max())
+    net.calibration[1, column] = np.log(0.7 / 0.3) - np.log(level / (1.0 - level))  # about 0.7 in silence
+    sure, torn = np.repeat([0.02, 0.98], 50), np.linspace(0.0, 1.0, 101)
+    enter = dict.fromkeys(EVENT_RULES, 0.5)
+    judged = dict.fromkeys(EVENT_RULES, (sure, (sure > 0.5).astype(np.float64)))
+    quiet, per_hour = quiet_thresholds(net, enter, judged, [clean])
+    assert per_hour <= FALSE_EVENTS_PER_HOUR
+    assert quiet["noise"] > 0.65
+    assert quiet["speech"] == 0.5
+    judged["noise"] = torn, (torn > 0.5).astype(np.float64)  # here quiet would cost what was worth finding
+    found, per_hour = quiet_thresholds(net, enter, judged, [clean])
+    assert found["noise"] < 0.65
+    assert per_hour > FALSE_EVENTS_PER_HOUR

@@ -10,7 +10,18 @@ pytest.importorskip("torch")
 from made_corpus import RATE_HZ, Float32
 
 from training.mixing.plan import SYNTHS
-from training.mixing.synth import CALL_TONES, DTMF_COLUMNS_HZ, DTMF_ROWS_HZ, cadenced, dtmf, hiss, hum, room_tone
+from training.mixing.synth import (
+    CALL_TONES,
+    DTMF_COLUMNS_HZ,
+    DTMF_ROWS_HZ,
+    cadenced,
+    dtmf,
+    hiss,
+    hum,
+    room_tone,
+    rub,
+    wind,
+)
 
 COUNT = 4 * RATE_HZ
 
@@ -95,3 +106,17 @@ def test_hiss_and_room_tone_fill_a_band_instead_of_lines() -> None:
     for sound in (hiss, room_tone):
         spectrum = np.abs(np.fft.rfft(sound(COUNT, np.random.default_rng(3)))) ** 2
         assert np.sort(spectrum)[::-1][:20].sum() < 0.5 * spectrum.sum()
+
+
+def test_wind_is_low_and_comes_in_gusts() -> None:
+    samples = wind(4 * RATE_HZ, np.random.default_rng(2))
+    power = np.abs(np.fft.rfft(samples)) ** 2
+    split = int(1000 * len(samples) / RATE_HZ)
+    assert power[:split].sum() > 3.0 * power[split:].sum()
+    loudness = np.square(samples).reshape(-1, RATE_HZ // 4).mean(axis=1)
+    assert loudness.max() > 2.0 * loudness.min()
+
+
+def test_rubbing_has_pauses() -> None:
+    loudness = np.square(rub(8 * RATE_HZ, np.random.default_rng(1))).reshape(-1, 320).mean(axis=1)
+    assert 0.05 < (loudness == 0.0).mean() < 0.95

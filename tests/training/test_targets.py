@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from training.corpora.taxonomy import BABBLE, TALKER, UNKNOWN, Meaning, meaning_
 from training.mixing import targets
 from training.mixing.plan import SourceKind, SourcePlan
 from training.mixing.render import label_targets
-from training.mixing.targets import Float64, FrameTarget
+from training.mixing.targets import TALKER_KNOWN_FRAMES, Float64, FrameTarget
 
 FRAMES = 60
 SPEECH_DBFS = -20.0
@@ -278,3 +280,53 @@ def test_two_faint_sources_of_one_label_add_up() -> None:
     fan = (source(meaning_of("fan")), steady(-49.5))
     assert state_of(judge(-20.0, fan)["noise"]) == "masked"
     assert state_of(judge(-20.0, fan, fan)["noise"]) == "present"
+
+
+# Two talkers
+
+
+def rival_after(level_db: float, first: Float64, second: Float64) -> FrameTarget:
+    talker = replace(source(TALKER, "talker"), level_db=level_db)
+    stems = {"dry": first, "speech": first, "floor": energy((-110.0, first.size))}
+    none = np.zeros(first.size)
+    return label_targets(stems, [(talker, second)], True, None, none, none)["interfering_speech"]
+
+
+def test_which_talker_is_meant_is_left_open_until_the_first_was_heard_for_half_a_second() -> None:
+    target = rival_after(-10.0, energy((-120, 20), (-20, 80)), energy((-30, 100)))
+    known = 20 + TALKER_KNOWN_FRAMES
+    assert not target.mask[: known - 12].any()
+    assert target.mask[known:].all()
+    assert target.value[known:].all()
+
+
+def test_a_talker_as_loud_as_the_first_interferes_only_while_both_speak() -> None:
+    first, second = energy((-20, 60), (-120, 60)), energy((-120, 30), (-22, 90))
+    target = rival_after(-2.0, first, second)
+    assert target.value[40:55].all()
+    assert target.mask[40:55].all()
+    assert not target.mask[70:].any()
+    weaker = rival_after(-8.0, first, energy((-120, 30), (-28, 90)))
+    assert weaker.value[70:].all()
+    assert weaker.mask[70:].all()
+
+
+# Losses nobody hears
+
+
+def test_a_loss_whose_filling_passes_for_what_was_sent_is_left_open() -> None:
+    stems = {"dry": steady(-20.0), "speech": steady(-20.0), "floor": steady(-110.0)}
+    lost = np.ones(FRAMES)
+    audible = np.arange(FRAMES) < 10
+    target = label_targets(stems, [], True, None, np.zeros(FRAMES), lost, audible)["dropout"]
+    assert target.value[:10].all()
+    assert target.mask[:10].all()
+    assert not target.mask[10:].any()
+
+
+def test_a_loss_in_a_pause_far_below_the_speech_is_left_open() -> None:
+    speech = energy((-20.0, 30), (-55.0, 30))
+    stems = {"dry": speech, "speech": speech, "floor": steady(-110.0)}
+    target = label_targets(stems, [], True, None, np.zeros(FRAMES), np.ones(FRAMES))["dropout"]
+    assert target.mask[:30].all()
+    assert not target.mask[30:].any()

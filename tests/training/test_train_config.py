@@ -22,7 +22,7 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_configurations_of_the_repository_are_valid(path: Path) -> None:
     config = read_config(path)
-    assert config.name == f"speech-qc-{path.stem.removesuffix('-second')}"  # a second pass goes on with the same model
+    assert config.name in ("speech-qc-base", "speech-qc-tiny")  # several passes and versions make one model
     assert config.data.commercial_only
     assert set(config.loss_weights) <= set(config.model.labels)
 

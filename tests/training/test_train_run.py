@@ -118,3 +118,19 @@ def test_a_start_that_does_not_fit_is_refused(run: Path, corpus: Path, tmp_path:
         train(wider, corpus, tmp_path / "a", start=run)
     with pytest.raises(ConfigError, match="train it first"):
         train(RUN_CONFIG, corpus, tmp_path / "b", start=tmp_path / "nowhere")
+
+
+def test_a_run_of_the_first_version_starts_one_with_opinion_scores(run: Path, corpus: Path, tmp_path: Path) -> None:
+    """Its image layer was linear over flattened maps, and it had no opinion scores."""
+    first = checkpoint(run, "best.pt")
+    image = first["ema"]["image.weight"]
+    first["ema"]["image.weight"] = image.flatten(1)
+    (tmp_path / "first").mkdir()
+    torch.save(first, tmp_path / "first" / "best.pt")
+    model = SMALL_NET.model_copy(update={"labels": (*SMALL_NET.labels, "sig", "bak", "ovrl")})
+    again = RUN_CONFIG.model_copy(update={"learning_rate": 1e-12, "steps": 1, "model": model})
+    train(again, corpus, tmp_path / "second", start=tmp_path / "first")
+    second = checkpoint(tmp_path / "second")["net"]
+    torch.testing.assert_close(second["image.weight"], image, atol=1e-6, rtol=0)
+    assert second["low"].tolist()[-3:] == [1.0, 1.0, 1.0]
+    assert second["calibration"].shape[1] == len(model.labels)

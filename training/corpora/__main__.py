@@ -1,4 +1,4 @@
-"""`python -m training.corpora check FOLDER`: validate a manifest and print what it holds."""
+"""Make a corpus folder from a public corpus on disk (`make`), and check one (`check`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from training.corpora.make import Limits, make
 from training.corpora.manifest import ManifestError, Stem, hours_by, manifest_sha256, read_manifest, validate
 from training.corpora.preprocess import load
+from training.corpora.recipes import RECIPES, RecipeError, find
 from training.corpora.taxonomy import known_classes
+
+_LIMITS = Limits()
+_CHANGES = ("source", "licence", "language")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,8 +26,44 @@ def main(argv: list[str] | None = None) -> int:
     check = commands.add_parser("check", help="validate a manifest and print hours by kind, language and licence")
     check.add_argument("folder", type=Path, help="folder that holds manifest.csv and the stems")
     check.add_argument("--read", action="store_true", help="also read and preprocess every file (minutes)")
+    _add_make(commands)
     options = parser.parse_args(argv)
     console = Console()
+    return _make(options, console) if options.command == "make" else _check(options, console)
+
+
+def _add_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listed = "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
+    command = commands.add_parser("make", help="write stems and manifest of a public corpus on disk", epilog=listed)
+    command.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
+    command.add_argument("--from", dest="folder", type=Path, required=True, help="the corpus as its publisher packs it")
+    command.add_argument("--out", type=Path, required=True, help="corpus folder; rows of other sources in it stay")
+    command.add_argument("--minutes", type=float, help="at most so much of each kind, evenly over speakers and classes")
+    command.add_argument(
+        "--floor", type=float, default=_LIMITS.floor_dbfs, help="dBFS; speech with a louder floor is left out"
+    )
+    command.add_argument("--range", type=float, help="dB; speech with a smaller range is left out; default by recipe")
+    command.add_argument("--seed", type=int, default=0, help="which files --minutes takes")
+    for name in _CHANGES:
+        command.add_argument(f"--{name}", help=f"use this {name} in every row")
+
+
+def _make(options: argparse.Namespace, console: Console) -> int:
+    changes = {name: value for name in _CHANGES if (value := getattr(options, name))}
+    try:
+        findings = find(options.recipe, options.folder, **changes)
+    except RecipeError as error:
+        console.print(f"[red]not made[/]: {error}", highlight=False)
+        return 1
+    span = RECIPES[options.recipe].range_db if options.range is None else options.range
+    limits = Limits(minutes=options.minutes, floor_dbfs=options.floor, range_db=span)
+    account = make(findings, options.out, limits, seed=options.seed)
+    for line in account.lines():
+        console.print(line, highlight=False)
+    return 0 if account.files else 1
+
+
+def _check(options: argparse.Namespace, console: Console) -> int:
     try:
         stems = read_manifest(options.folder)
     except ManifestError as error:

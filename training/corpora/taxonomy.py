@@ -37,6 +37,7 @@ TALKER = _meaning("interference interfering_speech")
 BABBLE = _meaning("interference interfering_speech", "noise stationary_noise")
 SYNTHETIC_TONE = _meaning("interference tone", "music")
 SYNTHETIC_NOISE = _meaning("noise stationary_noise")
+SYNTHETIC_WIND = _meaning("noise stationary_noise", "transient_noise")
 SYNTHETIC_CLICKS = _meaning("noise transient_noise")
 
 _CLASSES: dict[str, Meaning] = {}
@@ -57,7 +58,15 @@ for _names, _what in (
         "woodpecker windshield_wipers thunder vinyl_effect crackling_fire campfire fireplace rowing_boat",
         TRANSIENT,
     ),
-    ("coughing sneezing laughing crying_baby breathing voice_miaow", VOCAL),
+    (
+        "ape bat bell bird_of_prey bottle_glass camel camera_click chewing coins_chest deer digging duck elephant "
+        "explosion growl hammer hit horse metal_or_hit pop scissors sea_mammal small_animal squeak_toy water_splash "
+        "wood_crack writing zipper",
+        TRANSIENT,
+    ),
+    ("fire_whoosh kettle leaves_rustle snow_or_storm", AMBIENCE),
+    ("building_works explosion_machine", AMBIENCE),
+    ("coughing sneezing laughing crying_baby breathing voice_miaow groan_shout screaming burping_baby", VOCAL),
     (
         "babble_crowd bar cafe crowd library office restaurant subway_station supermarket street construction_site",
         AMBIENCE_WITH_VOICES,
@@ -65,13 +74,23 @@ for _names, _what in (
     ("jungle night_village thunderstorm laboratory", AMBIENCE),
     ("carousel church temple radio_tuning", AMBIENCE_WITH_MUSIC),
     (
-        "buzz clock_alarm electrical_hum hum morse_code notification phone_dial_tone ringtone_call_progress",
+        "buzz clock_alarm electrical_hum hum morse_code notification phone_dial_tone phone_ring ringtone_call_progress "
+        "ringtone_music",
         TONAL,
     ),
-    ("car_horn church_bells siren wind_chimes", TONAL_NOISE),
+    ("car_horn church_bells siren whistling wind_chimes", TONAL_NOISE),
     ("music", MUSIC),
 ):
     _CLASSES.update(dict.fromkeys(_names.split(), _what))
+
+
+_VOICED = (
+    "ape bat bird_of_prey birds breathing burping_baby camel cat chirping_birds coughing cow cows crow crows "
+    "crying_baby deer dog duck elephant frog groan_shout growl hen horse laughing owl pig rooster screaming "
+    "sea_mammal seagulls sheep small_animal sneezing snoring voice_miaow whistling wolf"
+)
+VOICED = frozenset(_VOICED.split())
+"""Sounds of throats that are no speech; what a detector of speech most easily takes for it."""
 
 
 def meaning_of(sound_class: str) -> Meaning:

@@ -1,13 +1,15 @@
-"""What a line does to sound: band limits, codecs, overload, packet loss.
+"""What a line does to sound: band limits, automatic gain, codecs, overload, silence suppression, packet loss.
 
 Linear parts are applied to each stem, so that targets stay exact; what is not linear is applied to the mixture.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
+import soundfile
 import soxr
 from numpy.typing import NDArray
 from scipy import signal
@@ -17,7 +19,17 @@ from service.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mu
 Float32 = NDArray[np.float32]
 WIDE_HZ = 16_000
 NARROW_HZ = 8_000
-PACKET_S = 0.02
+PACKETS_S = (0.01, 0.02, 0.02, 0.02, 0.03, 0.04, 0.06)  # what RTP carries at a time; 20 ms is by far the commonest
+CONCEALED_LIKENESS = 0.85  # correlation with what was lost from which nobody hears the loss
+
+FILE_CODECS = {  # format and subtype of libsndfile
+    "gsm": ("WAV", "GSM610"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "vorbis": ("OGG", "VORBIS"),
+    "adpcm": ("WAV", "IMA_ADPCM"),
+}
+NARROW_CODECS, WIDE_CODECS = ("gsm", "gsm", "adpcm", "opus"), ("mp3", "mp3", "vorbis", "opus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,16 @@ class ChannelPlan:
     low_pass_hz: float | None = None
     law: str | None = None
     """`mulaw` or `alaw`."""
+    codec: str | None = None
+    """One of `FILE_CODECS`, after the law."""
+    codec_effort: float = 0.5
+    """0 keeps all, 1 is the codec's lowest rate; of no effect where the rate is fixed."""
+    agc_db: float = 0.0
+    """Range of an automatic gain; 0 is none."""
+    agc_seed: int = 0
+    pauses: str | None = None
+    """What the sender puts in the talker's pauses when nothing else sounds: `zero` or `comfort` (noise); None for
+    what is there."""
     clip_share: float | None = None
     """Share of the sounding samples that lie beyond the rail."""
     clip_soft: bool = False
@@ -38,6 +60,7 @@ class ChannelPlan:
     loss_ratio: float | None = None
     loss_burst: float = 1.0
     """Mean length of a loss, packets."""
+    packet_s: float = 0.02
     loss_fill: str = "zero"
     """What the receiver plays instead: `zero`, `repeat` or `fade`."""
     loss_seed: int = 0
@@ -61,16 +84,24 @@ def draw_channel(rng: np.random.Generator) -> ChannelPlan:
         high_pass = float(rng.uniform(60, 300))
     clip = rng.random() < 0.18
     loss = rng.random() < 0.24
+    law = str(rng.choice(["mulaw", "alaw"])) if narrow and rng.random() < 0.7 else None
+    codec = str(rng.choice(NARROW_CODECS if narrow else WIDE_CODECS)) if rng.random() < 0.16 else None
     return ChannelPlan(
         narrow=narrow,
         high_pass_hz=high_pass,
         low_pass_hz=low_pass,
-        law=str(rng.choice(["mulaw", "alaw"])) if narrow and rng.random() < 0.7 else None,
+        law=law,
+        codec=codec,
+        codec_effort=float(rng.uniform(0.3, 1.0)),
+        agc_db=float(rng.uniform(3.0, 15.0)) if rng.random() < 0.12 else 0.0,
+        agc_seed=int(rng.integers(2**31)),
+        pauses=str(rng.choice(["zero", "comfort"])) if rng.random() < 0.25 else None,
         clip_share=float(np.exp(rng.uniform(np.log(0.002), np.log(0.12)))) if clip else None,
         clip_soft=bool(rng.random() < 0.25),
         clip_rail=float(rng.uniform(0.985, 1.0) if rng.random() < 0.55 else rng.uniform(0.1, 0.9)),
         loss_ratio=float(np.exp(rng.uniform(np.log(0.01), np.log(0.2)))) if loss else None,
         loss_burst=float(rng.uniform(1.0, 4.0)),
+        packet_s=float(rng.choice(PACKETS_S)),
         loss_fill=str(rng.choice(["zero", "zero", "repeat", "fade"])),
         loss_seed=int(rng.integers(2**31)),
         dc=float(rng.normal(0.0, 0.01)) if rng.random() < 0.06 else 0.0,
@@ -117,12 +148,79 @@ def code(mixture: Float32, plan: ChannelPlan) -> Float32:
     """Send the mixture through the codec and the converter."""
     limited: Float32 = np.clip(mixture + np.float32(plan.dc), -1.0, 32767.0 / 32768.0)
     if plan.law == "mulaw":
-        return decode_mulaw(encode_mulaw(limited))
-    if plan.law == "alaw":
-        return decode_alaw(encode_alaw(limited))
-    if plan.quantise:
+        limited = decode_mulaw(encode_mulaw(limited))
+    elif plan.law == "alaw":
+        limited = decode_alaw(encode_alaw(limited))
+    if plan.codec is not None:
+        return through_file(limited, plan)
+    if plan.quantise and plan.law is None:
         return (np.round(limited * 32768.0) / 32768.0).astype(np.float32)
     return limited.astype(np.float32)
+
+
+def through_file(mixture: Float32, plan: ChannelPlan) -> Float32:
+    """Encode and decode in memory; as long as it was, and not shifted (libsndfile takes out the codecs' delays).
+
+    A codec that refuses the sound (some builds of libsndfile do so for rare signals) leaves it as it was.
+    """
+    form, subtype = FILE_CODECS[plan.codec or ""]
+    extra = {"compression_level": plan.codec_effort} if plan.codec in ("opus", "mp3", "vorbis") else {}
+    file = io.BytesIO()
+    try:
+        soundfile.write(file, mixture, plan.rate_hz, format=form, subtype=subtype, **extra)
+        file.seek(0)
+        decoded, _ = soundfile.read(file, dtype="float32")
+    except (soundfile.LibsndfileError, RuntimeError):
+        return mixture
+    out = np.zeros_like(mixture)
+    count = min(len(out), len(decoded))
+    out[:count] = decoded[:count]
+    return out
+
+
+def automatic_gain(count: int, plan: ChannelPlan) -> Float32 | None:
+    """Gain per sample of an automatic level control that wanders slowly within `agc_db`; None without one."""
+    if plan.agc_db == 0.0:
+        return None
+    rng = np.random.default_rng(plan.agc_seed)
+    knots = np.linspace(0.0, count, max(2, int(count / plan.rate_hz / rng.uniform(0.3, 2.0)) + 2))
+    level = rng.uniform(-0.5, 0.5, knots.size) * plan.agc_db
+    return np.asarray(10.0 ** (np.interp(np.arange(count), knots, level) / 20.0), dtype=np.float32)
+
+
+def suppress_pauses(mixture: Float32, speaking: NDArray[np.bool_], plan: ChannelPlan) -> Float32:
+    """Replace the talker's pauses as a sender with silence suppression does: by nothing or by comfort noise.
+
+    Args:
+        mixture: At the line's rate.
+        speaking: Per 20 ms frame.
+        plan: Says what is put there.
+    """
+    if plan.pauses is None or speaking.all():
+        return mixture
+    held = speaking.copy()
+    for shift in range(1, 11):  # 200 ms of hang-over, 20 ms ahead
+        held[shift:] |= speaking[:-shift]
+    held[:-1] |= speaking[1:]
+    frame = plan.rate_hz // 50
+    keep = np.repeat(held, frame)[: len(mixture)]
+    keep = np.concatenate([keep, np.full(len(mixture) - len(keep), bool(held[-1]))])
+    if plan.pauses == "zero":
+        return np.where(keep, mixture, np.float32(0.0))
+    rest = mixture[~keep]
+    rms = float(np.sqrt(np.mean(np.square(rest)))) if rest.size else 0.0
+    noise = np.random.default_rng(plan.agc_seed).normal(0.0, max(rms, 1e-4), len(mixture))
+    return np.where(keep, mixture, noise.astype(np.float32))
+
+
+def audibly_lost(heard: Float32, sent: Float32, lost: NDArray[np.bool_], frame: int) -> NDArray[np.bool_]:
+    """Frames with a loss whose filling does not pass for what was sent, (n,)."""
+    count = len(sent) // frame
+    a, b = (x[: count * frame].reshape(count, frame).astype(np.float64) for x in (heard, sent))
+    gone = lost[: count * frame].reshape(count, frame).any(axis=1)
+    power = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
+    likeness = (a * b).sum(axis=1) / np.maximum(power, 1e-9)
+    return np.asarray(gone & (likeness < CONCEALED_LIKENESS))
 
 
 def lose_packets(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[np.bool_]]:
@@ -135,7 +233,7 @@ def lose_packets(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[
     if plan.loss_ratio is None:
         return mixture, lost
     rng = np.random.default_rng(plan.loss_seed)
-    size = int(PACKET_S * plan.rate_hz)
+    size = int(plan.packet_s * plan.rate_hz)
     offset = int(rng.integers(0, size))
     out = mixture.copy()
     leave = 1.0 / plan.loss_burst

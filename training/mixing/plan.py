@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,7 +16,10 @@ from training.corpora.taxonomy import (
     SYNTHETIC_CLICKS,
     SYNTHETIC_NOISE,
     SYNTHETIC_TONE,
+    SYNTHETIC_WIND,
     TALKER,
+    TRANSIENT,
+    VOICED,
     Meaning,
     meaning_of,
 )
@@ -24,6 +27,19 @@ from training.mixing.channel import ChannelPlan, draw_channel
 from training.mixing.synth import NOISES, TONES
 
 RATE_HZ = 16_000
+UNHEARD_DB = (42.0, 55.0)
+"""Range below the speech at which a source is put now and then to be no alarm."""
+UNHEARD_SHARE = 0.1
+TURNS_SHARE = 0.12
+"""Clips in which two talkers of equal level take turns: a conversation, no interference."""
+RECORDED_SHARE, VOICED_SHARE = 0.68, 0.25
+SYNTHETIC_NOISES: Mapping[str, tuple[float, Meaning]] = {
+    "hiss": (0.62, SYNTHETIC_NOISE),
+    "clicks": (0.2, SYNTHETIC_CLICKS),
+    "wind": (0.1, SYNTHETIC_WIND),
+    "rub": (0.08, TRANSIENT),
+}
+"""Odds and meaning of made noises."""
 SourceKind = Literal["recording", "talker", "babble", "music", "synth"]
 
 
@@ -72,9 +88,16 @@ class Pool:
                 return speaker
         return next(s for s in self.by_speaker if s != other_than)
 
-    def draw_noise(self, rng: np.random.Generator) -> int:
-        """Draw a noise class (weighted by the square root of its count), then a recording of it."""
+    def draw_noise(self, rng: np.random.Generator, *, voiced: bool = False) -> int:
+        """Draw a noise class (weighted by the square root of its count), then a recording of it.
+
+        Args:
+            rng: What to draw with.
+            voiced: Only sounds of throats, where the pool has any.
+        """
         classes = sorted(self.by_class)
+        if voiced:
+            classes = [name for name in classes if name in VOICED] or classes
         weight = np.sqrt([len(self.by_class[c]) for c in classes])
         members = self.by_class[str(rng.choice(classes, p=weight / weight.sum()))]
         return members[int(rng.integers(len(members)))]
@@ -138,7 +161,7 @@ class MixPlan:
 class MixOdds:
     """How often each ingredient is drawn; probabilities of one mixture."""
 
-    speech: float = 0.82
+    speech: float = 0.8
     noise: float = 0.5
     second_noise: float = 0.2
     interference: float = 0.45
@@ -152,7 +175,7 @@ def draw_plan(rng: np.random.Generator, pool: Pool, samples: int, odds: MixOdds 
     seed = int(rng.integers(2**31))
     has_speech = rng.random() < odds.speech
     speaker = pool.draw_speaker(rng)
-    speech = _talk(rng, pool, speaker, samples) if has_speech else ()
+    speech = _talk(rng, pool, speaker, samples, turns=TURNS_SHARE) if has_speech else ()
     sources: list[SourcePlan] = []
     wants_noise = rng.random() < (odds.noise if has_speech else 0.75)
     if wants_noise:
@@ -175,13 +198,18 @@ def draw_plan(rng: np.random.Generator, pool: Pool, samples: int, odds: MixOdds 
     )
 
 
-def _talk(rng: np.random.Generator, pool: Pool, speaker: str, samples: int, *, sparse: float = 0.4) -> tuple[Part, ...]:
-    """Lay recordings of one speaker one after another with pauses."""
-    members = pool.by_speaker[speaker]
+def _talk(
+    rng: np.random.Generator, pool: Pool, speaker: str, samples: int, *, sparse: float = 0.4, turns: float = 0.0
+) -> tuple[Part, ...]:
+    """Lay recordings of one speaker one after another with pauses; with odds `turns`, of two who take turns."""
+    turn = [speaker]
+    if rng.random() < turns:
+        turn.append(pool.draw_speaker(rng, other_than=speaker))
     longest_pause_s = 3.0 if rng.random() < sparse else 0.7
     position = int(rng.uniform(-1.0, 1.5) * RATE_HZ)
     parts: list[Part] = []
     while position < samples:
+        members = pool.by_speaker[turn[int(rng.integers(len(turn)))]]
         index = members[int(rng.integers(len(members)))]
         parts.append(Part(index, position))
         pause = rng.uniform(0.08, longest_pause_s)
@@ -204,8 +232,10 @@ def _span(rng: np.random.Generator, samples: int, whole: float = 0.5) -> tuple[t
 
 
 def _level(rng: np.random.Generator, has_speech: bool, low: float, high: float) -> float:
-    """Level against speech from an SNR range in dB, or dBFS without speech."""
-    return float(-rng.uniform(low, high)) if has_speech else float(rng.uniform(-58.0, -18.0))
+    """Level against speech from an SNR range in dB, or dBFS without speech; now and then too soft to be heard."""
+    if not has_speech:
+        return float(rng.uniform(-60.0, -14.0))
+    return float(-rng.uniform(*(UNHEARD_DB if rng.random() < UNHEARD_SHARE else (low, high))))
 
 
 def _lay(rng: np.random.Generator, pool: Pool, index: int, span: tuple[int, int]) -> tuple[Part, ...]:
@@ -224,11 +254,10 @@ def _noise(rng: np.random.Generator, pool: Pool, samples: int, has_speech: bool)
     span, fade = _span(rng, samples)
     level = _level(rng, has_speech, -6.0, 32.0)
     seed = int(rng.integers(2**31))
-    if rng.random() < 0.35:
-        name = "hiss" if rng.random() < 0.75 else "clicks"
-        meaning = SYNTHETIC_NOISE if name == "hiss" else SYNTHETIC_CLICKS
-        return SourcePlan("synth", meaning, level, span, fade, seed, synth=name)
-    index = pool.draw_noise(rng)
+    if rng.random() >= RECORDED_SHARE:
+        name = str(rng.choice(list(SYNTHETIC_NOISES), p=[odds for odds, _ in SYNTHETIC_NOISES.values()]))
+        return SourcePlan("synth", SYNTHETIC_NOISES[name][1], level, span, fade, seed, synth=name)
+    index = pool.draw_noise(rng, voiced=rng.random() < VOICED_SHARE)
     vary = rng.random() < 0.5
     return SourcePlan(
         "recording",
@@ -247,7 +276,7 @@ def _noise(rng: np.random.Generator, pool: Pool, samples: int, has_speech: bool)
 def _interference(rng: np.random.Generator, pool: Pool, samples: int, speaker: str | None) -> SourcePlan:
     """Draw a source that competes with the talker; a single talker competes only where somebody else speaks."""
     has_speech = speaker is not None
-    kinds, weights = ["talker", "babble", "music", "tone"], np.array([0.34, 0.16, 0.18, 0.32])
+    kinds, weights = ["talker", "babble", "music", "tone"], np.array([0.34, 0.15, 0.19, 0.32])
     if not has_speech:
         weights[0] = 0.0
     if not pool.by_kind["music"]:
@@ -258,12 +287,12 @@ def _interference(rng: np.random.Generator, pool: Pool, samples: int, speaker: s
     if kind == "talker":
         other = pool.draw_speaker(rng, other_than=speaker)
         parts = _talk(rng, pool, other, samples)
-        # The competing talker is the weaker one, by a margin that a listener can order; often further away.
-        level = _level(rng, True, 3.0, 24.0)
+        # The competing talker is never the louder one and often further away; see `targets.ORDERED_TALKERS_DB`.
+        level = _level(rng, True, 0.0, 24.0)
         room = _room(rng, pool) if rng.random() < 0.5 else None
         return SourcePlan("talker", TALKER, level, span, fade, seed, parts=parts, room=room)
     if kind == "babble":
-        voices = int(rng.integers(3, 10))
+        voices = int(rng.integers(3, 13))
         drawn = [
             _talk(rng, pool, pool.draw_speaker(rng, other_than=speaker), samples, sparse=0.1) for _ in range(voices)
         ]

@@ -34,11 +34,13 @@ class Mixture:
         samples: float32 (n,), 16 kHz.
         targets: Label to target and mask, each (n / 320,).
         stems: Stem energies per frame by name, for inspection and tests.
+        c50_db: Clarity of the talker's room, None without one.
     """
 
     samples: Float32
     targets: Mapping[str, targets.FrameTarget]
     stems: Mapping[str, Float64]
+    c50_db: float | None = None
 
 
 def render(plan: MixPlan, pool: Pool) -> Mixture:
@@ -54,24 +56,34 @@ def render(plan: MixPlan, pool: Pool) -> Mixture:
     dry_line, floor_line = line.to_line(dry, plan.channel), line.to_line(floor, plan.channel)
     wet_line = dry_line if room is None else line.to_line(wet, plan.channel)
     sources_line = [line.to_line(stem, plan.channel) for stem in rendered]
+    agc = line.automatic_gain(len(dry_line), plan.channel)
+    if agc is not None:
+        dry_line, wet_line, floor_line, *sources_line = (
+            stem * agc for stem in (dry_line, wet_line, floor_line, *sources_line)
+        )
     mixture = wet_line + floor_line
     for stem in sources_line:
         mixture = mixture + stem
+    frame = plan.channel.rate_hz // targets.FRAMES_PER_S
+    if not plan.sources and plan.speech:
+        speaking = targets.speech_activity(targets.frame_energy(dry_line, frame))
+        mixture = line.suppress_pauses(mixture, speaking, plan.channel)
     scale = _headroom(mixture, plan)
     mixture, beyond, gain = line.overload(mixture * np.float32(scale), plan.channel)
     scale *= gain
-    mixture, lost = line.lose_packets(line.code(mixture, plan.channel), plan.channel)
+    sent = line.code(mixture, plan.channel)
+    mixture, lost = line.lose_packets(sent, plan.channel)
+    audible = line.audibly_lost(mixture, sent, lost, frame)
     samples = line.from_line(mixture, plan.channel)[: plan.samples]
 
-    frame = plan.channel.rate_hz // targets.FRAMES_PER_S
     energies = [targets.frame_energy(s, frame) * scale**2 for s in (dry_line, wet_line, floor_line, *sources_line)]
     stems = dict(zip(("dry", "speech", "floor"), energies[:3], strict=True))
     by_source = list(zip(plan.sources, energies[3:], strict=True))
     stems |= {f"source{i}_{source.kind}": e for i, (source, e) in enumerate(by_source)}
     c50 = None if room is None else targets.clarity_c50_db(room, RATE_HZ)
     clipped, gone = (targets.frame_energy(marks.astype(np.float32), frame) for marks in (beyond, lost))
-    judged = label_targets(stems, by_source, bool(plan.speech), c50, clipped, gone)
-    return Mixture(samples, judged, stems)
+    judged = label_targets(stems, by_source, bool(plan.speech), c50, clipped, gone, audible)
+    return Mixture(samples, judged, stems, c50)
 
 
 def label_targets(
@@ -81,6 +93,7 @@ def label_targets(
     c50_db: float | None,
     clipped_share: Float64,
     lost_share: Float64,
+    audibly_lost: NDArray[np.bool_] | None = None,
 ) -> dict[str, targets.FrameTarget]:
     """Judge every label of every frame from the stems."""
     frames = stems["dry"].size
@@ -90,14 +103,16 @@ def label_targets(
     for label in (
         "noise", "interference", "stationary_noise", "transient_noise", "interfering_speech", "music", "tone",
     ):  # fmt: skip
-        result[label] = _source_target(label, sources, level, frames)
+        result[label] = _source_target(label, sources, level, frames, active)
     result["clipping"] = targets.share_target(clipped_share, targets.CLIPPED_SHARE)
     other = stems["floor"] + sum((energy for _, energy in sources), np.zeros(frames))
     result["snr_db"] = targets.FrameTarget(targets.snr_db(stems["speech"], other), active)
     result["reverberation"] = targets.reverberation(active, c50_db)
-    sounded = targets.to_db(stems["speech"] + other) > targets.LOSS_AUDIBLE_DBFS
+    quiet = -np.inf if level is None else level - targets.LOSS_AUDIBLE_BELOW_SPEECH_DB
+    sounded = targets.to_db(stems["speech"] + other) > max(targets.LOSS_AUDIBLE_DBFS, quiet)
     lost = lost_share > 0.0
-    dropout = targets.ternary((lost_share >= targets.LOST_SHARE) & sounded, ~lost)
+    heard = sounded if audibly_lost is None else sounded & audibly_lost
+    dropout = targets.ternary((lost_share >= targets.LOST_SHARE) & heard, ~lost)
     masked = {k: targets.FrameTarget(t.value, t.mask & ~lost) for k, t in result.items()}
     return {**masked, "dropout": dropout}
 
@@ -124,13 +139,27 @@ def _blurs_speech(meaning: Meaning) -> bool:
 
 
 def _source_target(
-    label: str, sources: list[tuple[SourcePlan, Float64]], level_db: float | None, frames: int
+    label: str,
+    sources: list[tuple[SourcePlan, Float64]],
+    level_db: float | None,
+    frames: int,
+    active: NDArray[np.bool_],
 ) -> targets.FrameTarget:
-    """One label over all sources: their energies add where the label is sure, and open it where it is not."""
+    """One label over all sources: their energies add where the label is sure, and open it where it is not.
+
+    A second talker counts from where the first one is known; before, a causal listener cannot say which is meant. One
+    that is nearly as loud counts where both speak at once.
+    """
     total = np.zeros(frames)
     maybe = np.zeros(frames)
+    known = targets.known_talker(active)
     for source, energy in sources:
-        if label in source.meaning.yes:
+        if label in source.meaning.yes and source.kind == "talker":
+            ordered = source.level_db <= -targets.ORDERED_TALKERS_DB
+            sure = known if ordered else known & active
+            total += np.where(sure, energy, 0.0)
+            maybe += np.where(sure, 0.0, energy)
+        elif label in source.meaning.yes:
             total += energy
         elif label in source.meaning.maybe:
             maybe += energy

@@ -30,6 +30,22 @@ CALL_TONES: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "dial_us": ((350.0, 440.0), (60.0, 0.0)),
     "dial_eu": ((425.0,), (60.0, 0.0)),
     "waiting_eu": ((425.0,), (0.2, 0.6, 0.2, 4.0)),
+    "ring_cn": ((450.0,), (1.0, 4.0)),
+    "busy_cn": ((450.0,), (0.35, 0.35)),
+    "ring_in": ((400.0, 425.0), (0.4, 0.2, 0.4, 2.0)),
+    "busy_in": ((400.0,), (0.75, 0.75)),
+    "ring_ru": ((425.0,), (0.8, 3.2)),
+    "busy_ru": ((425.0,), (0.4, 0.4)),
+    "ring_es": ((425.0,), (1.5, 3.0)),
+    "busy_es": ((425.0,), (0.2, 0.2)),
+    "busy_fr": ((440.0,), (0.5, 0.5)),
+    "congestion_eu": ((425.0,), (0.24, 0.24)),
+    "busy_jp": ((400.0,), (0.5, 0.5)),
+    "ring_za": ((400.0, 433.0), (0.4, 0.2, 0.4, 2.0)),
+    "dial_uk": ((350.0, 450.0), (60.0, 0.0)),
+    "dial_jp": ((400.0,), (60.0, 0.0)),
+    "waiting_us": ((440.0,), (0.3, 9.7)),
+    "record_us": ((1400.0,), (0.5, 15.0)),
 }
 
 
@@ -90,18 +106,32 @@ def cadenced(
 
 def call_tone(count: int, rng: np.random.Generator) -> Float32:
     """Ring-back, busy, dial or call-waiting tone of one country."""
-    frequencies, cadence = CALL_TONES[str(rng.choice(list(CALL_TONES)))]
+    nominal, cadence = CALL_TONES[str(rng.choice(list(CALL_TONES)))]
+    frequencies = [f * (1.0 + rng.normal(0.0, 0.006)) for f in nominal]  # exchanges are allowed a per cent or two
+    if rng.random() < 0.3:  # a driven amplifier or codec adds harmonics
+        frequencies += [2.0 * f for f in frequencies] if rng.random() < 0.5 else [3.0 * f for f in frequencies]
+    if rng.random() < 0.08:  # special information tone
+        return _information_tone(count, rng)
     if len(frequencies) == 1 and rng.random() < 0.2:  # some exchanges modulate the tone at 25 Hz
         carrier = cadenced(frequencies, cadence, count, rng)
         return (carrier * (0.6 + 0.4 * np.sin(2 * np.pi * 25.0 * _time(count)))).astype(np.float32)
     return cadenced(frequencies, cadence, count, rng)
 
 
+def _information_tone(count: int, rng: np.random.Generator) -> Float32:
+    """Three rising tones and a pause, again and again (ITU-T E.180)."""
+    steps = [_ramp(_sines((f,), int(0.33 * RATE_HZ), rng)) for f in (950.0, 1400.0, 1800.0)]
+    once = np.concatenate([*steps, np.zeros(int(rng.uniform(0.8, 2.0) * RATE_HZ), np.float32)])
+    repeated = np.tile(once, count // len(once) + 2)
+    start = int(rng.integers(0, len(once)))
+    return repeated[start : start + count].astype(np.float32)
+
+
 def dtmf(count: int, rng: np.random.Generator) -> Float32:
     """A sequence of keys, 50 … 300 ms each."""
     out = np.zeros(count, dtype=np.float32)
     position = int(rng.uniform(0.0, 0.5) * RATE_HZ)
-    on, off = rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.5)
+    on, off = rng.uniform(0.05, 0.4), rng.uniform(0.05, 0.5) if rng.random() < 0.8 else rng.uniform(0.5, 2.0)
     while position < count:
         length = min(int(on * RATE_HZ), count - position)
         pair = (float(rng.choice(DTMF_ROWS_HZ)), float(rng.choice(DTMF_COLUMNS_HZ)))
@@ -168,6 +198,31 @@ def clicks(count: int, rng: np.random.Generator) -> Float32:
     return _unit(total)
 
 
+def wind(count: int, rng: np.random.Generator) -> Float32:
+    """Wind on a microphone: low-frequency turbulence in gusts."""
+    spectrum = np.fft.rfft(rng.standard_normal(count))
+    frequency = np.maximum(np.fft.rfftfreq(count, 1 / RATE_HZ), 20.0)
+    total = np.fft.irfft(spectrum / (1.0 + (frequency / rng.uniform(60.0, 300.0)) ** rng.uniform(1.0, 2.0)), n=count)
+    knots = np.arange(0, count + RATE_HZ // 4, RATE_HZ // 4)
+    gusts = np.interp(np.arange(count), knots, np.exp(rng.normal(0.0, rng.uniform(0.3, 1.0), knots.size)))
+    return _unit(total * gusts)
+
+
+def rub(count: int, rng: np.random.Generator) -> Float32:
+    """A hand or cloth on the microphone: short scrapes of dull noise with thumps."""
+    total = np.zeros(count)
+    position = int(rng.uniform(0.0, 0.5) * RATE_HZ)
+    while position < count:
+        length = min(int(rng.uniform(0.08, 0.7) * RATE_HZ), count - position)
+        scrape = np.cumsum(rng.standard_normal(length)) * 0.02 + rng.standard_normal(length) * rng.uniform(0.1, 1.0)
+        scrape -= np.linspace(scrape[0], scrape[-1], length)
+        total[position : position + length] = (
+            scrape * np.sin(np.pi * np.arange(length) / length) * rng.uniform(0.3, 1.0)
+        )
+        position += length + int(rng.uniform(0.1, 1.5) * RATE_HZ)
+    return _unit(total)
+
+
 def room_tone(count: int, rng: np.random.Generator) -> Float32:
     """The floor of a quiet room and its microphone: soft, tilted towards low frequencies."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
@@ -187,4 +242,9 @@ TONES: Mapping[str, Callable[[int, np.random.Generator], Float32]] = {
     "beeps": beeps,
     "buzz": buzz,
 }
-NOISES: Mapping[str, Callable[[int, np.random.Generator], Float32]] = {"hiss": hiss, "clicks": clicks}
+NOISES: Mapping[str, Callable[[int, np.random.Generator], Float32]] = {
+    "hiss": hiss,
+    "clicks": clicks,
+    "wind": wind,
+    "rub": rub,
+}

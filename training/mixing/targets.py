@@ -33,7 +33,11 @@ DRY_C50_DB = 14.0  # clarity above this is dry
 
 CLIPPED_SHARE = 0.01  # of a frame's samples beyond the rail: audible
 LOST_SHARE = 0.5  # of a frame that a lost packet covers
-LOSS_AUDIBLE_DBFS = -60.0  # what was lost must have sounded, else nobody hears the loss
+LOSS_AUDIBLE_DBFS = -60.0  # what was lost must have sounded, else nobody hears the loss …
+LOSS_AUDIBLE_BELOW_SPEECH_DB = 30.0  # … and not so far below the speech that it passes for a pause
+
+ORDERED_TALKERS_DB = 5.0  # a talker weaker by this is the second one also where the first is silent
+TALKER_KNOWN_FRAMES = 25  # 0.5 s of the first talker; before, nobody can say which of two is meant
 
 ENERGY_FLOOR = 1e-12
 
@@ -113,6 +117,11 @@ def presence(energy: Float64, speech_level_db: float | None) -> tuple[Bool, Bool
         heard &= frame_db > speech_level_db - PRESENT_BELOW_SPEECH_DB
         unheard |= mean_db < speech_level_db - ABSENT_BELOW_SPEECH_DB
     return heard, unheard & ~heard
+
+
+def known_talker(active: Bool, frames: int = TALKER_KNOWN_FRAMES) -> Bool:
+    """Frames from which on a listener has heard enough of the talker to tell another voice from it."""
+    return np.asarray(np.cumsum(active) >= frames)
 
 
 def snr_db(speech_energy: Float64, other_energy: Float64) -> Float64:

@@ -1,0 +1,58 @@
+"""Batches are new mixtures first; used again they come at another level and colour, and the targets stay."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from made_corpus import RUN_CONFIG, made_pool
+
+from service.contract import FeatureSpec
+from training.examples import MixtureExamples
+from training.feed import batches, jitter
+
+SPEC = FeatureSpec()
+LABELS = RUN_CONFIG.model.labels
+
+
+def dataset() -> MixtureExamples:
+    return MixtureExamples(made_pool(), LABELS, 16_000, 1)
+
+
+def test_without_reuse_a_batch_is_what_its_number_says() -> None:
+    source = dataset()
+    third = next(islice(batches(source, RUN_CONFIG, 0), 2, None))
+    resumed = next(batches(source, RUN_CONFIG, 2))
+    assert third[0].equal(resumed[0])
+    assert third[0][0].equal(source[2 * RUN_CONFIG.batch_size][0])
+
+
+def test_with_reuse_every_new_batch_gives_several_steps_of_full_size() -> None:
+    config = RUN_CONFIG.model_copy(update={"data": RUN_CONFIG.data.model_copy(update={"reuse": 3}), "steps": 6})
+    found = list(islice(batches(dataset(), config, 0), 6))
+    assert len(found) == 6
+    assert all(len(part) == RUN_CONFIG.batch_size for batch in found for part in batch)
+
+
+def test_jitter_moves_level_and_colour_together_and_leaves_silence_and_shape() -> None:
+    features = torch.full((40, 10, SPEC.columns), -5.0)
+    features[:, 5:] = np.log(SPEC.log_floor)
+    target, mask = torch.rand(40, 5, 3), torch.ones(40, 5, 3)
+    changed, same_target, same_mask = jitter((features, target, mask), np.random.default_rng(0), SPEC)
+    assert same_target is target
+    assert same_mask is mask
+    assert changed[:, 5:].equal(features[:, 5:])
+    energy = SPEC.mel_bands + SPEC.waveform_columns.index("log_energy")
+    peak = SPEC.mel_bands + SPEC.waveform_columns.index("log_peak")
+    moved = (changed - features)[:, 0]
+    touched = moved[:, energy] != 0.0
+    assert 10 < touched.sum() < 35
+    torch.testing.assert_close(moved[:, energy], 2.0 * moved[:, peak], atol=1e-5, rtol=0)
+    crest = SPEC.mel_bands + SPEC.waveform_columns.index("crest_db")
+    assert moved[:, crest].abs().max() == 0.0
+    assert moved[touched, : SPEC.mel_bands].std(dim=1).min() > 0.0

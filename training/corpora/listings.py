@@ -1,0 +1,205 @@
+"""Readers of the lists that some corpora bring: who speaks, what sounds, which licence, which split.
+
+Each takes the corpus folder and returns values of findings by path below that folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+Values = dict[str, dict[str, str]]
+
+# Our class, and the names of the AudioSet ontology that mean it, as FSD50K writes them.
+_CLASS_NAMES = (
+    ("airplane", "Aircraft Fixed-wing_aircraft_and_airplane"),
+    ("babble_crowd", "Chatter"),
+    ("bell", "Bicycle_bell Doorbell"),
+    ("boat", "Boat_and_Water_vehicle"),
+    ("boiling_water", "Boiling"),
+    ("breathing", "Breathing Gasp Sigh"),
+    ("burping", "Burping_and_eructation"),
+    ("buzz", "Buzz"),
+    ("camera_click", "Camera"),
+    ("car_horn", "Vehicle_horn_and_car_horn_and_honking"),
+    ("cat", "Cat Meow Purr"),
+    ("chewing", "Chewing_and_mastication"),
+    ("chirping_birds", "Bird_vocalization_and_bird_call_and_bird_song Chirp_and_tweet"),
+    ("church_bells", "Church_bell"),
+    ("clapping", "Applause Clapping"),
+    ("clock_tick", "Tick Tick-tock"),
+    ("coins", "Coin_(dropping)"),
+    ("coughing", "Cough"),
+    ("cow", "Livestock_and_farm_animals_and_working_animals"),
+    ("crackling_fire", "Crackle Fire"),
+    ("crickets", "Cricket"),
+    ("crow", "Crow"),
+    ("crowd", "Cheering Crowd"),
+    ("crying", "Crying_and_sobbing"),
+    ("dishes", "Cutlery_and_silverware Dishes_and_pots_and_pans Glass"),
+    ("dog", "Bark Dog Growling"),
+    ("door", "Cupboard_open_or_close Door Drawer_open_or_close Slam"),
+    ("door_wood_creaks", "Squeak"),
+    ("door_wood_knock", "Knock"),
+    ("drill", "Drill Power_tool"),
+    (
+        "engine",
+        "Accelerating_and_revving_and_vroom Bus Engine Engine_starting Idling Motorcycle "
+        "Race_car_and_auto_racing Truck",
+    ),
+    ("explosion", "Explosion"),
+    ("fan", "Mechanical_fan"),
+    ("fart", "Fart"),
+    ("finger_snap", "Finger_snapping"),
+    ("fireworks", "Fireworks"),
+    ("footsteps", "Run Walk_and_footsteps"),
+    ("frog", "Frog"),
+    ("frying", "Frying_(food)"),
+    ("glass_breaking", "Shatter"),
+    ("gunshot", "Gunshot_and_gunfire"),
+    ("hammer", "Hammer"),
+    ("hand_saw", "Sawing"),
+    ("hen", "Fowl"),
+    ("hiss", "Hiss"),
+    ("insects", "Insect"),
+    ("keyboard_typing", "Computer_keyboard Typing"),
+    ("keys", "Keys_jangling"),
+    ("laughing", "Chuckle_and_chortle Giggle Laughter"),
+    ("machine", "Mechanisms Microwave_oven Ratchet_and_pawl"),
+    ("paper", "Packing_tape_and_duct_tape Tearing"),
+    ("phone_ring", "Telephone"),
+    ("pouring_water", "Pour Trickle_and_dribble"),
+    ("printer", "Printer"),
+    ("rain", "Rain Raindrop"),
+    ("rattle", "Rattle"),
+    ("ringtone_call_progress", "Ringtone"),
+    ("river", "Stream"),
+    ("rooster", "Chicken_and_rooster"),
+    ("running_tap", "Sink_(filling_or_washing) Water_tap_and_faucet"),
+    ("scissors", "Scissors"),
+    ("scratch", "Scratching_(performance_technique)"),
+    ("screaming", "Screaming"),
+    ("screech", "Screech"),
+    ("sea_waves", "Ocean Waves_and_surf"),
+    ("seagulls", "Gull_and_seagull"),
+    ("shouting", "Shout Yell"),
+    ("siren", "Siren"),
+    ("skateboard", "Skateboard"),
+    ("sneezing", "Sneeze"),
+    ("tapping", "Tap"),
+    ("thunder", "Thunder"),
+    ("thunderstorm", "Thunderstorm"),
+    ("toilet_flush", "Toilet_flush"),
+    ("traffic", "Car_passing_by Traffic_noise_and_roadway_noise"),
+    ("train", "Rail_transport Subway_and_metro_and_underground Train"),
+    ("typewriter", "Typewriter"),
+    ("water_drops", "Drip"),
+    ("wind", "Wind"),
+    ("wind_chimes", "Chime Wind_chime"),
+    ("writing", "Writing"),
+    ("zipper", "Zipper_(clothing)"),
+)
+FSD50K_CLASSES = {name: sound_class for sound_class, names in _CLASS_NAMES for name in names.split()}
+_SPOKEN = ("speech", "conversation", "singing", "whispering", "speaking")
+_LICENCES = (
+    ("publicdomain/zero", "CC0-1.0"),
+    ("sampling+", "CC-Sampling+-1.0 (NON-COMMERCIAL)"),
+    ("by-nc/4", "CC-BY-NC-4.0 (NON-COMMERCIAL)"),
+    ("by-nc/3", "CC-BY-NC-3.0 (NON-COMMERCIAL)"),
+    ("by/4", "CC-BY-4.0"),
+    ("by/3", "CC-BY-3.0"),
+)
+
+
+def common_voice(folder: Path) -> Values:
+    """Validated recordings by speaker; those of `dev.tsv` and `test.tsv` are the publisher's split."""
+    values: Values = {}
+    for table in sorted(folder.rglob("validated.tsv")):
+        splits = {
+            row["client_id"]: split
+            for name, split in (("dev.tsv", "valid"), ("test.tsv", "test"))
+            if table.with_name(name).is_file()
+            for row in _rows(table.with_name(name), "\t")
+        }
+        for row in _rows(table, "\t"):
+            path = _below(folder, table.parent / "clips" / row["path"])
+            speaker = row["client_id"]
+            values[path] = {"speaker": speaker[:16], "split": splits.get(speaker, "train"), "language": row.get("locale") or table.parent.name}  # fmt: skip  # noqa: E501
+    return values
+
+
+def speech_commands(folder: Path) -> Values:
+    """The publisher's split, which is by speaker."""
+    values: Values = {}
+    for name, split in (("validation_list.txt", "valid"), ("testing_list.txt", "test")):
+        for table in sorted(folder.rglob(name)):
+            for line in table.read_text(encoding="utf-8").split():
+                values[_below(folder, table.parent / line)] = {"split": split}
+    listed = {Path(path).name.split("_nohash_")[0]: row["split"] for path, row in values.items()}
+    for path in folder.rglob("*_nohash_*"):
+        speaker = path.name.split("_nohash_")[0]
+        values[_below(folder, path)] = {"split": listed.get(speaker, "train")}
+    return values
+
+
+def esc50(folder: Path) -> Values:
+    """Classes and recordings; fold 5 is held out. Its ESC-10 part may be used commercially."""
+    values: Values = {}
+    for table in sorted(folder.rglob("esc50.csv")):
+        for row in _rows(table):
+            path = _below(folder, table.parents[1] / "audio" / row["filename"])
+            values[path] = {
+                "sound_class": row["category"],
+                "original": row["src_file"],
+                "split": "valid" if row["fold"] == "5" else "train",
+            }
+            if row["esc10"] == "True":
+                values[path]["licence"] = "CC-BY-3.0 (ESC-10 subset)"
+    return values
+
+
+def fsd50k(folder: Path) -> Values:
+    """Classes by the most specific label that we know; music by itself is music; what holds speech is left out."""
+    values: Values = {}
+    for part, split in (("dev", ""), ("eval", "test")):
+        for table in sorted(folder.rglob(f"FSD50K.ground_truth/{part}.csv")):
+            root = table.parents[1]
+            about = root / "FSD50K.metadata" / f"{part}_clips_info_FSD50K.json"
+            licences = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+            for row in _rows(table):
+                path = _below(folder, root / f"FSD50K.{part}_audio" / f"{row['fname']}.wav")
+                values[path] = {"split": split or {"val": "valid"}.get(row["split"], "train")} | _sounding(
+                    row["labels"]
+                )
+                if row["fname"] in licences:
+                    values[path]["licence"] = licence_of(licences[row["fname"]]["license"])
+    return values
+
+
+def licence_of(address: str) -> str:
+    """Short name of a Creative Commons licence address; an unknown one stays as it is."""
+    return next((name for part, name in _LICENCES if part in address), address)
+
+
+def _sounding(labels: str) -> dict[str, str]:
+    names = labels.split(",")
+    if any(word in name.lower() for name in names for word in _SPOKEN):
+        return {"kind": ""}
+    if "Music" in names:
+        return {"kind": "music", "sound_class": "music"}
+    known = [FSD50K_CLASSES[name] for name in names if name in FSD50K_CLASSES]
+    return {"kind": "noise", "sound_class": known[0] if known else "unlabelled"}
+
+
+def _rows(table: Path, delimiter: str = ",") -> Iterator[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        if delimiter == "\t":  # sentences hold lone quotes
+            yield from csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        else:
+            yield from csv.DictReader(file)
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()

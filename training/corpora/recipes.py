@@ -1,0 +1,242 @@
+"""Where each public corpus keeps what: one table of path patterns, and readers for corpora that come with lists.
+
+A recipe turns a folder as its publisher packs it into findings: which file is what, spoken by whom, under which
+licence, in which split. It reads names and lists only; sounds are opened in `make.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from training.corpora import listings
+
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff")
+VALID_SHARE = 0.1  # of the speakers or recordings, where the publisher made no split
+Listing = Callable[[Path], Mapping[str, Mapping[str, str]]]
+
+
+class RecipeError(Exception):
+    """The folder does not look like the corpus; the message says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One file of a corpus: what the manifest says of it before it is opened."""
+
+    path: Path
+    kind: str
+    source: str
+    licence: str
+    sound_class: str = ""
+    speaker: str = ""
+    language: str = ""
+    split: str = ""
+    original: str = ""
+
+    @property
+    def group(self) -> str:
+        """What must stay in one split."""
+        return self.speaker or self.original
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Files whose path below the corpus folder has `pattern`; its named groups are values of the finding.
+
+    Groups are named like the finding's values; `says` gives the values that all these files share, `turns` translates
+    what a group caught (folder `dev-clean` to split `valid`); what it does not know stays as it is.
+    """
+
+    pattern: str
+    says: Mapping[str, str]
+    turns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one corpus is laid out. The first rule that fits a path decides; paths without a rule are left out."""
+
+    source: str
+    licence: str
+    about: str
+    rules: tuple[Rule, ...]
+    listing: Listing | None = None
+    """Values by path, from the publisher's lists; a value `kind` that is empty leaves the file out."""
+    only_listed: bool = False
+    range_db: float = 34.0
+    """Speech with less between its quiet and its loud frames is left out; less where pauses are few."""
+
+
+SPLIT_FOLDERS = {"train": "train", "dev": "valid", "test": "test"}
+DEMAND_PLACES = {
+    "DKITCHEN": "dishes", "DLIVING": "living_room", "DWASHING": "washing_machine", "NFIELD": "field",
+    "NPARK": "park", "NRIVER": "river", "OHALLWAY": "hallway", "OMEETING": "meeting", "OOFFICE": "office",
+    "PCAFETER": "cafe", "PRESTO": "restaurant", "PSTATION": "subway_station", "SCAFE": "cafe", "SPSQUARE": "street",
+    "STRAFFIC": "traffic", "TBUS": "bus", "TCAR": "car", "TMETRO": "train",
+}  # fmt: skip
+DNS_LANGUAGES = {
+    "read": "en", "emotional": "en", "vctk_wav48_silence_trimmed": "en", "french": "fr", "german": "de",
+    "italian": "it", "mandarin": "zh", "russian": "ru", "spanish": "es",
+}  # fmt: skip
+_ROOM = {"kind": "rir", "sound_class": "room_or_hall"}
+_RIRS_RULES = (
+    Rule(r"simulated_rirs\w*/(?P<original>\w+/Room\d+)/", _ROOM),
+    Rule(
+        r"real_rirs_isotropic_noises/(?P<original>[^/]*_noise_[^/]*)\.",
+        {"kind": "noise", "sound_class": "room_background"},
+    ),
+    Rule(r"real_rirs_isotropic_noises/(?P<original>[^/]*?(?:_rir_[^/_]+|air_type1_air_[a-z]+_[a-z]+))[^/]*$", _ROOM),
+    Rule(r"pointsource_noises/(?P<original>[^/]+)\.", {"kind": "noise", "sound_class": "unlabelled"}),
+)
+_DNS_SPEAKERS = (r".*(?P<speaker>reader_\d+)", r"(?:.*/)?(?P<speaker>p\d{3}|\d{4})_[^/]*$", r"(?P<speaker>.+)/[^/]+$")
+_DNS_SPEECH = r"clean(?:_fullband)?/(?P<language>[a-z]+|vctk_wav48_silence_trimmed)(?:_speech|_data)?/"
+
+RECIPES: dict[str, Recipe] = {
+    "librispeech": Recipe(
+        "LibriSpeech", "CC-BY-4.0", "folders train-clean-100, dev-clean … with SPEAKER/CHAPTER/*.flac",
+        (Rule(r"(?:^|/)(?P<split>train|dev|test)-(?:clean|other)(?:-\d+)?/(?P<speaker>\d+)/\d+/",
+              {"kind": "speech", "sound_class": "clean", "language": "en"}, {"split": SPLIT_FOLDERS}),),
+    ),
+    "aishell": Recipe(
+        "AISHELL-1", "Apache-2.0", "data_aishell/wav/{train,dev,test}/SPEAKER/*.wav, unpacked",
+        (Rule(r"wav/(?P<split>train|dev|test)/(?P<speaker>S\d+)/",
+              {"kind": "speech", "sound_class": "clean", "language": "zh"}, {"split": SPLIT_FOLDERS}),), range_db=26.0,
+    ),
+    "vctk": Recipe(
+        "VCTK", "CC-BY-4.0", "wav48_silence_trimmed/SPEAKER/*_mic1.flac or wav48/SPEAKER/*.wav",
+        (Rule(r"wav48(?:_silence_trimmed/(?P<speaker>[ps]\d+)/[^/]*_mic1\.|/(?P<speaker_>[ps]\d+)/)",
+              {"kind": "speech", "sound_class": "clean", "language": "en"}),),
+    ),
+    "common-voice": Recipe(
+        "Common-Voice", "CC0-1.0", "a language's folder: clips/*.mp3 beside validated.tsv, dev.tsv, test.tsv",
+        (Rule(r"(?:(?P<language>[^/]+)/)?clips/", {"kind": "speech", "sound_class": "clean"}),),
+        listings.common_voice, only_listed=True,
+    ),
+    "speechocean762": Recipe(
+        "speechocean762", "free for any purpose, commercial included (authors' README)", "WAVE/SPEAKERxxxx/*.WAV",
+        (Rule(r"WAVE/(?P<speaker>SPEAKER\d+)/",
+              {"kind": "speech", "sound_class": "clean", "language": "en (Mandarin L1)"}),),
+    ),
+    "speech-commands": Recipe(
+        "Google-Speech-Commands", "CC-BY-4.0", "WORD/SPEAKER_nohash_N.wav, _background_noise_, validation_list.txt",
+        (Rule(r"(?:^|/)_background_noise_/(?P<original>[^/]+)\.", {"kind": "noise", "sound_class": "unlabelled"}),
+         Rule(r"(?:^|/)[a-z]+/(?P<speaker>[0-9a-f]+)_nohash_\d+\.",
+              {"kind": "speech", "sound_class": "clean", "language": "en"})),
+        listings.speech_commands,
+    ),
+    "musan": Recipe(
+        "MUSAN", "CC-BY-4.0 (parts public domain; see the LICENSE file of each folder)", "folders music, noise, speech",
+        (Rule(r"(?:^|/)music/[^/]+/(?P<original>[^/]+)\.", {"kind": "music", "sound_class": "music"}),
+         Rule(r"(?:^|/)noise/[^/]+/(?P<original>[^/]+)\.", {"kind": "noise", "sound_class": "unlabelled"}),
+         Rule(r"(?:^|/)speech/librivox/(?P<speaker>[^/]+)\.", {"kind": "speech", "sound_class": "clean"}),
+         Rule(r"(?:^|/)speech/us-gov/(?P<original>[^/]+)\.", {"kind": "real_noisy", "sound_class": "hearing"})),
+    ),
+    "demand": Recipe(
+        "DEMAND", "CC-BY-SA-3.0", "PLACE/ch01.wav … ch16.wav; the first channel is taken",
+        (Rule(r"(?:^|/)(?P<original>(?P<sound_class>[A-Z]{4,}))/ch01\.",
+              {"kind": "noise"}, {"sound_class": DEMAND_PLACES}),),
+    ),
+    "esc-50": Recipe(
+        "ESC-50", "CC-BY-NC-3.0 (NON-COMMERCIAL)", "audio/*.wav and meta/esc50.csv",
+        (Rule(r"audio/", {"kind": "noise"}),), listings.esc50, only_listed=True,
+    ),
+    "fsd50k": Recipe(
+        "FSD50K", "not stated without FSD50K.metadata; taken as NON-COMMERCIAL",
+        "FSD50K.dev_audio, FSD50K.eval_audio, FSD50K.ground_truth, FSD50K.metadata",
+        (Rule(r"FSD50K\.(?:dev|eval)_audio/(?P<original>\d+)\.", {"kind": "noise"}),),
+        listings.fsd50k, only_listed=True,
+    ),
+    "rirs-noises": Recipe(
+        "RIRS_NOISES", "Apache-2.0", "simulated_rirs, real_rirs_isotropic_noises, pointsource_noises", _RIRS_RULES,
+    ),
+    "dns-challenge": Recipe(
+        "DNS-Challenge", "CC-BY-4.0 and others per folder (see the publisher's README)",
+        "datasets_fullband or datasets: clean…, noise…, impulse_responses",
+        (*(Rule(_DNS_SPEECH + tail, {"kind": "speech", "sound_class": "clean"}, {"language": DNS_LANGUAGES})
+           for tail in _DNS_SPEAKERS),
+         Rule(r"noise(?:_fullband)?/(?:.*/)?(?P<original>[^/]*?)(?:_\d+)?\.\w+$",
+              {"kind": "noise", "sound_class": "unlabelled"}), *_RIRS_RULES),
+    ),
+    "folder": Recipe(
+        "folder", "", "speech/SPEAKER/…, noise/CLASS/…, music/…, rir/…; --licence is needed",
+        (Rule(r"^speech/(?P<speaker>[^/]+)/", {"kind": "speech", "sound_class": "clean"}),
+         Rule(r"^noise/(?P<sound_class>[^/]+)/", {"kind": "noise"}),
+         Rule(r"^music/", {"kind": "music", "sound_class": "music"}), Rule(r"^rir/", _ROOM)),
+    ),
+}  # fmt: skip
+
+
+def find(name: str, folder: Path, *, source: str = "", licence: str = "", language: str = "") -> list[Finding]:
+    """Say what every file of a corpus is.
+
+    Args:
+        name: Key of `RECIPES`.
+        folder: The corpus as its publisher packs it, or a folder above it.
+        source: Replaces the recipe's in every finding; so do the next two.
+        licence: What the source states, word for word.
+        language: Of the speech.
+
+    Returns:
+        Findings in path order. Each has a split: the publisher's, or one that follows from the speaker or recording.
+
+    Raises:
+        RecipeError: No file fits, or no licence is known.
+    """
+    recipe = RECIPES[name]
+    listed = recipe.listing(folder) if recipe.listing else {}
+    found = [finding for path in _sounds(folder) if (finding := _finding(recipe, folder, path, listed))]
+    if not found:
+        raise RecipeError(f"{folder} does not look like {name}: expected {recipe.about}")
+    changed = [
+        replace(
+            finding,
+            source=source or finding.source,
+            licence=licence or finding.licence,
+            language=language if language and finding.kind == "speech" else finding.language,
+        )
+        for finding in found
+    ]
+    if any(not finding.licence for finding in changed):
+        raise RecipeError(
+            f"the recipe {name} knows no licence; say it with --licence, word for word as the source does"
+        )
+    return changed
+
+
+def split_of(group: str) -> str:
+    """Split of a speaker or recording where the publisher made none: the same wherever the name turns up."""
+    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") / 2**32
+    return "valid" if share < VALID_SHARE else "train"
+
+
+def _sounds(folder: Path) -> Iterator[Path]:
+    yield from sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES)
+
+
+_VALUES = {value.name for value in fields(Finding)} - {"path", "source"}
+
+
+def _finding(recipe: Recipe, folder: Path, path: Path, listed: Mapping[str, Mapping[str, str]]) -> Finding | None:
+    """What one file is; None when no rule fits, or the lists leave it out."""
+    name = path.relative_to(folder).as_posix()
+    for rule in recipe.rules:
+        match = re.search(rule.pattern, name)
+        if match is None:
+            continue
+        row = listed.get(name)
+        if row is None and recipe.only_listed:
+            return None
+        caught = {key.rstrip("_"): value for key, value in match.groupdict().items() if value}
+        caught = {key: rule.turns.get(key, {}).get(value, value) for key, value in caught.items() if key in _VALUES}
+        values = {"licence": recipe.licence} | dict(rule.says) | caught | dict(row or {})
+        if not values.get("kind"):
+            return None
+        finding = Finding(path=path, source=recipe.source, **values)
+        if not finding.original:
+            finding = replace(finding, original=Path(name).with_suffix("").as_posix())
+        return finding if finding.split else replace(finding, split=split_of(finding.group))
+    return None

@@ -1,0 +1,266 @@
+"""Material with truth: mixtures of a corpus, hand-labelled recordings, clips that people have rated.
+
+Whatever it comes from, a case is one sound with a target and a mask per frame and a few facts by which figures are
+grouped. Contenders see the samples and nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from training.corpora.manifest import MANIFEST_NAME
+from training.evaluation.tracks import READERS, Span, TrackError, read_track
+from training.material import Condition, draw_plans
+from training.mixing import targets
+from training.mixing.channel import ChannelPlan
+from training.mixing.plan import MixPlan, Pool
+from training.mixing.render import Mixture, render
+
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+RATE_HZ = 16_000
+FRAME_SAMPLES = 320
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+RATINGS = ("sig", "bak", "ovrl")
+FACTS_FILE = "facts.csv"
+
+
+class MaterialError(Exception):
+    """A folder or a file of ratings cannot be used; the message says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One sound and what is true of it.
+
+    Attributes:
+        name: For messages.
+        samples: float32 (n,), 16 kHz, whole frames.
+        labels: Columns of target and mask.
+        target: float32 (n / 320, C).
+        mask: bool (n / 320, C), False where listeners would disagree or nobody said.
+        facts: Values by which figures are grouped, for instance `language`.
+        snr_db: Of the whole, as the service's summary defines it; None where it is not known.
+        ratings: Mean opinion scores given by people, `sig`, `bak`, `ovrl`.
+    """
+
+    name: str
+    samples: Float32
+    labels: tuple[str, ...] = ()
+    target: Float32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    mask: Bool = field(default_factory=lambda: np.zeros((0, 0), bool))
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    snr_db: float | None = None
+    ratings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """Whole frames."""
+        return len(self.samples) // FRAME_SAMPLES
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return len(self.samples) / RATE_HZ
+
+
+def mixed_cases(
+    pool: Pool, labels: Sequence[str], samples: int, seed: int, count: int, condition: Condition
+) -> list[Case]:
+    """Render mixtures of a condition; the same as `make_material` draws, with their samples kept.
+
+    Raises:
+        ValueError: The pool hardly ever meets the condition.
+    """
+    plans = draw_plans(pool, samples, seed, count, condition)
+    bar = tqdm(plans, desc=condition.name, unit="mix")
+    return [_mixed_case(f"{condition.name} {i}", plan, pool, labels) for i, plan in enumerate(bar)]
+
+
+def _mixed_case(name: str, plan: MixPlan, pool: Pool, labels: Sequence[str]) -> Case:
+    mixture = render(plan, pool)
+    frames = len(mixture.samples) // FRAME_SAMPLES
+    target, mask = np.zeros((frames, len(labels)), np.float32), np.zeros((frames, len(labels)), bool)
+    for column, label in enumerate(labels):
+        if label in mixture.targets:  # opinion scores have no truth in stems
+            judged = mixture.targets[label]
+            target[:, column], mask[:, column] = judged.value[:frames], judged.mask[:frames]
+    samples = mixture.samples[: frames * FRAME_SAMPLES]
+    return Case(name, samples, tuple(labels), target, mask, mixture_facts(plan, pool), whole_snr_db(mixture))
+
+
+def mixture_facts(plan: MixPlan, pool: Pool) -> dict[str, tuple[str, ...]]:
+    """What a mixture was made of: talker's language and source, the line, disturbances and where they come from."""
+    talkers = [pool.recordings[part.recording].stem for part in plan.speech]
+    noises = [pool.recordings[part.recording].stem for source in plan.sources for part in source.parts]
+    disturbances = []
+    for source in plan.sources:
+        if source.kind == "synth":
+            disturbances.append(source.synth)
+        elif source.kind == "recording":
+            disturbances += [pool.recordings[part.recording].stem.sound_class for part in source.parts[:1]]
+        else:
+            disturbances.append(source.kind)
+    return {
+        "language": _distinct(stem.language or "not stated" for stem in talkers),
+        "source": _distinct(stem.source for stem in talkers),
+        "disturbance source": _distinct(stem.source for stem in noises if stem.kind != "speech"),
+        "line": (line_name(plan.channel),),
+        "disturbance": _distinct(disturbances) or ("none",),
+    }
+
+
+def line_name(channel: ChannelPlan) -> str:
+    """Name a line by its band and codec."""
+    codecs = [name for name in (channel.law, channel.codec) if name]
+    return ", ".join(["telephone" if channel.narrow else "wide band", *codecs])
+
+
+def whole_snr_db(mixture: Mixture) -> float | None:
+    """Mean speech energy in speech frames over mean energy of the rest in all frames, dB; None without speech."""
+    speech = mixture.targets["speech"]
+    speaks = (speech.value > 0.5) & speech.mask
+    if not speaks.any():
+        return None
+    other = sum(energy for name, energy in mixture.stems.items() if name == "floor" or name.startswith("source"))
+    count = min(len(speaks), len(mixture.stems["speech"]))
+    ratio = targets.to_db(np.asarray([mixture.stems["speech"][:count][speaks[:count]].mean(), np.mean(other)]))
+    return float(np.clip(ratio[0] - ratio[1], targets.SNR_LOW_DB, targets.SNR_HIGH_DB))
+
+
+def labelled_cases(folder: Path, labels: Sequence[str] | None = None) -> list[Case]:
+    """Read recordings with label tracks of the same name beside them.
+
+    Where `facts.csv` lies in the folder, its columns beside `path` group the figures; else the sub-folder does.
+
+    Args:
+        folder: Searched with its sub-folders; recordings without a track are left out. An empty track says that
+            nothing is heard.
+        labels: What the annotator listened for in every recording: where a track does not name one, it was not heard.
+            By default a label counts in those recordings whose tracks name it, for of the others nobody has said
+            whether it was listened for.
+
+    Raises:
+        MaterialError: No recording with a track, or one that cannot be read.
+    """
+    found = [(audio, track) for audio in _audio_files(folder) if (track := _track_of(audio)) is not None]
+    if not found:
+        raise MaterialError(
+            f"expected recordings with label tracks ({', '.join(READERS)}) of the same name below {folder}"
+        )
+    try:
+        spans = [read_track(track) for _, track in found]
+    except TrackError as error:
+        raise MaterialError(str(error)) from error
+    heard = tuple(labels) if labels else tuple(dict.fromkeys(span.label for rows in spans for span in rows))
+    if not heard:
+        raise MaterialError(f"no track below {folder} names a label: say with --labels what was listened for")
+    facts = _facts(folder)
+    cases: list[Case] = []
+    for (audio, _), rows in zip(found, spans, strict=True):
+        inside = audio.relative_to(folder).as_posix()
+        known = facts.get(inside, {"source": (audio.parent.name,)})
+        for channel, samples in enumerate(channels := read_channels(audio)):
+            mine = [span for span in rows if span.channel in (None, channel)]
+            target, mask = paint(mine, heard, len(samples) // FRAME_SAMPLES)
+            if not labels:
+                mask[:, [label not in {span.label for span in rows} for label in heard]] = False
+            name = inside if len(channels) == 1 else f"{inside}, channel {channel}"
+            cases.append(Case(name, samples, heard, target, mask, known))
+    return cases
+
+
+def paint(spans: Sequence[Span], labels: Sequence[str], frames: int) -> tuple[Float32, Bool]:
+    """Turn spans into target and mask, (frames, C); a frame belongs to a span that covers its middle."""
+    target, mask = np.zeros((frames, len(labels)), np.float32), np.ones((frames, len(labels)), bool)
+    middle_s = (np.arange(frames) + 0.5) * FRAME_SAMPLES / RATE_HZ
+    for span in sorted(spans, key=lambda span: span.sure):  # what is sure wins over what was left open
+        if span.label in labels:
+            inside = (middle_s >= span.onset_s) & (middle_s < span.offset_s)
+            column = list(labels).index(span.label)
+            mask[inside, column] = span.sure
+            target[inside, column] = span.sure
+    return target, mask
+
+
+def rated_cases(path: Path) -> list[Case]:
+    """Read clips with human ratings: CSV with `path` (relative to the file) and any of `sig`, `bak`, `ovrl`.
+
+    Further columns group the figures, `condition` above all: ratings are averaged over it.
+
+    Raises:
+        MaterialError: Not such a file, or a clip that cannot be read.
+    """
+    rows = _rows(path)
+    if not rows or "path" not in rows[0] or not set(RATINGS) & set(rows[0]):
+        raise MaterialError(f"{path}: expected the columns path and any of {', '.join(RATINGS)}, and a row per clip")
+    cases = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            ratings = {name: float(row[name]) for name in RATINGS if row.get(name)}
+        except ValueError as error:
+            raise MaterialError(f"{path}, line {number}: expected numbers as ratings: {error}") from error
+        facts = {name: (value,) for name, value in row.items() if name not in ("path", *RATINGS) and value}
+        mono = np.asarray(np.mean(read_channels(path.parent / row["path"]), axis=0), dtype=np.float32)
+        cases.append(Case(row["path"], mono, facts=facts, ratings=ratings))
+    return cases
+
+
+def read_channels(path: Path) -> list[Float32]:
+    """Read a recording as whole frames at 16 kHz, one array per channel.
+
+    Raises:
+        MaterialError: Not readable, or shorter than a frame.
+    """
+    try:
+        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise MaterialError(f"cannot read {path}: {error}") from error
+    if rate_hz != RATE_HZ:
+        samples = soxr.resample(samples, rate_hz, RATE_HZ).astype(np.float32)
+    count = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
+    if count == 0:
+        raise MaterialError(f"{path}: expected at least 20 ms of sound")
+    return [np.ascontiguousarray(samples[:count, channel]) for channel in range(samples.shape[1])]
+
+
+def _audio_files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES)
+
+
+def _track_of(audio: Path) -> Path | None:
+    candidates = (audio.with_suffix(suffix) for suffix in READERS)
+    return next((path for path in candidates if path.is_file() and path.name not in (FACTS_FILE, MANIFEST_NAME)), None)
+
+
+def _facts(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        return {}
+    rows = _rows(path)
+    if rows and "path" not in rows[0]:
+        raise MaterialError(f"{path}: expected a column path")
+    return {row.pop("path"): {name: (value,) for name, value in row.items() if value} for row in rows}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [dict(row) for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise MaterialError(f"cannot read {path}: {error}") from error
+
+
+def _distinct(values: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))

@@ -1,0 +1,200 @@
+"""Who is measured: a model, a run, or a baseline. All see samples and answer per frame and for the whole.
+
+The energy baseline and WADA-SNR run here. Silero VAD, YAMNet and DNSMOS run in a process of their own
+(`training/peers.py`), with whatever interpreter has their packages.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.audio.features import FrontEnd, frame_levels_dbfs
+from service.contract import FeatureSpec, ModelContract
+from service.scoring import SummaryMeter
+from training import peers
+from training.baseline import energy_scores
+from training.evaluation.cases import Case
+from training.evaluation.wada import wada_snr_db
+
+Float32 = NDArray[np.float32]
+
+BATCH = 40  # sequences of one length at once; bounds memory, changes no figure
+PEER_DEADLINE_S = 4 * 3600.0
+PEER_THRESHOLD = 0.5
+PEER_LABELS: Mapping[str, tuple[tuple[str, ...], float]] = {
+    "silero": (("speech",), 0.032),
+    "yamnet": (peers.YAMNET_LABELS, 0.96),
+    "dnsmos": ((), 0.0),
+}
+"""Labels that a peer scores per frame, and what it waits for: the end of its chunk or of its later window."""
+BASELINES = ("energy", "wada", *peers.PEERS)
+SUMMARY_FIGURES = ("snr_db", "sig", "bak", "ovrl", "speech_ratio", "noise_ratio", "interference_ratio")
+
+
+class PeerError(Exception):
+    """A baseline of others could not be run; the message says what it lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a contender says of one case.
+
+    Attributes:
+        frames: Label to scores, float32 (frames,); labels that it does not know are absent.
+        whole: Figures of the whole by name, such as `snr_db`, `bak`, `noise_ratio`.
+    """
+
+    frames: Mapping[str, Float32] = field(default_factory=dict)
+    whole: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Somebody to be measured.
+
+    Args:
+        name: In reports.
+        judge: Scores cases, in order.
+        enter: Enter threshold by label; empty where scores only rank.
+        contract: Of a model of this project, else None.
+        latency_s: What a frame's score must wait for beyond the frame itself, at most.
+    """
+
+    name: str
+    judge: Callable[[Sequence[Case]], list[Judgement]]
+    enter: Mapping[str, float] = field(default_factory=dict)
+    contract: ModelContract | None = None
+    latency_s: float = 0.0
+
+    @property
+    def ranks_only(self) -> bool:
+        """Whether scores are no probabilities and `snr_db` has no scale."""
+        return self.contract is None and not self.enter
+
+
+def model_contender(contract: ModelContract, score: Callable[[Float32], Float32], name: str = "") -> Contender:
+    """A model of this project.
+
+    Args:
+        contract: What it declares.
+        score: Feature rows (N, T, F) to scores (N, T / 2 - lookahead, C), row j for frame j.
+        name: In reports; by default its own name and version.
+    """
+    front_end = FrontEnd(contract.features)
+
+    def judge(cases: Sequence[Case]) -> list[Judgement]:
+        judged: dict[int, Judgement] = {}
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for i, case in enumerate(cases):
+            by_length[case.frames].append(i)
+        for members in by_length.values():
+            for start in range(0, len(members), BATCH):
+                chosen = members[start : start + BATCH]
+                scores = score(model_features([cases[i].samples for i in chosen], contract, front_end))
+                for i, rows in zip(chosen, scores, strict=True):
+                    judged[i] = _judgement(contract, rows, cases[i])
+        return [judged[i] for i in range(len(cases))]
+
+    enter = {label.name: label.enter for label in contract.labels if label.enter is not None}
+    return Contender(name or f"{contract.name} {contract.version}", judge, enter, contract, contract.latency_s)
+
+
+def model_features(sounds: Sequence[Float32], contract: ModelContract, front_end: FrontEnd) -> Float32:
+    """Feature rows of sounds of one length, with as much mirrored sound behind them that every frame gets a score."""
+    spec = contract.features
+    extra = spec.overlap_samples + contract.lookahead_frames * spec.frame_samples
+    padded = [np.pad(samples, (0, extra), mode="symmetric") for samples in sounds]
+    return front_end(np.stack(padded))
+
+
+def _judgement(contract: ModelContract, rows: Float32, case: Case) -> Judgement:
+    rows = np.ascontiguousarray(rows[: case.frames])
+    meter = SummaryMeter(contract)
+    meter.push(rows, frame_levels_dbfs(case.samples, contract.features))
+    summary = meter.result()
+    whole = {name: value for name in SUMMARY_FIGURES if (value := getattr(summary, name)) is not None}
+    return Judgement(dict(zip(contract.label_names, rows.T, strict=True)), whole)
+
+
+def energy_contender() -> Contender:
+    """Frame energy and its floor, see `training.baseline`; it knows no thresholds."""
+    spec = FeatureSpec()
+    front_end = FrontEnd(spec)
+
+    def judge(cases: Sequence[Case]) -> list[Judgement]:
+        results = []
+        for case in cases:
+            padded = np.pad(case.samples, (0, spec.overlap_samples), mode="symmetric")
+            scores = energy_scores(front_end(padded[None]), spec)
+            frames = {label: value[0].astype(np.float32) for label, value in scores.items()}
+            level = frame_levels_dbfs(case.samples, spec)
+            whole = {"snr_db": float(np.percentile(level, 95) - np.percentile(level, 5))}
+            results.append(Judgement(frames, whole))
+        return results
+
+    return Contender("energy", judge)
+
+
+def wada_contender() -> Contender:
+    """WADA-SNR of the whole."""
+    return Contender("wada", lambda cases: [Judgement({}, {"snr_db": wada_snr_db(case.samples)}) for case in cases])
+
+
+def peer_contender(name: str, python: Path | None = None) -> Contender:
+    """A detector of others.
+
+    Args:
+        name: One of `training.peers.PEERS`.
+        python: Interpreter that has its packages; by default this one.
+    """
+
+    def judge(cases: Sequence[Case]) -> list[Judgement]:
+        with TemporaryDirectory() as folder:
+            given, made = Path(folder) / "in.npz", Path(folder) / "out.npz"
+            sounds = {str(i): case.samples for i, case in enumerate(cases)}
+            np.savez(given, allow_pickle=False, **sounds)
+            command = [str(python or sys.executable), peers.__file__, name, str(given), str(made)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=PEER_DEADLINE_S, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise PeerError(f"{name} could not be run: {error}") from error
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise PeerError(f"{name} failed in {command[0]}: {reason}")
+            with np.load(made) as results:
+                return [_peer_judgement(i, case, results) for i, case in enumerate(cases)]
+
+    labels, latency_s = PEER_LABELS[name]
+    return Contender(name, judge, dict.fromkeys(labels, PEER_THRESHOLD), latency_s=latency_s)
+
+
+def _peer_judgement(number: int, case: Case, results: Mapping[str, NDArray[np.floating]]) -> Judgement:
+    of_frames, of_whole = f"{number}/", f"{number}:"
+    frames = {key.removeprefix(of_frames): results[key] for key in results if key.startswith(of_frames)}
+    whole = {key.removeprefix(of_whole): float(results[key]) for key in results if key.startswith(of_whole)}
+    wrong = [name for name, scores in frames.items() if len(scores) != case.frames]
+    if wrong:
+        raise PeerError(f"expected {case.frames} frames of {case.name}, came another number for {', '.join(wrong)}")
+    return Judgement({name: np.asarray(scores, np.float32) for name, scores in frames.items()}, whole)
+
+
+def baseline_contender(name: str, python: Path | None = None) -> Contender:
+    """A baseline by its name, one of `BASELINES`."""
+    own = {"energy": energy_contender, "wada": wada_contender}
+    return own[name]() if name in own else peer_contender(name, python)
+
+
+def scored(cases: Sequence[Case], judgements: Sequence[Judgement], label: str) -> Sequence[Float32] | None:
+    """One label's scores of every case; None when the contender does not know it."""
+    if not judgements or any(label not in judgement.frames for judgement in judgements):
+        return None
+    return [judgement.frames[label][: case.frames] for case, judgement in zip(cases, judgements, strict=True)]

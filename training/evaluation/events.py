@@ -1,0 +1,218 @@
+"""Event figures: F1 with a collar, PSDS, detection delay.
+
+All cases lie on one timeline with gaps between them that nothing can bridge, so that every figure is a few NumPy calls.
+Truth is made into events by the same rules for every contender (`training.calibrate.EVENT_RULES`): short gaps are
+bridged, what is too short or left open by the annotator counts neither way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.scoring.layout import frames_reaching
+from training.calibrate import EVENT_RULES, EXIT_SHARE, EventRule
+
+Float = NDArray[np.floating]
+Bool = NDArray[np.bool_]
+Runs = NDArray[np.int64]
+"""Events as rows (first frame, first frame after), int64 (n, 2), in order, apart from each other."""
+
+FRAME_S = 0.02
+GAP_FRAMES = 100  # between cases; longer than any rule bridges
+COLLAR_FRAMES = 10  # 200 ms
+OFFSET_SHARE = 0.2  # of an event's length, by which its end may be off if that is more than the collar (as DCASE)
+OPEN_SHARE = 0.5  # a detection with more open frames than this is neither right nor wrong
+DTC = GTC = 0.7  # of a detection inside events; of an event inside such detections
+MAX_FALSE_PER_HOUR = 100.0
+SPREAD_WEIGHT = 1.0  # alpha_ST; alpha_CT is 0: mistaking one label for another costs what any false event costs
+PSDS_POINTS = 40
+PSDS_TERMS = (
+    f"PSDS1: detection and ground-truth tolerance {DTC}, cross-triggers not counted apart (alpha_CT 0), spread over "
+    f"labels weighted {SPREAD_WEIGHT:g} (alpha_ST), at most {MAX_FALSE_PER_HOUR:g} false events per hour, "
+    f"{PSDS_POINTS} thresholds"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One label of all cases: score, truth and mask, float64/bool (frames with gaps,); gaps are masked."""
+
+    score: NDArray[np.float64]
+    truth: Bool
+    mask: Bool
+
+    @property
+    def judged_hours(self) -> float:
+        """Length of what counts."""
+        return float(self.mask.sum()) * FRAME_S / 3600
+
+
+def timeline(scores: Sequence[Float], truths: Sequence[Float], masks: Sequence[Bool]) -> Timeline:
+    """Lay cases one after another; each argument has one array (frames,) per case."""
+    total = sum(len(score) + GAP_FRAMES for score in scores)
+    line = Timeline(np.full(total, -np.inf), np.zeros(total, bool), np.zeros(total, bool))
+    position = 0
+    for score, truth, mask in zip(scores, truths, masks, strict=True):
+        span = slice(position, position + len(score))
+        line.score[span], line.mask[span], line.truth[span] = score, mask, (truth > 0.5) & mask
+        position += len(score) + GAP_FRAMES
+    return line
+
+
+def runs(active: Bool) -> Runs:
+    """Stretches of True."""
+    edges = np.flatnonzero(np.diff(active.astype(np.int8), prepend=0, append=0))
+    return edges.reshape(-1, 2).astype(np.int64)
+
+
+def merged(events: Runs, rule: EventRule) -> Runs:
+    """Bridge short gaps, then drop what is too short."""
+    if not len(events):
+        return events
+    apart = events[1:, 0] - events[:-1, 1] >= max(1, frames_reaching(rule.merge_gap_s, FRAME_S))
+    joined = np.stack([events[np.r_[True, apart], 0], events[np.r_[apart, True], 1]], axis=1)
+    long = joined[:, 1] - joined[:, 0] >= max(1, frames_reaching(rule.min_duration_s, FRAME_S))
+    return np.asarray(joined[long])
+
+
+def detect(score: Float, enter: float, leave: float, rule: EventRule) -> Runs:
+    """Find events by hysteresis, as the service does."""
+    up = score >= enter
+    decided = np.flatnonzero(up | (score < leave))
+    latest = np.zeros(len(score), np.int64)
+    latest[decided] = np.arange(1, len(decided) + 1)
+    states = np.concatenate([[False], up[decided]])
+    return merged(runs(states[np.maximum.accumulate(latest)]), rule)
+
+
+def true_events(line: Timeline, rule: EventRule) -> tuple[Runs, Bool]:
+    """Events of the truth, and the frames that count: those of events too short to be one do not."""
+    sounding = runs(line.truth)
+    events = merged(sounding, rule)
+    counted = line.mask & ~(line.truth & ~_painted(events, len(line.mask)))
+    return events, counted
+
+
+def event_figures(line: Timeline, label: str, enter: float, leave: float, latency_s: float) -> dict[str, Any]:
+    """Precision, recall and F1 with a collar of 200 ms, and how long after an onset the score is out."""
+    rule = EVENT_RULES[label]
+    truth, counted = true_events(line, rule)
+    found = detect(line.score, enter, leave, rule)
+    right = _matches(truth, found, counted)
+    open_share = 1.0 - _inside(found, counted) / np.maximum(1, found[:, 1] - found[:, 0])
+    wrong = int(((open_share <= OPEN_SHARE) & ~right).sum())
+    hits, missed = int(right.sum()), len(truth) - int(right.sum())
+    called = hits + wrong
+    return {
+        "events": len(truth),
+        "precision": round(hits / called, 4) if called else None,
+        "recall": round(hits / len(truth), 4) if len(truth) else None,
+        "f1": round(2 * hits / (2 * hits + wrong + missed), 4) if len(truth) else None,
+        **_delay(truth, line.score >= enter, found, latency_s),
+    }
+
+
+def psds_curve(line: Timeline, label: str) -> NDArray[np.float64]:
+    """False events per hour against the share of events found, (points, 2), for thresholds from strict to lax."""
+    rule = EVENT_RULES[label]
+    truth, counted = true_events(line, rule)
+    judged = line.score[counted]
+    if not len(truth) or not judged.size:
+        return np.zeros((0, 2))
+    hours = line.judged_hours
+    points = []
+    for threshold in np.unique(np.quantile(judged, 1.0 - np.geomspace(1e-4, 0.95, PSDS_POINTS))):
+        found = detect(line.score, float(threshold), float(threshold), rule)
+        length = _inside(found, counted)
+        found, length = found[length > 0], length[length > 0]
+        relevant = _inside(found, counted & _painted(truth, len(counted))) >= DTC * length
+        covered = _inside(truth, counted & _painted(found[relevant], len(counted)))
+        hit = covered >= GTC * np.maximum(1, _inside(truth, counted))
+        points.append((float((~relevant).sum()) / hours, float(hit.mean())))
+    return np.array(sorted(points))
+
+
+def psds(curves: Mapping[str, NDArray[np.float64]]) -> float | None:
+    """Area under the mean of the labels' curves less their spread, up to the highest false-event rate.
+
+    Source: Bilen et al. (2020), "A framework for the robust evaluation of sound event detection".
+    """
+    rates = np.linspace(0.0, MAX_FALSE_PER_HOUR, 401)
+    steps = []
+    for curve in curves.values():
+        if len(curve):
+            best = np.maximum.accumulate(curve[:, 1])
+            index = np.searchsorted(curve[:, 0], rates, side="right") - 1
+            steps.append(np.where(index >= 0, best[np.maximum(index, 0)], 0.0))
+    if not steps:
+        return None
+    effective = np.maximum(np.mean(steps, axis=0) - SPREAD_WEIGHT * np.std(steps, axis=0), 0.0)
+    return float(np.trapezoid(effective, rates) / MAX_FALSE_PER_HOUR)
+
+
+def exit_of(enter: float) -> float:
+    """Exit threshold where a contender states none."""
+    return enter * EXIT_SHARE
+
+
+def _matches(truth: Runs, found: Runs, counted: Bool) -> Bool:
+    """Which detections meet an event that no earlier detection met, (n found,); open frames widen the collar."""
+    right = np.zeros(len(found), bool)
+    closed = np.cumsum(counted, dtype=np.int64)
+    free = np.ones(len(truth), bool)
+    for i, (start, stop) in enumerate(found):
+        slack = np.maximum(COLLAR_FRAMES, OFFSET_SHARE * (truth[:, 1] - truth[:, 0]))
+        first = _closed_between(closed, truth[:, 0], start)
+        last = _closed_between(closed, truth[:, 1], stop)
+        fits = np.flatnonzero(free & (first <= COLLAR_FRAMES) & (last <= slack))
+        if fits.size:
+            free[fits[0]] = False
+            right[i] = True
+    return right
+
+
+def _closed_between(closed: NDArray[np.int64], edges: NDArray[np.int64], place: int) -> NDArray[np.float64]:
+    """Distance of edges to a place in frames that count; infinite where the plain distance is long anyway."""
+    before = np.concatenate([[0], closed])
+    distance = np.abs(before[edges] - before[place]).astype(np.float64)
+    return np.where(np.abs(edges - place) <= GAP_FRAMES, distance, np.inf)
+
+
+def _delay(truth: Runs, called: Bool, found: Runs, latency_s: float) -> dict[str, float | None]:
+    """Share of events in which a detection falls, and the time until the first frame that reaches the threshold.
+
+    A score that was up before the onset counts as one frame late: no detector answers sooner.
+    """
+    detected = _painted(found, len(called)) & called
+    places = np.flatnonzero(detected)
+    late = []
+    for start, stop in truth:
+        index = np.searchsorted(places, start)
+        if index < len(places) and places[index] < stop:
+            late.append((places[index] - start + 1) * FRAME_S + latency_s)
+    if not late:
+        return {"found": 0.0 if len(truth) else None, "delay_p50_s": None, "delay_p95_s": None}
+    p50, p95 = np.percentile(late, [50, 95])
+    return {
+        "found": round(len(late) / len(truth), 4),
+        "delay_p50_s": round(float(p50), 3),
+        "delay_p95_s": round(float(p95), 3),
+    }
+
+
+def _painted(events: Runs, frames: int) -> Bool:
+    change = np.zeros(frames + 1, np.int64)
+    np.add.at(change, events[:, 0], 1)
+    np.add.at(change, events[:, 1], -1)
+    return np.asarray(np.cumsum(change)[:-1] > 0)
+
+
+def _inside(events: Runs, marks: Bool) -> NDArray[np.int64]:
+    """Marked frames in each event."""
+    before = np.concatenate([[0], np.cumsum(marks)])
+    return np.asarray(before[events[:, 1]] - before[events[:, 0]])

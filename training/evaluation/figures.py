@@ -1,0 +1,319 @@
+"""Figures of a contender on cases: labels, SNR, groups, clean speech, noise alone, human ratings.
+
+Each function goes from cases and judgements to a JSON-ready dictionary. Masked frames enter no figure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from service.audio.features import frame_levels_dbfs
+from service.contract import LABEL_CATALOG
+from service.scoring import EventTracker
+from training.evaluation import events
+from training.evaluation.cases import RATINGS, Case
+from training.evaluation.contenders import Contender, Judgement, scored
+from training.metrics import auroc, average_precision, calibration_error, det_points, rates_at, reliability
+
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+Figures = dict[str, Any]
+
+HARD_SNR_DB = 25.0  # above it a listener hears no noise and the exact number matters little
+HEARD = 0.5  # a probability from which a frame counts as called, where no threshold is asked for
+SNR_EDGES_DB = (-15.0, 0.0, 5.0, 10.0, 15.0, 25.0, 45.0)
+GROUPS = ("line", "disturbance", "language", "source", "disturbance source")
+GROUP_LABELS = ("speech", "noise", "interference")
+MIN_GROUP_FRAMES = 250  # 5 s of a class; with less, a group's AUROC says nothing
+MIN_RANKED = 8  # clips, below which a correlation says nothing
+PROBABILITIES = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind == "probability")
+
+
+class Judged:
+    """One label of all cases with a contender's scores beside it.
+
+    Attributes:
+        score, truth, mask: Lists of (frames,) arrays, one per case.
+    """
+
+    def __init__(self, cases: Sequence[Case], scores: Sequence[Float32], label: str) -> None:
+        columns = [case.labels.index(label) for case in cases]
+        self.score = list(scores)
+        self.truth = [case.target[:, column] for case, column in zip(cases, columns, strict=True)]
+        self.mask = [case.mask[:, column] for case, column in zip(cases, columns, strict=True)]
+
+    def counted(self, members: Iterable[int] | None = None) -> tuple[Float32, Float32]:
+        """Scores and truth of the frames that count, of all or some cases."""
+        chosen = range(len(self.score)) if members is None else members
+        kept = [(self.score[i][self.mask[i]], self.truth[i][self.mask[i]]) for i in chosen]
+        if not kept:
+            return np.zeros(0, np.float32), np.zeros(0, np.float32)
+        return np.concatenate([score for score, _ in kept]), np.concatenate([truth for _, truth in kept])
+
+    def timeline(self) -> events.Timeline:
+        """All cases on one line, for event figures."""
+        return events.timeline(self.score, self.truth, self.mask)
+
+
+def judged_label(cases: Sequence[Case], judgements: Sequence[Judgement], label: str) -> Judged | None:
+    """One label side by side; None when the material or the contender does not know it."""
+    scores = scored(cases, judgements, label)
+    if scores is None or any(label not in case.labels for case in cases):
+        return None
+    return Judged(cases, scores, label)
+
+
+def label_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """Per probability label: ranking, calibration, rates and events at the enter threshold, curves."""
+    figures: Figures = {}
+    for label in PROBABILITIES:
+        judged = judged_label(cases, judgements, label)
+        if judged is None:
+            continue
+        score, truth = judged.counted()
+        area, enter = auroc(score, truth), contender.enter.get(label)
+        row: Figures = {
+            "frames": int(truth.size),
+            "positive_share": rounded(float(truth.mean()) if truth.size else None),
+            "auroc": rounded(area),
+            "average_precision": rounded(average_precision(score, truth)),
+            "det": det_points(score, truth) if area is not None else [],
+        }
+        if enter is not None:
+            true_rate, false_rate = rates_at(score, truth, enter) if area is not None else (None, None)
+            row |= {
+                "calibration_error": rounded(calibration_error(score, truth)),
+                "reliability": reliability(score, truth),
+                "enter": enter,
+                "true_rate": rounded(true_rate),
+                "false_rate": rounded(false_rate),
+                "event": events.event_figures(
+                    judged.timeline(), label, enter, leave_of(contender, label), contender.latency_s
+                ),
+            }
+        figures[label] = row
+    return figures
+
+
+def leave_of(contender: Contender, label: str) -> float:
+    """Exit threshold of a label."""
+    stated = contender.contract.labels[contender.contract.index(label)].exit if contender.contract else None
+    return events.exit_of(contender.enter[label]) if stated is None else stated
+
+
+def psds_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """PSDS over all labels that have events and scores, and of each label alone."""
+    curves = {}
+    for label in PROBABILITIES:
+        judged = judged_label(cases, judgements, label)
+        if judged is not None:
+            curve = events.psds_curve(judged.timeline(), label)
+            if len(curve):
+                curves[label] = curve
+    alone = {label: rounded(events.psds({label: curve})) for label, curve in curves.items()}
+    return {"terms": events.PSDS_TERMS, "all": rounded(events.psds(curves)), "labels": alone}
+
+
+def snr_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """Errors of `snr_db` in speech frames, by true SNR and by group, and how well whole clips are ranked.
+
+    A contender without a scale gets its best straight line on these very frames.
+    """
+    figures: Figures = snr_rank(cases, judgements)
+    judged = judged_label(cases, judgements, "snr_db")
+    if judged is None:
+        return figures
+    score, truth = judged.counted()
+    figures["frames"] = int(truth.size)
+    hard = truth < HARD_SNR_DB
+    if not hard.any():
+        return figures
+    if contender.ranks_only:
+        slope, offset = straight_line(score, truth)
+        judged.score = [slope * values + offset for values in judged.score]
+        score, truth = judged.counted()
+    error = np.abs(score - truth)
+    figures |= {
+        "bias_db": rounded(float((score - truth).mean())),
+        "error_db": rounded(float(error.mean())),
+        f"error_below_{HARD_SNR_DB:.0f}_db": rounded(float(error[hard].mean())),
+        "by_true_snr": {
+            f"{low:g} … {high:g}": {"frames": int(inside.sum()), "error_db": rounded(float(error[inside].mean()))}
+            for low, high in pairwise(SNR_EDGES_DB)
+            if (inside := (truth >= low) & (truth < high)).any()
+        },
+        "by": {name: _by(cases, name, partial(_hard_error, judged)) for name in GROUPS[:2]},
+    }
+    return figures
+
+
+def snr_rank(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """Spearman correlation of a contender's figures of the whole with the true SNR of the whole."""
+    ranks: Figures = {}
+    names = sorted({name for judgement in judgements for name in judgement.whole})
+    for name in names:
+        pairs = [
+            (judgement.whole[name], case.snr_db)
+            for case, judgement in zip(cases, judgements, strict=True)
+            if case.snr_db is not None and name in judgement.whole
+        ]
+        if (found := _correlations(pairs)) is not None:
+            ranks[name] = {"cases": len(pairs), "spearman": found["spearman"]}
+    return {"rank": ranks}
+
+
+def group_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """AUROC of the headline labels by line, language, source and by what disturbs.
+
+    Within a disturbance the positives are the frames of its own cases, the negatives those of all; otherwise a group
+    holds its own cases alone. Groups with too few frames of a class are left out.
+    """
+    names = dict.fromkeys([*GROUPS, *(key for case in cases for key in case.facts)])
+    figures: Figures = {}
+    for name in names:
+        groups: dict[str, Figures] = defaultdict(dict)
+        for label in GROUP_LABELS:
+            judged = judged_label(cases, judgements, label)
+            if judged is None:
+                continue
+            rest = judged.counted() if name == "disturbance" else None
+            for value, area in _by(cases, name, partial(_group_auroc, judged, rest)).items():
+                groups[value][label] = area
+        if groups:
+            figures[name] = dict(sorted(groups.items()))
+    return figures
+
+
+def clean_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """Speech with nothing wrong: how much of it is called noisy, and how many events it raises per hour.
+
+    Reverberation is not counted as false, since rooms are drawn. Events are those of a model's own rules.
+    """
+    hours = sum(case.seconds for case in cases) / 3600
+    figures: Figures = {"hours": rounded(hours)}
+    for label in ("noise", "interference"):
+        scores = scored(cases, judgements, label)
+        if scores is not None and contender.enter:
+            figures[f"{label}_share"] = rounded(float((np.concatenate(scores) > HEARD).mean()))
+    contract = contender.contract
+    if contract is not None:
+        found: Counter[str] = Counter()
+        for case, judgement in zip(cases, judgements, strict=True):
+            rows = np.stack([judgement.frames[name] for name in contract.label_names], axis=1)
+            tracker = EventTracker(contract)
+            levels = frame_levels_dbfs(case.samples, contract.features)
+            updates = [*tracker.push(np.ascontiguousarray(rows), levels), *tracker.finish()]
+            found.update(u.event.label for u in updates if u.phase == "end" and u.event.label != "reverberation")
+        figures["false_events_per_hour"] = rounded(sum(found.values()) / hours, 1)
+        per_hour = {name: rounded(count / hours, 1) for name, count in found.most_common()}
+        figures["false_events_per_hour_by_label"] = per_hour
+    return figures
+
+
+def noise_alone_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """Nobody speaks: how much of it is called speech, ambience with distant voices left out."""
+    figures: Figures = {"hours": rounded(sum(case.seconds for case in cases) / 3600)}
+    judged = judged_label(cases, judgements, "speech")
+    if judged is None or not contender.enter:
+        return figures
+    score, truth = judged.counted()
+    silent = truth < 0.5
+    share = float((score[silent] > HEARD).mean()) if silent.any() else None
+    return {**figures, "frames": int(silent.sum()), "speech_share": rounded(share)}
+
+
+def rating_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """Pearson and Spearman correlation of figures of the whole with people's ratings, clip by clip.
+
+    Where the material names a `condition`, also of the means over it, as P.835 reports do.
+    """
+    figures: Figures = {}
+    for rating in RATINGS:
+        rows: Figures = {}
+        for name in sorted({name for judgement in judgements for name in judgement.whole}):
+            triples = [
+                (judgement.whole[name], case.ratings[rating], case.facts.get("condition", ("",))[0])
+                for case, judgement in zip(cases, judgements, strict=True)
+                if rating in case.ratings and name in judgement.whole
+            ]
+            found = _correlations([(said, rated) for said, rated, _ in triples])
+            if found is None:
+                continue
+            means = _condition_means(triples)
+            rows[name] = {"cases": len(triples), **found}
+            if (of_means := _correlations(means)) is not None:
+                rows[name] |= {"conditions": len(means), **{f"{key}_of_conditions": v for key, v in of_means.items()}}
+        if rows:
+            figures[rating] = rows
+    return figures
+
+
+def straight_line(value: NDArray[np.floating], truth: NDArray[np.floating]) -> tuple[float, float]:
+    """Slope and offset of the least-squares line from value to truth."""
+    mean_value, mean_truth = float(np.mean(value, dtype=np.float64)), float(np.mean(truth, dtype=np.float64))
+    spread = value - mean_value
+    power = float(np.mean(np.square(spread, dtype=np.float64)))
+    slope = float(np.mean(spread * truth, dtype=np.float64)) / power if power > 0.0 else 0.0
+    return slope, mean_truth - slope * mean_value
+
+
+def rounded(value: float | None, digits: int = 4) -> float | None:
+    """Round for JSON; None stays None."""
+    return None if value is None else round(value, digits)
+
+
+def _by(cases: Sequence[Case], name: str, measure: Callable[[list[int]], Any]) -> dict[str, Any]:
+    """Measure each group of cases by a fact; groups where nothing can be measured are left out."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, case in enumerate(cases):
+        for value in case.facts.get(name, ()):
+            members[value].append(i)
+    measured = {value: measure(group) for value, group in sorted(members.items())}
+    return {value: figure for value, figure in measured.items() if figure is not None}
+
+
+def _group_auroc(judged: Judged, rest: tuple[Float32, Float32] | None, members: list[int]) -> float | None:
+    score, truth = judged.counted(members)
+    if rest is not None:
+        negative = rest[1] < 0.5
+        score = np.concatenate([score[truth > 0.5], rest[0][negative]])
+        truth = np.concatenate([truth[truth > 0.5], rest[1][negative]])
+    positives = int((truth > 0.5).sum())
+    if min(positives, truth.size - positives) < MIN_GROUP_FRAMES:
+        return None
+    return rounded(auroc(score, truth))
+
+
+def _hard_error(judged: Judged, members: list[int]) -> float | None:
+    score, truth = judged.counted(members)
+    hard = truth < HARD_SNR_DB
+    return rounded(float(np.abs(score - truth)[hard].mean())) if int(hard.sum()) >= MIN_GROUP_FRAMES else None
+
+
+def _correlations(pairs: Sequence[tuple[float, float]]) -> dict[str, float] | None:
+    """Pearson and Spearman; None with few pairs or where one side never changes."""
+    if len(pairs) < MIN_RANKED:
+        return None
+    said, true = np.array(pairs, dtype=np.float64).T
+    if np.ptp(said) == 0.0 or np.ptp(true) == 0.0:
+        return None
+    return {
+        "pearson": round(float(stats.pearsonr(said, true).statistic), 4),
+        "spearman": round(float(stats.spearmanr(said, true).statistic), 4),
+    }
+
+
+def _condition_means(triples: Sequence[tuple[float, float, str]]) -> list[tuple[float, float]]:
+    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for said, rated, condition in triples:
+        if condition:
+            groups[condition].append((said, rated))
+    return [(float(np.mean([s for s, _ in rows])), float(np.mean([r for _, r in rows]))) for rows in groups.values()]

@@ -1,0 +1,97 @@
+"""What each training step sees: new mixtures, the same ones again with other levels and colours, and rated clips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from service.contract import FeatureSpec
+from training.config import TrainConfig
+from training.examples import Example, MixtureExamples, collate
+from training.mos import MosClips
+
+REUSE_BATCHES = 40  # a mixture is drawn from the last this many batches
+NEW_SHARE = 0.5  # of a reused batch are the newest mixtures
+JITTERED_SHARE = 0.6  # of the mixtures get another level and colour
+SOFTER_DB, LOUDER_DB = 12.0, 2.0  # louder would pass the rail, which the waveform columns would have to show
+COLOUR_DB = 3.0
+DIGITAL_SILENCE = math.log(1e-9)  # log energy below which a row stays as it is: silence has no level
+NEPER_PER_DB = math.log(10.0) / 10.0  # features are natural logs of power
+
+
+def batches(
+    dataset: MixtureExamples, config: TrainConfig, first_step: int, mos: MosClips | None = None
+) -> Iterator[Example]:
+    """Batches from a step on.
+
+    What is new in a batch depends on the step alone, so a resumed run continues the sequence; with `reuse` above 1 its
+    store of earlier mixtures starts empty again.
+    """
+    reuse = config.data.reuse
+    indices = range(first_step // reuse * config.batch_size, config.steps * config.batch_size)
+    loader: DataLoader[Example] = DataLoader(
+        dataset,
+        batch_size=config.batch_size,
+        sampler=indices,
+        num_workers=config.data.workers,
+        collate_fn=collate,
+        prefetch_factor=4 if config.data.workers else None,
+    )
+    rng = np.random.default_rng([config.seed, first_step])
+    step = first_step
+    store: list[Example] = []
+    for fresh in loader:
+        store = [*store[-REUSE_BATCHES + 1 :], fresh]
+        for _ in range(reuse):
+            batch = fresh if reuse == 1 else jitter(_drawn(rng, store, config.batch_size), rng, dataset.front_end.spec)
+            if mos is not None:
+                rated = mos.take(step, config.data.mos_per_batch)
+                batch = (
+                    torch.cat([batch[0], rated[0]]),
+                    torch.cat([batch[1], rated[1]]),
+                    torch.cat([batch[2], rated[2]]),
+                )
+            yield batch
+            step += 1
+
+
+def _drawn(rng: np.random.Generator, store: list[Example], count: int) -> Example:
+    """Half of the newest batch and half of all that are kept."""
+    newest = round(count * NEW_SHARE) if len(store) > 1 else count
+    places = [(len(store) - 1, int(row)) for row in rng.permutation(len(store[-1][0]))[:newest]]
+    while len(places) < count:
+        which = int(rng.integers(len(store)))
+        places.append((which, int(rng.integers(len(store[which][0])))))
+    columns: list[Tensor] = [torch.stack([store[b][part][row] for b, row in places]) for part in range(3)]
+    return columns[0], columns[1], columns[2]
+
+
+def jitter(batch: Example, rng: np.random.Generator, spec: FeatureSpec) -> Example:
+    """Give a share of the mixtures another level and a smooth colour, as another microphone would.
+
+    Args:
+        batch: Features (B, T, F), targets, masks; not changed.
+        rng: What to draw with.
+        spec: Order of the columns.
+    """
+    features, target, mask = batch
+    features = features.clone()
+    bands = spec.mel_bands
+    energy, peak = (bands + spec.waveform_columns.index(name) for name in ("log_energy", "log_peak"))
+    position = np.linspace(0.0, np.pi, bands)
+    for clip in np.flatnonzero(rng.random(len(features)) < JITTERED_SHARE):
+        rows = features[clip]
+        sounding = (rows[:, energy] > DIGITAL_SILENCE).float().unsqueeze(1)
+        gain_db = float(rng.uniform(-SOFTER_DB, LOUDER_DB))
+        waves = sum(rng.normal(0.0, 0.5) * np.cos(k * position + rng.uniform(0.0, 6.28)) for k in (1, 2, 3))
+        colour = torch.from_numpy(np.asarray(gain_db + COLOUR_DB * waves, np.float32) * np.float32(NEPER_PER_DB))
+        rows[:, :bands] += colour * sounding
+        rows[:, energy] += gain_db * NEPER_PER_DB * sounding[:, 0]
+        rows[:, peak] += gain_db * NEPER_PER_DB / 2.0 * sounding[:, 0]
+        rows[:, :bands].clamp_(min=math.log(spec.log_floor))
+    return features, target, mask

@@ -1,0 +1,107 @@
+"""Join corpora and hold whole sources out: `python -m training.join OUT FOLDER [FOLDER …]`.
+
+Writes two corpus folders: OUT, where `valid` is what early stopping, calibration and thresholds are chosen on, and
+OUT-figures, where `valid` is what figures are reported on. Sources without training rows are dealt out to the two in
+turn; rows of sources that training knows are divided by speaker or recording, speech of them only to the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.corpora.manifest import COLUMNS, MANIFEST_NAME, ManifestError, read_manifest
+
+Row = dict[str, str]
+
+
+def read_rows(folders: Sequence[Path]) -> list[Row]:
+    """Rows of all folders, paths behind each folder's number.
+
+    A speaker or recording that one folder trains on and another holds out is held out.
+
+    Raises:
+        ManifestError: A manifest cannot be used.
+    """
+    rows: list[Row] = []
+    for number, folder in enumerate(folders):
+        read_manifest(folder)
+        with (folder / MANIFEST_NAME).open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                rows.append({name: row[name] for name in COLUMNS} | {"path": f"part{number}/{row['path']}"})
+    held = {_group(row) for row in rows if row["split"] != "train"}
+    return [row for row in rows if row["split"] != "train" or _group(row) not in held]
+
+
+def _group(row: Row) -> str:
+    return f"{row['source']}/{row['speaker'] or row['original']}"
+
+
+def divide(rows: Sequence[Row]) -> dict[str, str]:
+    """Which half (`choose` or `figures`) every source without training rows belongs to, alternating by length."""
+    known = {row["source"] for row in rows if row["split"] == "train"}
+    seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for row in rows:
+        if row["source"] not in known and row["kind"] != "real_noisy":
+            seconds[row["kind"]][row["source"]] += float(row["seconds"])
+    half: dict[str, str] = {}
+    for kind in sorted(seconds):
+        for place, source in enumerate(sorted(seconds[kind], key=lambda name: -seconds[kind][name])):
+            half.setdefault(source, "choose" if place % 2 == 0 else "figures")
+    return half
+
+
+def half_of(row: Row, half: dict[str, str]) -> str:
+    """`choose` or `figures` for a row that is not of the training split."""
+    if row["source"] in half:
+        return half[row["source"]]
+    if row["kind"] == "speech":
+        return "choose"
+    return "figures" if zlib.crc32(_group(row).encode()) % 2 else "choose"
+
+
+def join(out: Path, folders: Sequence[Path]) -> list[Path]:
+    """Write the two corpus folders; returns them."""
+    rows = read_rows(folders)
+    half = divide(rows)
+    made = []
+    for name, folder in (("choose", out), ("figures", out.with_name(out.name + "-figures"))):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, part in enumerate(folders):
+            link = folder / f"part{number}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(part.resolve(), target_is_directory=True)
+        with (folder / MANIFEST_NAME).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=COLUMNS)
+            writer.writeheader()
+            for row in rows:
+                split = row["split"]
+                if split != "train":
+                    split = "valid" if half_of(row, half) == name else "test"
+                writer.writerow(row | {"split": split})
+        made.append(folder)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m training.join", description=__doc__)
+    parser.add_argument("out", type=Path, help="corpus folder to write; OUT-figures is written beside it")
+    parser.add_argument("folders", type=Path, nargs="+", help="corpora to join")
+    options = parser.parse_args(argv)
+    try:
+        made = join(options.out, options.folders)
+    except ManifestError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print("\n".join(f"{folder}: {len(read_manifest(folder))} rows" for folder in made))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
