@@ -63,6 +63,14 @@ class LogLevel(StrEnum):
 
 
 Model = Annotated[Path | None, typer.Option(help="Model file, instead of SPEECHQC_MODEL_PATH.", show_default=False)]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-key-file",
+        help="File with the API key for the server, instead of SPEECHQC_API_KEY.",
+        show_default=False,
+    ),
+]
 On = Annotated[Device | None, typer.Option("--device", help="Where inference runs.", show_default=False)]
 
 app = typer.Typer(
@@ -132,6 +140,7 @@ def _inspect(
     url: Annotated[
         str | None, typer.Option(help="Ask this server instead of running the model here.", show_default=False)
     ] = None,
+    api_key_file: KeyFile = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -147,7 +156,9 @@ def _inspect(
     from service.commands.inspecting import inspect
 
     question = Question(profile, labels, channels.value, frames, explain)
-    command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, _value(device))
+    command = InspectCommand(
+        files, form, out, question, scores, fail_on, url, plot, model, _value(device), api_key_file
+    )
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))
 
@@ -188,6 +199,7 @@ def _serve(
 def _stream(
     source: Annotated[str, typer.Argument(help="A recording, or - for raw samples on standard input.", metavar="FILE")],
     url: Annotated[str, typer.Option(help="Server to play into.")] = "ws://127.0.0.1:8000",
+    api_key_file: KeyFile = None,
     realtime: Annotated[
         bool | None,
         typer.Option(
@@ -216,7 +228,18 @@ def _stream(
     from service.commands.streaming import StreamCommand, stream
 
     command = StreamCommand(
-        source, url, realtime, encoding.value, rate, channels, emit_ms, labels, profile, fail_on, as_json
+        source,
+        url,
+        realtime,
+        encoding.value,
+        rate,
+        channels,
+        emit_ms,
+        labels,
+        profile,
+        fail_on,
+        as_json,
+        api_key_file,
     )
     with _quiet_log():
         _run(lambda: stream(command))
@@ -236,6 +259,7 @@ def _capacity(
     url: Annotated[
         str | None, typer.Option(help="Measure this server instead of starting one here.", show_default=False)
     ] = None,
+    api_key_file: KeyFile = None,
     workers: Annotated[
         int | None, typer.Option(min=1, max=64, help="Processes of the server to start.", show_default=False)
     ] = None,
@@ -245,7 +269,8 @@ def _capacity(
     from service.capacity.trial import Conditions
     from service.commands.capacity import CapacityOptions, capacity
 
-    options = CapacityOptions(p99_ms, Conditions(message_ms, emit_ms, seconds), most, 60 * minutes_limit, url, workers)
+    conditions = Conditions(message_ms, emit_ms, seconds)
+    options = CapacityOptions(p99_ms, conditions, most, 60 * minutes_limit, url, workers, api_key_file)
     with _quiet_log():
         _run(lambda: capacity(options, as_json=as_json))
 

@@ -36,6 +36,7 @@ from service.api.messages import (
 )
 from service.audio.decode import Encoding as Encoding
 from service.audio.g711 import encode_alaw, encode_mulaw
+from service.credentials import bearer
 from service.live.commands import CloseStream, Configure, Finalize, KeepAlive
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ class StreamClient:
         labels: Sequence[str] | None = None,
         profile: str | None = None,
         session_name: str | None = None,
+        api_key: str | None = None,
         open_timeout_s: float = 10.0,
     ) -> _Connecting:
         """Open a stream; await it, or use it with `async with`, which closes it in order.
@@ -166,18 +168,20 @@ class StreamClient:
             labels: To be sent; all by default.
             profile: Limits of the verdict.
             session_name: Comes back in `ready` and `summary`.
+            api_key: Sent as `Authorization: Bearer …`, where the server has keys; take it from a file or the
+                environment, not from the source.
             open_timeout_s: Longest wait for `ready`.
 
         Raises:
             StreamClosed: The server refused the stream; it says why.
             NoStream: Nobody answers there, or not in time, or it is another service; an OSError that says what to do.
-            ValueError: The address is of another kind.
+            ValueError: The address is of another kind, or the key holds what no header can.
         """
         address = stream_url(
             url, encoding=encoding, sample_rate=sample_rate, channels=channels, emit_ms=emit_ms,
             labels=None if labels is None else ",".join(labels), profile=profile, session_name=session_name,
         )  # fmt: skip
-        return _Connecting(address, encoding, channels, open_timeout_s)
+        return _Connecting(address, encoding, channels, open_timeout_s, bearer(api_key))
 
     async def send(self, audio: bytes | bytearray | memoryview | NDArray[np.float32]) -> None:
         """Send audio; waits while the server is behind.
@@ -311,8 +315,11 @@ class StreamClient:
 class _Connecting:
     """A stream about to be opened: awaitable, and a context manager of the opened one."""
 
-    def __init__(self, address: str, encoding: Encoding, channels: int, timeout_s: float) -> None:
+    def __init__(
+        self, address: str, encoding: Encoding, channels: int, timeout_s: float, headers: dict[str, str]
+    ) -> None:
         self._address, self._encoding, self._channels, self._timeout_s = address, encoding, channels, timeout_s
+        self._headers = headers
         self._stream: StreamClient | None = None
 
     def __await__(self) -> Generator[Any, None, StreamClient]:
@@ -331,7 +338,9 @@ class _Connecting:
     async def _open(self) -> StreamClient:
         try:
             async with asyncio.timeout(self._timeout_s):
-                socket = await connect(self._address, compression=None, max_size=MAX_MESSAGE_BYTES)
+                socket = await connect(
+                    self._address, compression=None, max_size=MAX_MESSAGE_BYTES, additional_headers=self._headers
+                )
                 try:
                     ready = await self._first_message(socket)
                 except BaseException:

@@ -21,6 +21,8 @@ MODEL_NAME = "speech-qc-base.onnx"
 PREFIX = "SPEECHQC_"
 CONFIG_VARIABLE = "SPEECHQC_CONFIG"
 """Names the file with settings; a variable only, since a file cannot name itself."""
+API_KEY_VARIABLE = "SPEECHQC_API_KEY"
+"""The key that clients of this package send; no setting of a server."""
 
 HIDDEN = "**********"
 
@@ -232,7 +234,7 @@ def is_secret(name: str) -> bool:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that set nothing: misspelt, or of another version."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE, API_KEY_VARIABLE}
     return sorted(name for name in environment if name.startswith(PREFIX) and name.upper() not in known)
 
 
