@@ -67,6 +67,8 @@ def create_app(
         metrics.watch_places(streams)
         app.state.parts = AppState(settings, profiles, metrics, models, streams, policy.ring, Quotas(settings), member)
         await models.start()
+        if member is not None:
+            member.offer_reload(models.reload_told)
         watcher: asyncio.Task[None] | None = None
         if settings.model_watch_s:
             watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))

@@ -10,8 +10,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from service.assembly import make_engine, make_runner
 from service.contract import ModelContract
@@ -157,6 +157,19 @@ class Generations:
             return await self._reload()
         finally:
             self._reloading = False
+
+    async def reload_told(self) -> dict[str, Any]:
+        """Reload, and say how it went as one process tells another, see `service.workers.reloading`."""
+        try:
+            done = await self.reload()
+        except ReloadFailed as error:
+            return {
+                "outcome": "failed",
+                "message": error.message,
+                **asdict(self.current.identity),
+                "old": len(self._old),
+            }
+        return {"outcome": done.outcome, "message": "", **asdict(done.identity), "old": done.old}
 
     async def _reload(self) -> Reloaded:
         try:
