@@ -57,6 +57,7 @@ def create_app(
     metrics.describe(first)
     metrics.live_channels_limit.set(settings.max_streams)
     metrics.uploads_limit.set(settings.max_uploads)
+    metrics.connections_limit.set(settings.connections_limit)
     if member is not None:
         member.offer(lambda: generate_latest(metrics.registry).decode())
 
@@ -92,7 +93,7 @@ def create_app(
         openapi_tags=_TAGS,
         telemetry=_NO_TELEMETRY,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.metrics = settings, metrics
     faults.install(app)
     for routes in (inspect, stream, keys, ops, pages):
         app.include_router(routes.router)

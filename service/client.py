@@ -11,6 +11,7 @@ Knows the wire and nothing of the server behind it.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket as sockets
 import ssl
@@ -46,6 +47,8 @@ PATH = "/v1/stream"
 MAX_WAITING = 1_000
 """Messages that wait for somebody who iterates; 100 s at the default interval."""
 
+REFUSED = 1013
+"""Try again later: what a server's refusal before the upgrade comes to, which has no close frame."""
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """A summary may list ten thousand events of two channels."""
 
@@ -102,6 +105,14 @@ def _no_stream(url: str, error: Exception, timeout_s: float) -> NoStream:
         came = f"what answers there speaks no WebSocket ({error})"
         advice = "correct the port, and take wss or https for a server with TLS"
     return NoStream(url, came, advice)
+
+
+def _refusal(error: InvalidStatus) -> StreamError | None:
+    """What a speech-qc server said that refused the upgrade itself; None of anybody else."""
+    try:
+        return StreamError.model_validate({"type": "error", **json.loads(error.response.body or b"")})
+    except (ValueError, TypeError):  # no JSON, no object, or another one
+        return None
 
 
 def stream_url(url: str, **options: str | int | None) -> str:
@@ -349,6 +360,8 @@ class _Connecting:
         except NoStream:
             raise
         except (OSError, WebSocketException) as error:
+            if isinstance(error, InvalidStatus) and (said := _refusal(error)) is not None:
+                raise StreamClosed(REFUSED, "", said) from error
             raise _no_stream(self._address, error, self._timeout_s) from error
         return StreamClient(socket, ready, self._encoding, self._channels)
 

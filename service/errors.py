@@ -14,6 +14,7 @@
     │  └─ ReloadFailed         409 / 1008   the model was not replaced; the old one serves on
     ├─ CapacityError      try again later
     │  ├─ Overloaded           429 / 1013   no room now
+    │  ├─ TooManyConnections   503 / 1013   no room for another connection, whatever it asks
     │  ├─ Draining             503 / 1012   the server is going away
     │  └─ DeadlineExceeded     504 / 1013   accepted, but not answered in time
     ├─ InferenceError          500 / 1011   this step failed; the next may not
@@ -155,6 +156,15 @@ class Overloaded(CapacityError):
     code = "overloaded"
     http_status = 429
     ws_close = 1013
+
+
+class TooManyConnections(CapacityError):
+    """As many connections are open as one process takes; a stream is refused before its upgrade."""
+
+    code = "too_many_connections"
+    http_status = 503
+    ws_close = 1013
+    retry_after_s = 5
 
 
 class Draining(CapacityError):

@@ -26,6 +26,7 @@ from service.errors import (
     ReloadFailed,
     SpeechQCError,
     StartupError,
+    TooManyConnections,
     Unauthorized,
 )
 from service.histogram import BatchHistogram
@@ -65,7 +66,7 @@ def error_codes() -> tuple[str, ...]:
     found, waiting = [SpeechQCError.code], SpeechQCError.__subclasses__()
     while waiting:
         kind = waiting.pop(0)
-        if kind not in (StartupError, NotFound, MethodNotAllowed, ReloadFailed):
+        if kind not in (StartupError, NotFound, MethodNotAllowed, ReloadFailed, TooManyConnections):
             waiting += kind.__subclasses__()
             if not kind.__subclasses__():
                 found.append(kind.code)
@@ -144,6 +145,13 @@ class Metrics:
             "speechqc_refusals_total", "Streams, uploads and chunks refused at the door, by reason.", ["reason"],
             registry=registry,
         )  # fmt: skip
+        self.connections = Gauge("speechqc_connections", "Connections open now.", registry=registry)
+        self.connections_limit = Gauge("speechqc_connections_limit", "Connections that are taken.", registry=registry)
+        self.connections_refused = Counter(
+            "speechqc_connections_refused_total",
+            "Requests and streams refused because of SPEECHQC_MAX_CONNECTIONS, and connections closed unheard.",
+            registry=registry,
+        )
         self.access_refusals = Counter(
             "speechqc_access_refusals_total", "Requests that may not come in, by error code.", ["reason"],
             registry=registry,

@@ -25,6 +25,11 @@ API_KEY_VARIABLE = "SPEECHQC_API_KEY"
 """The key that clients of this package send; no setting of a server."""
 
 HIDDEN = "**********"
+SPARE_CONNECTIONS = 256
+"""Beside streams and uploads: pages, scrapes, connections kept alive, and those who are about to be refused."""
+RESERVED_CONNECTIONS = 16
+"""Beyond the limit, still heard so that health and metrics are answered and others are told why not; whatever comes
+beyond these is closed unheard."""
 
 
 def default_model_path() -> Path:
@@ -144,6 +149,9 @@ class Settings(BaseSettings):
     """Comma-separated origins (`https://app.example.com`) whose web pages may call from a browser; `*`: all. Pages of
     this server itself always may."""
 
+    max_connections: int = Field(default=0, ge=0, le=1_000_000)
+    """Connections that one process takes at the same time, whatever they ask; further ones get 503, but for health and
+    metrics. 0: the places for streams and uploads, and 256 more."""
     max_header_bytes: int = Field(default=32 * 1024, ge=4096, le=1024 * 1024)
     """Largest head of a request: its first line and all headers, bytes."""
     max_query_bytes: int = Field(default=4096, ge=256, le=64 * 1024)
@@ -160,6 +168,11 @@ class Settings(BaseSettings):
     """Longest work on one upload, decoding and inference together, seconds; waiting for its bytes does not count."""
     max_decoded_samples: int = Field(default=4_000_000_000, ge=8000)
     """Most samples that one recording may decode to, all channels together, whatever its compressed size."""
+
+    @property
+    def connections_limit(self) -> int:
+        """What `max_connections` comes to."""
+        return self.max_connections or self.max_streams + self.max_uploads + SPARE_CONNECTIONS
 
 
 def load_settings(**overrides: object) -> Settings:

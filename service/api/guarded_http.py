@@ -1,22 +1,30 @@
-"""uvicorn's HTTP protocol with bounds that it lacks, on the head of a request and on a client that does not read.
+"""uvicorn's HTTP protocol with bounds that it lacks: on heads, on clients that do not read, on connections.
 
 Without them one connection could fill the memory with a header without an end, or hold a descriptor or an answer for
-ever. It builds on attributes of uvicorn's class that are not documented; `tests/faults/test_slow_clients.py` fails when
-they change.
+ever, and many could use up all descriptors, after which nobody is heard, the supervisor's health check included.
+uvicorn's own `limit_concurrency` would refuse that check as well, and a supervisor that hears nothing kills the process
+with all its streams; it counts neither idle connections nor streams that ask for their upgrade, and tells no client
+when to come back. This class builds on attributes of uvicorn's that are not documented; `tests/faults/` fails when they
+change.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.settings import Settings
+from service.errors import TooManyConnections
+from service.report import to_json
+from service.settings import RESERVED_CONNECTIONS, Settings
 
 logger = logging.getLogger("service.access")
+
+SPARED = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 LOOKS = 4
 """Looks at a connection within its shortest time-out."""
@@ -24,8 +32,9 @@ LOOKS = 4
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of a connection; see the settings of the same names."""
+    """Bounds of a connection and of their number; see the settings of the same names."""
 
+    max_connections: int
     max_header_bytes: int
     header_timeout_s: float
     read_timeout_s: float
@@ -33,13 +42,16 @@ class ConnectionLimits:
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
         """As the settings say."""
-        return cls(settings.max_header_bytes, settings.header_timeout_s, settings.read_timeout_s)
+        return cls(
+            settings.connections_limit, settings.max_header_bytes, settings.header_timeout_s, settings.read_timeout_s
+        )
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
-    """One connection; `guarded` binds the limits, since uvicorn makes the objects."""
+    """One connection; `guarded` binds the limits and the counter, since uvicorn makes the objects."""
 
     limits: ConnectionLimits
+    on_refused: staticmethod[[], None]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -48,6 +60,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._head_since_s: float | None = None
         self._unsent_bytes, self._unsent_since_s = 0, 0.0
         self._look: asyncio.TimerHandle | None = None
+        self._is_beyond = False
+        self._application = self.app
 
     @property
     def is_new(self) -> bool:
@@ -55,8 +69,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         return not self._asked and not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to look at the connection."""
+        """Begin to look at the connection, unless there are far too many."""
         super().connection_made(transport)
+        self._is_beyond = len(self.connections) > self.limits.max_connections
+        if len(self.connections) > self.limits.max_connections + RESERVED_CONNECTIONS:
+            self._refuse_connection()
+            return
         self._head_since_s = self.loop.time()  # one that never says anything has a head that is not complete
         self._tick()
 
@@ -67,6 +85,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Refuse a head that is too long before all of it is kept."""
+        if self.transport.is_closing():
+            return
         if self._head_since_s is None and not self._in_head and self._between_requests():
             self._head_since_s = self.loop.time()
         if self._head_since_s is not None:
@@ -99,6 +119,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete: from here on the body has its own bounds."""
         self._asked, self._in_head, self._head_since_s, self._head_bytes = True, False, None, 0
+        self.app = self._spared if self._has_no_room() else self._application
         super().on_headers_complete()
 
     def _count(self, size: int) -> None:
@@ -117,7 +138,49 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """From here on the socket has its own bounds."""
         self._stop_looking()
-        super().handle_websocket_upgrade()
+        if self._has_no_room():
+            self._refuse_connection()
+        else:
+            super().handle_websocket_upgrade()
+
+    def _has_no_room(self) -> bool:
+        """Whether this connection is one too many, still."""
+        self._is_beyond = self._is_beyond and len(self.connections) > self.limits.max_connections
+        return self._is_beyond
+
+    async def _spared(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application of a connection too many."""
+        if scope["path"] in SPARED:
+            await self._application(scope, receive, send)
+            return
+        self.on_refused()
+        headers, body = self._refusal()
+        await send({"type": "http.response.start", "status": TooManyConnections.http_status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _refuse_connection(self) -> None:
+        """Answer at once, in bytes: there may be no request, and the one for a stream has no application here."""
+        self.on_refused()
+        headers, body = self._refusal()
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\n%b\r\n%b" % (lines, body))
+        self.transport.close()
+
+    def _refusal(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        limit, retry_after_s = self.limits.max_connections, TooManyConnections.retry_after_s
+        error = TooManyConnections(
+            f"expected at most {limit} connections at the same time, this is one more: close those that are not used, "
+            f"try again in {retry_after_s} s, or raise SPEECHQC_MAX_CONNECTIONS",
+            max_connections=limit,
+            retry_after_s=retry_after_s,
+        )
+        body = to_json(error.body())
+        return [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"retry-after", b"%d" % (retry_after_s or 0)),
+            (b"connection", b"close"),
+        ], body
 
     def _refuse_head(self) -> None:
         text = (
@@ -162,6 +225,12 @@ class _HeadTooLong(Exception):
     """Ends the parsing of a head; uvicorn's class takes it for a request that cannot be parsed."""
 
 
-def guarded(settings: Settings) -> type[GuardedHttpProtocol]:
-    """The protocol with the limits of these settings, as `http` of uvicorn's options."""
-    return type("BoundGuardedHttpProtocol", (GuardedHttpProtocol,), {"limits": ConnectionLimits.of(settings)})
+def guarded(settings: Settings, on_refused: Callable[[], None]) -> type[GuardedHttpProtocol]:
+    """The protocol with the limits of these settings, as `http` of uvicorn's options.
+
+    Args:
+        settings: The limits.
+        on_refused: Called for each that is refused because there are too many.
+    """
+    bound = {"limits": ConnectionLimits.of(settings), "on_refused": staticmethod(on_refused)}
+    return type("BoundGuardedHttpProtocol", (GuardedHttpProtocol,), bound)

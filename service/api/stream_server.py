@@ -22,6 +22,7 @@ from service.api.audio_socket import AudioSocketProtocol
 from service.api.deps import AppState
 from service.api.guarded_http import GuardedHttpProtocol, guarded
 from service.errors import ReloadFailed, SettingsError
+from service.metrics import Metrics
 from service.settings import Settings
 
 GC_THRESHOLDS = (100_000, 50, 100)
@@ -45,14 +46,16 @@ class StreamServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, *, on_started: Callable[[], Awaitable[None]] | None = None, **config: Any) -> None:
         settings: Settings = app.state.settings
+        metrics: Metrics = app.state.metrics
         defaults: dict[str, Any] = {
-            "http": guarded(settings),
+            "http": guarded(settings, metrics.connections_refused.inc),
             "ws": AudioSocketProtocol,
             "ws_per_message_deflate": False,  # compressing each message costs more than it saves on a local line
             # Twice what a stream takes, so that its own error, which says what to do, comes before a bare close.
             "ws_max_size": 2 * settings.stream_max_message_bytes,
         }
         super().__init__(uvicorn.Config(app, **(defaults | config)))
+        metrics.connections.set_function(lambda: len(self.server_state.connections))
         self._application = app
         self._on_started = on_started
         self._reloads: set[asyncio.Task[None]] = set()

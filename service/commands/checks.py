@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from service.errors import SpeechQCError, StartupError
-from service.settings import PREFIX, Settings, unknown_variables
+from service.settings import PREFIX, RESERVED_CONNECTIONS, Settings, unknown_variables
 
 State = Literal["ok", "warn", "fail"]
 
@@ -163,16 +163,21 @@ def check_descriptors(settings: Settings, limit: int | None = None) -> Finding:
     """Whether a process may open as many files as its places need.
 
     Args:
-        settings: Places.
+        settings: Places and connections.
         limit: Instead of this process's own.
     """
+    wanted = settings.connections_limit + RESERVED_CONNECTIONS + SPARE_DESCRIPTORS
     needed = settings.max_streams + settings.max_uploads + SPARE_DESCRIPTORS
     limit = _descriptor_limit() if limit is None else limit
     if limit is None:
         return Finding("open files", "ok", "this system has no limit that could be read")
     text = f"a process may open {limit}, its places need {needed}"
     if limit < needed:
-        return Finding("open files", "fail", text, f"ulimit -n {needed}, or LimitNOFILE={needed} in the unit")
+        return Finding("open files", "fail", text, f"ulimit -n {wanted}, or LimitNOFILE={wanted} in the unit")
+    if limit < wanted:
+        text = f"a process may open {limit}, its {settings.connections_limit} connections need {wanted}"
+        advice = f"ulimit -n {wanted}, LimitNOFILE={wanted} in the unit, or lower SPEECHQC_MAX_CONNECTIONS"
+        return Finding("open files", "warn", text, advice)
     return Finding("open files", "ok", text)
 
 

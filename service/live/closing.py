@@ -19,6 +19,7 @@ ADVICE: dict[str, str] = {
     "forbidden": "this key or this web page may not do that",
     "request_timeout": "send faster",
     "overloaded": "retry after {retry_after_s} s, or use another server",
+    "too_many_connections": "retry after {retry_after_s} s, or use another server",
     "draining": "server goes away: reconnect to another one, or retry after {retry_after_s} s",
     "deadline_exceeded": "too busy: retry after {retry_after_s} s, or use another server",
     "inference_error": "scoring failed: reconnect and go on",

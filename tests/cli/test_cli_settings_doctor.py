@@ -107,8 +107,11 @@ def test_doctor_says_what_is_wrong_with_a_model(
 def test_places_need_descriptors() -> None:
     settings = Settings(max_streams=1000, max_uploads=8)
     assert check_descriptors(settings, 1071).state == "fail"
-    assert "ulimit -n 1072" in check_descriptors(settings, 1071).advice
-    assert check_descriptors(settings, 1072).state == "ok"
+    assert "ulimit -n 1344" in check_descriptors(settings, 1071).advice
+    assert check_descriptors(settings, 1072).state == check_descriptors(settings, 1343).state == "warn"
+    assert check_descriptors(settings, 1344).state == "ok"
+    few = Settings(max_streams=1000, max_uploads=8, max_connections=1000)
+    assert check_descriptors(few, 1080).state == "ok"
 
 
 def test_places_need_memory_and_processes_need_cores() -> None:
