@@ -20,6 +20,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -128,7 +129,9 @@ def write_keys(path: Path, keys: Iterable[Key]) -> None:
             os.chmod(beside, path.stat().st_mode & 0o777)
         os.replace(beside, path)
     except OSError as error:
-        raise SettingsError(f"the keys file {path} cannot be written: {error}") from error
+        with suppress(OSError):  # as on a full disk: nothing is left of the attempt
+            os.unlink(beside)
+        raise SettingsError(f"the keys file {path} cannot be written: {error}; it is as it was") from error
 
 
 class KeyRing:
