@@ -19,6 +19,8 @@ COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir --no-index --find-links /wheels speech-qc && rm -rf /wheels \
  && useradd --system --uid 10001 speechqc
 USER 10001
+# Inside a container every address is reached from outside, so without keys it does not start unless it is told that the
+# port is published on loopback alone: docker run -p 127.0.0.1:8000:8000 -e SPEECHQC_ALLOW_ANONYMOUS=true speech-qc
 ENV SPEECHQC_HOST=0.0.0.0 PYTHONUNBUFFERED=1
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \

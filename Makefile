@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SAMPLE := examples/sample.wav
 
 .DEFAULT_GOAL := help
-.PHONY: help inspect test check format test-gpu run bench train-tiny clean
+.PHONY: help inspect test check format test-gpu fuzz sbom audit run bench train-tiny clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -47,6 +47,22 @@ test-gpu: $(VENV)/.dev  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pip install --quiet --editable '.[cuda]'
 	$(BIN)/python -m pytest -m gpu
 
+fuzz: $(VENV)/.dev  ## Send 10000 broken recordings and 1000 conversations, print the counts
+	$(BIN)/python -m tests.fuzz --recordings 10000 --conversations 1000
+
+# Tools that look at an environment live in one of their own, so that they do not find themselves.
+$(VENV)-tools/.done: | $(VENV)/.runtime
+	$(PYTHON) -m venv $(VENV)-tools
+	$(VENV)-tools/bin/python -m pip install --quiet 'cyclonedx-bom>=5' 'pip-audit>=2.7'
+	@touch $@
+
+sbom: $(VENV)-tools/.done  ## Write sbom.json, a CycloneDX list of everything that is installed
+	$(VENV)-tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o sbom.json $(BIN)/python
+
+audit: $(VENV)-tools/.done  ## Look for known vulnerabilities of what is installed; needs the network
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)-tools/installed.txt
+	$(VENV)-tools/bin/pip-audit --strict --disable-pip --no-deps -r $(VENV)-tools/installed.txt
+
 run: $(VENV)/.runtime  ## Start the server on 127.0.0.1:8000
 	$(BIN)/speech-qc serve
 
@@ -57,4 +73,4 @@ train-tiny: $(VENV)/.dev  ## Train the tiny configuration; DATA=folder with mani
 	$(BIN)/python -m training.train training/configs/tiny.yaml --data $(DATA) --out runs/tiny
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-tools sbom.json .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import generate_latest
+from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
-from service.api import faults, inspect, ops, pages, stream
+from service.api import faults, inspect, keys, ops, pages, stream
+from service.api.access import Access, Policy
 from service.api.deps import AppState
 from service.api.middleware import RequestContext
-from service.assembly import make_engine, make_runner
+from service.assembly import make_runner
+from service.callers import Quotas
 from service.engine import Runner
 from service.errors import SettingsError
+from service.generations import Generations, Load
 from service.live.hub import StreamHub
 from service.metrics import Metrics
 from service.scoring import Profiles, load_profiles
-from service.session import ChunkReader
 from service.settings import Settings
-from service.tracing import make_tracing
+from service.tracing import Tracing, make_tracing
+from service.watching import watch_file
 from service.workers.member import Member
-
-logger = logging.getLogger("service")
 
 DESCRIPTION = """
 Hears noise and interference in speech: scores for every 20 ms, events with their times and causes, levels, a summary
@@ -34,47 +35,52 @@ and a verdict. `POST /v1/inspect` takes a recording.
 """
 
 
-def create_app(settings: Settings, runner: Runner | None = None, member: Member | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, runner: Runner | None = None, member: Member | None = None, load: Load = make_runner
+) -> FastAPI:
     """Build one server.
 
     Args:
         settings: All settings.
         runner: A model that is loaded already; by default the file of the settings is loaded now.
         member: This process among several workers; None when it is the only one.
+        load: Loads the model file, now and at every reload.
 
     Raises:
-        StartupError: Settings, profiles, model or device are not fit for service; nothing was started.
+        StartupError: Settings, keys, profiles, model or device are not fit for service; nothing was started.
     """
     profiles = checked_profiles(settings)
-    runner = runner or make_runner(settings)
+    policy = Policy.of(settings)
+    first = runner or load(settings)
     tracing = make_tracing(settings.otel)
     metrics = Metrics()
-    metrics.describe(runner)
+    metrics.describe(first)
     metrics.live_channels_limit.set(settings.max_streams)
     metrics.uploads_limit.set(settings.max_uploads)
+    metrics.connections_limit.set(settings.connections_limit)
     if member is not None:
         member.offer(lambda: generate_latest(metrics.registry).decode())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reader = ChunkReader(runner.contract)
-        engine = make_engine(settings, runner, metrics, reader)
+        models = Generations(settings, first, metrics, load)
         streams = StreamHub(settings.max_streams)
-        metrics.watch(engine, streams)
-        app.state.parts = AppState(settings, profiles, metrics, runner, engine, reader, streams, member)
-        await engine.start()
-        logger.info(
-            "ready: model %s %s (%s) on %s",
-            runner.contract.name,
-            runner.contract.version,
-            runner.sha256[:12],
-            runner.provider,
-        )
+        metrics.watch_places(streams)
+        app.state.parts = AppState(settings, profiles, metrics, models, streams, policy.ring, Quotas(settings), member)
+        await models.start()
+        if member is not None:
+            member.offer_reload(models.reload_told)
+        watcher: asyncio.Task[None] | None = None
+        if settings.model_watch_s:
+            watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
         try:
             yield
         finally:
+            if watcher is not None:
+                watcher.cancel()
+                await asyncio.wait({watcher})
             await streams.drain(settings.drain_s)
-            await asyncio.shield(engine.drain(settings.drain_s))
+            await asyncio.shield(models.drain(settings.drain_s))
             if member is not None:
                 member.close()
             await asyncio.to_thread(tracing.close)
@@ -87,14 +93,26 @@ def create_app(settings: Settings, runner: Runner | None = None, member: Member 
         openapi_tags=_TAGS,
         telemetry=_NO_TELEMETRY,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.metrics = settings, metrics
     faults.install(app)
-    app.include_router(inspect.router)
-    app.include_router(stream.router)
-    app.include_router(ops.router)
-    app.include_router(pages.router)
-    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
+    for routes in (inspect, stream, keys, ops, pages):
+        app.include_router(routes.router)
+    _add_middleware(app, policy, metrics, tracing)
     return app
+
+
+def _add_middleware(app: FastAPI, policy: Policy, metrics: Metrics, tracing: Tracing) -> None:
+    """The last one added is the first to see a request."""
+    app.add_middleware(Access, policy=policy, metrics=metrics)
+    if policy.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(policy.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "Content-Type"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
 
 
 def checked_profiles(settings: Settings) -> Profiles:
@@ -118,5 +136,6 @@ our settings say. Older versions ignore the word."""
 
 _TAGS = [
     {"name": "inspect", "description": "Recordings and the model that hears them."},
+    {"name": "access", "description": "Tokens, and what needs an admin key."},
     {"name": "health", "description": "For balancers, supervisors and Prometheus."},
 ]

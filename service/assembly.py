@@ -73,4 +73,6 @@ def make_engine(
 
 def decode_limits(settings: Settings) -> DecodeLimits:
     """Bounds of one recording."""
-    return DecodeLimits(settings.max_upload_bytes, settings.max_duration_s, settings.max_channels)
+    return DecodeLimits(
+        settings.max_upload_bytes, settings.max_duration_s, settings.max_channels, settings.max_decoded_samples
+    )

@@ -63,6 +63,14 @@ class LogLevel(StrEnum):
 
 
 Model = Annotated[Path | None, typer.Option(help="Model file, instead of SPEECHQC_MODEL_PATH.", show_default=False)]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-key-file",
+        help="File with the API key for the server, instead of SPEECHQC_API_KEY.",
+        show_default=False,
+    ),
+]
 On = Annotated[Device | None, typer.Option("--device", help="Where inference runs.", show_default=False)]
 
 app = typer.Typer(
@@ -132,6 +140,7 @@ def _inspect(
     url: Annotated[
         str | None, typer.Option(help="Ask this server instead of running the model here.", show_default=False)
     ] = None,
+    api_key_file: KeyFile = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -147,7 +156,9 @@ def _inspect(
     from service.commands.inspecting import inspect
 
     question = Question(profile, labels, channels.value, frames, explain)
-    command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, _value(device))
+    command = InspectCommand(
+        files, form, out, question, scores, fail_on, url, plot, model, _value(device), api_key_file
+    )
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))
 
@@ -188,6 +199,7 @@ def _serve(
 def _stream(
     source: Annotated[str, typer.Argument(help="A recording, or - for raw samples on standard input.", metavar="FILE")],
     url: Annotated[str, typer.Option(help="Server to play into.")] = "ws://127.0.0.1:8000",
+    api_key_file: KeyFile = None,
     realtime: Annotated[
         bool | None,
         typer.Option(
@@ -216,7 +228,18 @@ def _stream(
     from service.commands.streaming import StreamCommand, stream
 
     command = StreamCommand(
-        source, url, realtime, encoding.value, rate, channels, emit_ms, labels, profile, fail_on, as_json
+        source,
+        url,
+        realtime,
+        encoding.value,
+        rate,
+        channels,
+        emit_ms,
+        labels,
+        profile,
+        fail_on,
+        as_json,
+        api_key_file,
     )
     with _quiet_log():
         _run(lambda: stream(command))
@@ -236,6 +259,7 @@ def _capacity(
     url: Annotated[
         str | None, typer.Option(help="Measure this server instead of starting one here.", show_default=False)
     ] = None,
+    api_key_file: KeyFile = None,
     workers: Annotated[
         int | None, typer.Option(min=1, max=64, help="Processes of the server to start.", show_default=False)
     ] = None,
@@ -245,7 +269,8 @@ def _capacity(
     from service.capacity.trial import Conditions
     from service.commands.capacity import CapacityOptions, capacity
 
-    options = CapacityOptions(p99_ms, Conditions(message_ms, emit_ms, seconds), most, 60 * minutes_limit, url, workers)
+    conditions = Conditions(message_ms, emit_ms, seconds)
+    options = CapacityOptions(p99_ms, conditions, most, 60 * minutes_limit, url, workers, api_key_file)
     with _quiet_log():
         _run(lambda: capacity(options, as_json=as_json))
 
@@ -284,6 +309,49 @@ def _doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
 
     with _quiet_log():
         _run(lambda: doctor(as_json=as_json))
+
+
+keys_app = typer.Typer(help="Make, list and remove API keys.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+KeysFile = Annotated[
+    Path | None, typer.Option("--file", help="Keys file, instead of SPEECHQC_API_KEYS_FILE.", show_default=False)
+]
+
+
+@keys_app.command("add")
+def _keys_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; for logs and lists.", metavar="NAME")],
+    file: KeysFile = None,
+    admin: Annotated[bool, typer.Option("--admin", help="May also reload the model.")] = False,
+    max_streams: Annotated[
+        int | None, typer.Option(min=1, help="Live channels at the same time.", show_default=False)
+    ] = None,
+    uploads_per_minute: Annotated[int | None, typer.Option(min=1, help="Uploads.", show_default=False)] = None,
+) -> None:
+    """Make a key and print it, once: the file keeps only its hash."""
+    from service.commands.keys import add
+
+    _run(lambda: add(name, file, admin=admin, max_streams=max_streams, uploads_per_minute=uploads_per_minute))
+
+
+@keys_app.command("list")
+def _keys_list(file: KeysFile = None) -> None:
+    """Print the keys' ids, names and bounds."""
+    from service.commands.keys import show
+
+    _run(lambda: show(file))
+
+
+@keys_app.command("remove")
+def _keys_remove(
+    key: Annotated[str, typer.Argument(help="Id of a key, or the name where only one has it.", metavar="KEY")],
+    file: KeysFile = None,
+) -> None:
+    """Remove a key; a running server refuses it within seconds."""
+    from service.commands.keys import remove
+
+    _run(lambda: remove(key, file))
 
 
 def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> int:

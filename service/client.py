@@ -11,6 +11,7 @@ Knows the wire and nothing of the server behind it.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket as sockets
 import ssl
@@ -36,6 +37,7 @@ from service.api.messages import (
 )
 from service.audio.decode import Encoding as Encoding
 from service.audio.g711 import encode_alaw, encode_mulaw
+from service.credentials import bearer
 from service.live.commands import CloseStream, Configure, Finalize, KeepAlive
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ PATH = "/v1/stream"
 MAX_WAITING = 1_000
 """Messages that wait for somebody who iterates; 100 s at the default interval."""
 
+REFUSED = 1013
+"""Try again later: what a server's refusal before the upgrade comes to, which has no close frame."""
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """A summary may list ten thousand events of two channels."""
 
@@ -103,6 +107,14 @@ def _no_stream(url: str, error: Exception, timeout_s: float) -> NoStream:
     return NoStream(url, came, advice)
 
 
+def _refusal(error: InvalidStatus) -> StreamError | None:
+    """What a speech-qc server said that refused the upgrade itself; None of anybody else."""
+    try:
+        return StreamError.model_validate({"type": "error", **json.loads(error.response.body or b"")})
+    except (ValueError, TypeError):  # no JSON, no object, or another one
+        return None
+
+
 def stream_url(url: str, **options: str | int | None) -> str:
     """Address of a stream: http and https become ws and wss, a missing path is filled in, None is left out."""
     parts = urlsplit(url)
@@ -153,6 +165,7 @@ class StreamClient:
         labels: Sequence[str] | None = None,
         profile: str | None = None,
         session_name: str | None = None,
+        api_key: str | None = None,
         open_timeout_s: float = 10.0,
     ) -> _Connecting:
         """Open a stream; await it, or use it with `async with`, which closes it in order.
@@ -166,18 +179,20 @@ class StreamClient:
             labels: To be sent; all by default.
             profile: Limits of the verdict.
             session_name: Comes back in `ready` and `summary`.
+            api_key: Sent as `Authorization: Bearer …`, where the server has keys; take it from a file or the
+                environment, not from the source.
             open_timeout_s: Longest wait for `ready`.
 
         Raises:
             StreamClosed: The server refused the stream; it says why.
             NoStream: Nobody answers there, or not in time, or it is another service; an OSError that says what to do.
-            ValueError: The address is of another kind.
+            ValueError: The address is of another kind, or the key holds what no header can.
         """
         address = stream_url(
             url, encoding=encoding, sample_rate=sample_rate, channels=channels, emit_ms=emit_ms,
             labels=None if labels is None else ",".join(labels), profile=profile, session_name=session_name,
         )  # fmt: skip
-        return _Connecting(address, encoding, channels, open_timeout_s)
+        return _Connecting(address, encoding, channels, open_timeout_s, bearer(api_key))
 
     async def send(self, audio: bytes | bytearray | memoryview | NDArray[np.float32]) -> None:
         """Send audio; waits while the server is behind.
@@ -311,8 +326,11 @@ class StreamClient:
 class _Connecting:
     """A stream about to be opened: awaitable, and a context manager of the opened one."""
 
-    def __init__(self, address: str, encoding: Encoding, channels: int, timeout_s: float) -> None:
+    def __init__(
+        self, address: str, encoding: Encoding, channels: int, timeout_s: float, headers: dict[str, str]
+    ) -> None:
         self._address, self._encoding, self._channels, self._timeout_s = address, encoding, channels, timeout_s
+        self._headers = headers
         self._stream: StreamClient | None = None
 
     def __await__(self) -> Generator[Any, None, StreamClient]:
@@ -331,7 +349,9 @@ class _Connecting:
     async def _open(self) -> StreamClient:
         try:
             async with asyncio.timeout(self._timeout_s):
-                socket = await connect(self._address, compression=None, max_size=MAX_MESSAGE_BYTES)
+                socket = await connect(
+                    self._address, compression=None, max_size=MAX_MESSAGE_BYTES, additional_headers=self._headers
+                )
                 try:
                     ready = await self._first_message(socket)
                 except BaseException:
@@ -340,6 +360,8 @@ class _Connecting:
         except NoStream:
             raise
         except (OSError, WebSocketException) as error:
+            if isinstance(error, InvalidStatus) and (said := _refusal(error)) is not None:
+                raise StreamClosed(REFUSED, "", said) from error
             raise _no_stream(self._address, error, self._timeout_s) from error
         return StreamClient(socket, ready, self._encoding, self._channels)
 

@@ -8,9 +8,13 @@
     │  ├─ ProtocolError        400 / 1008   an unknown option, a message out of turn
     │  ├─ NotFound             404 / 1008   no such path
     │  ├─ MethodNotAllowed     405 / 1008   the path exists, but not for this method
-    │  └─ Unauthorized         401 / 1008   no valid key
+    │  ├─ Unauthorized         401 / 1008   no valid key
+    │  ├─ Forbidden            403 / 1008   a valid key that may not do this, or a web page that may not call
+    │  ├─ RequestTimeout       408 / 1008   the request came too slowly
+    │  └─ ReloadFailed         409 / 1008   the model was not replaced; the old one serves on
     ├─ CapacityError      try again later
     │  ├─ Overloaded           429 / 1013   no room now
+    │  ├─ TooManyConnections   503 / 1013   no room for another connection, whatever it asks
     │  ├─ Draining             503 / 1012   the server is going away
     │  └─ DeadlineExceeded     504 / 1013   accepted, but not answered in time
     ├─ InferenceError          500 / 1011   this step failed; the next may not
@@ -113,6 +117,29 @@ class Unauthorized(ClientError):
     ws_close = 1008
 
 
+class Forbidden(ClientError):
+    """Known, but not allowed to do this; or a web page of an origin that is not allowed."""
+
+    code = "forbidden"
+    http_status = 403
+    ws_close = 1008
+
+
+class RequestTimeout(ClientError):
+    """The request was sent so slowly that its place is given to somebody else."""
+
+    code = "request_timeout"
+    http_status = 408
+    ws_close = 1008
+
+
+class ReloadFailed(ClientError):
+    """The model was not replaced; the message says why, and the one in use stays in use."""
+
+    code = "reload_failed"
+    http_status = 409
+
+
 class CapacityError(SpeechQCError):
     """Nothing is wrong with the request; there is no room for it now."""
 
@@ -129,6 +156,15 @@ class Overloaded(CapacityError):
     code = "overloaded"
     http_status = 429
     ws_close = 1013
+
+
+class TooManyConnections(CapacityError):
+    """As many connections are open as one process takes; a stream is refused before its upgrade."""
+
+    code = "too_many_connections"
+    http_status = 503
+    ws_close = 1013
+    retry_after_s = 5
 
 
 class Draining(CapacityError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from service.audio.decode import Decoder, decode_file
 from service.audio.features import FrontEnd
 from service.contract import ModelContract
 from service.engine import Engine, Lane, StepResult
-from service.errors import InvalidAudio
+from service.errors import DeadlineExceeded, InvalidAudio
 from service.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
 from service.scoring import Profile
 from service.session import ChannelRecord, ChunkReader, Session
@@ -94,6 +95,7 @@ class InspectOptions:
         keep_frames: Keep the scores of every frame.
         max_events: Events kept per channel.
         explain: Give evidence for each event; the scores are kept for that, too.
+        deadline_s: Longest work, decoding and inference together; waiting for bytes does not count. None: no bound.
     """
 
     profile: Profile
@@ -101,6 +103,7 @@ class InspectOptions:
     keep_frames: bool = True
     max_events: int = 10_000
     explain: bool = False
+    deadline_s: float | None = None
 
 
 class Inspector:
@@ -122,7 +125,7 @@ class Inspector:
         self._keepers: list[SpectrumKeeper] = []  # one per session when evidence is wanted, else none
         self._numbers: list[int] = []
         self._started_s = time.perf_counter()
-        self._decode_s = self._features_s = self._queue_s = self._step_s = 0.0
+        self._decode_s = self._features_s = self._queue_s = self._step_s = self._worked_s = 0.0
 
     async def __aenter__(self) -> Self:
         """Nothing is taken from the engine until the header is known."""
@@ -141,20 +144,41 @@ class Inspector:
 
         Raises:
             ClientError: The bytes are not a recording within the limits.
-            CapacityError: There is no room now.
+            CapacityError: There is no room now, or the work took too long.
             InferenceError: A step failed.
             EngineDead: No step will succeed.
         """
         async for piece in pieces:
-            await self._feed(lambda piece=piece: decoder.push(piece), decoder)  # type: ignore[misc]
-        await self._feed_all(decoder.finish(), decoder)
-        return await self._finish(decoder.info)
+            async with self._on_time():
+                await self._feed(lambda piece=piece: decoder.push(piece), decoder)  # type: ignore[misc]
+        async with self._on_time():
+            await self._feed_all(await asyncio.to_thread(decoder.finish), decoder)
+            return await self._finish(decoder.info)
 
     async def inspect_file(self, path: Path, limits: DecodeLimits) -> Inspection:
         """Inspect a file on this machine, in constant memory but for the scores."""
         with await asyncio.to_thread(decode_file, path, limits) as file:
             await self._feed_all(iter(file), file)
             return await self._finish(file.info)
+
+    @asynccontextmanager
+    async def _on_time(self) -> AsyncIterator[None]:
+        """Bound the work that is done inside by what is left of the deadline.
+
+        Nothing can end a decoder that hangs within a block; its thread is left behind then, and its request answered.
+        """
+        limit_s, started_s = self._options.deadline_s, time.perf_counter()
+        try:
+            async with asyncio.timeout(None if limit_s is None else max(0.0, limit_s - self._worked_s)):
+                yield
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the work on this recording took more than {limit_s:g} s: send a shorter one, or again when the "
+                "server is less busy",
+                deadline_s=limit_s,
+            ) from error
+        finally:
+            self._worked_s += time.perf_counter() - started_s
 
     async def _feed_all(self, blocks: Iterator[Block], source: _Source) -> None:
         """Take blocks one by one, so that no more than one is in memory."""

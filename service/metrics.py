@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, get_args
 
 from prometheus_client import (
@@ -18,7 +18,17 @@ from prometheus_client import (
 
 from service import __version__
 from service.engine import DropReason, Engine, Model, RefusalReason
-from service.errors import MethodNotAllowed, NotFound, SpeechQCError, StartupError
+from service.errors import (
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    ProtocolError,
+    ReloadFailed,
+    SpeechQCError,
+    StartupError,
+    TooManyConnections,
+    Unauthorized,
+)
 from service.histogram import BatchHistogram
 from service.live.watch import WarningCode
 
@@ -34,6 +44,9 @@ Refused = RefusalReason | Literal["streams", "uploads"]
 PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
 STATUSES = ("pass", "warn", "fail", "unknown")
+RELOADS = ("replaced", "unchanged", "failed")
+ACCESS_CODES = (Unauthorized.code, Forbidden.code, ProtocolError.code)
+"""Why somebody may not come in: no valid key, a web page that may not call, a query that is too long."""
 STAGES = ("decode", "features", "queue", "inference", "total")
 
 NO_ROUTE = "other"
@@ -53,7 +66,7 @@ def error_codes() -> tuple[str, ...]:
     found, waiting = [SpeechQCError.code], SpeechQCError.__subclasses__()
     while waiting:
         kind = waiting.pop(0)
-        if kind not in (StartupError, NotFound, MethodNotAllowed):
+        if kind not in (StartupError, NotFound, MethodNotAllowed, ReloadFailed, TooManyConnections):
             waiting += kind.__subclasses__()
             if not kind.__subclasses__():
                 found.append(kind.code)
@@ -132,6 +145,21 @@ class Metrics:
             "speechqc_refusals_total", "Streams, uploads and chunks refused at the door, by reason.", ["reason"],
             registry=registry,
         )  # fmt: skip
+        self.connections = Gauge("speechqc_connections", "Connections open now.", registry=registry)
+        self.connections_limit = Gauge("speechqc_connections_limit", "Connections that are taken.", registry=registry)
+        self.connections_refused = Counter(
+            "speechqc_connections_refused_total",
+            "Requests and streams refused because of SPEECHQC_MAX_CONNECTIONS, and connections closed unheard.",
+            registry=registry,
+        )
+        self.access_refusals = Counter(
+            "speechqc_access_refusals_total", "Requests that may not come in, by error code.", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.model_reloads = Counter(
+            "speechqc_model_reloads_total", "Reloads of the model: `replaced`, `unchanged` or `failed`.", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
         self.streams_active = Gauge("speechqc_streams_active", "Live streams open now.", registry=registry)
         self.live_channels = Gauge(
             "speechqc_live_channels",
@@ -183,6 +211,10 @@ class Metrics:
             self.streams_ended.labels(outcome)
         for outcome in (OK, ABORTED, *codes):
             self.uploads.labels(outcome)
+        for code in ACCESS_CODES:
+            self.access_refusals.labels(code)
+        for outcome in RELOADS:
+            self.model_reloads.labels(outcome)
         for path in PATHS:
             self.audio_seconds.labels(path)
             self.noisy_frames.labels(path)
@@ -200,8 +232,9 @@ class Metrics:
                 self.refusals.labels(reason)
 
     def describe(self, model: Model) -> None:
-        """Publish model and provider."""
+        """Publish model and provider of an engine that lives."""
         contract = model.contract
+        self.engine_alive.set(1)
         self.model.info({"name": contract.name, "version": contract.version, "sha256": model.sha256[:16]})
         self.provider.info({"name": model.provider})
         self.provider_fallback.set(model.provider_fallback)
@@ -209,11 +242,14 @@ class Metrics:
             if label.kind == "probability":
                 self.events.labels(label.name)
 
-    def watch(self, engine: Engine, places: Places) -> None:
-        """Read gauges from the engine and the live streams at every scrape."""
-        self.sessions.set_function(lambda: engine.status.sessions)
-        self.queued.set_function(lambda: engine.status.queued)
-        self.ready.set_function(lambda: engine.status.ready)
+    def watch(self, engines: Callable[[], Sequence[Engine]]) -> None:
+        """Read gauges from all engines that run at every scrape; the first one is that which new work goes to."""
+        self.sessions.set_function(lambda: sum(engine.status.sessions for engine in engines()))
+        self.queued.set_function(lambda: sum(engine.status.queued for engine in engines()))
+        self.ready.set_function(lambda: engines()[0].status.ready)
+
+    def watch_places(self, places: Places) -> None:
+        """Read the gauge of live channels at every scrape."""
         self.live_channels.set_function(lambda: places.channels)
 
     def refuse(self, reason: Refused) -> None:

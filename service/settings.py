@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.errors import SettingsError
@@ -21,8 +21,15 @@ MODEL_NAME = "speech-qc-base.onnx"
 PREFIX = "SPEECHQC_"
 CONFIG_VARIABLE = "SPEECHQC_CONFIG"
 """Names the file with settings; a variable only, since a file cannot name itself."""
+API_KEY_VARIABLE = "SPEECHQC_API_KEY"
+"""The key that clients of this package send; no setting of a server."""
 
 HIDDEN = "**********"
+SPARE_CONNECTIONS = 256
+"""Beside streams and uploads: pages, scrapes, connections kept alive, and those who are about to be refused."""
+RESERVED_CONNECTIONS = 16
+"""Beyond the limit, still heard so that health and metrics are answered and others are told why not; whatever comes
+beyond these is closed unheard."""
 
 
 def default_model_path() -> Path:
@@ -118,6 +125,54 @@ class Settings(BaseSettings):
     """Failed steps in a row after which the engine counts as dead."""
     drain_s: float = Field(default=30.0, ge=0)
     """Longest wait for accepted work at shutdown, seconds."""
+    model_watch_s: float = Field(default=0.0, ge=0, le=3600)
+    """Seconds between two looks at the model file; when it has changed and stays so, it is loaded anew. 0: never."""
+
+    api_keys_file: Path | None = None
+    """File of `speech-qc keys`; with it every request but those below needs one of its keys. Read again when it
+    changes."""
+    allow_anonymous: bool = False
+    """Serve without keys on an address that other machines reach; only where something else keeps strangers out."""
+    health_needs_key: bool = False
+    """Whether `/health/live` and `/health/ready` need a key, too, where there are keys."""
+    metrics_needs_key: bool = False
+    """Whether `/metrics` needs a key, too, where there are keys."""
+    key_max_streams: int | None = Field(default=None, ge=1)
+    """Live channels at the same time of one key that has no bound of its own, in each process; unset: no bound."""
+    key_uploads_per_minute: int | None = Field(default=None, ge=1)
+    """Uploads a minute of one key that has no bound of its own, in each process; unset: no bound."""
+    token_s: float = Field(default=60.0, gt=0, le=3600)
+    """Seconds for which a token of `POST /v1/token` opens streams."""
+    token_secret: SecretStr | None = Field(default=None, min_length=16)
+    """Signs tokens; set the same one on all servers behind a balancer. Unset: a new one at every start."""
+    allowed_origins: str = ""
+    """Comma-separated origins (`https://app.example.com`) whose web pages may call from a browser; `*`: all. Pages of
+    this server itself always may."""
+
+    max_connections: int = Field(default=0, ge=0, le=1_000_000)
+    """Connections that one process takes at the same time, whatever they ask; further ones get 503, but for health and
+    metrics. 0: the places for streams and uploads, and 256 more."""
+    max_header_bytes: int = Field(default=32 * 1024, ge=4096, le=1024 * 1024)
+    """Largest head of a request: its first line and all headers, bytes."""
+    max_query_bytes: int = Field(default=4096, ge=256, le=64 * 1024)
+    """Longest query of a request, bytes."""
+    header_timeout_s: float = Field(default=10.0, gt=0)
+    """A connection whose request's head is not complete after so many seconds is cut."""
+    read_timeout_s: float = Field(default=30.0, gt=0)
+    """A client that takes nothing of its HTTP answer for so many seconds is cut."""
+    upload_idle_s: float = Field(default=30.0, gt=0)
+    """An upload of which nothing comes for so many seconds is given up."""
+    upload_min_bytes_per_s: int = Field(default=500, ge=0)
+    """An upload that comes more slowly than this on average is given up once `upload_idle_s` have passed; 0: never."""
+    upload_deadline_s: float = Field(default=900.0, gt=0)
+    """Longest work on one upload, decoding and inference together, seconds; waiting for its bytes does not count."""
+    max_decoded_samples: int = Field(default=4_000_000_000, ge=8000)
+    """Most samples that one recording may decode to, all channels together, whatever its compressed size."""
+
+    @property
+    def connections_limit(self) -> int:
+        """What `max_connections` comes to."""
+        return self.max_connections or self.max_streams + self.max_uploads + SPARE_CONNECTIONS
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -184,14 +239,15 @@ def _parse(suffix: str, text: str) -> Any:
 
 def is_secret(name: str) -> bool:
     """Whether a setting's value must not be shown: a pydantic secret, or one that is named like a secret."""
-    return "Secret" in str(Settings.model_fields[name].annotation) or name.endswith(
-        ("_key", "_keys", "_token", "_secret", "_password")
-    )
+    annotation = Settings.model_fields[name].annotation
+    if annotation is bool:  # `metrics_needs_key` is about keys, and none itself
+        return False
+    return "Secret" in str(annotation) or name.endswith(("_key", "_keys", "_token", "_secret", "_password"))
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that set nothing: misspelt, or of another version."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE, API_KEY_VARIABLE}
     return sorted(name for name in environment if name.startswith(PREFIX) and name.upper() not in known)
 
 

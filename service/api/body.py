@@ -5,6 +5,8 @@ Nothing is written to disk, as form parsers do with large parts; what arrives go
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -13,7 +15,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from service.errors import PayloadTooLarge, ProtocolError
+from service.errors import PayloadTooLarge, ProtocolError, RequestTimeout
+from service.settings import Settings
 
 PIECE_BYTES = 1 << 18
 """Bytes handed to the decoder at once: 8 s of 16 kHz linear audio; smaller pieces cost more in hand-over."""
@@ -40,13 +43,39 @@ class Upload:
     pieces: AsyncIterator[bytes]
 
 
-async def open_upload(request: Request, max_bytes: int) -> Upload:
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Bounds of a body on its way.
+
+    Attributes:
+        max_bytes: Of the recording.
+        idle_s: Longest wait for more.
+        min_bytes_per_s: Least mean rate, over the time that was spent waiting, once `idle_s` have been.
+    """
+
+    max_bytes: int
+    idle_s: float
+    min_bytes_per_s: int
+
+
+def body_limits(settings: Settings) -> BodyLimits:
+    """As the settings say."""
+    return BodyLimits(settings.max_upload_bytes, settings.upload_idle_s, settings.upload_min_bytes_per_s)
+
+
+async def open_upload(request: Request, limits: BodyLimits) -> Upload:
     """Find the recording in a request.
 
+    Args:
+        request: Its head has arrived.
+        limits: Kept while the body is read, so reading the pieces may raise the errors below, too.
+
     Raises:
+        RequestTimeout: It comes too slowly.
         PayloadTooLarge: The declared length is above the limit; nothing is read.
         ProtocolError: A multipart body without a part `file`, or one that is malformed.
     """
+    max_bytes = limits.max_bytes
     kind, options = parse_options_header(request.headers.get("content-type"))
     declared = _content_length(request)
     multipart = kind == b"multipart/form-data"
@@ -57,7 +86,7 @@ async def open_upload(request: Request, max_bytes: int) -> Upload:
             bytes=declared,
             max_bytes=max_bytes,
         )
-    stream = _gathered(_received(request))
+    stream = _gathered(_received(request, limits))
     if not multipart:
         return Upload(kind.decode("latin-1") or None, None, declared, stream)
     boundary = options.get(b"boundary")
@@ -74,10 +103,31 @@ def _content_length(request: Request) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-async def _received(request: Request) -> AsyncIterator[bytes]:
+async def _received(request: Request, limits: BodyLimits) -> AsyncIterator[bytes]:
+    chunks, waited_s, received = request.stream(), 0.0, 0
     try:
-        async for chunk in request.stream():
+        while True:
+            # Only the wait for the client is timed: while this server is busy with a piece, nobody sends too slowly.
+            started_s = time.monotonic()
+            async with asyncio.timeout(limits.idle_s):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            waited_s += time.monotonic() - started_s
+            received += len(chunk)
+            if waited_s > limits.idle_s and received < limits.min_bytes_per_s * waited_s:
+                raise RequestTimeout(
+                    f"expected at least {limits.min_bytes_per_s} bytes a second, {received} came in {waited_s:.0f} s: "
+                    "send it faster, or live audio to /v1/stream",
+                    min_bytes_per_s=limits.min_bytes_per_s,
+                )
             yield chunk
+    except TimeoutError as error:
+        raise RequestTimeout(
+            f"expected more of the recording within {limits.idle_s:g} s, none came: send it without such pauses, or "
+            "live audio to /v1/stream",
+            idle_s=limits.idle_s,
+        ) from error
     except ClientDisconnect as error:
         raise ProtocolError("the client left before its recording was complete") from error
 

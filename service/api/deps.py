@@ -8,8 +8,11 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
+from service.callers import ANONYMOUS, Caller, Quotas
 from service.contract import ModelContract
 from service.engine import Engine, Model
+from service.generations import Generations
+from service.keys import KeyRing
 from service.live.hub import StreamHub
 from service.metrics import Metrics
 from service.report import ModelIdentity
@@ -26,25 +29,40 @@ class AppState:
     settings: Settings
     profiles: Profiles
     metrics: Metrics
-    model: Model
-    engine: Engine
-    reader: ChunkReader
-    """The engine's, for the sessions to share."""
+    models: Generations
     streams: StreamHub
+    ring: KeyRing | None
+    """None where everybody may come in."""
+    quotas: Quotas
     member: Member | None = None
     """This process among several workers; None when it is the only one."""
     uploads: int = 0
     """Recordings being inspected."""
 
     @property
+    def model(self) -> Model:
+        """The model in use; whoever asks for more than one thing of it takes `models.current` once."""
+        return self.models.current.model
+
+    @property
+    def engine(self) -> Engine:
+        """Runs the model in use."""
+        return self.models.current.engine
+
+    @property
+    def reader(self) -> ChunkReader:
+        """The engine's, for the sessions to share."""
+        return self.models.current.reader
+
+    @property
     def contract(self) -> ModelContract:
         """Contract of the model in use."""
-        return self.model.contract
+        return self.models.current.contract
 
     @property
     def identity(self) -> ModelIdentity:
         """Which model answers."""
-        return ModelIdentity(self.contract.name, self.contract.version, self.model.sha256)
+        return self.models.current.identity
 
 
 def app_state(connection: HTTPConnection) -> AppState:
@@ -58,5 +76,12 @@ def request_id(connection: HTTPConnection) -> str:
     return str(connection.scope.get("speechqc.request_id", ""))
 
 
+def caller(connection: HTTPConnection) -> Caller:
+    """Who sent this request, found out by the middleware."""
+    found: Caller = connection.scope.get("speechqc.caller", ANONYMOUS)
+    return found
+
+
 State = Annotated[AppState, Depends(app_state)]
 RequestId = Annotated[str, Depends(request_id)]
+From = Annotated[Caller, Depends(caller)]

@@ -7,20 +7,24 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.api.deps import request_id
-from service.errors import MethodNotAllowed, NotFound, ProtocolError, SpeechQCError
+from service.errors import MethodNotAllowed, NotFound, ProtocolError, RequestTimeout, SpeechQCError
 
 logger = logging.getLogger(__name__)
 
 
-def answer(error: SpeechQCError, request: Request, headers: dict[str, str] | None = None) -> JSONResponse:
+def answer(error: SpeechQCError, request: HTTPConnection, headers: dict[str, str] | None = None) -> JSONResponse:
     """The one error answer."""
     sent = dict(headers or {})
-    if error.retry_after_s is not None:
-        sent["Retry-After"] = str(error.retry_after_s)
+    retry_after_s = error.detail.get("retry_after_s", error.retry_after_s)
+    if retry_after_s is not None:
+        sent["Retry-After"] = str(retry_after_s)
+    if isinstance(error, RequestTimeout):
+        sent["Connection"] = "close"  # the rest of the body would be taken for the next request
     return JSONResponse(error.body(request_id(request)), status_code=error.http_status, headers=sent)
 
 

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.api.body import Upload, open_upload
-from service.api.deps import AppState, RequestId, State
+from service.api.body import Upload, body_limits, open_upload
+from service.api.deps import AppState, From, RequestId, State
 from service.api.schemas import ErrorAnswer, InspectAnswer
 from service.assembly import decode_limits, make_lanes
 from service.audio.decode import Decoder
 from service.errors import Overloaded, SpeechQCError
+from service.generations import Generation
 from service.inspection import ChannelMode, Inspection, InspectOptions, Inspector
 from service.report import choose_labels, export_report, inspection_document, to_json
 from service.scoring import EXPORTS
@@ -52,6 +53,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "content": {export.media_type.split(";")[0]: {} for export in EXPORTS.values()},
     },
     400: {"model": ErrorAnswer, "description": "An option or a multipart body that cannot be used"},
+    401: {"model": ErrorAnswer, "description": "No valid key, where the server has keys"},
+    403: {"model": ErrorAnswer, "description": "A web page of an origin that may not call"},
+    408: {"model": ErrorAnswer, "description": "The recording came too slowly"},
     413: {"model": ErrorAnswer, "description": "Too many bytes, seconds or channels"},
     415: {"model": ErrorAnswer, "description": "Not an audio format that is read here"},
     422: {"model": ErrorAnswer, "description": "Broken audio: empty, truncated, not finite, impossible header"},
@@ -74,6 +78,7 @@ async def inspect(
     request: Request,
     state: State,
     identity: RequestId,
+    caller: From,
     frames: Annotated[bool, Query(description="Send the scores of every 20 ms.")] = True,
     channels: Annotated[ChannelMode, Query(description="Each channel by itself, or their mean.")] = "split",
     format: Annotated[AnswerFormat, Query(description="`json`, or the events alone as a label track.")] = "json",
@@ -86,34 +91,44 @@ async def inspect(
     Readable are WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and what else libsndfile reads, at
     8 to 192 kHz. WAV is scored while it arrives.
     """
-    chosen = choose_labels(state.contract, labels)
-    limits = state.profiles.get(profile or state.settings.default_profile)
-    is_json = format == "json"
-    options = InspectOptions(limits, channels, frames and is_json, state.settings.max_events, explain and is_json)
-    with _counted(state):
-        upload = await open_upload(request, state.settings.max_upload_bytes)
-        inspection = await _inspect(state, upload, options)
-        note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
-        note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
+    with state.models.current.held() as generation:
+        chosen = choose_labels(generation.contract, labels)
+        limits = state.profiles.get(profile or state.settings.default_profile)
+        is_json = format == "json"
+        options = InspectOptions(
+            limits,
+            channels,
+            frames and is_json,
+            state.settings.max_events,
+            explain and is_json,
+            state.settings.upload_deadline_s,
+        )
+        state.quotas.upload(caller)
+        with _counted(state):
+            upload = await open_upload(request, body_limits(state.settings))
+            inspection = await _inspect(state, generation, upload, options)
+            note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
+            note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
     _count_result(state, inspection)
     if is_json:
         document = inspection_document(
-            inspection, state.contract, state.identity, request_id=identity, labels=chosen, frames=frames
+            inspection, generation.contract, generation.identity, request_id=identity, labels=chosen, frames=frames
         )
         content = await asyncio.to_thread(to_json, document)
         return Response(content, media_type="application/json")
     export = EXPORTS[format]
     name = PurePath(upload.filename or "recording").name
-    report = export_report(inspection, state.contract, name, chosen)
+    report = export_report(inspection, generation.contract, name, chosen)
     disposition = f'attachment; filename="inspection.{export.extension}"'
     return StreamingResponse(
         export.render(report), media_type=export.media_type, headers={"Content-Disposition": disposition}
     )
 
 
-async def _inspect(state: AppState, upload: Upload, options: InspectOptions) -> Inspection:
+async def _inspect(state: AppState, generation: Generation, upload: Upload, options: InspectOptions) -> Inspection:
     decoder = Decoder(decode_limits(state.settings), upload.content_type, upload.filename, upload.total_bytes)
-    async with Inspector(state.engine, state.contract, make_lanes(state.settings), options) as inspector:
+    lanes = make_lanes(state.settings)
+    async with Inspector(generation.engine, generation.contract, lanes, options) as inspector:
         return await inspector.inspect_bytes(upload.pieces, decoder)
 
 

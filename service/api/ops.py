@@ -17,7 +17,7 @@ router = APIRouter()
 @router.get("/v1/model", tags=["inspect"], summary="The model in use", response_model=ModelAnswer)
 async def model(state: State) -> dict[str, Any]:
     """Everything that the model file declares: labels with thresholds, latency, training, data, figures."""
-    contract = state.contract
+    contract = state.contract  # nothing below waits, so all of it is of one model
     return {
         "model": {"name": contract.name, "version": contract.version, "sha256": state.model.sha256},
         "provider": state.model.provider,

@@ -188,3 +188,32 @@ class ReadyAnswer(_Answer):
     sessions: int
     queued: int
     reason: str | None
+
+
+class TokenAnswer(_Answer):
+    """A token that stands for a key."""
+
+    token: str
+    expires_in_s: float = Field(examples=[60.0])
+
+
+class WorkerReload(_Answer):
+    """How a reload ended in one of several processes."""
+
+    worker: int
+    outcome: Literal["replaced", "unchanged", "starting", "failed", "kept"] = Field(
+        description="`starting`: it is just being started, and loads the file as it is now. Only in the `detail` of an "
+        "error: `failed`, its old model serves on; `kept`, it was not asked."
+    )
+    model: ModelInfo | None = Field(description="What it serves with; null while it is started.")
+    old_models: int | None
+    message: str | None = None
+
+
+class ReloadAnswer(_Answer):
+    """How a reload ended."""
+
+    outcome: Literal["replaced", "unchanged"] = Field(description="`unchanged`: the file holds the model in use.")
+    model: ModelInfo
+    old_models: int = Field(description="Earlier models that streams still use.")
+    workers: list[WorkerReload] | None = Field(None, description="With several processes: how it ended in each.")

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
+from service.api.access import chosen_protocol
 from service.api.audio_socket import AudioSocketProtocol
-from service.api.deps import AppState, RequestId, State
+from service.api.deps import AppState, From, RequestId, State
 from service.assembly import make_lanes
 from service.errors import SpeechQCError
+from service.generations import Generation
 from service.live.closing import close_reason, error_text
-from service.live.options import parse_options
+from service.live.options import StreamOptions, parse_options
 from service.live.scorer import LiveLanes
 from service.live.stream import Gone, LiveStream
 
@@ -20,33 +22,40 @@ router = APIRouter()
 
 
 @router.websocket("/v1/stream")
-async def stream(websocket: WebSocket, state: State, identity: RequestId) -> None:
+async def stream(websocket: WebSocket, state: State, identity: RequestId, caller: From) -> None:
     """Serve one live stream; docs/protocol.md describes it."""
-    await websocket.accept()
+    await websocket.accept(chosen_protocol(websocket.scope))
     socket = _Socket(websocket)
     try:
-        await _open(socket, websocket, state, identity).run()
+        with state.models.current.held() as generation:
+            options = parse_options(
+                websocket.query_params.multi_items(),
+                generation.contract,
+                state.profiles,
+                state.settings.default_profile,
+            )
+            with state.quotas.stream(caller, options.channels):
+                await _live(socket, options, state, generation, identity).run()
     except SpeechQCError as error:
         state.metrics.streams_ended.labels(error.code).inc()
         await _refuse(socket, error, identity)
 
 
-def _open(socket: _Socket, websocket: WebSocket, state: AppState, identity: str) -> LiveStream:
-    options = parse_options(
-        websocket.query_params.multi_items(), state.contract, state.profiles, state.settings.default_profile
-    )
+def _live(
+    socket: _Socket, options: StreamOptions, state: AppState, generation: Generation, identity: str
+) -> LiveStream:
     return LiveStream(
         socket,
         options,
         session_id=identity,
-        engine=state.engine,
-        contract=state.contract,
-        identity=state.identity,
+        engine=generation.engine,
+        contract=generation.contract,
+        identity=generation.identity,
         lanes=LiveLanes.of(make_lanes(state.settings)),
         profiles=state.profiles,
         settings=state.settings,
         metrics=state.metrics,
-        reader=state.reader,
+        reader=generation.reader,
         hub=state.streams,
     )
 

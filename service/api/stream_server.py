@@ -5,9 +5,14 @@ uvicorn closes every WebSocket itself before the application hears of the shutdo
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import signal
 import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -15,13 +20,19 @@ from fastapi import FastAPI
 
 from service.api.audio_socket import AudioSocketProtocol
 from service.api.deps import AppState
-from service.errors import SettingsError
+from service.api.guarded_http import GuardedHttpProtocol, guarded
+from service.errors import ReloadFailed, SettingsError
+from service.metrics import Metrics
 from service.settings import Settings
 
 GC_THRESHOLDS = (100_000, 50, 100)
 """Python's collector, as it comes (700, 10, 10), looks through all objects far too often for a process with hundreds of
 streams, each of which makes and drops dozens of them a second. Streams make no cycles while they run, so little is left
 to it."""
+
+
+NEWCOMER_S = 1.0
+"""From a connection to its first request; a client that takes longer can try again elsewhere."""
 
 
 class StreamServer(uvicorn.Server):
@@ -35,34 +46,68 @@ class StreamServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, *, on_started: Callable[[], Awaitable[None]] | None = None, **config: Any) -> None:
         settings: Settings = app.state.settings
+        metrics: Metrics = app.state.metrics
         defaults: dict[str, Any] = {
+            "http": guarded(settings, metrics.connections_refused.inc),
             "ws": AudioSocketProtocol,
             "ws_per_message_deflate": False,  # compressing each message costs more than it saves on a local line
             # Twice what a stream takes, so that its own error, which says what to do, comes before a bare close.
             "ws_max_size": 2 * settings.stream_max_message_bytes,
         }
         super().__init__(uvicorn.Config(app, **(defaults | config)))
+        metrics.connections.set_function(lambda: len(self.server_state.connections))
         self._application = app
         self._on_started = on_started
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, then say so."""
         await super().startup(sockets)
+        self._reload_at_hangup()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.collect()
         gc.freeze()  # what is there now stays: modules, the model, the application
         if self._on_started is not None:
             await self._on_started()
 
+    def _reload_at_hangup(self) -> None:
+        """Load the model anew at SIGHUP; a signal can only be taken in the main thread."""
+        if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+            return
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        parts: AppState | None = getattr(self._application.state, "parts", None)
+        if parts is not None:
+            task = asyncio.get_running_loop().create_task(_reload(parts))
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connections, drain the streams, then go on as uvicorn does."""
+        await asyncio.sleep(0)  # those that the kernel has accepted already come in once more,
+        await asyncio.sleep(0)  # or closing would reset them
         for server in self.servers:
             server.close()
         parts: AppState | None = getattr(self._application.state, "parts", None)
         if parts is not None and not self.force_exit:
             await parts.streams.drain(parts.settings.drain_s)
+            await self._hear_newcomers()
         await super().shutdown(sockets)
         gc.unfreeze()  # or what is frozen would be called leaked at the end
+
+    async def _hear_newcomers(self) -> None:
+        """Give those who have just connected the time to say what they want: uvicorn closes whoever has not yet."""
+        end_s = time.monotonic() + NEWCOMER_S
+        while time.monotonic() < end_s and not self.force_exit:
+            if not any(isinstance(one, GuardedHttpProtocol) and one.is_new for one in self.server_state.connections):
+                return
+            await asyncio.sleep(0.02)
+
+
+async def _reload(parts: AppState) -> None:
+    with suppress(ReloadFailed):  # which is logged
+        await parts.models.reload()
 
 
 def run_server(app: FastAPI, **config: Any) -> None:

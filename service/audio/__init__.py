@@ -58,6 +58,8 @@ class DecodeLimits:
     max_bytes: int = 512 * 1024 * 1024
     max_duration_s: float = 4 * 3600.0
     max_channels: int = 8
+    max_samples: int = 4_000_000_000
+    """All channels together: what bounds a recording that is tiny as long as it is compressed."""
 
     def check_bytes(self, count: int, what: str) -> None:
         """Raise PayloadTooLarge when there are more bytes than allowed; `what` is subject and verb of the message."""
@@ -77,6 +79,16 @@ class DecodeLimits:
                 "cut the recording, or raise the limit",
                 duration_s=frames / rate_hz,
                 max_duration_s=self.max_duration_s,
+            )
+
+    def check_samples(self, frames: int, channels: int) -> None:
+        """Raise PayloadTooLarge when so many frames hold more samples than allowed."""
+        if frames * channels > self.max_samples:
+            raise PayloadTooLarge(
+                f"expected at most {self.max_samples} samples, all channels together, got {frames * channels} or more: "
+                "cut the recording, or raise the limit",
+                samples=frames * channels,
+                max_samples=self.max_samples,
             )
 
     def check_layout(self, channels: int, rate_hz: int) -> None:

@@ -269,6 +269,7 @@ class Decoder:
             parser.raw.clear()
             return []
         self._limits.check_frames(header.frames or 0, header.sample_rate_hz)
+        self._limits.check_samples(header.frames or 0, header.channels)
         encoding = f"{header.container}/{header.subtype}"
         self.info = AudioInfo(header.sample_rate_hz, header.channels, encoding, header.frames)
         self._samples = WavSamples(header)
@@ -281,6 +282,7 @@ class Decoder:
         blocks = samples.push(data)
         self.frames = samples.frames
         self._limits.check_frames(self.frames, samples.header.sample_rate_hz)
+        self._limits.check_samples(self.frames, samples.header.channels)
         return blocks
 
     def _count(self, source: LibsndfileSource) -> Iterator[Block]:
@@ -341,6 +343,7 @@ class LibsndfileSource:
         if head[:7] == b"NIST_1A" and (count := re.search(rb"sample_count -i (\d{1,18})\s", head)):
             declared = int(count[1])  # libsndfile goes by the length of the file
         limits.check_frames(declared or 0, self._sound.samplerate)
+        limits.check_samples(declared or 0, self._sound.channels)
         encoding = f"{self._sound.format.lower()}/{self._sound.subtype}"
         self.info = AudioInfo(self._sound.samplerate, self._sound.channels, encoding, declared)
         self._limits = limits
@@ -365,6 +368,7 @@ class LibsndfileSource:
                 check_finite(block, frames, rate_hz)
                 frames += len(block)
                 self._limits.check_frames(frames, rate_hz)
+                self._limits.check_samples(frames, self.info.channels)
                 yield block
             unread_bytes = self._total_bytes - self._file.tell()
         if self._guessed and unread_bytes > _MP3_TRAILER_BYTES:

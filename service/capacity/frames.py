@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
+from service.credentials import bearer
+
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 FINAL = 0x80
 NO_MASK = b"\0\0\0\0"
@@ -33,14 +35,15 @@ def client_frame(kind: int, payload: bytes) -> bytes:
     return head + NO_MASK + payload
 
 
-def upgrade_request(url: str) -> bytes:
-    """The request that opens the socket."""
+def upgrade_request(url: str, api_key: str | None = None) -> bytes:
+    """The request that opens the socket, with a key where the server has keys."""
     parts = urlsplit(url)
     key = base64.b64encode(os.urandom(16)).decode()
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    keys = "".join(f"{name}: {value}\r\n" for name, value in bearer(api_key).items())
     return (
         f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{keys}\r\n"
     ).encode()
 
 

@@ -18,6 +18,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from service.credentials import bearer
+from service.keys import make_key, write_keys
+from service.settings import API_KEY_VARIABLE, load_settings
+
 START_S = 120.0
 """Longest wait for a server to warm up."""
 STOP_S = 15.0
@@ -51,10 +55,21 @@ class Host:
     Args:
         url: Its address, http or https.
         pid: Of its process when it runs on this machine.
+        api_key: To send along; None where it has no keys.
     """
 
-    def __init__(self, url: str, pid: int | None) -> None:
-        self.url, self.pid = url.rstrip("/"), pid
+    def __init__(self, url: str, pid: int | None, api_key: str | None = None) -> None:
+        self.url, self.pid, self.api_key = url.rstrip("/"), pid, api_key
+
+    def _get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, headers=bearer(self.api_key), timeout=10)
+
+    def is_ready(self) -> bool:
+        """Whether it says so."""
+        try:
+            return self._get("/health/ready").status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
 
     def model(self) -> dict[str, Any]:
         """What `GET /v1/model` says.
@@ -63,7 +78,9 @@ class Host:
             HostError: It says nothing.
         """
         try:
-            answer = httpx.get(f"{self.url}/v1/model", timeout=10)
+            answer = self._get("/v1/model")
+            if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                raise HostError(f"{self.url} wants a key: give one with --api-key-file FILE or {API_KEY_VARIABLE}")
             answer.raise_for_status()
             return dict(answer.json())
         except (httpx.HTTPError, ValueError) as error:
@@ -72,7 +89,7 @@ class Host:
     def steps(self) -> Steps | None:
         """Counters of the live lanes; None without metrics."""
         try:
-            answer = httpx.get(f"{self.url}/metrics", timeout=10)
+            answer = self._get("/metrics")
         except httpx.HTTPError:
             return None
         return parse_steps(answer.text) if answer.status_code == httpx.codes.OK else None
@@ -80,7 +97,7 @@ class Host:
     def workers(self) -> int:
         """Processes that share the streams, as `GET /health/ready` says; 1 when it does not."""
         try:
-            return int(httpx.get(f"{self.url}/health/ready", timeout=10).json()["workers"])
+            return int(self._get("/health/ready").json()["workers"])
         except (httpx.HTTPError, ValueError, KeyError):
             return 1
 
@@ -170,22 +187,30 @@ def free_port() -> int:
 def started_server(max_streams: int, **settings: str) -> Iterator[Host]:
     """A server of its own process with the settings of this environment, until the block ends.
 
+    Where the settings name keys it has one of its own: theirs are known by their hashes alone.
+
     Args:
         max_streams: Places for live channels.
         settings: Further SPEECHQC_ variables, names without the prefix.
 
     Raises:
         HostError: It does not become ready; the message holds the end of its log.
+        SettingsError: A setting is wrong.
     """
     port = free_port()
     given = {"MAX_STREAMS": str(max_streams)} | {name.upper(): value for name, value in settings.items()}
-    environment = os.environ | {f"SPEECHQC_{name}": value for name, value in given.items()}
     command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
+        api_key = None
+        if load_settings().api_keys_file is not None:
+            api_key, kept = make_key("capacity", max_streams=max_streams)
+            write_keys(keys := Path(folder) / "keys.jsonl", [kept])
+            given["API_KEYS_FILE"] = str(keys)
+        environment = os.environ | {f"SPEECHQC_{name}": value for name, value in given.items()}
         running = subprocess.Popen([*command, "--log-level", "warning"], env=environment, stdout=log, stderr=log)
         try:
-            host = Host(f"http://127.0.0.1:{port}", running.pid)
-            if not _becomes_ready(host.url, running):
+            host = Host(f"http://127.0.0.1:{port}", running.pid, api_key)
+            if not _becomes_ready(host, running):
                 log.seek(0)
                 said = log.read()[-2000:].decode(errors="replace").strip() or "(it said nothing)"
                 raise HostError(f"expected a server that becomes ready within {START_S:g} s, it did not: {said}")
@@ -199,13 +224,10 @@ def started_server(max_streams: int, **settings: str) -> Iterator[Host]:
                 running.wait()
 
 
-def _becomes_ready(url: str, running: subprocess.Popen[bytes]) -> bool:
+def _becomes_ready(host: Host, running: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and running.poll() is None:
-        try:
-            if httpx.get(f"{url}/health/ready", timeout=5).status_code == httpx.codes.OK:
-                return True
-        except httpx.HTTPError:
-            pass
+        if host.is_ready():
+            return True
         time.sleep(0.1)
     return False

@@ -50,6 +50,7 @@ class Plan:
         measure_s: Then messages are timed; after it, streams close.
         close_s: Longest wait for the last summaries.
         seed: Of phases and starts.
+        api_key: To send along; None where the server has no keys.
     """
 
     url: str
@@ -62,6 +63,7 @@ class Plan:
     measure_s: float
     close_s: float
     seed: int
+    api_key: str | None = None
 
 
 @dataclass(slots=True)
@@ -136,7 +138,7 @@ class Load:
         starts = (chance.uniform(0, plan.ramp_s) for _ in range(plan.streams))  # a Poisson process, its number given
         callers = [Caller(s % self._interval_s, s, chance.randrange(len(self._messages))) for s in starts]
         self._callers = sorted(callers, key=lambda caller: caller.phase_s)
-        self._request = upgrade_request(plan.url)
+        self._request = upgrade_request(plan.url, plan.api_key)
         self._address = urlsplit(plan.url)
         self._connecting: set[asyncio.Task[None]] = set()
         self._open = plan.streams

@@ -109,15 +109,15 @@ def run_trial(target: Target, streams: int, conditions: Conditions, *, seed: int
     """
     count = min(MAX_PROCESSES, -(-streams // STREAMS_PER_PROCESS))
     shares = [streams // count + (index < streams % count) for index in range(count)]
-    ramp = ramp_s(streams)
+    ramp, host = ramp_s(streams), target.host
     query = urlencode({"emit_ms": conditions.emit_ms, "session_name": "capacity"})
     audio = load_audio()
     loads = []
     try:
         for index, share in enumerate(shares):
             plan = Plan(
-                f"{target.host.url}/v1/stream?{query}", share, conditions.message_ms, target.frame_samples,
-                target.context_samples, ramp, SETTLE_S, conditions.measure_s, CLOSE_S, seed + index,
+                f"{host.url}/v1/stream?{query}", share, conditions.message_ms, target.frame_samples,
+                target.context_samples, ramp, SETTLE_S, conditions.measure_s, CLOSE_S, seed + index, host.api_key,
             )  # fmt: skip
             loads.append(_start(plan, audio))
         for load in loads:

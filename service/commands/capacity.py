@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from rich.text import Text
 from service.capacity.host import Host, HostError, allow_open_files, is_local, started_server
 from service.capacity.search import SAFE_SHARE, Search, Trial, advised_limit
 from service.capacity.trial import Conditions, Target, run_trial
+from service.commands.keyed import api_key_for
 from service.commands.seams import CommandError
 from service.commands.tables import open_table, output_console, without_padding
 
@@ -42,6 +44,7 @@ class CapacityOptions:
         limit_s: No trial begins that would end later.
         url: Server to measure; None to start one.
         workers: Processes of the server that is started; None for what the settings say.
+        api_key_file: Holds the key for the server at `url`; None for the environment's.
     """
 
     p99_ms: float = 150.0
@@ -50,6 +53,7 @@ class CapacityOptions:
     limit_s: float = 360.0
     url: str | None = None
     workers: int | None = None
+    api_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ def measure(options: CapacityOptions, notes: Console) -> Finding:
 
     Raises:
         HostError: There is no server to measure, or the clients broke off.
+        CommandError: The key cannot be read.
     """
     deadline = time.monotonic() + options.limit_s
     with _host(options) as host:
@@ -111,6 +116,7 @@ def measure(options: CapacityOptions, notes: Console) -> Finding:
 @contextmanager
 def _host(options: CapacityOptions) -> Iterator[Host]:
     """The server to measure."""
+    api_key = api_key_for(options.api_key_file, url=options.url)
     wanted = FILES_PER_STREAM * options.most + OTHER_FILES
     allowed = allow_open_files(wanted)
     if allowed < wanted:
@@ -123,7 +129,7 @@ def _host(options: CapacityOptions) -> Iterator[Host]:
         with started_server(options.most + SPARE_PLACES, **settings) as host:
             yield host
     else:
-        yield Host(options.url, None)
+        yield Host(options.url, None, api_key)
 
 
 def capacity(options: CapacityOptions, *, as_json: bool) -> int:

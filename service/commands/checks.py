@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from service.errors import SpeechQCError, StartupError
-from service.settings import PREFIX, Settings, unknown_variables
+from service.settings import PREFIX, RESERVED_CONNECTIONS, Settings, unknown_variables
 
 State = Literal["ok", "warn", "fail"]
 
@@ -142,20 +142,42 @@ def check_port(settings: Settings) -> Finding:
     return Finding("port", "ok", f"{where} is free")
 
 
+def check_access(settings: Settings) -> Finding:
+    """Whether it is said who may come in, and the keys can be read."""
+    from service.api.access import Policy
+    from service.exposure import check_exposure, is_loopback
+
+    try:
+        check_exposure(settings)
+        policy = Policy.of(settings)
+    except SpeechQCError as error:
+        return Finding("access", "fail", str(error), "the message says what to mend")
+    if policy.ring is not None:
+        return Finding("access", "ok", "who has a key may come in")
+    if is_loopback(settings.host):
+        return Finding("access", "ok", "this machine alone, without keys")
+    return Finding("access", "ok", "whoever reaches the address, without keys (SPEECHQC_ALLOW_ANONYMOUS)")
+
+
 def check_descriptors(settings: Settings, limit: int | None = None) -> Finding:
     """Whether a process may open as many files as its places need.
 
     Args:
-        settings: Places.
+        settings: Places and connections.
         limit: Instead of this process's own.
     """
+    wanted = settings.connections_limit + RESERVED_CONNECTIONS + SPARE_DESCRIPTORS
     needed = settings.max_streams + settings.max_uploads + SPARE_DESCRIPTORS
     limit = _descriptor_limit() if limit is None else limit
     if limit is None:
         return Finding("open files", "ok", "this system has no limit that could be read")
     text = f"a process may open {limit}, its places need {needed}"
     if limit < needed:
-        return Finding("open files", "fail", text, f"ulimit -n {needed}, or LimitNOFILE={needed} in the unit")
+        return Finding("open files", "fail", text, f"ulimit -n {wanted}, or LimitNOFILE={wanted} in the unit")
+    if limit < wanted:
+        text = f"a process may open {limit}, its {settings.connections_limit} connections need {wanted}"
+        advice = f"ulimit -n {wanted}, LimitNOFILE={wanted} in the unit, or lower SPEECHQC_MAX_CONNECTIONS"
+        return Finding("open files", "warn", text, advice)
     return Finding("open files", "ok", text)
 
 
@@ -209,7 +231,13 @@ def check_clock(year: int | None = None, synchronised: bool | None = None) -> Fi
     return Finding("clock", "ok", "the kernel says that it is kept" if kept else "plausible")
 
 
-CHECKS: tuple[Callable[[Settings], Finding], ...] = (check_port, check_descriptors, check_memory, check_cores)
+CHECKS: tuple[Callable[[Settings], Finding], ...] = (
+    check_access,
+    check_port,
+    check_descriptors,
+    check_memory,
+    check_cores,
+)
 
 
 def all_findings(settings: Settings) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import orjson
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.text import Text
@@ -35,7 +36,7 @@ machine bears it.
 |---|---|---|---|---|
 """
 
-_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "multiple of"}
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "multiple of", "min_length": "length ≥"}
 
 
 def settings(*, as_json: bool, as_markdown: bool) -> int:
@@ -78,7 +79,7 @@ def type_of(annotation: Any) -> str:
     members = [one for one in get_args(annotation) if one is not type(None)]
     if len(members) < len(get_args(annotation)) and (get_origin(annotation) is Union or "|" in str(annotation)):
         return f"{' or '.join(map(type_of, members))}, or nothing"
-    names = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+    names = {bool: "true or false", int: "whole number", float: "number", str: "text", SecretStr: "text", Path: "path"}
     return names.get(annotation, str(annotation).replace("|", "\\|"))
 
 
@@ -96,7 +97,7 @@ def bounds_of(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return "the shipped model"
-    if field.default is PydanticUndefined or field.default is None:
+    if field.default is PydanticUndefined or field.default in (None, ""):
         return "nothing"
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from service.commands.answers import Answerer, Document, LocalAnswerer, answers_in_order, local_settings
 from service.commands.files import Found, Source, find_sources, replaced_when_complete, result_names, write_file
 from service.commands.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
+from service.commands.keyed import api_key_for
 from service.commands.options import FailOn, Format, InspectCommand
 from service.commands.seams import CommandError, Seams
 from service.commands.tables import (
@@ -53,19 +54,20 @@ def inspect(options: InspectCommand, seams: Seams) -> int:
         The exit code.
 
     Raises:
-        CommandError: The options contradict each other, or a result cannot be written.
+        CommandError: The options contradict each other, the key cannot be read, or a result cannot be written.
         SpeechQCError: Nothing can be inspected at all: no model, no such profile.
         BrokenPipeError: Nobody reads the results any more.
     """
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     found = find_sources(options.files)
     _check(options, found)
+    api_key = api_key_for(options.api_key_file, url=options.url)
     for message in found.missing:
         notes.print(Text(f"error: {message}"))
     if not found.sources:
         return ERROR
     try:
-        run = Run(options, found, notes)
+        run = Run(options, found, notes, api_key)
         asyncio.run(run.inspect_all(seams))
         run.close()
     except BrokenPipeError:
@@ -111,10 +113,11 @@ class Run:
         options: What was asked for.
         found: The recordings.
         notes: Standard error.
+        api_key: For the server, if one is asked.
     """
 
-    def __init__(self, options: InspectCommand, found: Found, notes: Console) -> None:
-        self._options, self._found, self._notes = options, found, notes
+    def __init__(self, options: InspectCommand, found: Found, notes: Console, api_key: str | None = None) -> None:
+        self._options, self._found, self._notes, self._api_key = options, found, notes, api_key
         self._stdout = output_console(sys.stdout)
         self._statuses: list[str] = []
         self._errors = len(found.missing)
@@ -165,7 +168,7 @@ class Run:
         if options.url:
             from service.commands.remote import RemoteAnswerer
 
-            return RemoteAnswerer(options.url, question, seams.transport)
+            return RemoteAnswerer(options.url, question, self._api_key, seams.transport)
         settings = local_settings(options.model, options.device, workers)
         return LocalAnswerer(settings, seams.make_runner(settings), question)
 

@@ -67,6 +67,7 @@ class InspectCommand:
         plot: Picture to draw; None for none.
         model: Model file; None for the one of the settings.
         device: Where to run it; None for the one of the settings.
+        api_key_file: Holds the key for the server at `url`; None for the environment's.
     """
 
     files: Sequence[str]
@@ -79,3 +80,4 @@ class InspectCommand:
     plot: Path | None = None
     model: Path | None = None
     device: str | None = None
+    api_key_file: Path | None = None

@@ -14,8 +14,10 @@ import numpy as np
 import orjson
 
 from service.commands.answers import Document
+from service.commands.keyed import with_hint
 from service.commands.options import Question
 from service.commands.seams import CommandError
+from service.credentials import bearer
 
 UPLOAD_BYTES = 1 << 18
 """Read from disk at a time."""
@@ -34,6 +36,7 @@ class RemoteAnswerer:
     Args:
         server: Address of the server, for example `http://127.0.0.1:8000`.
         question: What to ask.
+        api_key: To send along; None where the server has no keys.
         transport: Carries the requests; None for the network.
         sleep: Waits between attempts, seconds.
 
@@ -45,6 +48,7 @@ class RemoteAnswerer:
         self,
         server: str,
         question: Question,
+        api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -56,7 +60,7 @@ class RemoteAnswerer:
         self._query |= {"profile": question.profile} if question.profile else {}
         self._query |= {"labels": question.labels} if question.labels else {}
         self._query |= {"explain": "true"} if question.explain else {}
-        self._client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT)
+        self._client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, headers=bearer(api_key))
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:
@@ -105,7 +109,7 @@ class RemoteAnswerer:
                 f"{self._server} answered {answer.status_code} {answer.reason_phrase}; is it the address of a "
                 "speech-qc server?"
             )
-        return message
+        return with_hint(message, str(orjson.loads(answer.content)["error"].get("code")))
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import secrets
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from service.commands.seams import Seams
+from service.exposure import check_exposure
 from service.logs import configure_logging
 from service.settings import Settings, load_settings
 
@@ -33,13 +37,21 @@ def serve(
         host=host, port=port, model_path=model, device=device, log_level=log_level, workers=workers
     )
     configure_logging(settings)
+    check_exposure(settings)
     if settings.workers > 1:
-        return seams.supervise(settings)
+        return seams.supervise(_with_shared_secret(settings))
     from service.app import create_app
 
     app = create_app(settings, seams.make_runner(settings))
     seams.run_server(app, host=settings.host, port=settings.port, **server_options(settings))
     return 0
+
+
+def _with_shared_secret(settings: Settings) -> Settings:
+    """Tokens that one worker signs must be good at the others, too."""
+    if settings.token_secret is not None:
+        return settings
+    return settings.model_copy(update={"token_secret": SecretStr(secrets.token_hex())})
 
 
 def server_options(settings: Settings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from service.api.messages import StreamWarning, Summary
 from service.client import Encoding, NoStream, StreamClient, StreamClosed
 from service.commands.files import Source
 from service.commands.inspecting import COUNTED, FOUND, OK
+from service.commands.keyed import api_key_for, with_hint
 from service.commands.options import FailOn
 from service.commands.playing import MAX_RATE_HZ, MIN_RATE_HZ, Recording, StandardInput, at_its_pace
 from service.commands.seams import CommandError
@@ -39,6 +40,7 @@ class StreamCommand:
         profile: Limits of the verdict; None for the default ones.
         fail_on: Which verdicts make the exit code 1.
         as_json: Print the messages as they are.
+        api_key_file: Holds the key for the server; None for the environment's.
     """
 
     source: str
@@ -52,6 +54,7 @@ class StreamCommand:
     profile: str | None = None
     fail_on: FailOn = FailOn.fail
     as_json: bool = False
+    api_key_file: Path | None = None
 
 
 def stream(command: StreamCommand) -> int:
@@ -66,9 +69,10 @@ def stream(command: StreamCommand) -> int:
     """
     if command.rate_hz is not None and not MIN_RATE_HZ <= command.rate_hz <= MAX_RATE_HZ:
         raise CommandError(f"--rate: expected {MIN_RATE_HZ} to {MAX_RATE_HZ}, given {command.rate_hz}")
+    api_key = api_key_for(command.api_key_file, url=command.url)
     audio = _source(command)
     try:
-        summary = asyncio.run(_play(command, audio))
+        summary = asyncio.run(_play(command, audio, api_key))
     finally:
         audio.close()
     statuses = [channel.verdict.status for channel in summary.channels]
@@ -81,19 +85,21 @@ def _source(command: StreamCommand) -> Recording | StandardInput:
     return Recording(Path(command.source), command.encoding, command.rate_hz, command.channels)
 
 
-async def _play(command: StreamCommand, audio: Recording | StandardInput) -> Summary:
+async def _play(command: StreamCommand, audio: Recording | StandardInput, api_key: str | None) -> Summary:
     """Open the stream and see it through."""
     wire = audio.wire
     labels = None if command.labels is None else [label.strip() for label in command.labels.split(",")]
     try:
         connecting = StreamClient.connect(
             command.url, encoding=wire.encoding, sample_rate=wire.rate_hz, channels=wire.channels,
-            emit_ms=command.emit_ms, labels=labels, profile=command.profile,
+            emit_ms=command.emit_ms, labels=labels, profile=command.profile, api_key=api_key,
         )  # fmt: skip
         client = await connecting
     except ValueError as error:
         raise CommandError(f"--url: {error}") from error
-    except (StreamClosed, NoStream) as error:
+    except StreamClosed as error:
+        raise CommandError(with_hint(str(error), error.error.error.code if error.error else "")) from error
+    except NoStream as error:
         raise CommandError(str(error)) from error
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     async with client:

@@ -129,6 +129,7 @@ class Engine:
         self._step_deadline_s = step_deadline_s
         self._clock = clock
         self._observer: EngineObserver = observer or SilentObserver()
+        self._in_loop = in_loop
         self._device: Executor = (
             _Here() if in_loop else ThreadPoolExecutor(max_workers=1, thread_name_prefix="speechqc-device")
         )
@@ -168,7 +169,9 @@ class Engine:
             raise RuntimeError("an engine is started once, before it is stopped")
         self._started = True
         lanes = list(self._lanes.values())
-        await asyncio.get_running_loop().run_in_executor(self._device, self._step_runner.warm_up, lanes)
+        # Beside the loop even where steps run in it: another engine may be at work there.
+        executor = None if self._in_loop else self._device
+        await asyncio.get_running_loop().run_in_executor(executor, self._step_runner.warm_up, lanes)
         if not self._stopping:
             self._dispatcher = asyncio.create_task(self._dispatch(), name="speechqc-dispatcher")
 

@@ -6,12 +6,16 @@ other one is gone.
     parent → worker   job                   once, before anything else
                       read {id}             what do your metrics say
                       series {id, texts, restarts}   answer to collect
+                      reload {id}           load the model file anew
+                      reloads {id, workers} answer to reload_all, by worker as reloaded
     worker → parent   up                    ready for connections
                       load {taken, open, fit}   how many connections it took and has, and whether its engine lives
                       leaving               ready for no more of them
                       failed {message}      cannot start, and why
                       text {id, text}       answer to read
                       collect {id}          what do the others' metrics say
+                      reloaded {id, outcome, message, name, version, sha256, old}   answer to reload
+                      reload_all {id}       all shall load the model file anew, this one first
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ class Channel:
 
         Raises:
             TimeoutError: None came in time.
+            ConnectionError: The other side is gone.
         """
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -75,8 +80,11 @@ class Channel:
         return _decode(line)
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; whoever waits for an answer is told that none will come."""
         self._writer.close()
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(ConnectionError("the other side is gone"))
 
 
 def encode(kind: str, **content: Any) -> bytes:

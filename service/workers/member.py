@@ -7,13 +7,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from service.errors import StartupError
+from service.errors import ReloadFailed, StartupError
 from service.settings import Settings
 from service.workers.channel import Channel, Message, encode, hear_first
+from service.workers.reloading import ALL_S, FAILED
 from service.workers.series import merge
 
 logger = logging.getLogger("service.workers")
@@ -44,7 +45,7 @@ class Job:
             "job",
             worker=self.worker,
             workers=self.workers,
-            settings=self.settings.model_dump(mode="json"),
+            settings=self.settings.model_dump(mode="json") | _secrets(self.settings),
             handover=self.handover,
         )
 
@@ -73,6 +74,8 @@ class Member:
         self._end, self.worker, self.workers = end, worker, workers
         self._on_orphaned = on_orphaned or _terminate
         self._read: Callable[[], str] = str
+        self._reload: Callable[[], Awaitable[Message]] | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
         self._channel: Channel | None = None
         self._listener: asyncio.Task[None] | None = None
         self._load: tuple[int, int, bool] | None = None
@@ -80,6 +83,10 @@ class Member:
     def offer(self, read: Callable[[], str]) -> None:
         """Say how this worker's own metrics are read."""
         self._read = read
+
+    def offer_reload(self, reload: Callable[[], Awaitable[Message]]) -> None:
+        """Say how this worker loads the model file anew; it answers as `service.workers.reloading` has it."""
+        self._reload = reload
 
     def fail(self, error: StartupError) -> None:
         """Tell the parent why this worker cannot start; before `join`."""
@@ -103,6 +110,23 @@ class Member:
         """Ask for no more connections; those under way still come."""
         if self._channel is not None:
             self._channel.say("leaving")
+
+    async def reload_all(self) -> dict[int, Message]:
+        """Have all workers load the model file anew, this one first; how it went, by worker.
+
+        Raises:
+            ReloadFailed: The parent does not answer.
+        """
+        why = "the parent process is not there"
+        if self._channel is not None:
+            try:
+                said = await self._channel.ask("reload_all", ALL_S)
+                return {int(worker): found for worker, found in said["workers"].items()}
+            except TimeoutError:
+                why = f"the parent process did not answer within {ALL_S:g} s"
+            except ConnectionError:
+                pass
+        raise ReloadFailed(f"{why}, so that nobody knows which workers have the new model: restart the server")
 
     def close(self) -> None:
         """Hang up; may be called twice, and without `join`."""
@@ -132,10 +156,31 @@ class Member:
         while (message := await channel.hear()) is not None:
             if message["type"] == "read":
                 channel.say("text", id=message["id"], text=self._read())
-            elif message["type"] == "series":
+            elif message["type"] in ("series", "reloads"):
                 channel.settle(message)
+            elif message["type"] == "reload":
+                reloading = asyncio.create_task(self._reload_here(channel, message["id"]))
+                self._reloads.add(reloading)
+                reloading.add_done_callback(self._reloads.discard)
         logger.error("the parent process is gone; this worker drains and ends")
         self._on_orphaned()
+
+    async def _reload_here(self, channel: Channel, identity: int) -> None:
+        """Whatever happens, the parent gets an answer."""
+        said: Message = {"outcome": FAILED, "message": "it has no model yet"}
+        try:
+            if self._reload is not None:
+                said = await self._reload()
+        except Exception as error:
+            logger.exception("the reload failed")
+            said = {"outcome": FAILED, "message": f"{type(error).__name__}: {error}"}
+        channel.say("reloaded", id=identity, **said)
+
+
+def _secrets(settings: Settings) -> dict[str, str]:
+    """What a dump of the settings hides; the channel is the parent's and this worker's alone."""
+    secret = settings.token_secret
+    return {} if secret is None else {"token_secret": secret.get_secret_value()}
 
 
 def _terminate() -> None:

@@ -9,15 +9,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 from service.errors import SettingsError, StartupError
 from service.settings import Settings
-from service.workers.channel import Channel
+from service.workers.channel import Channel, Message
 from service.workers.handover import Giver
 from service.workers.listening import Door
 from service.workers.member import Job
+from service.workers.reloading import FAILED, RELOAD_S, Reloads
 
 logger = logging.getLogger("service.workers")
 
@@ -43,8 +45,10 @@ def delay_s(previous_s: float | None, lived_s: float) -> float:
 class _Worker:
     """One process and the parent's ends of what leads to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, giver: Giver) -> None:
-        self.process, self.channel, self.giver = process, channel, giver
+    def __init__(
+        self, process: asyncio.subprocess.Process, channel: Channel, giver: Giver, reloads_before: int
+    ) -> None:
+        self.process, self.channel, self.giver, self.reloads_before = process, channel, giver, reloads_before
         self.up = self.served = False
         self.failure: str | None = None
 
@@ -52,9 +56,19 @@ class _Worker:
         """Its metrics; None when it does not answer."""
         try:
             text: str = (await self.channel.ask("read", READ_S))["text"]
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):
             return None
         return text
+
+    async def reload(self) -> Message:
+        """Have it load the model file anew; how that went, as `service.workers.reloading` has it."""
+        try:
+            said = await self.channel.ask("reload", RELOAD_S)
+        except TimeoutError:
+            return {"outcome": FAILED, "message": f"it did not answer within {RELOAD_S:g} s and may still be loading"}
+        except ConnectionError:
+            return {"outcome": "starting", "message": "it ended meanwhile"}
+        return {name: value for name, value in said.items() if name not in ("type", "id")}
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if there is still a process to get it."""
@@ -79,7 +93,8 @@ class Supervisor:
         self._workers: dict[int, _Worker] = {}
         self._served: set[int] = set()
         self._restarts = dict.fromkeys(range(settings.workers), 0)
-        self._answers: set[asyncio.Task[None]] = set()
+        self._answers: set[asyncio.Task[object]] = set()
+        self._reloads = Reloads(self._reload_one, self._up, range(settings.workers))
         self._stopping = asyncio.Event()
         self._failure: SettingsError | None = None
         self._code = 0
@@ -102,6 +117,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._do(self._reloads.run()))
         keepers = [loop.create_task(self._keep(worker)) for worker in range(self._settings.workers)]
         try:
             await asyncio.wait(keepers, return_when=asyncio.FIRST_EXCEPTION)
@@ -149,6 +165,7 @@ class Supervisor:
         return f"{name} {ended(code)}{'' if worker.served else ' before it served; the log above may say why'}"
 
     async def _start(self, number: int) -> _Worker:
+        reloads_before = self._reloads.done
         ours, theirs = socket.socketpair()
         giving, taking = socket.socketpair()
         descriptor = taking.fileno()
@@ -171,7 +188,8 @@ class Supervisor:
         job = Job(number, self._settings.workers, self._settings, descriptor)
         with suppress(OSError):  # it has ended already, which its keeper will see
             ours.sendall(job.encode())
-        worker = self._workers[number] = _Worker(process, await Channel.over(ours), Giver(giving))
+        worker = _Worker(process, await Channel.over(ours), Giver(giving), reloads_before)
+        self._workers[number] = worker
         if self._stopping.is_set():
             worker.send(signal.SIGTERM)
         return worker
@@ -190,12 +208,12 @@ class Supervisor:
                     self._door.remove(worker.giver)
                 case "failed":
                     worker.failure = message["message"]
-                case "text":
+                case "text" | "reloaded":
                     worker.channel.settle(message)
+                case "reload_all":
+                    self._do(self._reload_for(number, worker, message["id"]))
                 case "collect":
-                    answer = asyncio.create_task(self._answer(worker, message["id"]))
-                    self._answers.add(answer)
-                    answer.add_done_callback(self._answers.discard)
+                    self._do(self._answer(worker, message["id"]))
         worker.up = False
         self._door.remove(worker.giver)
         worker.channel.close()
@@ -208,6 +226,8 @@ class Supervisor:
             self._stop()
             return
         logger.info("worker %d (process %d) serves", number, worker.process.pid)
+        if worker.reloads_before < self._reloads.done:  # it may have read the file before the reload
+            self._do(worker.reload())
         before = len(self._served)
         self._served.add(number)
         if len(self._served) == self._settings.workers > before:
@@ -220,6 +240,22 @@ class Supervisor:
         texts = await asyncio.gather(*(one.read() for one in others.values()))
         found = dict(zip(others, texts, strict=True))
         asker.channel.say("series", id=identity, texts=found, restarts=self._restarts)
+
+    def _do(self, work: Coroutine[Any, Any, object]) -> None:
+        """Begin something that the loop has to go on beside."""
+        task = asyncio.create_task(work)
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    def _up(self) -> list[int]:
+        return [number for number, worker in self._workers.items() if worker.up]
+
+    async def _reload_one(self, number: int) -> Message:
+        worker = self._workers.get(number)
+        return {"outcome": "starting", "message": "it ended meanwhile"} if worker is None else await worker.reload()
+
+    async def _reload_for(self, number: int, asker: _Worker, identity: int) -> None:
+        asker.channel.say("reloads", id=identity, workers=await self._reloads.run(number))
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():

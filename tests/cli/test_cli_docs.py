@@ -13,10 +13,12 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="u
 def test_every_command_and_option_is_documented() -> None:
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
-    assert set(commands) == {"inspect", "stream", "serve", "capacity", "model", "settings", "doctor"}
+    assert set(commands) == {"inspect", "stream", "serve", "capacity", "model", "settings", "doctor", "keys"}
     for name, command in commands.items():
         section = DOCUMENT.split(f"\n## {name}\n")[1].split("\n## ")[0]
-        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        under = getattr(command, "commands", {}).values()
+        parameters = [parameter for one in (command, *under) for parameter in one.params]
+        options = {option for parameter in parameters for option in parameter.opts if option.startswith("--")}
         for option in options - {"--help"}:
             assert option in section, f"{name} {option}"
 

@@ -10,6 +10,7 @@ from service.cli import main
 from service.commands.checks import (
     CHECKS,
     Finding,
+    check_access,
     check_clock,
     check_cores,
     check_descriptors,
@@ -86,8 +87,8 @@ def test_doctor_looks_at_everything_and_says_what_to_do(monkeypatch: pytest.Monk
         assert main(["doctor", "--json"]) == 2
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
     assert set(found) == {
-        "settings", "variables", "libraries", "port", "open files", "memory", "cores", "clock", "model", "provider",
-        "profiles",
+        "settings", "variables", "libraries", "access", "port", "open files", "memory", "cores", "clock", "model",
+        "provider", "profiles",
     }  # fmt: skip
     assert found["port"]["state"] == "fail"
     assert "SPEECHQC_PROT" in found["variables"]["text"]
@@ -106,8 +107,11 @@ def test_doctor_says_what_is_wrong_with_a_model(
 def test_places_need_descriptors() -> None:
     settings = Settings(max_streams=1000, max_uploads=8)
     assert check_descriptors(settings, 1071).state == "fail"
-    assert "ulimit -n 1072" in check_descriptors(settings, 1071).advice
-    assert check_descriptors(settings, 1072).state == "ok"
+    assert "ulimit -n 1344" in check_descriptors(settings, 1071).advice
+    assert check_descriptors(settings, 1072).state == check_descriptors(settings, 1343).state == "warn"
+    assert check_descriptors(settings, 1344).state == "ok"
+    few = Settings(max_streams=1000, max_uploads=8, max_connections=1000)
+    assert check_descriptors(few, 1080).state == "ok"
 
 
 def test_places_need_memory_and_processes_need_cores() -> None:
@@ -138,7 +142,24 @@ def test_the_port_is_given_back_after_the_look() -> None:
     assert check_port(settings).state == check_port(settings).state == "ok"
 
 
+def test_doctor_says_what_serve_would_say_of_strangers_and_keys(tmp_path: Path) -> None:
+    assert check_access(Settings()).state == "ok"
+    assert check_access(Settings(host="0.0.0.0", allow_anonymous=True)).state == "ok"
+    assert "SPEECHQC_ALLOW_ANONYMOUS" in check_access(Settings(host="0.0.0.0")).text
+    absent = check_access(Settings(api_keys_file=tmp_path / "absent"))
+    assert absent.state == "fail" and "absent" in absent.text
+
+
+def test_settings_about_keys_are_shown_and_the_secret_is_not(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("SPEECHQC_METRICS_NEEDS_KEY", "true")
+    monkeypatch.setenv("SPEECHQC_TOKEN_SECRET", "hunter2-hunter2-hunter2")
+    assert main(["settings", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["metrics_needs_key"]["value"] is True
+    assert "hunter2" not in out
+
+
 def test_the_worst_finding_is_the_exit_code() -> None:
     ok, warn, fail = (Finding("x", state, "") for state in ("ok", "warn", "fail"))  # type: ignore[arg-type]
     assert [exit_code([ok]), exit_code([ok, warn]), exit_code([warn, fail, ok])] == [0, 1, 2]
-    assert len(CHECKS) == 4
+    assert len(CHECKS) == 5

@@ -27,6 +27,11 @@ def test_images_are_named_by_a_tag_that_does_not_move(name):
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
+def test_the_service_may_start_without_keys_since_its_port_stays_on_this_machine():
+    assert SERVICES["speech-qc"]["environment"]["SPEECHQC_ALLOW_ANONYMOUS"] == "true"
+    assert SERVICES["speech-qc"]["environment"]["SPEECHQC_LOG_FORMAT"] == "json"
+
+
 def test_the_watch_waits_for_the_service():
     for name, needs in (("prometheus", "speech-qc"), ("prometheus", "alertmanager"), ("grafana", "prometheus")):
         assert SERVICES[name]["depends_on"][needs] == {"condition": "service_healthy"}

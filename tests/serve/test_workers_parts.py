@@ -28,6 +28,8 @@ from service.workers.listening import bind_all
 from service.workers.series import merge
 from service.workers.supervisor import FIRST_DELAY_S, HEALTHY_S, MOST_DELAY_S, delay_s, ended
 
+SECRET = "a secret of the parent"
+
 
 def registry_text(value: float, *routes: str) -> str:
     registry = CollectorRegistry()
@@ -90,11 +92,13 @@ def test_ends_are_said_in_words():
 
 def test_a_job_arrives_as_it_was_said(monkeypatch):
     monkeypatch.setenv("SPEECHQC_PORT", "9999")
-    said = Job(1, 3, Settings(port=8123, model_path="m.onnx", max_streams=7), 5)
+    said = Job(1, 3, Settings(port=8123, model_path="m.onnx", max_streams=7, token_secret=SECRET), 5)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(said.encode() + b"what follows is left alone")
-        assert Job.receive(theirs) == said, "what the parent says outweighs the environment"
+        heard = Job.receive(theirs)
+        assert heard == said, "what the parent says outweighs the environment"
+        assert heard.settings.token_secret.get_secret_value() == SECRET, "not the stars that stand for it"
         assert theirs.recv(100) == b"what follows is left alone"
         ours.close()
         assert Job.receive(theirs) is None

@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,6 +16,8 @@ from signals import voice
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from workers_server import WorkersServer, started
+
+from service.keys import make_key, write_keys
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +188,39 @@ def test_a_port_that_is_taken_is_named_before_any_worker_starts(tmp_path):
             assert server.ends() == 2
             assert f"SPEECHQC_PORT={port} cannot be had: Address already in use" in server.log()
             assert "process" not in server.log()
+
+
+def test_a_connection_that_a_worker_adopts_has_the_bounds_of_any_other(server):
+    for _ in range(2):  # one at each worker
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            head = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 1000) for number in range(40))
+            with suppress(BrokenPipeError):  # it may be refused before all of it is sent
+                client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_hangup_of_the_parent_reloads_the_model_of_every_worker(server):
+    def reloads() -> list[float | None]:
+        found = server.series()
+        return [found.get(("speechqc_model_reloads_total", worker)) for worker in "01"]
+
+    assert reloads() == [0, 0]
+    server.process.send_signal(signal.SIGHUP)
+    server.until(lambda: reloads() == [1, 1], "a reload in both workers")
+    assert server.log().count("the model file holds the model in use") == 2
+
+
+def test_a_token_of_one_worker_opens_streams_at_all(tmp_path):
+    key, kept = make_key("desk")
+    write_keys(tmp_path / "keys", [kept])
+    with started(tmp_path, API_KEYS_FILE=str(tmp_path / "keys")) as keyed, ExitStack() as until_end:
+        answer = httpx.post(keyed.url + "/v1/token", headers={"X-API-Key": key}, timeout=10)
+        for _ in range(4):
+            url = f"ws://127.0.0.1:{keyed.port}/v1/stream?token={answer.json()['token']}"
+            stream = until_end.enter_context(connect(url, compression=None))
+            assert json.loads(stream.recv(10))["type"] == "ready"
+        assert streams_by_worker(keyed) == [2, 2]
+        assert "token=" not in keyed.log()
 
 
 def test_a_second_server_does_not_slip_beside_one_with_workers(server, tmp_path):

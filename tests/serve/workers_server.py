@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.capacity.host import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 FEW_SHAPES = {"DEVICE": "cpu", "MAX_BATCH": "1", "UPLOAD_CHUNK_HOPS": "40", "STREAM_IDLE_S": "60"}
 
 Series = dict[tuple[str, str | None], float]

@@ -1,0 +1,275 @@
+"""Hours in minutes: streams that come and go, uploads, and hostile clients, at a share of what the machine carries.
+
+    python benchmarks/soak.py --minutes 60 --streams 60
+
+Starts a server of its own (or names one with --url and --pid), and prints once a minute what must not grow: resident
+memory, threads, descriptors, places; at the end what was lost. Ends with 1 if anything leaked or a frame was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from service.capacity.host import free_port  # noqa: E402  # found where the line above says
+
+MESSAGE_S, FRAME_S, RATE_HZ = 0.1, 0.02, 16_000
+STREAM_S = (5.0, 60.0)
+"""Shortest and longest stream."""
+MOST_GROWTH = 0.05
+"""Of resident memory, after the first quarter."""
+
+
+@dataclass
+class Tally:
+    """What came of everybody."""
+
+    streams: int = 0
+    frames: int = 0
+    lost_frames: int = 0
+    uploads: int = 0
+    refused: int = 0
+    hostile: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"streams {self.streams}, frames {self.frames}, lost {self.lost_frames}, uploads {self.uploads}, "
+            f"refused {self.refused}, hostile {self.hostile}, failures {len(self.failures)}"
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The server at one moment."""
+
+    rss_mib: float
+    threads: int
+    descriptors: int
+    places: float
+
+
+def audio(seconds: float, seed: int) -> bytes:
+    """Noise in syllables, 16-bit."""
+    rng = np.random.default_rng(seed)
+    count = round(seconds * RATE_HZ)
+    shape = np.clip(np.sin(2 * np.pi * 3 * np.arange(count) / RATE_HZ) + 0.3, 0, 1)
+    return bytes((rng.standard_normal(count) * shape * 2000).astype("<i2").tobytes())
+
+
+def wav(samples: bytes) -> bytes:
+    """A WAV file around 16-bit samples."""
+    form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16)
+    head = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(samples))
+    return b"RIFF" + struct.pack("<I", len(head) + len(samples)) + head + samples
+
+
+async def one_stream(url: str, tally: Tally, rng: random.Random, sound: bytes) -> None:
+    """A paced stream to its end; every frame of it must come."""
+    messages = round(rng.uniform(*STREAM_S) / MESSAGE_S)
+    size = round(MESSAGE_S * RATE_HZ) * 2
+    following = 0
+    async with connect(f"{url}/v1/stream", compression=None, max_size=2**24) as link:
+
+        async def send() -> None:
+            begun = time.monotonic()
+            for number in range(messages):
+                start = number * size % (len(sound) - size)
+                await link.send(sound[start : start + size])
+                await asyncio.sleep(max(0.0, begun + (number + 1) * MESSAGE_S - time.monotonic()))
+            await link.send('{"type":"CloseStream"}')
+
+        sending = asyncio.create_task(send())
+        summary = None
+        try:
+            async for text in link:
+                message = json.loads(text)
+                if message["type"] == "scores":
+                    if message["first_frame"] != following:
+                        tally.lost_frames += abs(message["first_frame"] - following)
+                    following = message["first_frame"] + len(message["channels"][0]["frames"]["speech"])
+                elif message["type"] == "summary":
+                    summary = message
+                elif message["type"] == "error":
+                    if message["error"]["code"] == "overloaded":
+                        tally.refused += 1
+                        return
+                    tally.failures.append(message["error"]["message"])
+        finally:
+            sending.cancel()
+            await asyncio.wait({sending})
+    expected = round(messages * MESSAGE_S / FRAME_S)
+    tally.streams += 1
+    tally.frames += following
+    if summary is None:
+        tally.failures.append("a stream ended without a summary")
+    tally.lost_frames += abs(expected - following)
+
+
+async def keep_streaming(url: str, tally: Tally, rng: random.Random, sound: bytes, end_s: float) -> None:
+    """One stream after the other."""
+    await asyncio.sleep(rng.uniform(0, 5))
+    while time.monotonic() < end_s:
+        try:
+            await one_stream(url, tally, rng, sound)
+        except (ConnectionClosed, InvalidHandshake, OSError, TimeoutError) as error:
+            tally.failures.append(f"stream: {error!r}")
+            await asyncio.sleep(1)
+
+
+async def keep_uploading(url: str, tally: Tally, rng: random.Random, end_s: float, every_s: float) -> None:
+    """One recording after the other, with pauses."""
+    async with httpx.AsyncClient(timeout=120) as web:
+        while time.monotonic() < end_s:
+            body = wav(audio(rng.uniform(1, 60), rng.randrange(1000)))
+            try:
+                answer = await web.post(f"{url.replace('ws', 'http', 1)}/v1/inspect", content=body)
+            except httpx.HTTPError as error:
+                tally.failures.append(f"upload: {error!r}")
+            else:
+                tally.uploads += answer.status_code == 200
+                tally.refused += answer.status_code == 429
+                if answer.status_code not in (200, 429):
+                    tally.failures.append(f"upload: {answer.status_code} {answer.text[:200]}")
+            await asyncio.sleep(rng.uniform(0, 2 * every_s))
+
+
+async def keep_attacking(url: str, tally: Tally, rng: random.Random, sound: bytes, end_s: float) -> None:
+    """Broken bodies, vanishing clients, silent sockets, garbage; what they get back does not matter."""
+    port = int(url.rsplit(":", 1)[1])
+    good = wav(sound[:64_000])
+    upgrade = (
+        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    while time.monotonic() < end_s:
+        with suppress(OSError, TimeoutError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            attack = rng.randrange(6)
+            if attack == 0:
+                writer.write(rng.randbytes(rng.randrange(1, 5000)))
+            elif attack == 1:  # an upload that its sender leaves
+                writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + good[:20_000])
+            elif attack == 2:  # bytes that are no recording any more
+                body = bytearray(good)
+                for _ in range(20):
+                    body[rng.randrange(200)] = rng.randrange(256)
+                writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            elif attack == 3:  # half a WebSocket message
+                writer.write(upgrade + b"\x82\xfe\x3e\x80" + bytes(4) + bytes(rng.randrange(8000)))
+            elif attack == 4:  # garbage after the handshake
+                writer.write(upgrade + rng.randbytes(400))
+            # 5 says nothing at all
+            with suppress(TimeoutError):
+                await asyncio.wait_for(reader.read(1 << 16), rng.uniform(0.1, 3))
+            if rng.random() < 0.5:
+                writer.transport.abort()
+            writer.close()
+            tally.hostile += 1
+        await asyncio.sleep(rng.uniform(0, 1))
+
+
+async def look(pid: int, url: str) -> Sample:
+    """What the system and the server's own metrics say."""
+    status = await asyncio.to_thread(Path(f"/proc/{pid}/status").read_text)
+    facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    async with httpx.AsyncClient(timeout=30) as web:
+        text = (await web.get(f"{url.replace('ws', 'http', 1)}/metrics")).text
+    places = next(float(line.split()[1]) for line in text.splitlines() if line.startswith("speechqc_sessions_active "))
+    return Sample(
+        int(facts["VmRSS"].split()[0]) / 1024, int(facts["Threads"]), len(os.listdir(f"/proc/{pid}/fd")), places
+    )
+
+
+async def soak(url: str, pid: int, options: argparse.Namespace) -> int:
+    """Run everybody, look once in a while, judge."""
+    tally, sound, samples = Tally(), audio(30, 1), []
+    begun = time.monotonic()
+    end_s = begun + 60 * options.minutes
+    seed = random.Random(options.seed)
+    tasks = [keep_streaming(url, tally, random.Random(seed.random()), sound, end_s) for _ in range(options.streams)]
+    tasks += [keep_uploading(url, tally, random.Random(seed.random()), end_s, 5.0) for _ in range(options.uploaders)]
+    tasks += [keep_attacking(url, tally, random.Random(seed.random()), sound, end_s) for _ in range(options.hostile)]
+    everybody = asyncio.gather(*tasks)
+    while not everybody.done():
+        await asyncio.wait({everybody}, timeout=min(60.0, 3 * options.minutes))
+        sample = await look(pid, url)
+        samples.append(sample)
+        minutes = (time.monotonic() - begun) / 60
+        print(f"{minutes:6.1f} min  {sample.rss_mib:7.1f} MiB  {sample.threads:3} threads  "
+              f"{sample.descriptors:4} descriptors  {sample.places:4.0f} places  "
+              f"{tally.line()}", flush=True)  # fmt: skip
+    everybody.result()
+    await asyncio.sleep(options.settle_s)
+    last = await look(pid, url)
+    first = samples[min(len(samples) // 4, len(samples) - 1)]
+    growth = last.rss_mib / first.rss_mib - 1
+    wrong = [f"{len(tally.failures)} failures, the first: {tally.failures[0]}"] if tally.failures else []
+    wrong += [f"{tally.lost_frames} frames were lost"] if tally.lost_frames else []
+    wrong += [f"{last.places:.0f} places are still taken"] if last.places else []
+    wrong += [f"memory grew by {100 * growth:.1f} %"] if growth > MOST_GROWTH else []
+    if last.threads > first.threads + 2:
+        wrong.append(f"threads grew from {first.threads} to {last.threads}")
+    idle = options.descriptors + 5  # a connection of ours and of a scrape may still be open
+    if last.descriptors > idle:
+        wrong.append(f"{last.descriptors} descriptors are open, {options.descriptors} at the start")
+    print(f"end: {last}; memory {100 * growth:+.1f} % after the first quarter; {tally.line()}")
+    print("\n".join(wrong) or "nothing leaked, nothing lost")
+    return 1 if wrong else 0
+
+
+async def main() -> int:
+    """Read the options, start a server, soak it."""
+    options_of = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options_of.add_argument("--minutes", type=float, default=60.0)
+    options_of.add_argument("--streams", type=int, default=60, help="at a time; 80 %% of what speech-qc capacity finds")
+    options_of.add_argument("--uploaders", type=int, default=2)
+    options_of.add_argument("--hostile", type=int, default=4)
+    options_of.add_argument("--settle-s", type=float, default=15.0, help="rest before the last look")
+    options_of.add_argument("--seed", type=int, default=1)
+    options_of.add_argument("--url", help="ws://host:port of a server that runs already")
+    options_of.add_argument("--pid", type=int, help="its process")
+    options = options_of.parse_args()
+    if options.url:
+        options.descriptors = (await look(options.pid, options.url)).descriptors
+        return await soak(options.url, options.pid, options)
+    port = free_port()
+    environment = os.environ | {"SPEECHQC_MAX_STREAMS": str(2 * options.streams + 16), "SPEECHQC_LOG_LEVEL": "error"}
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: ASYNC220  # before anything runs
+    url = f"ws://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient() as web:
+            for _ in range(600):
+                with suppress(httpx.HTTPError):
+                    if (await web.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200:
+                        break
+                await asyncio.sleep(0.1)
+        options.descriptors = (await look(server.pid, url)).descriptors
+        return await soak(url, server.pid, options)
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

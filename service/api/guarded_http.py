@@ -1,0 +1,236 @@
+"""uvicorn's HTTP protocol with bounds that it lacks: on heads, on clients that do not read, on connections.
+
+Without them one connection could fill the memory with a header without an end, or hold a descriptor or an answer for
+ever, and many could use up all descriptors, after which nobody is heard, the supervisor's health check included.
+uvicorn's own `limit_concurrency` would refuse that check as well, and a supervisor that hears nothing kills the process
+with all its streams; it counts neither idle connections nor streams that ask for their upgrade, and tells no client
+when to come back. This class builds on attributes of uvicorn's that are not documented; `tests/faults/` fails when they
+change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import TooManyConnections
+from service.report import to_json
+from service.settings import RESERVED_CONNECTIONS, Settings
+
+logger = logging.getLogger("service.access")
+
+SPARED = frozenset({"/health/live", "/health/ready", "/metrics"})
+
+LOOKS = 4
+"""Looks at a connection within its shortest time-out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds of a connection and of their number; see the settings of the same names."""
+
+    max_connections: int
+    max_header_bytes: int
+    header_timeout_s: float
+    read_timeout_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> ConnectionLimits:
+        """As the settings say."""
+        return cls(
+            settings.connections_limit, settings.max_header_bytes, settings.header_timeout_s, settings.read_timeout_s
+        )
+
+
+class GuardedHttpProtocol(HttpToolsProtocol):
+    """One connection; `guarded` binds the limits and the counter, since uvicorn makes the objects."""
+
+    limits: ConnectionLimits
+    on_refused: staticmethod[[], None]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_bytes = self._lines_bytes = 0
+        self._in_head = self._asked = False
+        self._head_since_s: float | None = None
+        self._unsent_bytes, self._unsent_since_s = 0, 0.0
+        self._look: asyncio.TimerHandle | None = None
+        self._is_beyond = False
+        self._application = self.app
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the head of its first request has not come yet."""
+        return not self._asked and not self.transport.is_closing()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to look at the connection, unless there are far too many."""
+        super().connection_made(transport)
+        self._is_beyond = len(self.connections) > self.limits.max_connections
+        if len(self.connections) > self.limits.max_connections + RESERVED_CONNECTIONS:
+            self._refuse_connection()
+            return
+        self._head_since_s = self.loop.time()  # one that never says anything has a head that is not complete
+        self._tick()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop looking."""
+        self._stop_looking()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse a head that is too long before all of it is kept."""
+        if self.transport.is_closing():
+            return
+        if self._head_since_s is None and not self._in_head and self._between_requests():
+            self._head_since_s = self.loop.time()
+        if self._head_since_s is not None:
+            # A body that came along with its head counts as well here, so only what was in pieces is judged yet.
+            before = self._head_bytes
+            self._head_bytes += len(data)
+            if before > self.limits.max_header_bytes:
+                self._refuse_head()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """A new request: its head begins."""
+        super().on_message_begin()
+        self._in_head = True
+        self._lines_bytes = 0
+        if self._head_since_s is None:
+            self._head_since_s = self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        """Count a part of the first line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: from here on the body has its own bounds."""
+        self._asked, self._in_head, self._head_since_s, self._head_bytes = True, False, None, 0
+        self.app = self._spared if self._has_no_room() else self._application
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._lines_bytes += size
+        if self._lines_bytes > self.limits.max_header_bytes:
+            raise _HeadTooLong
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what was wrong, unless the connection is closing because of it."""
+        if not self.transport.is_closing():
+            if self._in_head and self._lines_bytes > self.limits.max_header_bytes:
+                self._refuse_head()
+            else:
+                super().send_400_response(msg)
+
+    def handle_websocket_upgrade(self) -> None:
+        """From here on the socket has its own bounds."""
+        self._stop_looking()
+        if self._has_no_room():
+            self._refuse_connection()
+        else:
+            super().handle_websocket_upgrade()
+
+    def _has_no_room(self) -> bool:
+        """Whether this connection is one too many, still."""
+        self._is_beyond = self._is_beyond and len(self.connections) > self.limits.max_connections
+        return self._is_beyond
+
+    async def _spared(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application of a connection too many."""
+        if scope["path"] in SPARED:
+            await self._application(scope, receive, send)
+            return
+        self.on_refused()
+        headers, body = self._refusal()
+        await send({"type": "http.response.start", "status": TooManyConnections.http_status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _refuse_connection(self) -> None:
+        """Answer at once, in bytes: there may be no request, and the one for a stream has no application here."""
+        self.on_refused()
+        headers, body = self._refusal()
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\n%b\r\n%b" % (lines, body))
+        self.transport.close()
+
+    def _refusal(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        limit, retry_after_s = self.limits.max_connections, TooManyConnections.retry_after_s
+        error = TooManyConnections(
+            f"expected at most {limit} connections at the same time, this is one more: close those that are not used, "
+            f"try again in {retry_after_s} s, or raise SPEECHQC_MAX_CONNECTIONS",
+            max_connections=limit,
+            retry_after_s=retry_after_s,
+        )
+        body = to_json(error.body())
+        return [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"retry-after", b"%d" % (retry_after_s or 0)),
+            (b"connection", b"close"),
+        ], body
+
+    def _refuse_head(self) -> None:
+        text = (
+            f'{{"error":{{"code":"payload_too_large","message":"expected a head of at most '
+            f'{self.limits.max_header_bytes} bytes: send fewer or shorter headers","detail":{{}},"request_id":null}}}}'
+        )
+        self.transport.write(
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+            b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text.encode())
+        )
+        self.transport.close()
+
+    def _between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _tick(self) -> None:
+        """Cut a client that is too slow; costs nothing per message."""
+        limits, now_s = self.limits, self.loop.time()
+        if self._head_since_s is not None and now_s - self._head_since_s > limits.header_timeout_s:
+            self._cut("its request's head did not come in time")
+            return
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent_bytes:
+            self._unsent_since_s = now_s
+        elif now_s - self._unsent_since_s > limits.read_timeout_s:
+            self._cut("it does not take its answer")
+            return
+        self._unsent_bytes = unsent
+        self._look = self.loop.call_later(min(limits.header_timeout_s, limits.read_timeout_s) / LOOKS, self._tick)
+
+    def _cut(self, why: str) -> None:
+        logger.info("a connection was cut: %s", why)
+        self.transport.abort()
+
+    def _stop_looking(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+
+class _HeadTooLong(Exception):
+    """Ends the parsing of a head; uvicorn's class takes it for a request that cannot be parsed."""
+
+
+def guarded(settings: Settings, on_refused: Callable[[], None]) -> type[GuardedHttpProtocol]:
+    """The protocol with the limits of these settings, as `http` of uvicorn's options.
+
+    Args:
+        settings: The limits.
+        on_refused: Called for each that is refused because there are too many.
+    """
+    bound = {"limits": ConnectionLimits.of(settings), "on_refused": staticmethod(on_refused)}
+    return type("BoundGuardedHttpProtocol", (GuardedHttpProtocol,), bound)

@@ -1,0 +1,111 @@
+"""Who calls, and how much each may use at the same time or in a minute. Knows no HTTP.
+
+Counts are those of this process: with several of them each counts for itself, as the places for uploads and streams do.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from service.errors import Overloaded
+from service.keys import Key
+from service.settings import Settings
+
+MINUTE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request.
+
+    Attributes:
+        key: Its key; None where the server has no keys.
+        by_token: A token stood for the key, which is good for less.
+    """
+
+    key: Key | None = None
+    by_token: bool = False
+
+    @property
+    def name(self) -> str:
+        """For logs."""
+        return self.key.name if self.key is not None else "anonymous"
+
+
+ANONYMOUS = Caller()
+
+
+@dataclass(slots=True)
+class _Use:
+    """What one key uses: channels now, and what is left of its uploads."""
+
+    channels: int = 0
+    uploads: float = 0.0
+    at_s: float = field(default=-math.inf)
+
+
+class Quotas:
+    """Bounds by key; used from one event loop.
+
+    Args:
+        settings: Bounds of keys that have none of their own.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_streams, self._per_minute = settings.key_max_streams, settings.key_uploads_per_minute
+        self._clock = clock
+        self._uses: dict[str, _Use] = {}
+
+    @contextmanager
+    def stream(self, caller: Caller, channels: int) -> Iterator[None]:
+        """Hold places of a live stream.
+
+        Raises:
+            Overloaded: The key has as many open as it may.
+        """
+        if caller.key is None:
+            yield
+            return
+        use = self._uses.setdefault(caller.key.id, _Use())
+        limit = caller.key.max_streams or self._max_streams
+        if limit is not None and use.channels + channels > limit:
+            raise Overloaded(
+                f"this key may have {limit} live channels at a time, {use.channels} are open and {channels} more were "
+                "asked for: close one first",
+                key_limit=limit,
+                retry_after_s=Overloaded.retry_after_s,
+            )
+        use.channels += channels
+        try:
+            yield
+        finally:
+            use.channels -= channels
+
+    def upload(self, caller: Caller) -> None:
+        """Count an upload.
+
+        Raises:
+            Overloaded: The key has had its uploads of this minute.
+        """
+        if caller.key is None:
+            return
+        limit = caller.key.uploads_per_minute or self._per_minute
+        if limit is None:
+            return
+        use, now_s = self._uses.setdefault(caller.key.id, _Use()), self._clock()
+        # A bucket of one minute's uploads that fills up evenly; the first one finds it full.
+        use.uploads = min(float(limit), use.uploads + (now_s - use.at_s) * limit / MINUTE_S)
+        use.at_s = now_s
+        if use.uploads < 1.0:
+            wait_s = math.ceil((1.0 - use.uploads) * MINUTE_S / limit)
+            raise Overloaded(
+                f"this key may send {limit} uploads a minute and has sent them: try again in {wait_s} s",
+                key_limit=limit,
+                retry_after_s=wait_s,
+            )
+        use.uploads -= 1.0

@@ -1,0 +1,62 @@
+"""The `keys` commands: a keys file is made, shown and changed; a running server reads it again by itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from service.commands.seams import CommandError
+from service.keys import Key, make_key, read_keys, write_keys
+from service.settings import load_settings
+
+
+def add(name: str, file: Path | None, *, admin: bool, max_streams: int | None, uploads_per_minute: int | None) -> int:
+    """Make a key; the key alone goes to standard output, so that it can be piped on.
+
+    Raises:
+        SettingsError: The file cannot be used.
+        CommandError: No file was named.
+    """
+    path = _path(file)
+    text, key = make_key(name, admin=admin, max_streams=max_streams, uploads_per_minute=uploads_per_minute)
+    write_keys(path, [*(read_keys(path) if path.exists() else []), key])
+    sys.stdout.write(text + "\n")
+    sys.stderr.write(f"key {key.id} of {name!r} is in {path}; it is shown this once and can be found nowhere again\n")
+    return 0
+
+
+def show(file: Path | None) -> int:
+    """Print a line per key; raises as `add`."""
+    for key in read_keys(_path(file)):
+        sys.stdout.write(f"{key.id}  {_line(key)}\n")
+    return 0
+
+
+def remove(wanted: str, file: Path | None) -> int:
+    """Remove a key by its id or its name; raises as `add`, and where none or several fit."""
+    path = _path(file)
+    keys = read_keys(path)
+    found = [key for key in keys if key.id == wanted] or [key for key in keys if key.name == wanted]
+    if len(found) != 1:
+        raise CommandError(
+            f"expected the id or the name of one key in {path}, {wanted!r} fits {len(found)}: see 'speech-qc keys list'"
+        )
+    write_keys(path, [key for key in keys if key is not found[0]])
+    sys.stderr.write(f"key {found[0].id} of {found[0].name!r} was removed from {path}\n")
+    return 0
+
+
+def _path(file: Path | None) -> Path:
+    path = file or load_settings().api_keys_file
+    if path is None:
+        raise CommandError("expected a keys file: name it with --file or SPEECHQC_API_KEYS_FILE")
+    return path
+
+
+def _line(key: Key) -> str:
+    bounds = [
+        "admin" if key.admin else "",
+        "" if key.max_streams is None else f"{key.max_streams} streams",
+        "" if key.uploads_per_minute is None else f"{key.uploads_per_minute} uploads a minute",
+    ]
+    return ", ".join([key.name, *filter(None, bounds)])

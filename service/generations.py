@@ -1,0 +1,229 @@
+"""The model in use and those before it: loads a new one beside the old, switches for whoever comes from then on.
+
+A generation is a model with its engine and its reader, which belong together. Streams and uploads keep the one they
+began with, so that nobody's scores change under way; when its last user is gone its engine ends. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from service.assembly import make_engine, make_runner
+from service.contract import ModelContract
+from service.engine import DropReason, Engine, Model, RefusalReason, Runner
+from service.errors import ReloadFailed, StartupError
+from service.metrics import Metrics
+from service.report import ModelIdentity
+from service.session import ChunkReader
+from service.settings import Settings
+
+logger = logging.getLogger("service.model")
+
+MAX_OLD = 2
+"""Models that may be kept for those who still use them; each takes memory, and streams may last for days."""
+
+Load = Callable[[Settings], Runner]
+Outcome = Literal["replaced", "unchanged"]
+
+
+class Generation:
+    """One model with what runs and reads it; used from one event loop.
+
+    Args:
+        settings: Of the server.
+        runner: The model.
+        metrics: Told of the engine's steps.
+    """
+
+    def __init__(self, settings: Settings, runner: Runner, metrics: Metrics) -> None:
+        self.model: Model = runner
+        self.retired = False
+        self.reader = ChunkReader(runner.contract)
+        self.engine: Engine = make_engine(settings, runner, _Observer(metrics, self), self.reader)
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @property
+    def contract(self) -> ModelContract:
+        """Of the model."""
+        return self.model.contract
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model this is."""
+        return ModelIdentity(self.contract.name, self.contract.version, self.model.sha256)
+
+    @contextmanager
+    def held(self) -> Iterator[Generation]:
+        """Keep it running for one stream or upload."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def end(self) -> None:
+        """Wait until nobody uses it, then stop its engine."""
+        await self._unused.wait()
+        await self.engine.stop()
+        logger.info("model %s %s (%s) is not used any more", *_short(self))
+
+
+class _Observer:
+    """Passes an engine's news on; only the death of the engine in use is the server's."""
+
+    def __init__(self, metrics: Metrics, generation: Generation) -> None:
+        self._metrics, self._generation = metrics, generation
+
+    def on_step(self, lane: str, batch: int, queue_s: Sequence[float], step_s: float) -> None:
+        self._metrics.on_step(lane, batch, queue_s, step_s)
+
+    def on_drop(self, reason: DropReason) -> None:
+        self._metrics.on_drop(reason)
+
+    def on_refusal(self, reason: RefusalReason) -> None:
+        self._metrics.on_refusal(reason)
+
+    def on_death(self, message: str) -> None:
+        if not self._generation.retired:
+            self._metrics.on_death(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """How a reload ended.
+
+    Attributes:
+        outcome: `unchanged` when the file holds the model in use, which is left alone.
+        old: Earlier models that are still used.
+    """
+
+    outcome: Outcome
+    identity: ModelIdentity
+    old: int
+
+
+class Generations:
+    """The models of one server; made and used in its event loop.
+
+    Args:
+        settings: Where the model file is, and how it is run.
+        runner: The model to begin with.
+        metrics: Told of everything.
+        load: Reads the model file; runs in a thread.
+    """
+
+    def __init__(self, settings: Settings, runner: Runner, metrics: Metrics, load: Load = make_runner) -> None:
+        self._settings, self._metrics, self._load = settings, metrics, load
+        self.current = Generation(settings, runner, metrics)
+        self._old: dict[Generation, asyncio.Task[None]] = {}
+        self._reloading = self._draining = False
+        metrics.watch(self.engines)
+
+    def engines(self) -> list[Engine]:
+        """Those that run."""
+        return [self.current.engine, *(generation.engine for generation in self._old)]
+
+    async def start(self) -> None:
+        """Warm the first model up; raises StartupError."""
+        await self.current.engine.start()
+        self._note()
+
+    async def reload(self) -> Reloaded:
+        """Load the file anew, warm it up, and serve with it from then on.
+
+        Raises:
+            ReloadFailed: Nothing has changed, and why.
+        """
+        if self._reloading or self._draining:
+            why = "another reload is under way" if self._reloading else "the server is going away"
+            raise self._failed(f"{why}; wait for its end")
+        if len(self._old) >= MAX_OLD:
+            raise self._failed(
+                f"{len(self._old)} earlier models are still used by streams and more would not fit: wait until "
+                "streams have ended, or restart"
+            )
+        self._reloading = True
+        try:
+            return await self._reload()
+        finally:
+            self._reloading = False
+
+    async def reload_told(self) -> dict[str, Any]:
+        """Reload, and say how it went as one process tells another, see `service.workers.reloading`."""
+        try:
+            done = await self.reload()
+        except ReloadFailed as error:
+            return {
+                "outcome": "failed",
+                "message": error.message,
+                **asdict(self.current.identity),
+                "old": len(self._old),
+            }
+        return {"outcome": done.outcome, "message": "", **asdict(done.identity), "old": done.old}
+
+    async def _reload(self) -> Reloaded:
+        try:
+            runner = await asyncio.to_thread(self._load, self._settings)
+        except StartupError as error:
+            raise self._failed(error.message) from error
+        except Exception as error:
+            logger.exception("loading the model failed")
+            raise self._failed(f"loading failed: {type(error).__name__}: {error}") from error
+        before = self.current
+        if runner.sha256 == before.model.sha256 and before.engine.status.alive:
+            self._metrics.model_reloads.labels("unchanged").inc()
+            logger.info("the model file holds the model in use, which goes on: %s %s (%s)", *_short(before))
+            return Reloaded("unchanged", before.identity, len(self._old))
+        fresh = Generation(self._settings, runner, self._metrics)
+        try:
+            await fresh.engine.start()
+        except BaseException as error:
+            await asyncio.shield(fresh.engine.stop())
+            if isinstance(error, Exception):
+                reason = error.message if isinstance(error, StartupError) else f"{type(error).__name__}: {error}"
+                raise self._failed(reason) from error
+            raise
+        if self._draining:  # told to stop meanwhile: nobody would end the new one
+            await fresh.engine.stop()
+            raise self._failed("the server is going away")
+        before.retired, self.current = True, fresh
+        ending = asyncio.create_task(before.end(), name="speechqc-old-model")
+        self._old[before] = ending
+        ending.add_done_callback(lambda _: self._old.pop(before, None))
+        self._metrics.model_reloads.labels("replaced").inc()
+        self._note()
+        return Reloaded("replaced", fresh.identity, len(self._old))
+
+    def _failed(self, why: str) -> ReloadFailed:
+        self._metrics.model_reloads.labels("failed").inc()
+        logger.error("the model was not replaced, %s %s (%s) serves on: %s", *_short(self.current), why)
+        return ReloadFailed(f"the model was not replaced, the one in use serves on: {why}")
+
+    def _note(self) -> None:
+        model = self.current.model
+        self._metrics.describe(model)
+        logger.info("ready: model %s %s (%s) on %s", *_short(self.current), model.provider)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let every engine answer what it has accepted, then stop it."""
+        self._draining = True
+        await asyncio.gather(*(engine.drain(timeout_s) for engine in self.engines()))
+        for ending in list(self._old.values()):
+            ending.cancel()
+            with suppress(asyncio.CancelledError):
+                await ending
+
+
+def _short(generation: Generation) -> tuple[str, str, str]:
+    identity = generation.identity
+    return identity.name, identity.version, identity.sha256[:12]

@@ -1,0 +1,41 @@
+"""The long run: prints counts, and ends with 1 if anything was bad.
+
+python -m tests.fuzz --recordings 10000 --conversations 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from fuzz_run import run  # noqa: E402  # found where the line above says
+from fuzz_talk import run_conversations  # noqa: E402
+
+MOST_GROWTH_BYTES = 64 * 2**20
+
+
+def main() -> int:
+    """Run both."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--recordings", type=int, default=10_000)
+    options.add_argument("--conversations", type=int, default=1_000)
+    options.add_argument("--first", type=int, default=0, help="number of the first broken recording")
+    chosen = options.parse_args()
+    logging.disable(logging.CRITICAL)
+    tally = run(chosen.recordings, first=chosen.first)
+    sys.stdout.write("\n".join(tally.lines()) + "\n")
+    for (name, status), count in sorted(tally.by_format.items()):
+        sys.stdout.write(f"  {name:12} {status} {count:6}\n")
+    sys.stdout.flush()
+    codes = run_conversations(chosen.conversations)
+    sys.stdout.write(f"{sum(codes.values())} conversations: {dict(sorted(codes.items(), key=str))}\n")
+    return 1 if tally.bad or tally.growth_bytes > MOST_GROWTH_BYTES else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Sends broken recordings and conversations to the application and counts the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fuzz_asgi import application, at_rest, post
+from fuzz_audio import seeds, spoiled
+
+ANSWERS = frozenset({200, 400, 413, 415, 422})
+"""What a broken recording may be answered; 429 and above would mean that it did something to the server."""
+
+WARM_UP = 0.2
+"""Share of the inputs before growth is measured: allocators and caches fill up first."""
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Tally:
+    """What came of the inputs."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    by_format: Counter[tuple[str, int]] = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
+    slowest: int = -1
+    growth_bytes: int = 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        total = sum(self.statuses.values())
+        shares = ", ".join(f"{count} × {status}" for status, count in sorted(self.statuses.items()))
+        return [
+            f"{total} broken recordings: {shares}",
+            f"slowest: number {self.slowest}, {self.slowest_s * 1000:.0f} ms; resident memory after the first fifth: "
+            f"{self.growth_bytes / 2**20:+.1f} MiB",
+            *self.bad,
+        ]
+
+
+async def fuzz_audio(count: int, *, first: int = 0) -> Tally:
+    """Send so many broken recordings, one after the other."""
+    tally, good = Tally(), seeds()
+    before = 0
+    async with application() as app:
+        for step in range(count):
+            number = first + step
+            name, data = spoiled(number, good)
+            started_s = time.perf_counter()
+            try:
+                status, content = await post(app, data)
+            except TimeoutError:
+                tally.bad.append(f"number {number} ({name}) hangs")
+                continue
+            seconds = time.perf_counter() - started_s
+            if seconds > tally.slowest_s:
+                tally.slowest_s, tally.slowest = seconds, number
+            tally.statuses[status] += 1
+            tally.by_format[name, status] += 1
+            if status not in ANSWERS:
+                tally.bad.append(f"number {number} ({name}) got {status}: {content[:300].decode(errors='replace')}")
+            elif not isinstance(json.loads(content), dict):
+                tally.bad.append(f"number {number} ({name}) got no document")
+            if not at_rest(app):
+                tally.bad.append(f"number {number} ({name}) left something behind")
+            if step == int(count * WARM_UP):
+                before = resident_bytes()
+        tally.growth_bytes = resident_bytes() - before
+    return tally
+
+
+def resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say."""
+    gc.collect()
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * PAGE_BYTES if statm.exists() else 0
+
+
+def run(count: int, *, first: int = 0) -> Tally:
+    """As `fuzz_audio`, from outside an event loop."""
+    return asyncio.run(fuzz_audio(count, first=first))
