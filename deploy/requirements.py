@@ -4,8 +4,8 @@
     python deploy/requirements.py gpu
     python deploy/requirements.py pin        ask pip for the newest versions that fit, write deploy/constraints.txt
 
-On Linux the package asks for the GPU build of ONNX Runtime, which runs on the CPU as well. The CPU image takes the other
-build, which is the same without 200 MB of CUDA kernels. Both bring the module `onnxruntime`, so never both.
+On Linux the package asks for the GPU build of ONNX Runtime, which runs on the CPU as well. The CPU image takes the
+other build, which is the same without 200 MB of CUDA kernels. Both bring the module `onnxruntime`, so never both.
 """
 
 from __future__ import annotations
