@@ -23,6 +23,7 @@ LOCAL_PYTHON = "python:3.11-slim"
 """A base that is there already will do where the pinned one cannot be pulled."""
 IMAGE = "speech-qc:deploy-test"
 PATIENCE_S = 300.0  # machines that test this may be busy
+PATIENT = "{interval: 3s, timeout: 20s, start_period: 300s}"
 
 
 class EngineError(AssertionError):
@@ -79,6 +80,7 @@ class Stack:
         images: By service, what runs instead of the image that its file names.
         folder: For the file that says so.
         environment: By service, variables on top.
+        variables: Of the shell that Compose runs in.
     """
 
     def __init__(
@@ -88,13 +90,15 @@ class Stack:
         images: dict[str, str],
         folder: Path,
         environment: dict[str, dict[str, str]] | None = None,
+        **variables: str,
     ) -> None:
         self.name, self.ports = name, {}  # type: str, dict[str, int]
         self._files = ["docker-compose.yml", *files]
+        self._variables = variables
         inside = {"speech-qc": 8000, "prometheus": 9090, "alertmanager": 9093, "grafana": 3000, "nginx": 8080}
         lines = ["services:"]
         for service, image in images.items():
-            lines += [f"  {service}:", f"    image: {image}"]
+            lines += [f"  {service}:", f"    image: {image}", f"    healthcheck: {PATIENT}"]
             if service == "speech-qc":
                 lines += ["    build: !reset null"]
             if not (service == "speech-qc" and "docker-compose.scale.yml" in files):
@@ -109,7 +113,7 @@ class Stack:
         self._words += [f"--file={ROOT / file}" for file in self._files] + [f"--file={override}"]
 
     def compose(self, *words: str, check: bool = True) -> str:
-        return docker(*self._words, *words, check=check, timeout_s=900)
+        return docker(*self._words, *words, check=check, timeout_s=900, **self._variables)
 
     def up(self) -> None:
         """Start everything, wait until it is healthy."""

@@ -27,10 +27,17 @@ def lone(image: str) -> Iterator[tuple[str, int]]:
     docker("network", "create", name)
     docker(
         *("run", "--detach", f"--name={name}", f"--network={name}", *HARD, "--memory=2g", "--pids-limit=256"),
-        *(f"--publish=127.0.0.1:{port}:8000", "--health-interval=1s", "--env=SPEECHQC_ALLOW_ANONYMOUS=true", image),
+        *(
+            f"--publish=127.0.0.1:{port}:8000",
+            "--health-interval=2s",
+            "--health-timeout=20s",
+            "--health-start-period=300s",
+            "--env=SPEECHQC_ALLOW_ANONYMOUS=true",
+            image,
+        ),
     )
     try:
-        until(lambda: health(name) == "healthy", f"{name} healthy: {docker('logs', name)}")
+        until(lambda: health(name) == "healthy", f"{name} healthy")
         yield name, port
     finally:
         docker("rm", "--force", name)
