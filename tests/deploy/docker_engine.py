@@ -153,7 +153,7 @@ def health(container: str) -> str:
 
 
 def figure(container: str, metric: str) -> float:
-    """A metric without labels as this container itself says it."""
+    """A metric, with its labels if it has any, as this container itself says it."""
     program = (
         "import urllib.request as u\n"
         "for l in u.urlopen('http://127.0.0.1:8000/metrics', timeout=10).read().decode().splitlines():\n"
