@@ -238,7 +238,7 @@ def test_when_a_replica_leaves_its_clients_get_their_summary_and_1012(scaled: St
                 assert one.end is None
                 await one.hang_up()
             await stopping
-            # Ended by itself; the server hands the signal on when all is done, which the init process reports as 128 + 15.
+            # The server hands the signal on when all is done; the init process reports that as 128 + 15.
             assert inspect(leaving)["State"]["ExitCode"] in (0, 143)
 
     asyncio.run(scenario())
