@@ -41,6 +41,7 @@ RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
 FROM ${PYTHON_IMAGE} AS runtime
 RUN groupadd --gid 10001 speechqc \
  && useradd --uid 10001 --gid speechqc --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin speechqc
+# It listens to every address, as what is published must; who that may be is up to `-p` and to keys (docs/deployment.md).
 # The file system may be read-only. BLAS would start a thread for every core of the host, which a container does not have.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
