@@ -330,3 +330,11 @@ def test_a_loss_in_a_pause_far_below_the_speech_is_left_open() -> None:
     target = label_targets(stems, [], True, None, np.zeros(FRAMES), np.ones(FRAMES))["dropout"]
     assert target.mask[:30].all()
     assert not target.mask[30:].any()
+
+
+@pytest.mark.parametrize("speech_dbfs", [-20.0, -35.0, -45.0])
+def test_what_is_heard_beside_speech_does_not_depend_on_the_gain(speech_dbfs: float) -> None:
+    for below_db, expected in ((15.0, (True, False)), (33.0, (False, False)), (45.0, (False, True))):
+        heard, unheard = targets.presence(energy((speech_dbfs - below_db, 30)), speech_dbfs)
+        if speech_dbfs - below_db > targets.FAINTEST_DBFS - 6.0:
+            assert (bool(heard[15]), bool(unheard[15])) == expected

@@ -276,7 +276,7 @@ def _noise(rng: np.random.Generator, pool: Pool, samples: int, has_speech: bool)
 def _interference(rng: np.random.Generator, pool: Pool, samples: int, speaker: str | None) -> SourcePlan:
     """Draw a source that competes with the talker; a single talker competes only where somebody else speaks."""
     has_speech = speaker is not None
-    kinds, weights = ["talker", "babble", "music", "tone"], np.array([0.34, 0.15, 0.19, 0.32])
+    kinds, weights = ["talker", "babble", "music", "tone"], np.array([0.40, 0.14, 0.17, 0.29])
     if not has_speech:
         weights[0] = 0.0
     if not pool.by_kind["music"]:

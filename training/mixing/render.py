@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from training.corpora.preprocess import NORMAL_LEVEL_DBFS
-from training.corpora.taxonomy import Meaning
+from training.corpora.taxonomy import SYNTHETIC_NOISE, Meaning
 from training.mixing import channel as line
 from training.mixing import targets
 from training.mixing.plan import RATE_HZ, SYNTHS, MixPlan, Part, Pool, RoomPlan, SourcePlan
@@ -23,6 +23,7 @@ MAX_ROOM_TAIL = 2 * RATE_HZ  # two seconds; longer tails only cost time
 EDGE_FADE = 80  # 5 ms at the ends of laid recordings, so that joints do not click
 MIN_FLOOR_DBFS = -95.0
 HIGHEST_FLOOR_DB = -36.0  # room tone against the active speech, at most
+FLOOR = SourcePlan("synth", SYNTHETIC_NOISE, 0.0, (0, 0), 0, 0)  # room tone, where it is judged as a source
 PEAK_LIMIT = 0.98  # a mixture without planned overload stays below the rail
 
 
@@ -100,10 +101,12 @@ def label_targets(
     active = targets.speech_activity(stems["dry"]) if has_speech else np.zeros(frames, dtype=bool)
     level = targets.active_level_db(stems["speech"], active)
     result = {"speech": _speech_target(active, level, sources)}
+    # With nobody speaking, a floor that an overload has made loud is a hiss like any other.
+    sounding = sources if has_speech else [*sources, (FLOOR, stems["floor"])]
     for label in (
         "noise", "interference", "stationary_noise", "transient_noise", "interfering_speech", "music", "tone",
     ):  # fmt: skip
-        result[label] = _source_target(label, sources, level, frames, active)
+        result[label] = _source_target(label, sounding, level, frames, active)
     result["clipping"] = targets.share_target(clipped_share, targets.CLIPPED_SHARE)
     other = stems["floor"] + sum((energy for _, energy in sources), np.zeros(frames))
     result["snr_db"] = targets.FrameTarget(targets.snr_db(stems["speech"], other), active)

@@ -22,7 +22,8 @@ SPEECH_FLOOR_DBFS = -65.0  # … and above this
 SPEECH_GAP_FRAMES = 3  # gaps up to 60 ms (stop closures) belong to the speech
 
 PRESENT_BELOW_SPEECH_DB = 28.0  # a source frame less than this below the active speech is heard
-PRESENT_DBFS = -58.0  # and its 220 ms mean must be above this
+PRESENT_DBFS = -58.0  # and its 220 ms mean must be above this, where nobody speaks or the speech is loud …
+FAINTEST_DBFS = -74.0  # … and above this in speech however soft: what is turned down is disturbed as before
 ABSENT_BELOW_SPEECH_DB = 40.0  # a 220 ms mean more than this below the speech is not heard
 ABSENT_DBFS = -68.0  # nor one below this
 
@@ -109,13 +110,13 @@ def presence(energy: Float64, speech_level_db: float | None) -> tuple[Bool, Bool
         (heard, unheard); a frame that is neither is masked.
     """
     frame_db, mean_db = to_db(energy), to_db(smooth(energy))
-    heard = mean_db > PRESENT_DBFS
-    unheard = mean_db < ABSENT_DBFS
     if speech_level_db is None:
-        heard &= frame_db > ABSENT_DBFS
+        heard = (mean_db > PRESENT_DBFS) & (frame_db > ABSENT_DBFS)
+        unheard = mean_db < ABSENT_DBFS
     else:
-        heard &= frame_db > speech_level_db - PRESENT_BELOW_SPEECH_DB
-        unheard |= mean_db < speech_level_db - ABSENT_BELOW_SPEECH_DB
+        least_db = speech_level_db - PRESENT_BELOW_SPEECH_DB
+        heard = (mean_db > min(PRESENT_DBFS, max(least_db, FAINTEST_DBFS))) & (frame_db > least_db)
+        unheard = mean_db < max(speech_level_db - ABSENT_BELOW_SPEECH_DB, FAINTEST_DBFS - 6.0)
     return heard, unheard & ~heard
 
 
