@@ -48,7 +48,7 @@ def test_all_materials_and_contenders_stand_in_one_report(
     assert [section["title"] for section in document["materials"]] == ["Mixtures", "Hand labels", "Ratings"]
     mixtures, hand, ratings = (section["contenders"] for section in document["materials"])
     assert mixtures[names[0]] == mixtures[names[1]]  # the same model, measured on the same frames
-    measured = {"labels", "psds", "snr_db", "groups", "clean_speech", "noise_alone", "invariance"}
+    measured = {"labels", "psds", "snr_db", "groups", "kinds", "followed", "clean_speech", "noise_alone", "invariance"}
     assert measured == set(mixtures[names[0]])
     assert "clean_speech" not in mixtures["energy"]
     assert hand["energy"]["labels"]["noise"]["auroc"] > 0.8

@@ -180,3 +180,15 @@ def test_an_example_has_features_and_targets_for_every_frame(pool: Pool) -> None
 def test_a_pool_without_speech_is_refused(pool: Pool) -> None:
     with pytest.raises(ValueError, match="speech and noise"):
         Pool([recording for recording in pool.recordings if recording.stem.kind != "speech"])
+
+
+def test_a_floor_that_an_overload_makes_loud_is_noise_where_nobody_speaks(pool: Pool) -> None:
+    driven = ChannelPlan(quantise=False, clip_share=0.05)
+    silent = replace(plan_of(channel=driven), speech=(), floor_offset_db=0.0)
+    loud, soft = render(silent, pool), render(replace(silent, channel=TRANSPARENT), pool)
+    for label in ("noise", "stationary_noise"):
+        assert (loud.targets[label].value[5:-5] == 1.0).all()
+        assert (soft.targets[label].value == 0.0).all()
+        assert soft.targets[label].mask.all()
+    talking = render(replace(plan_of(channel=driven), floor_offset_db=0.0), pool)
+    assert not talking.targets["noise"].value.any()

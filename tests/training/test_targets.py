@@ -113,12 +113,16 @@ def test_the_active_level_is_that_of_the_speech_frames_alone() -> None:
         (-20.0, -57.99, "masked"),
         (-20.0, -59.99, "masked"),
         (-20.0, -60.01, "absent"),
-        # near quiet speech the absolute limits take over
-        (-35.0, -57.99, "present"),
-        (-35.0, -58.01, "masked"),
-        (-35.0, -67.99, "masked"),
-        (-35.0, -68.01, "absent"),
-        # and with nobody speaking they are the only ones
+        # near quiet speech it is the speech that counts, down to what is faint whatever is said
+        (-35.0, -62.99, "present"),
+        (-35.0, -63.01, "masked"),
+        (-35.0, -74.99, "masked"),
+        (-35.0, -75.01, "absent"),
+        (-55.0, -73.99, "present"),
+        (-55.0, -74.01, "masked"),
+        (-55.0, -79.99, "masked"),
+        (-55.0, -80.01, "absent"),
+        # with nobody speaking there are absolute limits alone
         (None, -57.99, "present"),
         (None, -58.01, "masked"),
         (None, -67.99, "masked"),
@@ -332,9 +336,8 @@ def test_a_loss_in_a_pause_far_below_the_speech_is_left_open() -> None:
     assert not target.mask[30:].any()
 
 
-@pytest.mark.parametrize("speech_dbfs", [-20.0, -35.0, -45.0])
+@pytest.mark.parametrize("speech_dbfs", [-20.0, -30.0, -34.0])
 def test_what_is_heard_beside_speech_does_not_depend_on_the_gain(speech_dbfs: float) -> None:
     for below_db, expected in ((15.0, (True, False)), (33.0, (False, False)), (45.0, (False, True))):
         heard, unheard = targets.presence(energy((speech_dbfs - below_db, 30)), speech_dbfs)
-        if speech_dbfs - below_db > targets.FAINTEST_DBFS - 6.0:
-            assert (bool(heard[15]), bool(unheard[15])) == expected
+        assert (bool(heard[15]), bool(unheard[15])) == expected

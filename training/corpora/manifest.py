@@ -34,6 +34,12 @@ COLUMNS = (
 )
 
 
+def allows_commercial_use(licence: str) -> bool:
+    """Whether a licence's text is free of non-commercial marks."""
+    terms = licence.upper().replace(BOTH_USES, "")
+    return not any(mark in terms for mark in NON_COMMERCIAL_MARKS)
+
+
 class ManifestError(Exception):
     """The manifest cannot be used; the message lists every mistake with its line."""
 
@@ -57,8 +63,7 @@ class Stem:
     @property
     def commercial(self) -> bool:
         """Whether the licence text is free of non-commercial marks."""
-        terms = self.licence.upper().replace(BOTH_USES, "")
-        return not any(mark in terms for mark in NON_COMMERCIAL_MARKS)
+        return allows_commercial_use(self.licence)
 
     @property
     def group(self) -> str:
