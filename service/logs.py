@@ -1,18 +1,20 @@
 """How the log is written: text for a terminal, a JSON object per line for machines; never audio, never a payload.
 
-The code logs through Python's `logging`; this module alone knows structlog, and decides at the start what a line looks
-like. Lines that are written while a request or stream is served carry its id, through a context variable.
+The code logs through Python's `logging`; this module decides at the start what a line looks like. Lines that are
+written while a request or stream is served carry its id, through a context variable.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
-
-import structlog
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, TextIO
 
 from service.settings import Settings
 
@@ -21,9 +23,14 @@ TEXT_FORMAT = "%(levelname)s: %(name)s: %(message)s"
 CHATTY = ("httpx", "httpcore", "urllib3")
 """Clients of other services, as OpenTelemetry's exporter uses; they tell every request at `info`."""
 
+UNWANTED = {
+    *vars(logging.makeLogRecord({})),
+    *("message", "asctime", "color_message", "taskName"),
+}
+"""What is on every record, what another handler's formatter leaves there, uvicorn's message once more with colours, and
+the name that newer Pythons have; what else is on a record came as `extra`."""
 
-UNWANTED = ("message", "asctime", "color_message")
-"""What another handler's formatter leaves on a record, and uvicorn's message once more with colours."""
+_ids: ContextVar[Mapping[str, str]] = ContextVar("speechqc_ids", default=MappingProxyType({}))
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -60,35 +67,39 @@ def writes_json(settings: Settings) -> bool:
     return settings.log_format == "json"
 
 
+class _JsonLines(logging.Formatter):
+    """Writes a record as one JSON object; see `json_formatter`."""
+
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line, without its end."""
+        line: dict[str, Any] = {
+            "event": record.getMessage(),
+            **_ids.get(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in UNWANTED}
+        at = datetime.fromtimestamp(record.created, UTC)
+        line["timestamp"] = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        line |= self._worker
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack_info"] = self.formatStack(record.stack_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
 def json_formatter(worker: int | None = None) -> logging.Formatter:
     """One JSON object per line.
 
     It has `timestamp` (UTC), `level`, `logger`, `event`, and where there are such: `worker`, `request_id`,
     `session_id`, `exception`, and the facts that the code passed as `extra`.
     """
-
-    def add_worker(_: object, __: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
-        for name in UNWANTED:
-            line.pop(name, None)
-        if worker is not None:
-            line["worker"] = worker
-        return line
-
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[
-            structlog.contextvars.merge_contextvars,
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.ExtraAdder(),
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            add_worker,
-        ],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
-        ],
-    )
+    return _JsonLines(worker)
 
 
 def text_formatter(worker: int | None = None) -> logging.Formatter:
@@ -101,5 +112,8 @@ def text_formatter(worker: int | None = None) -> logging.Formatter:
 @contextmanager
 def ids(**names: str) -> Iterator[None]:
     """Have all lines that are written inside, and in tasks that are started there, carry these ids."""
-    with structlog.contextvars.bound_contextvars(**names):
+    token = _ids.set({**_ids.get(), **names})
+    try:
         yield
+    finally:
+        _ids.reset(token)
