@@ -23,12 +23,18 @@ TAIL_HOPS = 40
 
 def make_lanes(settings: Settings) -> tuple[Lane, ...]:
     """Lanes in order of precedence: live audio before uploads."""
+    live, uploaded = settings.max_streams, _uploaded_channels(settings)
     return (
-        Lane(LIVE_LANE, settings.live_chunk_hops, priority=0),
-        Lane(FLUSH_LANE, FLUSH_HOPS, priority=1),
-        Lane(TAIL_LANE, TAIL_HOPS, priority=2),
-        Lane(UPLOAD_LANE, settings.upload_chunk_hops, priority=3),
+        Lane(LIVE_LANE, settings.live_chunk_hops, priority=0, most=live),
+        Lane(FLUSH_LANE, FLUSH_HOPS, priority=1, most=live),
+        Lane(TAIL_LANE, TAIL_HOPS, priority=2, most=uploaded),
+        Lane(UPLOAD_LANE, settings.upload_chunk_hops, priority=3, most=uploaded),
     )
+
+
+def _uploaded_channels(settings: Settings) -> int:
+    """Most channels of uploads that are inspected at the same time."""
+    return settings.max_uploads * settings.max_channels
 
 
 def make_runner(settings: Settings) -> OnnxRunner:
@@ -51,7 +57,7 @@ def make_engine(
 
     Its `read_out` gives what `Session.accept` takes.
     """
-    capacity = settings.max_streams + settings.max_uploads * settings.max_channels
+    capacity = settings.max_streams + _uploaded_channels(settings)
     steps = Stepper(
         runner,
         FrontEnd(runner.contract.features),

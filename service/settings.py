@@ -39,14 +39,14 @@ def default_model_path() -> Path:
 
 
 class Settings(BaseSettings):
-    """All settings; each field's docstring is its documentation.
+    """All settings; each field's docstring is its documentation, see `service.commands.configuring.meanings`.
 
     Raises:
         SettingsError: The file of `SPEECHQC_CONFIG` cannot be read, or holds what is no setting.
         ValidationError: A value outside its type or bounds; `load_settings` turns it into a message.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, use_attribute_docstrings=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     @classmethod
     def settings_customise_sources(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,39 @@ def test_training_takes_only_shared_parts_of_the_service(name, path):
     allowed = {"service.contract", "service.audio", "service.scoring", "service.errors", "service.engine"}
     ours = {area(module) for module in imports_of(path) if module.startswith("service.")}
     assert ours <= allowed, f"{name} imports {ours - allowed}"
+
+
+SERVING = ("service.commands.serving", "service.app", "service.api.stream_server")
+CLIENTS = ("service.commands.streaming", "service.commands.configuring", "service.commands.keys")
+MODEL = {"onnxruntime", "scipy"}
+TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
+
+
+@pytest.mark.parametrize(
+    ("names", "unwanted"),
+    [
+        (("service.cli",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "rich", "httpx"}),
+        (("service.commands.inspecting",), WEB | TRAINING | {"httpx", "prometheus_client", "websockets"}),
+        (CLIENTS, WEB | MODEL | TRAINING | {"prometheus_client"}),
+        (("service.workers",), WEB | MODEL | TRAINING | {"numpy", "rich"}),
+        (SERVING, TRAINING | {"httpx", "pandas", "opentelemetry.sdk", "scipy.signal"}),
+    ],
+    ids=["help", "inspect", "clients", "parent of workers", "serve"],
+)
+def test_a_start_imports_no_more_than_it_needs(names, unwanted):
+    program = f"import importlib, sys; [importlib.import_module(name) for name in {names!r}]; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert not unwanted & set(run.stdout.split()), f"{', '.join(names)}: import it where it is used"
+
+
+def test_the_program_tells_the_collector_before_it_imports():
+    program = (
+        "import gc, sys, service.__main__, service.commands.worker; "
+        "assert not {'typer', 'pydantic', 'numpy', 'fastapi'} & set(sys.modules); before = gc.get_threshold()[0]; "
+        "sys.argv = ['speech-qc', '--version']; service.__main__.main(); print(before, gc.get_threshold()[0])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    before, after = map(int, run.stdout.split()[-2:])
+    assert before < 10_000 < after, "the collector's looks are a fifth of a start"

@@ -44,7 +44,7 @@ async def live() -> dict[str, str]:
     responses={503: {"description": "Warming up, draining, or the engine is dead", "model": ReadyAnswer}},
 )
 async def ready(state: State, response: Response) -> dict[str, Any]:
-    """Send traffic only while this is 200: the model is loaded, every shape is warm, the engine lives."""
+    """Send traffic only while this is 200: the model is loaded and warm, the engine lives."""
     status = state.engine.status
     if status.ready:
         word = "ready"

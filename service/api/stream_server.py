@@ -21,15 +21,10 @@ from fastapi import FastAPI
 from service.api.audio_socket import AudioSocketProtocol
 from service.api.deps import AppState
 from service.api.guarded_http import GuardedHttpProtocol, guarded
+from service.collecting import collect_seldom, keep_what_is_here
 from service.errors import ReloadFailed, SettingsError
 from service.metrics import Metrics
 from service.settings import Settings
-
-GC_THRESHOLDS = (100_000, 50, 100)
-"""Python's collector, as it comes (700, 10, 10), looks through all objects far too often for a process with hundreds of
-streams, each of which makes and drops dozens of them a second. Streams make no cycles while they run, so little is left
-to it."""
-
 
 NEWCOMER_S = 1.0
 """From a connection to its first request; a client that takes longer can try again elsewhere."""
@@ -64,9 +59,8 @@ class StreamServer(uvicorn.Server):
         """Start as uvicorn does, then say so."""
         await super().startup(sockets)
         self._reload_at_hangup()
-        gc.set_threshold(*GC_THRESHOLDS)
-        gc.collect()
-        gc.freeze()  # what is there now stays: modules, the model, the application
+        collect_seldom()
+        keep_what_is_here()
         if self._on_started is not None:
             await self._on_started()
 

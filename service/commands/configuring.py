@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -64,12 +67,30 @@ def settings(*, as_json: bool, as_markdown: bool) -> int:
 
 def markdown() -> str:
     """The page that documents the settings."""
+    said = meanings()
     lines = [
         f"| `{PREFIX}{name.upper()}` | {type_of(field.annotation)} | {bounds_of(field)} | {_default(field)} | "
-        f"{' '.join((field.description or '').split())} |"
+        f"{' '.join(said.get(name, '').split())} |"
         for name, field in Settings.model_fields.items()
     ]
     return HEAD.format(prefix=PREFIX, config=CONFIG_VARIABLE) + "\n".join(lines) + "\n"
+
+
+def meanings() -> dict[str, str]:
+    """The docstring of each setting.
+
+    Read from the source when somebody asks: pydantic would do it at every start, which takes longer than all else that
+    is done with the settings.
+    """
+    (settings_class,) = ast.parse(inspect.getsource(Settings)).body
+    assert isinstance(settings_class, ast.ClassDef)
+    found = {}
+    for field, after in pairwise(settings_class.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            match after:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    found[field.target.id] = inspect.cleandoc(text)
+    return found
 
 
 def type_of(annotation: Any) -> str:

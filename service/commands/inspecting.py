@@ -22,7 +22,7 @@ from service.commands.answers import Answerer, Document, LocalAnswerer, answers_
 from service.commands.files import Found, Source, find_sources, replaced_when_complete, result_names, write_file
 from service.commands.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
 from service.commands.keyed import api_key_for
-from service.commands.options import FailOn, Format, InspectCommand
+from service.commands.options import COUNTED, ERROR, FOUND, OK, Format, InspectCommand
 from service.commands.seams import CommandError, Seams
 from service.commands.tables import (
     SCORES_MAX_S,
@@ -38,13 +38,6 @@ from service.errors import SpeechQCError
 
 WORKERS = 4
 """Recordings at a time: enough that one can be decoded while another's chunk is scored."""
-
-OK, FOUND, ERROR = 0, 1, 2
-"""Exit codes: all passed; a verdict at or above `--fail-on`; something could not be done."""
-
-
-COUNTED = {FailOn.fail: {"fail"}, FailOn.warn: {"fail", "warn", "unknown"}, FailOn.never: set[str]()}
-"""Verdicts that count. `unknown` is no fault of a recording, but who asks for no warnings wants nothing unjudged."""
 
 
 def inspect(options: InspectCommand, seams: Seams) -> int:

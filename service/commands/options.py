@@ -1,4 +1,4 @@
-"""What the `inspect` command can be asked, in types that cost nothing to import."""
+"""What commands can be asked, and how they answer the shell, in types that cost nothing to import."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ class FailOn(StrEnum):
     fail = "fail"
     warn = "warn"
     never = "never"
+
+
+OK, FOUND, ERROR = 0, 1, 2
+"""Exit codes: all passed; a verdict at or above `--fail-on`; something could not be done."""
+
+COUNTED = {FailOn.fail: {"fail"}, FailOn.warn: {"fail", "warn", "unknown"}, FailOn.never: set[str]()}
+"""Verdicts that count. `unknown` is no fault of a recording, but who asks for no warnings wants nothing unjudged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ from rich.console import Console
 from service.api.messages import StreamWarning, Summary
 from service.client import Encoding, NoStream, StreamClient, StreamClosed
 from service.commands.files import Source
-from service.commands.inspecting import COUNTED, FOUND, OK
 from service.commands.keyed import api_key_for, with_hint
-from service.commands.options import FailOn
+from service.commands.options import COUNTED, FOUND, OK, FailOn
 from service.commands.playing import MAX_RATE_HZ, MIN_RATE_HZ, Recording, StandardInput, at_its_pace
 from service.commands.seams import CommandError
 from service.commands.watching import JsonView, TerminalView, View

@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.commands.answers import Document
 from service.commands.files import Source, printable
 from service.commands.lanes import lane_grid
 from service.contract import LABEL_CATALOG
+
+if TYPE_CHECKING:  # commands that print tables need not have a model
+    from service.commands.answers import Document
 
 PIPE_WIDTH = 140
 """Columns when the output is no terminal and COLUMNS is not set; rich would take 80."""

@@ -2,63 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from service.collecting import collect_seldom
 
-from service.api.deps import AppState
-from service.api.stream_server import StreamServer
-from service.errors import StartupError
-from service.workers import Job, Member, Taker
-
-
-class WorkerServer(StreamServer):
-    """A server that has no port: its connections come from the parent.
-
-    Args:
-        app: The application.
-        member: Tells the parent what this worker has and when it is ready.
-        taker: Where connections come from.
-        config: Options of `StreamServer`.
-    """
-
-    def __init__(self, app: FastAPI, member: Member, taker: Taker, **config: Any) -> None:
-        super().__init__(app, on_started=member.join, **config)
-        self._member, self._taker = member, taker
-        self._parts: AppState | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start without sockets; the parent hears of it when the model is warm, so no connection waits before."""
-        await super().startup(sockets or [])
-        self._parts = self._application.state.parts
-        self._taker.start(self._adopt, self._report)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second, tell the parent of connections that ended."""
-        self._report()
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take what is on its way and no more, then go on as ever."""
-        self._member.leave()
-        await self._taker.finish()
-        await super().shutdown(sockets)
-
-    async def _adopt(self, connection: socket.socket) -> None:
-        await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
-
-    def _protocol(self) -> asyncio.Protocol:
-        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return protocol
-
-    def _report(self) -> None:
-        fit = self._parts is not None and self._parts.engine.status.alive
-        self._member.report(self._taker.taken, len(self.server_state.connections), fit)
+if TYPE_CHECKING:  # imported when the collector has been told, which is for the sake of imports
+    from service.workers import Job, Member
 
 
 def main(descriptor: int) -> int:
@@ -70,6 +21,10 @@ def main(descriptor: int) -> int:
     Returns:
         The exit code.
     """
+    collect_seldom()
+    from service.errors import StartupError
+    from service.workers import Job, Member
+
     end = socket.socket(fileno=descriptor)
     job = Job.receive(end)
     if job is None:
@@ -84,10 +39,12 @@ def main(descriptor: int) -> int:
 
 
 def _serve(job: Job, member: Member) -> None:
+    from service.api.worker_server import WorkerServer
     from service.app import create_app
     from service.assembly import make_runner
     from service.commands.serving import server_options
     from service.logs import configure_logging
+    from service.workers import Taker
 
     settings = job.settings
     configure_logging(settings, job.worker)

@@ -159,7 +159,7 @@ class Engine:
         )
 
     async def start(self) -> None:
-        """Warm up every (lane, bucket), then begin to dispatch; `status.ready` is true afterwards.
+        """Warm up all lanes, then begin to dispatch; `status.ready` is true afterwards.
 
         Raises:
             StartupError: The warm-up failed; the engine is of no use.

@@ -37,11 +37,13 @@ class Lane:
         name: What callers name it by and metrics report.
         hops: T of every entry in this lane.
         priority: Lower is served first; no two lanes share one.
+        most: Most entries that can be there at the same time; None where only the engine bounds them.
     """
 
     name: str
     hops: int
     priority: int
+    most: int | None = None
 
 
 class StepScores(NamedTuple):
@@ -87,7 +89,10 @@ class Model(Protocol):
 
     @property
     def fixed_shapes(self) -> bool:
-        """Whether a new (B, T) is expensive, so that batches should be padded to a warmed bucket."""
+        """Whether a new (B, T) is expensive, so that batches should be padded to a warmed bucket.
+
+        Where it is not, warming up is about the model and the memory alone, see `Stepper.warm_up`.
+        """
 
 
 class Runner(Model, Protocol):

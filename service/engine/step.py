@@ -72,7 +72,11 @@ class Stepper:
         self._state[slot] = 0.0
 
     def warm_up(self, lanes: Sequence[Lane]) -> None:
-        """Try the front end on every lane and the runner on every (bucket, lane).
+        """Try the front end on every lane and the runner on what it will be asked for.
+
+        That is every (bucket, lane) where shapes are fixed. Elsewhere no shape has to be prepared: the smallest and the
+        largest step of each lane show that the model runs, and take the memory that steps will need. Batches that a
+        lane cannot fill are left out.
 
         Raises:
             StartupError: Something failed, or features have a shape the model does not take.
@@ -80,12 +84,19 @@ class Stepper:
         try:
             for lane in lanes:
                 self._features(np.zeros((1, chunk_samples(lane, self._spec)), np.float32), lane)
-            self._runner.warm_up([(bucket, lane.hops) for lane in lanes for bucket in self._buckets])
+            self._runner.warm_up([(batch, lane.hops) for lane in lanes for batch in self._batches(lane)])
         except Exception as error:
             raise StartupError(
                 f"warm-up failed, so no audio could be scored: {type(error).__name__}: {error}; "
                 "check that the model file fits this version of the service"
             ) from error
+
+    def _batches(self, lane: Lane) -> list[int]:
+        """Batch sizes to warm up, in rising order."""
+        most = min(self.max_batch, self.capacity, lane.most or self.max_batch)
+        if not self._pad:
+            return sorted({1, most})
+        return [bucket for bucket, below in zip(self._buckets, [0, *self._buckets], strict=False) if below < most]
 
     def run(self, lane: Lane, slots: Sequence[int], samples: Sequence[FloatArray]) -> StepScores:
         """Score one chunk of each session in `slots` and advance their state.

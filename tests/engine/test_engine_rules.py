@@ -22,7 +22,7 @@ from engine_doubles import (
     running,
 )
 
-from service.engine import EchoRunner, Engine, Stepper
+from service.engine import EchoRunner, Engine, Lane, Stepper
 from service.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, Overloaded, StartupError
 
 PATIENT_DEADLINE_S = 60.0  # on the manual clock
@@ -95,9 +95,10 @@ def test_rule_2_a_session_has_one_chunk_in_the_engine_at_most() -> None:
     run(test())
 
 
-def test_rule_2_every_bucket_of_every_lane_is_warm_before_ready() -> None:
+def test_rule_2_every_bucket_of_every_lane_is_warm_before_ready_where_shapes_are_fixed() -> None:
     async def test() -> None:
-        runner = EchoRunner()
+        runner = GatedRunner(fixed_shapes=True)
+        runner.gate.set()
         engine = Engine(Stepper(runner, plain_front_end, capacity=8, max_batch=6), lanes=LANES, max_queue=8)
         assert not engine.status.ready
         await engine.start()
@@ -107,6 +108,29 @@ def test_rule_2_every_bucket_of_every_lane_is_warm_before_ready() -> None:
         assert not engine.status.ready
 
     run(test())
+
+
+@pytest.mark.parametrize(
+    ("fixed_shapes", "most", "capacity", "batches"),
+    [
+        (False, None, 99, [1, 24]),
+        (False, 1, 99, [1]),
+        (False, 9, 99, [1, 9]),
+        (False, None, 5, [1, 5]),
+        (True, None, 99, [1, 2, 4, 8, 16, 24]),
+        (True, 9, 99, [1, 2, 4, 8, 16]),
+        (True, 8, 99, [1, 2, 4, 8]),
+        (True, 1, 99, [1]),
+        (True, 40, 20, [1, 2, 4, 8, 16, 24]),
+    ],
+)
+def test_rule_2_no_batch_is_warmed_that_cannot_come(
+    fixed_shapes: bool, most: int | None, capacity: int, batches: list[int]
+) -> None:
+    runner = GatedRunner(fixed_shapes=fixed_shapes)
+    stepper = Stepper(runner, plain_front_end, capacity=capacity, max_batch=24)
+    stepper.warm_up([Lane("live", 10, 0, most)])
+    assert runner.warmed == [(batch, 10) for batch in batches]
 
 
 @pytest.mark.parametrize(("fixed_shapes", "expected"), [(True, (4, 10)), (False, (3, 10))])
