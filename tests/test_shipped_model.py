@@ -97,3 +97,20 @@ def test_the_sample_is_heard_as_it_was_made(shipped_runner, sample_path):
     assert scores[alone, index("interference")].mean() < 0.2
     assert scores[350:490, index("tone")].max() > 0.8
     assert scores[alone, index("tone")].max() < 0.5
+
+
+@pytest.mark.parametrize("level_dbfs", [-10, -25, -40])
+def test_steady_noise_with_nobody_speaking_is_noise_however_loud(shipped_runner, level_dbfs):
+    contract = shipped_runner.contract
+    scores, _ = whole(shipped_runner, features_of(white_noise(8.0, level_dbfs=level_dbfs)))
+    settled = scores[0, 150:]
+    assert settled[:, contract.index("noise")].mean() > contract.labels[contract.index("noise")].enter
+    assert settled[:, contract.index("speech")].max() < 0.2
+
+
+def test_noise_under_speech_is_noise_however_soft_the_recording_is(shipped_runner):
+    column = shipped_runner.contract.index("noise")
+    heard = voice(8.0) + white_noise(8.0, level_dbfs=-40)
+    for gain_db in (0, -10, -20):
+        scores, _ = whole(shipped_runner, features_of((heard * 10 ** (gain_db / 20)).astype(np.float32)))
+        assert scores[0, 150:, column].mean() > 0.8, gain_db
