@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -57,8 +59,23 @@ def variants(model: Path, folder: Path) -> Iterator[tuple[str, Path | str]]:
         yield name, out
 
 
+def try_in_child(path: Path, provider: str) -> None:
+    """Open a session in a process of its own, since a runtime may crash on a file that a converter made of it.
+
+    Raises:
+        RuntimeError: It cannot be opened.
+    """
+    program = "import sys, onnxruntime as o; o.InferenceSession(sys.argv[1], providers=sys.argv[2:])"
+    run = subprocess.run([sys.executable, "-c", program, str(path), provider], capture_output=True, text=True)
+    if run.returncode < 0:
+        raise RuntimeError(f"ONNX Runtime {ort.__version__} crashes when it opens the file (signal {-run.returncode})")
+    if run.returncode:
+        raise RuntimeError(run.stderr.strip().splitlines()[-1])
+
+
 def open_session(path: Path, provider: str) -> ort.InferenceSession:
     """A session on one core, as the service opens it."""
+    try_in_child(path, provider)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
