@@ -24,7 +24,7 @@ from recording import ROOT, machine, markdown, record
 from service.assembly import make_lanes, make_runner
 from service.audio.features import FrontEnd
 from service.engine import Lane, OnnxRunner
-from service.engine.step import Stepper, batch_buckets
+from service.engine.step import Stepper, batch_buckets, chunk_samples
 from service.session import ChunkReader
 from service.settings import Settings
 
@@ -64,7 +64,7 @@ def throughput(runner: OnnxRunner, settings: Settings, batches: Sequence[int], s
     padded = stepper(runner, max(batches), pad=True)
     rows = []
     for lane in lanes:
-        size = plain.chunk_samples(lane)
+        size = chunk_samples(lane, runner.contract.features)
         for batch in batches:
             audio_s = batch * lane.hops * runner.contract.features.hop_samples / RATE_HZ
             chunks = list(sounds(batch, size))
@@ -95,7 +95,7 @@ def scores_of(runner: OnnxRunner, audio: NDArray[np.float32], lane: Lane, *, pad
     """Scores of streams side by side through one lane, float32 (streams, frames, labels)."""
     count = len(audio)
     engine = stepper(runner, most or count, pad=pad)
-    size, hop = engine.chunk_samples(lane), lane.hops * runner.contract.features.hop_samples
+    size, hop = chunk_samples(lane, runner.contract.features), lane.hops * runner.contract.features.hop_samples
     slots = list(range(count))
     steps = range(0, audio.shape[1] - size + 1, hop)
     return np.concatenate(
