@@ -26,17 +26,16 @@ from service.contract import LABEL_CATALOG
 from training.cache import Cache, Mixing, Sizes
 from training.config import ConfigError
 from training.corpora.manifest import ManifestError
+from training.evaluation.models import EvaluationError, read_run
 from training.examples import Example
 from training.feed import jitter
 from training.model import FIRST_LABELS, Detector, ModelConfig
 from training.pcen import PcenDetector
 from training.report import number, percent, table
-from training.train import BEST, Checks, Ema, followed, loss_of, source_commit, validate
+from training.train import NORMALISED, Checks, Ema, followed, loss_of, set_normalisation, source_commit, validate
 
 WARM_UP = 30
 EMA_DECAY = 0.99
-NORMALISED = 200
-"""Mixtures from which mean and spread of the features are taken."""
 COLUMNS = ("speech", "noise", "interference", "interfering_speech", "music", "tone", "clipping", "dropout")
 PERCENT = ("clean_noise", "clean_interference", "noise_speech")
 
@@ -100,11 +99,8 @@ def teach(target: Tensor, opinion: Tensor) -> Tensor:
 @torch.no_grad()
 def opinions(run: Path, features: Tensor, frames: int) -> Tensor:
     """Scores of a finished run on features, aligned to frames and to `FIRST_LABELS`; the last repeats."""
-    document = torch.load(run / BEST, weights_only=True)
-    config = ModelConfig.model_validate(document["config"]["model"])
-    net = Detector(config)
-    net.load_state_dict(document["ema"])
-    net.eval()
+    net, _ = read_run(run)
+    config = net.config
     columns = [config.labels.index(name) for name in FIRST_LABELS]
     parts = [net.scores(net(part))[:, config.lookahead_frames :, columns] for part in torch.split(features, 40)]
     known = torch.cat(parts)
@@ -118,19 +114,13 @@ def build(study: Study, variant: Variant) -> Detector:
     return PcenDetector(config) if variant.pcen else Detector(config)
 
 
-@torch.no_grad()
-def set_normalisation(net: Detector, features: Tensor) -> None:
-    """Take mean and spread of the columns that the net sees."""
-    rows = (net.view(features) if isinstance(net, PcenDetector) else features).flatten(0, 1)
-    net.mean.copy_(rows.mean(dim=0))
-    net.spread.copy_(rows.std(dim=0).clamp(min=1e-2))
-
-
 def learn(study: Study, variant: Variant, cached: Example) -> Detector:
     """Train a variant; returns the net with its averaged weights."""
     features, target, mask = cached
     net = build(study, variant)
-    set_normalisation(net, features[:NORMALISED])
+    seen = features[:NORMALISED]
+    with torch.no_grad():
+        set_normalisation(net, net.view(seen) if isinstance(net, PcenDetector) else seen)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs know it for tensors only
     optimizer = torch.optim.AdamW(net.parameters(), lr=study.learning_rate, weight_decay=study.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -225,7 +215,9 @@ _HEAD = (
     "mean AUROC",
     *COLUMNS,
     "SNR < 25 dB",
-    *("clean: noise", "clean: interf.", "noise: speech"),
+    "clean: noise",
+    "clean: interf.",
+    "noise: speech",
 )
 
 
@@ -256,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
         study = read_study(options.study)
         run_study(study, options.data, options.out, options.only)
         print(report(study, options.out))  # noqa: T201
-    except (ConfigError, ManifestError, ValueError) as error:
+    except (ConfigError, EvaluationError, ManifestError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0

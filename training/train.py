@@ -38,6 +38,7 @@ SCORE_PER_DB = 0.005  # a decibel of error below `HARD_SNR_DB` costs as much as 
 HARD_SNR_DB = 25.0
 EASY_SNR_WEIGHT = 0.4  # of a frame above that: between 30 and 45 dB nobody hears a difference
 HEARD = 0.5
+NORMALISED = 200  # mixtures from which mean and spread of the features are taken
 CHECKPOINT = "last.pt"
 BEST = "best.pt"
 
@@ -250,9 +251,9 @@ def fixed_examples(dataset: MixtureExamples, count: int) -> Example:
     return collate([dataset[index] for index in tqdm(range(count), desc="validation mixtures", unit="mix")])
 
 
-def set_normalisation(net: Detector, dataset: MixtureExamples, count: int = 200) -> None:
-    """Take mean and spread of the feature columns from `count` training mixtures."""
-    rows = torch.cat([dataset[index][0] for index in range(count)])
+def set_normalisation(net: Detector, features: Tensor) -> None:
+    """Take mean and spread of the columns that the net sees from mixtures (N, T, F)."""
+    rows = features.flatten(0, 1)
     net.mean.copy_(rows.mean(dim=0))
     net.spread.copy_(rows.std(dim=0).clamp(min=1e-2))
 
@@ -350,7 +351,7 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
         run.restore(_resumable(out / CHECKPOINT, context))
     else:
         if start is None:
-            set_normalisation(net, dataset)
+            set_normalisation(net, torch.stack([dataset[index][0] for index in range(NORMALISED)]))
         run.ema = Ema(net, config.ema_decay)
     _loop(config, run, (dataset, rated), checks, out, context)
     best = torch.load(out / BEST, weights_only=True)

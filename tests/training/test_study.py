@@ -124,3 +124,21 @@ def test_the_shipped_study_builds_every_net() -> None:
     assert len(nets) == len(study.variants)
     assert nets["fusion-none"].parameter_count() < nets["as-shipped"].parameter_count()
     assert isinstance(nets["pcen"], PcenDetector)
+
+
+def test_a_teacher_is_a_finished_run_and_changes_what_is_learnt(
+    study_file: Path, corpus: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load(study_file.read_text())
+    document["variants"] = [{"name": "base", "group": "Chance"}, {"name": "taught", "group": "Chance", "teacher": True}]
+    study_file.write_text(yaml.safe_dump(document))
+    command = [str(study_file), "--data", str(corpus), "--out", str(tmp_path / "runs")]
+    assert main(command) == 2
+    assert "learns from a teacher, and the study names none" in capsys.readouterr().err
+    study_file.write_text(yaml.safe_dump(document | {"teacher": str(tmp_path)}))
+    assert main(command) == 2
+    assert "expected a checkpoint" in capsys.readouterr().err
+    study_file.write_text(yaml.safe_dump(document | {"teacher": str(run)}))
+    assert main(command) == 0
+    base, taught = (json.loads((tmp_path / "runs" / f"{n}.json").read_text())["figures"] for n in ("base", "taught"))
+    assert base != taught
