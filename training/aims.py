@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.report import decibels, number, percent, table
+from training.report import decibels, found_at, number, percent, table
 
 Figures = Mapping[str, Any]
 
@@ -35,9 +35,7 @@ class Aim:
 
     def value(self, figures: Figures) -> float | None:
         """The figure; None where it was not measured."""
-        found: Any = figures
-        for key in self.path:
-            found = found.get(key) if isinstance(found, Mapping) else None
+        found = found_at(figures, self.path)
         return found if isinstance(found, (int, float)) else None
 
     def met(self, value: float | None) -> bool | None:

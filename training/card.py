@@ -10,13 +10,12 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from service.contract import METADATA_KEY, ModelContract, parse_contract
 from training.aims import aims_markdown
-from training.report import figures_markdown, number, table
+from training.report import figures_markdown, found_at, number, table
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
@@ -81,9 +80,7 @@ def _compared(contract: ModelContract) -> list[str]:
     def add(name: str, *path: str, percent: bool = False, digits: int = 3) -> None:
         pair = []
         for figures in (contract.metrics, earlier):
-            value: Any = figures
-            for key in path:
-                value = value.get(key) if isinstance(value, dict) else None
+            value = found_at(figures, path)
             pair.append(number(None if value is None else 100 * value if percent else value, 2 if percent else digits))
         if pair != [number(None, 2)] * 2:
             unit = " %" if percent else ""

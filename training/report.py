@@ -36,6 +36,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric_from: int 
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
 
 
+def found_at(figures: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """What stands at a path of keys; None where it does not lead anywhere."""
+    found: Any = figures
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Write a figure, or a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
