@@ -60,7 +60,19 @@ class ScoreLayout:
         ContractError: A label that events and summary cannot do without is missing.
     """
 
-    __slots__ = ("contract", "enter", "exit", "families", "names", "probability_columns", "snr", "speech", "width")
+    __slots__ = (
+        "contract",
+        "enter",
+        "exit",
+        "families",
+        "interference",
+        "names",
+        "noise",
+        "probability_columns",
+        "snr",
+        "speech",
+        "width",
+    )
 
     def __init__(self, contract: ModelContract) -> None:
         missing = [name for name in REQUIRED_LABELS if not contract.has(name)]
@@ -75,6 +87,8 @@ class ScoreLayout:
         self.families: Sequence[Family] = tuple(label.family for label in contract.labels)
         self.width = len(self.names)
         self.speech = contract.index("speech")
+        self.noise = contract.index("noise")
+        self.interference = contract.index("interference")
         self.snr = contract.index("snr_db")
         self.probability_columns = tuple(i for i, label in enumerate(contract.labels) if label.kind == "probability")
         # Heads that are not probabilities get thresholds that nothing reaches.

@@ -187,8 +187,11 @@ class SummaryMeter:
     def _add_portion(self) -> _Sums:
         """Add the frames that wait to the sums; returns new sums, so that a look in between commits nothing.
 
-        A frame of power P and SNR s has speech power P·s / (1 + s) and noise power P / (1 + s); without speech it is
-        all noise. The level floor keeps the noise above zero.
+        A frame of power P and SNR s has speech power P·s / (1 + s) and noise power P / (1 + s). A frame without
+        speech is noise as far as a disturbance is heard in it: P·d², d the higher of the two headline scores. Taken
+        as all noise, the soft syllables that the speech score misses would make clean recordings look noisy; the
+        square keeps the many low scores of quiet frames from adding up. The level floor keeps the noise of speech
+        frames above zero.
         """
         layout, old = self._layout, self._sums
         scores, level_dbfs = self._scores[: self._waiting], self._level_dbfs[: self._waiting]
@@ -197,9 +200,10 @@ class SummaryMeter:
         power = power_of(level_dbfs)
         ratio = power_of(scores[:, layout.snr])
         noise_power = power / (1.0 + ratio)
+        disturbed = np.maximum(scores[:, layout.noise], scores[:, layout.interference]).astype(np.float64)
         return _Sums(
             hits=old.hits + np.count_nonzero(hits, axis=0),
             mos=old.mos + scores[speech][:, self._mos_columns].sum(axis=0, dtype=np.float64),
             speech_power=old.speech_power + float((noise_power * ratio)[speech].sum()),
-            noise_power=old.noise_power + float(np.where(speech, noise_power, power).sum()),
+            noise_power=old.noise_power + float(np.where(speech, noise_power, power * disturbed * disturbed).sum()),
         )

@@ -14,9 +14,19 @@ from service.scoring.summary import PORTION_FRAMES
 NULLABLE = ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl")
 
 
-def talk(frames: int, *, snr_db: float = 20.0, level_dbfs: float = -25.0, speech_frames: int | None = None) -> Summary:
+def talk(
+    frames: int,
+    *,
+    snr_db: float = 20.0,
+    level_dbfs: float = -25.0,
+    speech_frames: int | None = None,
+    noise: float = 0.0,
+    interference: float = 0.0,
+) -> Summary:
     contract = make_contract()
     scores, level = quiet(contract, frames, level_dbfs)
+    scores[:, contract.index("noise")] = noise
+    scores[:, contract.index("interference")] = interference
     scores[:speech_frames, contract.index("speech")] = 0.9
     scores[:, contract.index("snr_db")] = snr_db
     meter = SummaryMeter(contract)
@@ -63,7 +73,8 @@ def test_figures_follow_their_definitions(frames: int, seed: int) -> None:
     for i in range(frames):
         power, ratio = 10 ** (float(level[i]) / 10), 10 ** (float(scores[i, contract.index("snr_db")]) / 10)
         speech_power += power * ratio / (1 + ratio) if speech[i] else 0.0
-        noise_power += power / (1 + ratio) if speech[i] else power
+        disturbed = float(max(scores[i, contract.index("noise")], scores[i, contract.index("interference")]))
+        noise_power += power / (1 + ratio) if speech[i] else power * disturbed**2
     expected = 10 * math.log10((speech_power / speech.sum()) / (noise_power / frames))
     assert result.snr_db == pytest.approx(min(max(expected, -15.0), 45.0), abs=1e-6)
     assert result.sig == pytest.approx(scores[speech, contract.index("sig")].astype(float).mean(), abs=1e-6)
@@ -92,11 +103,18 @@ def test_noise_in_a_part_of_the_recording_counts() -> None:
     assert snr_db is not None and 10 < snr_db < 15
 
 
-def test_a_loud_pause_is_noise() -> None:
-    clean, loud_pause = talk(1000, snr_db=40.0), talk(1000, snr_db=40.0, speech_frames=500)
+@pytest.mark.parametrize("heard", ["noise", "interference"])
+def test_a_loud_pause_in_which_a_disturbance_is_heard_is_noise(heard: str) -> None:
+    clean = talk(1000, snr_db=40.0)
+    loud_pause = talk(1000, snr_db=40.0, speech_frames=500, **{heard: 1.0})
     assert clean.snr_db is not None and loud_pause.snr_db is not None
     assert clean.snr_db == pytest.approx(40.0, abs=1e-3)
     assert loud_pause.snr_db == pytest.approx(10 * math.log10(2), abs=0.01)
+
+
+def test_syllables_that_the_speech_score_misses_do_not_make_a_clean_recording_noisy() -> None:
+    missed = talk(1000, snr_db=40.0, speech_frames=500, noise=0.02, interference=0.01)
+    assert missed.snr_db is not None and 33 < missed.snr_db < 43
 
 
 def test_digital_silence_around_speech_does_not_break_the_ratio_and_stays_in_range() -> None:
