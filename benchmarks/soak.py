@@ -2,8 +2,9 @@
 
     python benchmarks/soak.py --minutes 60 --streams 60
 
-Starts a server of its own (or names one with --url and --pid), and prints once a minute what must not grow: resident
-memory, threads, descriptors, places; at the end what was lost. Ends with 1 if anything leaked or a frame was lost.
+Starts a server of its own (or takes the one of --url and --pid, with the key of --api-key-file or SPEECHQC_API_KEY
+where it wants one), and prints once a minute what must not grow: resident memory, threads, descriptors, places; at the
+end what was lost. Ends with 1 if anything leaked or a frame was lost.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from service.capacity.host import free_port  # noqa: E402  # found where the line above says
+from service.credentials import bearer, find_api_key  # noqa: E402
 
 MESSAGE_S, FRAME_S, RATE_HZ = 0.1, 0.02, 16_000
 STREAM_S = (5.0, 60.0)
@@ -83,12 +85,13 @@ def wav(samples: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(head) + len(samples)) + head + samples
 
 
-async def one_stream(url: str, tally: Tally, rng: random.Random, sound: bytes) -> None:
+async def one_stream(url: str, api_key: str | None, tally: Tally, rng: random.Random, sound: bytes) -> None:
     """A paced stream to its end; every frame of it must come."""
     messages = round(rng.uniform(*STREAM_S) / MESSAGE_S)
     size = round(MESSAGE_S * RATE_HZ) * 2
     following = 0
-    async with connect(f"{url}/v1/stream", compression=None, max_size=2**24) as link:
+    key = bearer(api_key)
+    async with connect(f"{url}/v1/stream", compression=None, max_size=2**24, additional_headers=key) as link:
 
         async def send() -> None:
             begun = time.monotonic()
@@ -125,20 +128,24 @@ async def one_stream(url: str, tally: Tally, rng: random.Random, sound: bytes) -
     tally.lost_frames += abs(expected - following)
 
 
-async def keep_streaming(url: str, tally: Tally, rng: random.Random, sound: bytes, end_s: float) -> None:
+async def keep_streaming(
+    url: str, api_key: str | None, tally: Tally, rng: random.Random, sound: bytes, end_s: float
+) -> None:
     """One stream after the other."""
     await asyncio.sleep(rng.uniform(0, 5))
     while time.monotonic() < end_s:
         try:
-            await one_stream(url, tally, rng, sound)
+            await one_stream(url, api_key, tally, rng, sound)
         except (ConnectionClosed, InvalidHandshake, OSError, TimeoutError) as error:
             tally.failures.append(f"stream: {error!r}")
             await asyncio.sleep(1)
 
 
-async def keep_uploading(url: str, tally: Tally, rng: random.Random, end_s: float, every_s: float) -> None:
+async def keep_uploading(
+    url: str, api_key: str | None, tally: Tally, rng: random.Random, end_s: float, every_s: float
+) -> None:
     """One recording after the other, with pauses."""
-    async with httpx.AsyncClient(timeout=120) as web:
+    async with httpx.AsyncClient(timeout=120, headers=bearer(api_key)) as web:
         while time.monotonic() < end_s:
             body = wav(audio(rng.uniform(1, 60), rng.randrange(1000)))
             try:
@@ -153,12 +160,17 @@ async def keep_uploading(url: str, tally: Tally, rng: random.Random, end_s: floa
             await asyncio.sleep(rng.uniform(0, 2 * every_s))
 
 
-async def keep_attacking(url: str, tally: Tally, rng: random.Random, sound: bytes, end_s: float) -> None:
+async def keep_attacking(
+    url: str, api_key: str | None, tally: Tally, rng: random.Random, sound: bytes, end_s: float
+) -> None:
     """Broken bodies, vanishing clients, silent sockets, garbage; what they get back does not matter."""
     port = int(url.rsplit(":", 1)[1])
     good = wav(sound[:64_000])
+    # With a key where there are keys, or nothing would get past the door.
+    host = b"Host: x\r\n" + "".join(f"{name}: {value}\r\n" for name, value in bearer(api_key).items()).encode()
+    upload = b"POST /v1/inspect HTTP/1.1\r\n" + host
     upgrade = (
-        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"GET /v1/stream HTTP/1.1\r\n" + host + b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     while time.monotonic() < end_s:
@@ -168,12 +180,12 @@ async def keep_attacking(url: str, tally: Tally, rng: random.Random, sound: byte
             if attack == 0:
                 writer.write(rng.randbytes(rng.randrange(1, 5000)))
             elif attack == 1:  # an upload that its sender leaves
-                writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + good[:20_000])
+                writer.write(upload + b"Content-Length: 90000\r\n\r\n" + good[:20_000])
             elif attack == 2:  # bytes that are no recording any more
                 body = bytearray(good)
                 for _ in range(20):
                     body[rng.randrange(200)] = rng.randrange(256)
-                writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                writer.write(upload + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             elif attack == 3:  # half a WebSocket message
                 writer.write(upgrade + b"\x82\xfe\x3e\x80" + bytes(4) + bytes(rng.randrange(8000)))
             elif attack == 4:  # garbage after the handshake
@@ -188,31 +200,35 @@ async def keep_attacking(url: str, tally: Tally, rng: random.Random, sound: byte
         await asyncio.sleep(rng.uniform(0, 1))
 
 
-async def look(pid: int, url: str) -> Sample:
+async def look(pid: int, url: str, api_key: str | None) -> Sample:
     """What the system and the server's own metrics say."""
     status = await asyncio.to_thread(Path(f"/proc/{pid}/status").read_text)
     facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    async with httpx.AsyncClient(timeout=30) as web:
-        text = (await web.get(f"{url.replace('ws', 'http', 1)}/metrics")).text
+    async with httpx.AsyncClient(timeout=30, headers=bearer(api_key)) as web:
+        text = (await web.get(f"{url.replace('ws', 'http', 1)}/metrics")).raise_for_status().text
     places = next(float(line.split()[1]) for line in text.splitlines() if line.startswith("speechqc_sessions_active "))
     return Sample(
         int(facts["VmRSS"].split()[0]) / 1024, int(facts["Threads"]), len(os.listdir(f"/proc/{pid}/fd")), places
     )
 
 
-async def soak(url: str, pid: int, options: argparse.Namespace) -> int:
+async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namespace) -> int:
     """Run everybody, look once in a while, judge."""
     tally, sound, samples = Tally(), audio(30, 1), []
     begun = time.monotonic()
     end_s = begun + 60 * options.minutes
     seed = random.Random(options.seed)
-    tasks = [keep_streaming(url, tally, random.Random(seed.random()), sound, end_s) for _ in range(options.streams)]
-    tasks += [keep_uploading(url, tally, random.Random(seed.random()), end_s, 5.0) for _ in range(options.uploaders)]
-    tasks += [keep_attacking(url, tally, random.Random(seed.random()), sound, end_s) for _ in range(options.hostile)]
+
+    def rng() -> random.Random:
+        return random.Random(seed.random())
+
+    tasks = [keep_streaming(url, api_key, tally, rng(), sound, end_s) for _ in range(options.streams)]
+    tasks += [keep_uploading(url, api_key, tally, rng(), end_s, 5.0) for _ in range(options.uploaders)]
+    tasks += [keep_attacking(url, api_key, tally, rng(), sound, end_s) for _ in range(options.hostile)]
     everybody = asyncio.gather(*tasks)
     while not everybody.done():
         await asyncio.wait({everybody}, timeout=min(60.0, 3 * options.minutes))
-        sample = await look(pid, url)
+        sample = await look(pid, url, api_key)
         samples.append(sample)
         minutes = (time.monotonic() - begun) / 60
         print(f"{minutes:6.1f} min  {sample.rss_mib:7.1f} MiB  {sample.threads:3} threads  "
@@ -220,7 +236,7 @@ async def soak(url: str, pid: int, options: argparse.Namespace) -> int:
               f"{tally.line()}", flush=True)  # fmt: skip
     everybody.result()
     await asyncio.sleep(options.settle_s)
-    last = await look(pid, url)
+    last = await look(pid, url, api_key)
     first = samples[min(len(samples) // 4, len(samples) - 1)]
     growth = last.rss_mib / first.rss_mib - 1
     wrong = [f"{len(tally.failures)} failures, the first: {tally.failures[0]}"] if tally.failures else []
@@ -246,26 +262,31 @@ async def main() -> int:
     options_of.add_argument("--hostile", type=int, default=4)
     options_of.add_argument("--settle-s", type=float, default=15.0, help="rest before the last look")
     options_of.add_argument("--seed", type=int, default=1)
-    options_of.add_argument("--url", help="ws://host:port of a server that runs already")
+    options_of.add_argument("--url", help="ws://127.0.0.1:port of a server that runs already on this machine")
     options_of.add_argument("--pid", type=int, help="its process")
+    options_of.add_argument("--api-key-file", type=Path, help="holds its key; SPEECHQC_API_KEY by default")
     options = options_of.parse_args()
+    try:
+        api_key = find_api_key(options.api_key_file)
+    except ValueError as error:
+        options_of.error(str(error))
     if options.url:
-        options.descriptors = (await look(options.pid, options.url)).descriptors
-        return await soak(options.url, options.pid, options)
+        options.descriptors = (await look(options.pid, options.url, api_key)).descriptors
+        return await soak(options.url, options.pid, api_key, options)
     port = free_port()
     environment = os.environ | {"SPEECHQC_MAX_STREAMS": str(2 * options.streams + 16), "SPEECHQC_LOG_LEVEL": "error"}
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
     server = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: ASYNC220  # before anything runs
     url = f"ws://127.0.0.1:{port}"
     try:
-        async with httpx.AsyncClient() as web:
+        async with httpx.AsyncClient(headers=bearer(api_key)) as web:
             for _ in range(600):
                 with suppress(httpx.HTTPError):
                     if (await web.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200:
                         break
                 await asyncio.sleep(0.1)
-        options.descriptors = (await look(server.pid, url)).descriptors
-        return await soak(url, server.pid, options)
+        options.descriptors = (await look(server.pid, url, api_key)).descriptors
+        return await soak(url, server.pid, api_key, options)
     finally:
         server.terminate()
         server.wait(60)

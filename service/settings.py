@@ -123,6 +123,10 @@ class Settings(BaseSettings):
     """A chunk that waited longer than this is given up, seconds."""
     max_step_failures: int = Field(default=3, ge=1)
     """Failed steps in a row after which the engine counts as dead."""
+    exit_when_dead_s: float = Field(default=10.0, ge=0, le=3600)
+    """Seconds from the engine's death to the end of the process, with exit code 70, so that whatever watches over it
+    starts another one. A process whose event loop has stood still for `step_deadline_s`, and for 10 s at least, ends
+    likewise. 0: neither; it stays, and is not ready."""
     drain_s: float = Field(default=30.0, ge=0)
     """Longest wait for accepted work at shutdown, seconds."""
     model_watch_s: float = Field(default=0.0, ge=0, le=3600)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import socket
 import threading
@@ -21,10 +22,13 @@ from fastapi import FastAPI
 from service.api.audio_socket import AudioSocketProtocol
 from service.api.deps import AppState
 from service.api.guarded_http import GuardedHttpProtocol, guarded
+from service.api.watchdog import EXIT_CODE, LEAST_LIMIT_S, Watchdog, end_now
 from service.collecting import collect_seldom, keep_what_is_here
 from service.errors import ReloadFailed, SettingsError
 from service.metrics import Metrics
 from service.settings import Settings
+
+logger = logging.getLogger("service.server")
 
 NEWCOMER_S = 1.0
 """From a connection to its first request; a client that takes longer can try again elsewhere."""
@@ -54,6 +58,44 @@ class StreamServer(uvicorn.Server):
         self._application = app
         self._on_started = on_started
         self._reloads: set[asyncio.Task[None]] = set()
+        self._settings = settings
+        self._watchdog: Watchdog | None = None
+        self._dead_since_s: float | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Have this process serve until a signal, or until it cannot any more: then it ends here, with `EXIT_CODE`."""
+        if self._settings.exit_when_dead_s:
+            self._watchdog = Watchdog(max(self._settings.step_deadline_s, LEAST_LIMIT_S))
+        try:
+            super().run(sockets)
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.stop()
+            if not self._is_alive():
+                end_now()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, say that the loop runs; leave when the engine has been dead for long enough."""
+        if self._watchdog is not None:
+            self._watchdog.beat()
+        return self._should_give_up() or await super().on_tick(counter)
+
+    def _is_alive(self) -> bool:
+        parts: AppState | None = getattr(self._application.state, "parts", None)
+        return parts is None or parts.engine.status.alive
+
+    def _should_give_up(self) -> bool:
+        if not self._settings.exit_when_dead_s:
+            return False
+        if self._is_alive():  # still, or again: a reload brings a new engine
+            self._dead_since_s = None
+            return False
+        if self._dead_since_s is None:
+            self._dead_since_s = time.monotonic()
+        if time.monotonic() - self._dead_since_s < self._settings.exit_when_dead_s:
+            return False
+        logger.critical("the engine is dead and was not replaced, so the process ends (exit code %d)", EXIT_CODE)
+        return True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, then say so."""
@@ -79,6 +121,8 @@ class StreamServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connections, drain the streams, then go on as uvicorn does."""
+        if self._watchdog is not None:  # live streams, answers under way and the engine, one after the other
+            self._watchdog.beat(3 * self._settings.drain_s + LEAST_LIMIT_S)
         await asyncio.sleep(0)  # those that the kernel has accepted already come in once more,
         await asyncio.sleep(0)  # or closing would reset them
         for server in self.servers:

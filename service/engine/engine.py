@@ -91,7 +91,8 @@ class Engine:
         step_deadline_s: Longest wait of a chunk in the queue. A step that itself runs longer counts as a device that
             hangs, which ends the engine, since nothing can end its thread.
         in_loop: Run steps in the event loop instead of a thread. That saves the switches between the two, which cost
-            more than they bring where every core has an event loop of its own; but nothing notices a step that hangs.
+            more than they bring where every core has an event loop of its own; but then the engine cannot notice a step
+            that hangs, which is left to whoever watches the loop.
         clock: Monotonic seconds.
         observer: Told of steps, drops, refusals and death.
 

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from compose_files import services
 
+from service.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = services("docker-compose.yml")
 
@@ -50,6 +52,17 @@ def test_everything_that_is_mounted_exists():
 def test_the_service_is_given_longer_to_end_than_its_drain_lasts():
     grace_s = int(SERVICES["speech-qc"]["stop_grace_period"].removesuffix("s"))
     assert grace_s >= 3 * 30 + 10  # what the parent of several workers waits before it kills them
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_whatever_ends_by_itself_is_started_again(name):
+    assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+def test_a_dead_engine_is_scraped_before_its_process_ends():
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    scraped_s = int(prometheus["global"]["scrape_interval"].removesuffix("s"))
+    assert Settings.model_fields["exit_when_dead_s"].default >= 2 * scraped_s
 
 
 def test_configurations_of_alertmanager_and_grafana_fit_together():

@@ -1,0 +1,185 @@
+"""An engine that hangs, in a process of its own: it says so, it ends within a bound, and the next one serves."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from signals import voice, wav_bytes
+
+from service.api.watchdog import EXIT_CODE, LOOK_S, Watchdog
+from service.capacity.host import free_port
+
+PROGRAM = Path(__file__).with_name("hanging_server.py")
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 120.0
+SOUND = wav_bytes(voice(0.5))
+
+
+class Process:
+    """A server whose device hangs once `hang` has been called and a step begins."""
+
+    def __init__(self, folder: Path, port: int, settings: dict[str, str]) -> None:
+        self.url, self._switch, self._log = f"http://127.0.0.1:{port}", folder / "switch", folder / "log"
+        given = {"HOST": "127.0.0.1", "PORT": str(port), "STEP_DEADLINE_S": "2", "DRAIN_S": "2"} | settings
+        environment = os.environ | {f"SPEECHQC_{name}": value for name, value in given.items()}
+        environment["PYTHONPATH"] = str(ROOT)
+        with self._log.open("ab") as out:
+            command = [sys.executable, str(PROGRAM), str(self._switch)]
+            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def hang(self) -> None:
+        self._switch.touch()
+
+    def readiness(self) -> tuple[int, str] | None:
+        with suppress(httpx.TransportError):
+            answer = httpx.get(f"{self.url}/health/ready", timeout=2)
+            return answer.status_code, answer.json()["status"]
+        return None
+
+    def inspect(self) -> int | None:
+        with suppress(httpx.TransportError):
+            return httpx.post(f"{self.url}/v1/inspect", content=SOUND, timeout=10).status_code
+        return None
+
+    def until(self, happened: Callable[[], bool], what: str) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not happened():
+            assert time.monotonic() < deadline_s, f"never happened: {what}\n{self.log()}"
+            time.sleep(0.05)
+
+    def ends(self) -> int:
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end:\n{self.log()}") from None
+
+
+@contextmanager
+def started(folder: Path, port: int, **settings: str) -> Iterator[Process]:
+    server = Process(folder, port, settings)
+    try:
+        server.until(lambda: server.process.poll() is not None or server.readiness() == (200, "ready"), "readiness")
+        assert server.process.poll() is None, server.log()
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGTERM)
+            try:
+                server.process.wait(20)
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+                server.process.wait()
+
+
+@pytest.mark.slow
+def test_a_process_whose_engine_hangs_is_not_ready_ends_and_the_next_one_serves(tmp_path):
+    port = free_port()
+    with started(tmp_path, port, EXIT_WHEN_DEAD_S="2") as server:
+        assert server.inspect() == 200
+        server.hang()
+        assert server.inspect() == 503
+        died_s = time.monotonic()
+        assert server.readiness() == (503, "dead")
+        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        assert server.ends() == EXIT_CODE
+        assert time.monotonic() - died_s < 30
+        assert "the engine is dead and was not replaced" in server.log()
+    with started(tmp_path, port) as again:
+        assert again.inspect() == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("steps_in", "why"),
+    [("thread", "the engine is dead and was not replaced"), ("loop", "the event loop stands still")],
+)
+def test_a_worker_whose_engine_hangs_is_replaced(tmp_path, steps_in, why):
+    settings = {"WORKERS": "2", "STEPS_IN": steps_in, "EXIT_WHEN_DEAD_S": "0.5"}
+    with started(tmp_path, free_port(), **settings) as server:
+        server.until(lambda: "2 workers listen" in server.log(), "both workers")
+        before = served(server.log())
+        server.hang()
+        assert server.inspect() != 200
+        server.until(lambda: len(served(server.log())) == 3, "a third process serves")
+        said = server.log()
+        assert why in said
+        assert re.search(rf"worker (\d) \(process \d+\) ended with exit code {EXIT_CODE}; it is started again", said)
+        assert before < served(said)
+        assert server.process.poll() is None
+        assert {server.inspect() for _ in range(4)} == {200}
+        server.process.send_signal(signal.SIGTERM)
+        assert server.ends() == 0
+
+
+def served(log: str) -> set[str]:
+    """Processes of workers that have served."""
+    return set(re.findall(r"worker \d \(process (\d+)\) serves", log))
+
+
+@pytest.mark.slow
+def test_without_an_end_in_the_settings_a_process_stays_and_is_not_ready(tmp_path):
+    with started(tmp_path, free_port(), EXIT_WHEN_DEAD_S="0") as server:
+        server.hang()
+        assert server.inspect() == 503
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.process.wait(3)
+        assert server.readiness() == (503, "dead")
+        server.process.send_signal(signal.SIGINT)  # and can be ended, although a thread of it hangs
+        assert server.ends() == EXIT_CODE
+
+
+class Watched:
+    """A watchdog whose time is told, and whether it has ended the process."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.now_s, self.ended = 100.0, False
+        self.dog = Watchdog(limit_s, clock=lambda: self.now_s, end=self._end)
+        self.dog.beat()
+        self.dog.stop()  # its thread; the test looks itself
+
+    def _end(self) -> None:
+        self.ended = True
+
+    def after(self, seconds: float) -> bool:
+        for _ in range(round(seconds / LOOK_S)):
+            self.now_s += LOOK_S
+            self.dog.look()
+        return self.ended
+
+
+def test_a_loop_that_is_late_lives_and_one_that_stands_still_does_not(caplog):
+    watched = Watched(10.0)
+    for _ in range(5):
+        assert not watched.after(9)
+        watched.dog.beat()
+    assert watched.after(10)
+    assert "test_a_loop_that_is_late" in caplog.text, "the log says where it stands"
+
+
+def test_a_shutdown_may_take_the_time_it_asks_for():
+    watched = Watched(10.0)
+    watched.dog.beat(100.0)
+    assert not watched.after(99)
+    assert watched.after(1)
+
+
+def test_a_process_that_was_stopped_as_a_whole_goes_on():
+    watched = Watched(10.0)
+    watched.now_s += 3600
+    watched.dog.look()
+    assert not watched.after(9)
+    assert watched.after(1)
