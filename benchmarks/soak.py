@@ -1,6 +1,6 @@
 """Hours in minutes: streams that come and go, uploads, and hostile clients, at a share of what the machine carries.
 
-    python benchmarks/soak.py --minutes 60 --streams 60
+    python benchmarks/soak.py --minutes 60 --streams 60 [--record]
 
 Starts a server of its own (or takes the one of --url and --pid, with the key of --api-key-file or SPEECHQC_API_KEY
 where it wants one), and prints once a minute what must not grow: resident memory, threads, descriptors, places; at the
@@ -29,6 +29,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from recording import machine, markdown, record  # noqa: E402  # beside this file
 
 from service.capacity.host import free_port  # noqa: E402  # found where the line above says
 from service.credentials import bearer, find_api_key  # noqa: E402
@@ -249,8 +251,36 @@ async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namesp
     if last.descriptors > idle:
         wrong.append(f"{last.descriptors} descriptors are open, {options.descriptors} at the start")
     print(f"end: {last}; memory {100 * growth:+.1f} % after the first quarter; {tally.line()}")
-    print("\n".join(wrong) or "nothing leaked, nothing lost")
+    verdict = "; ".join(wrong) or "nothing leaked, nothing lost"
+    print(verdict)
+    if options.record:
+        record(
+            "soak", options.about, report(first, samples[-1], last, growth, tally, verdict, options), hidden(options)
+        )
     return 1 if wrong else 0
+
+
+def report(
+    first: Sample, busy: Sample, last: Sample, growth: float, tally: Tally, verdict: str, options: argparse.Namespace
+) -> str:
+    """What is written down: the server after a quarter, at the end and at rest, and what came of everybody."""
+    looks = (("after a quarter", first), ("the last under load", busy), ("at rest", last))
+    rows = [
+        (name, f"{look.rss_mib:.1f} MiB", str(look.threads), str(look.descriptors), f"{look.places:.0f}")
+        for name, look in looks
+    ]
+    table = markdown(("server", "resident memory", "threads", "descriptors", "places taken"), rows)
+    crowd = (
+        f"{options.minutes:g} minutes, {options.streams} streams at a time that come and go, "
+        f"{options.uploaders} clients that upload, {options.hostile} hostile ones."
+    )
+    end = f"Memory {100 * growth:+.1f} % from the first quarter to rest; {tally.line()}; {verdict}."
+    return f"{crowd}\n\n{table}\n\n{end}"
+
+
+def hidden(options: argparse.Namespace) -> dict[str, str]:
+    """Arguments that mean something on this machine only."""
+    return {str(options.api_key_file): "KEYFILE"} if options.api_key_file else {}
 
 
 async def main() -> int:
@@ -265,7 +295,9 @@ async def main() -> int:
     options_of.add_argument("--url", help="ws://127.0.0.1:port of a server that runs already on this machine")
     options_of.add_argument("--pid", type=int, help="its process")
     options_of.add_argument("--api-key-file", type=Path, help="holds its key; SPEECHQC_API_KEY by default")
+    options_of.add_argument("--record", action="store_true", help="append the end to benchmarks/RESULTS.md")
     options = options_of.parse_args()
+    options.about = machine()
     try:
         api_key = find_api_key(options.api_key_file)
     except ValueError as error:
