@@ -2,7 +2,7 @@
 
 import os
 
-# The published builds of ONNX Runtime tell their makers about machine and models, unless this is there when they are loaded.
+# Published builds of ONNX Runtime tell their makers about machine and models, unless this is there before they load.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
