@@ -1,0 +1,184 @@
+"""SIGTERM to a busy server: what becomes of whoever it had accepted, and how long it takes to end.
+
+    python benchmarks/bench_drain.py [--streams 60] [--uploaders 4] [--runs 3] [--record]
+
+Each run starts a server, fills it with paced streams and with uploads one after the other, waits until all are well
+under way, and sends SIGTERM. An upload counts as accepted once its connection was made; its answer may be a refusal
+(503), but there must be one. A stream counts as finished when `finalized` and `summary` came before close code 1012
+and its scores are as many as the summary says. Ends with 1 if anything was left unanswered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from recording import machine, markdown, record  # noqa: E402  # beside this file
+from soak import wav  # noqa: E402
+
+from service.capacity.host import free_port  # noqa: E402  # found where the line above says
+
+RATE_HZ, MESSAGE_S = 16_000, 0.1
+UNDER_WAY_S = 5.0
+"""From the start of the load to the signal."""
+DRAIN_S = 30
+
+
+@dataclass
+class Outcome:
+    """Of one run."""
+
+    uploads: Counter[str] = field(default_factory=Counter)
+    finished: int = 0
+    wrong: list[str] = field(default_factory=list)
+    frames: int = 0
+    exit_s: float = 0.0
+
+
+def noise(seconds: float) -> bytes:
+    """16-bit noise."""
+    return bytes((np.random.default_rng(1).standard_normal(round(seconds * RATE_HZ)) * 1500).astype("<i2").tobytes())
+
+
+async def stream(url: str, outcome: Outcome, sound: bytes) -> None:
+    """Send in real time until the server closes; see that everything came that must."""
+    size = round(MESSAGE_S * RATE_HZ) * 2
+    kinds: list[str] = []
+    frames, said = 0, None
+    async with connect(f"{url}/v1/stream", compression=None, max_size=2**24) as link:
+
+        async def send() -> None:
+            begun = time.monotonic()
+            for number in range(10**6):
+                start = number * size % (len(sound) - size)
+                await link.send(sound[start : start + size])
+                await asyncio.sleep(max(0.0, begun + (number + 1) * MESSAGE_S - time.monotonic()))
+
+        sending = asyncio.create_task(send())
+        try:
+            while True:
+                message = json.loads(await link.recv())
+                kinds.append(message["type"])
+                if message["type"] == "scores":
+                    frames += len(message["channels"][0]["frames"]["speech"])
+                elif message["type"] == "summary":
+                    said = message["frames"]
+        except ConnectionClosed:
+            pass
+        finally:
+            sending.cancel()
+            await asyncio.wait({sending})
+    outcome.frames += frames
+    if link.close_code == 1012 and kinds[-3:] == ["finalized", "summary", "error"] and frames == said:
+        outcome.finished += 1
+    else:
+        outcome.wrong.append(f"a stream: code {link.close_code}, {frames} frames of {said}, last {kinds[-3:]}")
+
+
+async def upload(url: str, outcome: Outcome, body: bytes) -> None:
+    """One after the other until the server refuses or is gone."""
+    while True:
+        async with httpx.AsyncClient(timeout=2 * DRAIN_S) as web:
+            try:
+                answer = await web.post(f"{url.replace('ws', 'http', 1)}/v1/inspect?frames=false", content=body)
+            except httpx.ConnectError:
+                return
+            except httpx.HTTPError as error:
+                outcome.wrong.append(f"an upload: {error!r}")
+                return
+        outcome.uploads[str(answer.status_code)] += 1
+        if answer.status_code == 503:
+            return
+        if answer.status_code not in (200, 429):
+            outcome.wrong.append(f"an upload: {answer.status_code} {answer.text[:200]}")
+
+
+async def one_run(options: argparse.Namespace) -> Outcome:
+    """Start, load, signal, wait."""
+    port = free_port()
+    settings = {"SPEECHQC_MAX_STREAMS": str(2 * options.streams), "SPEECHQC_DRAIN_S": str(DRAIN_S)}
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "error"]
+    server = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings)  # noqa: ASYNC220  # before anything runs
+    url, outcome = f"ws://127.0.0.1:{port}", Outcome()
+    try:
+        async with httpx.AsyncClient() as web:
+            for _ in range(600):
+                with suppress(httpx.HTTPError):
+                    if (await web.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200:
+                        break
+                await asyncio.sleep(0.1)
+        sound, body = noise(30), wav(noise(20))
+        everybody = [stream(url, outcome, sound) for _ in range(options.streams)]
+        everybody += [upload(url, outcome, body) for _ in range(options.uploaders)]
+        tasks = [asyncio.create_task(one) for one in everybody]
+        await asyncio.sleep(UNDER_WAY_S)
+        begun = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(server.wait, 2 * DRAIN_S)
+        outcome.exit_s = time.monotonic() - begun
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, BaseException):
+                outcome.wrong.append(repr(result))
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.wait()
+    return outcome
+
+
+def main() -> int:
+    """Run, print, and with --record write it down."""
+    options_of = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options_of.add_argument("--streams", type=int, default=60)
+    options_of.add_argument("--uploaders", type=int, default=4)
+    options_of.add_argument("--runs", type=int, default=3)
+    options_of.add_argument("--record", action="store_true", help="append to benchmarks/RESULTS.md")
+    options = options_of.parse_args()
+    about = machine()
+    outcomes = [asyncio.run(one_run(options)) for _ in range(options.runs)]
+    rows = [
+        (
+            f"{outcome.finished} of {options.streams}",
+            str(outcome.frames),
+            ", ".join(f"{count} × {status}" for status, count in sorted(outcome.uploads.items())),
+            str(len(outcome.wrong)),
+            f"{outcome.exit_s:.2f} s",
+        )
+        for outcome in outcomes
+    ]
+    headings = (
+        "streams finished with their summary",
+        "frames",
+        "uploads answered",
+        "unanswered or cut",
+        "signal to exit",
+    )
+    text = markdown(headings, rows)
+    sys.stdout.write(text + "\n")
+    wrong = [line for outcome in outcomes for line in outcome.wrong]
+    sys.stdout.write("\n".join(wrong[:20]) + "\n" * bool(wrong))
+    if options.record:
+        record("drain under load", about, text)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
