@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from training.aims import AIMS, Aim, aims_markdown
+from training.evaluation.cases import Case
+from training.evaluation.contenders import Judgement
+from training.evaluation.figures import rating_figures
 
 
 def test_an_aim_is_met_at_its_bound_and_not_beyond() -> None:
@@ -29,6 +34,15 @@ def test_the_earlier_model_stands_beside_it() -> None:
     text = aims_markdown({"noise_alone": {"speech_share": 0.013}, "earlier": earlier})
     assert "| net 0.1.0 |" in text.splitlines()[0]
     assert "| noise alone: speech > 0.5 | ≤ 2.0 % | 1.3 % | 5.0 % | yes |" in text
+
+
+def test_listeners_ratings_are_found_where_evaluation_puts_them() -> None:
+    silence = np.zeros(320, np.float32)
+    cases = [Case(f"clip {i}", silence, ratings={"bak": 1.0 + i}) for i in range(4)]
+    judged = [Judgement({}, {"bak": 2.0 + 0.5 * i}) for i in range(4)]
+    text = aims_markdown({"ratings": rating_figures(cases, judged)})
+    assert "| listeners' ratings, BAK, Pearson | ≥ 0.900 | 1.000 | yes |" in text
+    assert "| … SIG | ≥ 0.650 | – | not measured |" in text
 
 
 def test_every_aim_has_a_name_and_a_bound() -> None:
