@@ -38,8 +38,8 @@ def test_the_earlier_model_stands_beside_it() -> None:
 
 def test_listeners_ratings_are_found_where_evaluation_puts_them() -> None:
     silence = np.zeros(320, np.float32)
-    cases = [Case(f"clip {i}", silence, ratings={"bak": 1.0 + i}) for i in range(4)]
-    judged = [Judgement({}, {"bak": 2.0 + 0.5 * i}) for i in range(4)]
+    cases = [Case(f"clip {i}", silence, ratings={"bak": 1.0 + 0.3 * i}) for i in range(12)]
+    judged = [Judgement({}, {"bak": 2.0 + 0.2 * i}) for i in range(12)]
     text = aims_markdown({"ratings": rating_figures(cases, judged)})
     assert "| listeners' ratings, BAK, Pearson | ≥ 0.900 | 1.000 | yes |" in text
     assert "| … SIG | ≥ 0.650 | – | not measured |" in text
