@@ -19,11 +19,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from service import collecting
 from service.api.audio_socket import AudioSocketProtocol
 from service.api.deps import AppState
 from service.api.guarded_http import GuardedHttpProtocol, guarded
 from service.api.watchdog import EXIT_CODE, LEAST_LIMIT_S, Watchdog, end_now
-from service.collecting import collect_seldom, keep_what_is_here
 from service.errors import ReloadFailed, SettingsError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -61,6 +61,7 @@ class StreamServer(uvicorn.Server):
         self._settings = settings
         self._watchdog: Watchdog | None = None
         self._dead_since_s: float | None = None
+        self._collected_s = 0.0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Have this process serve until a signal, or until it cannot any more: then it ends here, with `EXIT_CODE`."""
@@ -75,9 +76,16 @@ class StreamServer(uvicorn.Server):
                 end_now()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second, say that the loop runs; leave when the engine has been dead for long enough."""
+        """Ten times a second, say that the loop runs; leave when the engine has been dead for long enough.
+
+        Every `COLLECT_S` seconds, what ended streams and requests have left is found and freed.
+        """
         if self._watchdog is not None:
             self._watchdog.beat()
+        now_s = time.monotonic()
+        if now_s - self._collected_s >= collecting.COLLECT_S:
+            collecting.collect_what_ended()
+            self._collected_s = now_s
         return self._should_give_up() or await super().on_tick(counter)
 
     def _is_alive(self) -> bool:
@@ -101,8 +109,8 @@ class StreamServer(uvicorn.Server):
         """Start as uvicorn does, then say so."""
         await super().startup(sockets)
         self._reload_at_hangup()
-        collect_seldom()
-        keep_what_is_here()
+        collecting.collect_seldom()
+        collecting.keep_what_is_here()
         if self._on_started is not None:
             await self._on_started()
 
