@@ -55,10 +55,11 @@ def test_a_device_that_raises_once_too_often_ends_all_and_says_so():
         async with serving(runner, max_step_failures=3) as (url, _), httpx.AsyncClient() as web:
             base = url.replace("ws:", "http:")
             runner.raising = True
-            streams = await asyncio.gather(*(stream_to_its_end(url) for _ in range(4)))
-            for messages, code in streams:
-                assert code == 1011
-                assert messages[-1]["error"]["code"] in ("inference_error", "engine_dead")
+            for _ in range(3):  # streams that come together may share a step, those that come after each other cannot
+                streams = await asyncio.gather(*(stream_to_its_end(url) for _ in range(4)))
+                for messages, code in streams:
+                    assert code == 1011
+                    assert messages[-1]["error"]["code"] in ("inference_error", "engine_dead")
             ready = await web.get(f"{base}/health/ready")
             assert (ready.status_code, ready.json()["status"]) == (503, "dead")
             assert "the device fell off" in ready.json()["reason"]
