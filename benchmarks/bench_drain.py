@@ -13,18 +13,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import numpy as np
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -32,14 +28,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from recording import machine, markdown, record  # noqa: E402  # beside this file
-from soak import wav  # noqa: E402
+from soak import audio, send_paced, wav  # noqa: E402
 
-from service.capacity.host import free_port  # noqa: E402  # found where the line above says
+from service.capacity.host import started_server  # noqa: E402  # found where the line above says
 
-RATE_HZ, MESSAGE_S = 16_000, 0.1
 UNDER_WAY_S = 5.0
 """From the start of the load to the signal."""
-DRAIN_S = 30
+DRAIN_S = 10
+FOR_EVER = 10**6
+"""Messages; the server closes before."""
 
 
 @dataclass
@@ -53,26 +50,12 @@ class Outcome:
     exit_s: float = 0.0
 
 
-def noise(seconds: float) -> bytes:
-    """16-bit noise."""
-    return bytes((np.random.default_rng(1).standard_normal(round(seconds * RATE_HZ)) * 1500).astype("<i2").tobytes())
-
-
 async def stream(url: str, outcome: Outcome, sound: bytes) -> None:
     """Send in real time until the server closes; see that everything came that must."""
-    size = round(MESSAGE_S * RATE_HZ) * 2
     kinds: list[str] = []
     frames, said = 0, None
     async with connect(f"{url}/v1/stream", compression=None, max_size=2**24) as link:
-
-        async def send() -> None:
-            begun = time.monotonic()
-            for number in range(10**6):
-                start = number * size % (len(sound) - size)
-                await link.send(sound[start : start + size])
-                await asyncio.sleep(max(0.0, begun + (number + 1) * MESSAGE_S - time.monotonic()))
-
-        sending = asyncio.create_task(send())
+        sending = asyncio.create_task(send_paced(link, sound, FOR_EVER))
         try:
             while True:
                 message = json.loads(await link.recv())
@@ -98,7 +81,7 @@ async def upload(url: str, outcome: Outcome, body: bytes) -> None:
     while True:
         async with httpx.AsyncClient(timeout=2 * DRAIN_S) as web:
             try:
-                answer = await web.post(f"{url.replace('ws', 'http', 1)}/v1/inspect?frames=false", content=body)
+                answer = await web.post(f"{url}/v1/inspect?frames=false", content=body)
             except httpx.ConnectError:
                 return
             except httpx.HTTPError as error:
@@ -113,34 +96,20 @@ async def upload(url: str, outcome: Outcome, body: bytes) -> None:
 
 async def one_run(options: argparse.Namespace) -> Outcome:
     """Start, load, signal, wait."""
-    port = free_port()
-    settings = {"SPEECHQC_MAX_STREAMS": str(2 * options.streams), "SPEECHQC_DRAIN_S": str(DRAIN_S)}
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "error"]
-    server = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings)  # noqa: ASYNC220  # before anything runs
-    url, outcome = f"ws://127.0.0.1:{port}", Outcome()
-    try:
-        async with httpx.AsyncClient() as web:
-            for _ in range(600):
-                with suppress(httpx.HTTPError):
-                    if (await web.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200:
-                        break
-                await asyncio.sleep(0.1)
-        sound, body = noise(30), wav(noise(20))
+    outcome, sound, body = Outcome(), audio(30, 1), wav(audio(20, 2))
+    with ExitStack() as stack:
+        host = stack.enter_context(started_server(2 * options.streams, drain_s=str(DRAIN_S)))
+        url = host.url.replace("http", "ws", 1)
         everybody = [stream(url, outcome, sound) for _ in range(options.streams)]
-        everybody += [upload(url, outcome, body) for _ in range(options.uploaders)]
+        everybody += [upload(host.url, outcome, body) for _ in range(options.uploaders)]
         tasks = [asyncio.create_task(one) for one in everybody]
         await asyncio.sleep(UNDER_WAY_S)
         begun = time.monotonic()
-        server.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(server.wait, 2 * DRAIN_S)
+        await asyncio.to_thread(stack.close)  # sends SIGTERM and waits
         outcome.exit_s = time.monotonic() - begun
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, BaseException):
                 outcome.wrong.append(repr(result))
-    finally:
-        if server.poll() is None:
-            server.kill()
-            server.wait()
     return outcome
 
 

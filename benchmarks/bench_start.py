@@ -24,7 +24,7 @@ from pathlib import Path
 
 from recording import machine, markdown, record
 
-from service.capacity.host import free_port
+from service.capacity.host import children_of, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET_S = 2.0
@@ -85,11 +85,10 @@ def contained_cpu_s(container: str) -> float | None:
     words = ["docker", "inspect", "--format={{.State.Pid}}", container]
     init = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     try:
-        children = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
-        ours = [one for one in children if b"speech-qc" in Path(f"/proc/{one}/cmdline").read_bytes()]
+        ours = [one for one in children_of(int(init)) if b"speech-qc" in Path(f"/proc/{one}/cmdline").read_bytes()]
     except OSError:
         return None
-    return cpu_s(int(ours[0])) if len(ours) == 1 else None
+    return cpu_s(ours[0]) if len(ours) == 1 else None
 
 
 def alone(environment: dict[str, str]) -> Start:

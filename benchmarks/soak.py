@@ -15,7 +15,6 @@ import json
 import os
 import random
 import struct
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from recording import machine, markdown, record  # noqa: E402  # beside this file
 
-from service.capacity.host import free_port  # noqa: E402  # found where the line above says
+from service.capacity.host import started_server  # noqa: E402  # found where the line above says
 from service.credentials import bearer, find_api_key  # noqa: E402
 
 MESSAGE_S, FRAME_S, RATE_HZ = 0.1, 0.02, 16_000
@@ -87,20 +86,25 @@ def wav(samples: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(head) + len(samples)) + head + samples
 
 
+async def send_paced(link: ClientConnection, sound: bytes, messages: int) -> None:
+    """Send so many messages in real time, round and round through a sound."""
+    size = round(MESSAGE_S * RATE_HZ) * 2
+    begun = time.monotonic()
+    for number in range(messages):
+        start = number * size % (len(sound) - size)
+        await link.send(sound[start : start + size])
+        await asyncio.sleep(max(0.0, begun + (number + 1) * MESSAGE_S - time.monotonic()))
+
+
 async def one_stream(url: str, api_key: str | None, tally: Tally, rng: random.Random, sound: bytes) -> None:
     """A paced stream to its end; every frame of it must come."""
     messages = round(rng.uniform(*STREAM_S) / MESSAGE_S)
-    size = round(MESSAGE_S * RATE_HZ) * 2
     following = 0
     key = bearer(api_key)
     async with connect(f"{url}/v1/stream", compression=None, max_size=2**24, additional_headers=key) as link:
 
         async def send() -> None:
-            begun = time.monotonic()
-            for number in range(messages):
-                start = number * size % (len(sound) - size)
-                await link.send(sound[start : start + size])
-                await asyncio.sleep(max(0.0, begun + (number + 1) * MESSAGE_S - time.monotonic()))
+            await send_paced(link, sound, messages)
             await link.send('{"type":"CloseStream"}')
 
         sending = asyncio.create_task(send())
@@ -254,9 +258,8 @@ async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namesp
     verdict = "; ".join(wrong) or "nothing leaked, nothing lost"
     print(verdict)
     if options.record:
-        record(
-            "soak", options.about, report(first, samples[-1], last, growth, tally, verdict, options), hidden(options)
-        )
+        places = {str(options.api_key_file): "KEYFILE"} if options.api_key_file else {}
+        record("soak", options.about, report(first, samples[-1], last, growth, tally, verdict, options), places)
     return 1 if wrong else 0
 
 
@@ -278,11 +281,6 @@ def report(
     return f"{crowd}\n\n{table}\n\n{end}"
 
 
-def hidden(options: argparse.Namespace) -> dict[str, str]:
-    """Arguments that mean something on this machine only."""
-    return {str(options.api_key_file): "KEYFILE"} if options.api_key_file else {}
-
-
 async def main() -> int:
     """Read the options, start a server, soak it."""
     options_of = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -298,30 +296,22 @@ async def main() -> int:
     options_of.add_argument("--record", action="store_true", help="append the end to benchmarks/RESULTS.md")
     options = options_of.parse_args()
     options.about = machine()
-    try:
-        api_key = find_api_key(options.api_key_file)
-    except ValueError as error:
-        options_of.error(str(error))
     if options.url:
-        options.descriptors = (await look(options.pid, options.url, api_key)).descriptors
-        return await soak(options.url, options.pid, api_key, options)
-    port = free_port()
-    environment = os.environ | {"SPEECHQC_MAX_STREAMS": str(2 * options.streams + 16), "SPEECHQC_LOG_LEVEL": "error"}
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: ASYNC220  # before anything runs
-    url = f"ws://127.0.0.1:{port}"
-    try:
-        async with httpx.AsyncClient(headers=bearer(api_key)) as web:
-            for _ in range(600):
-                with suppress(httpx.HTTPError):
-                    if (await web.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200:
-                        break
-                await asyncio.sleep(0.1)
-        options.descriptors = (await look(server.pid, url, api_key)).descriptors
-        return await soak(url, server.pid, api_key, options)
-    finally:
-        server.terminate()
-        server.wait(60)
+        try:
+            api_key = find_api_key(options.api_key_file)
+        except ValueError as error:
+            options_of.error(str(error))
+        return await measure(options.url, options.pid, api_key, options)
+    with started_server(2 * options.streams + 16) as host:
+        return await measure(host.url.replace("http", "ws", 1), host.pid, host.api_key, options)
+
+
+async def measure(url: str, pid: int | None, api_key: str | None, options: argparse.Namespace) -> int:
+    """Soak a server that is ready; returns the exit code."""
+    if pid is None:
+        raise SystemExit("expected --pid, the process of the server of --url")
+    options.descriptors = (await look(pid, url, api_key)).descriptors
+    return await soak(url, pid, api_key, options)
 
 
 if __name__ == "__main__":

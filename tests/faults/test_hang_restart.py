@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from server_process import ServerProcess
 from signals import voice, wav_bytes
 
 from service.api.watchdog import EXIT_CODE, LOOK_S, Watchdog
@@ -21,24 +22,21 @@ from service.capacity.host import free_port
 
 PROGRAM = Path(__file__).with_name("hanging_server.py")
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 120.0
 SOUND = wav_bytes(voice(0.5))
 
 
-class Process:
+class Frail(ServerProcess):
     """A server whose device hangs once `hang` has been called and a step begins."""
 
     def __init__(self, folder: Path, port: int, settings: dict[str, str]) -> None:
-        self.url, self._switch, self._log = f"http://127.0.0.1:{port}", folder / "switch", folder / "log"
+        self._switch = folder / "switch"
         given = {"HOST": "127.0.0.1", "PORT": str(port), "STEP_DEADLINE_S": "2", "DRAIN_S": "2"} | settings
         environment = os.environ | {f"SPEECHQC_{name}": value for name, value in given.items()}
         environment["PYTHONPATH"] = str(ROOT)
-        with self._log.open("ab") as out:
+        log = folder / "log"
+        with log.open("ab") as out:
             command = [sys.executable, str(PROGRAM), str(self._switch)]
-            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-
-    def log(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace")
+            super().__init__(subprocess.Popen(command, env=environment, stdout=out, stderr=out), port, log)
 
     def hang(self) -> None:
         self._switch.touch()
@@ -54,22 +52,10 @@ class Process:
             return httpx.post(f"{self.url}/v1/inspect", content=SOUND, timeout=10).status_code
         return None
 
-    def until(self, happened: Callable[[], bool], what: str) -> None:
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not happened():
-            assert time.monotonic() < deadline_s, f"never happened: {what}\n{self.log()}"
-            time.sleep(0.05)
-
-    def ends(self) -> int:
-        try:
-            return self.process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end:\n{self.log()}") from None
-
 
 @contextmanager
-def started(folder: Path, port: int, **settings: str) -> Iterator[Process]:
-    server = Process(folder, port, settings)
+def started(folder: Path, port: int, **settings: str) -> Iterator[Frail]:
+    server = Frail(folder, port, settings)
     try:
         server.until(lambda: server.process.poll() is not None or server.readiness() == (200, "ready"), "readiness")
         assert server.process.poll() is None, server.log()

@@ -8,37 +8,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from server_process import PATIENCE_S, ServerProcess
 
 from service.capacity.host import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 120.0
 FEW_SHAPES = {"DEVICE": "cpu", "MAX_BATCH": "1", "UPLOAD_CHUNK_HOPS": "40", "STREAM_IDLE_S": "60"}
 
 Series = dict[tuple[str, str | None], float]
 
 
-class WorkersServer:
-    """A parent with its workers.
-
-    Args:
-        process: The parent.
-        port: Where it listens.
-        log: File that it and its workers write to.
-    """
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process, self.port, self._log = process, port, log
-        self.url = f"http://127.0.0.1:{port}"
-
-    def log(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace")
+class WorkersServer(ServerProcess):
+    """A parent with its workers, which write to one log."""
 
     def pids(self) -> dict[int, int]:
         """The process that served last, by worker."""
@@ -61,19 +48,6 @@ class WorkersServer:
                 key = sample.name, sample.labels.get("worker")
                 found[key] = found.get(key, 0.0) + sample.value
         return found
-
-    def until(self, happened: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not happened():
-            assert time.monotonic() < deadline, f"never happened: {what}\n{self.log()}"
-            time.sleep(0.05)
-
-    def ends(self) -> int:
-        """Exit code of the parent, once it has ended."""
-        try:
-            return self.process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the parent does not end:\n{self.log()}") from None
 
 
 @contextmanager
