@@ -243,8 +243,10 @@ async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namesp
     everybody.result()
     await asyncio.sleep(options.settle_s)
     last = await look(pid, url, api_key)
-    first = samples[min(len(samples) // 4, len(samples) - 1)]
-    growth = last.rss_mib / first.rss_mib - 1
+    quarter = min(len(samples) // 4, len(samples) - 1)
+    first = samples[quarter]
+    most = max(samples[quarter:] + [last], key=lambda sample: sample.rss_mib)
+    growth = most.rss_mib / first.rss_mib - 1
     wrong = [f"{len(tally.failures)} failures, the first: {tally.failures[0]}"] if tally.failures else []
     wrong += [f"{tally.lost_frames} frames were lost"] if tally.lost_frames else []
     wrong += [f"{last.places:.0f} places are still taken"] if last.places else []
@@ -254,30 +256,30 @@ async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namesp
     idle = options.descriptors + 5  # a connection of ours and of a scrape may still be open
     if last.descriptors > idle:
         wrong.append(f"{last.descriptors} descriptors are open, {options.descriptors} at the start")
-    print(f"end: {last}; memory {100 * growth:+.1f} % after the first quarter; {tally.line()}")
+    print(f"end: {last}; memory at most {100 * growth:+.1f} % after the first quarter; {tally.line()}")
     verdict = "; ".join(wrong) or "nothing leaked, nothing lost"
     print(verdict)
     if options.record:
         places = {str(options.api_key_file): "KEYFILE"} if options.api_key_file else {}
-        record("soak", options.about, report(first, samples[-1], last, growth, tally, verdict, options), places)
+        record("soak", options.about, report((first, most, samples[-1], last), growth, tally, verdict, options), places)
     return 1 if wrong else 0
 
 
 def report(
-    first: Sample, busy: Sample, last: Sample, growth: float, tally: Tally, verdict: str, options: argparse.Namespace
+    looks: tuple[Sample, Sample, Sample, Sample], growth: float, tally: Tally, verdict: str, options: argparse.Namespace
 ) -> str:
-    """What is written down: the server after a quarter, at the end and at rest, and what came of everybody."""
-    looks = (("after a quarter", first), ("the last under load", busy), ("at rest", last))
+    """What is written down: the server at four moments, and what came of everybody."""
+    names = ("after a quarter", "the largest since", "the last under load", "at rest")
     rows = [
         (name, f"{look.rss_mib:.1f} MiB", str(look.threads), str(look.descriptors), f"{look.places:.0f}")
-        for name, look in looks
+        for name, look in zip(names, looks, strict=True)
     ]
     table = markdown(("server", "resident memory", "threads", "descriptors", "places taken"), rows)
     crowd = (
         f"{options.minutes:g} minutes, {options.streams} streams at a time that come and go, "
         f"{options.uploaders} clients that upload, {options.hostile} hostile ones."
     )
-    end = f"Memory {100 * growth:+.1f} % from the first quarter to rest; {tally.line()}; {verdict}."
+    end = f"Memory grew by at most {100 * growth:.1f} % after the first quarter; {tally.line()}; {verdict}."
     return f"{crowd}\n\n{table}\n\n{end}"
 
 

@@ -7,11 +7,13 @@ import gc
 THRESHOLDS = (100_000, 50, 100)
 """As it comes (700, 10, 10), it looks through all objects far too often: at the start, when imports make a hundred
 thousand objects that all stay (a fifth of the time until ready), and in a process with hundreds of streams, each of
-which makes and drops dozens of them a second. Streams make no cycles while they run; but each is one when it has
-ended, and these thresholds would find it hours later. So a server looks by the clock, too: `collect_what_ended`."""
+which makes and drops dozens of them a second. Streams and connections are freed when they end, without the collector;
+but what some errors leave is a cycle, and these thresholds would find it hours later. So a server looks by the clock,
+too: `collect_what_ended`."""
 
-COLLECT_S = 2.0
-"""From one look by the clock to the next. What is found grows with it, and the loop stands still while it is freed."""
+COLLECT_S = 10.0
+"""From one look by the clock to the next. The loop stands still for it, and the longer, the more streams there are;
+what errors leave in the meantime is little."""
 
 
 def collect_seldom() -> None:
@@ -29,5 +31,5 @@ def keep_what_is_here() -> None:
 
 
 def collect_what_ended() -> None:
-    """Look through everything but what was kept at the start, and free what ended streams and requests have left."""
+    """Look through everything but what was kept at the start, and free what is not needed any more."""
     gc.collect()

@@ -82,6 +82,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """Stop looking."""
         self._stop_looking()
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]  # which keeps this object; who still answers, keeps both
 
     def data_received(self, data: bytes) -> None:
         """Refuse a head that is too long before all of it is kept."""
@@ -142,6 +143,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._refuse_connection()
         else:
             super().handle_websocket_upgrade()
+            self.parser = None  # type: ignore[assignment]  # as when a connection is lost, or each keeps the other
 
     def _has_no_room(self) -> bool:
         """Whether this connection is one too many, still."""

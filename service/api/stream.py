@@ -82,8 +82,8 @@ class _Socket:
         server = getattr(websocket._receive, "__self__", None)
         self._direct = server if isinstance(server, AudioSocketProtocol) else None
 
-    def tap(self, sink: Callable[[bytes], bool]) -> None:
-        """Offer binary messages to `sink` first."""
+    def tap(self, sink: Callable[[bytes], bool] | None) -> None:
+        """Offer binary messages to `sink` first; None to have all of them received."""
         if self._direct is not None:
             self._direct.sink = sink
 

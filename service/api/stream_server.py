@@ -78,7 +78,7 @@ class StreamServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second, say that the loop runs; leave when the engine has been dead for long enough.
 
-        Every `COLLECT_S` seconds, what ended streams and requests have left is found and freed.
+        Every `COLLECT_S` seconds, what errors have left in memory is found and freed.
         """
         if self._watchdog is not None:
             self._watchdog.beat()

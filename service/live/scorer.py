@@ -137,7 +137,6 @@ class Scorer:
         self._results: list[StepResult | None] = [None] * options.channels
         self._retried = [False] * options.channels
         self._arrived_s = 0.0
-        self._on_answer = [partial(self._answered, channel) for channel in range(options.channels)]
         self._arrivals: deque[tuple[int, float]] = deque()  # (samples received by then, time), one per frame at most
         # Accepted, not sent: of each channel the frames of each chunk as JSON, a text per column.
         self._pending: list[list[list[bytes]]] = [[] for _ in self.sessions]
@@ -166,6 +165,7 @@ class Scorer:
     def close(self) -> None:
         """Give the places back; may be called twice."""
         self._count(whole=True)
+        self._outbox.on_room = None
         numbers, self._numbers = self._numbers, []
         for number in numbers:
             self._engine.close_session(number)
@@ -335,7 +335,7 @@ class Scorer:
 
     def _send_chunk(self, channel: int) -> None:
         future = self._engine.submit(self._numbers[channel], self._chunks[channel], self._lane.name, copy=False)
-        future.add_done_callback(self._on_answer[channel])
+        future.add_done_callback(partial(self._answered, channel))
 
     def _answered(self, channel: int, future: asyncio.Future[StepResult]) -> None:
         """Take the engine's answer; the last one of the channels' goes on."""

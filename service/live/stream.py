@@ -27,7 +27,7 @@ from service.live.commands import CloseStream, Configure, Finalize, KeepAlive, p
 from service.live.hub import StreamHub
 from service.live.options import StreamOptions
 from service.live.outbox import Outbox
-from service.live.scorer import LiveLanes, Scorer
+from service.live.scorer import LiveLanes, OnPiece, Scorer
 from service.live.watch import Warn, Watch
 from service.live.wire import WireDecoder
 from service.metrics import ABORTED, DISCONNECTED, OK, Metrics
@@ -61,7 +61,7 @@ class Socket(Protocol):
     async def receive(self) -> bytes | str | None:
         """Next message; None when the client is gone."""
 
-    def tap(self, sink: Callable[[bytes], bool]) -> None:
+    def tap(self, sink: Callable[[bytes], bool] | None) -> None:
         """Offer binary messages to `sink` first, as they arrive, in order; those it does not take are received."""
 
     async def send(self, text: bytes) -> None:
@@ -114,17 +114,17 @@ class LiveStream:
         self._socket, self._session_id, self._settings, self._metrics = socket, session_id, settings, metrics
         self._contract, self._identity, self._profiles, self._hub = contract, identity, profiles, hub
         self._options = options
+        self._watch = Watch(options.rate_hz, options.channels, options.encoding)
+        self._heard: list[Warn] = []  # about the piece that is being taken
         self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
         self._scorer = Scorer(
-            engine, contract, lanes, options, self._outbox, metrics, reader, self._on_piece,
+            engine, contract, lanes, options, self._outbox, metrics, reader, _told(self._watch, self._heard),
             max_events=settings.max_events,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
         )  # fmt: skip
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
         self._decoder = WireDecoder(options.encoding, options.channels, piece_samples)
         self._bounded = options.encoding != "float32"
-        self._watch = Watch(options.rate_hz, options.channels, options.encoding)
-        self._heard: list[Warn] = []  # about the piece that is being taken
         self._pieces = 0
         self._listening_since: float | None = None
         self._draining = False
@@ -203,6 +203,9 @@ class LiveStream:
             self._listening_since = None
             self._scorer.stop()
             tasks: set[asyncio.Task[Any]] = {self._receiver, sender}
+            # Let go of both, or socket and stream, task and stream would keep each other in memory.
+            self._socket.tap(None)
+            self._receiver = None
             for task in tasks:
                 task.cancel()
                 task.add_done_callback(_look_at_the_end)  # what it raised was dealt with, or comes of the cancelling
@@ -226,7 +229,7 @@ class LiveStream:
         except Gone:
             return DISCONNECTED
         except SpeechQCError as fault:
-            error = fault
+            error = fault.with_traceback(None)  # whose frames would keep the stream, which keeps the error
         except Exception:
             logger.exception("unexpected error id=%s", self._session_id)
             error = SpeechQCError("something unexpected went wrong here; the log has it under this session id")
@@ -386,18 +389,15 @@ class LiveStream:
         """Push one piece of audio and say what is to be said about it."""
         self._scorer.push(channels, now_s, bounded=self._bounded)
         if self._heard:
-            warns, self._heard = self._heard, []
-            for warn in warns:
+            for warn in self._heard:
                 self._warn(warn)
+            self._heard.clear()
         for channel in range(len(channels)):
             if self._watch.wants_look(channel):
                 session = self._scorer.sessions[channel]
                 for warn in self._watch.look(channel, session.levels(), session.samples_in, now_s):
                     self._warn(warn)
         self._scorer.decode_s += time.monotonic() - now_s
-
-    def _on_piece(self, channel: int, samples: Float32, mean_square: float) -> None:
-        self._heard += self._watch.heard(channel, samples, mean_square, time.monotonic())
 
     def _note_pace(self, arrived: int, now_s: float) -> None:
         warn = self._watch.arrived(arrived / self._options.rate_hz, now_s) if arrived else None
@@ -458,6 +458,15 @@ class LiveStream:
     def _count(self, records: list[ChannelRecord]) -> None:
         for record in records:
             self._metrics.verdicts.labels(record.verdict.status).inc()
+
+
+def _told(watch: Watch, heard: list[Warn]) -> OnPiece:
+    """Have `watch` hear what is pushed, and note what it says; knows nothing of the stream, which owns the scorer."""
+
+    def on_piece(channel: int, samples: Float32, mean_square: float) -> None:
+        heard.extend(watch.heard(channel, samples, mean_square, time.monotonic()))
+
+    return on_piece
 
 
 def _look_at_the_end(task: asyncio.Task[Any]) -> None:

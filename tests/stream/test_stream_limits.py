@@ -59,7 +59,7 @@ class Peer:
         self.taken += 1
         return message
 
-    def tap(self, sink: Callable[[bytes], bool]) -> None:
+    def tap(self, sink: Callable[[bytes], bool] | None) -> None:
         """This client's audio is received."""
 
     def send_now(self, text: bytes) -> bool:  # noqa: ARG002  # it has no short way

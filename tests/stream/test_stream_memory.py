@@ -1,49 +1,147 @@
-"""What ended streams leave behind is freed soon, however seldom Python's own collector looks."""
+"""Streams and connections are freed when they end, without Python's collector, which a server has look seldom."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
+import httpx
+import numpy as np
+import pytest
 from live_server import serving
 from signals import white_noise
-from stream_material import CLOSE, cut, pcm16
-from websockets.asyncio.client import connect
+from stream_material import CLOSE, FINALIZE, cut, pcm16
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from service import collecting
+from service.api.audio_socket import AudioSocketProtocol
+from service.api.guarded_http import GuardedHttpProtocol
+from service.live.scorer import Scorer
 from service.live.stream import LiveStream
+from service.session import Session
 
 PIECES = cut(pcm16(white_noise(0.5, level_dbfs=-30)), 3200)
+KINDS = (AudioSocketProtocol, GuardedHttpProtocol, LiveStream, Scorer, Session)
 
 
-def streams_in_memory() -> int:
-    return sum(type(thing) is LiveStream for thing in gc.get_objects())
+def in_memory() -> Counter[str]:
+    return Counter(kind.__name__ for thing in gc.get_objects() for kind in KINDS if issubclass(type(thing), kind))
 
 
-async def one_stream(url: str) -> None:
-    async with connect(f"{url}/v1/stream", compression=None) as link:
-        for piece in PIECES:
-            await link.send(piece)
-        await link.send(CLOSE)
-        async for _ in link:
-            pass
-
-
-def test_ended_streams_are_freed_by_the_clock(monkeypatch):
-    async def main() -> None:
-        async with serving() as (url, _app):
-            before = streams_in_memory()
-            for _ in range(4):
-                await one_stream(url)
-            assert streams_in_memory() >= before + 3, "nothing is left for the collector, so this test shows nothing"
-            monkeypatch.setattr(collecting, "COLLECT_S", 0.1)
-            while streams_in_memory() > before:  # noqa: ASYNC110  # the heap has no event
-                await asyncio.sleep(0.05)
-
+@pytest.fixture(autouse=True)
+def no_collector(monkeypatch):
     monkeypatch.setattr(collecting, "COLLECT_S", 1e9)
     gc.collect()
     gc.disable()
-    try:
-        asyncio.run(asyncio.wait_for(main(), 20))
-    finally:
-        gc.enable()
+    yield
+    gc.enable()
+
+
+@asynccontextmanager
+async def a_stream(url: str, query: str = "") -> AsyncIterator[ClientConnection]:
+    """A stream that has taken some audio."""
+    async with connect(f"{url}/v1/stream{query}", compression=None) as link:
+        for piece in PIECES:
+            await link.send(piece)
+        yield link
+
+
+async def last_message(link: ClientConnection) -> str | bytes:
+    last: str | bytes = ""
+    with suppress(ConnectionClosed):
+        async for message in link:
+            last = message
+    return last
+
+
+async def to_its_end(url: str) -> None:
+    async with a_stream(url) as link:
+        await link.send(CLOSE)
+        assert "summary" in await last_message(link)
+
+
+async def with_commands(url: str) -> None:
+    async with a_stream(url, "?channels=2") as link:
+        for text in (FINALIZE, '{"type":"Configure","emit_ms":200}', "no JSON", CLOSE):
+            await link.send(text)
+        assert "summary" in await last_message(link)
+
+
+async def with_wrong_samples(url: str) -> None:
+    async with connect(f"{url}/v1/stream?encoding=float32", compression=None) as link:
+        await link.send(np.full(1600, np.nan, np.float32).tobytes())
+        assert "invalid_audio" in await last_message(link)
+
+
+async def with_too_long_a_text(url: str) -> None:
+    async with a_stream(url) as link:
+        await link.send("x" * 70_000)
+        assert "payload_too_large" in await last_message(link)
+
+
+async def with_an_unknown_option(url: str) -> None:
+    async with connect(f"{url}/v1/stream?encoding=morse", compression=None) as link:
+        assert "error" in await last_message(link)
+
+
+async def left_by_the_client(url: str) -> None:
+    async with a_stream(url):
+        pass
+
+
+async def cut_off(url: str) -> None:
+    async with a_stream(url) as link:
+        link.transport.abort()
+
+
+async def an_upload(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url.replace("ws", "http", 1)) as web:
+        assert (await web.post("/v1/inspect", content=b"RIFF and nothing")).status_code == 415
+        assert (await web.get("/health/live")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        to_its_end, with_commands, with_wrong_samples, with_too_long_a_text, with_an_unknown_option, left_by_the_client,
+        cut_off, an_upload,
+    ],
+)  # fmt: skip
+def test_nothing_is_left_for_the_collector(ending: Callable[[str], Awaitable[None]]):
+    async def main() -> None:
+        async with serving() as (url, _app):
+            before = in_memory()
+            for _ in range(3):
+                await ending(url)
+            for _ in range(100):
+                left = in_memory() - before
+                if not left:
+                    return
+                await asyncio.sleep(0.05)  # the server may hear of an end a little later than the client
+            assert not left
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_cycles_are_found_by_the_clock(monkeypatch):
+    class Thing:
+        """Keeps itself."""
+
+    async def main() -> None:
+        async with serving():
+            thing = Thing()
+            thing.itself = thing
+            there = weakref.ref(thing)
+            del thing
+            await asyncio.sleep(0.3)
+            assert there() is not None, "it went by itself, so this test shows nothing"
+            monkeypatch.setattr(collecting, "COLLECT_S", 0.1)
+            while there() is not None:  # noqa: ASYNC110  # the heap has no event
+                await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
