@@ -68,7 +68,8 @@ class Sample:
     rss_mib: float
     threads: int
     descriptors: int
-    places: float
+    tasks: int
+    places: int
 
 
 def audio(seconds: float, seed: int) -> bytes:
@@ -212,9 +213,13 @@ async def look(pid: int, url: str, api_key: str | None) -> Sample:
     facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     async with httpx.AsyncClient(timeout=30, headers=bearer(api_key)) as web:
         text = (await web.get(f"{url.replace('ws', 'http', 1)}/metrics")).raise_for_status().text
-    places = next(float(line.split()[1]) for line in text.splitlines() if line.startswith("speechqc_sessions_active "))
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return Sample(
-        int(facts["VmRSS"].split()[0]) / 1024, int(facts["Threads"]), len(os.listdir(f"/proc/{pid}/fd")), places
+        rss_mib=int(facts["VmRSS"].split()[0]) / 1024,
+        threads=int(facts["Threads"]),
+        descriptors=len(os.listdir(f"/proc/{pid}/fd")),
+        tasks=int(float(figures["speechqc_tasks"])),
+        places=int(float(figures["speechqc_sessions_active"])),
     )
 
 
@@ -238,43 +243,51 @@ async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namesp
         samples.append(sample)
         minutes = (time.monotonic() - begun) / 60
         print(f"{minutes:6.1f} min  {sample.rss_mib:7.1f} MiB  {sample.threads:3} threads  "
-              f"{sample.descriptors:4} descriptors  {sample.places:4.0f} places  "
+              f"{sample.descriptors:4} descriptors  {sample.tasks:4} tasks  {sample.places:4} places  "
               f"{tally.line()}", flush=True)  # fmt: skip
     everybody.result()
     await asyncio.sleep(options.settle_s)
     last = await look(pid, url, api_key)
     quarter = min(len(samples) // 4, len(samples) - 1)
     first = samples[quarter]
-    most = max(samples[quarter:] + [last], key=lambda sample: sample.rss_mib)
+    most = max([*samples[quarter:], last], key=lambda sample: sample.rss_mib)
     growth = most.rss_mib / first.rss_mib - 1
     wrong = [f"{len(tally.failures)} failures, the first: {tally.failures[0]}"] if tally.failures else []
     wrong += [f"{tally.lost_frames} frames were lost"] if tally.lost_frames else []
-    wrong += [f"{last.places:.0f} places are still taken"] if last.places else []
+    wrong += [f"{last.places} places are still taken"] if last.places else []
     wrong += [f"memory grew by {100 * growth:.1f} %"] if growth > MOST_GROWTH else []
     if last.threads > first.threads + 2:
         wrong.append(f"threads grew from {first.threads} to {last.threads}")
-    idle = options.descriptors + 5  # a connection of ours and of a scrape may still be open
-    if last.descriptors > idle:
-        wrong.append(f"{last.descriptors} descriptors are open, {options.descriptors} at the start")
+    spare = 5  # a connection of ours and of a scrape may still be open
+    for name in ("descriptors", "tasks"):
+        before, now = getattr(options.idle, name), getattr(last, name)
+        if now > before + spare:
+            wrong.append(f"{now} {name} are left, {before} were there at the start")
     print(f"end: {last}; memory at most {100 * growth:+.1f} % after the first quarter; {tally.line()}")
     verdict = "; ".join(wrong) or "nothing leaked, nothing lost"
     print(verdict)
     if options.record:
         places = {str(options.api_key_file): "KEYFILE"} if options.api_key_file else {}
-        record("soak", options.about, report((first, most, samples[-1], last), growth, tally, verdict, options), places)
+        record(
+            "soak",
+            options.about,
+            report((options.idle, first, most, samples[-1], last), growth, tally, verdict, options),
+            places,
+        )
     return 1 if wrong else 0
 
 
-def report(
-    looks: tuple[Sample, Sample, Sample, Sample], growth: float, tally: Tally, verdict: str, options: argparse.Namespace
-) -> str:
-    """What is written down: the server at four moments, and what came of everybody."""
-    names = ("after a quarter", "the largest since", "the last under load", "at rest")
+def report(looks: tuple[Sample, ...], growth: float, tally: Tally, verdict: str, options: argparse.Namespace) -> str:
+    """What is written down: the server at five moments, and what came of everybody."""
+    names = ("before", "after a quarter", "the largest since", "the last under load", "at rest")
     rows = [
-        (name, f"{look.rss_mib:.1f} MiB", str(look.threads), str(look.descriptors), f"{look.places:.0f}")
+        (
+            name, f"{look.rss_mib:.1f} MiB", str(look.threads), str(look.descriptors), str(look.tasks),
+            str(look.places),
+        )
         for name, look in zip(names, looks, strict=True)
-    ]
-    table = markdown(("server", "resident memory", "threads", "descriptors", "places taken"), rows)
+    ]  # fmt: skip
+    table = markdown(("server", "resident memory", "threads", "descriptors", "tasks", "places taken"), rows)
     crowd = (
         f"{options.minutes:g} minutes, {options.streams} streams at a time that come and go, "
         f"{options.uploaders} clients that upload, {options.hostile} hostile ones."
@@ -312,7 +325,7 @@ async def measure(url: str, pid: int | None, api_key: str | None, options: argpa
     """Soak a server that is ready; returns the exit code."""
     if pid is None:
         raise SystemExit("expected --pid, the process of the server of --url")
-    options.descriptors = (await look(pid, url, api_key)).descriptors
+    options.idle = await look(pid, url, api_key)
     return await soak(url, pid, api_key, options)
 
 

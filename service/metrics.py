@@ -145,6 +145,7 @@ class Metrics:
             "speechqc_refusals_total", "Streams, uploads and chunks refused at the door, by reason.", ["reason"],
             registry=registry,
         )  # fmt: skip
+        self.tasks = Gauge("speechqc_tasks", "Tasks of the event loop.", registry=registry)
         self.connections = Gauge("speechqc_connections", "Connections open now.", registry=registry)
         self.connections_limit = Gauge("speechqc_connections_limit", "Connections that are taken.", registry=registry)
         self.connections_refused = Counter(

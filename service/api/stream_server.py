@@ -58,7 +58,7 @@ class StreamServer(uvicorn.Server):
         self._application = app
         self._on_started = on_started
         self._reloads: set[asyncio.Task[None]] = set()
-        self._settings = settings
+        self._settings, self._metrics = settings, metrics
         self._watchdog: Watchdog | None = None
         self._dead_since_s: float | None = None
         self._collected_s = 0.0
@@ -108,6 +108,8 @@ class StreamServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, then say so."""
         await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         self._reload_at_hangup()
         collecting.collect_seldom()
         collecting.keep_what_is_here()
