@@ -18,6 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import service  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
+
+# isort: split
 import numpy as np
 import onnxruntime
 import soundfile

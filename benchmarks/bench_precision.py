@@ -19,6 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import service  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
+
+# isort: split
 import numpy as np
 import onnx
 import onnxruntime as ort
