@@ -155,7 +155,7 @@ def test_half_of_what_is_predicted_follows_when_asked() -> None:
     features = torch.randn(4, 20, net.spec.columns)
     alone, after = predict(net, features), predict(net, features, follow=True)
     ahead = SMALL_NET.lookahead_frames
-    assert after[:2].equal(alone[:2])
+    torch.testing.assert_close(after[:2], alone[:2])  # not equal: a batch of another size may sum in another order
     whole = net(torch.cat([features[:2], features[2:]], dim=1))[:, 10 + ahead :]
     torch.testing.assert_close(after[2:], whole)
     assert not after[2:].allclose(alone[2:])
