@@ -147,7 +147,7 @@ class StreamClient:
         self._waiting: deque[AnyServerMessage] = deque()
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
-        self._iterated = self._closing = False
+        self._iterated = self._closing = self._lost = False
         self._answers: deque[asyncio.Future[Finalized]] = deque()
         self._last_error: StreamError | None = None
         self._end: StreamClosed | None = None
@@ -215,6 +215,7 @@ class StreamClient:
         """Have everything scored that can be, without ending the stream."""
         future: asyncio.Future[Finalized] = asyncio.get_running_loop().create_future()
         self._answers.append(future)
+        self._taken.set()
         try:
             await self._send(Finalize().model_dump_json())
         except StreamClosed:
@@ -264,22 +265,28 @@ class StreamClient:
     async def _messages(self) -> AsyncIterator[AnyServerMessage]:
         """Messages until the end; raises StreamClosed when that was none in order."""
         self._iterated = True
-        while True:
-            while self._waiting:
-                message = self._waiting.popleft()
-                self._taken.set()
-                yield message
-            if self._reader.done():
-                if self._end is not None:
-                    raise self._end
-                return
-            self._arrived.clear()
-            await self._arrived.wait()
+        try:
+            while True:
+                while self._waiting:
+                    message = self._waiting.popleft()
+                    self._taken.set()
+                    yield message
+                if self._reader.done():
+                    if self._end is not None:
+                        raise self._end
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+        finally:  # also where the loop over it was left
+            self._iterated = False
+            self._taken.set()
 
     async def _send(self, message: str | bytes | bytearray | memoryview) -> None:
         try:
             await self._socket.send(message)
         except ConnectionClosed as error:
+            self._lost = True
+            self._taken.set()
             await asyncio.wait({self._reader})  # it has read why
             raise self._end or StreamClosed(1006, "", self._last_error) from error
 
@@ -288,7 +295,7 @@ class StreamClient:
         try:
             async for text in self._socket:
                 try:
-                    message = SERVER.validate_json(text)
+                    message = SERVER.validate_json(text, extra="ignore")  # a newer server may say more
                 except ValidationError:
                     logger.warning("a message of a kind that this version does not know was passed over")
                     continue
@@ -313,7 +320,8 @@ class StreamClient:
             future = self._answers.popleft()
             if not future.done():
                 future.set_result(message)
-        while len(self._waiting) >= MAX_WAITING and not self._closing:
+        # Whoever iterates sets the pace, unless somebody waits for what comes behind.
+        while len(self._waiting) >= MAX_WAITING and not (self._closing or self._lost or self._answers):
             if not self._iterated:
                 self._waiting.popleft()
                 break
@@ -350,8 +358,9 @@ class _Connecting:
         try:
             async with asyncio.timeout(self._timeout_s):
                 socket = await connect(
-                    self._address, compression=None, max_size=MAX_MESSAGE_BYTES, additional_headers=self._headers
-                )
+                    self._address, compression=None, max_size=MAX_MESSAGE_BYTES, additional_headers=self._headers,
+                    open_timeout=None,
+                )  # fmt: skip
                 try:
                     ready = await self._first_message(socket)
                 except BaseException:
@@ -368,7 +377,7 @@ class _Connecting:
     async def _first_message(self, socket: ClientConnection) -> Ready:
         try:
             text = await socket.recv()
-            first = SERVER.validate_json(text)
+            first = SERVER.validate_json(text, extra="ignore")
             if isinstance(first, StreamError):
                 await socket.wait_closed()
         except ConnectionClosed as error:

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         ValidationError: A value outside its type or bounds; `load_settings` turns it into a message.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
 
     @classmethod
     def settings_customise_sources(

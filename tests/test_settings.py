@@ -86,3 +86,10 @@ def test_fields_that_are_named_like_secrets_are_hidden(monkeypatch):
     fields = {name: FieldInfo(annotation=str) for name in ("admin_key", "api_keys_file", "token_ttl_s", "push_token")}
     monkeypatch.setattr(Settings, "__pydantic_fields__", fields)
     assert [name for name in fields if is_secret(name)] == ["admin_key", "push_token"]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_bound_is_a_finite_number(monkeypatch, value):
+    monkeypatch.setenv("SPEECHQC_DRAIN_S", value)
+    with pytest.raises(SettingsError, match=f"SPEECHQC_DRAIN_S='{value}'.*finite number"):
+        load_settings()

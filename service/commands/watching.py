@@ -46,7 +46,7 @@ class JsonView:
 
     def take(self, message: AnyServerMessage) -> None:
         """Print it at once, for whoever reads the pipe."""
-        sys.stdout.write(message.model_dump_json() + "\n")
+        sys.stdout.write(message.model_dump_json(exclude_unset=True) + "\n")
         sys.stdout.flush()
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from stream_material import pcm16
 from websockets.asyncio.server import ServerConnection, serve
 
 from service.api.messages import Configured, EventNews, Finalized, Scores, StreamError, StreamWarning, Summary
-from service.client import NoStream, StreamClient, StreamClosed, _no_stream, encode, stream_url
+from service.client import MAX_WAITING, NoStream, StreamClient, StreamClosed, _no_stream, encode, stream_url
 
 SAMPLES = (voice(2.0) + white_noise(2.0, level_dbfs=-40)).astype(np.float32)
 
@@ -222,3 +222,71 @@ def test_arrays_of_another_shape_are_refused():
         encode(np.zeros(10, np.float32), "linear16", 2)
     with pytest.raises(ValueError, match=r"\(n, 1\)"):
         encode(np.zeros((10, 2), np.float32), "linear16", 1)
+
+
+READY = (
+    '{"type":"ready","session_id":"s","session_name":null,"model":{"name":"m","version":"1","sha256":"0"},'
+    '"frame_hop_s":0.02,"latency_s":0.055,"encoding":"linear16","sample_rate_hz":16000,"channels":1,"emit_ms":100,'
+    '"labels":["noise"],"profile":"default","said_by_a_later_version":1}'
+)
+WARNING = '{"type":"warning","code":"silence","message":"nothing is heard","channel":0,"later":{}}'
+
+
+@asynccontextmanager
+async def told_much(last: str | None = None) -> AsyncIterator[StreamClient]:
+    """A client of a server that says more than is kept unread, then one thing more, or closes with 1013."""
+
+    async def tell(link: ServerConnection) -> None:
+        for text in (READY, *[WARNING] * (MAX_WAITING + 100)):
+            await link.send(text)
+        if last is None:
+            await link.close(1013, "come back later")
+            return
+        async for asked in link:
+            if isinstance(asked, str):
+                await link.send(last)
+
+    async with (
+        serve(tell, "127.0.0.1", 0, close_timeout=1) as server,
+        StreamClient.connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}") as stream,
+    ):
+        yield stream
+
+
+async def send_for_ever(stream: StreamClient) -> None:
+    while True:
+        await stream.send(bytes(320))
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["the loop was left", "somebody holds it"])
+def test_who_reads_no_more_is_told_of_the_end_when_sending(left: bool):
+    async def main() -> None:
+        async with told_much() as stream:
+            messages = aiter(stream)
+            assert isinstance(await anext(messages), StreamWarning)
+            if left:
+                del messages
+            with pytest.raises(StreamClosed, match="come back later"):
+                await asyncio.wait_for(send_for_ever(stream), 30)
+
+    asyncio.run(main())
+
+
+def test_finalize_hears_its_answer_behind_what_nobody_reads():
+    async def main() -> None:
+        async with told_much('{"type":"finalized","frames":7}') as stream:
+            messages = aiter(stream)
+            await anext(messages)
+            assert (await asyncio.wait_for(stream.finalize(), 10)).frames == 7
+
+    asyncio.run(main())
+
+
+def test_fields_of_a_later_version_are_passed_over():
+    async def main() -> None:
+        async with told_much('{"type":"finalized","frames":7,"later":true}') as stream:
+            assert stream.ready.labels == ["noise"]
+            assert (await asyncio.wait_for(stream.finalize(), 10)).frames == 7
+
+    asyncio.run(main())
