@@ -9,7 +9,7 @@ THRESHOLDS = (100_000, 50, 100)
 thousand objects that all stay (a fifth of the time until ready), and in a process with hundreds of streams, each of
 which makes and drops dozens of them a second. Streams and connections are freed when they end, without the collector;
 but what some errors leave is a cycle, and these thresholds would find it hours later. So a server looks by the clock,
-too: `collect_what_ended`."""
+too: `collect_now`."""
 
 COLLECT_S = 10.0
 """From one look by the clock to the next. The loop stands still for it, and the longer, the more streams there are;
@@ -30,6 +30,6 @@ def keep_what_is_here() -> None:
     gc.freeze()
 
 
-def collect_what_ended() -> None:
+def collect_now() -> None:
     """Look through everything but what was kept at the start, and free what is not needed any more."""
     gc.collect()

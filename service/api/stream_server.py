@@ -84,7 +84,7 @@ class StreamServer(uvicorn.Server):
             self._watchdog.beat()
         now_s = time.monotonic()
         if now_s - self._collected_s >= collecting.COLLECT_S:
-            collecting.collect_what_ended()
+            collecting.collect_now()
             self._collected_s = now_s
         return self._should_give_up() or await super().on_tick(counter)
 
