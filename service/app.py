@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from prometheus_client import generate_latest
 from starlette.middleware.cors import CORSMiddleware
 
@@ -18,6 +20,7 @@ from service.api.deps import AppState
 from service.api.middleware import RequestContext
 from service.assembly import make_runner
 from service.callers import Quotas
+from service.draining import Drain
 from service.engine import Runner
 from service.errors import SettingsError
 from service.generations import Generations, Load
@@ -66,7 +69,16 @@ def create_app(
         models = Generations(settings, first, metrics, load)
         streams = StreamHub(settings.max_streams)
         metrics.watch_places(streams)
-        app.state.parts = AppState(settings, profiles, metrics, models, streams, policy.ring, Quotas(settings), member)
+        app.state.parts = AppState(
+            settings,
+            profiles,
+            metrics,
+            models,
+            streams,
+            policy.ring,
+            Quotas(settings, partial(metrics.refuse, "key")),
+            member,
+        )
         await models.start()
         if member is not None:
             member.offer_reload(models.reload_told)
@@ -79,8 +91,9 @@ def create_app(
             if watcher is not None:
                 watcher.cancel()
                 await asyncio.wait({watcher})
-            await streams.drain(settings.drain_s)
-            await asyncio.shield(models.drain(settings.drain_s))
+            drain: Drain = app.state.drain  # where a server began it before, most of the time may be over
+            await streams.drain(drain.work_left_s)
+            await asyncio.shield(models.drain(max(drain.work_left_s, drain.left_s / 4), drain.left_s / 4))
             if member is not None:
                 member.close()
             await asyncio.to_thread(tracing.close)
@@ -93,10 +106,12 @@ def create_app(
         openapi_tags=_TAGS,
         telemetry=_NO_TELEMETRY,
     )
-    app.state.settings, app.state.metrics = settings, metrics
+    app.state.settings, app.state.metrics, app.state.drain = settings, metrics, Drain(settings.drain_s)
     faults.install(app)
     for routes in (inspect, stream, keys, ops, pages):
         app.include_router(routes.router)
+        known = [route for route in routes.router.routes if isinstance(route, APIRoute)]
+        metrics.begin_routes({route.path: {200, 500, *map(int, route.responses)} for route in known})
     _add_middleware(app, policy, metrics, tracing)
     return app
 

@@ -53,10 +53,17 @@ class Quotas:
 
     Args:
         settings: Bounds of keys that have none of their own.
+        on_refused: Called for each refusal.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_refused: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_refused = on_refused
         self._max_streams, self._per_minute = settings.key_max_streams, settings.key_uploads_per_minute
         self._clock = clock
         self._uses: dict[str, _Use] = {}
@@ -74,6 +81,7 @@ class Quotas:
         use = self._uses.setdefault(caller.key.id, _Use())
         limit = caller.key.max_streams or self._max_streams
         if limit is not None and use.channels + channels > limit:
+            self._on_refused()
             raise Overloaded(
                 f"this key may have {limit} live channels at a time, {use.channels} are open and {channels} more were "
                 "asked for: close one first",
@@ -102,6 +110,7 @@ class Quotas:
         use.uploads = min(float(limit), use.uploads + (now_s - use.at_s) * limit / MINUTE_S)
         use.at_s = now_s
         if use.uploads < 1.0:
+            self._on_refused()
             wait_s = math.ceil((1.0 - use.uploads) * MINUTE_S / limit)
             raise Overloaded(
                 f"this key may send {limit} uploads a minute and has sent them: try again in {wait_s} s",

@@ -214,10 +214,10 @@ class Generations:
         self._metrics.describe(model)
         logger.info("ready: model %s %s (%s) on %s", *_short(self.current), model.provider)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Let every engine answer what it has accepted, then stop it."""
+    async def drain(self, timeout_s: float, step_s: float | None = None) -> None:
+        """Let every engine answer what it has accepted, then stop it; the bounds are those of `Engine.drain`."""
         self._draining = True
-        await asyncio.gather(*(engine.drain(timeout_s) for engine in self.engines()))
+        await asyncio.gather(*(engine.drain(timeout_s, step_s) for engine in self.engines()))
         for ending in list(self._old.values()):
             ending.cancel()
             with suppress(asyncio.CancelledError):

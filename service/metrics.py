@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol, get_args
 
 from prometheus_client import (
@@ -38,8 +38,9 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SNR_BUCKETS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)
 """dB; what is below 0 falls into the first one."""
 
-Refused = RefusalReason | Literal["streams", "uploads"]
-"""Why something was refused at the door: what the engine lacks, or the places for live channels or uploads."""
+Refused = RefusalReason | Literal["streams", "uploads", "key"]
+"""Why something was refused at the door: what the engine lacks, the places for live channels or uploads, or the bounds
+of a key."""
 
 PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
@@ -231,6 +232,12 @@ class Metrics:
         for members in get_args(Refused):
             for reason in get_args(members):
                 self.refusals.labels(reason)
+
+    def begin_routes(self, answers: Mapping[str, Iterable[int]]) -> None:
+        """Make the series of requests, by the statuses that each route has."""
+        for route, statuses in answers.items():
+            for status in statuses:
+                self.requests.labels(route, str(status))
 
     def describe(self, model: Model) -> None:
         """Publish model and provider of an engine that lives."""

@@ -128,7 +128,8 @@ class Settings(BaseSettings):
     starts another one. A process whose event loop has stood still for `step_deadline_s`, and for 10 s at least, ends
     likewise. 0: neither; it stays, and is not ready."""
     drain_s: float = Field(default=30.0, ge=0)
-    """Longest wait for accepted work at shutdown, seconds."""
+    """Longest from the signal to the end of the process, seconds, but at least 2. A quarter of it, 2 s at most, is kept
+    for telling those whose work could not be finished."""
     model_watch_s: float = Field(default=0.0, ge=0, le=3600)
     """Seconds between two looks at the model file; when it has changed and stays so, it is loaded anew. 0: never."""
 
@@ -236,7 +237,10 @@ def _parse(suffix: str, text: str) -> Any:
         try:
             found = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
+            # Its own text quotes the line, which may be that of a secret; `from None`, or a traceback would have it.
+            mark = getattr(error, "problem_mark", None)
+            where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+            raise ValueError(f"expected YAML, came something else{where}") from None
         return {} if found is None else found
     raise ValueError(f"expected a name that ends in .toml, .yaml or .yml, came {suffix or 'no ending'}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
@@ -13,6 +13,13 @@ from service.api.stream_server import StreamServer
 from service.app import create_app
 from service.engine import EchoRunner, Runner
 from service.settings import Settings
+
+
+async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # conditions of many kinds; none has an event
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -1,3 +1,5 @@
+import traceback
+
 import pytest
 
 from service.commands.configuring import meanings
@@ -56,6 +58,25 @@ def test_a_wrong_file_stops_the_start_and_says_where(tmp_path, monkeypatch, name
     monkeypatch.setenv("SPEECHQC_CONFIG", str(tmp_path / name))
     with pytest.raises(SettingsError, match=complaint):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("qc.yaml", "port: 1\ntoken_secret: [hunter2hunter2hunter2\n", "line 3"),
+        ("qc.yaml", "token_secret: *hunter2hunter2\n", "line 1, column 15"),
+        ("qc.yaml", 'token_secret: "hunter2\\qhunter2"\n', "line 1"),
+        ("qc.toml", 'token_secret = "hunter2hunter2\n', "line 1"),
+        ("qc.toml", "token_secret = hunter2hunter2\n", "line 1"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_quoted(tmp_path, monkeypatch, name, text, where):
+    """The line that is wrong may be that of a secret."""
+    (tmp_path / name).write_text(text)
+    monkeypatch.setenv("SPEECHQC_CONFIG", str(tmp_path / name))
+    with pytest.raises(SettingsError, match=where) as raised:
+        load_settings()
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_file_that_is_not_there_stops_the_start(monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
@@ -125,8 +126,9 @@ class Policy:
         if origin is None or "*" in self.origins or origin.lower() in self.origins:
             return
         # The scheme is not compared: a proxy that ends TLS in front of this server leaves it http.
-        if urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != "":
-            return
+        with suppress(ValueError):  # of what is no address at all
+            if urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != "":
+                return
         raise Forbidden(
             f"web pages of {origin[:200]!r} may not call this server: add the origin to SPEECHQC_ALLOWED_ORIGINS"
         )

@@ -11,6 +11,8 @@ change.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
@@ -19,6 +21,13 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the C function where there is one
 from websockets.protocol import OPEN, Protocol
 from websockets.streams import StreamReader
+
+from service.api.raw_answer import raw_answer
+from service.api.unread import ConnectionLimits, Unread
+from service.errors import ProtocolError
+from service.settings import Settings
+
+logger = logging.getLogger("service.access")
 
 FINAL_TEXT, FINAL_BINARY = 0x81, 0x82
 MASKED = 0x80
@@ -66,10 +75,56 @@ def is_between_messages(conn: Protocol) -> bool:
 
 
 class AudioSocketProtocol(WebSocketsSansIOProtocol):
-    """One connection; pass the class as `ws` to uvicorn, with compression off."""
+    """One connection; `bounded` binds the limits, since uvicorn makes the objects. Compression must be off.
 
+    uvicorn ends neither a connection whose handshake failed to parse, nor one that is closing and whose client does not
+    take what was sent before; both would stay for ever.
+    """
+
+    limits: ConnectionLimits
     sink: Callable[[bytes], bool] | None = None
     """Is offered each binary message that nothing waits before; True when it took it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # At `info` uvicorn logs addresses with their query, the library at `debug` headers and payloads: tokens, keys.
+        self.logger = self.conn.logger = _discreet
+        self.conn.debug = False
+        self._unread = Unread(self.limits.read_timeout_s)
+        self._look: asyncio.TimerHandle | None = None
+        self._made_s = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to look at the connection."""
+        super().connection_made(transport)
+        self._made_s = self.loop.time()
+        self._tick()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop looking."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        super().connection_lost(exc)
+
+    def _tick(self) -> None:
+        """Cut a client that is not there or does not read; costs nothing per message."""
+        now_s = self.loop.time()
+        late = not self.handshake_complete and now_s - self._made_s > self.limits.header_timeout_s
+        if late or self._unread.is_stuck(self.transport.get_write_buffer_size(), now_s):
+            logger.info("a stream was cut: %s", "it never began" if late else "its client does not read")
+            self.transport.abort()
+            return
+        self._look = self.loop.call_later(self.limits.look_s, self._tick)
+
+    def _refuse_handshake(self, why: Exception) -> None:
+        """Answer what the library could not read as a handshake."""
+        error = ProtocolError(
+            f"expected the opening of a WebSocket (RFC 6455, section 4): GET, HTTP/1.1, no body; {why.__cause__ or why}"
+        )
+        self.transport.write(raw_answer(error))
+        self.handshake_complete = self.close_sent = True
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Take a whole binary message at once, where nothing waits before it; else parse as ever."""
@@ -83,6 +138,8 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
             if message is not None and sink(message):
                 return
         super().data_received(data)
+        if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.close_sent:
+            self._refuse_handshake(self.conn.handshake_exc)
 
     def send_receive_event_to_app(self) -> None:
         """Hand a complete message over."""
@@ -111,3 +168,12 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
             return False
         self.transport.write(text_frame_head(len(text)) + text)
         return True
+
+
+def bounded(settings: Settings) -> type[AudioSocketProtocol]:
+    """The protocol with the limits of these settings, as `ws` of uvicorn's options."""
+    return type("BoundAudioSocketProtocol", (AudioSocketProtocol,), {"limits": ConnectionLimits.of(settings)})
+
+
+_discreet = logging.getLogger("service.socket")
+_discreet.setLevel(logging.WARNING)

@@ -13,38 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import TooManyConnections
+from service.api.raw_answer import headers_of, raw_answer
+from service.api.unread import ConnectionLimits, Unread
+from service.errors import PayloadTooLarge, ProtocolError, TooManyConnections
 from service.report import to_json
 from service.settings import RESERVED_CONNECTIONS, Settings
 
 logger = logging.getLogger("service.access")
 
 SPARED = frozenset({"/health/live", "/health/ready", "/metrics"})
-
-LOOKS = 4
-"""Looks at a connection within its shortest time-out."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Bounds of a connection and of their number; see the settings of the same names."""
-
-    max_connections: int
-    max_header_bytes: int
-    header_timeout_s: float
-    read_timeout_s: float
-
-    @classmethod
-    def of(cls, settings: Settings) -> ConnectionLimits:
-        """As the settings say."""
-        return cls(
-            settings.connections_limit, settings.max_header_bytes, settings.header_timeout_s, settings.read_timeout_s
-        )
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -58,7 +40,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._lines_bytes = 0
         self._in_head = self._asked = False
         self._head_since_s: float | None = None
-        self._unsent_bytes, self._unsent_since_s = 0, 0.0
+        self._unread = Unread(self.limits.read_timeout_s)
         self._look: asyncio.TimerHandle | None = None
         self._is_beyond = False
         self._application = self.app
@@ -118,8 +100,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is complete: from here on the body has its own bounds."""
-        self._asked, self._in_head, self._head_since_s, self._head_bytes = True, False, None, 0
+        """The head is complete: from here on the body has its own bounds, and a request for a stream has none."""
+        self._asked, self._in_head = True, False
+        if not (self.parser.should_upgrade() and self._should_upgrade()):  # or that one still has to happen, in time
+            self._head_since_s, self._head_bytes = None, 0
         self.app = self._spared if self._has_no_room() else self._application
         super().on_headers_complete()
 
@@ -138,10 +122,16 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """From here on the socket has its own bounds."""
-        self._stop_looking()
         if self._has_no_room():
             self._refuse_connection()
+        elif not self._between_requests():
+            # Its answer would be written into the stream, and would wait for a body that nobody hands over any more.
+            self.transport.write(raw_answer(ProtocolError(
+                "expected a stream on a connection of its own, the request before it is not answered yet: open another"
+            )))  # fmt: skip
+            self.transport.close()
         else:
+            self._stop_looking()
             super().handle_websocket_upgrade()
             self.parser = None  # type: ignore[assignment]  # as when a connection is lost, or each keeps the other
 
@@ -156,43 +146,32 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             await self._application(scope, receive, send)
             return
         self.on_refused()
-        headers, body = self._refusal()
-        await send({"type": "http.response.start", "status": TooManyConnections.http_status, "headers": headers})
+        error = self._too_many()
+        body = to_json(error.body())
+        await send({"type": "http.response.start", "status": error.http_status, "headers": headers_of(error, body)})
         await send({"type": "http.response.body", "body": body})
 
     def _refuse_connection(self) -> None:
         """Answer at once, in bytes: there may be no request, and the one for a stream has no application here."""
         self.on_refused()
-        headers, body = self._refusal()
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\n%b\r\n%b" % (lines, body))
+        self.transport.write(raw_answer(self._too_many()))
         self.transport.close()
 
-    def _refusal(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    def _too_many(self) -> TooManyConnections:
         limit, retry_after_s = self.limits.max_connections, TooManyConnections.retry_after_s
-        error = TooManyConnections(
+        return TooManyConnections(
             f"expected at most {limit} connections at the same time, this is one more: close those that are not used, "
             f"try again in {retry_after_s} s, or raise SPEECHQC_MAX_CONNECTIONS",
             max_connections=limit,
             retry_after_s=retry_after_s,
         )
-        body = to_json(error.body())
-        return [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"retry-after", b"%d" % (retry_after_s or 0)),
-            (b"connection", b"close"),
-        ], body
 
     def _refuse_head(self) -> None:
-        text = (
-            f'{{"error":{{"code":"payload_too_large","message":"expected a head of at most '
-            f'{self.limits.max_header_bytes} bytes: send fewer or shorter headers","detail":{{}},"request_id":null}}}}'
+        limit = self.limits.max_header_bytes
+        error = PayloadTooLarge(
+            f"expected a head of at most {limit} bytes: send fewer or shorter headers", max_bytes=limit
         )
-        self.transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-            b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(text), text.encode())
-        )
+        self.transport.write(raw_answer(error, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         self.transport.close()
 
     def _between_requests(self) -> bool:
@@ -204,14 +183,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self._head_since_s is not None and now_s - self._head_since_s > limits.header_timeout_s:
             self._cut("its request's head did not come in time")
             return
-        unsent = self.transport.get_write_buffer_size()
-        if not unsent or unsent != self._unsent_bytes:
-            self._unsent_since_s = now_s
-        elif now_s - self._unsent_since_s > limits.read_timeout_s:
+        if self._unread.is_stuck(self.transport.get_write_buffer_size(), now_s):
             self._cut("it does not take its answer")
             return
-        self._unsent_bytes = unsent
-        self._look = self.loop.call_later(min(limits.header_timeout_s, limits.read_timeout_s) / LOOKS, self._tick)
+        self._look = self.loop.call_later(limits.look_s, self._tick)
 
     def _cut(self, why: str) -> None:
         logger.info("a connection was cut: %s", why)

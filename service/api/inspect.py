@@ -17,7 +17,8 @@ from service.api.deps import AppState, From, RequestId, State
 from service.api.schemas import ErrorAnswer, InspectAnswer
 from service.assembly import decode_limits, make_lanes
 from service.audio.decode import Decoder
-from service.errors import Overloaded, SpeechQCError
+from service.callers import Caller
+from service.errors import Draining, Overloaded, SpeechQCError
 from service.generations import Generation
 from service.inspection import ChannelMode, Inspection, InspectOptions, Inspector
 from service.report import choose_labels, export_report, inspection_document, to_json
@@ -103,8 +104,7 @@ async def inspect(
             explain and is_json,
             state.settings.upload_deadline_s,
         )
-        state.quotas.upload(caller)
-        with _counted(state):
+        with _counted(state, caller):
             upload = await open_upload(request, body_limits(state.settings))
             inspection = await _inspect(state, generation, upload, options)
             note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
@@ -133,13 +133,17 @@ async def _inspect(state: AppState, generation: Generation, upload: Upload, opti
 
 
 @contextmanager
-def _counted(state: AppState) -> Iterator[None]:
+def _counted(state: AppState, caller: Caller) -> Iterator[None]:
     """Hold one of the places for uploads, and count how it ended."""
     most, metrics = state.settings.max_uploads, state.metrics
-    if state.uploads >= most:
+    try:
+        if state.uploads >= most:
+            metrics.refuse("uploads")
+            raise Overloaded(f"all {most} places for uploads are taken; try again in a second", limit=most)
+        state.quotas.upload(caller)
+    except Overloaded:
         metrics.uploads.labels(Overloaded.code).inc()
-        metrics.refuse("uploads")
-        raise Overloaded(f"all {most} places for uploads are taken; try again in a second", limit=most)
+        raise
     state.uploads += 1
     metrics.uploads_active.inc()
     outcome = "aborted"
@@ -149,6 +153,12 @@ def _counted(state: AppState) -> Iterator[None]:
     except SpeechQCError as error:
         outcome = error.code
         note({"error.type": error.code})
+        raise
+    except asyncio.CancelledError:  # by a server that could not finish it in its time to drain
+        outcome = Draining.code
+        raise
+    except Exception:
+        outcome = SpeechQCError.code  # as the answer will have it
         raise
     finally:
         state.uploads -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -9,10 +10,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fastapi.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import tracing
+from service.api.faults import answer
+from service.errors import Draining
 from service.logs import ids
 from service.metrics import NO_ROUTE, Metrics
 from service.tracing import Tracing
@@ -52,17 +56,21 @@ class RequestContext:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, identity: str) -> None:
         """Serve one HTTP request."""
-        started_s, status = time.perf_counter(), 500
+        started_s, status, answered = time.perf_counter(), 500, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 message["headers"] = [*message.get("headers", []), (REQUEST_ID_HEADER.encode(), identity.encode())]
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server breaks off what it could not finish in its time to drain
+            if answered:
+                raise
+            await answer(_TOO_LATE, HTTPConnection(scope))(scope, receive, send_with_id)
         finally:
             route, seconds = route_of(scope), time.perf_counter() - started_s
             self.metrics.requests.labels(route, str(status)).inc()
@@ -91,6 +99,13 @@ class RequestContext:
                 route = route_of(scope)
                 tracing.rename(f"{method} {route}")
                 tracing.note({"http.route": route})
+
+
+_TOO_LATE = Draining(
+    "the server is going away and could not finish this in time: send it again, to another server or in "
+    f"{Draining.retry_after_s} s",
+    retry_after_s=Draining.retry_after_s,
+)
 
 
 def route_of(scope: Scope) -> str:

@@ -14,16 +14,18 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from service import collecting
-from service.api.audio_socket import AudioSocketProtocol
+from service.api.audio_socket import bounded
 from service.api.deps import AppState
 from service.api.guarded_http import GuardedHttpProtocol, guarded
-from service.api.watchdog import EXIT_CODE, LEAST_LIMIT_S, Watchdog, end_now
+from service.api.watchdog import EXIT_CODE, LEAST_LIMIT_S, Watchdog, end_after, end_now
+from service.draining import Drain
 from service.errors import ReloadFailed, SettingsError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -48,7 +50,7 @@ class StreamServer(uvicorn.Server):
         metrics: Metrics = app.state.metrics
         defaults: dict[str, Any] = {
             "http": guarded(settings, metrics.connections_refused.inc),
-            "ws": AudioSocketProtocol,
+            "ws": bounded(settings),
             "ws_per_message_deflate": False,  # compressing each message costs more than it saves on a local line
             # Twice what a stream takes, so that its own error, which says what to do, comes before a bare close.
             "ws_max_size": 2 * settings.stream_max_message_bytes,
@@ -60,11 +62,15 @@ class StreamServer(uvicorn.Server):
         self._reloads: set[asyncio.Task[None]] = set()
         self._settings, self._metrics = settings, metrics
         self._watchdog: Watchdog | None = None
+        self._drain: Drain = app.state.drain
+        self._owns_process = False
+        self._last_resort: threading.Thread | None = None
         self._dead_since_s: float | None = None
         self._collected_s = 0.0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Have this process serve until a signal, or until it cannot any more: then it ends here, with `EXIT_CODE`."""
+        self._owns_process = True
         if self._settings.exit_when_dead_s:
             self._watchdog = Watchdog(max(self._settings.step_deadline_s, LEAST_LIMIT_S))
         try:
@@ -129,24 +135,40 @@ class StreamServer(uvicorn.Server):
             self._reloads.add(task)
             task.add_done_callback(self._reloads.discard)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Count the time from the signal on: a loop that stands still would never come to `shutdown`."""
+        self.begin_to_drain()
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no new connections, drain the streams, then go on as uvicorn does."""
-        if self._watchdog is not None:  # live streams, answers under way and the engine, one after the other
-            self._watchdog.beat(3 * self._settings.drain_s + LEAST_LIMIT_S)
+        """Take no new connections, drain the streams, then go on as uvicorn does; all within the time of `drain_s`."""
+        self.begin_to_drain()
         await asyncio.sleep(0)  # those that the kernel has accepted already come in once more,
         await asyncio.sleep(0)  # or closing would reset them
         for server in self.servers:
             server.close()
         parts: AppState | None = getattr(self._application.state, "parts", None)
         if parts is not None and not self.force_exit:
-            await parts.streams.drain(parts.settings.drain_s)
+            await parts.streams.drain(self._drain.work_left_s)
             await self._hear_newcomers()
+        self.config.timeout_graceful_shutdown = self._drain.work_left_s  # type: ignore[assignment]  # any number will do
         await super().shutdown(sockets)
         gc.unfreeze()  # or what is frozen would be called leaked at the end
 
+    def begin_to_drain(self) -> None:
+        """The time to finish what was accepted begins, if it has not; when all of it is over, the process ends.
+
+        Whatever hangs, a decoder's thread or this loop: a thread of its own sees to that.
+        """
+        self._drain.begin()
+        if self._watchdog is not None:
+            self._watchdog.beat(self._drain.left_s + LEAST_LIMIT_S)
+        if self._owns_process and self._last_resort is None:
+            self._last_resort = end_after(self._drain.left_s)
+
     async def _hear_newcomers(self) -> None:
         """Give those who have just connected the time to say what they want: uvicorn closes whoever has not yet."""
-        end_s = time.monotonic() + NEWCOMER_S
+        end_s = time.monotonic() + min(NEWCOMER_S, self._drain.work_left_s)
         while time.monotonic() < end_s and not self.force_exit:
             if not any(isinstance(one, GuardedHttpProtocol) and one.is_new for one in self.server_state.connections):
                 return

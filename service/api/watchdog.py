@@ -32,6 +32,25 @@ def end_now() -> NoReturn:
     os._exit(EXIT_CODE)
 
 
+def end_after(seconds: float) -> threading.Thread:
+    """Have this process end at that time, if it is still there then."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        words = threading.Thread(
+            target=logger.critical,
+            args=("the time to drain is over and something hangs: the process ends (exit code %d)", EXIT_CODE),
+            daemon=True,
+        )
+        words.start()
+        words.join(LAST_WORDS_S / 4)
+        end_now()
+
+    thread = threading.Thread(target=end, name="speechqc-last-resort", daemon=True)
+    thread.start()
+    return thread
+
+
 class Watchdog:
     """Ends the process when nobody has called `beat` in time; nothing happens before the first call.
 

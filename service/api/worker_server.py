@@ -41,6 +41,7 @@ class WorkerServer(StreamServer):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take what is on its way and no more, then go on as ever."""
+        self.begin_to_drain()
         self._member.leave()
         await self._taker.finish()
         await super().shutdown(sockets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from pathlib import Path
 from typing import Any
@@ -60,5 +59,4 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "log_level": settings.log_level,
         "log_config": None,  # uvicorn's lines go where the others go, and look like them
         "access_log": False,  # the application writes its own, with request ids
-        "timeout_graceful_shutdown": math.ceil(settings.drain_s),
     }

@@ -252,11 +252,12 @@ class Engine:
         self._work.set()
         return future
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float, step_s: float | None = None) -> None:
         """Take no new sessions, let those that are open submit until they are closed, then stop.
 
         Args:
             timeout_s: After this many seconds whatever is left is answered with Draining.
+            step_s: As `stop` has it.
         """
         self._draining = True
         try:
@@ -266,15 +267,23 @@ class Engine:
                     await self._progress.wait()
         except TimeoutError:
             logger.warning("drain gave up after %.1f s with %d sessions open", timeout_s, len(self._sessions))
-        await self.stop()
+        await self.stop(step_s)
 
-    async def stop(self) -> None:
-        """End after the running step; everything still waiting is answered with Draining. May be called twice."""
+    async def stop(self, step_s: float | None = None) -> None:
+        """End after the running step; everything still waiting is answered with Draining. May be called twice.
+
+        Args:
+            step_s: Longest wait for that step; if it takes longer, the engine is dead. None: as long as it takes.
+        """
         self._draining = self._stopping = True
         fail_entries(self._queue.clear(), Draining("the server stopped before this chunk's turn; send it to another"))
         self._work.set()
         if self._dispatcher is not None:
-            await asyncio.wait({self._dispatcher})
+            done, _ = await asyncio.wait({self._dispatcher}, timeout=step_s)
+            if not done:
+                self._die(f"its last step was still running {step_s:g} s after the word to stop")
+                self._dispatcher.cancel()
+                await asyncio.wait({self._dispatcher})
         self._device.shutdown(wait=False)  # idle by now, unless the device hangs, and then nobody should wait for it
 
     async def _dispatch(self) -> None:

@@ -154,6 +154,9 @@ class LiveStream:
         outcome = ABORTED
         try:
             outcome = await self._serve()
+        except Exception:
+            outcome = SpeechQCError.code
+            raise
         finally:
             self._scorer.close()
             self._hub.remove(self)

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
+from service.draining import Drain
 from service.errors import SettingsError, StartupError
 from service.settings import Settings
 from service.workers.channel import Channel, Message
@@ -25,6 +26,8 @@ logger = logging.getLogger("service.workers")
 
 READ_S = 2.0
 """Longest wait for the metrics of one worker."""
+LATE_S = 1.0
+"""Workers end by themselves when their time to drain is over, whatever hangs; but for what hangs all their threads."""
 FIRST_DELAY_S = 0.5
 MOST_DELAY_S = 30.0
 HEALTHY_S = 60.0
@@ -103,7 +106,7 @@ class Supervisor:
         """Serve until a signal; a second one kills what is still at work.
 
         Returns:
-            The exit code: 0 when all workers drained, 1 when one had to be killed, else 128 and the second signal.
+            The exit code: 0 when all workers drained, 1 when one did not in time, else 128 and the second signal.
 
         Raises:
             StartupError: The port cannot be had, or a worker did not start; none runs any more.
@@ -159,6 +162,8 @@ class Supervisor:
         finally:
             del self._workers[number]
             self._door.remove(worker.giver)
+        if self._stopping.is_set() and code not in (0, -signal.SIGTERM):
+            self._code = self._code or 1
         name = f"worker {number} (process {worker.process.pid})"
         if worker.failure is not None:
             return f"{name} does not start: {worker.failure}"
@@ -272,8 +277,7 @@ class Supervisor:
         self._stopping.set()
         self._door.close()
         self._send(signal.SIGTERM)
-        # Live streams, answers under way and the engine drain one after the other, each for that long at most.
-        asyncio.get_running_loop().call_later(3 * self._settings.drain_s + 10, self._give_up)
+        asyncio.get_running_loop().call_later(Drain(self._settings.drain_s).left_s + LATE_S, self._give_up)
 
     def _give_up(self) -> None:
         logger.error("workers %s did not end in time; they are killed", sorted(self._workers))

@@ -56,6 +56,27 @@ def test_a_failed_step_is_a_500_with_its_own_code_and_the_next_one_may_succeed(m
     assert client.get("/health/ready").status_code == 200
 
 
+def test_what_nobody_expected_is_counted_as_an_error_of_ours(make_client, monkeypatch):
+    async def broken(*_: object) -> None:
+        raise RuntimeError("nobody expected this")
+
+    monkeypatch.setattr("service.api.inspect.open_upload", broken)
+    client = make_client()
+    answer = client.post("/v1/inspect", content=wav_bytes(voice(1.0)))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "error")
+    samples = samples_of(client)
+    assert samples[("speechqc_uploads_total", (("outcome", "error"),))] == 1
+    assert samples[("speechqc_uploads_total", (("outcome", "aborted"),))] == 0
+
+
+def test_every_status_of_a_route_has_a_series_before_it_came(make_client):
+    """Else a rate of errors would be zero while the first ones come."""
+    names = {labels for name, labels in samples_of(make_client()) if name == "speechqc_http_requests_total"}
+    for status in ("200", "422", "500", "503"):
+        assert (("route", "/v1/inspect"), ("status", status)) in names
+    assert (("route", "/health/ready"), ("status", "503")) in names
+
+
 def test_a_dead_engine_is_not_ready_and_answers_503(make_client):
     runner = FailingRunner()
     client = make_client(runner, max_step_failures=2)

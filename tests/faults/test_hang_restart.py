@@ -2,73 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import httpx
 import pytest
-from server_process import ServerProcess
-from signals import voice, wav_bytes
+from frail_server import started
 
 from service.api.watchdog import EXIT_CODE, LOOK_S, Watchdog
 from service.capacity.host import free_port
-
-PROGRAM = Path(__file__).with_name("hanging_server.py")
-ROOT = Path(__file__).resolve().parents[2]
-SOUND = wav_bytes(voice(0.5))
-
-
-class Frail(ServerProcess):
-    """A server whose device hangs once `hang` has been called and a step begins."""
-
-    def __init__(self, folder: Path, port: int, settings: dict[str, str]) -> None:
-        self._switch = folder / "switch"
-        given = {"HOST": "127.0.0.1", "PORT": str(port), "STEP_DEADLINE_S": "2", "DRAIN_S": "2"} | settings
-        environment = os.environ | {f"SPEECHQC_{name}": value for name, value in given.items()}
-        environment["PYTHONPATH"] = str(ROOT)
-        log = folder / "log"
-        with log.open("ab") as out:
-            command = [sys.executable, str(PROGRAM), str(self._switch)]
-            super().__init__(subprocess.Popen(command, env=environment, stdout=out, stderr=out), port, log)
-
-    def hang(self) -> None:
-        self._switch.touch()
-
-    def readiness(self) -> tuple[int, str] | None:
-        with suppress(httpx.TransportError):
-            answer = httpx.get(f"{self.url}/health/ready", timeout=2)
-            return answer.status_code, answer.json()["status"]
-        return None
-
-    def inspect(self) -> int | None:
-        with suppress(httpx.TransportError):
-            return httpx.post(f"{self.url}/v1/inspect", content=SOUND, timeout=10).status_code
-        return None
-
-
-@contextmanager
-def started(folder: Path, port: int, **settings: str) -> Iterator[Frail]:
-    server = Frail(folder, port, settings)
-    try:
-        server.until(lambda: server.process.poll() is not None or server.readiness() == (200, "ready"), "readiness")
-        assert server.process.poll() is None, server.log()
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.process.send_signal(signal.SIGTERM)
-            server.process.send_signal(signal.SIGTERM)
-            try:
-                server.process.wait(20)
-            except subprocess.TimeoutExpired:
-                server.process.kill()
-                server.process.wait()
 
 
 @pytest.mark.slow

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
-from live_server import serving
+from live_server import serving, until
 from signals import voice, wav_bytes
 
 from service.client import StreamClient, StreamClosed
@@ -17,12 +16,6 @@ from service.settings import RESERVED_CONNECTIONS, Settings
 
 SOUND = wav_bytes(voice(0.5))
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # conditions of many kinds; none has an event
-            await asyncio.sleep(0.01)
 
 
 class Crowd:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 
 import pytest
-from live_server import serving
+from live_server import serving, until
 from signals import wav_bytes, white_noise
 
 SOUND = wav_bytes(white_noise(2.0))
@@ -17,12 +16,6 @@ UPGRADE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-
-
-async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # conditions of many kinds; none has an event
-            await asyncio.sleep(0.01)
 
 
 async def open_to(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

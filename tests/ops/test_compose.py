@@ -9,6 +9,7 @@ import yaml
 from compose_files import services
 
 from service.settings import Settings
+from service.workers.supervisor import LATE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = services("docker-compose.yml")
@@ -51,7 +52,9 @@ def test_everything_that_is_mounted_exists():
 
 def test_the_service_is_given_longer_to_end_than_its_drain_lasts():
     grace_s = int(SERVICES["speech-qc"]["stop_grace_period"].removesuffix("s"))
-    assert grace_s >= 3 * 30 + 10  # what the parent of several workers waits before it kills them
+    assert (
+        grace_s >= Settings.model_fields["drain_s"].default + LATE_S + 5
+    )  # the parent of several workers, and its end
 
 
 @pytest.mark.parametrize("name", SERVICES)

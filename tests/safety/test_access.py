@@ -205,3 +205,23 @@ def test_refusals_are_counted_and_no_key_is_in_the_log(keyed, caplog):
     assert 'speechqc_access_refusals_total{reason="unauthorized"} 1.0' in client.get("/metrics").text
     assert key not in caplog.text
     assert of_type([], "error") == []
+
+
+def test_an_origin_that_is_no_address_is_refused(make_client):
+    client = make_client()
+    answer = client.post("/v1/inspect", content=b"", headers={"Origin": "http://[::1"})
+    assert code_of(answer) == (403, "forbidden")
+
+
+def test_what_a_key_may_have_no_more_of_is_counted(keyed):
+    client, key, _ = keyed({"uploads_per_minute": 1, "max_streams": 1})
+    sound = wav_bytes(voice(0.2))
+    answers = [client.post("/v1/inspect", content=sound, headers=bearer(key)).status_code for _ in range(2)]
+    assert answers == [200, 429]
+    with client.websocket_connect("/v1/stream?channels=2", headers=bearer(key)) as session:
+        error, close = receive_all(session)
+    assert (error["error"]["code"], close["code"]) == ("overloaded", 1013)
+    told = client.get("/metrics").text
+    assert 'speechqc_refusals_total{reason="key"} 2.0' in told
+    assert 'speechqc_uploads_total{outcome="overloaded"} 1.0' in told
+    assert 'speechqc_streams_ended_total{outcome="overloaded"} 1.0' in told

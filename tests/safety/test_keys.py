@@ -117,7 +117,7 @@ def test_a_missing_file_stops_the_start(file, clock):
 
 def test_uploads_of_a_key_are_bounded_by_the_minute(clock):
     caller = Caller(make_key("a", uploads_per_minute=3)[1])
-    quotas = Quotas(Settings(), clock)
+    quotas = Quotas(Settings(), clock=clock)
     for _ in range(3):
         quotas.upload(caller)
     with pytest.raises(Overloaded) as refused:
@@ -127,11 +127,11 @@ def test_uploads_of_a_key_are_bounded_by_the_minute(clock):
     quotas.upload(caller)
     with pytest.raises(Overloaded):
         quotas.upload(caller)
-    Quotas(Settings(), clock).upload(Caller(make_key("b")[1]))
+    Quotas(Settings(), clock=clock).upload(Caller(make_key("b")[1]))
 
 
 def test_streams_of_a_key_are_bounded_and_its_own_bound_wins(clock):
-    quotas = Quotas(Settings(key_max_streams=1), clock)
+    quotas = Quotas(Settings(key_max_streams=1), clock=clock)
     plain, large = Caller(make_key("a")[1]), Caller(make_key("b", max_streams=3)[1])
     with quotas.stream(plain, 1), quotas.stream(large, 2):
         with pytest.raises(Overloaded), quotas.stream(plain, 1):

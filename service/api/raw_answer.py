@@ -1,0 +1,33 @@
+"""An error as the bytes of an HTTP answer, for where no application stands behind the connection."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from service.errors import SpeechQCError
+from service.report import to_json
+
+
+def headers_of(error: SpeechQCError, body: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer that is the last one of its connection."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    return headers
+
+
+def raw_answer(error: SpeechQCError, status: int | None = None) -> bytes:
+    """The whole answer, after which the connection is to be closed.
+
+    Args:
+        error: What to say.
+        status: Where it is not the error's own.
+    """
+    body = to_json(error.body())
+    known = HTTPStatus(status or error.http_status)
+    lines = b"".join(b"%b: %b\r\n" % header for header in headers_of(error, body))
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (known, known.phrase.encode(), lines, body)

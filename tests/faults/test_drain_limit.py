@@ -1,0 +1,136 @@
+"""SIGTERM to a real process where everything hangs that can: whoever waits is told, and the end comes in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+from frail_server import SOUND, Frail, started
+from live_server import until
+from signals import voice
+from stream_material import pcm16
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from service.api.watchdog import EXIT_CODE
+from service.capacity.host import free_port
+from service.draining import LAST_S, Drain
+
+DRAIN_S = 4.0
+LATE_S = 1.5
+"""What a busy machine may add."""
+PATIENT = {
+    "DRAIN_S": str(DRAIN_S), "STEP_DEADLINE_S": "60", "UPLOAD_IDLE_S": "60", "READ_TIMEOUT_S": "60",
+    "HEADER_TIMEOUT_S": "60", "STREAM_SEND_TIMEOUT_S": "60", "STREAM_IDLE_S": "60", "LOG_LEVEL": "debug",
+}  # fmt: skip
+"""No bound but that of the drain ends anything."""
+
+
+class Clients:
+    """Those of one server that keep it from coming to an end by itself."""
+
+    def __init__(self, server: Frail) -> None:
+        self._server = server
+        self.answers: list[bytes] = []
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Clients:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for writer in self.writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def says(self, data: bytes) -> asyncio.StreamReader:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
+        writer.write(data)
+        self.writers.append(writer)
+        return reader
+
+    async def uploads(self, data: bytes, length: int) -> None:
+        reader = await self.says(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length + data)
+        try:
+            self.answers.append(await reader.read())
+        except ConnectionError as error:
+            self.answers.append(repr(error).encode())
+
+    async def streams(self, speaking: asyncio.Event) -> int | None:
+        """A live stream until its end; the code of its close."""
+        async with connect(self._server.url.replace("http", "ws") + "/v1/stream", compression=None) as link:
+            try:
+                assert json.loads(await link.recv())["type"] == "ready"
+                speaking.set()
+                while True:
+                    await link.send(pcm16(voice(0.1)))
+                    await asyncio.sleep(0.1)
+            except ConnectionClosed:
+                return link.close_code
+
+
+async def hang_all(server: Frail) -> tuple[list[bytes], int | None, float]:
+    """Answers of the uploads, the stream's close, and seconds from the signal until all that was said."""
+    speaking = asyncio.Event()
+    async with Clients(server) as clients:
+        await clients.says(b"GET /health/live HTTP/1.1\r\nX-Never-Ends: ")
+        stopped = asyncio.create_task(clients.uploads(SOUND[:2000], len(SOUND)))
+        stream = asyncio.create_task(clients.streams(speaking))
+        await speaking.wait()
+        server.hang()
+        stuck = asyncio.create_task(clients.uploads(SOUND, len(SOUND)))
+        await until(lambda: not server.may_hang)
+        await asyncio.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        begun_s = time.monotonic()
+        await asyncio.gather(stopped, stuck)
+        return clients.answers, await stream, begun_s
+
+
+@pytest.mark.slow
+def test_a_process_whose_streams_and_uploads_hang_ends_in_time_and_tells_them(tmp_path):
+    with started(tmp_path, free_port(), **PATIENT) as server:
+        answers, close, begun_s = asyncio.run(asyncio.wait_for(hang_all(server), 60))
+        code = server.ends()
+        assert time.monotonic() - begun_s < DRAIN_S + LATE_S, server.log()
+    assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 503 Service Unavailable"] * 2
+    assert all(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "draining" for answer in answers)
+    assert close == 1012
+    assert code in (-signal.SIGTERM, EXIT_CODE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps_in", "code"), [("thread", 0), ("loop", 1)])
+def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, code):
+    """A loop that stands still hears of no signal: its process is ended from beside it, which is no end in order."""
+    with started(tmp_path, free_port(), **PATIENT, WORKERS="2", STEPS_IN=steps_in, EXIT_WHEN_DEAD_S="0") as server:
+        server.until(lambda: "2 workers listen" in server.log(), "both workers")
+        server.hang()
+
+        async def main() -> None:
+            async with Clients(server) as clients:
+                uploads = [asyncio.create_task(clients.uploads(SOUND, len(SOUND))) for _ in range(2)]
+                await until(lambda: not server.may_hang)
+                server.process.send_signal(signal.SIGTERM)
+                await asyncio.gather(*uploads)
+
+        begun_s = time.monotonic()
+        asyncio.run(asyncio.wait_for(main(), 60))
+        assert server.ends() == code
+        assert time.monotonic() - begun_s < DRAIN_S + 1 + LATE_S, server.log()
+
+
+def test_the_time_to_drain_is_one_for_all():
+    now_s = 100.0
+    drain = Drain(30.0, lambda: now_s)
+    assert (drain.work_left_s, drain.left_s) == (30.0 - LAST_S, 30.0)
+    now_s += 20
+    drain.begin()
+    assert (drain.work_left_s, drain.left_s) == (10.0 - LAST_S, 10.0)
+    now_s += 20
+    assert (drain.work_left_s, drain.left_s) == (0.0, 0.0)
+    assert Drain(0.0, lambda: now_s).left_s == LAST_S, "a process needs a moment to end"

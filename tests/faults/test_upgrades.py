@@ -1,0 +1,130 @@
+"""Connections that ask to become streams and do not, or do not end as streams: each is told why and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+
+import pytest
+from live_server import serving, until
+from signals import white_noise
+from stream_material import CLOSE, pcm16
+from websockets.frames import Frame, Opcode
+
+QUICK = {"header_timeout_s": 0.5, "read_timeout_s": 0.5, "upload_idle_s": 0.5}
+HEAD = b"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+STREAM = b"GET /v1/stream HTTP/1.1\r\n" + HEAD + KEY
+NO_HANDSHAKES = {
+    "another method": (b"POST" + STREAM[3:] + b"\r\n", 405),
+    "another method and a body that does not come": (b"POST" + STREAM[3:] + b"Content-Length: 9\r\n\r\n", 400),
+    "a body": (STREAM + b"Content-Length: 5\r\n\r\nhello", 400),
+    "a body that does not come": (STREAM + b"Content-Length: 5\r\n\r\n", 400),
+    "a body in chunks": (STREAM + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 400),
+    "chunks that do not come": (STREAM + b"Transfer-Encoding: chunked\r\n\r\n", 400),
+    "very many headers": (STREAM + b"X: y\r\n" * 200 + b"\r\n", 400),
+    "a very long header": (STREAM + b"X: " + b"y" * 8500 + b"\r\n\r\n", 400),
+    "a very long address": (STREAM.replace(b"/stream", b"/stream?" + b"y" * 8500) + b"\r\n", 400),
+    "no key": (STREAM.replace(KEY, b"") + b"\r\n", 400),
+    "another version": (STREAM.replace(b"13", b"12") + b"\r\n", 400),
+    "an origin that is no address": (STREAM + b"Origin: http://[::1\r\n\r\n", 403),
+}
+
+
+async def open_to(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+
+
+async def until_no_connection(app) -> None:
+    await until(lambda: app.state.metrics.registry.get_sample_value("speechqc_connections") == 0)
+
+
+@pytest.mark.parametrize("case", NO_HANDSHAKES)
+def test_what_is_no_handshake_is_answered_and_leaves_no_connection(case):
+    said, status = NO_HANDSHAKES[case]
+
+    async def main() -> bytes:
+        async with serving(**QUICK) as (url, app):
+            reader, writer = await open_to(url)
+            writer.write(said)
+            answer = await asyncio.wait_for(reader.read(), 8)
+            await until_no_connection(app)
+            writer.close()
+            return answer
+
+    answer = asyncio.run(main())
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b"application/json" in head:
+        assert json.loads(body)["error"]["code"] == "protocol_error"
+
+
+def test_a_stream_cannot_be_asked_for_while_an_upload_is_under_way():
+    """Its answer would come in the midst of the stream's messages."""
+    begun = b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+
+    async def main() -> bytes:
+        async with serving(**QUICK) as (url, app):
+            reader, writer = await open_to(url)
+            writer.write(begun + STREAM + b"\r\n")
+            answer = await asyncio.wait_for(reader.read(), 8)
+            await until_no_connection(app)
+            assert app.state.parts.uploads == 0
+            writer.close()
+            return answer
+
+    answer = asyncio.run(main())
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"connection of its own" in answer
+
+
+def test_a_stream_whose_client_reads_nothing_at_its_end_is_cut():
+    """What was said before the close waits in the connection's buffer, and closing would wait for it for ever."""
+
+    async def main() -> None:
+        async with serving(send_buffer_bytes=4096, **QUICK) as (url, app):
+            plain = socket.socket()
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(plain, ("127.0.0.1", int(url.rsplit(":", 1)[1])))
+            await loop.sock_sendall(plain, STREAM + b"\r\n")
+            for _ in range(30):
+                audio = Frame(Opcode.BINARY, pcm16(white_noise(0.1))).serialize(mask=True, extensions=[])
+                await loop.sock_sendall(plain, audio)
+            await loop.sock_sendall(plain, Frame(Opcode.TEXT, CLOSE.encode()).serialize(mask=True, extensions=[]))
+            metrics = app.state.metrics.registry
+            await until(lambda: metrics.get_sample_value("speechqc_streams_ended_total", {"outcome": "ok"}) == 1)
+            await until_no_connection(app)
+            plain.close()
+
+    asyncio.run(main())
+
+
+def test_no_log_line_holds_the_query_or_a_header_of_a_stream(caplog):
+    """Not even at `debug`, where the WebSocket library tells headers and payloads."""
+    said = STREAM.replace(b"/stream", b"/stream?token=sqt_hidden1&session_name=hidden2") + b"X-API-Key: hidden3\r\n\r\n"
+    told = logging.getLogger("uvicorn.error")
+
+    async def main() -> None:
+        async with serving(**QUICK) as (url, app):
+            told.addHandler(caplog.handler)
+            told.setLevel(logging.DEBUG)
+            reader, writer = await open_to(url)
+            writer.write(said)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(Frame(Opcode.TEXT, b'{"type": "hidden4"}').serialize(mask=True, extensions=[]))
+            await asyncio.wait_for(reader.readuntil(b"protocol_error"), 8)
+            writer.close()
+            await until_no_connection(app)
+
+    level = told.level
+    try:
+        with caplog.at_level(logging.DEBUG):
+            asyncio.run(main())
+    finally:
+        told.removeHandler(caplog.handler)
+        told.setLevel(level)
+    assert "stream disconnected" in caplog.text, "the log was heard"
+    assert "hidden" not in caplog.text
