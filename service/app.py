@@ -24,6 +24,7 @@ from service.draining import Drain
 from service.engine import Runner
 from service.errors import SettingsError
 from service.generations import Generations, Load
+from service.holding import HeldBytes
 from service.live.hub import StreamHub
 from service.metrics import Metrics
 from service.scoring import Profiles, load_profiles
@@ -60,6 +61,7 @@ def create_app(
     metrics.describe(first)
     metrics.live_channels_limit.set(settings.max_streams)
     metrics.uploads_limit.set(settings.max_uploads)
+    metrics.held_bytes_limit.set(settings.max_held_bytes)
     metrics.connections_limit.set(settings.connections_limit)
     if member is not None:
         member.offer(lambda: generate_latest(metrics.registry).decode())
@@ -69,16 +71,10 @@ def create_app(
         models = Generations(settings, first, metrics, load)
         streams = StreamHub(settings.max_streams)
         metrics.watch_places(streams)
-        app.state.parts = AppState(
-            settings,
-            profiles,
-            metrics,
-            models,
-            streams,
-            policy.ring,
-            Quotas(settings, partial(metrics.refuse, "key")),
-            member,
-        )
+        quotas = Quotas(settings, partial(metrics.refuse, "key"))
+        held = HeldBytes(settings.max_held_bytes, lambda: app.state.unsent_bytes(), partial(metrics.refuse, "memory"))
+        metrics.held_bytes.set_function(lambda: held.bytes)
+        app.state.parts = AppState(settings, profiles, metrics, models, streams, policy.ring, quotas, held, member)
         await models.start()
         if member is not None:
             member.offer_reload(models.reload_told)
@@ -107,6 +103,7 @@ def create_app(
         telemetry=_NO_TELEMETRY,
     )
     app.state.settings, app.state.metrics, app.state.drain = settings, metrics, Drain(settings.drain_s)
+    app.state.unsent_bytes = lambda: 0  # a server that can look into its connections says more
     faults.install(app)
     for routes in (inspect, stream, keys, ops, pages):
         app.include_router(routes.router)

@@ -34,6 +34,10 @@ Block = NDArray[np.float32]
 ChannelMode = Literal["split", "mix"]
 _Decode = Callable[[], list[Block]]
 
+FRAME_BYTES, BARE_FRAME_BYTES = 300, 80
+"""Memory of one frame of one channel until its answer is made, with its scores and without; rounded up from
+`benchmarks/bench_held.py`."""
+
 
 class _Source(Protocol):
     """A decoder, as far as its header is concerned."""
@@ -41,6 +45,10 @@ class _Source(Protocol):
     @property
     def info(self) -> AudioInfo | None:
         """Known once the header is read."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the recording, in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +122,18 @@ class Inspector:
         contract: Of the engine's model.
         lanes: The engine's lanes by name; `upload` and `upload_tail` are used.
         options: What to keep and how to judge.
+        hold: Told now and then how many bytes the inspection holds in memory; what it raises ends the inspection.
     """
 
-    def __init__(self, engine: Engine, contract: ModelContract, lanes: Iterable[Lane], options: InspectOptions) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        contract: ModelContract,
+        lanes: Iterable[Lane],
+        options: InspectOptions,
+        hold: Callable[[int], object] | None = None,
+    ) -> None:
+        self._hold = hold
         by_name = {lane.name: lane for lane in lanes}
         self._engine, self._contract, self._options = engine, contract, options
         self._upload, self._tail = by_name[UPLOAD_LANE], by_name[TAIL_LANE]
@@ -210,6 +227,10 @@ class Inspector:
             self._open(source.info)
             await asyncio.to_thread(self._push, blocks)
         await self._advance()
+        if self._hold is not None:
+            frames = sum(session.frames_done for session in self._sessions)
+            keeps = self._options.keep_frames or self._options.explain
+            self._hold(source.held_bytes + frames * (FRAME_BYTES if keeps else BARE_FRAME_BYTES))
 
     def _open(self, info: AudioInfo) -> None:
         """Take one place in the engine per channel, now that their number is known."""

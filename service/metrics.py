@@ -38,9 +38,9 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SNR_BUCKETS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)
 """dB; what is below 0 falls into the first one."""
 
-Refused = RefusalReason | Literal["streams", "uploads", "key"]
-"""Why something was refused at the door: what the engine lacks, the places for live channels or uploads, or the bounds
-of a key."""
+Refused = RefusalReason | Literal["streams", "uploads", "key", "memory"]
+"""Why something was refused at the door: what the engine lacks, the places for live channels or uploads, the bounds of
+a key, or memory for recordings and answers."""
 
 PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
@@ -104,6 +104,13 @@ class Metrics:
         self.uploads_limit = Gauge(
             "speechqc_uploads_limit", "Places for recordings at the same time.", registry=registry
         )
+        self.held_bytes = Gauge(
+            "speechqc_held_bytes", "Memory that uploads and answers on their way hold now.", registry=registry
+        )
+        self.held_bytes_limit = Gauge(
+            "speechqc_held_bytes_limit", "Memory that uploads and answers may hold (SPEECHQC_MAX_HELD_BYTES).",
+            registry=registry,
+        )  # fmt: skip
         self.upload_stage_seconds = BatchHistogram(
             "speechqc_upload_stage_seconds",
             "Seconds of an inspected recording by stage: `decode`, `features`, `queue`, `inference` (each summed over "

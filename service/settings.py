@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     """Longest recording, seconds of audio."""
     max_channels: int = Field(default=8, ge=1, le=64)
     """Most channels in one recording."""
+    max_held_bytes: int = Field(default=1024 * 1024 * 1024, ge=1024 * 1024)
+    """Most bytes that uploads hold in a process at the same time: recordings other than WAV, which are collected before
+    they are read, scores of frames, answers that clients have not taken yet. Further uploads get 429."""
     max_uploads: int = Field(default=8, ge=1, le=1024)
     """Uploads inspected at the same time; further ones get 429."""
     max_streams: int = Field(default=100, ge=1, le=65536)
@@ -165,6 +168,8 @@ class Settings(BaseSettings):
     """A connection whose request's head is not complete after so many seconds is cut."""
     read_timeout_s: float = Field(default=30.0, gt=0)
     """A client that takes nothing of its HTTP answer for so many seconds is cut."""
+    read_min_bytes_per_s: int = Field(default=5000, ge=0)
+    """A client that takes its HTTP answer more slowly than this, on average over `read_timeout_s`, is cut; 0: never."""
     upload_idle_s: float = Field(default=30.0, gt=0)
     """An upload of which nothing comes for so many seconds is given up."""
     upload_min_bytes_per_s: int = Field(default=500, ge=0)

@@ -12,6 +12,7 @@ from service.callers import ANONYMOUS, Caller, Quotas
 from service.contract import ModelContract
 from service.engine import Engine, Model
 from service.generations import Generations
+from service.holding import HeldBytes
 from service.keys import KeyRing
 from service.live.hub import StreamHub
 from service.metrics import Metrics
@@ -34,6 +35,7 @@ class AppState:
     ring: KeyRing | None
     """None where everybody may come in."""
     quotas: Quotas
+    held: HeldBytes
     member: Member | None = None
     """This process among several workers; None when it is the only one."""
     uploads: int = 0

@@ -38,9 +38,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._head_bytes = self._lines_bytes = 0
-        self._in_head = self._asked = False
+        self._in_head = self._asked = self._in_message = False
+        self._answered_since_s: float | None = None
         self._head_since_s: float | None = None
-        self._unread = Unread(self.limits.read_timeout_s)
+        self._unread = Unread(self.limits.read_timeout_s, self.limits.read_min_bytes_per_s)
         self._look: asyncio.TimerHandle | None = None
         self._is_beyond = False
         self._application = self.app
@@ -66,11 +67,17 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # which keeps this object; who still answers, keeps both
 
+    def resume_writing(self) -> None:
+        """Of a full buffer most was taken; looks do not see that when it is full again by then."""
+        low, high = self.transport.get_write_buffer_limits()
+        self._unread.took(high - low)
+        super().resume_writing()
+
     def data_received(self, data: bytes) -> None:
         """Refuse a head that is too long before all of it is kept."""
         if self.transport.is_closing():
             return
-        if self._head_since_s is None and not self._in_head and self._between_requests():
+        if self._head_since_s is None and not self._in_message and self._between_requests():
             self._head_since_s = self.loop.time()
         if self._head_since_s is not None:
             # A body that came along with its head counts as well here, so only what was in pieces is judged yet.
@@ -84,7 +91,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A new request: its head begins."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head = self._in_message = True
         self._lines_bytes = 0
         if self._head_since_s is None:
             self._head_since_s = self.loop.time()
@@ -106,6 +113,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._head_since_s, self._head_bytes = None, 0
         self.app = self._spared if self._has_no_room() else self._application
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is complete, too."""
+        self._in_message = False
+        super().on_message_complete()
 
     def _count(self, size: int) -> None:
         self._lines_bytes += size
@@ -183,6 +195,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self._head_since_s is not None and now_s - self._head_since_s > limits.header_timeout_s:
             self._cut("its request's head did not come in time")
             return
+        if self._in_message and not self._in_head and self._asked and self._between_requests():
+            # A request that was refused early; what is left of its body is passed over, so that its answer is read.
+            self._answered_since_s = now_s if self._answered_since_s is None else self._answered_since_s
+            if now_s - self._answered_since_s > limits.read_timeout_s:
+                self._cut("it goes on sending what was answered already")
+                return
+        else:
+            self._answered_since_s = None
         if self._unread.is_stuck(self.transport.get_write_buffer_size(), now_s):
             self._cut("it does not take its answer")
             return

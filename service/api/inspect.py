@@ -20,6 +20,7 @@ from service.audio.decode import Decoder
 from service.callers import Caller
 from service.errors import Draining, Overloaded, SpeechQCError
 from service.generations import Generation
+from service.holding import Holding
 from service.inspection import ChannelMode, Inspection, InspectOptions, Inspector
 from service.report import choose_labels, export_report, inspection_document, to_json
 from service.scoring import EXPORTS
@@ -104,17 +105,19 @@ async def inspect(
             explain and is_json,
             state.settings.upload_deadline_s,
         )
-        with _counted(state, caller):
+        with _counted(state, caller) as holding:
             upload = await open_upload(request, body_limits(state.settings))
-            inspection = await _inspect(state, generation, upload, options)
+            inspection = await _inspect(state, generation, upload, options, holding)
             note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
             note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
+            if is_json:  # made while its memory is still held
+                document = inspection_document(
+                    inspection, generation.contract, generation.identity,
+                    request_id=identity, labels=chosen, frames=frames,
+                )  # fmt: skip
+                content = await asyncio.to_thread(to_json, document)
     _count_result(state, inspection)
     if is_json:
-        document = inspection_document(
-            inspection, generation.contract, generation.identity, request_id=identity, labels=chosen, frames=frames
-        )
-        content = await asyncio.to_thread(to_json, document)
         return Response(content, media_type="application/json")
     export = EXPORTS[format]
     name = PurePath(upload.filename or "recording").name
@@ -125,15 +128,17 @@ async def inspect(
     )
 
 
-async def _inspect(state: AppState, generation: Generation, upload: Upload, options: InspectOptions) -> Inspection:
+async def _inspect(
+    state: AppState, generation: Generation, upload: Upload, options: InspectOptions, holding: Holding
+) -> Inspection:
     decoder = Decoder(decode_limits(state.settings), upload.content_type, upload.filename, upload.total_bytes)
     lanes = make_lanes(state.settings)
-    async with Inspector(generation.engine, generation.contract, lanes, options) as inspector:
+    async with Inspector(generation.engine, generation.contract, lanes, options, holding.set) as inspector:
         return await inspector.inspect_bytes(upload.pieces, decoder)
 
 
 @contextmanager
-def _counted(state: AppState, caller: Caller) -> Iterator[None]:
+def _counted(state: AppState, caller: Caller) -> Iterator[Holding]:
     """Hold one of the places for uploads, and count how it ended."""
     most, metrics = state.settings.max_uploads, state.metrics
     try:
@@ -148,7 +153,8 @@ def _counted(state: AppState, caller: Caller) -> Iterator[None]:
     metrics.uploads_active.inc()
     outcome = "aborted"
     try:
-        yield
+        with state.held.holding() as holding:
+            yield holding
         outcome = "ok"
     except SpeechQCError as error:
         outcome = error.code

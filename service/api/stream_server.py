@@ -57,6 +57,7 @@ class StreamServer(uvicorn.Server):
         }
         super().__init__(uvicorn.Config(app, **(defaults | config)))
         metrics.connections.set_function(lambda: len(self.server_state.connections))
+        app.state.unsent_bytes = self._unsent_bytes
         self._application = app
         self._on_started = on_started
         self._reloads: set[asyncio.Task[None]] = set()
@@ -134,6 +135,10 @@ class StreamServer(uvicorn.Server):
             task = asyncio.get_running_loop().create_task(_reload(parts))
             self._reloads.add(task)
             task.add_done_callback(self._reloads.discard)
+
+    def _unsent_bytes(self) -> int:
+        """What clients have not taken yet of what was said to them."""
+        return sum(one.transport.get_write_buffer_size() for one in self.server_state.connections)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Count the time from the signal on: a loop that stands still would never come to `shutdown`."""

@@ -18,12 +18,17 @@ class ConnectionLimits:
     max_header_bytes: int
     header_timeout_s: float
     read_timeout_s: float
+    read_min_bytes_per_s: int
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
         """As the settings say."""
         return cls(
-            settings.connections_limit, settings.max_header_bytes, settings.header_timeout_s, settings.read_timeout_s
+            settings.connections_limit,
+            settings.max_header_bytes,
+            settings.header_timeout_s,
+            settings.read_timeout_s,
+            settings.read_min_bytes_per_s,
         )
 
     @property
@@ -33,15 +38,21 @@ class ConnectionLimits:
 
 
 class Unread:
-    """Whether the client of one connection has taken nothing for too long, by looks at what waits to be sent.
+    """Whether the client of one connection takes too little, by looks at what waits to be sent.
 
     Args:
-        limit_s: From the last change of what waits.
+        limit_s: A period within which nothing was taken, or less than it should be, is one too many.
+        min_bytes_per_s: What should be taken on average. 0: anything, by which a buffer that grows counts, too.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._bytes, self._since_s = 0, 0.0
+    def __init__(self, limit_s: float, min_bytes_per_s: int = 0) -> None:
+        self._limit_s, self._min_bytes_per_s = limit_s, min_bytes_per_s
+        self._waiting_bytes = self._taken_bytes = 0
+        self._since_s = 0.0
+
+    def took(self, size: int) -> None:
+        """Say that the client took that many between two looks, while more was written."""
+        self._taken_bytes += size
 
     def is_stuck(self, waiting_bytes: int, now_s: float) -> bool:
         """Look; costs nothing per message.
@@ -50,6 +61,14 @@ class Unread:
             waiting_bytes: In the buffer of the connection's transport.
             now_s: Monotonic.
         """
-        if not waiting_bytes or waiting_bytes != self._bytes:
-            self._bytes, self._since_s = waiting_bytes, now_s
-        return now_s - self._since_s > self._limit_s
+        before, self._waiting_bytes = self._waiting_bytes, waiting_bytes
+        self._taken_bytes += max(0, before - waiting_bytes)
+        begins = not before or (waiting_bytes != before and not self._min_bytes_per_s)
+        if not waiting_bytes or begins:
+            self._since_s, self._taken_bytes = now_s, 0
+            return False
+        passed_s = now_s - self._since_s
+        if passed_s <= self._limit_s:
+            return False
+        taken_bytes, self._taken_bytes, self._since_s = self._taken_bytes, 0, now_s
+        return taken_bytes < max(1, self._min_bytes_per_s * passed_s)

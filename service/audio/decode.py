@@ -171,6 +171,11 @@ class Decoder:
         self._header: WavHeader | None = None
         self._samples: WavSamples | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """What has been collected."""
+        return 0 if self.collected is None else self._received_bytes
+
     def push(self, data: bytes | memoryview) -> list[Block]:
         """Take more bytes of the recording.
 
@@ -391,6 +396,8 @@ class FileDecoder:
     Raises:
         InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`; also when the file cannot be opened.
     """
+
+    held_bytes = 0
 
     def __init__(self, path: str | os.PathLike[str], limits: DecodeLimits | None = None) -> None:
         path = Path(path)

@@ -24,9 +24,8 @@ State = Literal["ok", "warn", "fail"]
 SPARE_DESCRIPTORS = 64
 """Files of the process itself: libraries, the log, the event loop, scrapes."""
 
-BASE_MIB, STREAM_MIB, UPLOAD_MIB = 350, 0.3, 32
-"""Memory of a process with its model warm, of a live channel, and of an upload of some length; rounded up from what
-benchmarks/RESULTS.md says."""
+BASE_MIB, STREAM_MIB = 350, 0.3
+"""Memory of a process with its model warm, and of a live channel; rounded up from what benchmarks/RESULTS.md says."""
 
 OLDEST_YEAR = 2025
 """No clock that was ever set shows an earlier one."""
@@ -181,6 +180,12 @@ def check_descriptors(settings: Settings, limit: int | None = None) -> Finding:
     return Finding("open files", "ok", text)
 
 
+def needed_mib(settings: Settings) -> float:
+    """Memory of all processes when all places are taken and uploads hold what they may."""
+    each = BASE_MIB + STREAM_MIB * settings.max_streams + settings.max_held_bytes / 2**20
+    return settings.workers * each
+
+
 def check_memory(settings: Settings, limit_mib: float | None = None) -> Finding:
     """Whether all places can be taken at once.
 
@@ -188,14 +193,15 @@ def check_memory(settings: Settings, limit_mib: float | None = None) -> Finding:
         settings: Places and processes.
         limit_mib: Instead of the machine's or the container's own.
     """
-    each = BASE_MIB + STREAM_MIB * settings.max_streams + UPLOAD_MIB * settings.max_uploads
-    needed = settings.workers * each
+    needed = needed_mib(settings)
     limit = _memory_limit_mib() if limit_mib is None else limit_mib
     if limit is None:
         return Finding("memory", "ok", f"some {needed:.0f} MiB are needed; what there is cannot be read here")
-    text = f"{limit:.0f} MiB, some {needed:.0f} are needed when all places are taken"
+    text = (
+        f"{limit:.0f} MiB, some {needed:.0f} are needed when all places are taken and uploads are as large as they may"
+    )
     if limit < needed:
-        advice = "give it more, or lower SPEECHQC_MAX_STREAMS, SPEECHQC_MAX_UPLOADS or SPEECHQC_WORKERS"
+        advice = "give it more, or lower SPEECHQC_MAX_HELD_BYTES, SPEECHQC_MAX_STREAMS or SPEECHQC_WORKERS"
         return Finding("memory", "warn", text, advice)
     return Finding("memory", "ok", text)
 

@@ -214,3 +214,33 @@ def test_a_half_open_socket_is_closed_by_the_idle_time():
             writer.transport.abort()
 
     asyncio.run(main())
+
+
+def test_what_is_left_of_a_body_that_was_refused_is_passed_over_but_not_for_ever():
+    """The connection serves on, and the rest is not taken for the head of the next request."""
+
+    async def main() -> None:
+        async with serving(**QUICK, max_upload_bytes=50_000) as (url, app):
+            reader, writer = await open_to(url)
+            for _ in range(2):
+                writer.write(post(200_000) + bytes(60_000))
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 8)
+                assert head.startswith(b"HTTP/1.1 413 ")
+                await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+                writer.write(bytes(140_000))
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 8)).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+            reader, writer = await open_to(url)
+            writer.write(post(10**9) + bytes(60_000))
+            with pytest.raises(ConnectionError):
+                async with asyncio.timeout(8):
+                    while True:
+                        writer.write(bytes(1000))
+                        await writer.drain()
+                        await asyncio.sleep(0.01)
+            writer.close()
+            await until(lambda: app.state.metrics.registry.get_sample_value("speechqc_connections") == 0)
+
+    asyncio.run(main())

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from compose_files import services
 
+from service.commands.checks import needed_mib
 from service.settings import Settings
 from service.workers.supervisor import LATE_S
 
@@ -55,6 +56,11 @@ def test_the_service_is_given_longer_to_end_than_its_drain_lasts():
     assert (
         grace_s >= Settings.model_fields["drain_s"].default + LATE_S + 5
     )  # the parent of several workers, and its end
+
+
+def test_the_service_has_the_memory_that_its_bounds_allow_clients_to_fill():
+    limit_mib = 1024 * int(SERVICES["speech-qc"]["mem_limit"].removesuffix("g"))
+    assert needed_mib(Settings()) < 0.8 * limit_mib
 
 
 @pytest.mark.parametrize("name", SERVICES)

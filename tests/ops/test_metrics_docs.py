@@ -69,7 +69,16 @@ def test_series_of_known_labels_are_there_before_anything_happened():
     assert {"ok", "disconnected", "aborted"} < found["speechqc_streams_ended_total"]
     assert {"ok", "aborted", "invalid_audio"} < found["speechqc_uploads_total"]
     assert found["speechqc_chunks_dropped_total"] == {"cancelled", "deadline"}
-    assert found["speechqc_refusals_total"] == {"sessions", "queue", "draining", "dead", "streams", "uploads", "key"}
+    assert found["speechqc_refusals_total"] == {
+        "sessions",
+        "queue",
+        "draining",
+        "dead",
+        "streams",
+        "uploads",
+        "key",
+        "memory",
+    }
     assert found["speechqc_access_refusals_total"] == {"unauthorized", "forbidden", "protocol_error"}
     assert found["speechqc_model_reloads_total"] == {"replaced", "unchanged", "failed"}
     assert found["speechqc_verdicts_total"] == set(STATUSES)

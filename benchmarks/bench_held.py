@@ -1,0 +1,87 @@
+"""What an upload holds in the server's memory: per frame with scores and without, and of a recording that is collected.
+
+    python benchmarks/bench_held.py [--minutes 60] [--record]
+
+A server of its own for each row; the recording is sent twice. Held at the most: the largest memory of the process above
+that of the warm server. `FRAME_BYTES` and `BARE_FRAME_BYTES` in `service/inspection.py`, by which
+`SPEECHQC_MAX_HELD_BYTES` is kept, are the bytes per frame of WAV rounded up; the last column is what is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import httpx  # noqa: E402
+import soundfile  # noqa: E402
+from recording import machine, markdown, record  # noqa: E402  # beside this file
+from soak import RATE_HZ, audio, wav  # noqa: E402
+
+from service.capacity.host import started_server  # noqa: E402  # found where the line above says
+from service.inspection import BARE_FRAME_BYTES, FRAME_BYTES  # noqa: E402
+
+MIB = 2**20
+FRAME_S = 0.02
+
+
+def flac(samples: bytes) -> bytes:
+    """A FLAC file of 16-bit samples."""
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", RATE_HZ, 1, "PCM_16", format="FLAC") as sound:
+        sound.buffer_write(samples, "int16")
+    return file.getvalue()
+
+
+def peak_bytes(pid: int) -> int:
+    """Largest resident memory of a process so far."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def measure(recording: bytes, query: str) -> tuple[int, int]:
+    """Memory above that of the warm server at the most, and bytes of the answer."""
+    with started_server(1) as host, httpx.Client(timeout=1800) as web:
+        assert host.pid is not None
+        before = peak_bytes(host.pid)
+        for _ in range(2):
+            answer = web.post(f"{host.url}/v1/inspect?{query}", content=recording).raise_for_status()
+        return peak_bytes(host.pid) - before, len(answer.content)
+
+
+def main() -> int:
+    """Measure and print; see the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    about = machine()
+    samples = audio(60 * options.minutes, 1)
+    frames = 60 * options.minutes / FRAME_S
+    compressed = flac(samples)
+    rows = []
+    for name, recording, query, counted in (
+        ("WAV, scores of all frames", wav(samples), "frames=true", frames * FRAME_BYTES),
+        ("WAV, frames=false", wav(samples), "frames=false", frames * BARE_FRAME_BYTES),
+        ("FLAC, frames=false", compressed, "frames=false", frames * BARE_FRAME_BYTES + len(compressed)),
+    ):
+        held, answered = measure(recording, query)
+        rows.append([
+            name, f"{len(recording) / MIB:.1f}", f"{answered / MIB:.2f}", f"{held / MIB:.1f}", f"{held / frames:.0f}",
+            f"{counted / MIB:.1f}",
+        ])  # fmt: skip
+    table = markdown(
+        ["recording", "MiB", "answer, MiB", "held at the most, MiB", "bytes per frame", "counted as, MiB"], rows
+    )
+    sys.stdout.write(table + "\n")
+    if options.record:
+        record(f"what an upload of {options.minutes:g} min holds in memory", about, table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

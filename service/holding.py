@@ -1,0 +1,83 @@
+"""What the uploads of one server hold in memory, all together: one bound, so that many cannot fill the machine.
+
+Counted are recordings that have to be complete before they are read, the scores of all frames until the answer is made
+of them, and answers that wait in connections for clients to take them. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from service.errors import Overloaded, PayloadTooLarge
+
+MIB = 2**20
+
+
+class Holding:
+    """What one upload holds.
+
+    Args:
+        held: Of all.
+    """
+
+    def __init__(self, held: HeldBytes) -> None:
+        self._all, self.bytes = held, 0
+
+    def set(self, held_bytes: int) -> None:
+        """Hold so many bytes from now on.
+
+        Raises:
+            PayloadTooLarge: This upload alone holds more than all may.
+            Overloaded: Together with the others it is too much now.
+        """
+        self._all.check(held_bytes, held_bytes - self.bytes)
+        self._all.uploads_bytes += held_bytes - self.bytes
+        self.bytes = held_bytes
+
+
+class HeldBytes:
+    """The bound; used from one event loop.
+
+    Args:
+        limit_bytes: Of all uploads together.
+        unsent: Bytes of answers that clients have not taken yet.
+        on_refused: Called for each upload that is refused because the others hold too much.
+    """
+
+    def __init__(self, limit_bytes: int, unsent: Callable[[], int], on_refused: Callable[[], object]) -> None:
+        self._limit_bytes, self._unsent, self._on_refused = limit_bytes, unsent, on_refused
+        self.uploads_bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Held now."""
+        return self.uploads_bytes + self._unsent()
+
+    @contextmanager
+    def holding(self) -> Iterator[Holding]:
+        """Begin with nothing, hold nothing at the end; raises Overloaded when there is no room at all."""
+        self.check(0, 0)
+        one = Holding(self)
+        try:
+            yield one
+        finally:
+            self.uploads_bytes -= one.bytes
+
+    def check(self, alone_bytes: int, more_bytes: int) -> None:
+        """Whether one upload may hold so many, which are so many more; see `Holding.set`."""
+        limit_mib = self._limit_bytes / MIB
+        if alone_bytes > self._limit_bytes:
+            raise PayloadTooLarge(
+                f"expected a recording that is inspected in {limit_mib:.0f} MiB (SPEECHQC_MAX_HELD_BYTES), this one "
+                "takes more: ask for frames=false, send WAV, which is not collected, or send it in parts",
+                max_held_bytes=self._limit_bytes,
+            )
+        if self.bytes + more_bytes > self._limit_bytes:
+            self._on_refused()
+            raise Overloaded(
+                f"expected room for this upload in {limit_mib:.0f} MiB (SPEECHQC_MAX_HELD_BYTES), other uploads and "
+                "answers fill them: try again in a few seconds",
+                max_held_bytes=self._limit_bytes,
+                retry_after_s=5,
+            )
