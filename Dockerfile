@@ -51,8 +51,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     SPEECHQC_HOST=0.0.0.0
 EXPOSE 8000
 # Ready, not only alive: balancers and `depends_on` wait for it. Without site-packages it costs a tenth of a second less.
+# 401: where health needs a key (SPEECHQC_HEALTH_NEEDS_KEY), which is not known here, that it answers has to do.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-  CMD ["python", "-ISc", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('SPEECHQC_PORT', '8000')), timeout=2); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
+  CMD ["python", "-ISc", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('SPEECHQC_PORT', '8000')), timeout=2); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status not in (200, 401))"]
 STOPSIGNAL SIGTERM
 CMD ["speech-qc", "serve"]
 

@@ -39,17 +39,19 @@ def mean(metric: str, by: str) -> str:
     return f"{rate(metric + '_sum', by)} / {rate(metric + '_count', by)}"
 
 
-RESTARTS = series("worker_restarts_total")
 LIVE = 'lane=~"live|flush"'
 
 # Row, then its panels: title, unit, kind, [(expression, legend)].
 ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
     ("Now", [
+        ("Instances that answer", "short", "stat", [(f"sum(up{{{SELECTOR}}})", "up")]),
         ("Ready", "short", "stat", [(f"min({series('ready')})", "ready")]),
         ("Engine alive", "short", "stat", [(f"min({series('engine_alive')})", "alive")]),
         ("Workers up", "short", "stat", [(f"sum({series('worker_up')}) or count({series('engine_alive')})", "up")]),
         ("On the CPU for want of a GPU", "short", "stat", [(f"max({series('provider_fallback')})", "fallback")]),
-        ("Model", "string", "stat", [(f"max by (name, version) ({series('model_info')})", "{{name}} {{version}}")]),
+        ("Model", "string", "stat", [
+            (f"max by (instance, name, version) ({series('model_info')})", "{{name}} {{version}} ({{instance}})"),
+        ]),
         ("Provider", "string", "stat", [(f"max by (name) ({series('provider_info')})", "{{name}}")]),
     ]),
     ("Live streams", [
@@ -70,6 +72,10 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
         ("Being inspected, and places", "short", "timeseries", [
             (f"sum({series('uploads_active')})", "uploads"),
             (f"sum({series('uploads_limit')})", "places"),
+        ]),
+        ("Memory that uploads and answers hold", "bytes", "timeseries", [
+            (f"max by (instance) ({series('held_bytes')})", "{{instance}}"),
+            (f"max({series('held_bytes_limit')})", "limit of each process"),
         ]),
         ("Seconds of an upload by stage, mean", "s", "timeseries", [
             (mean("upload_stage_seconds", "stage"), "{{stage}}"),
@@ -103,7 +109,8 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
     ]),
     ("What is heard", [
         ("Share of noisy frames", "percentunit", "timeseries", [
-            (f"{rate('noisy_frames_total')} / {rate('frames_scored_total')}", "noisy"),
+            # A second of audio is 50 frames.
+            (f"{rate('noisy_frames_total', 'path')} / (50 * {rate('audio_seconds_total', 'path')})", "{{path}}"),
         ]),
         ("Events by label", "ops", "timeseries", [(rate("events_total", "label"), "{{label}}")]),
         ("SNR of channels", "dB", "timeseries", [
@@ -122,8 +129,8 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
             (f"max by (instance) (process_open_fds{{{SELECTOR}}})", "{{instance}}"),
             (f"min by (instance) (process_max_fds{{{SELECTOR}}})", "allowed {{instance}}"),
         ]),
-        ("Restarts of workers", "short", "timeseries", [
-            (f"sum(increase({RESTARTS}[15m])) or sum(0 * {series('engine_alive')})", "in 15 min"),
+        ("Restarts in 15 minutes", "short", "timeseries", [
+            (f"max by (instance) (changes(process_start_time_seconds{{{SELECTOR}}}[15m]))", "{{instance}}"),
         ]),
     ]),
 ]  # fmt: skip
@@ -134,7 +141,9 @@ def panel(title: str, unit: str, kind: str, targets: list[tuple[str, str]], plac
     options: dict[str, Any] = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
     if kind == "stat":
         names = unit == "string"
+        # The value of now: the last one of a range would show a service that is gone as it was before.
         options = {"textMode": "name" if names else "value", "colorMode": "none", "reduceOptions": {"calcs": ["last"]}}
+    now = {"instant": True, "range": False} if kind == "stat" else {}
     return {
         "title": title,
         "type": kind,
@@ -143,7 +152,7 @@ def panel(title: str, unit: str, kind: str, targets: list[tuple[str, str]], plac
         "fieldConfig": {"defaults": {"unit": "short" if unit == "string" else unit, "min": 0}, "overrides": []},
         "options": options,
         "targets": [
-            {"refId": chr(ord("A") + number), "datasource": SOURCE, "expr": expression, "legendFormat": legend}
+            {"refId": chr(ord("A") + number), "datasource": SOURCE, "expr": expression, "legendFormat": legend} | now
             for number, (expression, legend) in enumerate(targets)
         ],
     }
@@ -157,7 +166,7 @@ def board() -> dict[str, Any]:
         place = {"x": 0, "y": top, "w": 24, "h": 1}
         panels.append({"title": row, "type": "row", "collapsed": False, "panels": [], "gridPos": place})
         top += 1
-        width, height = (4, 4) if row == "Now" else (8, 8)
+        width, height = (24 // len(members), 4) if row == "Now" else (8, 8)
         for number, (title, unit, kind, targets) in enumerate(members):
             across = 24 // width
             x, y = number % across * width, top + number // across * height

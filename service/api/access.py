@@ -191,7 +191,10 @@ class Access:
             scope["speechqc.caller"] = self.policy.check(scope)
         except SpeechQCError as error:
             self.metrics.access_refusals.labels(error.code).inc()
-            logger.warning("%s id=%s", error.code, scope.get("speechqc.request_id", ""))
+            client = (scope.get("client") or ("unknown",))[0]  # or nobody could tell who guesses keys
+            logger.warning(
+                "%s from %s id=%s", error.code, client, scope.get("speechqc.request_id", ""), extra={"client": client}
+            )
             await self._refuse(error, scope, receive, send)
             return
         _hide_token(scope)

@@ -23,6 +23,7 @@ from service.tracing import Tracing
 
 logger = logging.getLogger("service.access")
 
+WATCHED = frozenset({"/health/live", "/health/ready", "/metrics"})
 REQUEST_ID_HEADER = "x-request-id"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -76,7 +77,9 @@ class RequestContext:
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
             facts = {"method": scope["method"], "route": route, "status": status}
-            logger.info(
+            quiet = route in WATCHED and status < 400  # several times a minute, and no news
+            logger.log(
+                logging.DEBUG if quiet else logging.INFO,
                 "%s %s %d %.3f s id=%s",
                 *(*facts.values(), seconds, identity),
                 extra=facts | {"duration_s": round(seconds, 6)},

@@ -10,8 +10,9 @@ from starlette.websockets import WebSocketDisconnect
 from service.api.access import chosen_protocol
 from service.api.audio_socket import AudioSocketProtocol
 from service.api.deps import AppState, From, RequestId, State
+from service.api.faults import answer
 from service.assembly import make_lanes
-from service.errors import SpeechQCError
+from service.errors import EngineDead, SpeechQCError
 from service.generations import Generation
 from service.live.closing import close_reason, error_text
 from service.live.options import StreamOptions, parse_options
@@ -24,6 +25,13 @@ router = APIRouter()
 @router.websocket("/v1/stream")
 async def stream(websocket: WebSocket, state: State, identity: RequestId, caller: From) -> None:
     """Serve one live stream; docs/protocol.md describes it."""
+    if (death := state.engine.status.death) is not None:
+        # Before the stream is open, so that a balancer can go on to another server.
+        state.metrics.refuse("dead")
+        state.metrics.streams_ended.labels(EngineDead.code).inc()
+        dead = EngineDead(f"nothing is scored here any more: {death}; connect to another server, or again later")
+        await websocket.send_denial_response(answer(dead, websocket))
+        return
     await websocket.accept(chosen_protocol(websocket.scope))
     socket = _Socket(websocket)
     try:

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from service.errors import SpeechQCError, StartupError
+from service.errors import SpeechQCError, StartupError, Unauthorized
 from service.settings import PREFIX, RESERVED_CONNECTIONS, Settings, unknown_variables
 
 State = Literal["ok", "warn", "fail"]
@@ -136,7 +136,9 @@ def check_port(settings: Settings) -> Finding:
         for one in bind_all(settings.host, settings.port):
             one.close()
     except SpeechQCError as error:
-        advice = "if that is this service, all is well; else end what holds it, or set SPEECHQC_PORT or SPEECHQC_HOST"
+        if (version := _serves(settings)) is not None:
+            return Finding("port", "ok", f"speech-qc {version} listens on {where}")
+        advice = "end what holds it, or set SPEECHQC_PORT or SPEECHQC_HOST"
         return Finding("port", "fail", str(error), advice)
     return Finding("port", "ok", f"{where} is free")
 
@@ -254,6 +256,20 @@ def all_findings(settings: Settings) -> Iterator[Finding]:
         yield check(settings)
     yield check_clock()
     yield from check_model(settings)
+
+
+def _serves(settings: Settings) -> str | None:
+    """Version of the speech-qc that answers at the address already; None when nobody or something else does."""
+    import httpx
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # every address: this one as well
+    try:
+        answer = httpx.get(f"http://{host}:{settings.port}/health/live", timeout=3)
+        if answer.status_code == httpx.codes.UNAUTHORIZED and answer.json()["error"]["code"] == Unauthorized.code:
+            return "(which wants a key)"
+        return str(answer.json()["version"]) if answer.json()["status"] == "live" else None
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from pydantic import SecretStr
 from service.commands.seams import Seams
 from service.exposure import check_exposure
 from service.logs import configure_logging
-from service.settings import Settings, load_settings
+from service.settings import Settings, load_settings, unknown_variables
+
+logger = logging.getLogger("service.settings")
 
 
 def serve(
@@ -36,6 +40,8 @@ def serve(
         host=host, port=port, model_path=model, device=device, log_level=log_level, workers=workers
     )
     configure_logging(settings)
+    for name in unknown_variables(os.environ):
+        logger.warning("%s sets nothing: there is no such setting, see `speech-qc settings` for the names", name)
     check_exposure(settings)
     if settings.workers > 1:
         return seams.supervise(_with_shared_secret(settings))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from pathlib import Path
 
 import pytest
+from live_server import serving
 
+from service import __version__
 from service.cli import main
 from service.commands.checks import (
     CHECKS,
@@ -94,6 +97,21 @@ def test_doctor_looks_at_everything_and_says_what_to_do(monkeypatch: pytest.Monk
     assert "SPEECHQC_PROT" in found["variables"]["text"]
     assert found["provider"]["text"].startswith("CPUExecutionProvider")
     assert all(one["advice"] for one in found.values() if one["state"] != "ok")
+
+
+def test_doctor_knows_the_service_that_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the container of a running service, for example."""
+
+    async def main() -> None:
+        async with serving() as (url, _):
+            port = int(url.rsplit(":", 1)[1])
+            for host in ("127.0.0.1", "0.0.0.0"):
+                found = await asyncio.to_thread(check_port, Settings(host=host, port=port))
+                assert (found.state, found.text) == (
+                    "ok", f"speech-qc {__version__} listens on {host}, port {port}"
+                ), found  # fmt: skip
+
+    asyncio.run(main())
 
 
 def test_doctor_says_what_is_wrong_with_a_model(

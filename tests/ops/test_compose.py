@@ -37,8 +37,14 @@ def test_the_service_may_start_without_keys_since_its_port_stays_on_this_machine
     assert SERVICES["speech-qc"]["environment"]["SPEECHQC_LOG_FORMAT"] == "json"
 
 
-def test_the_watch_waits_for_the_service():
-    for name, needs in (("prometheus", "speech-qc"), ("prometheus", "alertmanager"), ("grafana", "prometheus")):
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_log_fills_the_disk(name):
+    assert SERVICES[name]["logging"] == {"driver": "local", "options": {"max-size": "20m", "max-file": "5"}}
+
+
+def test_each_waits_for_what_it_asks():
+    assert "speech-qc" not in SERVICES["prometheus"]["depends_on"], "it is wanted most when the service does not start"
+    for name, needs in (("prometheus", "alertmanager"), ("grafana", "prometheus")):
         assert SERVICES[name]["depends_on"][needs] == {"condition": "service_healthy"}
 
 

@@ -64,6 +64,20 @@ def test_an_exception_stays_in_its_line(lines):
     assert "RuntimeError: it broke" in line["exception"]
 
 
+def test_looks_at_health_and_metrics_are_told_at_debug_alone_unless_they_fail(make_client, lines):
+    """Several a minute would hide what happened."""
+    client = make_client(drain_s=0.0)
+    for path in ("/health/live", "/health/ready", "/metrics", "/v1/model"):
+        client.get(path)
+    client.portal.call(client.app.state.parts.engine.stop)
+    client.get("/health/ready")
+    access = [(line["level"], line["route"]) for line in lines() if line["logger"] == "service.access"]
+    assert access == [
+        ("debug", "/health/live"), ("debug", "/health/ready"), ("debug", "/metrics"), ("info", "/v1/model"),
+        ("info", "/health/ready"),
+    ]  # fmt: skip
+
+
 def test_every_line_of_a_request_has_its_id_and_none_has_its_payload(make_client, lines):
     client = make_client()
     client.post(

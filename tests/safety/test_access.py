@@ -202,6 +202,7 @@ def test_refusals_are_counted_and_no_key_is_in_the_log(keyed, caplog):
     client, key, _ = keyed()
     client.get("/v1/model", headers=bearer(key + "x"))
     client.get("/v1/model", headers=bearer(key))
+    assert "unauthorized from testclient" in caplog.text, "who guesses keys can be found"
     assert 'speechqc_access_refusals_total{reason="unauthorized"} 1.0' in client.get("/metrics").text
     assert key not in caplog.text
     assert of_type([], "error") == []

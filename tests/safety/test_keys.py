@@ -163,6 +163,12 @@ def test_serve_refuses_to_serve_strangers_before_it_loads_a_model(capsys, tmp_pa
     assert "SPEECHQC_ALLOW_ANONYMOUS" in capsys.readouterr().err
 
 
+def test_serve_says_which_variables_set_nothing(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("SPEECHQC_API_KEY_FILE", "keys.jsonl")  # it is KEYS
+    assert main(["serve", "--host", "0.0.0.0", "--model", str(tmp_path / "none.onnx")]) == 2
+    assert "SPEECHQC_API_KEY_FILE sets nothing" in caplog.text
+
+
 def test_a_secret_that_is_too_short_is_not_repeated_in_the_message(monkeypatch):
     monkeypatch.setenv("SPEECHQC_TOKEN_SECRET", "hunter2")
     with pytest.raises(SettingsError) as raised:
