@@ -110,7 +110,10 @@ class Stack:
         override.write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.services = list(images)
         self._words = ["compose", f"--project-name={name}", f"--project-directory={ROOT}"]
-        self._words += [f"--file={ROOT / file}" for file in self._files] + [f"--file={override}"]
+        paths = [*(ROOT / file for file in self._files), override]
+        self._words += [f"--file={path}" for path in paths]
+        self.shell = {"COMPOSE_PROJECT_NAME": name, "COMPOSE_FILE": os.pathsep.join(map(str, paths))}
+        """Variables with which a plain `docker compose`, in the project's folder, means this stack."""
 
     def compose(self, *words: str, check: bool = True) -> str:
         return docker(*self._words, *words, check=check, timeout_s=900, **self._variables)

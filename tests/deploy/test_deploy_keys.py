@@ -5,40 +5,43 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from board import SAMPLE
-from docker_engine import ROOT, Stack, docker
-
-from service.settings import Settings
+from docker_engine import ROOT, Stack, docker, until
 
 pytestmark = pytest.mark.docker
 
 
+def keys(*words: str, file: Path) -> str:
+    """`speech-qc keys` on the host."""
+    command = [sys.executable, "-m", "service", "keys", *words, "--file", str(file)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 @pytest.fixture(scope="module")
-def keyed(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, str]]:
-    """The service alone, with a keys file; and a key, empty where this version knows none."""
-    folder = tmp_path_factory.mktemp("keys")
+def keyed(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Path, str]]:
+    """The service alone, its keys file on the host, and a key in it."""
+    folder = tmp_path_factory.mktemp("keys") / "mounted"
+    folder.mkdir()
     file = folder / "keys.jsonl"
-    key = ""
-    if "api_keys_file" in Settings.model_fields:
-        words = [sys.executable, "-m", "service", "keys", "add", "test", "--file", str(file)]
-        key = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    file.touch()
+    key = keys("add", "test", file=file)
+    folder.chmod(0o755)
     file.chmod(0o644)
-    stack = Stack("speech-qc-test-keys", ["docker-compose.keys.yml"], {"speech-qc": image}, folder,
-                  SPEECH_QC_KEYS=str(file))  # fmt: skip
+    stack = Stack("speech-qc-test-keys", ["docker-compose.keys.yml"], {"speech-qc": image}, folder.parent,
+                  SPEECH_QC_KEYS=str(folder))  # fmt: skip
     stack.down()
     try:
         stack.up()
-        yield stack, key
+        yield stack, file, key
     finally:
         stack.down()
 
 
 def test_the_service_can_read_its_keys_and_not_write_them(keyed):
-    stack, _ = keyed
+    stack, _, _ = keyed
     (container,) = stack.containers("speech-qc")
     program = (
         "import os; path = os.environ['SPEECHQC_API_KEYS_FILE']; open(path).read()\n"
@@ -47,10 +50,18 @@ def test_the_service_can_read_its_keys_and_not_write_them(keyed):
     assert docker("exec", container, "python", "-c", program).strip() == "read only"
 
 
-@pytest.mark.skipif("api_keys_file" not in Settings.model_fields, reason="this version has no keys")
-def test_only_who_has_a_key_is_served(keyed):
-    stack, key = keyed
+def test_only_who_has_a_key_is_served_and_one_that_is_taken_away_on_the_host_is_refused(keyed):
+    stack, file, key = keyed
     url = f"{stack.address('speech-qc')}/v1/inspect?frames=false"
-    assert httpx.post(url, content=SAMPLE.read_bytes(), timeout=60).status_code == 401
-    answer = httpx.post(url, content=SAMPLE.read_bytes(), headers={"Authorization": f"Bearer {key}"}, timeout=60)
-    assert answer.status_code == 200
+
+    def status(key: str = "") -> int:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.post(url, content=SAMPLE.read_bytes(), headers=headers, timeout=60).status_code
+
+    assert status() == 401
+    assert status(key) == 200
+    other = keys("add", "other", file=file)
+    until(lambda: status(other) == 200, "a new key is taken")
+    keys("remove", "test", file=file)
+    until(lambda: status(key) == 401, "the one that was taken away is refused")
+    assert status(other) == 200
