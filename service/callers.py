@@ -23,12 +23,10 @@ class Caller:
     """Who sent a request.
 
     Attributes:
-        key: Its key; None where the server has no keys.
-        by_token: A token stood for the key, which is good for less.
+        key: Its key, or that of its token; None where the server has no keys.
     """
 
     key: Key | None = None
-    by_token: bool = False
 
     @property
     def name(self) -> str:
@@ -44,6 +42,7 @@ class _Use:
     """What one key uses: channels now, and what is left of its uploads."""
 
     channels: int = 0
+    uploading: int = 0
     uploads: float = 0.0
     at_s: float = field(default=-math.inf)
 
@@ -65,6 +64,7 @@ class Quotas:
     ) -> None:
         self._on_refused = on_refused
         self._max_streams, self._per_minute = settings.key_max_streams, settings.key_uploads_per_minute
+        self._max_uploads = settings.key_max_uploads
         self._clock = clock
         self._uses: dict[str, _Use] = {}
 
@@ -94,18 +94,36 @@ class Quotas:
         finally:
             use.channels -= channels
 
-    def upload(self, caller: Caller) -> None:
-        """Count an upload.
+    @contextmanager
+    def upload(self, caller: Caller) -> Iterator[None]:
+        """Count an upload, and hold one of the key's places.
 
         Raises:
-            Overloaded: The key has had its uploads of this minute.
+            Overloaded: The key has as many under way as it may, or has had its uploads of this minute.
         """
         if caller.key is None:
+            yield
             return
-        limit = caller.key.uploads_per_minute or self._per_minute
+        use, most = self._uses.setdefault(caller.key.id, _Use()), self._max_uploads
+        if most is not None and use.uploading >= most:
+            self._on_refused()
+            raise Overloaded(
+                f"this key may have {most} uploads at a time and has them: wait for the answer of one",
+                key_limit=most,
+                retry_after_s=Overloaded.retry_after_s,
+            )
+        self._count_upload(caller.key)
+        use.uploading += 1
+        try:
+            yield
+        finally:
+            use.uploading -= 1
+
+    def _count_upload(self, key: Key) -> None:
+        limit = key.uploads_per_minute or self._per_minute
         if limit is None:
             return
-        use, now_s = self._uses.setdefault(caller.key.id, _Use()), self._clock()
+        use, now_s = self._uses[key.id], self._clock()
         # A bucket of one minute's uploads that fills up evenly; the first one finds it full.
         use.uploads = min(float(limit), use.uploads + (now_s - use.at_s) * limit / MINUTE_S)
         use.at_s = now_s

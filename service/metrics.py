@@ -218,7 +218,7 @@ class Metrics:
         codes = error_codes()
         for outcome in (OK, ABORTED, DISCONNECTED, *codes):
             self.streams_ended.labels(outcome)
-        for outcome in (OK, ABORTED, *codes):
+        for outcome in (OK, ABORTED, DISCONNECTED, *codes):
             self.uploads.labels(outcome)
         for code in ACCESS_CODES:
             self.access_refusals.labels(code)

@@ -147,6 +147,8 @@ class Settings(BaseSettings):
     """Whether `/metrics` needs a key, too, where there are keys."""
     key_max_streams: int | None = Field(default=None, ge=1)
     """Live channels at the same time of one key that has no bound of its own, in each process; unset: no bound."""
+    key_max_uploads: int | None = Field(default=None, ge=1)
+    """Uploads at the same time of one key, in each process; unset: no bound, so that one key can take all places."""
     key_uploads_per_minute: int | None = Field(default=None, ge=1)
     """Uploads a minute of one key that has no bound of its own, in each process; unset: no bound."""
     token_s: float = Field(default=60.0, gt=0, le=3600)
@@ -172,6 +174,8 @@ class Settings(BaseSettings):
     """A client that takes its HTTP answer more slowly than this, on average over `read_timeout_s`, is cut; 0: never."""
     upload_idle_s: float = Field(default=30.0, gt=0)
     """An upload of which nothing comes for so many seconds is given up."""
+    upload_timeout_s: float = Field(default=3600.0, gt=0)
+    """Longest wait for all bytes of one upload, seconds; the time that this server takes for them does not count."""
     upload_min_bytes_per_s: int = Field(default=500, ge=0)
     """An upload that comes more slowly than this on average is given up once `upload_idle_s` have passed; 0: never."""
     upload_deadline_s: float = Field(default=900.0, gt=0)

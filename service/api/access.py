@@ -139,7 +139,9 @@ class Policy:
         if not given:
             raise Unauthorized(f"expected a key, came none: {ASK}")
         if given.startswith("sqt_"):
-            return Caller(ring.check_token(given), by_token=True)
+            if scope["type"] != "websocket":
+                raise Unauthorized(f"a token opens streams and nothing else, expected a key here: {ASK}")
+            return Caller(ring.check_token(given))
         return Caller(ring.check(given))
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the C function where there is one
+from websockets.frames import Frame, apply_mask  # type: ignore[attr-defined]  # the C function where there is one
 from websockets.protocol import OPEN, Protocol
 from websockets.streams import StreamReader
 
@@ -28,6 +29,14 @@ from service.errors import ProtocolError
 from service.settings import Settings
 
 logger = logging.getLogger("service.access")
+
+SLICE_BYTES = 16 * 1024
+"""Parsed at once, then others get their turn: there can be thousands of frames in it."""
+
+FRAMES, FRAMES_PER_S, BYTES_PER_FRAME = 2000.0, 100.0, 40.0
+"""How many frames a client may send: so many at first, so many more a second, and one more for so many bytes of audio.
+Real time in frames of 5 ms fits, faster than that in frames that hold something as well; a flood of pings, of empty or
+of tiny frames, each of which costs as much as one with audio, does not."""
 
 FINAL_TEXT, FINAL_BINARY = 0x81, 0x82
 MASKED = 0x80
@@ -93,6 +102,8 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
         self._unread = Unread(self.limits.read_timeout_s)
         self._look: asyncio.TimerHandle | None = None
         self._made_s = 0.0
+        self._credit = FRAMES
+        self._rest: deque[bytes] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to look at the connection."""
@@ -115,6 +126,7 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
             logger.info("a stream was cut: %s", "it never began" if late else "its client does not read")
             self.transport.abort()
             return
+        self._credit = min(FRAMES, self._credit + FRAMES_PER_S * self.limits.look_s)
         self._look = self.loop.call_later(self.limits.look_s, self._tick)
 
     def _refuse_handshake(self, why: Exception) -> None:
@@ -126,7 +138,36 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
         self.handshake_complete = self.close_sent = True
         self.transport.close()
 
+    def resume_writing(self) -> None:
+        """Of a full buffer most was taken; looks do not see that when it is full again by then."""
+        low, high = self.transport.get_write_buffer_limits()
+        self._unread.took(high - low)
+        super().resume_writing()
+
     def data_received(self, data: bytes) -> None:
+        """Parse what came, a slice at a time: meanwhile nothing more is read of this connection."""
+        if self._rest:
+            self._rest.append(data)
+            self.transport.pause_reading()
+        elif len(data) > SLICE_BYTES:
+            self._rest.extend(data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES))
+            self.transport.pause_reading()
+            self._go_on()
+        else:
+            self._parse(data)
+
+    def _go_on(self) -> None:
+        """Parse the next slice; read again after the last."""
+        if self.transport.is_closing():
+            self._rest.clear()
+            return
+        self._parse(self._rest.popleft())
+        if self._rest:
+            self.loop.call_soon(self._go_on)
+        elif not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _parse(self, data: bytes) -> None:
         """Take a whole binary message at once, where nothing waits before it; else parse as ever."""
         if (
             (sink := self._free_sink()) is not None
@@ -135,11 +176,66 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
             and len(data) <= self.config.ws_max_size
         ):
             message = whole_binary_message(data)
-            if message is not None and sink(message):
-                return
+            if message is not None:
+                if not self._may_send(len(message)):
+                    return
+                if sink(message):
+                    return
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.close_sent:
             self._refuse_handshake(self.conn.handshake_exc)
+
+    async def receive(self) -> Any:
+        """Next event for the application; reads again when that was the last, and nothing is left to be parsed."""
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            if not self._rest:
+                self.transport.resume_reading()
+        return message
+
+    def _may_send(self, size: int) -> bool:
+        """Count a frame with so many bytes of audio; ends the connection of a client that sends too many."""
+        self._credit = min(FRAMES, self._credit + size / BYTES_PER_FRAME) - 1.0
+        if self._credit >= 0.0:
+            return True
+        if not self.transport.is_closing():
+            logger.warning("a stream was cut: its client sends a flood of frames with little or nothing in them")
+            if self.close_sent or not self.handshake_complete:
+                self.transport.abort()
+            else:
+                self.queue.put_nowait({"type": "websocket.disconnect", "code": 1008})
+                self.conn.fail(1008, "protocol_error: send fewer and larger messages, 100 a second at most")
+                self.transport.write(b"".join(self.conn.data_to_send()))
+                self.close_sent = True
+                self.transport.close()
+        return False
+
+    def handle_ping(self) -> None:
+        """Answer, unless the client does not take the answers before."""
+        answer = b"".join(self.conn.data_to_send())
+        if self._may_send(0) and self.writable.is_set():
+            self.transport.write(answer)
+
+    def handle_pong(self, event: Frame) -> None:
+        """Count it."""
+        if self._may_send(0):
+            super().handle_pong(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        """Count it."""
+        if self._may_send(len(event.data)):
+            super().handle_cont(event)
+
+    def handle_text(self, event: Frame) -> None:
+        """Count it; a command holds no audio."""
+        if self._may_send(0):
+            super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        """Count it."""
+        if self._may_send(len(event.data)):
+            super().handle_bytes(event)
 
     def send_receive_event_to_app(self) -> None:
         """Hand a complete message over."""
@@ -149,6 +245,10 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
             and sink(self.frames[0] if len(self.frames) == 1 else b"".join(self.frames))
         ):
             self.frames = []
+            return
+        if self.curr_msg_data_type == "text" and not _is_utf8(self.frames):
+            self.conn.send_close(1007)  # as uvicorn does, which logs a traceback with bytes of the message
+            self.handle_parser_exception()
             return
         super().send_receive_event_to_app()
 
@@ -168,6 +268,14 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
             return False
         self.transport.write(text_frame_head(len(text)) + text)
         return True
+
+
+def _is_utf8(pieces: list[bytes]) -> bool:
+    try:
+        b"".join(pieces).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def bounded(settings: Settings) -> type[AudioSocketProtocol]:

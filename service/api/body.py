@@ -23,7 +23,14 @@ PIECE_BYTES = 1 << 18
 
 FILE_PART = "file"
 MULTIPART_SLACK_BYTES = 1 << 16
-"""Boundaries and part headers around the recording."""
+"""Boundaries, part headers and other parts around the recording."""
+
+NAMED_PARTS, NAME_CHARS = 8, 64
+"""Of other parts that an error names."""
+
+
+class ClientLeft(ProtocolError):
+    """Nobody waits for the answer any more."""
 
 
 @dataclass(slots=True)
@@ -50,17 +57,21 @@ class BodyLimits:
     Attributes:
         max_bytes: Of the recording.
         idle_s: Longest wait for more.
+        total_s: Longest wait for all of it.
         min_bytes_per_s: Least mean rate, over the time that was spent waiting, once `idle_s` have been.
     """
 
     max_bytes: int
     idle_s: float
+    total_s: float
     min_bytes_per_s: int
 
 
 def body_limits(settings: Settings) -> BodyLimits:
     """As the settings say."""
-    return BodyLimits(settings.max_upload_bytes, settings.upload_idle_s, settings.upload_min_bytes_per_s)
+    return BodyLimits(
+        settings.max_upload_bytes, settings.upload_idle_s, settings.upload_timeout_s, settings.upload_min_bytes_per_s
+    )
 
 
 async def open_upload(request: Request, limits: BodyLimits) -> Upload:
@@ -121,6 +132,12 @@ async def _received(request: Request, limits: BodyLimits) -> AsyncIterator[bytes
                     "send it faster, or live audio to /v1/stream",
                     min_bytes_per_s=limits.min_bytes_per_s,
                 )
+            if waited_s > limits.total_s:
+                raise RequestTimeout(
+                    f"expected the whole recording within {limits.total_s:g} s, {received} bytes came: send it faster, "
+                    "or live audio to /v1/stream",
+                    total_s=limits.total_s,
+                )
             yield chunk
     except TimeoutError as error:
         raise RequestTimeout(
@@ -129,7 +146,13 @@ async def _received(request: Request, limits: BodyLimits) -> AsyncIterator[bytes
             idle_s=limits.idle_s,
         ) from error
     except ClientDisconnect as error:
-        raise ProtocolError("the client left before its recording was complete") from error
+        raise ClientLeft("the client left before its recording was complete") from error
+
+
+async def client_leaves(request: Request) -> None:
+    """Wait until the client of a request whose body is complete has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -158,6 +181,7 @@ class _Form:
         self.content_type: str | None = None
         self.filename: str | None = None
         self._seen: list[str] = []
+        self._parts = self._bytes = self._file_bytes = 0
         self._found = False
         self._inside = False
         self._ended = False
@@ -184,15 +208,26 @@ class _Form:
     async def file_bytes(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Bytes of the part `file`; empty pieces are skipped, so the first one comes after the part's head."""
         async for piece in stream:
+            self._bytes += len(piece)
             try:
-                self._parser.write(piece)
+                # In a thread: there are bytes for which the parser takes a microsecond each.
+                await asyncio.to_thread(self._parser.write, piece)
             except MultipartParseError as error:
                 raise ProtocolError(f"the multipart body is malformed: {error}; send one part named 'file'") from error
+            self._file_bytes += len(self._out)
+            if self._bytes - self._file_bytes > MULTIPART_SLACK_BYTES:
+                raise PayloadTooLarge(
+                    f"expected at most {MULTIPART_SLACK_BYTES} bytes beside the part {FILE_PART!r} of a multipart "
+                    "body, more came: send the recording alone",
+                    max_bytes=MULTIPART_SLACK_BYTES,
+                )
             if self._out:
                 yield bytes(self._out)
                 self._out.clear()
         if not self._found:
             names = ", ".join(map(repr, self._seen)) or "none"
+            if self._parts > len(self._seen):
+                names += f" and {self._parts - len(self._seen)} more"
             raise ProtocolError(f"expected one part named {FILE_PART!r} in the multipart body, came {names}")
         if not self._ended:
             raise ProtocolError("the multipart body ends before its closing boundary: send it whole")
@@ -213,7 +248,9 @@ class _Form:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._seen.append(name)
+        self._parts += 1
+        if len(self._seen) < NAMED_PARTS:
+            self._seen.append(name[:NAME_CHARS])
         if name != FILE_PART:
             return
         if self._found:

@@ -26,6 +26,9 @@ from service.settings import RESERVED_CONNECTIONS, Settings
 
 logger = logging.getLogger("service.access")
 
+MAX_PIPELINED = 8
+"""Requests of one connection that wait for the answers before them; each costs far more memory than its bytes."""
+
 SPARED = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
@@ -111,6 +114,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._asked, self._in_head = True, False
         if not (self.parser.should_upgrade() and self._should_upgrade()):  # or that one still has to happen, in time
             self._head_since_s, self._head_bytes = None, 0
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._cut(f"more than {MAX_PIPELINED} of its requests wait for the answers before them")
+            raise _Refused
         self.app = self._spared if self._has_no_room() else self._application
         super().on_headers_complete()
 
@@ -122,7 +128,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._lines_bytes += size
         if self._lines_bytes > self.limits.max_header_bytes:
-            raise _HeadTooLong
+            raise _Refused
 
     def send_400_response(self, msg: str) -> None:
         """Say what was wrong, unless the connection is closing because of it."""
@@ -218,8 +224,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._look = None
 
 
-class _HeadTooLong(Exception):
-    """Ends the parsing of a head; uvicorn's class takes it for a request that cannot be parsed."""
+class _Refused(Exception):
+    """Ends the parsing; uvicorn's class takes it for a request that cannot be parsed."""
 
 
 def guarded(settings: Settings, on_refused: Callable[[], None]) -> type[GuardedHttpProtocol]:

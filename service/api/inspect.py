@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.api.body import Upload, body_limits, open_upload
+from service.api.body import ClientLeft, Upload, body_limits, client_leaves, open_upload
 from service.api.deps import AppState, From, RequestId, State
 from service.api.schemas import ErrorAnswer, InspectAnswer
 from service.assembly import decode_limits, make_lanes
@@ -22,6 +22,7 @@ from service.errors import Draining, Overloaded, SpeechQCError
 from service.generations import Generation
 from service.holding import Holding
 from service.inspection import ChannelMode, Inspection, InspectOptions, Inspector
+from service.metrics import ABORTED, DISCONNECTED, OK
 from service.report import choose_labels, export_report, inspection_document, to_json
 from service.scoring import EXPORTS
 from service.tracing import note
@@ -107,7 +108,7 @@ async def inspect(
         )
         with _counted(state, caller) as holding:
             upload = await open_upload(request, body_limits(state.settings))
-            inspection = await _inspect(state, generation, upload, options, holding)
+            inspection = await _inspect(state, generation, request, upload, options, holding)
             note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
             note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
             if is_json:  # made while its memory is still held
@@ -129,33 +130,61 @@ async def inspect(
 
 
 async def _inspect(
-    state: AppState, generation: Generation, upload: Upload, options: InspectOptions, holding: Holding
+    state: AppState,
+    generation: Generation,
+    request: Request,
+    upload: Upload,
+    options: InspectOptions,
+    holding: Holding,
 ) -> Inspection:
     decoder = Decoder(decode_limits(state.settings), upload.content_type, upload.filename, upload.total_bytes)
     lanes = make_lanes(state.settings)
     async with Inspector(generation.engine, generation.contract, lanes, options, holding.set) as inspector:
-        return await inspector.inspect_bytes(upload.pieces, decoder)
+        complete = asyncio.Event()
+        inspecting = asyncio.create_task(inspector.inspect_bytes(_until(upload.pieces, complete), decoder))
+        leaving = asyncio.create_task(_leaves(request, complete))
+        try:
+            await asyncio.wait({inspecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not inspecting.done():
+                raise ClientLeft("the client left before it had its answer")
+            return inspecting.result()
+        finally:
+            for task in (inspecting, leaving):
+                task.cancel()
+            await asyncio.wait({inspecting, leaving})
+
+
+async def _until(pieces: AsyncIterator[bytes], complete: asyncio.Event) -> AsyncIterator[bytes]:
+    """All pieces, and a word after the last: until then nobody else may ask for what the client sends."""
+    async for piece in pieces:
+        yield piece
+    complete.set()
+
+
+async def _leaves(request: Request, complete: asyncio.Event) -> None:
+    """Wait until the client has sent all, and then has left: places are for those who wait for an answer."""
+    await complete.wait()
+    await client_leaves(request)
 
 
 @contextmanager
 def _counted(state: AppState, caller: Caller) -> Iterator[Holding]:
     """Hold one of the places for uploads, and count how it ended."""
     most, metrics = state.settings.max_uploads, state.metrics
-    try:
-        if state.uploads >= most:
-            metrics.refuse("uploads")
-            raise Overloaded(f"all {most} places for uploads are taken; try again in a second", limit=most)
-        state.quotas.upload(caller)
-    except Overloaded:
+    if state.uploads >= most:
         metrics.uploads.labels(Overloaded.code).inc()
-        raise
+        metrics.refuse("uploads")
+        raise Overloaded(f"all {most} places for uploads are taken; try again in a second", limit=most)
     state.uploads += 1
     metrics.uploads_active.inc()
-    outcome = "aborted"
+    outcome = ABORTED
     try:
-        with state.held.holding() as holding:
+        with state.quotas.upload(caller), state.held.holding() as holding:
             yield holding
-        outcome = "ok"
+        outcome = OK
+    except ClientLeft:
+        outcome = DISCONNECTED
+        raise
     except SpeechQCError as error:
         outcome = error.code
         note({"error.type": error.code})

@@ -36,8 +36,6 @@ async def token(state: State, caller: From) -> JSONResponse:
     """
     if state.ring is None or caller.key is None:
         raise Forbidden("this server has no keys, so nobody needs a token: open the stream without one")
-    if caller.by_token:
-        raise Forbidden("a token cannot ask for another one, or it would last for ever: send the key itself")
     answer = {"token": state.ring.make_token(caller.key), "expires_in_s": state.ring.token_s}
     return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
@@ -56,7 +54,7 @@ async def reload(state: State, caller: From) -> dict[str, Any]:
     Streams and uploads that have begun end with the model they began with. With several processes one of them tries
     the file first, then the others follow, and `workers` says how it went in each. Needs an admin key.
     """
-    if caller.key is None or not caller.key.admin or caller.by_token:
+    if caller.key is None or not caller.key.admin:
         raise Forbidden(
             "reloading the model needs an admin key ('speech-qc keys add NAME --admin'); without keys send the server "
             "SIGHUP"

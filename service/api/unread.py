@@ -42,7 +42,7 @@ class Unread:
 
     Args:
         limit_s: A period within which nothing was taken, or less than it should be, is one too many.
-        min_bytes_per_s: What should be taken on average. 0: anything, by which a buffer that grows counts, too.
+        min_bytes_per_s: What should be taken on average. 0: anything.
     """
 
     def __init__(self, limit_s: float, min_bytes_per_s: int = 0) -> None:
@@ -62,9 +62,8 @@ class Unread:
             now_s: Monotonic.
         """
         before, self._waiting_bytes = self._waiting_bytes, waiting_bytes
-        self._taken_bytes += max(0, before - waiting_bytes)
-        begins = not before or (waiting_bytes != before and not self._min_bytes_per_s)
-        if not waiting_bytes or begins:
+        self._taken_bytes += max(0, before - waiting_bytes)  # one that grows is no sign of life
+        if not waiting_bytes or not before:
             self._since_s, self._taken_bytes = now_s, 0
             return False
         passed_s = now_s - self._since_s

@@ -36,7 +36,7 @@ def end_after(seconds: float) -> threading.Thread:
     """Have this process end at that time, if it is still there then."""
 
     def end() -> None:
-        time.sleep(seconds)
+        time.sleep(max(0.0, seconds - LAST_WORDS_S / 4))
         words = threading.Thread(
             target=logger.critical,
             args=("the time to drain is over and something hangs: the process ends (exit code %d)", EXIT_CODE),

@@ -119,15 +119,31 @@ def test_uploads_of_a_key_are_bounded_by_the_minute(clock):
     caller = Caller(make_key("a", uploads_per_minute=3)[1])
     quotas = Quotas(Settings(), clock=clock)
     for _ in range(3):
-        quotas.upload(caller)
-    with pytest.raises(Overloaded) as refused:
-        quotas.upload(caller)
+        with quotas.upload(caller):
+            pass
+    with pytest.raises(Overloaded) as refused, quotas.upload(caller):
+        pass
     assert refused.value.detail["retry_after_s"] == 20
     clock.now += 20
-    quotas.upload(caller)
-    with pytest.raises(Overloaded):
-        quotas.upload(caller)
-    Quotas(Settings(), clock=clock).upload(Caller(make_key("b")[1]))
+    with quotas.upload(caller):
+        pass
+    with pytest.raises(Overloaded), quotas.upload(caller):
+        pass
+    with Quotas(Settings(), clock=clock).upload(Caller(make_key("b")[1])):
+        pass
+
+
+def test_uploads_of_a_key_at_the_same_time_are_bounded_and_one_refused_costs_none_of_its_minute(clock):
+    quotas = Quotas(Settings(key_max_uploads=1), clock=clock)
+    caller, other = Caller(make_key("a", uploads_per_minute=2)[1]), Caller(make_key("b")[1])
+    with quotas.upload(caller):
+        for _ in range(3):
+            with pytest.raises(Overloaded, match="1 uploads at a time"), quotas.upload(caller):
+                pass
+        with quotas.upload(other):
+            pass
+    with quotas.upload(caller):
+        pass
 
 
 def test_streams_of_a_key_are_bounded_and_its_own_bound_wins(clock):
