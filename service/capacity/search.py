@@ -63,6 +63,11 @@ class Trial:
         """The figure that is held against the limit."""
         return self.lag_ms[QUANTILES.index(0.99)]
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether the server had no place for a stream: a limit that was set, which says nothing of the machine."""
+        return self.failed > 0 and '"code":"overloaded"' in (self.reason or "")
+
     def holds(self, p99_ms: float) -> bool:
         """Whether the lag stayed within the limit with nothing lost; a trial without scores (NaN) does not."""
         return self.p99_ms <= p99_ms and not self.lost_frames and not self.failed

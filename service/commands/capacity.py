@@ -103,7 +103,13 @@ def measure(options: CapacityOptions, notes: Console) -> Finding:
             search.record(streams, held := trial.holds(options.p99_ms))
             notes.print(Text(f"p99 {trial.p99_ms:.0f} ms, {'holds' if held else 'does not hold'}{_fault(trial)}"))
     reached = search.holds >= options.most
-    complete = not ended and not reached
+    refused = any(trial.was_refused for trial in trials if trial.streams == search.fails)
+    complete = not ended and not reached and not refused
+    if refused and not ended:
+        ended = (
+            "beyond that the server has no places, whatever the machine carries; raise SPEECHQC_MAX_STREAMS there, or "
+            "the bound of the key, and measure again"
+        )
     if not ended:
         ended = (
             "the largest number that may be tried held"
@@ -224,13 +230,17 @@ def page(finding: Finding, options: CapacityOptions) -> RenderableType:
 def advice(finding: Finding, options: CapacityOptions) -> str:
     """What to set, and how sure that is."""
     if not finding.found:
-        return f"Not even {min(t.streams for t in finding.trials)} streams hold p99 {options.p99_ms:g} ms here."
+        fewest = min(trial.streams for trial in finding.trials)
+        why = f": {finding.ended}" if any(trial.was_refused for trial in finding.trials) else ""
+        return f"Not even {fewest} streams hold p99 {options.p99_ms:g} ms here{why}."
     least = "" if finding.complete else "at least "
     each = "" if finding.workers == 1 else f", for each of the {finding.workers} processes"
     text = (
         f"{least}{finding.found} streams hold p99 {options.p99_ms:g} ms: {finding.ended}. "
         f"Set SPEECHQC_MAX_STREAMS={advised_limit(finding.found, finding.workers)} ({SAFE_SHARE:.0%} of it{each})."
     )
+    if options.url is not None:
+        text += " Where that address is a balancer's, divide it by the number of servers behind."
     best = next(trial for trial in finding.trials if trial.streams == finding.found)
     if any(trial.late_p99_ms > LATE_MS for trial in finding.trials if trial.streams > best.streams):
         text += " The clients themselves were late above that: with clients on another machine it may be more."

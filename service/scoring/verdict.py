@@ -9,6 +9,8 @@ What an operator can rely on:
   chain itself (clipped samples, digital silence, DC offset, peak) still count, because they need no talker: a recording
   of nothing but zeros, or of nothing but overload, *fails*. One that only warns stays `unknown`, with that reason
   beside it, since a mere warning would claim that the rest was found good.
+- A rate of events fails a recording only from the second event on: one in a clip of a few seconds is a large rate, and
+  may be a false one. It warns.
 - A figure that is null gives no reason: what cannot be known is not held against anyone.
 """
 
@@ -24,6 +26,7 @@ from service.scoring.summary import MOS_LABELS, Summary
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 
+PER_MINUTE = "_per_min"
 TOO_SHORT_CODE = "too_short"
 NO_SPEECH_CODE = "no_speech"
 CODES: frozenset[str] = frozenset(
@@ -89,7 +92,8 @@ def judge(
         measure, value = MEASURES[name], values.get(name)
         if value is None or (measure.needs_speech and not has_speech):
             continue
-        _hold(name, measure, value, limit, failed, warned)
+        single = name.endswith(PER_MINUTE) and event_counts.get(str(measure.label)) == 1
+        _hold(name, measure, value, limit, failed, warned, single=single)
 
     reasons = failed + warned
     if not has_speech:
@@ -110,12 +114,21 @@ def _values(
     minutes = duration_s / 60.0
     for label in ("dropout", "transient_noise"):
         if label in summary.label_ratios:  # a model without the head found none because it did not look
-            values[f"{label}s_per_min"] = event_counts.get(label, 0) / minutes
+            values[f"{label}s{PER_MINUTE}"] = event_counts.get(label, 0) / minutes
     return values
 
 
-def _hold(name: str, measure: Measure, value: float, limit: Limit, failed: list[Reason], warned: list[Reason]) -> None:
-    """Add the gravest reason that the value gives, if any."""
+def _hold(
+    name: str,
+    measure: Measure,
+    value: float,
+    limit: Limit,
+    failed: list[Reason],
+    warned: list[Reason],
+    *,
+    single: bool,
+) -> None:
+    """Add the gravest reason that the value gives, if any; a rate of a single event can only warn."""
     for bounds, into, word in (
         ((limit.fail_below, limit.fail_above), failed, "fail"),
         ((limit.warn_below, limit.warn_above), warned, "warn"),
@@ -125,7 +138,7 @@ def _hold(name: str, measure: Measure, value: float, limit: Limit, failed: list[
             into.append(_reason(name, measure, value, below, "below", word))
             return
         if above is not None and value > above:
-            into.append(_reason(name, measure, value, above, "above", word))
+            (warned if single else into).append(_reason(name, measure, value, above, "above", word))
             return
 
 

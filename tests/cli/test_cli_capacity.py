@@ -205,6 +205,27 @@ def test_the_command_prints_the_table_and_what_to_set(monkeypatch, capsys):
     assert found["trials"][0]["lag_ms"]["p99"] > 0 and found["trials"][0]["holds"]
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("places", [40, 5])
+def test_a_limit_that_was_set_is_not_taken_for_that_of_the_machine(capsys, places):
+    def measure(url: str) -> tuple[int, str]:
+        arguments = ("capacity", "--url", url, "--max", "64", "--seconds", "1", "--p99-ms", "5000", "--json")
+        return run(*arguments), capsys.readouterr().out
+
+    code, text = against_a_server(measure, max_streams=places)
+    found = json.loads(text)
+    assert code == (0 if places > 32 else 1)
+    assert not found["complete"] and found["streams"] <= places
+    assert "raise SPEECHQC_MAX_STREAMS there" in found["ended"]
+
+
+def test_the_advice_for_an_address_that_may_be_a_balancers_says_so():
+    options = CapacityOptions(url="http://127.0.0.1:8000")
+    assert "number of servers behind" in advice(Finding("m", [a_trial()], 10, True, "so"), options)
+    full = a_trial(failed=2, reason='{"type":"error","error":{"code":"overloaded","message":"no"}}')
+    assert "no places" in advice(Finding("m", [full], 0, False, "there are no places"), options)
+
+
 def test_a_server_that_is_none_is_an_error(capsys):
     assert run("capacity", "--url", "http://127.0.0.1:9") == 2
     assert "expected a speech-qc server at http://127.0.0.1:9" in capsys.readouterr().err

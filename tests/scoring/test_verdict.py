@@ -232,6 +232,16 @@ def test_events_are_counted_per_minute() -> None:
     assert (reason.code, reason.label, reason.value) == ("dropouts_per_min_above", "dropout", 2.5)
 
 
+def test_one_event_in_a_short_recording_warns_and_two_fail_it() -> None:
+    """One in five seconds is twelve a minute, but may be a false one."""
+    limits = {"dropouts_per_min": {"warn_above": 2.0, "fail_above": 12.0}}
+    one = verdict(limits, duration_s=4.9, events={"dropout": 1})
+    assert (one.status, codes(one)) == ("warn", ["dropouts_per_min_above"])
+    assert verdict(limits, duration_s=4.9, events={"dropout": 2}).status == "fail"
+    assert verdict({"dropouts_per_min": {"fail_above": 1.0}}, duration_s=30.0, events={"dropout": 1}).status == "warn"
+    assert verdict(limits, duration_s=40.0, events={"dropout": 1}).status == "pass"
+
+
 def test_a_model_that_does_not_look_for_dropouts_is_not_taken_to_find_none() -> None:
     blind = dataclasses.replace(CLEAN, label_ratios={"speech": 0.6, "noise": 0.0, "interference": 0.0})
     assert verdict({"dropouts_per_min": {"fail_below": 1.0}}, blind).status == "pass"
