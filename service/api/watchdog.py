@@ -24,7 +24,9 @@ LEAST_LIMIT_S = 10.0
 """A loop that is only late must not cost anybody a stream."""
 LOOK_S = 1.0
 LAST_WORDS_S = 2.0
-"""Longest wait for the log, which may be what hangs."""
+"""Longest wait for the log, which may be what hangs,"""
+SHORT_WORDS_S = 0.2
+"""and where there is no time for that."""
 
 
 def end_now() -> NoReturn:
@@ -36,14 +38,14 @@ def end_after(seconds: float) -> threading.Thread:
     """Have this process end at that time, if it is still there then."""
 
     def end() -> None:
-        time.sleep(max(0.0, seconds - LAST_WORDS_S / 4))
+        time.sleep(max(0.0, seconds - SHORT_WORDS_S))
         words = threading.Thread(
             target=logger.critical,
             args=("the time to drain is over and something hangs: the process ends (exit code %d)", EXIT_CODE),
             daemon=True,
         )
         words.start()
-        words.join(LAST_WORDS_S / 4)
+        words.join(SHORT_WORDS_S)
         end_now()
 
     thread = threading.Thread(target=end, name="speechqc-last-resort", daemon=True)

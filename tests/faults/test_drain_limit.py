@@ -104,8 +104,8 @@ def test_a_process_whose_streams_and_uploads_hang_ends_in_time_and_tells_them(tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps_in", "code"), [("thread", 0), ("loop", 1)])
-def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, code):
+@pytest.mark.parametrize(("steps_in", "codes"), [("thread", (0, 1)), ("loop", (1,))])
+def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, codes):
     """A loop that stands still hears of no signal: its process is ended from beside it, which is no end in order."""
     with started(tmp_path, free_port(), **PATIENT, WORKERS="2", STEPS_IN=steps_in, EXIT_WHEN_DEAD_S="0") as server:
         server.until(lambda: "2 workers listen" in server.log(), "both workers")
@@ -120,7 +120,7 @@ def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, code):
 
         begun_s = time.monotonic()
         asyncio.run(asyncio.wait_for(main(), 60))
-        assert server.ends() == code
+        assert server.ends() in codes
         assert time.monotonic() - begun_s < DRAIN_S + 1 + LATE_S, server.log()
 
 
