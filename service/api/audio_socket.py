@@ -176,11 +176,9 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
             and len(data) <= self.config.ws_max_size
         ):
             message = whole_binary_message(data)
-            if message is not None:
-                if not self._may_send(len(message)):
-                    return
-                if sink(message):
-                    return
+            if message is not None and sink(message):
+                self._may_send(len(message))
+                return
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.close_sent:
             self._refuse_handshake(self.conn.handshake_exc)
