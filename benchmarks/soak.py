@@ -53,6 +53,12 @@ class Tally:
     hostile: int = 0
     failures: list[str] = field(default_factory=list)
 
+    def fail(self, what: str) -> None:
+        """Note a failure, and say it at once."""
+        self.failures.append(what)
+        sys.stdout.write(f"failure: {what}\n")
+        sys.stdout.flush()
+
     def line(self) -> str:
         """For people."""
         return (
@@ -123,7 +129,7 @@ async def one_stream(url: str, api_key: str | None, tally: Tally, rng: random.Ra
                     if message["error"]["code"] == "overloaded":
                         tally.refused += 1
                         return
-                    tally.failures.append(message["error"]["message"])
+                    tally.fail(message["error"]["message"])
         finally:
             sending.cancel()
             await asyncio.wait({sending})
@@ -131,7 +137,7 @@ async def one_stream(url: str, api_key: str | None, tally: Tally, rng: random.Ra
     tally.streams += 1
     tally.frames += following
     if summary is None:
-        tally.failures.append("a stream ended without a summary")
+        tally.fail("a stream ended without a summary")
     tally.lost_frames += abs(expected - following)
 
 
@@ -144,7 +150,7 @@ async def keep_streaming(
         try:
             await one_stream(url, api_key, tally, rng, sound)
         except (ConnectionClosed, InvalidHandshake, OSError, TimeoutError) as error:
-            tally.failures.append(f"stream: {error!r}")
+            tally.fail(f"stream: {error!r}")
             await asyncio.sleep(1)
 
 
@@ -158,12 +164,12 @@ async def keep_uploading(
             try:
                 answer = await web.post(f"{url.replace('ws', 'http', 1)}/v1/inspect", content=body)
             except httpx.HTTPError as error:
-                tally.failures.append(f"upload: {error!r}")
+                tally.fail(f"upload: {error!r}")
             else:
                 tally.uploads += answer.status_code == 200
                 tally.refused += answer.status_code == 429
                 if answer.status_code not in (200, 429):
-                    tally.failures.append(f"upload: {answer.status_code} {answer.text[:200]}")
+                    tally.fail(f"upload: {answer.status_code} {answer.text[:200]}")
             await asyncio.sleep(rng.uniform(0, 2 * every_s))
 
 

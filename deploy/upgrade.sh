@@ -1,34 +1,56 @@
 #!/bin/sh
 # Replaces the replicas by those of another version, one after the other. The image must be here (make image, docker pull).
 #
-#   COMPOSE_FILE=docker-compose.yml:docker-compose.scale.yml deploy/upgrade.sh 0.2.0
+#   COMPOSE_FILE=docker-compose.yml:docker-compose.scale.yml deploy/upgrade.sh 0.2.0 [seconds to become healthy]
 #
 # A new replica is healthy before an old one is told to drain, so none is missing at any time. One that does not become
 # healthy is taken away, the old ones serve on, and the exit code is 1.
 set -eu
 
-tag=${1:?usage: deploy/upgrade.sh TAG}
+tag=${1:?usage: deploy/upgrade.sh TAG [SECONDS]}
 wait_s=${2:-180}
-old=$(docker compose ps --quiet speech-qc)
+export SPEECH_QC_TAG="$tag"
+
+replicas() {
+    docker compose ps --quiet "$@" speech-qc
+}
+
+healthy() {
+    [ "$(docker inspect --format '{{.State.Health.Status}}' "$1" 2>/dev/null)" = healthy ]
+}
+
+old=$(replicas)
 count=$(echo "$old" | grep -c .) || {
     echo "no replica runs: start them with SPEECH_QC_TAG=$tag docker compose up --wait --no-build" >&2
     exit 2
 }
-export SPEECH_QC_TAG="$tag"
+# Compose would start one that has ended again, in place of a new one.
+for one in $(replicas --all); do
+    echo "$old" | grep -q "$one" || docker rm "$one" >/dev/null
+done
 
 for one in $old; do
-    before=$(docker compose ps --all --quiet speech-qc)
-    if ! docker compose up --wait --wait-timeout "$wait_s" --no-build --no-deps --no-recreate \
-        --scale "speech-qc=$((count + 1))" speech-qc; then
-        for new in $(docker compose ps --all --quiet speech-qc); do
-            if ! echo "$before" | grep -q "$new"; then
-                docker logs --tail 5 "$new" >&2 || true
-                docker rm --force "$new" >/dev/null
-            fi
+    before=$(replicas --all)
+    new=
+    if docker compose up --detach --no-build --no-deps --no-recreate --scale "speech-qc=$((count + 1))" speech-qc; then
+        for any in $(replicas --all); do
+            echo "$before" | grep -q "$any" || new=$any
         done
-        echo "speech-qc:$tag did not become healthy and was taken away; the replicas before it serve on" >&2
-        exit 1
     fi
+    left_s=$wait_s
+    until [ -n "$new" ] && healthy "$new"; do
+        if [ -z "$new" ] || [ "$left_s" -le 0 ]; then
+            for any in $(replicas --all); do
+                echo "$before" | grep -q "$any" && continue
+                docker logs --tail 5 "$any" >&2 || true
+                docker rm --force "$any" >/dev/null
+            done
+            echo "speech-qc:$tag did not become healthy within $wait_s s and was taken away; the replicas before it serve on" >&2
+            exit 1
+        fi
+        sleep 1
+        left_s=$((left_s - 1))
+    done
     docker stop "$one" >/dev/null # drains; what it has is finished, nginx sends new work to the others
     docker rm "$one" >/dev/null
 done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -92,7 +92,8 @@ def create_app(
             await asyncio.shield(models.drain(max(drain.work_left_s, drain.left_s / 4), drain.left_s / 4))
             if member is not None:
                 member.close()
-            await asyncio.to_thread(tracing.close)
+            with suppress(TimeoutError):  # where spans go may be what is gone
+                await asyncio.wait_for(asyncio.to_thread(tracing.close), drain.left_s / 2)
 
     app = FastAPI(
         title="speech-qc",

@@ -129,6 +129,20 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
         self._credit = min(FRAMES, self._credit + FRAMES_PER_S * self.limits.look_s)
         self._look = self.loop.call_later(self.limits.look_s, self._tick)
 
+    def shutdown(self) -> None:
+        """The server goes away; uvicorn's way fails, for all after it, where the client is closing already."""
+        if self.handshake_complete and not self.close_sent and self.conn.state is not OPEN:
+            self.stop_keepalive()
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    async def send(self, message: Any) -> None:
+        """Send an event of the application."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # by another answer than 101, which uvicorn would call a fault
+
     def _refuse_handshake(self, why: Exception) -> None:
         """Answer what the library could not read as a handshake."""
         error = ProtocolError(
@@ -161,7 +175,12 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
         if self.transport.is_closing():
             self._rest.clear()
             return
-        self._parse(self._rest.popleft())
+        try:
+            self._parse(self._rest.popleft())
+        except BaseException:  # out of `data_received` it would end the connection; out of a callback it would not
+            self._rest.clear()
+            self.transport.abort()
+            raise
         if self._rest:
             self.loop.call_soon(self._go_on)
         elif not self.read_paused and not self.transport.is_closing():
@@ -212,8 +231,8 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
     def handle_ping(self) -> None:
         """Answer, unless the client does not take the answers before."""
         answer = b"".join(self.conn.data_to_send())
-        if self._may_send(0) and self.writable.is_set():
-            self.transport.write(answer)
+        if self._may_send(0) and (self.writable.is_set() or self.conn.close_sent is not None):
+            self.transport.write(answer)  # which may hold the answer to a close, too
 
     def handle_pong(self, event: Frame) -> None:
         """Count it."""
@@ -244,9 +263,11 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
         ):
             self.frames = []
             return
-        if self.curr_msg_data_type == "text" and not _is_utf8(self.frames):
-            self.conn.send_close(1007)  # as uvicorn does, which logs a traceback with bytes of the message
-            self.handle_parser_exception()
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(self.frames):
+            self.frames = []
+            if self.conn.state is OPEN:  # and has not been closed by what came behind it
+                self.conn.send_close(1007)  # as uvicorn does, which logs a traceback with bytes of the message
+                self.handle_parser_exception()
             return
         super().send_receive_event_to_app()
 

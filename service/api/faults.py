@@ -24,7 +24,7 @@ def answer(error: SpeechQCError, request: HTTPConnection, headers: dict[str, str
     if retry_after_s is not None:
         sent["Retry-After"] = str(retry_after_s)
     if isinstance(error, RequestTimeout):
-        sent["Connection"] = "close"  # the rest of the body would be taken for the next request
+        sent["Connection"] = "close"  # nobody waits for the rest of a body that comes so slowly
     return JSONResponse(error.body(request_id(request)), status_code=error.http_status, headers=sent)
 
 

@@ -124,6 +124,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """The body is complete, too."""
         self._in_message = False
         super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
+            # It was answered before; what came since has ended uvicorn's wait for the next request.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _count(self, size: int) -> None:
         self._lines_bytes += size

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.api.body import ClientLeft, Upload, body_limits, client_leaves, open_upload
 from service.api.deps import AppState, From, RequestId, State
@@ -119,7 +120,7 @@ async def inspect(
                 content = await asyncio.to_thread(to_json, document)
     _count_result(state, inspection)
     if is_json:
-        return Response(content, media_type="application/json")
+        return _HeldResponse(state, content)
     export = EXPORTS[format]
     name = PurePath(upload.filename or "recording").name
     report = export_report(inspection, generation.contract, name, chosen)
@@ -127,6 +128,19 @@ async def inspect(
     return StreamingResponse(
         export.render(report), media_type=export.media_type, headers={"Content-Disposition": disposition}
     )
+
+
+class _HeldResponse(Response):
+    """An answer whose bytes count until the connection has taken them over, behind others that it may still have."""
+
+    def __init__(self, state: AppState, content: bytes) -> None:
+        super().__init__(content, media_type="application/json")
+        self._held = state.held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with self._held.sending(len(self.body)):
+            await super().__call__(scope, receive, send)
 
 
 async def _inspect(
@@ -149,9 +163,11 @@ async def _inspect(
                 raise ClientLeft("the client left before it had its answer")
             return inspecting.result()
         finally:
-            for task in (inspecting, leaving):
-                task.cancel()
+            inspecting.cancel()
+            leaving.cancel()
             await asyncio.wait({inspecting, leaving})
+            # An error holds this frame, which would hold its task, which holds the error; and all hold the recording.
+            del inspecting, leaving
 
 
 async def _until(pieces: AsyncIterator[bytes], complete: asyncio.Event) -> AsyncIterator[bytes]:
@@ -179,7 +195,7 @@ def _counted(state: AppState, caller: Caller) -> Iterator[Holding]:
     metrics.uploads_active.inc()
     outcome = ABORTED
     try:
-        with state.quotas.upload(caller), state.held.holding() as holding:
+        with state.held.holding() as holding, state.quotas.upload(caller):
             yield holding
         outcome = OK
     except ClientLeft:

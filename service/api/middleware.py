@@ -62,9 +62,10 @@ class RequestContext:
         async def send_with_id(message: Message) -> None:
             nonlocal status, answered
             if message["type"] == "http.response.start":
-                status, answered = message["status"], True
+                status = message["status"]
                 message["headers"] = [*message.get("headers", []), (REQUEST_ID_HEADER.encode(), identity.encode())]
             await send(message)
+            answered = True
 
         try:
             await self.app(scope, receive, send_with_id)

@@ -8,6 +8,7 @@ from service.settings import Settings
 
 LOOKS = 4
 """Looks at a connection within its shortest time-out."""
+LONGEST_LOOK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class ConnectionLimits:
     @property
     def look_s(self) -> float:
         """From one look at a connection to the next."""
-        return min(self.header_timeout_s, self.read_timeout_s) / LOOKS
+        return min(self.header_timeout_s, self.read_timeout_s, LONGEST_LOOK_S * LOOKS) / LOOKS
 
 
 class Unread:

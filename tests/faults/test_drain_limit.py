@@ -111,15 +111,16 @@ def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, codes):
         server.until(lambda: "2 workers listen" in server.log(), "both workers")
         server.hang()
 
-        async def main() -> None:
+        async def main() -> float:
             async with Clients(server) as clients:
                 uploads = [asyncio.create_task(clients.uploads(SOUND, len(SOUND))) for _ in range(2)]
                 await until(lambda: not server.may_hang)
                 server.process.send_signal(signal.SIGTERM)
+                begun_s = time.monotonic()
                 await asyncio.gather(*uploads)
+                return begun_s
 
-        begun_s = time.monotonic()
-        asyncio.run(asyncio.wait_for(main(), 60))
+        begun_s = asyncio.run(asyncio.wait_for(main(), 60))
         assert server.ends() in codes
         assert time.monotonic() - begun_s < DRAIN_S + 1 + LATE_S, server.log()
 

@@ -244,3 +244,17 @@ def test_what_is_left_of_a_body_that_was_refused_is_passed_over_but_not_for_ever
             await until(lambda: app.state.metrics.registry.get_sample_value("speechqc_connections") == 0)
 
     asyncio.run(main())
+
+
+def test_a_connection_whose_body_is_complete_after_its_answer_is_closed_when_nothing_comes_any_more():
+    async def main() -> None:
+        async with serving(**QUICK) as (url, app):
+            reader, writer = await open_to(url)
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 8)
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+            writer.write(b"x")
+            await until(lambda: app.state.metrics.registry.get_sample_value("speechqc_connections") == 0)
+            writer.close()
+
+    asyncio.run(main())

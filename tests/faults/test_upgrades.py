@@ -13,6 +13,8 @@ from signals import white_noise
 from stream_material import CLOSE, pcm16
 from websockets.frames import Frame, Opcode
 
+from service.engine import EchoRunner
+
 QUICK = {"header_timeout_s": 0.5, "read_timeout_s": 0.5, "upload_idle_s": 0.5}
 HEAD = b"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -128,3 +130,76 @@ def test_no_log_line_holds_the_query_or_a_header_of_a_stream(caplog):
         told.setLevel(level)
     assert "stream disconnected" in caplog.text, "the log was heard"
     assert "hidden" not in caplog.text
+
+
+def test_a_stream_that_is_closing_keeps_nobody_else_from_an_orderly_end():
+    """Its client says that it closes, and does not take what was sent before; meanwhile the server is told to stop."""
+
+    async def main() -> bytes:
+        async with serving(send_buffer_bytes=4096, drain_s=4.0, read_timeout_s=60.0) as (url, app):
+            plain = socket.socket()
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(plain, ("127.0.0.1", int(url.rsplit(":", 1)[1])))
+            await loop.sock_sendall(plain, STREAM + b"\r\n")
+            audio = Frame(Opcode.BINARY, pcm16(white_noise(0.1))).serialize(mask=True, extensions=[])
+            while app.state.unsent_bytes() < 20_000:
+                await loop.sock_sendall(plain, audio)
+                await asyncio.sleep(0.005)
+            await loop.sock_sendall(plain, Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True, extensions=[]))
+            reader, writer = await open_to(url)
+            writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"RIFF")
+            await until(lambda: app.state.parts.uploads == 1 and len(app.state.parts.streams) == 0)
+            reading = asyncio.create_task(reader.read())
+        # by here the server has ended in order, and has told the upload that it could not finish it
+        answer = await asyncio.wait_for(reading, 8)
+        writer.close()
+        plain.close()
+        return answer
+
+    assert asyncio.run(asyncio.wait_for(main(), 60)).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("after_close", [False, True], ids=["before", "after the server's close"])
+def test_text_that_is_none_ends_its_connection_wherever_it_stands(after_close):
+    wrong = Frame(Opcode.TEXT, b"\xff\xfe").serialize(mask=True, extensions=[])
+    close = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True, extensions=[])
+    padding = Frame(Opcode.BINARY, bytes(20_000)).serialize(mask=True, extensions=[])
+
+    async def main() -> None:
+        async with serving(**QUICK) as (url, app):
+            reader, writer = await open_to(url)
+            writer.write((STREAM.replace(b"/stream", b"/stream?nonsense=1") if after_close else STREAM) + b"\r\n")
+            await reader.readuntil(b'"error"' if after_close else b'"ready"')
+            writer.write(padding + wrong + close)
+            await asyncio.wait_for(reader.read(), 8)
+            await until_no_connection(app)
+            await until(lambda: len(app.state.parts.streams) == 0)
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_a_refusal_before_a_stream_is_open_is_no_error_of_the_server(caplog):
+    class Dead(EchoRunner):
+        def run(self, *_: object):
+            raise RuntimeError("the device fell off")
+
+    async def main() -> None:
+        async with serving(Dead(), max_step_failures=1, **QUICK) as (url, app):
+            reader, writer = await open_to(url)
+            writer.write(STREAM + b"\r\n")
+            await reader.readuntil(b'"ready"')
+            writer.write(Frame(Opcode.BINARY, bytes(32_000)).serialize(mask=True, extensions=[]))
+            await asyncio.wait_for(reader.readuntil(b"engine_dead"), 8)
+            writer.close()
+            reader, writer = await open_to(url)
+            writer.write(STREAM + b"\r\n")
+            said = await asyncio.wait_for(reader.read(), 8)
+            assert said.startswith(b"HTTP/1.1 503 ") and b"engine_dead" in said
+            writer.close()
+            await until_no_connection(app)
+
+    asyncio.run(main())
+    assert "handshake" not in caplog.text

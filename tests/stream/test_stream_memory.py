@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from live_server import serving
-from signals import white_noise
+from signals import wav_bytes, white_noise
 from stream_material import CLOSE, FINALIZE, cut, pcm16
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -21,12 +21,14 @@ from websockets.exceptions import ConnectionClosed
 from service import collecting
 from service.api.audio_socket import AudioSocketProtocol
 from service.api.guarded_http import GuardedHttpProtocol
+from service.audio.decode import Decoder
+from service.inspection import Inspector
 from service.live.scorer import Scorer
 from service.live.stream import LiveStream
 from service.session import Session
 
 PIECES = cut(pcm16(white_noise(0.5, level_dbfs=-30)), 3200)
-KINDS = (AudioSocketProtocol, GuardedHttpProtocol, LiveStream, Scorer, Session)
+KINDS = (AudioSocketProtocol, GuardedHttpProtocol, LiveStream, Scorer, Session, Decoder, Inspector)
 
 
 def in_memory() -> Counter[str]:
@@ -99,22 +101,38 @@ async def cut_off(url: str) -> None:
         link.transport.abort()
 
 
-async def an_upload(url: str) -> None:
+async def uploads(url: str) -> None:
+    whole, flac = wav_bytes(white_noise(1.0)), wav_bytes(white_noise(1.0), container="FLAC")
+    broken = np.full(16_000, np.nan, np.float32)
     async with httpx.AsyncClient(base_url=url.replace("ws", "http", 1)) as web:
-        assert (await web.post("/v1/inspect", content=b"RIFF and nothing")).status_code == 415
+        for content, status in (
+            (whole, 200), (flac, 200), (b"RIFF and nothing", 415), (whole[:-1000], 422), (flac[:4000], 422),
+            (b"fLaC" + bytes(4000), 415), (wav_bytes(broken, subtype="FLOAT"), 422),
+            (wav_bytes(white_noise(90.0)), 413),
+        ):  # fmt: skip
+            assert (await web.post("/v1/inspect", content=content)).status_code == status
         assert (await web.get("/health/live")).status_code == 200
+
+
+async def an_upload_that_is_given_up(url: str) -> None:
+    long = wav_bytes(white_noise(20.0), container="FLAC")
+    _, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+    writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(long) + long)
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    writer.transport.abort()
 
 
 @pytest.mark.parametrize(
     "ending",
     [
         to_its_end, with_commands, with_wrong_samples, with_too_long_a_text, with_an_unknown_option, left_by_the_client,
-        cut_off, an_upload,
+        cut_off, uploads, an_upload_that_is_given_up,
     ],
 )  # fmt: skip
 def test_nothing_is_left_for_the_collector(ending: Callable[[str], Awaitable[None]]):
     async def main() -> None:
-        async with serving() as (url, _app):
+        async with serving(max_held_bytes=2**20) as (url, _app):
             before = in_memory()
             for _ in range(3):
                 await ending(url)
