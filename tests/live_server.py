@@ -22,6 +22,25 @@ async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
             await asyncio.sleep(0.01)
 
 
+def port_of(url: str) -> int:
+    """Port of the address that `serving` gives."""
+    return int(url.rsplit(":", 1)[1])
+
+
+async def open_to(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to it."""
+    return await asyncio.open_connection("127.0.0.1", port_of(url))
+
+
+async def small_socket(url: str) -> socket.socket:
+    """A connection to it that takes little at a time; a server with a small send buffer soon sees that nobody reads."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", port_of(url)))
+    return plain
+
+
 @asynccontextmanager
 async def serving(
     runner: Runner | None = None, *, send_buffer_bytes: int | None = None, **settings: object

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from contextlib import suppress
 
 import httpx
 import pytest
-from live_server import serving, until
+from live_server import open_to, serving, small_socket, until
 from signals import voice, wav_bytes, white_noise
 from stream_material import CLOSE
 from websockets.frames import Frame, Opcode
@@ -37,10 +36,6 @@ FLOODS = {
     "commands": frame(Opcode.TEXT, b'{"type": "KeepAlive"}'),
     "empty fragments": frame(Opcode.BINARY, fin=False) + frame(Opcode.CONT, fin=False) * 100,
 }
-
-
-async def open_to(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
 
 
 def connections(app) -> float:
@@ -136,11 +131,7 @@ def test_real_time_in_small_frames_and_much_more_than_real_time_in_larger_ones_a
 def test_a_client_that_pings_and_does_not_read_fills_no_memory():
     async def main() -> None:
         async with serving(send_buffer_bytes=4096) as (url, app):
-            plain = socket.socket()
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            plain.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(plain, ("127.0.0.1", int(url.rsplit(":", 1)[1])))
+            plain, loop = await small_socket(url), asyncio.get_running_loop()
             await loop.sock_sendall(plain, UPGRADE)
             most = 0
             for _ in range(int(FRAMES) // 100 + 5):  # below the bound on frames, then at it

@@ -7,7 +7,7 @@ import socket
 import struct
 
 import pytest
-from live_server import serving, until
+from live_server import open_to, serving, small_socket, until
 from signals import wav_bytes, white_noise
 
 SOUND = wav_bytes(white_noise(2.0))
@@ -16,10 +16,6 @@ UPGRADE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-
-
-async def open_to(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
 
 
 def post(length: int) -> bytes:
@@ -152,11 +148,7 @@ def test_an_upload_that_drips_is_answered_408():
 def test_a_client_that_does_not_take_its_answer_is_cut():
     async def main() -> None:
         async with serving(send_buffer_bytes=4096, **QUICK) as (url, app):
-            plain = socket.socket()
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            plain.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(plain, ("127.0.0.1", int(url.rsplit(":", 1)[1])))
+            plain, loop = await small_socket(url), asyncio.get_running_loop()
             sound = wav_bytes(white_noise(60.0))  # 3000 frames of 12 labels: some 200 KB of JSON
             await loop.sock_sendall(plain, post(len(sound)) + sound)
             await until(lambda: at_rest(app))

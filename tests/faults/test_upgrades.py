@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 
 import pytest
-from live_server import serving, until
+from live_server import open_to, serving, small_socket, until
 from signals import white_noise
 from stream_material import CLOSE, pcm16
 from websockets.frames import Frame, Opcode
@@ -33,10 +32,6 @@ NO_HANDSHAKES = {
     "another version": (STREAM.replace(b"13", b"12") + b"\r\n", 400),
     "an origin that is no address": (STREAM + b"Origin: http://[::1\r\n\r\n", 403),
 }
-
-
-async def open_to(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
 
 
 async def until_no_connection(app) -> None:
@@ -86,11 +81,7 @@ def test_a_stream_whose_client_reads_nothing_at_its_end_is_cut():
 
     async def main() -> None:
         async with serving(send_buffer_bytes=4096, **QUICK) as (url, app):
-            plain = socket.socket()
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            plain.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(plain, ("127.0.0.1", int(url.rsplit(":", 1)[1])))
+            plain, loop = await small_socket(url), asyncio.get_running_loop()
             await loop.sock_sendall(plain, STREAM + b"\r\n")
             for _ in range(30):
                 audio = Frame(Opcode.BINARY, pcm16(white_noise(0.1))).serialize(mask=True, extensions=[])
@@ -137,11 +128,7 @@ def test_a_stream_that_is_closing_keeps_nobody_else_from_an_orderly_end():
 
     async def main() -> bytes:
         async with serving(send_buffer_bytes=4096, drain_s=4.0, read_timeout_s=60.0) as (url, app):
-            plain = socket.socket()
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            plain.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(plain, ("127.0.0.1", int(url.rsplit(":", 1)[1])))
+            plain, loop = await small_socket(url), asyncio.get_running_loop()
             await loop.sock_sendall(plain, STREAM + b"\r\n")
             audio = Frame(Opcode.BINARY, pcm16(white_noise(0.1))).serialize(mask=True, extensions=[])
             while app.state.unsent_bytes() < 20_000:

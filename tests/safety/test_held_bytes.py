@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import Counter
 
 import httpx
 import pytest
-from live_server import serving, until
+from live_server import serving, small_socket, until
 from signals import voice, wav_bytes, white_noise
 
 from service.api.unread import Unread
@@ -68,10 +67,7 @@ def test_answers_that_nobody_takes_leave_less_for_others():
     async def main() -> None:
         async with serving(send_buffer_bytes=4096, max_held_bytes=MIB) as (url, app), httpx.AsyncClient() as web:
             address = url.replace("ws", "http") + "/v1/inspect"
-            plain = socket.socket()
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            plain.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", int(url.rsplit(":", 1)[1])))
+            plain = await small_socket(url)
             reader, writer = await asyncio.open_connection(sock=plain, limit=1024)
             writer.write(post(MINUTE))
             await until(lambda: app.state.unsent_bytes() > 150_000)
