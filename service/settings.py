@@ -168,6 +168,9 @@ class Settings(BaseSettings):
     """Longest query of a request, bytes."""
     header_timeout_s: float = Field(default=10.0, gt=0)
     """A connection whose request's head is not complete after so many seconds is cut."""
+    keep_alive_s: float = Field(default=20.0, gt=0)
+    """A connection that waits for its next request is closed after so many seconds. Set it longer than clients and
+    balancers in front keep theirs, or a request may cross the close."""
     read_timeout_s: float = Field(default=30.0, gt=0)
     """A client that takes nothing of its HTTP answer for so many seconds is cut."""
     read_min_bytes_per_s: int = Field(default=5000, ge=0)

@@ -51,6 +51,7 @@ class StreamServer(uvicorn.Server):
         defaults: dict[str, Any] = {
             "http": guarded(settings, metrics.connections_refused.inc),
             "ws": bounded(settings),
+            "timeout_keep_alive": settings.keep_alive_s,
             "ws_per_message_deflate": False,  # compressing each message costs more than it saves on a local line
             # Twice what a stream takes, so that its own error, which says what to do, comes before a bare close.
             "ws_max_size": 2 * settings.stream_max_message_bytes,

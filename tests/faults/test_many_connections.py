@@ -163,3 +163,27 @@ def test_without_a_limit_of_its_own_there_is_room_for_all_places_and_more():
     settings = Settings(max_streams=2000, max_uploads=50)
     assert settings.connections_limit > 2050
     assert Settings(max_connections=7).connections_limit == 7
+
+
+def test_a_connection_is_kept_for_its_next_request_longer_than_clients_keep_theirs():
+    """Five seconds are what httpx and Node keep an idle one: with as many here a request may cross the close."""
+
+    async def main() -> None:
+        async with serving() as (url, _), AsyncExitStack() as until_end:
+            crowd = Crowd(url, _, until_end)
+            wire = await crowd.one()
+            assert (await crowd.ask(get("/health/live"), wire))[0] == 200
+            await asyncio.sleep(5.5)
+            assert (await crowd.ask(get("/health/live"), wire))[0] == 200
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_asks_nothing_more_is_closed():
+    async def main() -> None:
+        async with serving(keep_alive_s=0.3) as (url, app), AsyncExitStack() as until_end:
+            crowd = Crowd(url, app, until_end)
+            await crowd.ask(get("/health/live"), await crowd.one())
+            await until(lambda: crowd.value("speechqc_connections") == 0)
+
+    asyncio.run(main())

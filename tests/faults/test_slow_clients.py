@@ -11,7 +11,7 @@ from live_server import open_to, serving, small_socket, until
 from signals import wav_bytes, white_noise
 
 SOUND = wav_bytes(white_noise(2.0))
-QUICK = {"header_timeout_s": 0.3, "read_timeout_s": 0.3, "upload_idle_s": 0.3}
+QUICK = {"header_timeout_s": 0.3, "read_timeout_s": 0.3, "upload_idle_s": 0.3, "keep_alive_s": 2.0}
 UPGRADE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

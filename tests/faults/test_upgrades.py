@@ -14,7 +14,7 @@ from websockets.frames import Frame, Opcode
 
 from service.engine import EchoRunner
 
-QUICK = {"header_timeout_s": 0.5, "read_timeout_s": 0.5, "upload_idle_s": 0.5}
+QUICK = {"header_timeout_s": 0.5, "read_timeout_s": 0.5, "upload_idle_s": 0.5, "keep_alive_s": 2.0}
 HEAD = b"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 STREAM = b"GET /v1/stream HTTP/1.1\r\n" + HEAD + KEY
