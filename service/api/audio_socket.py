@@ -24,7 +24,7 @@ from websockets.protocol import OPEN, Protocol
 from websockets.streams import StreamReader
 
 from service.api.raw_answer import raw_answer
-from service.api.unread import ConnectionLimits, Unread
+from service.api.unread import ConnectionLimits, Unread, Watched
 from service.errors import ProtocolError
 from service.settings import Settings
 
@@ -83,14 +83,13 @@ def is_between_messages(conn: Protocol) -> bool:
     return parser.gi_code is _BETWEEN_FRAMES and conn.current_size is None
 
 
-class AudioSocketProtocol(WebSocketsSansIOProtocol):
+class AudioSocketProtocol(Watched, WebSocketsSansIOProtocol):
     """One connection; `bounded` binds the limits, since uvicorn makes the objects. Compression must be off.
 
     uvicorn ends neither a connection whose handshake failed to parse, nor one that is closing and whose client does not
     take what was sent before; both would stay for ever.
     """
 
-    limits: ConnectionLimits
     sink: Callable[[bytes], bool] | None = None
     """Is offered each binary message that nothing waits before; True when it took it."""
 
@@ -100,7 +99,6 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
         self.logger = self.conn.logger = _discreet
         self.conn.debug = False
         self._unread = Unread(self.limits.read_timeout_s)
-        self._look: asyncio.TimerHandle | None = None
         self._made_s = 0.0
         self._credit = FRAMES
         self._rest: deque[bytes] = deque()
@@ -113,9 +111,7 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop looking."""
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+        self._stop_looking()
         super().connection_lost(exc)
 
     def _tick(self) -> None:
@@ -127,7 +123,7 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
             return
         self._credit = min(FRAMES, self._credit + FRAMES_PER_S * self.limits.look_s)
-        self._look = self.loop.call_later(self.limits.look_s, self._tick)
+        self._look_again(self._tick)
 
     def shutdown(self) -> None:
         """The server goes away; uvicorn's way fails, for all after it, where the client is closing already."""
@@ -151,12 +147,6 @@ class AudioSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.write(raw_answer(error))
         self.handshake_complete = self.close_sent = True
         self.transport.close()
-
-    def resume_writing(self) -> None:
-        """Of a full buffer most was taken; looks do not see that when it is full again by then."""
-        low, high = self.transport.get_write_buffer_limits()
-        self._unread.took(high - low)
-        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, a slice at a time: meanwhile nothing more is read of this connection."""

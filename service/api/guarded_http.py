@@ -19,7 +19,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.raw_answer import headers_of, raw_answer
-from service.api.unread import ConnectionLimits, Unread
+from service.api.unread import ConnectionLimits, Unread, Watched
 from service.errors import PayloadTooLarge, ProtocolError, TooManyConnections
 from service.report import to_json
 from service.settings import RESERVED_CONNECTIONS, Settings
@@ -32,10 +32,9 @@ MAX_PIPELINED = 8
 SPARED = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
-class GuardedHttpProtocol(HttpToolsProtocol):
+class GuardedHttpProtocol(Watched, HttpToolsProtocol):
     """One connection; `guarded` binds the limits and the counter, since uvicorn makes the objects."""
 
-    limits: ConnectionLimits
     on_refused: staticmethod[[], None]
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -45,7 +44,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._answered_since_s: float | None = None
         self._head_since_s: float | None = None
         self._unread = Unread(self.limits.read_timeout_s, self.limits.read_min_bytes_per_s)
-        self._look: asyncio.TimerHandle | None = None
         self._is_beyond = False
         self._application = self.app
 
@@ -69,12 +67,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._stop_looking()
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # which keeps this object; who still answers, keeps both
-
-    def resume_writing(self) -> None:
-        """Of a full buffer most was taken; looks do not see that when it is full again by then."""
-        low, high = self.transport.get_write_buffer_limits()
-        self._unread.took(high - low)
-        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Refuse a head that is too long before all of it is kept."""
@@ -218,16 +210,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self._unread.is_stuck(self.transport.get_write_buffer_size(), now_s):
             self._cut("it does not take its answer")
             return
-        self._look = self.loop.call_later(limits.look_s, self._tick)
+        self._look_again(self._tick)
 
     def _cut(self, why: str) -> None:
         logger.info("a connection was cut: %s", why)
         self.transport.abort()
-
-    def _stop_looking(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
 
 
 class _Refused(Exception):

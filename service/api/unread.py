@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.settings import Settings
@@ -72,3 +74,27 @@ class Unread:
             return False
         taken_bytes, self._taken_bytes, self._since_s = self._taken_bytes, 0, now_s
         return taken_bytes < max(1, self._min_bytes_per_s * passed_s)
+
+
+class Watched(asyncio.Protocol):
+    """What both protocols of uvicorn's lack: a look at the connection now and then. Stands before them in the bases."""
+
+    limits: ConnectionLimits
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    _unread: Unread
+    _look: asyncio.TimerHandle | None = None
+
+    def resume_writing(self) -> None:
+        """Of a full buffer most was taken; looks do not see that when it is full again by then."""
+        low, high = self.transport.get_write_buffer_limits()
+        self._unread.took(high - low)
+        super().resume_writing()
+
+    def _look_again(self, look: Callable[[], None]) -> None:
+        self._look = self.loop.call_later(self.limits.look_s, look)
+
+    def _stop_looking(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
