@@ -32,7 +32,6 @@ RUN python -m pip --python /opt/venv/bin/python install --no-compile --only-bina
 FROM dependencies-cpu AS code
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
-COPY training training
 COPY models models
 RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
  && python -m pip --python /opt/venv/bin/python install --no-compile --no-deps --no-index --prefix /code /wheels/*.whl \

@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 TORCH := torch>=2.6,<2.14
 BIN := $(VENV)/bin
 SAMPLE := examples/sample.wav
-VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/speech_qc/version.py)
 # For example --network=host, or --build-arg=PYTHON_IMAGE=…
 DOCKER_BUILD ?=
 DOCKER_IMAGE = docker build $(DOCKER_BUILD) --build-arg VERSION=$(VERSION) \

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from recording import machine, markdown, record  # noqa: E402  # beside this file
 from soak import audio, send_paced, wav  # noqa: E402
 
-from service.capacity.host import started_server  # noqa: E402  # found where the line above says
+from speech_qc.capacity.host import started_server  # noqa: E402  # found where the line above says
 
 UNDER_WAY_S = 5.0
 """From the start of the load to the signal."""

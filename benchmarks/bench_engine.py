@@ -21,12 +21,12 @@ from bench_inspect import RATE_HZ
 from numpy.typing import NDArray
 from recording import ROOT, machine, markdown, record
 
-from service.assembly import make_lanes, make_runner
-from service.audio.features import FrontEnd
-from service.engine import Lane, OnnxRunner
-from service.engine.step import Stepper, batch_buckets, chunk_samples
-from service.session import ChunkReader
-from service.settings import Settings
+from speech_qc.audio.features import FrontEnd
+from speech_qc.engine import Lane, OnnxRunner
+from speech_qc.engine.step import Stepper, batch_buckets, chunk_samples
+from speech_qc.pipeline.factory import make_lanes, make_runner
+from speech_qc.pipeline.session import ChunkReader
+from speech_qc.settings import Settings
 
 TURNS = 3
 DIFFERENCE_CHUNKS = 40

@@ -34,14 +34,14 @@ import soundfile
 from numpy.typing import NDArray
 from recording import machine, markdown, record
 
-from service.assembly import decode_limits, make_engine, make_lanes, make_runner
-from service.audio.decode import Decoder
-from service.audio.features import FrontEnd
-from service.engine import Runner
-from service.explain import Explainer, SpectrumKeeper
-from service.inspection import Inspection, InspectOptions, Inspector
-from service.scoring import Event, load_profiles
-from service.settings import Settings
+from speech_qc.audio.decode import Decoder
+from speech_qc.audio.features import FrontEnd
+from speech_qc.engine import Runner
+from speech_qc.pipeline.explain import Explainer, SpectrumKeeper
+from speech_qc.pipeline.factory import decode_limits, make_engine, make_lanes, make_runner
+from speech_qc.pipeline.inspector import Inspection, InspectOptions, Inspector
+from speech_qc.scoring import Event, load_profiles
+from speech_qc.settings import Settings
 from training.corpora.manifest import read_manifest
 from training.corpora.preprocess import NORMAL_LEVEL_DBFS, load
 

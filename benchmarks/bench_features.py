@@ -19,9 +19,9 @@ import scipy.fft
 import soundfile
 from recording import ROOT, machine, markdown, record
 
-from service.assembly import make_runner
-from service.audio.features import FrontEnd
-from service.settings import Settings
+from speech_qc.audio.features import FrontEnd
+from speech_qc.pipeline.factory import make_runner
+from speech_qc.settings import Settings
 
 HOPS = 400  # 4 s, the chunk of an upload
 CHUNKS = (100, 200, 400, 800, 1600)

@@ -3,7 +3,7 @@
     python benchmarks/bench_held.py [--minutes 60] [--record]
 
 A server of its own for each row; the recording is sent twice. Held at the most: the largest memory of the process above
-that of the warm server. `FRAME_BYTES` and `BARE_FRAME_BYTES` in `service/inspection.py`, by which
+that of the warm server. `FRAME_BYTES` and `BARE_FRAME_BYTES` in `service/speech_qc/pipeline/inspector.py`, by which
 `SPEECHQC_MAX_HELD_BYTES` is kept, are the bytes per frame of WAV rounded up; the last column is what is counted.
 """
 
@@ -22,8 +22,8 @@ import soundfile  # noqa: E402
 from recording import machine, markdown, record  # noqa: E402  # beside this file
 from soak import RATE_HZ, audio, wav  # noqa: E402
 
-from service.capacity.host import started_server  # noqa: E402  # found where the line above says
-from service.inspection import BARE_FRAME_BYTES, FRAME_BYTES  # noqa: E402
+from speech_qc.capacity.host import started_server  # noqa: E402  # found where the line above says
+from speech_qc.pipeline.inspector import BARE_FRAME_BYTES, FRAME_BYTES  # noqa: E402
 
 MIB = 2**20
 FRAME_S = 0.02

@@ -26,13 +26,14 @@ import numpy as np
 import soundfile
 from recording import ROOT, machine, record
 
-from service.assembly import decode_limits, make_engine, make_lanes, make_runner
-from service.audio.features import FrontEnd
-from service.capacity.host import cpu_seconds, started_server
-from service.inspection import InspectOptions, Inspector
-from service.report import ModelIdentity, inspection_document, to_json
-from service.scoring import load_profiles
-from service.settings import Settings
+from speech_qc.audio.features import FrontEnd
+from speech_qc.capacity.host import cpu_seconds, started_server
+from speech_qc.pipeline.documents import inspection_document, model_info
+from speech_qc.pipeline.factory import decode_limits, make_engine, make_lanes, make_runner
+from speech_qc.pipeline.inspector import InspectOptions, Inspector
+from speech_qc.scoring import load_profiles
+from speech_qc.settings import Settings
+from speech_qc.wire.encode import to_json
 
 RATE_HZ = 16_000
 
@@ -84,7 +85,7 @@ def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) ->
         lanes = make_lanes(settings)
         async with Inspector(engine, runner.contract, lanes, options) as inspector:
             found = await inspector.inspect_file(path, decode_limits(settings))
-        identity = ModelIdentity(runner.contract.name, runner.contract.version, runner.sha256)
+        identity = model_info(runner)
         labels = runner.contract.label_names
         to_json(inspection_document(found, runner.contract, identity, request_id="", labels=labels))
 
@@ -126,7 +127,7 @@ def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) ->
 
 def peak_mib(path: Path, settings: Settings) -> float:
     """Peak resident memory of a process that inspects a file and writes its JSON, MiB."""
-    command = [sys.executable, "-m", "service", "inspect", str(path), "--format", "json", "--device", "cpu"]
+    command = [sys.executable, "-m", "speech_qc", "inspect", str(path), "--format", "json", "--device", "cpu"]
     command += ["--model", str(settings.model_path), "--fail-on", "fail"]
     # The kernel counts what a process was forked from as its own peak, so a small one must stand between.
     launcher = (

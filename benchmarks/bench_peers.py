@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import service  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
+import speech_qc  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
 
 # isort: split
 import numpy as np
@@ -26,9 +26,9 @@ import onnxruntime
 import soundfile
 from recording import ROOT, machine, markdown, record
 
-from service.assembly import make_runner
-from service.audio.features import FrontEnd
-from service.settings import Settings
+from speech_qc.audio.features import FrontEnd
+from speech_qc.pipeline.factory import make_runner
+from speech_qc.settings import Settings
 
 RATE_HZ = 16_000
 STREAMS = 64

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import service  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
+import speech_qc  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
 
 # isort: split
 import numpy as np
@@ -29,8 +29,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from recording import ROOT, machine, markdown, record
 
-from service.audio.features import FrontEnd
-from service.contract import METADATA_KEY, ModelContract, parse_contract
+from speech_qc.audio.features import FrontEnd
+from speech_qc.contract import METADATA_KEY, ModelContract, parse_contract
 from training.evaluation.contenders import model_contender
 from training.evaluation.gate import gate_cases, gate_figures
 from training.evaluation.models import onnx_score

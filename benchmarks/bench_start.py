@@ -24,7 +24,7 @@ from pathlib import Path
 
 from recording import machine, markdown, record
 
-from service.capacity.host import children_of, free_port
+from speech_qc.capacity.host import children_of, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET_S = 2.0
@@ -94,7 +94,7 @@ def contained_cpu_s(container: str) -> float | None:
 def alone(environment: dict[str, str]) -> Start:
     """Start it with this Python."""
     port = free_port()
-    words = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+    words = [sys.executable, "-m", "speech_qc", "serve", "--port", str(port)]
     start = time.perf_counter()
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

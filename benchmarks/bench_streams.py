@@ -21,9 +21,9 @@ from bench_inspect import write_audio
 from recording import ROOT, machine, markdown, record
 from rich.console import Console
 
-from service.capacity.host import allow_open_files, started_server
-from service.capacity.trial import Conditions, Target, run_trial
-from service.commands.capacity import COLUMNS, CapacityOptions, advice, cells, measure
+from speech_qc.capacity.host import allow_open_files, started_server
+from speech_qc.capacity.trial import Conditions, Target, run_trial
+from speech_qc.cli.capacity import COLUMNS, CapacityOptions, advice, cells, measure
 
 UPLOAD_S = 900.0  # longest wait for the answer
 

@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from recording import machine, markdown, record  # noqa: E402  # beside this file
 
-from service.capacity.host import started_server  # noqa: E402  # found where the line above says
-from service.credentials import bearer, find_api_key  # noqa: E402
+from speech_qc.capacity.host import started_server  # noqa: E402  # found where the line above says
+from speech_qc.client.credentials import bearer, find_api_key  # noqa: E402
 
 MESSAGE_S, FRAME_S, RATE_HZ = 0.1, 0.02, 16_000
 STREAM_S = (5.0, 60.0)

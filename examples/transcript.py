@@ -16,7 +16,7 @@ import soxr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from service.audio.g711 import encode_mulaw
+from speech_qc.audio.g711 import encode_mulaw
 
 SAMPLE = Path(__file__).with_name("sample.wav")
 FIRST_S, SECONDS = 3.0, 1.0

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import soundfile
 
-from service.client import StreamClient, StreamClosed
+from speech_qc.client.stream import StreamClient, StreamClosed
 
 ROOT = Path(__file__).resolve().parents[1]
 BOARD = ROOT / "deploy" / "grafana" / "boards" / "speech-qc.json"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from service.app import create_app
-from service.engine import EchoRunner, OnnxRunner, Runner
-from service.settings import Settings, default_model_path
+from speech_qc.app import create_app
+from speech_qc.engine import EchoRunner, OnnxRunner, Runner
+from speech_qc.settings import Settings, default_model_path
 
 ClientFactory = Callable[..., TestClient]
 

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 
-from service.api.stream_server import StreamServer
-from service.app import create_app
-from service.engine import EchoRunner, Runner
-from service.settings import Settings
+from speech_qc.app import create_app
+from speech_qc.engine import EchoRunner, Runner
+from speech_qc.server.server import StreamServer
+from speech_qc.settings import Settings
 
 
 async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from starlette.testclient import TestClient, WebSocketTestSession
 
-from service.api.messages import SERVER
+from speech_qc.wire.server_messages import SERVER
 
 CLOSE = '{"type":"CloseStream"}'
 FINALIZE = '{"type":"Finalize"}'

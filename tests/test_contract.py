@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from service.contract import LABEL_CATALOG, FeatureSpec, LabelSpec, parse_contract
-from service.engine import echo_contract
+from speech_qc.contract import LABEL_CATALOG, FeatureSpec, LabelSpec, parse_contract
+from speech_qc.engine import echo_contract
 
 INPUTS = {"features": ("B", "T", 73), "state": ("B", 7)}
 OUTPUTS = {"scores": ("B", "T2", 12), "new_state": ("B", 7)}

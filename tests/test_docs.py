@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
+from speech_qc.scoring import EXPORTS, load_profiles
+from speech_qc.version import __version__
 from test_errors import served
-
-from service import __version__
-from service.scoring import EXPORTS, load_profiles
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,5 +1,5 @@
-from service import errors
-from service.errors import SpeechQCError
+from speech_qc import errors
+from speech_qc.errors import SpeechQCError
 
 
 def tree(kind=SpeechQCError):

@@ -5,26 +5,34 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = {"service.contract", "service.errors", "service.settings"}
-SCORED = {"service.audio", "service.engine", "service.scoring"}
+SERVICE = ROOT / "service"
+PACKAGE = SERVICE / "speech_qc"
+
+GROUND = {"contract", "errors", "exit_codes", "file_stamp", "gc_tuning", "settings", "shutdown", "version"}
+"""What everything may import; these import each other and the vocabulary at most."""
+SCORED = {"audio", "engine", "scoring"}
 HEAVY = {"torch", "training", "onnx"}
 WEB = {"fastapi", "starlette", "uvicorn"}
+KNOW_THE_WEB = ("api", "app", "cli", "security", "server")
 
 
-def modules(package: str) -> list[tuple[str, Path]]:
-    folder = ROOT / package
+def modules(folder: Path) -> list[tuple[str, Path]]:
+    base = SERVICE if folder == PACKAGE else folder.parent
     return [
-        (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path)
+        (".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__"), path)
         for path in sorted(folder.rglob("*.py"))
     ]
 
 
 def imports_of(path: Path) -> set[str]:
+    """Every module that is imported anywhere in a file, within functions as well."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -34,45 +42,85 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def area(name: str) -> str:
-    return ".".join(name.split(".")[:2])
+OURS = modules(PACKAGE)
+NAMES = {name for name, _ in OURS}
 
 
-@pytest.mark.parametrize(
-    ("name", "path"), modules("service"), ids=lambda value: str(value) if "." in str(value) else ""
-)
+def room(name: str) -> str:
+    """Folder of a module; a module at the root is a room of its own, and so is the package's `__init__`."""
+    if name == "speech_qc":
+        return "__init__"
+    parts = name.split(".")
+    folder = PACKAGE.joinpath(*parts[1:])
+    return "/".join(parts[1:] if folder.is_dir() else parts[1:-1]) or parts[1]
+
+
+def rooms_of(path: Path) -> set[str]:
+    """Rooms that a file imports from."""
+    return {room(name) for name in imports_of(path) & NAMES if name != "speech_qc"}
+
+
+def floor(name: str) -> str:
+    return room(name).split("/")[0]
+
+
+def test_folders_and_root_modules_form_a_directed_acyclic_graph():
+    graph: dict[str, set[str]] = defaultdict(set)
+    for name, path in OURS:
+        graph[room(name)] |= rooms_of(path) - {room(name)}
+    try:
+        order = tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"these rooms import each other in a circle: {' → '.join(error.args[1])}")
+    assert len(order) > 25, "the walk has found the rooms"
+    assert "__init__" not in set().union(*graph.values()), "import what you need from its own module"
+
+
+def test_the_walk_sees_imports_within_functions_and_of_folders(tmp_path):
+    file = tmp_path / "one.py"
+    file.write_text("def f():\n    from speech_qc.engine import Engine\n    import speech_qc.live.stream\n")
+    assert rooms_of(file) == {"engine", "live"}
+    assert room("speech_qc.pipeline.explain.band") == "pipeline/explain"
+    assert room("speech_qc.app") == "app"
+
+
+@pytest.mark.parametrize(("name", "path"), OURS, ids=lambda value: str(value) if "." in str(value) else "")
 def test_imports_point_the_right_way(name, path):
-    found = imports_of(path)
-    tops = {module.split(".")[0] for module in found}
-    ours = {area(module) for module in found if module.startswith("service.")}
+    tops = {module.split(".")[0] for module in imports_of(path)}
+    ours = {found.split("/")[0] for found in rooms_of(path)}
 
     assert not tops & HEAVY, f"{name}: the runtime needs neither torch nor training"
-    if name in BASE:
-        assert ours <= {"service.errors"}, f"{name} is imported by all, so it imports none but errors; found {ours}"
-    if area(name) in SCORED:
-        assert ours <= BASE | {area(name)}, f"{name} imports {ours - BASE - {area(name)}}"
-    if area(name) == "service.explain":
-        allowed = BASE | {"service.audio", "service.scoring", "service.explain"}
+    if floor(name) in GROUND:
+        assert ours <= GROUND | {"wire"}, f"{name} is imported by all; found {ours - GROUND}"
+    if floor(name) in SCORED:
+        allowed = GROUND | {"wire", floor(name)}
+        assert ours <= allowed, f"{name} imports {ours - allowed}"
+        other = {found for found in imports_of(path) & NAMES if found.startswith("speech_qc.wire.")}
+        assert other <= {"speech_qc.wire.vocabulary"}, f"{name} needs words, not messages: {other}"
+    if floor(name) == "wire":
+        assert ours <= GROUND | {"wire"}, f"{name} is what others build; found {ours - GROUND}"
+    if name.startswith("speech_qc.pipeline.explain"):
+        allowed = GROUND | {"audio", "scoring", "wire", "pipeline"}
         assert ours <= allowed, f"{name} explains what is there, it runs no model; found {ours - allowed}"
-    if not name.startswith(("service.api", "service.app", "service.cli", "service.commands")):
+    if floor(name) not in KNOW_THE_WEB:
         assert not tops & WEB, f"{name} must not know HTTP"
-    if area(name) == "service.live":
-        assert "service.api" not in ours, f"{name}: the transport stands on live streams, not they on it"
-    if name != "service.engine.runner":
+    if floor(name) == "live":
+        assert not ours & {"api", "server"}, f"{name}: the transport stands on live streams, not they on it"
+    if name != "speech_qc.engine.runner":
         assert "onnxruntime" not in tops, f"{name}: ONNX Runtime is imported in one place"
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), modules("training"), ids=lambda value: str(value) if "." in str(value) else ""
+    ("name", "path"), modules(ROOT / "training"), ids=lambda value: str(value) if "." in str(value) else ""
 )
 def test_training_takes_only_shared_parts_of_the_service(name, path):
-    allowed = {"service.contract", "service.audio", "service.scoring", "service.errors", "service.engine"}
-    ours = {area(module) for module in imports_of(path) if module.startswith("service.")}
+    allowed = GROUND | SCORED | {"wire"}
+    ours = {found.split("/")[0] for found in rooms_of(path)}
     assert ours <= allowed, f"{name} imports {ours - allowed}"
 
 
-SERVING = ("service.commands.serving", "service.app", "service.api.stream_server")
-CLIENTS = ("service.commands.streaming", "service.commands.configuring", "service.commands.keys")
+SERVING = ("speech_qc.cli.serve", "speech_qc.app", "speech_qc.server.server")
+CLIENTS = ("speech_qc.cli.stream", "speech_qc.cli.settings", "speech_qc.cli.keys")
 MODEL = {"onnxruntime", "scipy"}
 TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
 
@@ -80,13 +128,15 @@ TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
 @pytest.mark.parametrize(
     ("names", "unwanted"),
     [
-        (("service.cli",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "rich", "httpx"}),
-        (("service.commands.inspecting",), WEB | TRAINING | {"httpx", "prometheus_client", "websockets"}),
+        (("speech_qc",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "httpx", "asyncio"}),
+        (("speech_qc.embedded",), WEB | TRAINING | {"httpx", "prometheus_client", "websockets", "rich", "typer"}),
+        (("speech_qc.cli.main",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "rich", "httpx"}),
+        (("speech_qc.cli.inspect",), WEB | TRAINING | {"httpx", "prometheus_client", "websockets"}),
         (CLIENTS, WEB | MODEL | TRAINING | {"prometheus_client"}),
-        (("service.workers",), WEB | MODEL | TRAINING | {"numpy", "rich"}),
+        (("speech_qc.workers",), WEB | MODEL | TRAINING | {"numpy", "rich"}),
         (SERVING, TRAINING | {"httpx", "pandas", "opentelemetry.sdk", "scipy.signal"}),
     ],
-    ids=["help", "inspect", "clients", "parent of workers", "serve"],
+    ids=["package", "Python API", "help", "inspect", "clients", "parent of workers", "serve"],
 )
 def test_a_start_imports_no_more_than_it_needs(names, unwanted):
     program = f"import importlib, sys; [importlib.import_module(name) for name in {names!r}]; print(*sys.modules)"
@@ -97,9 +147,9 @@ def test_a_start_imports_no_more_than_it_needs(names, unwanted):
 
 def test_the_program_tells_the_collector_before_it_imports():
     program = (
-        "import gc, sys, service.__main__, service.commands.worker; "
+        "import gc, sys, speech_qc.__main__, speech_qc.cli.worker; "
         "assert not {'typer', 'pydantic', 'numpy', 'fastapi'} & set(sys.modules); before = gc.get_threshold()[0]; "
-        "sys.argv = ['speech-qc', '--version']; service.__main__.main(); print(before, gc.get_threshold()[0])"
+        "sys.argv = ['speech-qc', '--version']; speech_qc.__main__.main(); print(before, gc.get_threshold()[0])"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 

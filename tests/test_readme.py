@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import main
+from speech_qc.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 EVENT = re.compile(r"^(?P<label>[a-z_]+) +(?P<onset>\d+\.\d\d) +(?P<offset>\d+\.\d\d) +\d", re.M)

@@ -2,9 +2,9 @@ import traceback
 
 import pytest
 
-from service.commands.configuring import meanings
-from service.errors import SettingsError
-from service.settings import Settings, is_secret, load_settings
+from speech_qc.cli.settings import meanings
+from speech_qc.errors import SettingsError
+from speech_qc.settings import Settings, is_secret, load_settings
 
 
 def test_every_setting_says_what_it_means():
@@ -92,7 +92,7 @@ def test_an_empty_file_sets_nothing(tmp_path, monkeypatch):
 
 
 def test_a_wrong_secret_is_not_shown(monkeypatch):
-    monkeypatch.setattr("service.settings.is_secret", lambda name: name == "port")
+    monkeypatch.setattr("speech_qc.settings.is_secret", lambda name: name == "port")
     monkeypatch.setenv("SPEECHQC_PORT", "hunter2")
     with pytest.raises(SettingsError) as raised:
         load_settings()

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from signals import voice, white_noise
 
-from service.audio.features import FrontEnd
-from service.contract import LABEL_CATALOG
+from signals import voice, white_noise
+from speech_qc.audio.features import FrontEnd
+from speech_qc.contract import LABEL_CATALOG
 from training.corpora.manifest import allows_commercial_use
 
 FRONT_END = FrontEnd()

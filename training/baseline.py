@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import WAVEFORM_COLUMNS, FeatureSpec
+from speech_qc.contract import WAVEFORM_COLUMNS, FeatureSpec
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from service.audio.features import FrontEnd
+from speech_qc.audio.features import FrontEnd
 from training.config import ConfigError, DataConfig
 from training.examples import Example, load_pool, to_example
 from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, NOISE_ALONE, make_material

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.contract import LABEL_CATALOG, LabelSpec, ModelContract
-from service.scoring import EventTracker
+from speech_qc.contract import LABEL_CATALOG, LabelSpec, ModelContract
+from speech_qc.scoring import EventTracker
 from training.material import Material
 from training.metrics import best_f1_threshold, fit_platt
 from training.model import VALUE_RANGES, Detector, ModelConfig

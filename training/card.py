@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 
-from service.contract import METADATA_KEY, ModelContract, parse_contract
+from speech_qc.contract import METADATA_KEY, ModelContract, parse_contract
 from training.aims import aims_markdown
 from training.report import figures_markdown, found_at, number, table
 

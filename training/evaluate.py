@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from service.contract import LABEL_CATALOG
+from speech_qc.contract import LABEL_CATALOG
 from training.baseline import FLOOR_WINDOW_S
 from training.config import DataConfig
 from training.corpora.manifest import SPLITS, ManifestError

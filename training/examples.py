@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from service.audio.features import FrontEnd
+from speech_qc.audio.features import FrontEnd
 from training.config import DataConfig
 from training.corpora.manifest import Stem, read_manifest, validate
 from training.corpora.preprocess import Report, load

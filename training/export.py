@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.audio.features import FrontEnd
-from service.contract import METADATA_KEY, LabelSpec, ModelContract, parse_contract
+from speech_qc.audio.features import FrontEnd
+from speech_qc.contract import METADATA_KEY, LabelSpec, ModelContract, parse_contract
 from training.calibrate import calibrate, label_specs
 from training.card import CardError, write_card
 from training.config import TrainConfig

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from service.contract import FeatureSpec
+from speech_qc.contract import FeatureSpec
 from training.config import TrainConfig
 from training.examples import Example, MixtureExamples, collate
 from training.mos import MosClips

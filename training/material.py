@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from service.audio.features import FrontEnd, frame_levels_dbfs
+from speech_qc.audio.features import FrontEnd, frame_levels_dbfs
 from training.examples import to_example
 from training.mixing.plan import MixOdds, MixPlan, Pool, draw_plan
 from training.mixing.render import render

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from service.contract import LABEL_CATALOG, FeatureSpec
+from speech_qc.contract import LABEL_CATALOG, FeatureSpec
 
 Fusion = Literal["none", "early", "late"]
 

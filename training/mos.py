@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.audio.features import FrontEnd
-from service.contract import LABEL_CATALOG
+from speech_qc.audio.features import FrontEnd
+from speech_qc.contract import LABEL_CATALOG
 from training.config import ConfigError, DataConfig, read_config
 from training.corpora.manifest import ManifestError
 from training.examples import Example, clip_samples, load_pool, to_example

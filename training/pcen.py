@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from service.contract import FeatureSpec
+from speech_qc.contract import FeatureSpec
 from training.model import Detector, ModelConfig
 
 SMOOTHING = 0.025  # per 10 ms row: a time constant of 0.4 s

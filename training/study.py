@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from tqdm import tqdm
 
-from service.contract import LABEL_CATALOG
+from speech_qc.contract import LABEL_CATALOG
 from training.cache import Cache, Mixing, Sizes
 from training.config import ConfigError
 from training.corpora.manifest import ManifestError

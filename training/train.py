@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from service.contract import LABEL_CATALOG
+from speech_qc.contract import LABEL_CATALOG
 from training.config import ConfigError, TrainConfig, read_config
 from training.corpora.manifest import ManifestError, hours_by, manifest_sha256
 from training.examples import Example, MixtureExamples, clip_samples, collate, load_pool

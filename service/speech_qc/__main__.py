@@ -1,16 +1,16 @@
-"""The program `speech-qc`, also as `python -m service`."""
+"""The program `speech-qc`, also as `python -m speech_qc`."""
 
 import sys
 
-from service.collecting import collect_seldom
+from speech_qc.gc_tuning import collect_seldom
 
 
 def main() -> int:
     """Run the command of `sys.argv`; returns the exit code."""
     collect_seldom()  # before the imports, which it is for
-    from service import cli
+    from speech_qc.cli.main import main as run
 
-    return cli.main()
+    return run()
 
 
 if __name__ == "__main__":

@@ -13,25 +13,27 @@ from fastapi.routing import APIRoute
 from prometheus_client import generate_latest
 from starlette.middleware.cors import CORSMiddleware
 
-from service import __version__
-from service.api import faults, inspect, keys, ops, pages, stream
-from service.api.access import Access, Policy
-from service.api.deps import AppState
-from service.api.middleware import RequestContext
-from service.assembly import make_runner
-from service.callers import Quotas
-from service.draining import Drain
-from service.engine import Runner
-from service.errors import SettingsError
-from service.generations import Generations, Load
-from service.holding import HeldBytes
-from service.live.hub import StreamHub
-from service.metrics import Metrics
-from service.scoring import Profiles, load_profiles
-from service.settings import Settings
-from service.tracing import Tracing, make_tracing
-from service.watching import watch_file
-from service.workers.member import Member
+from speech_qc.admission.memory import MemoryBudget
+from speech_qc.admission.quotas import Quotas
+from speech_qc.admission.streams import StreamRegistry
+from speech_qc.admission.uploads import UploadPlaces
+from speech_qc.api import error_responses, health, inspect, model, pages, stream, tokens
+from speech_qc.api.access import Access
+from speech_qc.api.request_context import RequestContext
+from speech_qc.engine import Runner
+from speech_qc.errors import SettingsError
+from speech_qc.model.file_watcher import watch_file
+from speech_qc.model.reload import Generations, Load
+from speech_qc.pipeline.factory import make_runner
+from speech_qc.scoring import Profiles, load_profiles
+from speech_qc.security.access_policy import AccessPolicy
+from speech_qc.settings import Settings
+from speech_qc.shutdown import DrainDeadline
+from speech_qc.state import AppState
+from speech_qc.telemetry.metrics import Metrics
+from speech_qc.telemetry.tracing import make_tracing
+from speech_qc.version import __version__
+from speech_qc.workers.member import Member
 
 DESCRIPTION = """
 Hears noise and interference in speech: scores for every 20 ms, events with their times and causes, levels, a summary
@@ -54,69 +56,91 @@ def create_app(
         StartupError: Settings, keys, profiles, model or device are not fit for service; nothing was started.
     """
     profiles = checked_profiles(settings)
-    policy = Policy.of(settings)
-    first = runner or load(settings)
-    tracing = make_tracing(settings.otel)
-    metrics = Metrics()
-    metrics.describe(first)
-    metrics.live_channels_limit.set(settings.max_streams)
-    metrics.uploads_limit.set(settings.max_uploads)
-    metrics.held_bytes_limit.set(settings.max_held_bytes)
-    metrics.connections_limit.set(settings.connections_limit)
-    if member is not None:
-        member.offer(lambda: generate_latest(metrics.registry).decode())
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        models = Generations(settings, first, metrics, load)
-        streams = StreamHub(settings.max_streams)
-        metrics.watch_places(streams)
-        quotas = Quotas(settings, partial(metrics.refuse, "key"))
-        held = HeldBytes(settings.max_held_bytes, lambda: app.state.unsent_bytes(), partial(metrics.refuse, "memory"))
-        metrics.held_bytes.set_function(lambda: held.bytes)
-        app.state.parts = AppState(settings, profiles, metrics, models, streams, policy.ring, quotas, held, member)
-        await models.start()
-        if member is not None:
-            member.offer_reload(models.reload_told)
-        watcher: asyncio.Task[None] | None = None
-        if settings.model_watch_s:
-            watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
-        try:
-            yield
-        finally:
-            if watcher is not None:
-                watcher.cancel()
-                await asyncio.wait({watcher})
-            drain: Drain = app.state.drain  # where a server began it before, most of the time may be over
-            await streams.drain(drain.work_left_s)
-            await asyncio.shield(models.drain(max(drain.work_left_s, drain.left_s / 4), drain.left_s / 4))
-            if member is not None:
-                member.close()
-            with suppress(TimeoutError):  # where spans go may be what is gone
-                await asyncio.wait_for(asyncio.to_thread(tracing.close), drain.left_s / 2)
-
+    policy = AccessPolicy.of(settings)
+    state = _make_state(settings, profiles, policy, runner or load(settings), member, load)
     app = FastAPI(
         title="speech-qc",
         version=__version__,
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=_lifespan,
         openapi_tags=_TAGS,
         telemetry=_NO_TELEMETRY,
     )
-    app.state.settings, app.state.metrics, app.state.drain = settings, metrics, Drain(settings.drain_s)
-    app.state.unsent_bytes = lambda: 0  # a server that can look into its connections says more
-    faults.install(app)
-    for routes in (inspect, stream, keys, ops, pages):
+    app.state.parts = state
+    error_responses.install(app)
+    for routes in (inspect, stream, tokens, model, health, pages):
         app.include_router(routes.router)
         known = [route for route in routes.router.routes if isinstance(route, APIRoute)]
-        metrics.begin_routes({route.path: {200, 500, *map(int, route.responses)} for route in known})
-    _add_middleware(app, policy, metrics, tracing)
+        state.metrics.begin_routes({route.path: {200, 500, *map(int, route.responses)} for route in known})
+    _add_middleware(app, policy, state)
     return app
 
 
-def _add_middleware(app: FastAPI, policy: Policy, metrics: Metrics, tracing: Tracing) -> None:
+def _make_state(
+    settings: Settings, profiles: Profiles, policy: AccessPolicy, runner: Runner, member: Member | None, load: Load
+) -> AppState:
+    """Make the parts of one server; nothing runs yet."""
+    metrics = Metrics()
+    metrics.describe(runner)
+    metrics.live_channels_limit.set(settings.max_streams)
+    metrics.uploads_limit.set(settings.max_uploads)
+    metrics.held_bytes_limit.set(settings.max_held_bytes)
+    metrics.connections_limit.set(settings.connections_limit)
+    quotas = Quotas(settings, partial(metrics.refuse, "key"))
+    memory = MemoryBudget(settings.max_held_bytes, partial(metrics.refuse, "memory"))
+    metrics.held_bytes.set_function(lambda: memory.bytes)
+    state = AppState(
+        settings=settings,
+        profiles=profiles,
+        metrics=metrics,
+        models=Generations(settings, runner, metrics, load),
+        streams=StreamRegistry(settings.max_streams),
+        ring=policy.ring,
+        quotas=quotas,
+        uploads=UploadPlaces(settings.max_uploads, quotas, memory, metrics),
+        memory=memory,
+        tracing=make_tracing(settings.otel),
+        drain=DrainDeadline(settings.drain_s),
+        member=member,
+    )
+    metrics.live_channels.set_function(lambda: state.streams.channels)
+    return state
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Warm the model up, then serve; at the end let what was accepted finish within the time to drain."""
+    state: AppState = app.state.parts
+    settings, member = state.settings, state.member
+    if state.models.started:  # the application is started anew, as test tools do
+        state.models, state.streams = state.models.renewed(), StreamRegistry(settings.max_streams)
+        state.drain = DrainDeadline(settings.drain_s)
+    models, streams, drain = state.models, state.streams, state.drain
+    if member is not None:
+        member.offer(lambda: generate_latest(state.metrics.registry).decode())
+    await models.start()
+    if member is not None:
+        member.offer_reload(models.reload_told)
+    watcher: asyncio.Task[None] | None = None
+    if settings.model_watch_s:
+        watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait({watcher})
+        await streams.drain(drain.work_left_s)  # a server has begun the drain before, so most of it may be over
+        await asyncio.shield(models.drain(max(drain.work_left_s, drain.left_s / 4), drain.left_s / 4))
+        if member is not None:
+            member.close()
+        with suppress(TimeoutError):  # where spans go may be what is gone
+            await asyncio.wait_for(asyncio.to_thread(state.tracing.close), drain.left_s / 2)
+
+
+def _add_middleware(app: FastAPI, policy: AccessPolicy, state: AppState) -> None:
     """The last one added is the first to see a request."""
-    app.add_middleware(Access, policy=policy, metrics=metrics)
+    app.add_middleware(Access, policy=policy, metrics=state.metrics)
     if policy.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -125,7 +149,7 @@ def _add_middleware(app: FastAPI, policy: Policy, metrics: Metrics, tracing: Tra
             allow_headers=["Authorization", "X-API-Key", "X-Request-ID", "Content-Type"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(RequestContext, metrics=metrics, tracing=tracing)
+    app.add_middleware(RequestContext, metrics=state.metrics, tracing=state.tracing)
 
 
 def checked_profiles(settings: Settings) -> Profiles:

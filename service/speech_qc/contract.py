@@ -57,7 +57,7 @@ WAVEFORM_COLUMNS = (
     "zero_run",
     "dc_offset",
 )
-"""Columns of the waveform view, in order; `service.audio.features` says how each is measured."""
+"""Columns of the waveform view, in order; `speech_qc.audio.features` says how each is measured."""
 
 
 class _Frozen(BaseModel):

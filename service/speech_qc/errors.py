@@ -23,7 +23,7 @@
        ├─ SettingsError
        └─ ContractError
 
-Knows nothing of HTTP libraries or sockets; `service.api` turns these into answers in one place.
+Knows nothing of HTTP libraries or sockets; `speech_qc.api` turns these into answers in one place.
 """
 
 from __future__ import annotations

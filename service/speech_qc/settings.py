@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.errors import SettingsError
+from speech_qc.errors import SettingsError
+from speech_qc.wire.vocabulary import Device, LogLevel
 
 PACKAGE = Path(__file__).resolve().parent
 MODEL_NAME = "speech-qc-base.onnx"
@@ -35,11 +36,11 @@ beyond these is closed unheard."""
 def default_model_path() -> Path:
     """Find the shipped model: inside an installed wheel, else in the checkout's `models/`."""
     packaged = PACKAGE / "models" / MODEL_NAME
-    return packaged if packaged.exists() else PACKAGE.parent / "models" / MODEL_NAME
+    return packaged if packaged.exists() else PACKAGE.parent.parent / "models" / MODEL_NAME
 
 
 class Settings(BaseSettings):
-    """All settings; each field's docstring is its documentation, see `service.commands.configuring.meanings`.
+    """All settings; each field's docstring is its documentation, see `speech_qc.cli.settings.meanings`.
 
     Raises:
         SettingsError: The file of `SPEECHQC_CONFIG` cannot be read, or holds what is no setting.
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8000, ge=1, le=65535)
     """TCP port to listen on."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
     """Least severe level that is logged."""
     log_format: Literal["auto", "text", "json"] = "auto"
     """How a log line is written; `auto`: text on a terminal, else a JSON object per line."""
@@ -75,7 +76,7 @@ class Settings(BaseSettings):
 
     model_path: Path = Field(default_factory=default_model_path)
     """ONNX model file with its contract in the metadata."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where inference runs; `cuda` refuses to start without a working GPU, `auto` falls back to the CPU and says so."""
     steps_in: Literal["auto", "thread", "loop"] = "auto"
     """Where a process runs its inference steps: in a thread beside the event loop, or in the loop itself, which spares

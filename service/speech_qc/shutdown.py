@@ -9,7 +9,7 @@ LAST_S = 2.0
 """Kept for the last words to whoever could not be served in time, and for the end of the process; at least this."""
 
 
-class Drain:
+class DrainDeadline:
     """How much of the time is left; it begins to run with the first question or with `begin`.
 
     Args:

@@ -7,12 +7,12 @@ from collections import Counter
 
 import httpx
 import pytest
+
 from live_server import serving, small_socket, until
 from signals import voice, wav_bytes, white_noise
-
-from service.api.unread import Unread
-from service.errors import Overloaded, PayloadTooLarge
-from service.holding import MIB, HeldBytes
+from speech_qc.admission.memory import MIB, MemoryBudget
+from speech_qc.errors import Overloaded, PayloadTooLarge
+from speech_qc.server.timeouts import SlowReaderCheck
 
 MINUTE = wav_bytes(voice(60.0))
 """With the scores of its frames it holds 0.9 MB while it is inspected, and its answer has some 200 KB."""
@@ -24,8 +24,9 @@ def post(recording: bytes) -> bytes:
 
 def test_each_counts_and_gives_back_what_it_held():
     counts: Counter[str] = Counter()
-    held = HeldBytes(10, lambda: counts["unsent"], lambda: counts.update(["refused"]))
-    with held.holding() as first, held.holding() as second:
+    held = MemoryBudget(10, lambda: counts.update(["refused"]))
+    held.count_unsent(lambda: counts["unsent"])
+    with held.reserve() as first, held.reserve() as second:
         first.set(6)
         second.set(4)
         with pytest.raises(Overloaded):
@@ -38,7 +39,7 @@ def test_each_counts_and_gives_back_what_it_held():
         assert counts["refused"] == 1, "no place would be large enough for it"
     assert held.bytes == 0
     counts["unsent"] = 11
-    with pytest.raises(Overloaded), held.holding():
+    with pytest.raises(Overloaded), held.reserve():
         pass
     assert counts["refused"] == 2
 
@@ -70,11 +71,11 @@ def test_answers_that_nobody_takes_leave_less_for_others():
             plain = await small_socket(url)
             reader, writer = await asyncio.open_connection(sock=plain, limit=1024)
             writer.write(post(MINUTE))
-            await until(lambda: app.state.unsent_bytes() > 150_000)
+            await until(lambda: app.state.parts.memory.unsent_bytes > 150_000)
             refused = await web.post(address, content=MINUTE, timeout=30)
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
             assert refused.headers["retry-after"] == "5"
-            told = app.state.metrics.registry.get_sample_value("speechqc_refusals_total", {"reason": "memory"})
+            told = app.state.parts.metrics.registry.get_sample_value("speechqc_refusals_total", {"reason": "memory"})
             assert told == 1
             short = wav_bytes(voice(2.0))
             assert (await web.post(address, content=short, timeout=30)).status_code == 200, "what has room is served"
@@ -103,12 +104,12 @@ def test_answers_that_nobody_takes_leave_less_for_others():
     ids=["nothing", "grows", "little by little", "too slowly", "fast enough", "all", "begins anew", "nothing at all"],
 )
 def test_a_client_that_takes_too_little_is_found_by_looks(least, waiting, stuck):
-    unread = Unread(10.0, least)
+    unread = SlowReaderCheck(10.0, least)
     assert any(unread.is_stuck(size, float(now_s)) for now_s, size in enumerate(waiting)) == stuck
 
 
 def test_what_is_taken_while_more_is_written_counts():
-    unread = Unread(10.0, 100)
+    unread = SlowReaderCheck(10.0, 100)
     for now_s in range(30):
         unread.took(1000)
         assert not unread.is_stuck(60_000, float(now_s))

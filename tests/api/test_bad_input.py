@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from signals import voice, wav_bytes, white_noise
 
 
@@ -64,9 +65,9 @@ BODIES = {
 def client():
     from fastapi.testclient import TestClient
 
-    from service.app import create_app
-    from service.engine import EchoRunner
-    from service.settings import Settings
+    from speech_qc.app import create_app
+    from speech_qc.engine import EchoRunner
+    from speech_qc.settings import Settings
 
     with TestClient(create_app(Settings(), EchoRunner()), raise_server_exceptions=False) as client:
         yield client
@@ -174,7 +175,7 @@ def test_unknown_paths_and_methods_have_the_same_error_body(client):
 
 def test_more_uploads_than_places_get_429_with_a_time_to_retry(make_client):
     client = make_client(max_uploads=1)
-    client.app.state.parts.uploads = 1  # one is under way
+    client.app.state.parts.uploads.taken = 1  # one is under way
     answer = client.post("/v1/inspect", content=wav_bytes(SECOND))
     assert_error(answer, 429, "overloaded", "try again")
     assert int(answer.headers["retry-after"]) > 0
@@ -191,5 +192,5 @@ def test_no_error_keeps_a_place_or_writes_a_file(client, tmp_path, monkeypatch):
 
     assert list(tmp_path.iterdir()) == []
     parts = client.app.state.parts
-    assert parts.uploads == 0
+    assert parts.uploads.taken == 0
     assert parts.engine.status.sessions == 0

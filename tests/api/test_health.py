@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from jsonschema import validate
 from prometheus_client.parser import text_string_to_metric_families
-from signals import voice, wav_bytes
 
-from service.engine import EchoRunner
+from signals import voice, wav_bytes
+from speech_qc.engine import EchoRunner
 
 
 class FailingRunner(EchoRunner):
@@ -60,7 +60,7 @@ def test_what_nobody_expected_is_counted_as_an_error_of_ours(make_client, monkey
     async def broken(*_: object) -> None:
         raise RuntimeError("nobody expected this")
 
-    monkeypatch.setattr("service.api.inspect.open_upload", broken)
+    monkeypatch.setattr("speech_qc.api.inspect.open_upload", broken)
     client = make_client()
     answer = client.post("/v1/inspect", content=wav_bytes(voice(1.0)))
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "error")
@@ -145,14 +145,14 @@ def test_an_upload_that_its_client_gave_up_gives_its_places_back(make_client):
         await asyncio.wait_for(app(scope, receive, send), 10)
 
     client.portal.call(leave)
-    assert app.state.parts.uploads == 0
+    assert app.state.parts.uploads.taken == 0
     assert app.state.parts.engine.status.sessions == 0
 
 
 def test_startup_fails_with_the_reason_when_the_default_profile_does_not_exist():
-    from service.app import create_app
-    from service.errors import SettingsError
-    from service.settings import Settings
+    from speech_qc.app import create_app
+    from speech_qc.errors import SettingsError
+    from speech_qc.settings import Settings
 
     with pytest.raises(SettingsError, match=r"DEFAULT_PROFILE='radio'.*broadcast"):
         create_app(Settings(default_profile="radio"), EchoRunner())

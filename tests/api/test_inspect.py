@@ -4,9 +4,9 @@ from math import ceil
 import numpy as np
 import pytest
 from jsonschema import validate
-from signals import voice, wav_bytes, white_noise
 
-from service.engine import OnnxRunner
+from signals import voice, wav_bytes, white_noise
+from speech_qc.engine import OnnxRunner
 
 LABEL_TRACKS = {
     "csv": ("text/csv", "channel,event_id,label"),
@@ -47,8 +47,8 @@ def test_the_answer_is_what_openapi_declares(make_client):
 
 def test_frames_carry_the_scores_that_the_model_gave_for_them(make_client):
     """The echo model writes into each row what it heard there, so a shift by one frame would show."""
-    from service.audio.features import FrontEnd
-    from service.engine import EchoRunner
+    from speech_qc.audio.features import FrontEnd
+    from speech_qc.engine import EchoRunner
 
     runner = EchoRunner(lookahead_frames=2)
     samples = white_noise(3.0, level_dbfs=-30)

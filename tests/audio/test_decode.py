@@ -12,10 +12,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from service.audio.decode import AudioInfo, DecodeLimits, Decoder, decode_file, pcm_to_float
-from service.audio.wav import BLOCK_FRAMES
-from service.errors import InvalidAudio
-from service.settings import Settings
+from speech_qc.audio.decode import AudioInfo, DecodeLimits, Decoder, decode_file, pcm_to_float
+from speech_qc.audio.wav import BLOCK_FRAMES
+from speech_qc.errors import InvalidAudio
+from speech_qc.settings import Settings
 
 Samples = NDArray[np.float32]
 

@@ -13,9 +13,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.audio.decode import DecodeLimits, Decoder, decode_file
-from service.audio.wav import HEADER_LIMIT_BYTES
-from service.errors import ClientError, InvalidAudio, PayloadTooLarge, UnsupportedFormat
+from speech_qc.audio.decode import DecodeLimits, Decoder, decode_file
+from speech_qc.audio.wav import HEADER_LIMIT_BYTES
+from speech_qc.errors import ClientError, InvalidAudio, PayloadTooLarge, UnsupportedFormat
 
 SAMPLES = (np.sin(np.arange(16_000) * 0.1) * 20_000).astype("<i2")
 WAV_HEADER_BYTES = 44

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from signals import voice, white_noise
 
-from service.audio.features import FrontEnd, frame_count, frame_levels_dbfs, mel_centres_hz, mel_filterbank
-from service.contract import WAVEFORM_COLUMNS, FeatureSpec
+from signals import voice, white_noise
+from speech_qc.audio.features import FrontEnd, frame_count, frame_levels_dbfs, mel_centres_hz, mel_filterbank
+from speech_qc.contract import WAVEFORM_COLUMNS, FeatureSpec
 
 SPEC = FeatureSpec()
 FRONT_END = FrontEnd(SPEC)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from service.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
+from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
 
 LAWS = [
     pytest.param("ULAW", 7, decode_mulaw, encode_mulaw, id="mulaw"),

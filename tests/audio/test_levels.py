@@ -10,9 +10,9 @@ import pytest
 import soxr
 from numpy.typing import NDArray
 
-from service.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
-from service.audio.levels import LevelMeter, Levels
-from service.errors import InvalidAudio
+from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
+from speech_qc.audio.levels import LevelMeter, Levels
+from speech_qc.errors import InvalidAudio
 
 Samples = NDArray[np.float32]
 

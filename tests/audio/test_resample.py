@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.audio.resample import TARGET_RATE_HZ, Resampler
-from service.errors import InvalidAudio
+from speech_qc.audio.resample import TARGET_RATE_HZ, Resampler
+from speech_qc.errors import InvalidAudio
 
 RATES_HZ = (8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000)
 

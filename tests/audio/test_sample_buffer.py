@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.audio.buffer import SPARE_SHARE, SampleBuffer
+from speech_qc.audio.buffer import SPARE_SHARE, SampleBuffer
 
 actions = st.lists(
     st.tuples(st.sampled_from(["append", "release"]), st.integers(0, 300))

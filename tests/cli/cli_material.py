@@ -8,9 +8,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from service.cli import main
-from service.commands.seams import Seams
-from service.engine import EchoRunner
+from speech_qc.cli.main import main
+from speech_qc.cli.seams import Seams
+from speech_qc.engine import EchoRunner
 
 RATE_HZ = 16_000
 PROFILES = """

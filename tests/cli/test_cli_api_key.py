@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 from cli_material import noise, write
-from live_server import serving
 
-from service.capacity import trial as trials
-from service.capacity.host import started_server
-from service.cli import main
-from service.client import StreamClient, StreamClosed
-from service.commands.options import InspectCommand
-from service.commands.streaming import StreamCommand
-from service.credentials import bearer, find_api_key
-from service.keys import make_key, write_keys
-from service.settings import Settings, unknown_variables
+from live_server import serving
+from speech_qc.capacity import trial as trials
+from speech_qc.capacity.host import started_server
+from speech_qc.cli.main import main
+from speech_qc.cli.options import InspectCommand
+from speech_qc.cli.stream import StreamCommand
+from speech_qc.client.credentials import bearer, find_api_key
+from speech_qc.client.stream import StreamClient, StreamClosed
+from speech_qc.security.api_keys import make_key, write_keys
+from speech_qc.settings import Settings, unknown_variables
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_no_option_takes_the_key_itself_and_no_process_has_it_in_its_arguments(p
             }
             words = ["capacity", "--url", http(url), "--max", "1", "--seconds", "1", "--p99-ms", "5000"]
             running = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service", *words, env=environment,
+                sys.executable, "-m", "speech_qc", *words, env=environment,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             seen: set[str] = set()
@@ -172,7 +172,7 @@ def test_no_option_takes_the_key_itself_and_no_process_has_it_in_its_arguments(p
     if not Path("/proc/self/cmdline").exists():
         pytest.skip("this system does not show the arguments of other processes")
     seen = asyncio.run(main())
-    assert any("service.capacity.load" in line for line in seen), "the clients were seen"
+    assert any("speech_qc.capacity.load" in line for line in seen), "the clients were seen"
     assert not any(place in line for line in seen)
 
 

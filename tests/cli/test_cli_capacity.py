@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import pytest
 from cli_material import run
-from live_server import serving
 
-from service.capacity import trial as trials
-from service.capacity.frames import BINARY, CLOSE, FINAL, PING, PONG, TEXT, FrameSocket, client_frame
-from service.capacity.host import Host, HostError, parse_steps, started_server
-from service.capacity.load import Caller, Load, Outcome, Plan, frame_range
-from service.capacity.search import QUANTILES, Search, Trial, advised_limit, percentile
-from service.capacity.trial import Conditions, Target, run_trial
-from service.commands.capacity import CapacityOptions, Finding, advice
+from live_server import serving
+from speech_qc.capacity import trial as trials
+from speech_qc.capacity.frames import BINARY, CLOSE, FINAL, PING, PONG, TEXT, FrameSocket, client_frame
+from speech_qc.capacity.host import Host, HostError, parse_steps, started_server
+from speech_qc.capacity.load import Load, LoadClient, Outcome, Plan, frame_range
+from speech_qc.capacity.search import QUANTILES, Search, Trial, advised_limit, percentile
+from speech_qc.capacity.trial import Conditions, Target, run_trial
+from speech_qc.cli.capacity import CapacityOptions, CapacityResult, advice
 
 Answer = TypeVar("Answer")
 
@@ -89,11 +89,11 @@ def test_a_trial_holds_only_when_nothing_was_lost_and_nothing_failed():
 
 def test_the_advice_names_four_fifths_and_says_when_it_is_a_lower_bound():
     options = CapacityOptions()
-    assert "SPEECHQC_MAX_STREAMS=8 (80% of it)" in advice(Finding("m", [a_trial()], 10, True, "so"), options)
-    assert advice(Finding("m", [a_trial()], 10, False, "time"), options).startswith("At least 10 streams")
-    assert "Not even 10 streams" in advice(Finding("m", [a_trial()], 0, True, "so"), options)
+    assert "SPEECHQC_MAX_STREAMS=8 (80% of it)" in advice(CapacityResult("m", [a_trial()], 10, True, "so"), options)
+    assert advice(CapacityResult("m", [a_trial()], 10, False, "time"), options).startswith("At least 10 streams")
+    assert "Not even 10 streams" in advice(CapacityResult("m", [a_trial()], 0, True, "so"), options)
     late = [a_trial(), a_trial(20, 900.0, late_p99_ms=80.0)]
-    assert "clients themselves were late" in advice(Finding("m", late, 10, True, "so"), options)
+    assert "clients themselves were late" in advice(CapacityResult("m", late, 10, True, "so"), options)
     assert advised_limit(1) == 1
 
 
@@ -106,7 +106,7 @@ def test_frames_of_a_scores_message_are_counted_without_parsing_it():
 
 def test_gaps_and_missing_frames_are_counted_as_lost():
     plan = Plan("http://127.0.0.1/v1/stream", 1, 100, 320, 880, 0.0, 0.0, 1.0, 1.0, 1)
-    load, caller, outcome = Load(plan, bytes(16_000)), Caller(0.0, 0.0, 0), Outcome()
+    load, caller, outcome = Load(plan, bytes(16_000)), LoadClient(0.0, 0.0, 0), Outcome()
     caller.sent_s.extend([0.0] * 4)  # 400 ms: 20 frames are due
     text = '{"type":"scores","first_frame":%d,"start_s":0,"channels":[{"channel":0,"frames":{"speech":[1,1,1,1,1]}}]}'
     load._hear(caller, (text % 0).encode())
@@ -221,9 +221,9 @@ def test_a_limit_that_was_set_is_not_taken_for_that_of_the_machine(capsys, place
 
 def test_the_advice_for_an_address_that_may_be_a_balancers_says_so():
     options = CapacityOptions(url="http://127.0.0.1:8000")
-    assert "number of servers behind" in advice(Finding("m", [a_trial()], 10, True, "so"), options)
+    assert "number of servers behind" in advice(CapacityResult("m", [a_trial()], 10, True, "so"), options)
     full = a_trial(failed=2, reason='{"type":"error","error":{"code":"overloaded","message":"no"}}')
-    assert "no places" in advice(Finding("m", [full], 0, False, "there are no places"), options)
+    assert "no places" in advice(CapacityResult("m", [full], 0, False, "there are no places"), options)
 
 
 def test_a_server_that_is_none_is_an_error(capsys):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import typer
 
-from service.cli import app
-from service.commands.options import FailOn, Format
+from speech_qc.cli.main import app
+from speech_qc.cli.options import FailOn, Format
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.commands.files import Source, find_sources, replaced_when_complete, result_names, write_file
+from speech_qc.cli.files import Source, find_sources, replaced_when_complete, result_names, write_file
 
 
 def touch(*names: str) -> None:

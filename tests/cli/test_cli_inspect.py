@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from cli_material import RATE_HZ, noise, run, write
 
-from service.cli import CLOSED_PIPE, INTERRUPTED, main
-from service.commands.answers import answers_in_order
-from service.commands.files import Source
-from service.commands.seams import Seams
-from service.engine import EchoRunner
-from service.errors import ContractError, InvalidAudio
-from service.settings import Settings
+from speech_qc.cli.answers import answers_in_order
+from speech_qc.cli.files import Source
+from speech_qc.cli.main import CLOSED_PIPE, INTERRUPTED, main
+from speech_qc.cli.seams import Seams
+from speech_qc.engine import EchoRunner
+from speech_qc.errors import ContractError, InvalidAudio
+from speech_qc.settings import Settings
 
 Capture = pytest.CaptureFixture[str]
 

@@ -10,7 +10,7 @@ import pytest
 from cli_material import RATE_HZ, noise, run, write
 from numpy.typing import NDArray
 
-from service.commands.views import MAX_COLUMNS, read_views
+from speech_qc.cli.signal_views import MAX_COLUMNS, read_views
 
 pytest.importorskip("matplotlib", reason="--plot needs matplotlib, the extra 'plot'")
 

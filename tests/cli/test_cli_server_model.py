@@ -10,11 +10,11 @@ import pytest
 from cli_material import run
 from fastapi import FastAPI
 
-from service import __version__
-from service.cli import main
-from service.commands.seams import Seams
-from service.engine import EchoRunner
-from service.settings import Settings
+from speech_qc.cli.main import main
+from speech_qc.cli.seams import Seams
+from speech_qc.engine import EchoRunner
+from speech_qc.settings import Settings
+from speech_qc.version import __version__
 
 Capture = pytest.CaptureFixture[str]
 
@@ -77,7 +77,7 @@ def test_serve_with_a_wrong_profile_never_serves(capsys: Capture, monkeypatch: p
 
 
 def test_serve_without_a_model_is_one_sentence_and_exit_code_2(workplace: Path) -> None:
-    words = [sys.executable, "-m", "service", "serve", "--model", str(workplace / "absent.onnx"), "--device", "cpu"]
+    words = [sys.executable, "-m", "speech_qc", "serve", "--model", str(workplace / "absent.onnx"), "--device", "cpu"]
     root = Path(__file__).parents[2]
     result = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode == 2
@@ -99,8 +99,8 @@ def test_model_prints_labels_with_thresholds(capsys: Capture) -> None:
 def test_model_as_json_is_what_the_server_answers(capsys: Capture) -> None:
     from fastapi.testclient import TestClient
 
-    from service.app import create_app
-    from service.settings import load_settings
+    from speech_qc.app import create_app
+    from speech_qc.settings import load_settings
 
     assert run("model", "--json") == 0
     document = json.loads(capsys.readouterr().out)
@@ -120,7 +120,7 @@ def test_help_says_what_the_exit_codes_mean(capsys: Capture) -> None:
 
 def test_help_does_not_wait_for_the_model_runtime() -> None:
     code = (
-        "import sys; import service.cli; "
+        "import sys; import speech_qc.cli.main; "
         "print([n for n in ('onnxruntime', 'fastapi', 'matplotlib', 'uvicorn', 'httpx') if n in sys.modules])"
     )
     root = Path(__file__).parents[2]

@@ -6,13 +6,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from live_server import serving
 
-from service import __version__
-from service.cli import main
-from service.commands.checks import (
+from live_server import serving
+from speech_qc.cli.doctor import exit_code
+from speech_qc.cli.doctor_checks import (
     CHECKS,
-    Finding,
+    CheckResult,
     check_access,
     check_clock,
     check_cores,
@@ -21,9 +20,10 @@ from service.commands.checks import (
     check_memory,
     check_port,
 )
-from service.commands.configuring import markdown
-from service.commands.doctor import exit_code
-from service.settings import Settings
+from speech_qc.cli.main import main
+from speech_qc.cli.settings import markdown
+from speech_qc.settings import Settings
+from speech_qc.version import __version__
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def test_settings_says_where_each_value_comes_from(
 
 
 def test_secrets_are_hidden_in_every_form(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr("service.commands.configuring.is_secret", lambda name: name == "default_profile")
+    monkeypatch.setattr("speech_qc.cli.settings.is_secret", lambda name: name == "default_profile")
     monkeypatch.setenv("SPEECHQC_DEFAULT_PROFILE", "hunter2")
     for words in (["settings"], ["settings", "--json"], ["settings", "--markdown"]):
         assert main(words) == 0
@@ -178,6 +178,6 @@ def test_settings_about_keys_are_shown_and_the_secret_is_not(monkeypatch: pytest
 
 
 def test_the_worst_finding_is_the_exit_code() -> None:
-    ok, warn, fail = (Finding("x", state, "") for state in ("ok", "warn", "fail"))  # type: ignore[arg-type]
+    ok, warn, fail = (CheckResult("x", state, "") for state in ("ok", "warn", "fail"))  # type: ignore[arg-type]
     assert [exit_code([ok]), exit_code([ok, warn]), exit_code([warn, fail, ok])] == [0, 1, 2]
     assert len(CHECKS) == 5

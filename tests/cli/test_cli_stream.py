@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_material import noise, run, write
-from live_server import serving
 
-from service.api.messages import SERVER
-from service.commands.playing import Recording
-from service.commands.watching import HISTORY_S, History, TerminalView
+from live_server import serving
+from speech_qc.cli.live_view import HISTORY_S, History, TerminalView
+from speech_qc.cli.playback import Recording
+from speech_qc.wire.server_messages import SERVER
 
 
 def play(*arguments: str | Path, **settings: object) -> int:
@@ -73,7 +73,7 @@ def test_realtime_takes_as_long_as_the_recording(workplace, capsys):
 def test_raw_samples_come_from_standard_input():
     async def both() -> tuple[bytes, int | None]:
         async with serving() as (url, _):
-            command = [sys.executable, "-m", "service", "stream", "-", "--url", url, "--rate", "8000", "--json"]
+            command = [sys.executable, "-m", "speech_qc", "stream", "-", "--url", url, "--rate", "8000", "--json"]
             path = os.pathsep.join(path for path in sys.path if path)
             running = await asyncio.create_subprocess_exec(
                 *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
@@ -157,6 +157,6 @@ def test_lanes_and_events_are_drawn_as_they_come(monkeypatch, talk, capsys):
         return picture
 
     monkeypatch.setattr(TerminalView, "picture", keep)
-    monkeypatch.setattr("service.commands.watching.DRAW_S", 0.0)
+    monkeypatch.setattr("speech_qc.cli.live_view.DRAW_S", 0.0)
     assert play(talk, "--fast") == 0
     assert pictures and "speech" in pictures[-1] and "▆▆▆▆▆▆▆▆" in pictures[-1]

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from cli_material import noise, run, write
 
-from service.app import create_app
-from service.cli import main
-from service.commands.seams import Seams
-from service.engine import EchoRunner
-from service.settings import load_settings
+from speech_qc.app import create_app
+from speech_qc.cli.main import main
+from speech_qc.cli.seams import Seams
+from speech_qc.engine import EchoRunner
+from speech_qc.settings import load_settings
 
 Capture = pytest.CaptureFixture[str]
 SERVER = "http://server.test"

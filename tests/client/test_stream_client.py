@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from live_server import serving
-from signals import voice, white_noise
-from stream_material import pcm16
 from websockets.asyncio.server import ServerConnection, serve
 
-from service.api.messages import Configured, EventNews, Finalized, Scores, StreamError, StreamWarning, Summary
-from service.client import MAX_WAITING, NoStream, StreamClient, StreamClosed, _no_stream, encode, stream_url
+from live_server import serving
+from signals import voice, white_noise
+from speech_qc.client.stream import MAX_WAITING, NoStream, StreamClient, StreamClosed, _no_stream, encode, stream_url
+from speech_qc.wire.server_messages import Configured, EventNews, Finalized, Scores, StreamError, StreamWarning, Summary
+from stream_material import pcm16
 
 SAMPLES = (voice(2.0) + white_noise(2.0, level_dbfs=-40)).astype(np.float32)
 
@@ -237,14 +237,18 @@ async def told_much(last: str | None = None) -> AsyncIterator[StreamClient]:
     """A client of a server that says more than is kept unread, then one thing more, or closes with 1013."""
 
     async def tell(link: ServerConnection) -> None:
+        async def hear() -> None:
+            """Take everything: unread audio would reset the connection at its end, and the reason would be lost."""
+            async for asked in link:
+                if isinstance(asked, str) and last is not None:
+                    await link.send(last)
+
+        hearing = asyncio.create_task(hear())
         for text in (READY, *[WARNING] * (MAX_WAITING + 100)):
             await link.send(text)
         if last is None:
             await link.close(1013, "come back later")
-            return
-        async for asked in link:
-            if isinstance(asked, str):
-                await link.send(last)
+        await hearing
 
     async with (
         serve(tell, "127.0.0.1", 0, close_timeout=1) as server,

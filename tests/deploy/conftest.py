@@ -8,10 +8,10 @@ from pathlib import Path
 
 import docker_engine
 import pytest
-from compose_files import services
 from docker_engine import IMAGE, LOCAL_PYTHON, ROOT, STAND_INS, Stack
 
-from service import __version__
+from compose_files import services
+from speech_qc.version import __version__
 
 HERE = Path(__file__).resolve().parent
 RAN = pytest.StashKey[dict[str, str]]()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from compose_files import services
 
-from service.commands.checks import needed_mib
-from service.settings import Settings
-from service.workers.supervisor import LATE_S
+from compose_files import services
+from speech_qc.cli.doctor_checks import needed_mib
+from speech_qc.settings import Settings
+from speech_qc.workers.supervisor import LATE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = services("docker-compose.yml")

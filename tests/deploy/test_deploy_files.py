@@ -11,10 +11,10 @@ from types import ModuleType
 import docker_engine
 import pytest
 import yaml
-from compose_files import services
 from docker_engine import ROOT
 
-from service.settings import Settings
+from compose_files import services
+from speech_qc.settings import Settings
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 NGINX = (ROOT / "deploy" / "nginx" / "nginx.conf").read_text(encoding="utf-8")

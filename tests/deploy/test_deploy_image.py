@@ -9,8 +9,8 @@ import httpx
 import pytest
 from docker_engine import IMAGE, ROOT, docker, health, inspect, until
 
-from service import __version__
-from service.capacity.host import free_port
+from speech_qc.capacity.host import free_port
+from speech_qc.version import __version__
 
 pytestmark = pytest.mark.docker
 

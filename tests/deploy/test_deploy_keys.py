@@ -9,15 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from board import SAMPLE
 from docker_engine import ROOT, Stack, docker, until
+
+from board import SAMPLE
 
 pytestmark = pytest.mark.docker
 
 
 def keys(*words: str, file: Path) -> str:
     """`speech-qc keys` on the host."""
-    command = [sys.executable, "-m", "service", "keys", *words, "--file", str(file)]
+    command = [sys.executable, "-m", "speech_qc", "keys", *words, "--file", str(file)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 

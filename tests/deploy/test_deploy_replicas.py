@@ -9,12 +9,12 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from board import SAMPLE, ask
 from docker_engine import Stack, docker, figure, health, inspect, until
 from numpy.typing import NDArray
 
-from service.api.messages import AnyServerMessage, Finalized, Scores, Summary
-from service.client import StreamClient, StreamClosed
+from board import SAMPLE, ask
+from speech_qc.client.stream import StreamClient, StreamClosed
+from speech_qc.wire.server_messages import AnyServerMessage, Finalized, Scores, Summary
 
 pytestmark = pytest.mark.docker
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from board import SAMPLE
 from docker_engine import ROOT, Stack, docker, inspect, until
 
-from service.api.watchdog import EXIT_CODE
+from board import SAMPLE
+from speech_qc.exit_codes import FATAL
 
 pytestmark = pytest.mark.docker
 
@@ -59,5 +59,5 @@ def test_a_container_whose_engine_hangs_is_started_again_and_serves(frail: Stack
     assert inspected(frail) != 200
     until(lambda: inspect(container)["RestartCount"] == 1, "a restart")
     until(lambda: inspected(frail) == 200, "an answer after the restart")
-    assert exit_codes(container, start_s) == [str(EXIT_CODE)]
+    assert exit_codes(container, start_s) == [str(FATAL)]
     assert frail.containers("speech-qc") == [container]

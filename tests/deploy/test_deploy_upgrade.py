@@ -12,10 +12,10 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from board import SAMPLE
 from docker_engine import IMAGE, ROOT, Stack, docker, inspect, until
 
-from service.client import StreamClient, StreamClosed
+from board import SAMPLE
+from speech_qc.client.stream import StreamClient, StreamClosed
 
 pytestmark = pytest.mark.docker
 

@@ -7,8 +7,9 @@ import time
 
 import httpx
 import pytest
-from board import SAMPLE, ask, expressions, load, panels
 from docker_engine import Stack, docker, health, inspect, until
+
+from board import SAMPLE, ask, expressions, load, panels
 
 pytestmark = pytest.mark.docker
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from service.contract import FeatureSpec
-from service.engine import EchoRunner, Engine, Lane, Stepper
+from speech_qc.contract import FeatureSpec
+from speech_qc.engine import EchoRunner, Engine, Lane, Stepper
 
 LIVE = Lane("live", hops=10, priority=0)
 FLUSH = Lane("flush", hops=2, priority=1)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from engine_doubles import SPEC
 
-from service.contract import LABEL_CATALOG
-from service.engine import EchoRunner, Runner, echo_contract
+from speech_qc.contract import LABEL_CATALOG
+from speech_qc.engine import EchoRunner, Runner, echo_contract
 
 
 def stream(hops: int, seed: int = 0) -> np.ndarray:

@@ -20,8 +20,8 @@ from engine_doubles import (
     running,
 )
 
-from service.engine import EchoRunner, Engine, Stepper
-from service.errors import Draining, EngineDead, InferenceError, StartupError
+from speech_qc.engine import EchoRunner, Engine, Stepper
+from speech_qc.errors import Draining, EngineDead, InferenceError, StartupError
 
 
 async def scores_of(engine: Engine, streams: list[list[np.ndarray]]) -> list[np.ndarray]:

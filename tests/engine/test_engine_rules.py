@@ -22,8 +22,8 @@ from engine_doubles import (
     running,
 )
 
-from service.engine import EchoRunner, Engine, Lane, Stepper
-from service.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, Overloaded, StartupError
+from speech_qc.engine import EchoRunner, Engine, Lane, Stepper
+from speech_qc.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, Overloaded, StartupError
 
 PATIENT_DEADLINE_S = 60.0  # on the manual clock
 

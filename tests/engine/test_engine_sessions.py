@@ -23,9 +23,9 @@ from engine_doubles import (
     running,
 )
 
-from service.engine import EchoRunner, Engine, Lane, Stepper
-from service.engine.step import batch_buckets
-from service.errors import InvalidAudio, Overloaded
+from speech_qc.engine import EchoRunner, Engine, Lane, Stepper
+from speech_qc.engine.step import batch_buckets
+from speech_qc.errors import InvalidAudio, Overloaded
 
 TONE = EchoRunner().contract.index("tone")  # position in the stream, from the state
 

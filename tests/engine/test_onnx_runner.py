@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from engine_doubles import plain_front_end, random_chunks, run, running
 
-from service.engine import OnnxRunner, Runner
-from service.errors import ContractError, InferenceError, StartupError
+from speech_qc.engine import OnnxRunner, Runner
+from speech_qc.errors import ContractError, InferenceError, StartupError
 
 onnx = pytest.importorskip("onnx")
 from tiny_onnx import tiny_contract, write_tiny_model  # noqa: E402 - needs onnx
@@ -179,7 +179,7 @@ def test_auto_without_cuda_falls_back_and_says_so(
 ) -> None:
     if cuda_here:
         pytest.skip("CUDA works on this machine")
-    with caplog.at_level(logging.WARNING, "service.engine.runner"):
+    with caplog.at_level(logging.WARNING, "speech_qc.engine.runner"):
         runner = OnnxRunner(tiny_model, "auto")
     assert runner.provider == "CPUExecutionProvider"
     assert runner.provider_fallback

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("package", ["service", "training"])
+@pytest.mark.parametrize("package", ["speech_qc", "training"])
 def test_the_runtime_reports_nothing_to_its_makers(tmp_path, package):
     unwanted = ("ORT_", "XDG_", "CI", "GITHUB_", "PYTEST_")  # with some of them it would keep quiet by itself
     environment = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}

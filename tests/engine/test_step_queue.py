@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from engine_doubles import FLUSH, LANES, LIVE, UPLOAD
 
-from service.engine.entry import Entry
-from service.engine.protocols import Lane
-from service.engine.queue import Batch, StepQueue
-from service.errors import Overloaded
+from speech_qc.engine.entry import Entry
+from speech_qc.engine.protocols import Lane
+from speech_qc.engine.queue import Batch, StepQueue
+from speech_qc.errors import Overloaded
 
 
 class Maker:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save
 
-from service.contract import METADATA_KEY, ModelContract
-from service.engine import echo_contract
+from speech_qc.contract import METADATA_KEY, ModelContract
+from speech_qc.engine import echo_contract
 
 HOPS_PER_FRAME = 2
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+
 from server_process import ServerProcess
 from signals import voice, wav_bytes
 

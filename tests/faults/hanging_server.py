@@ -10,14 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import service.api.stream_server as stream_server
-from service import assembly
-from service.cli import main
-from service.commands import worker
-from service.commands.seams import Seams
-from service.engine import EchoRunner
-from service.settings import Settings
-from service.workers import Supervisor
+import speech_qc.server.server as stream_server
+from speech_qc.cli import worker
+from speech_qc.cli.main import main
+from speech_qc.cli.seams import Seams
+from speech_qc.engine import EchoRunner
+from speech_qc.pipeline import factory
+from speech_qc.settings import Settings
+from speech_qc.workers import Supervisor
 
 SWITCH = Path(sys.argv[1])
 
@@ -42,6 +42,6 @@ def supervise(settings: Settings) -> int:
 if __name__ == "__main__":
     stream_server.LEAST_LIMIT_S = 1.0  # the step deadline of the test counts
     if len(sys.argv) > 2:
-        assembly.make_runner = make_runner
+        factory.make_runner = make_runner
         sys.exit(worker.main(int(sys.argv[2])))
     sys.exit(main(["serve"], seams=Seams(make_runner=make_runner, supervise=supervise)))

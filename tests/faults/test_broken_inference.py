@@ -8,13 +8,13 @@ import threading
 from contextlib import suppress
 
 import httpx
-from live_server import serving
-from signals import voice, wav_bytes, white_noise
-from stream_material import pcm16
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from service.engine import EchoRunner
+from live_server import serving
+from signals import voice, wav_bytes, white_noise
+from speech_qc.engine import EchoRunner
+from stream_material import pcm16
 
 SECOND = pcm16(white_noise(1.0, level_dbfs=-30))
 SOUND = wav_bytes(voice(1.0))
@@ -107,7 +107,7 @@ def test_work_on_an_upload_that_takes_too_long_is_answered_504():
                 answer = await web.post(f"{url.replace('ws:', 'http:')}/v1/inspect", content=SOUND)
                 assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
                 runner.let_go.set()
-                assert app.state.parts.uploads == 0
+                assert app.state.parts.uploads.taken == 0
         finally:
             runner.let_go.set()
 

@@ -11,21 +11,27 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
+
 from live_server import serving
 from signals import voice, wav_bytes
+from speech_qc.client.stream import StreamClient
+from speech_qc.security.api_keys import KeyRing, make_key, write_keys
+from speech_qc.wire.server_messages import Scores
 from stream_material import pcm16
-
-from service.api.messages import Scores
-from service.client import StreamClient
-from service.keys import KeyRing, make_key, write_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = voice(2.0)
 WALL_CLOCKS = {"time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "today"}
 ALLOWED = {
-    ("service/histogram.py", "time"),  # when a series was made, which Prometheus wants in seconds since 1970
-    ("service/keys.py", "time"),  # the end of a token, which has to mean the same on several servers
-    ("service/commands/checks.py", "gmtime"),  # `doctor` looks whether the clock is set at all
+    (
+        "service/speech_qc/telemetry/histogram.py",
+        "time",
+    ),  # Prometheus wants a series' creation time
+    (
+        "service/speech_qc/security/api_keys.py",
+        "time",
+    ),  # token expiry, the same on all servers
+    ("service/speech_qc/cli/doctor_checks.py", "gmtime"),  # `doctor` checks that the clock is set
 }
 
 
@@ -43,7 +49,7 @@ def wall_clocks_of(path: Path) -> set[str]:
 def test_only_what_has_to_mean_the_same_elsewhere_reads_the_wall_clock():
     found = {
         (path.relative_to(ROOT).as_posix(), name)
-        for path in sorted((ROOT / "service").rglob("*.py"))
+        for path in sorted((ROOT / "service" / "speech_qc").rglob("*.py"))
         for name in wall_clocks_of(path)
     }
     assert found == ALLOWED, "durations and deadlines take time.monotonic, time.perf_counter or loop.time"
@@ -112,7 +118,7 @@ def test_a_stream_and_an_upload_are_served_as_ever_while_the_clock_jumps(monkeyp
         assert scores.shape == (2, 100) and duration_s == 2.0
         for seconds in (total_s, *answer["timing"].values()):
             assert 0 <= seconds < 60
-        registry = app.state.metrics.registry
+        registry = app.state.parts.metrics.registry
         assert 0 <= registry.get_sample_value("speechqc_stream_lag_seconds_sum") < 60
         assert 0 <= registry.get_sample_value("speechqc_queue_duration_seconds_sum", {"lane": "live"}) < 60
         assert registry.get_sample_value("speechqc_streams_ended_total", {"outcome": "ok"}) == 2

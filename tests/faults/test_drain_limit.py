@@ -10,15 +10,15 @@ from contextlib import suppress
 
 import pytest
 from frail_server import SOUND, Frail, started
-from live_server import until
-from signals import voice
-from stream_material import pcm16
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from service.api.watchdog import EXIT_CODE
-from service.capacity.host import free_port
-from service.draining import LAST_S, Drain
+from live_server import until
+from signals import voice
+from speech_qc.capacity.host import free_port
+from speech_qc.exit_codes import FATAL
+from speech_qc.shutdown import LAST_S, DrainDeadline
+from stream_material import pcm16
 
 DRAIN_S = 4.0
 LATE_S = 1.5
@@ -100,7 +100,7 @@ def test_a_process_whose_streams_and_uploads_hang_ends_in_time_and_tells_them(tm
     assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 503 Service Unavailable"] * 2
     assert all(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "draining" for answer in answers)
     assert close == 1012
-    assert code in (-signal.SIGTERM, EXIT_CODE)
+    assert code in (-signal.SIGTERM, FATAL)
 
 
 @pytest.mark.slow
@@ -127,11 +127,11 @@ def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, codes):
 
 def test_the_time_to_drain_is_one_for_all():
     now_s = 100.0
-    drain = Drain(30.0, lambda: now_s)
+    drain = DrainDeadline(30.0, lambda: now_s)
     assert (drain.work_left_s, drain.left_s) == (30.0 - LAST_S, 30.0)
     now_s += 20
     drain.begin()
     assert (drain.work_left_s, drain.left_s) == (10.0 - LAST_S, 10.0)
     now_s += 20
     assert (drain.work_left_s, drain.left_s) == (0.0, 0.0)
-    assert Drain(0.0, lambda: now_s).left_s == LAST_S, "a process needs a moment to end"
+    assert DrainDeadline(0.0, lambda: now_s).left_s == LAST_S, "a process needs a moment to end"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from signals import voice, wav_bytes
-from stream_material import pcm16
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from service.capacity.host import free_port
+from signals import voice, wav_bytes
+from speech_qc.capacity.host import free_port
+from stream_material import pcm16
 
 ROOT = Path(__file__).resolve().parents[2]
 SOUND = wav_bytes(voice(20.0))
@@ -30,7 +30,7 @@ SETTINGS = {"DEVICE": "cpu", "MAX_BATCH": "4", "UPLOAD_CHUNK_HOPS": "40", "MAX_U
 def server(tmp_path):
     port = free_port()
     environment = os.environ | {f"SPEECHQC_{name}": value for name, value in SETTINGS.items()}
-    words = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+    words = [sys.executable, "-m", "speech_qc", "serve", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:

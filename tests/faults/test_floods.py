@@ -8,14 +8,14 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from live_server import open_to, serving, small_socket, until
-from signals import voice, wav_bytes, white_noise
-from stream_material import CLOSE
 from websockets.frames import Frame, Opcode
 
-from service.api.audio_socket import FRAMES, SLICE_BYTES
-from service.api.guarded_http import MAX_PIPELINED
-from service.client import StreamClient
+from live_server import open_to, serving, small_socket, until
+from signals import voice, wav_bytes, white_noise
+from speech_qc.client.stream import StreamClient
+from speech_qc.server.http_protocol import MAX_PIPELINED
+from speech_qc.server.websocket_protocol import FRAMES, SLICE_BYTES
+from stream_material import CLOSE
 
 UPGRADE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -39,7 +39,7 @@ FLOODS = {
 
 
 def connections(app) -> float:
-    found = app.state.metrics.registry.get_sample_value("speechqc_connections")
+    found = app.state.parts.metrics.registry.get_sample_value("speechqc_connections")
     assert found is not None
     return found
 
@@ -140,7 +140,7 @@ def test_a_client_that_pings_and_does_not_read_fills_no_memory():
                 except ConnectionError:
                     break
                 await asyncio.sleep(0.01)
-                most = max(most, app.state.unsent_bytes())
+                most = max(most, app.state.parts.memory.unsent_bytes)
             plain.close()
             assert most < 100_000, "answers that nobody takes are not written"
             await until(lambda: connections(app) == 0)
@@ -200,8 +200,8 @@ def test_an_upload_whose_client_has_left_gives_its_place_back_at_once():
             writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(long) + long)
             await until(lambda: app.state.parts.engine.status.sessions == 1)
             writer.transport.abort()
-            await until(lambda: app.state.parts.uploads == 0, 3.0)
-            metrics = app.state.metrics.registry
+            await until(lambda: app.state.parts.uploads.taken == 0, 3.0)
+            metrics = app.state.parts.metrics.registry
             assert metrics.get_sample_value("speechqc_uploads_total", {"outcome": "disconnected"}) == 1
             assert app.state.parts.engine.status.sessions == 0
             answer = await web.post(url.replace("ws:", "http:") + "/v1/inspect", content=wav_bytes(voice(1.0)))

@@ -15,13 +15,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+
 from live_server import serving
 from signals import voice, wav_bytes, white_noise
-
-from service.capacity.host import free_port
-from service.cli import main
-from service.client import StreamClient
-from service.keys import read_keys
+from speech_qc.capacity.host import free_port
+from speech_qc.cli.main import main
+from speech_qc.client.stream import StreamClient
+from speech_qc.security.api_keys import read_keys
 
 LONG = white_noise(60.0)
 """Some 2 MB as 16 bit: more than form parsers keep in memory."""
@@ -83,7 +83,7 @@ def test_nothing_that_is_sent_is_written_anywhere(form, monkeypatch):
             Watched.opened = []
             await upload(url, form)
             await converse(url)
-            assert app.state.parts.uploads == app.state.parts.engine.status.sessions == 0
+            assert app.state.parts.uploads.taken == app.state.parts.engine.status.sessions == 0
             async with asyncio.timeout(8):
                 while open_files() > before:  # noqa: ASYNC110  # connections that were closed end with the next turns
                     await asyncio.sleep(0.01)
@@ -108,7 +108,7 @@ def test_the_hook_sees_a_file_that_is_written(tmp_path):
 NO_FILES = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # whatever any library writes to a file fails, as on a full disk
-from service.cli import main
+from speech_qc.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -172,7 +172,7 @@ def test_a_key_that_cannot_be_kept_is_not_shown_and_the_file_stays_as_it_was(tmp
     before = file.read_bytes()
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr("service.keys.os.fdopen", FullDisk)
+        patch.setattr("speech_qc.security.api_keys.os.fdopen", FullDisk)
         assert main(["keys", "add", "late", "--file", str(file)]) == 2
         assert main(["keys", "remove", "desk", "--file", str(file)]) == 2
     captured = capsys.readouterr()

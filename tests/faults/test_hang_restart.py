@@ -11,8 +11,9 @@ import httpx
 import pytest
 from frail_server import started
 
-from service.api.watchdog import EXIT_CODE, LOOK_S, Watchdog
-from service.capacity.host import free_port
+from speech_qc.capacity.host import free_port
+from speech_qc.exit_codes import FATAL
+from speech_qc.server.watchdog import LOOK_S, Watchdog
 
 
 @pytest.mark.slow
@@ -25,7 +26,7 @@ def test_a_process_whose_engine_hangs_is_not_ready_ends_and_the_next_one_serves(
         died_s = time.monotonic()
         assert server.readiness() == (503, "dead")
         assert httpx.get(f"{server.url}/health/live").status_code == 200
-        assert server.ends() == EXIT_CODE
+        assert server.ends() == FATAL
         assert time.monotonic() - died_s < 30
         assert "the engine is dead and was not replaced" in server.log()
     with started(tmp_path, port) as again:
@@ -47,7 +48,7 @@ def test_a_worker_whose_engine_hangs_is_replaced(tmp_path, steps_in, why):
         server.until(lambda: len(served(server.log())) == 3, "a third process serves")
         said = server.log()
         assert why in said
-        assert re.search(rf"worker (\d) \(process \d+\) ended with exit code {EXIT_CODE}; it is started again", said)
+        assert re.search(rf"worker (\d) \(process \d+\) ended with exit code {FATAL}; it is started again", said)
         assert before < served(said)
         assert server.process.poll() is None
         assert {server.inspect() for _ in range(4)} == {200}
@@ -69,7 +70,7 @@ def test_without_an_end_in_the_settings_a_process_stays_and_is_not_ready(tmp_pat
             server.process.wait(3)
         assert server.readiness() == (503, "dead")
         server.process.send_signal(signal.SIGINT)  # and can be ended, although a thread of it hangs
-        assert server.ends() == EXIT_CODE
+        assert server.ends() == FATAL
 
 
 class Watched:

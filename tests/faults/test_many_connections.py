@@ -8,11 +8,11 @@ import re
 from contextlib import AsyncExitStack
 
 import pytest
+
 from live_server import serving, until
 from signals import voice, wav_bytes
-
-from service.client import StreamClient, StreamClosed
-from service.settings import RESERVED_CONNECTIONS, Settings
+from speech_qc.client.stream import StreamClient, StreamClosed
+from speech_qc.settings import RESERVED_CONNECTIONS, Settings
 
 SOUND = wav_bytes(voice(0.5))
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -26,7 +26,7 @@ class Crowd:
         self.wires: list[Wire] = []
 
     def value(self, name: str) -> float:
-        found = self._app.state.metrics.registry.get_sample_value(name)
+        found = self._app.state.parts.metrics.registry.get_sample_value(name)
         assert found is not None
         return found
 

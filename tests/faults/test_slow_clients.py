@@ -7,6 +7,7 @@ import socket
 import struct
 
 import pytest
+
 from live_server import open_to, serving, small_socket, until
 from signals import wav_bytes, white_noise
 
@@ -29,7 +30,7 @@ async def answer_of(reader: asyncio.StreamReader, seconds: float = 8.0) -> bytes
 
 def at_rest(app) -> bool:
     parts = app.state.parts
-    return parts.uploads == 0 and parts.engine.status.sessions == 0 and len(parts.streams) == 0
+    return parts.uploads.taken == 0 and parts.engine.status.sessions == 0 and len(parts.streams) == 0
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"GET /"])
@@ -185,7 +186,7 @@ def test_clients_that_vanish_within_a_message_leave_nothing():
                 await until(lambda: at_rest(app))
             reader, writer = await open_to(url)
             writer.write(post(len(SOUND)) + SOUND[:30_000])
-            await until(lambda: app.state.parts.uploads == 1)
+            await until(lambda: app.state.parts.uploads.taken == 1)
             writer.transport.abort()
             await until(lambda: at_rest(app))
 
@@ -233,7 +234,7 @@ def test_what_is_left_of_a_body_that_was_refused_is_passed_over_but_not_for_ever
                         await writer.drain()
                         await asyncio.sleep(0.01)
             writer.close()
-            await until(lambda: app.state.metrics.registry.get_sample_value("speechqc_connections") == 0)
+            await until(lambda: app.state.parts.metrics.registry.get_sample_value("speechqc_connections") == 0)
 
     asyncio.run(main())
 
@@ -246,7 +247,7 @@ def test_a_connection_whose_body_is_complete_after_its_answer_is_closed_when_not
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 8)
             await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
             writer.write(b"x")
-            await until(lambda: app.state.metrics.registry.get_sample_value("speechqc_connections") == 0)
+            await until(lambda: app.state.parts.metrics.registry.get_sample_value("speechqc_connections") == 0)
             writer.close()
 
     asyncio.run(main())

@@ -7,12 +7,12 @@ import json
 import logging
 
 import pytest
-from live_server import open_to, serving, small_socket, until
-from signals import white_noise
-from stream_material import CLOSE, pcm16
 from websockets.frames import Frame, Opcode
 
-from service.engine import EchoRunner
+from live_server import open_to, serving, small_socket, until
+from signals import white_noise
+from speech_qc.engine import EchoRunner
+from stream_material import CLOSE, pcm16
 
 QUICK = {"header_timeout_s": 0.5, "read_timeout_s": 0.5, "upload_idle_s": 0.5, "keep_alive_s": 2.0}
 HEAD = b"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -35,7 +35,7 @@ NO_HANDSHAKES = {
 
 
 async def until_no_connection(app) -> None:
-    await until(lambda: app.state.metrics.registry.get_sample_value("speechqc_connections") == 0)
+    await until(lambda: app.state.parts.metrics.registry.get_sample_value("speechqc_connections") == 0)
 
 
 @pytest.mark.parametrize("case", NO_HANDSHAKES)
@@ -68,7 +68,7 @@ def test_a_stream_cannot_be_asked_for_while_an_upload_is_under_way():
             writer.write(begun + STREAM + b"\r\n")
             answer = await asyncio.wait_for(reader.read(), 8)
             await until_no_connection(app)
-            assert app.state.parts.uploads == 0
+            assert app.state.parts.uploads.taken == 0
             writer.close()
             return answer
 
@@ -87,7 +87,7 @@ def test_a_stream_whose_client_reads_nothing_at_its_end_is_cut():
                 audio = Frame(Opcode.BINARY, pcm16(white_noise(0.1))).serialize(mask=True, extensions=[])
                 await loop.sock_sendall(plain, audio)
             await loop.sock_sendall(plain, Frame(Opcode.TEXT, CLOSE.encode()).serialize(mask=True, extensions=[]))
-            metrics = app.state.metrics.registry
+            metrics = app.state.parts.metrics.registry
             await until(lambda: metrics.get_sample_value("speechqc_streams_ended_total", {"outcome": "ok"}) == 1)
             await until_no_connection(app)
             plain.close()
@@ -131,13 +131,13 @@ def test_a_stream_that_is_closing_keeps_nobody_else_from_an_orderly_end():
             plain, loop = await small_socket(url), asyncio.get_running_loop()
             await loop.sock_sendall(plain, STREAM + b"\r\n")
             audio = Frame(Opcode.BINARY, pcm16(white_noise(0.1))).serialize(mask=True, extensions=[])
-            while app.state.unsent_bytes() < 20_000:
+            while app.state.parts.memory.unsent_bytes < 20_000:
                 await loop.sock_sendall(plain, audio)
                 await asyncio.sleep(0.005)
             await loop.sock_sendall(plain, Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True, extensions=[]))
             reader, writer = await open_to(url)
             writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"RIFF")
-            await until(lambda: app.state.parts.uploads == 1 and len(app.state.parts.streams) == 0)
+            await until(lambda: app.state.parts.uploads.taken == 1 and len(app.state.parts.streams) == 0)
             reading = asyncio.create_task(reader.read())
         # by here the server has ended in order, and has told the upload that it could not finish it
         answer = await asyncio.wait_for(reading, 8)

@@ -9,9 +9,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.engine import EchoRunner
-from service.settings import Settings
+from speech_qc.app import create_app
+from speech_qc.engine import EchoRunner
+from speech_qc.settings import Settings
 
 HANG_S = 20.0
 """An input that takes so long hangs; the slowest take a fraction of a second."""
@@ -29,7 +29,7 @@ async def application(**settings: object) -> AsyncIterator[FastAPI]:
 def at_rest(app: FastAPI) -> bool:
     """Whether nothing is held by anybody."""
     parts = app.state.parts
-    return parts.uploads == 0 and parts.engine.status.sessions == 0 and len(parts.streams) == 0
+    return parts.uploads.taken == 0 and parts.engine.status.sessions == 0 and len(parts.streams) == 0
 
 
 async def post(

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 
 import numpy as np
+
 from signals import voice, wav_bytes
 
 Mutation = Callable[[bytearray, np.random.Generator], None]

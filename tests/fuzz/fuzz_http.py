@@ -7,9 +7,9 @@ from typing import Any
 from fuzz_asgi import at_rest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from service.app import create_app
-from service.engine import EchoRunner
-from service.settings import Settings
+from speech_qc.app import create_app
+from speech_qc.engine import EchoRunner
+from speech_qc.settings import Settings
 
 
 def run_schemathesis(schemathesis: Any, *, examples: int) -> int:

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 from fuzz_asgi import application, at_rest, converse
 from hypothesis import HealthCheck, Phase, given, settings
 
-from service.api.messages import SERVER
+from speech_qc.wire.server_messages import SERVER
 
 CLOSES = frozenset({1000, 1007, 1008, 1009})
 """Codes that a client alone can bring about; 1011 to 1013 would be this server's own trouble."""

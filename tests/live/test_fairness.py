@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
 from live_server import serving
 from signals import white_noise
 from stream_material import CLOSE, cut, pcm16
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 PACED = 50
 MESSAGES = 20

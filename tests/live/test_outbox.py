@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.live.outbox import Outbox
+from speech_qc.live.outbox import Outbox
 
 
 class Line:

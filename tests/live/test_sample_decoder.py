@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from signals import voice, white_noise
 
-from service.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
-from service.audio.levels import LevelMeter
-from service.errors import InvalidAudio
-from service.live.watch import LOOK_S, REPEAT_S, Watch
-from service.live.wire import WireDecoder
+from signals import voice, white_noise
+from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
+from speech_qc.audio.levels import LevelMeter
+from speech_qc.errors import InvalidAudio
+from speech_qc.live.input_checks import LOOK_S, REPEAT_S, InputChecks
+from speech_qc.live.sample_decoder import SampleDecoder
 
 CODES = bytes(np.random.default_rng(5).integers(0, 256, 4000, dtype=np.uint8))
 
 
 def decoded(encoding: str, channels: int, messages: list[bytes], piece: int = 100) -> np.ndarray:
-    decoder = WireDecoder(encoding, channels, piece)
+    decoder = SampleDecoder(encoding, channels, piece)
     pieces = [np.stack(p) for message in messages for p in decoder.pieces(message)]
     assert all(piece >= p.shape[1] >= 1 for p in pieces)
     return np.concatenate(pieces, axis=1)
@@ -46,7 +46,7 @@ def test_samples_do_not_depend_on_where_messages_are_cut(encoding, data, expecte
 
 
 def test_bytes_of_an_unfinished_sample_are_counted():
-    decoder = WireDecoder("linear16", 2, 100)
+    decoder = SampleDecoder("linear16", 2, 100)
     assert [len(p[0]) for p in decoder.pieces(bytes(11))] == [2]
     assert decoder.rest_bytes == 3
     assert [len(p[0]) for p in decoder.pieces(b"\x00")] == [1]
@@ -55,10 +55,10 @@ def test_bytes_of_an_unfinished_sample_are_counted():
 
 def test_floats_that_are_no_numbers_are_refused():
     with pytest.raises(InvalidAudio, match="encoding"):
-        list(WireDecoder("float32", 1, 100).pieces(np.array([np.inf], "<f4").tobytes()))
+        list(SampleDecoder("float32", 1, 100).pieces(np.array([np.inf], "<f4").tobytes()))
 
 
-def paced(watch: Watch, seconds: float, pace: float, start_s: float = 0.0, piece_s: float = 0.1) -> list[str]:
+def paced(watch: InputChecks, seconds: float, pace: float, start_s: float = 0.0, piece_s: float = 0.1) -> list[str]:
     """Let audio of a length arrive at a pace; the codes of what is said."""
     codes = []
     for number in range(round(seconds / piece_s)):
@@ -70,11 +70,11 @@ def paced(watch: Watch, seconds: float, pace: float, start_s: float = 0.0, piece
 
 @pytest.mark.parametrize("piece_s", [0.02, 0.1, 1.0])
 def test_real_time_is_no_reason_to_warn(piece_s):
-    assert paced(Watch(16_000, 1, "linear16"), 120.0, 1.0, piece_s=piece_s) == []
+    assert paced(InputChecks(16_000, 1, "linear16"), 120.0, 1.0, piece_s=piece_s) == []
 
 
 def test_jitter_and_a_stall_that_is_made_up_for_are_no_reason_to_warn():
-    watch = Watch(16_000, 1, "linear16")
+    watch = InputChecks(16_000, 1, "linear16")
     rng = np.random.default_rng(1)
     said = [watch.arrived(0.1, n * 0.1 + rng.uniform(0, 0.3)) for n in range(300)]
     said += [watch.arrived(0.1, max(n * 0.1, 32.0)) for n in range(300, 600)]
@@ -82,16 +82,16 @@ def test_jitter_and_a_stall_that_is_made_up_for_are_no_reason_to_warn():
 
 
 def test_half_the_rate_is_too_slow_and_said_once_while_it_lasts():
-    watch = Watch(16_000, 1, "linear16")
+    watch = InputChecks(16_000, 1, "linear16")
     assert paced(watch, 100.0, 0.5) == ["too_slow"]
 
 
 def test_twice_the_rate_is_too_fast():
-    assert paced(Watch(8_000, 1, "mulaw"), 60.0, 2.0) == ["too_fast"]
+    assert paced(InputChecks(8_000, 1, "mulaw"), 60.0, 2.0) == ["too_fast"]
 
 
 def test_who_says_keep_alive_may_be_slow():
-    watch = Watch(16_000, 1, "linear16")
+    watch = InputChecks(16_000, 1, "linear16")
     codes = []
     for n in range(200):
         watch.paused()
@@ -99,7 +99,7 @@ def test_who_says_keep_alive_may_be_slow():
     assert codes == []
 
 
-def listen(watch: Watch, samples: np.ndarray, rate_hz: int = 16_000) -> list[str]:
+def listen(watch: InputChecks, samples: np.ndarray, rate_hz: int = 16_000) -> list[str]:
     """Let a channel hear samples in pieces of 100 ms, with looks when they are due."""
     meter, said = LevelMeter(rate_hz), []
     for start in range(0, len(samples), rate_hz // 10):
@@ -112,26 +112,29 @@ def listen(watch: Watch, samples: np.ndarray, rate_hz: int = 16_000) -> list[str
 
 
 def test_speech_is_no_reason_to_warn():
-    assert listen(Watch(16_000, 1, "linear16"), voice(60.0) + white_noise(60.0, level_dbfs=-50)) == []
+    assert listen(InputChecks(16_000, 1, "linear16"), voice(60.0) + white_noise(60.0, level_dbfs=-50)) == []
 
 
 def test_silence_is_said_after_ten_seconds_and_again_when_it_comes_back_later():
-    watch = Watch(16_000, 1, "linear16")
+    watch = InputChecks(16_000, 1, "linear16")
     nothing, speech = np.zeros(16_000 * 12, np.float32), voice(REPEAT_S)
     assert listen(watch, nothing[: 16_000 * 9]) == []
-    assert listen(Watch(16_000, 1, "linear16"), np.concatenate([nothing, speech, nothing])) == ["silence", "silence"]
+    assert listen(InputChecks(16_000, 1, "linear16"), np.concatenate([nothing, speech, nothing])) == [
+        "silence",
+        "silence",
+    ]
 
 
 def test_clipping_is_said():
     cut_off = np.clip(8 * voice(LOOK_S * 2), -0.9, 0.9).astype(np.float32)
-    assert listen(Watch(16_000, 1, "linear16"), cut_off) == ["clipping"]
+    assert listen(InputChecks(16_000, 1, "linear16"), cut_off) == ["clipping"]
 
 
 def test_telephone_speech_declared_as_48_khz_is_said():
     import soxr
 
     upsampled = soxr.resample(voice(45.0, rate_hz=8_000), 8_000, 48_000).astype(np.float32)
-    assert listen(Watch(48_000, 1, "linear16"), upsampled, 48_000) == ["rate_mismatch"]
+    assert listen(InputChecks(48_000, 1, "linear16"), upsampled, 48_000) == ["rate_mismatch"]
 
 
 @pytest.mark.parametrize(("sent", "declared"), [("mulaw", "linear16"), ("alaw", "linear16"), ("linear16", "mulaw")])
@@ -144,5 +147,5 @@ def test_a_wrong_encoding_is_said(sent, declared):
     }[sent]()
     wrong = decoded(declared, 1, [coded])[0]
     right = decoded(sent, 1, [coded])[0]
-    assert "encoding_mismatch" in listen(Watch(8_000, 1, declared), wrong, 8_000)
-    assert listen(Watch(8_000, 1, sent), right, 8_000) == []
+    assert "encoding_mismatch" in listen(InputChecks(8_000, 1, declared), wrong, 8_000)
+    assert listen(InputChecks(8_000, 1, sent), right, 8_000) == []

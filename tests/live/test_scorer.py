@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live_server import serving
-from signals import voice, white_noise
-from stream_material import CLOSE, converse, cut, frames_of, of_type, pcm16
 from websockets.asyncio.client import connect
 
-from service.assembly import FLUSH_HOPS
-from service.engine import EchoRunner
-from service.live.scorer import Scorer
+from live_server import serving
+from signals import voice, white_noise
+from speech_qc.engine import EchoRunner
+from speech_qc.live.scorer import Scorer
+from speech_qc.pipeline.factory import FLUSH_HOPS
+from stream_material import CLOSE, converse, cut, frames_of, of_type, pcm16
 
 SECONDS = 1.2
 

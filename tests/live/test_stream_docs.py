@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+
 from live_server import serving
 from signals import white_noise
+from speech_qc.audio.decode import LIVE_ENCODINGS
+from speech_qc.errors import StartupError
+from speech_qc.live.input_checks import WarningCode
+from speech_qc.live.options import KNOWN
+from speech_qc.settings import Settings
+from speech_qc.wire.client_messages import ClientMessage, parse_client_message
+from speech_qc.wire.server_messages import SERVER, AnyServerMessage, StreamWarning
 from stream_material import pcm16
 from test_errors import served
-
-from service.api.messages import SERVER, AnyServerMessage, StreamWarning
-from service.audio.decode import LIVE_ENCODINGS
-from service.errors import StartupError
-from service.live.commands import ClientMessage, parse_client_message
-from service.live.options import KNOWN
-from service.live.watch import WarningCode
-from service.settings import Settings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/protocol.md").read_text(encoding="utf-8")
 SENT_OVER_THE_SOCKET = (

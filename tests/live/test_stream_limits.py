@@ -11,9 +11,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from starlette.testclient import WebSocketDenialResponse
+from websockets.asyncio.client import connect
+
 from live_server import serving
 from signals import white_noise
-from starlette.testclient import WebSocketDenialResponse
+from speech_qc.api.deps import AppState
+from speech_qc.app import create_app
+from speech_qc.engine import EchoRunner
+from speech_qc.errors import SpeechQCError
+from speech_qc.live.options import parse_options
+from speech_qc.live.scorer import LiveLanes
+from speech_qc.live.stream import LiveStream
+from speech_qc.pipeline.factory import make_lanes
+from speech_qc.settings import Settings
+from speech_qc.wire.close import MAX_REASON_BYTES, close_reason
 from stream_material import (
     CLOSE,
     KEEP_ALIVE,
@@ -25,18 +37,6 @@ from stream_material import (
     receive,
     receive_all,
 )
-from websockets.asyncio.client import connect
-
-from service.api.deps import AppState
-from service.app import create_app
-from service.assembly import make_lanes
-from service.engine import EchoRunner
-from service.errors import SpeechQCError
-from service.live.closing import MAX_REASON_BYTES, close_reason
-from service.live.options import parse_options
-from service.live.scorer import LiveLanes
-from service.live.stream import LiveStream
-from service.settings import Settings
 
 SECOND = pcm16(white_noise(1.0, level_dbfs=-30))
 PIECES = cut(SECOND, 3200)

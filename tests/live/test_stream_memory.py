@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,23 +13,24 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import numpy as np
 import pytest
-from live_server import serving
-from signals import wav_bytes, white_noise
-from stream_material import CLOSE, FINALIZE, cut, pcm16
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from service import collecting
-from service.api.audio_socket import AudioSocketProtocol
-from service.api.guarded_http import GuardedHttpProtocol
-from service.audio.decode import Decoder
-from service.inspection import Inspector
-from service.live.scorer import Scorer
-from service.live.stream import LiveStream
-from service.session import Session
+from live_server import serving
+from signals import wav_bytes, white_noise
+from speech_qc import gc_tuning
+from speech_qc.audio.decode import Decoder
+from speech_qc.live.scorer import Scorer
+from speech_qc.live.stream import LiveStream
+from speech_qc.pipeline.inspector import Inspector
+from speech_qc.pipeline.recording import Recording
+from speech_qc.pipeline.session import Session
+from speech_qc.server.http_protocol import BoundedHttpProtocol
+from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
+from stream_material import CLOSE, FINALIZE, cut, pcm16
 
 PIECES = cut(pcm16(white_noise(0.5, level_dbfs=-30)), 3200)
-KINDS = (AudioSocketProtocol, GuardedHttpProtocol, LiveStream, Scorer, Session, Decoder, Inspector)
+KINDS = (LiveWebSocketProtocol, BoundedHttpProtocol, LiveStream, Scorer, Session, Decoder, Inspector, Recording)
 
 
 def in_memory() -> Counter[str]:
@@ -37,8 +39,10 @@ def in_memory() -> Counter[str]:
 
 @pytest.fixture(autouse=True)
 def no_collector(monkeypatch):
-    monkeypatch.setattr(collecting, "COLLECT_S", 1e9)
-    gc.collect()
+    monkeypatch.setattr(gc_tuning, "COLLECT_S", 1e9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of what test clients of earlier tests have left
+        gc.collect()
     gc.disable()
     yield
     gc.enable()
@@ -158,7 +162,7 @@ def test_cycles_are_found_by_the_clock(monkeypatch):
             del thing
             await asyncio.sleep(0.3)
             assert there() is not None, "it went by itself, so this test shows nothing"
-            monkeypatch.setattr(collecting, "COLLECT_S", 0.1)
+            monkeypatch.setattr(gc_tuning, "COLLECT_S", 0.1)
             while there() is not None:  # noqa: ASYNC110  # the heap has no event
                 await asyncio.sleep(0.05)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from signals import voice, wav_bytes, white_noise
-from stream_material import converse, cut, pcm16, receive
 
-from service.engine import EchoRunner
+from signals import voice, wav_bytes, white_noise
+from speech_qc.engine import EchoRunner
+from stream_material import converse, cut, pcm16, receive
 
 
 def counted(client, name, **labels):
@@ -69,7 +69,7 @@ def test_a_stream_that_finds_no_place_is_a_refusal(make_client):
 
 def test_an_upload_that_finds_no_place_is_a_refusal(make_client):
     client = make_client(max_uploads=1)
-    client.app.state.parts.uploads = 1
+    client.app.state.parts.uploads.taken = 1
     assert client.post("/v1/inspect", content=wav_bytes(voice(1.0))).status_code == 429
     assert counted(client, "speechqc_refusals_total", reason="uploads") == 1
 

@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+
 from signals import voice, white_noise
+from speech_qc.engine import EchoRunner
 from stream_material import (
     CLOSE,
     FINALIZE,
@@ -19,8 +21,6 @@ from stream_material import (
     receive_all,
     receive_until,
 )
-
-from service.engine import EchoRunner
 
 SECOND = pcm16(white_noise(1.0, level_dbfs=-30))
 

@@ -9,17 +9,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from live_server import serving
 from signals import voice, wav_bytes, white_noise
+from speech_qc.app import create_app
+from speech_qc.engine import EchoRunner, Runner, echo_contract
+from speech_qc.errors import ContractError, ReloadFailed
+from speech_qc.model.file_watcher import watch_file
+from speech_qc.model.reload import MAX_OLD
+from speech_qc.security.api_keys import make_key, write_keys
+from speech_qc.settings import Settings
 from stream_material import CLOSE, frames_of, of_type, pcm16, receive, receive_all, receive_until
-
-from service.app import create_app
-from service.engine import EchoRunner, Runner, echo_contract
-from service.errors import ContractError, ReloadFailed
-from service.generations import MAX_OLD
-from service.keys import make_key, write_keys
-from service.settings import Settings
-from service.watching import watch_file
 
 SECOND = pcm16(white_noise(1.0, level_dbfs=-30))
 

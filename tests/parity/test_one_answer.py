@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from signals import voice, wav_bytes, white_noise
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 
-from service.audio.g711 import encode_alaw, encode_mulaw
-from service.capacity.host import allow_open_files
-from service.client import StreamClient
-from service.engine import EchoRunner, OnnxRunner, Runner
-from service.settings import default_model_path
+from signals import voice, wav_bytes, white_noise
+from speech_qc.audio.g711 import encode_alaw, encode_mulaw
+from speech_qc.capacity.host import allow_open_files
+from speech_qc.client.stream import StreamClient
+from speech_qc.engine import EchoRunner, OnnxRunner, Runner
+from speech_qc.settings import default_model_path
 
 TOLERANCE = 1e-4
 
@@ -279,7 +279,7 @@ def test_alone_is_as_among_strangers(runner, others):
 @pytest.mark.parametrize("hops", [2, 10, 40])
 def test_neither_lane_nor_batch_matters_to_the_shipped_model(shipped_runner, hops):
     """On the CPU the difference was exactly zero; the bound is for runtimes that choose their kernels by shape."""
-    from service.audio.features import FrontEnd
+    from speech_qc.audio.features import FrontEnd
 
     samples = np.stack([call(4.0, seed=seed) for seed in range(8)])
     features = FrontEnd()(samples)[:, :360]

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.audio.features import mel_centres_hz
-from service.contract import FeatureSpec
-from service.explain.band import BandFinder
+from speech_qc.audio.features import mel_centres_hz
+from speech_qc.contract import FeatureSpec
+from speech_qc.pipeline.explain.band import BandFinder
 
 SPEC = FeatureSpec()
 CENTRES_HZ = mel_centres_hz(SPEC)

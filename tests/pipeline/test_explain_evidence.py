@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from signals import voice, white_noise
 
-from service.audio.features import FrontEnd, mel_centres_hz
-from service.contract import LABEL_CATALOG, ModelContract
-from service.engine.echo import echo_contract
-from service.explain import Evidence, Explainer, SpectrumKeeper
-from service.explain import evidence as module
-from service.scoring import Event
+from signals import voice, white_noise
+from speech_qc.audio.features import FrontEnd, mel_centres_hz
+from speech_qc.contract import LABEL_CATALOG, ModelContract
+from speech_qc.engine.echo import echo_contract
+from speech_qc.pipeline.explain import Evidence, Explainer, SpectrumKeeper
+from speech_qc.pipeline.explain import evidence as module
+from speech_qc.scoring import Event
 
 CONTRACT = echo_contract()
 FRAMES = 600

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 from jsonschema import validate
-from signals import voice, wav_bytes, white_noise
 
-from service.cli import main
-from service.commands.seams import Seams
-from service.engine import EchoRunner, OnnxRunner
-from service.explain.evidence import REASONS
+from signals import voice, wav_bytes, white_noise
+from speech_qc.cli.main import main
+from speech_qc.cli.seams import Seams
+from speech_qc.engine import EchoRunner, OnnxRunner
+from speech_qc.pipeline.explain.evidence import REASONS
 
 FIELDS = {"band", "over_floor_db", "snr_db", "kind", "kind_score", "unknown"}
 
@@ -106,7 +106,7 @@ def test_label_tracks_do_not_change_with_explain(make_client):
 
 
 def test_no_more_sound_is_kept_than_the_stated_maximum(make_client, monkeypatch):
-    monkeypatch.setattr("service.inspection.MAX_FRAMES", 100)  # of two channels: one second each
+    monkeypatch.setattr("speech_qc.pipeline.recording.MAX_FRAMES", 100)  # of two channels: one second each
     stereo = np.stack([white_noise(3.0, seed=1), white_noise(3.0, seed=2)], axis=1)
     body = make_client().post("/v1/inspect?explain=true", content=wav_bytes(stereo)).json()
     for channel in body["channels"]:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from signals import voice, white_noise
 
-from service.audio.features import FrontEnd
-from service.engine import EchoRunner
-from service.errors import InvalidAudio
-from service.scoring import load_profiles
-from service.session import ChunkReader, Session
+from signals import voice, white_noise
+from speech_qc.audio.features import FrontEnd
+from speech_qc.engine import EchoRunner
+from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.session import ChunkReader, Session
+from speech_qc.scoring import load_profiles
 
 PROFILE = load_profiles().get("default")
 FRONT_END = FrontEnd()

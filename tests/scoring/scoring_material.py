@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.contract import LABEL_CATALOG, LabelSpec, ModelContract
+from speech_qc.contract import LABEL_CATALOG, LabelSpec, ModelContract
 
 FloatArray = npt.NDArray[np.float32]
 

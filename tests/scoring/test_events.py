@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scoring_material import FloatArray, cut, make_contract, quiet
 
-from service.contract import ModelContract
-from service.errors import ContractError, InferenceError, ProtocolError
-from service.scoring import Event, EventTracker, EventUpdate
-from service.scoring.layout import MIN_SPEECH_FRAMES
-from service.scoring.severity import EventMeasures, rate
+from speech_qc.contract import ModelContract
+from speech_qc.errors import ContractError, InferenceError, ProtocolError
+from speech_qc.scoring import Event, EventTracker, EventUpdate
+from speech_qc.scoring.layout import MIN_SPEECH_FRAMES
+from speech_qc.scoring.severity import EventMeasures, rate
 
 
 def track(contract: ModelContract, scores: FloatArray, level: FloatArray, sizes: list[int]) -> list[EventUpdate]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
+from speech_qc.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
 
 NASTY = 'say "hi", a --> b;\t<c> & d\r\n\x00 \u2028 é 語 \ud800'
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scoring_material import make_contract
 
-from service.report import frame_columns
-from service.scoring.reading import SNR_ONE, TEXT_FRAMES, ScoreBlock, ScoreReader
+from speech_qc.pipeline.documents import frame_columns
+from speech_qc.scoring.reading import SNR_ONE, TEXT_FRAMES, ScoreBlock, ScoreReader
 
 CONTRACT = make_contract()
 READER = ScoreReader(CONTRACT)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scoring_material import cut, make_contract, quiet
 
-from service.errors import InferenceError
-from service.scoring import Summary, SummaryMeter
-from service.scoring.summary import PORTION_FRAMES
+from speech_qc.errors import InferenceError
+from speech_qc.scoring import Summary, SummaryMeter
+from speech_qc.scoring.summary import PORTION_FRAMES
 
 NULLABLE = ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl")
 

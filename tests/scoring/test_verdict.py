@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contract import LABEL_CATALOG
-from service.errors import ProtocolError, SettingsError
-from service.scoring import BUILT_IN_PROFILES, CODES, MEASURES, Limit, Profile, Summary, Verdict, judge, load_profiles
+from speech_qc.contract import LABEL_CATALOG
+from speech_qc.errors import ProtocolError, SettingsError
+from speech_qc.scoring import BUILT_IN_PROFILES, CODES, MEASURES, Limit, Profile, Summary, Verdict, judge, load_profiles
 
 RATIOS = {name: 0.0 for name, (_, kind) in LABEL_CATALOG.items() if kind == "probability"} | {"speech": 0.6}
 CLEAN = Summary(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from signals import voice, wav_bytes
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
-from stream_material import CLOSE, converse, of_type, receive, receive_all
 
-from service.errors import SettingsError
-from service.keys import make_key, write_keys
+from signals import voice, wav_bytes
+from speech_qc.errors import SettingsError
+from speech_qc.security.api_keys import make_key, write_keys
+from stream_material import CLOSE, converse, of_type, receive, receive_all
 
 SOUND = wav_bytes(voice(0.5))
 

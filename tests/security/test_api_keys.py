@@ -7,12 +7,12 @@ import stat
 
 import pytest
 
-from service.callers import Caller, Quotas
-from service.cli import main
-from service.errors import Overloaded, SettingsError, Unauthorized
-from service.exposure import check_exposure, is_loopback
-from service.keys import KeyRing, make_key, read_keys, write_keys
-from service.settings import Settings, load_settings
+from speech_qc.admission.quotas import Caller, Quotas
+from speech_qc.cli.main import main
+from speech_qc.errors import Overloaded, SettingsError, Unauthorized
+from speech_qc.security.api_keys import KeyRing, make_key, read_keys, write_keys
+from speech_qc.security.bind_check import check_exposure, is_loopback
+from speech_qc.settings import Settings, load_settings
 
 
 class Clock:

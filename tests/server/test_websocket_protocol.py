@@ -7,22 +7,24 @@ import json
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from live_server import serving
-from signals import white_noise
-from stream_material import CLOSE, FINALIZE, KEEP_ALIVE, converse, cut, frames_of, of_type, pcm16
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.client import ClientProtocol
 from websockets.frames import Close, Frame, Opcode
 from websockets.uri import parse_uri
 
-from service.api.audio_socket import AudioSocketProtocol, text_frame_head, whole_binary_message
-from service.live.stream import LiveStream
+from live_server import serving
+from signals import white_noise
+from speech_qc.live.stream import LiveStream
+from speech_qc.server.websocket_frames import MessageBoundary, text_frame_head, whole_binary_message
+from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
+from stream_material import CLOSE, FINALIZE, KEEP_ALIVE, converse, cut, frames_of, of_type, pcm16
 
 # Loud and soft by turns, so that two messages in the wrong order cannot go unseen.
 SWELL = (white_noise(1.0, level_dbfs=-20) * np.repeat(np.geomspace(0.01, 1, 100), 160)).astype(np.float32)
@@ -44,6 +46,7 @@ def test_the_head_of_a_text_frame_is_that_of_the_library(size: int):
     assert text_frame_head(size) + payload == frame(payload, Opcode.TEXT, mask=False)
 
 
+KINDS = ["binary", "text", "ping", "fragments"]
 payloads = st.binary(max_size=300) | st.sampled_from([125, 126, 127, 65_535, 65_536]).map(bytes)
 
 
@@ -69,6 +72,33 @@ def test_anything_but_one_whole_binary_message_is_left_to_the_library(payload: b
         "reserved bit": bytes([whole[0] | 0x40]) + whole[1:],
     }
     assert {kind for kind, data in refused.items() if whole_binary_message(data) is not None} == set()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    frames=st.lists(
+        st.tuples(payloads, st.sampled_from(["binary", "text", "ping", "fragments"]), st.booleans()), max_size=6
+    ),
+    data=st.data(),
+)
+def test_a_message_begins_where_all_frames_before_it_are_complete(frames, data):
+    stream, boundaries = b"", {0}
+    for payload, kind, mask in frames:
+        if kind == "fragments":
+            stream += frame(payload, fin=False, mask=mask)
+            stream += frame(b"", Opcode.PING, mask=mask) + frame(payload, Opcode.CONT, mask=mask)
+        elif kind == "ping":
+            stream += frame(payload[:125], Opcode.PING, mask=mask)
+        else:
+            stream += frame(payload, Opcode.TEXT if kind == "text" else Opcode.BINARY, mask=mask)
+        boundaries.add(len(stream))
+    # Cut near every boundary, where a head comes in pieces, and anywhere else.
+    near = {cut + shift for cut in boundaries for shift in range(-3, 16)}
+    cuts = sorted({0, len(stream)} | (near & set(range(len(stream)))) | data.draw(st.sets(st.integers(0, len(stream)))))
+    boundary = MessageBoundary()
+    for start, end in pairwise(cuts):
+        boundary.feed(stream[start:end])
+        assert boundary.reached == (end in boundaries)
 
 
 @settings(max_examples=200, deadline=None)
@@ -114,17 +144,17 @@ class Watching:
     """What went on in the server: protocol objects, segments, and messages by the way that they took."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.protocols: list[AudioSocketProtocol] = []
+        self.protocols: list[LiveWebSocketProtocol] = []
         self.segments = self.parsed = self.at_once = self.received = 0
-        made, receive_data = AudioSocketProtocol.connection_made, AudioSocketProtocol.data_received
+        made, receive_data = LiveWebSocketProtocol.connection_made, LiveWebSocketProtocol.data_received
         parse = WebSocketsSansIOProtocol.data_received
         take, audio = LiveStream._take_at_once, LiveStream._audio
 
-        def connection_made(protocol: AudioSocketProtocol, transport: Any) -> None:
+        def connection_made(protocol: LiveWebSocketProtocol, transport: Any) -> None:
             self.protocols.append(protocol)
             made(protocol, transport)
 
-        def data_received(protocol: AudioSocketProtocol, data: bytes) -> None:
+        def data_received(protocol: LiveWebSocketProtocol, data: bytes) -> None:
             self.segments += 1
             receive_data(protocol, data)
 
@@ -141,8 +171,8 @@ class Watching:
             self.received += 1
             await audio(stream, message)
 
-        monkeypatch.setattr(AudioSocketProtocol, "connection_made", connection_made)
-        monkeypatch.setattr(AudioSocketProtocol, "data_received", data_received)
+        monkeypatch.setattr(LiveWebSocketProtocol, "connection_made", connection_made)
+        monkeypatch.setattr(LiveWebSocketProtocol, "data_received", data_received)
         monkeypatch.setattr(WebSocketsSansIOProtocol, "data_received", parsed_by_the_library)
         monkeypatch.setattr(LiveStream, "_take_at_once", take_at_once)
         monkeypatch.setattr(LiveStream, "_audio", receive)
@@ -204,9 +234,9 @@ def expected(make_client) -> dict[str, list[float | None]]:
 
 def test_audio_takes_the_short_way_and_scores_come_back_by_it(watching, expected, monkeypatch):
     sent = []
-    send = AudioSocketProtocol.send_now
+    send = LiveWebSocketProtocol.send_now
     monkeypatch.setattr(
-        AudioSocketProtocol, "send_now", lambda protocol, text: sent.append(text) or send(protocol, text)
+        LiveWebSocketProtocol, "send_now", lambda protocol, text: sent.append(text) or send(protocol, text)
     )
     told, close = conversation(watching, [frame(piece) for piece in PIECES])
     assert (watching.at_once, watching.received) == (len(PIECES), 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from service.histogram import BatchHistogram
-from service.metrics import Metrics
+from speech_qc.telemetry.histogram import BatchHistogram
+from speech_qc.telemetry.metrics import Metrics
 
 SUFFIX = {"counter": "_total", "info": "_info"}
 

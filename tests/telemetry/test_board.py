@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from board import BOARD, ask, expressions, load, panels
 from programs import program
 
-from service.capacity.host import free_port
+from board import BOARD, ask, expressions, load, panels
+from speech_qc.capacity.host import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -86,7 +86,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log, its_log = folder / "service.log", folder / "prometheus.log"
     with (
         running(
-            *(sys.executable, "-m", "service", "serve", "--port", str(port), "--workers", "2"),
+            *(sys.executable, "-m", "speech_qc", "serve", "--port", str(port), "--workers", "2"),
             log=log, SPEECHQC_DEVICE="cpu", SPEECHQC_MAX_BATCH="4", SPEECHQC_MAX_STREAMS="2",
         ),
         running(

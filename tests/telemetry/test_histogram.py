@@ -11,8 +11,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from service.histogram import VECTOR_FROM, BatchHistogram
-from service.metrics import BATCH_BUCKETS, LAG_BUCKETS, SECONDS_BUCKETS
+from speech_qc.telemetry.histogram import VECTOR_FROM, BatchHistogram
+from speech_qc.telemetry.metrics import BATCH_BUCKETS, LAG_BUCKETS, SECONDS_BUCKETS
 
 # Sums of these are exact in any order, so that the text can be compared to the last digit.
 VALUES = [0.0, 0.001953125, 0.03125, 0.5, 1.0, 2.0, 64.0, 100.0, 1e6, 256.0, 257.0]

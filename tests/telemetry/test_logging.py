@@ -7,12 +7,12 @@ import json
 import logging
 
 import pytest
+
 from signals import voice, wav_bytes
+from speech_qc.settings import Settings
+from speech_qc.telemetry.logging import configure_logging, ids, json_formatter, text_formatter, writes_json
 
-from service.logs import configure_logging, ids, json_formatter, text_formatter, writes_json
-from service.settings import Settings
-
-LOG = "service.test"
+LOG = "speech_qc.test"
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_looks_at_health_and_metrics_are_told_at_debug_alone_unless_they_fail(ma
         client.get(path)
     client.portal.call(client.app.state.parts.engine.stop)
     client.get("/health/ready")
-    access = [(line["level"], line["route"]) for line in lines() if line["logger"] == "service.access"]
+    access = [(line["level"], line["route"]) for line in lines() if line["logger"] == "speech_qc.access"]
     assert access == [
         ("debug", "/health/live"), ("debug", "/health/ready"), ("debug", "/metrics"), ("info", "/v1/model"),
         ("info", "/health/ready"),
@@ -88,8 +88,8 @@ def test_every_line_of_a_request_has_its_id_and_none_has_its_payload(make_client
     client.post("/v1/inspect", content=b"secret-bytes", headers={"X-Request-Id": "bad"})
     client.post("/v1/inspect", files={"file": ("secret-name.wav", b"secret-bytes")})
     client.get("/secret-path?secret=query")
-    said = [line for line in lines() if line["logger"].startswith("service")]
-    access = [line for line in said if line["logger"] == "service.access"]
+    said = [line for line in lines() if line["logger"].startswith("speech_qc")]
+    access = [line for line in said if line["logger"] == "speech_qc.access"]
     assert [line["status"] for line in access] == [200, 415, 415, 404]
     assert [line["request_id"] for line in access[:2]] == ["abc", "bad"]
     assert access[0]["route"] == "/v1/inspect"
@@ -102,7 +102,7 @@ def test_every_line_of_a_stream_has_its_session(make_client, lines):
         session.send_text('{"type":"CloseStream"}')
         while session.receive()["type"] != "websocket.close":
             pass
-    (line,) = [line for line in lines() if line["logger"] == "service.streams"]
+    (line,) = [line for line in lines() if line["logger"] == "speech_qc.streams"]
     assert (line["session_id"], line["outcome"], line["audio_s"]) == ("s7", "ok", 1.0)
 
 
@@ -125,6 +125,6 @@ def test_on_a_terminal_the_log_is_text(monkeypatch):
 
 
 def test_a_text_line_names_the_worker():
-    record = logging.LogRecord("service", logging.INFO, "", 0, "ready", None, None)
-    assert text_formatter().format(record) == "INFO: service: ready"
-    assert text_formatter(2).format(record) == "INFO: worker 2: service: ready"
+    record = logging.LogRecord("speech_qc", logging.INFO, "", 0, "ready", None, None)
+    assert text_formatter().format(record) == "INFO: speech_qc: ready"
+    assert text_formatter(2).format(record) == "INFO: worker 2: speech_qc: ready"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from metrics_material import metric_rows, metrics_in
 
-from service.metrics import ABORTED, DISCONNECTED, OK, STATUSES, Metrics, error_codes
+from speech_qc.telemetry.metrics import ABORTED, DISCONNECTED, OK, Metrics, error_codes
+from speech_qc.wire.vocabulary import Status
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_WORKERS = {"speechqc_worker_up", "speechqc_worker_restarts_total"}
@@ -81,7 +83,7 @@ def test_series_of_known_labels_are_there_before_anything_happened():
     }
     assert found["speechqc_access_refusals_total"] == {"unauthorized", "forbidden", "protocol_error"}
     assert found["speechqc_model_reloads_total"] == {"replaced", "unchanged", "failed"}
-    assert found["speechqc_verdicts_total"] == set(STATUSES)
+    assert found["speechqc_verdicts_total"] == set(get_args(Status))
     assert "too_slow" in found["speechqc_stream_warnings_total"]
 
 

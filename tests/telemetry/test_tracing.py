@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from signals import voice, wav_bytes
 
-from service import tracing
-from service.errors import SettingsError
-from service.settings import Settings
-from service.tracing import Tracing, make_tracing
+from signals import voice, wav_bytes
+from speech_qc.errors import SettingsError
+from speech_qc.settings import Settings
+from speech_qc.telemetry import tracing
+from speech_qc.telemetry.tracing import Tracing, make_tracing
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -26,7 +26,7 @@ def traced(make_client, monkeypatch):
     exporter = InMemorySpanExporter()
     provider = sdk.TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr("service.app.make_tracing", lambda _: Tracing(provider))
+    monkeypatch.setattr("speech_qc.app.make_tracing", lambda _: Tracing(provider))
     return make_client(), exporter.get_finished_spans
 
 
@@ -65,8 +65,8 @@ def test_a_failed_request_says_its_code_and_nothing_that_the_client_said(traced)
 
 def test_without_the_setting_no_sdk_is_imported():
     program = (
-        "import sys; from service.app import create_app; from service.engine import EchoRunner;"
-        "from service.settings import Settings; create_app(Settings(), EchoRunner());"
+        "import sys; from speech_qc.app import create_app; from speech_qc.engine import EchoRunner;"
+        "from speech_qc.settings import Settings; create_app(Settings(), EchoRunner());"
         "sys.exit(any(name.startswith('opentelemetry.sdk') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 import torch
 from made_corpus import SMALL_NET
 
-from service.contract import LABEL_CATALOG, MAX_LOOKAHEAD_S, FeatureSpec
+from speech_qc.contract import LABEL_CATALOG, MAX_LOOKAHEAD_S, FeatureSpec
 from training.model import PAST_ROWS, Detector, Fusion, ModelConfig
 
 FUSIONS = get_args(Fusion)

@@ -14,9 +14,9 @@ pytest.importorskip("torch")
 import torch
 from made_corpus import RATE_HZ, made_pool, rush, talk
 
-from service.audio.features import FrontEnd
-from service.contract import FeatureSpec, ModelContract
-from service.engine import echo_contract
+from speech_qc.audio.features import FrontEnd
+from speech_qc.contract import FeatureSpec, ModelContract
+from speech_qc.engine import echo_contract
 from training import baseline, card
 from training.calibrate import calibrate
 from training.evaluate import evaluate, main, model_scorer, onnx_session

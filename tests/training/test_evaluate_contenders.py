@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from judged_cases import case
 from made_corpus import RATE_HZ, rush, talk
 
-from service.engine import echo_contract
+from speech_qc.engine import echo_contract
 from training import peers
 from training.evaluation import contenders, gate
 from training.evaluation.contenders import (

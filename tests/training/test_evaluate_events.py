@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from service.contract import ModelContract
-from service.engine import echo_contract
-from service.scoring import EventTracker
+from speech_qc.contract import ModelContract
+from speech_qc.engine import echo_contract
+from speech_qc.scoring import EventTracker
 from training.calibrate import EVENT_RULES, EventRule
 from training.evaluation.events import GAP_FRAMES, detect, event_figures, merged, psds, psds_curve, runs, timeline
 

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from judged_cases import case, fixed, says
 
-from service.engine import echo_contract
+from speech_qc.engine import echo_contract
 from training.evaluation.cases import followed_cases
 from training.evaluation.contenders import Contender, Judgement
 from training.evaluation.figures import (

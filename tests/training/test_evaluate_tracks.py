@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 import soundfile
 
-from service.scoring import EXPORTS, ChannelReport, Event, Report
+from speech_qc.scoring import EXPORTS, ChannelReport, Event, Report
 from training.evaluation.cases import MaterialError, labelled_cases, paint, rated_cases
 from training.evaluation.tracks import Span, TrackError, read_track
 

@@ -16,9 +16,9 @@ import torch
 from made_corpus import RUN_CONFIG, SMALL_NET
 
 import training.export
-from service.audio.features import FrontEnd
-from service.contract import LABEL_CATALOG, METADATA_KEY, ModelContract
-from service.engine import OnnxRunner, echo_contract
+from speech_qc.audio.features import FrontEnd
+from speech_qc.contract import LABEL_CATALOG, METADATA_KEY, ModelContract
+from speech_qc.engine import OnnxRunner, echo_contract
 from training.calibrate import (
     ENTER_HIGH,
     ENTER_LOW,

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 import torch
 from made_corpus import RUN_CONFIG, made_pool
 
-from service.contract import FeatureSpec
+from speech_qc.contract import FeatureSpec
 from training.examples import MixtureExamples
 from training.feed import batches, jitter
 

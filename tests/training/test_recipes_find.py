@@ -9,7 +9,7 @@ import pytest
 
 from training.corpora.listings import FSD50K_CLASSES, licence_of
 from training.corpora.manifest import KINDS, SPLITS, Stem
-from training.corpora.recipes import RECIPES, Finding, RecipeError, find, split_of
+from training.corpora.recipes import RECIPES, FoundRecording, RecipeError, find, split_of
 
 # Recipe: files of its tree, and for each the values that count; None: the file is left out.
 TREES: dict[str, dict[str, dict[str, str] | None]] = {
@@ -158,7 +158,7 @@ def plant(root: Path, name: str) -> None:
             (root / path).write_text(text, encoding="utf-8")
 
 
-def found(root: Path, name: str) -> dict[str, Finding]:
+def found(root: Path, name: str) -> dict[str, FoundRecording]:
     licence = "CC0-1.0" if name == "folder" else ""
     return {finding.path.relative_to(root).as_posix(): finding for finding in find(name, root, licence=licence)}
 

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from made_corpus import RATE_HZ, made_pool
 
-from service.contract import LABEL_CATALOG
+from speech_qc.contract import LABEL_CATALOG
 from training.corpora.taxonomy import meaning_of
 from training.examples import MixtureExamples, to_example
 from training.mixing.channel import ChannelPlan

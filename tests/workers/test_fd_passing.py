@@ -14,11 +14,11 @@ from typing import cast
 
 import pytest
 
-from service.capacity.host import free_port
-from service.errors import SettingsError
-from service.workers import handover, listening
-from service.workers.handover import MOST_ON_THE_WAY, Giver, Taker
-from service.workers.listening import Door
+from speech_qc.capacity.host import free_port
+from speech_qc.errors import SettingsError
+from speech_qc.workers import acceptor, fd_passing
+from speech_qc.workers.acceptor import Acceptor
+from speech_qc.workers.fd_passing import MOST_ON_THE_WAY, ConnectionReceiver, ConnectionSender
 
 PATIENCE_S = 5.0
 
@@ -47,11 +47,11 @@ class Desk(asyncio.Protocol):
 class FakeWorker:
     """A worker's end of the pair, with the parent's beside it."""
 
-    def __init__(self, name: str, door: Door) -> None:
+    def __init__(self, name: str, door: Acceptor) -> None:
         self.name, self.fit = name, True
         self._door = door
         ours, self.end = socket.socketpair()
-        self.giver, self.taker = Giver(ours), Taker(self.end)
+        self.giver, self.taker = ConnectionSender(ours), ConnectionReceiver(self.end)
         self.open: set[asyncio.Transport] = set()
 
     def start(self) -> None:
@@ -75,7 +75,7 @@ class FakeWorker:
 class Hall:
     """A door, its workers and its clients."""
 
-    def __init__(self, door: Door, port: int) -> None:
+    def __init__(self, door: Acceptor, port: int) -> None:
         self.door, self.port = door, port
         self.workers: list[FakeWorker] = []
         self._writers: list[asyncio.StreamWriter] = []
@@ -119,7 +119,7 @@ async def name_of(client: Client) -> str:
 @asynccontextmanager
 async def hall(*names: str) -> AsyncIterator[Hall]:
     port = free_port()
-    one = Hall(Door("127.0.0.1", port), port)
+    one = Hall(Acceptor("127.0.0.1", port), port)
     for name in names:
         one.worker(name)
     try:
@@ -251,9 +251,9 @@ def test_a_worker_whose_engine_is_dead_gets_none_while_another_is_fit():
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["Linux", "macOS"])
 def test_the_parent_closes_its_copy_at_once_but_on_macos_when_it_was_taken(monkeypatch, keeps):
-    monkeypatch.setattr(handover, "KEEPS_UNTIL_TAKEN", keeps)
+    monkeypatch.setattr(fd_passing, "KEEPS_UNTIL_TAKEN", keeps)
     ours, theirs = socket.socketpair()
-    giver = Giver(ours)
+    giver = ConnectionSender(ours)
     given = [socket.socket() for _ in range(3)]
     with theirs:
         assert all(giver.give(connection) for connection in given)
@@ -266,7 +266,7 @@ def test_the_parent_closes_its_copy_at_once_but_on_macos_when_it_was_taken(monke
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["closed at once", "kept until taken"])
 def test_a_client_hears_the_end_when_its_worker_hangs_up(monkeypatch, keeps):
-    monkeypatch.setattr(handover, "KEEPS_UNTIL_TAKEN", keeps)
+    monkeypatch.setattr(fd_passing, "KEEPS_UNTIL_TAKEN", keeps)
 
     async def scenario() -> None:
         async with hall("a") as one:
@@ -294,7 +294,7 @@ def test_what_is_on_its_way_when_a_worker_leaves_still_arrives():
 
 
 def test_a_parent_that_hangs_does_not_keep_a_worker_from_leaving(monkeypatch):
-    monkeypatch.setattr(handover, "FINISH_S", 0.02)
+    monkeypatch.setattr(fd_passing, "FINISH_S", 0.02)
 
     async def scenario() -> None:
         async with hall("a") as one:
@@ -332,8 +332,8 @@ def test_all_addresses_of_a_host_lead_to_the_same_workers(monkeypatch):
 
     async def scenario() -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(listening.socket, "getaddrinfo", lambda *_, **__: found)
-            one = Hall(Door("both", port), port)
+            patched.setattr(acceptor.socket, "getaddrinfo", lambda *_, **__: found)
+            one = Hall(Acceptor("both", port), port)
         one.worker("a")
         one.worker("b")
         names = Counter([await name_of(await one.call(host)) for _ in range(5) for host in hosts])
@@ -365,7 +365,7 @@ def test_too_many_open_files_are_waited_out(caplog):
             with client:
                 assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 10), PATIENCE_S) == b"a\n"
 
-    with caplog.at_level(logging.ERROR, logger="service.workers"):
+    with caplog.at_level(logging.ERROR, logger="speech_qc.workers"):
         play(scenario)
 
 

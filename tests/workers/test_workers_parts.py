@@ -15,18 +15,18 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.capacity.host import PROC, Host, children_of, free_port, parse_steps, resident_kib
-from service.capacity.search import Trial
-from service.cli import main
-from service.commands.capacity import CapacityOptions, Finding, advice
-from service.commands.seams import Seams
-from service.engine import EchoRunner
-from service.errors import SettingsError, StartupError
-from service.settings import Settings
-from service.workers import Job, Member, Supervisor, member, supervisor
-from service.workers.listening import bind_all
-from service.workers.series import merge
-from service.workers.supervisor import FIRST_DELAY_S, HEALTHY_S, MOST_DELAY_S, delay_s, ended
+from speech_qc.capacity.host import PROC, Host, children_of, free_port, parse_steps, resident_kib
+from speech_qc.capacity.search import Trial
+from speech_qc.cli.capacity import CapacityOptions, CapacityResult, advice
+from speech_qc.cli.main import main
+from speech_qc.cli.seams import Seams
+from speech_qc.engine import EchoRunner
+from speech_qc.errors import SettingsError, StartupError
+from speech_qc.settings import Settings
+from speech_qc.workers import Job, Member, Supervisor, member, supervisor
+from speech_qc.workers.acceptor import bind_all
+from speech_qc.workers.metrics_merge import merge
+from speech_qc.workers.supervisor import FIRST_DELAY_S, HEALTHY_S, MOST_DELAY_S, delay_s, ended
 
 SECRET = "a secret of the parent"
 
@@ -203,7 +203,7 @@ def test_capacity_counts_the_steps_of_all_workers_and_advises_places_for_each():
     assert steps is not None and (steps.chunks, steps.steps) == (120.0, 40.0)
     assert parse_steps(text.replace("batch_size", "other")) is None
     trial = Trial(100, (1.0,) * 5, 1.0, 1.0, 1, 0, 0, None, None, 0.0, None, None)
-    finding = Finding("m", [trial], 100, True, "so", workers=2)
+    finding = CapacityResult("m", [trial], 100, True, "so", workers=2)
     assert "SPEECHQC_MAX_STREAMS=40 (80% of it, for each of the 2 processes)" in advice(finding, CapacityOptions())
 
 

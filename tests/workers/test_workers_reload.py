@@ -14,16 +14,16 @@ import pytest
 from fastapi.testclient import TestClient
 from workers_server import WorkersServer, started
 
-from service.app import create_app
-from service.contract import METADATA_KEY, ModelContract
-from service.engine import EchoRunner
-from service.errors import ReloadFailed
-from service.generations import MAX_OLD
-from service.keys import make_key, write_keys
-from service.settings import Settings, default_model_path
-from service.workers import Member, member, supervisor
-from service.workers.channel import Channel
-from service.workers.reloading import ALL_S, RELOAD_S, Reloads, is_good
+from speech_qc.app import create_app
+from speech_qc.contract import METADATA_KEY, ModelContract
+from speech_qc.engine import EchoRunner
+from speech_qc.errors import ReloadFailed
+from speech_qc.model.reload import MAX_OLD
+from speech_qc.security.api_keys import make_key, write_keys
+from speech_qc.settings import Settings, default_model_path
+from speech_qc.workers import Member, member, supervisor
+from speech_qc.workers.channel import Channel
+from speech_qc.workers.reload import ALL_S, RELOAD_S, Reloads, is_good
 
 
 def put(path: Path, version: str) -> None:

@@ -12,12 +12,12 @@ import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from signals import voice
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from workers_server import WorkersServer, started
 
-from service.keys import make_key, write_keys
+from signals import voice
+from speech_qc.security.api_keys import make_key, write_keys
 
 
 @pytest.fixture(scope="module")

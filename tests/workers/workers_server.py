@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from server_process import PATIENCE_S, ServerProcess
 
-from service.capacity.host import free_port
+from server_process import PATIENCE_S, ServerProcess
+from speech_qc.capacity.host import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW_SHAPES = {"DEVICE": "cpu", "MAX_BATCH": "1", "UPLOAD_CHUNK_HOPS": "40", "STREAM_IDLE_S": "60"}
@@ -58,7 +58,7 @@ def started(
     port = port or free_port()
     environment = os.environ | {f"SPEECHQC_{name}": value for name, value in (FEW_SHAPES | settings).items()}
     words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    program = f"import sys; from service.cli import main; sys.exit(main({words!r}))"
+    program = f"import sys; from speech_qc.cli.main import main; sys.exit(main({words!r}))"
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=out, stderr=out)

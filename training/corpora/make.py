@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.corpora.manifest import COLUMNS, MANIFEST_NAME
-from training.corpora.recipes import Finding
+from training.corpora.recipes import FoundRecording
 
 EXTRA_COLUMNS = ("floor_dbfs", "range_db", "notes")
 MAX_RATE_HZ = 16_000
@@ -68,7 +68,9 @@ class Account:
         return [f"wrote {self.files} stems: {taken}", f"left out: {left}"]
 
 
-def make(findings: Sequence[Finding], out: Path, limits: Limits, *, seed: int = 0, progress: bool = True) -> Account:
+def make(
+    findings: Sequence[FoundRecording], out: Path, limits: Limits, *, seed: int = 0, progress: bool = True
+) -> Account:
     """Write the pieces of a corpus below `out` and its rows into `out/manifest.csv`.
 
     Rows of the same source that are there already are replaced; those of other sources stay, so that several recipes
@@ -107,9 +109,9 @@ def floor_and_range_db(samples: Float32, rate: int) -> tuple[float, float]:
     return float(low), float(high - low)
 
 
-def _in_turn(findings: Iterable[Finding], seed: int) -> Iterator[Finding]:
+def _in_turn(findings: Iterable[FoundRecording], seed: int) -> Iterator[FoundRecording]:
     """One file of each speaker or class after another, in an order that depends on the seed alone."""
-    groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[FoundRecording]] = defaultdict(list)
     for finding in findings:
         groups[(finding.kind, finding.speaker or finding.sound_class)].append(finding)
     drawn = random.Random(seed)
@@ -123,7 +125,7 @@ def _in_turn(findings: Iterable[Finding], seed: int) -> Iterator[Finding]:
         queues = [members for members in queues if members]
 
 
-def _pieces(finding: Finding, limits: Limits, account: Account) -> Iterator[tuple[Float32, int]]:
+def _pieces(finding: FoundRecording, limits: Limits, account: Account) -> Iterator[tuple[Float32, int]]:
     """Read one file and yield what is fit for training; the rest is counted."""
     try:
         samples, rate = _read(finding, limits)
@@ -140,7 +142,7 @@ def _pieces(finding: Finding, limits: Limits, account: Account) -> Iterator[tupl
             yield piece, rate
 
 
-def _read(finding: Finding, limits: Limits) -> tuple[Float32, int]:
+def _read(finding: FoundRecording, limits: Limits) -> tuple[Float32, int]:
     with soundfile.SoundFile(finding.path) as file:
         rate = file.samplerate
         count = -1 if finding.kind == "rir" else int(limits.recording_seconds * rate)
@@ -152,7 +154,7 @@ def _read(finding: Finding, limits: Limits) -> tuple[Float32, int]:
     return np.clip(np.asarray(mono, dtype=np.float32), -1.0, 1.0), rate
 
 
-def _wrong(finding: Finding, samples: Float32, rate: int, limits: Limits) -> str:
+def _wrong(finding: FoundRecording, samples: Float32, rate: int, limits: Limits) -> str:
     if len(samples) < (0.01 if finding.kind == "rir" else MIN_SECONDS) * rate:
         return "too short"
     if not np.isfinite(samples).all():
@@ -173,7 +175,7 @@ def _overloaded(samples: Float32) -> bool:
     return bool((edges[1::2] - edges[::2] >= CLIPPED_RUN_SAMPLES).any())
 
 
-def _row(finding: Finding, samples: Float32, rate: int, number: int, used: set[str]) -> dict[str, str]:
+def _row(finding: FoundRecording, samples: Float32, rate: int, number: int, used: set[str]) -> dict[str, str]:
     """Manifest row of a piece, with a path that no other piece has."""
     parts = (finding.kind, finding.source, finding.speaker or finding.sound_class, f"{finding.path.stem}_{number}")
     base = path = "/".join(_plain(part) for part in parts)

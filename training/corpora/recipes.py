@@ -24,7 +24,7 @@ class RecipeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FoundRecording:
     """One file of a corpus: what the manifest says of it before it is opened."""
 
     path: Path
@@ -170,7 +170,7 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
-def find(name: str, folder: Path, *, source: str = "", licence: str = "", language: str = "") -> list[Finding]:
+def find(name: str, folder: Path, *, source: str = "", licence: str = "", language: str = "") -> list[FoundRecording]:
     """Say what every file of a corpus is.
 
     Args:
@@ -217,10 +217,12 @@ def _sounds(folder: Path) -> Iterator[Path]:
     yield from sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES)
 
 
-_VALUES = {value.name for value in fields(Finding)} - {"path", "source"}
+_VALUES = {value.name for value in fields(FoundRecording)} - {"path", "source"}
 
 
-def _finding(recipe: Recipe, folder: Path, path: Path, listed: Mapping[str, Mapping[str, str]]) -> Finding | None:
+def _finding(
+    recipe: Recipe, folder: Path, path: Path, listed: Mapping[str, Mapping[str, str]]
+) -> FoundRecording | None:
     """What one file is; None when no rule fits, or the lists leave it out."""
     name = path.relative_to(folder).as_posix()
     for rule in recipe.rules:
@@ -235,7 +237,7 @@ def _finding(recipe: Recipe, folder: Path, path: Path, listed: Mapping[str, Mapp
         values = {"licence": recipe.licence} | dict(rule.says) | caught | dict(row or {})
         if not values.get("kind"):
             return None
-        finding = Finding(path=path, source=recipe.source, **values)
+        finding = FoundRecording(path=path, source=recipe.source, **values)
         if not finding.original:
             finding = replace(finding, original=Path(name).with_suffix("").as_posix())
         return finding if finding.split else replace(finding, split=split_of(finding.group))

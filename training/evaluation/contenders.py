@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio.features import FrontEnd, frame_levels_dbfs
-from service.contract import FeatureSpec, ModelContract
-from service.scoring import SummaryMeter
+from speech_qc.audio.features import FrontEnd, frame_levels_dbfs
+from speech_qc.contract import FeatureSpec, ModelContract
+from speech_qc.scoring import SummaryMeter
 from training import peers
 from training.baseline import energy_scores
 from training.evaluation.cases import Case

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scoring.layout import frames_reaching
+from speech_qc.scoring.layout import frames_reaching
 from training.calibrate import EVENT_RULES, EXIT_SHARE, EventRule
 
 Float = NDArray[np.floating]

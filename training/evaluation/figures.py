@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from service.audio.features import frame_levels_dbfs
-from service.contract import LABEL_CATALOG
-from service.scoring import EventTracker
+from speech_qc.audio.features import frame_levels_dbfs
+from speech_qc.contract import LABEL_CATALOG
+from speech_qc.scoring import EventTracker
 from training.evaluation import events
 from training.evaluation.cases import RATINGS, Case
 from training.evaluation.contenders import Contender, Judgement, scored

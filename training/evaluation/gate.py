@@ -18,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 from scipy import signal
 
-from service.contract import LABEL_CATALOG
+from speech_qc.contract import LABEL_CATALOG
 from training.evaluation.cases import FRAME_SAMPLES, RATE_HZ, Case
 from training.evaluation.contenders import Contender
 from training.evaluation.figures import clean_figures, label_figures, noise_alone_figures, snr_figures

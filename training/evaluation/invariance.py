@@ -12,10 +12,11 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from service.audio.features import frame_levels_dbfs
-from service.audio.g711 import decode_mulaw, encode_mulaw
-from service.contract import ModelContract
-from service.scoring import EventTracker, Status, SummaryMeter, judge, load_profiles
+from speech_qc.audio.features import frame_levels_dbfs
+from speech_qc.audio.g711 import decode_mulaw, encode_mulaw
+from speech_qc.contract import ModelContract
+from speech_qc.scoring import EventTracker, SummaryMeter, judge, load_profiles
+from speech_qc.wire.vocabulary import Status
 from training.evaluation.cases import RATE_HZ, Case
 from training.evaluation.contenders import Contender, Judgement
 

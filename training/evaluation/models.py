@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from service.contract import METADATA_KEY, ModelContract, parse_contract
+from speech_qc.contract import METADATA_KEY, ModelContract, parse_contract
 from training.calibrate import label_specs
 from training.config import TrainConfig
 from training.evaluation.contenders import BATCH

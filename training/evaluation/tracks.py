@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from service.contract import LABEL_CATALOG
+from speech_qc.contract import LABEL_CATALOG
 
 PROBABILITIES = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind == "probability")
 

@@ -14,8 +14,8 @@ import soxr
 from numpy.typing import NDArray
 from scipy import signal
 
-from service.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
-from service.audio.resample import Resampler
+from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
+from speech_qc.audio.resample import Resampler
 
 Float32 = NDArray[np.float32]
 WIDE_HZ = 16_000

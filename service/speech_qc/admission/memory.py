@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from service.errors import Overloaded, PayloadTooLarge
+from speech_qc.errors import Overloaded, PayloadTooLarge
 
 MIB = 2**20
 
 
-class Holding:
+class Reservation:
     """What one upload holds.
 
     Args:
-        held: Of all.
+        budget: Shared by all uploads.
     """
 
-    def __init__(self, held: HeldBytes) -> None:
-        self._all, self.bytes = held, 0
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget, self.bytes = budget, 0
 
     def set(self, held_bytes: int) -> None:
         """Hold so many bytes from now on.
@@ -31,23 +31,36 @@ class Holding:
             PayloadTooLarge: This upload alone holds more than all may.
             Overloaded: Together with the others it is too much now.
         """
-        self._all.check(held_bytes, held_bytes - self.bytes)
-        self._all.uploads_bytes += held_bytes - self.bytes
+        self._budget.check(held_bytes, held_bytes - self.bytes)
+        self._budget.uploads_bytes += held_bytes - self.bytes
         self.bytes = held_bytes
 
 
-class HeldBytes:
+class MemoryBudget:
     """The bound; used from one event loop.
 
     Args:
         limit_bytes: Of all uploads together.
-        unsent: Bytes of answers that clients have not taken yet.
         on_refused: Called for each upload that is refused because the others hold too much.
     """
 
-    def __init__(self, limit_bytes: int, unsent: Callable[[], int], on_refused: Callable[[], object]) -> None:
-        self._limit_bytes, self._unsent, self._on_refused = limit_bytes, unsent, on_refused
+    def __init__(self, limit_bytes: int, on_refused: Callable[[], object]) -> None:
+        self._limit_bytes, self._on_refused = limit_bytes, on_refused
+        self._unsent: Callable[[], int] = int
         self.uploads_bytes = 0
+
+    def count_unsent(self, unsent: Callable[[], int]) -> None:
+        """Count answers that clients have not taken yet as well; a server that can see its connections calls this.
+
+        Args:
+            unsent: Bytes in the send buffers of all connections.
+        """
+        self._unsent = unsent
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of answers that clients have not taken yet."""
+        return self._unsent()
 
     @property
     def bytes(self) -> int:
@@ -55,10 +68,10 @@ class HeldBytes:
         return self.uploads_bytes + self._unsent()
 
     @contextmanager
-    def holding(self) -> Iterator[Holding]:
+    def reserve(self) -> Iterator[Reservation]:
         """Begin with nothing, hold nothing at the end; raises Overloaded when there is no room at all."""
         self.check(0, 0)
-        one = Holding(self)
+        one = Reservation(self)
         try:
             yield one
         finally:
@@ -74,7 +87,7 @@ class HeldBytes:
             self.uploads_bytes -= answer_bytes
 
     def check(self, alone_bytes: int, more_bytes: int) -> None:
-        """Whether one upload may hold so many, which are so many more; see `Holding.set`."""
+        """Whether one upload may hold so many, which are so many more; see `Reservation.set`."""
         limit_mib = self._limit_bytes / MIB
         if alone_bytes > self._limit_bytes:
             raise PayloadTooLarge(

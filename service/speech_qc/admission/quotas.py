@@ -1,4 +1,4 @@
-"""Who calls, and how much each may use at the same time or in a minute. Knows no HTTP.
+"""How much each API key may use at the same time or in a minute. Knows no HTTP.
 
 Counts are those of this process: with several of them each counts for itself, as the places for uploads and streams do.
 """
@@ -11,30 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from service.errors import Overloaded
-from service.keys import Key
-from service.settings import Settings
+from speech_qc.errors import Overloaded
+from speech_qc.security.api_keys import Key
+from speech_qc.security.caller import Caller
+from speech_qc.settings import Settings
 
 MINUTE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sent a request.
-
-    Attributes:
-        key: Its key, or that of its token; None where the server has no keys.
-    """
-
-    key: Key | None = None
-
-    @property
-    def name(self) -> str:
-        """For logs."""
-        return self.key.name if self.key is not None else "anonymous"
-
-
-ANONYMOUS = Caller()
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from service.errors import Draining, Overloaded
+from speech_qc.errors import Draining, Overloaded
 
 
 class _Endable(Protocol):
@@ -13,7 +13,7 @@ class _Endable(Protocol):
         """Score what came, say the summary, close."""
 
 
-class StreamHub:
+class StreamRegistry:
     """Counts places, one per channel, and tells every stream when the server goes away.
 
     Args:

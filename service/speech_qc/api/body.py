@@ -15,8 +15,9 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from service.errors import PayloadTooLarge, ProtocolError, RequestTimeout
-from service.settings import Settings
+from speech_qc.admission.uploads import ClientLeft
+from speech_qc.errors import PayloadTooLarge, ProtocolError, RequestTimeout
+from speech_qc.settings import Settings
 
 PIECE_BYTES = 1 << 18
 """Bytes handed to the decoder at once: 8 s of 16 kHz linear audio; smaller pieces cost more in hand-over."""
@@ -27,10 +28,6 @@ MULTIPART_SLACK_BYTES = 1 << 16
 
 NAMED_PARTS, NAME_CHARS = 8, 64
 """Of other parts that an error names."""
-
-
-class ClientLeft(ProtocolError):
-    """Nobody waits for the answer any more."""
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.api.deps import request_id
-from service.errors import MethodNotAllowed, NotFound, ProtocolError, RequestTimeout, SpeechQCError
+from speech_qc.api.deps import request_id
+from speech_qc.errors import MethodNotAllowed, NotFound, ProtocolError, RequestTimeout, SpeechQCError
 
 logger = logging.getLogger(__name__)
 

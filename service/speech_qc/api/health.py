@@ -1,39 +1,22 @@
-"""For operators and machines: the model in use, liveness, readiness, metrics."""
+"""Liveness, readiness and metrics, for load balancers, supervisors and Prometheus."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service import __version__
-from service.api.deps import State
-from service.api.schemas import HealthAnswer, ModelAnswer, ReadyAnswer
+from speech_qc.api.deps import State
+from speech_qc.version import __version__
+from speech_qc.wire.schemas import HealthAnswer, ReadyAnswer
+from speech_qc.wire.vocabulary import ReadyState
 
 router = APIRouter()
 
 
-@router.get("/v1/model", tags=["inspect"], summary="The model in use", response_model=ModelAnswer)
-async def model(state: State) -> dict[str, Any]:
-    """Everything that the model file declares: labels with thresholds, latency, training, data, figures."""
-    contract = state.contract  # nothing below waits, so all of it is of one model
-    return {
-        "model": {"name": contract.name, "version": contract.version, "sha256": state.model.sha256},
-        "provider": state.model.provider,
-        "provider_fallback": state.model.provider_fallback,
-        "latency_s": contract.latency_s,
-        "frame_hop_s": contract.features.frame_hop_s,
-        "profiles": list(state.profiles.names),
-        "default_profile": state.settings.default_profile,
-        "contract": contract.model_dump(mode="json"),
-    }
-
-
 @router.get("/health/live", tags=["health"], summary="The process answers", response_model=HealthAnswer)
-async def live() -> dict[str, str]:
+async def live() -> HealthAnswer:
     """Restart the process when this fails."""
-    return {"status": "live", "version": __version__}
+    return HealthAnswer(status="live", version=__version__)
 
 
 @router.get(
@@ -43,24 +26,23 @@ async def live() -> dict[str, str]:
     response_model=ReadyAnswer,
     responses={503: {"description": "Warming up, draining, or the engine is dead", "model": ReadyAnswer}},
 )
-async def ready(state: State, response: Response) -> dict[str, Any]:
+async def ready(state: State, response: Response) -> ReadyAnswer:
     """Send traffic only while this is 200: the model is loaded and warm, the engine lives."""
     status = state.engine.status
-    if status.ready:
-        word = "ready"
-    else:
+    word: ReadyState = "ready"
+    if not status.ready:
         response.status_code = 503
         word = "dead" if not status.alive else "draining" if status.draining else "starting"
-    return {
-        "status": word,
-        "provider": status.provider,
-        "provider_fallback": state.model.provider_fallback,
-        "model": {"name": state.contract.name, "version": state.contract.version, "sha256": state.model.sha256},
-        "workers": state.settings.workers,
-        "sessions": status.sessions,
-        "queued": status.queued,
-        "reason": status.death,
-    }
+    return ReadyAnswer(
+        status=word,
+        provider=status.provider,
+        provider_fallback=state.model.provider_fallback,
+        model=state.identity,
+        workers=state.settings.workers,
+        sessions=status.sessions,
+        queued=status.queued,
+        reason=status.death,
+    )
 
 
 @router.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response)

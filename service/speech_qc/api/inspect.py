@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import ClientLeft, Upload, body_limits, client_leaves, open_upload
-from service.api.deps import AppState, From, RequestId, State
-from service.api.schemas import ErrorAnswer, InspectAnswer
-from service.assembly import decode_limits, make_lanes
-from service.audio.decode import Decoder
-from service.callers import Caller
-from service.errors import Draining, Overloaded, SpeechQCError
-from service.generations import Generation
-from service.holding import Holding
-from service.inspection import ChannelMode, Inspection, InspectOptions, Inspector
-from service.metrics import ABORTED, DISCONNECTED, OK
-from service.report import choose_labels, export_report, inspection_document, to_json
-from service.scoring import EXPORTS
-from service.tracing import note
+from speech_qc.admission.memory import Reservation
+from speech_qc.admission.uploads import ClientLeft
+from speech_qc.api.body import Upload, body_limits, client_leaves, open_upload
+from speech_qc.api.deps import From, RequestId, State
+from speech_qc.audio.decode import Decoder
+from speech_qc.model.reload import Generation
+from speech_qc.pipeline.documents import choose_labels, export_report, inspection_document
+from speech_qc.pipeline.factory import decode_limits, make_lanes
+from speech_qc.pipeline.inspector import Inspector
+from speech_qc.pipeline.recording import InspectOptions, RecordingFindings
+from speech_qc.scoring import EXPORTS
+from speech_qc.state import AppState
+from speech_qc.telemetry.tracing import note
+from speech_qc.wire.encode import to_json
+from speech_qc.wire.schemas import ErrorAnswer, InspectAnswer
+from speech_qc.wire.vocabulary import AnswerFormat, ChannelMode
 
 router = APIRouter()
 
 AUDIO_TYPES = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "application/octet-stream")
-
-
-AnswerFormat = Literal["json", "csv", "audacity", "textgrid", "rttm", "webvtt"]
-"""JSON, or one of `EXPORTS`: the events alone as a label track."""
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: dict[str, Any] = {
@@ -107,17 +104,13 @@ async def inspect(
             explain and is_json,
             state.settings.upload_deadline_s,
         )
-        with _counted(state, caller) as holding:
+        with state.uploads.take(caller) as reservation:
             upload = await open_upload(request, body_limits(state.settings))
-            inspection = await _inspect(state, generation, request, upload, options, holding)
+            inspection = await _inspect(state, generation, request, upload, options, reservation)
             note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
             note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
             if is_json:  # made while its memory is still held
-                document = inspection_document(
-                    inspection, generation.contract, generation.identity,
-                    request_id=identity, labels=chosen, frames=frames,
-                )  # fmt: skip
-                content = await asyncio.to_thread(to_json, document)
+                content = await asyncio.to_thread(_encoded, inspection, generation, identity, chosen, frames)
     _count_result(state, inspection)
     if is_json:
         return _HeldResponse(state, content)
@@ -130,16 +123,26 @@ async def inspect(
     )
 
 
+def _encoded(
+    inspection: RecordingFindings, generation: Generation, identity: str, labels: tuple[str, ...], frames: bool
+) -> bytes:
+    """Encode the JSON answer; in a worker thread, since it may list thousands of events and hours of frames."""
+    document = inspection_document(
+        inspection, generation.contract, generation.identity, request_id=identity, labels=labels, frames=frames
+    )
+    return to_json(document)
+
+
 class _HeldResponse(Response):
     """An answer whose bytes count until the connection has taken them over, behind others that it may still have."""
 
     def __init__(self, state: AppState, content: bytes) -> None:
         super().__init__(content, media_type="application/json")
-        self._held = state.held
+        self._memory = state.memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        with self._held.sending(len(self.body)):
+        with self._memory.sending(len(self.body)):
             await super().__call__(scope, receive, send)
 
 
@@ -149,11 +152,11 @@ async def _inspect(
     request: Request,
     upload: Upload,
     options: InspectOptions,
-    holding: Holding,
-) -> Inspection:
+    reservation: Reservation,
+) -> RecordingFindings:
     decoder = Decoder(decode_limits(state.settings), upload.content_type, upload.filename, upload.total_bytes)
     lanes = make_lanes(state.settings)
-    async with Inspector(generation.engine, generation.contract, lanes, options, holding.set) as inspector:
+    async with Inspector(generation.engine, generation.contract, lanes, options, reservation.set) as inspector:
         complete = asyncio.Event()
         inspecting = asyncio.create_task(inspector.inspect_bytes(_until(upload.pieces, complete), decoder))
         leaving = asyncio.create_task(_leaves(request, complete))
@@ -183,41 +186,7 @@ async def _leaves(request: Request, complete: asyncio.Event) -> None:
     await client_leaves(request)
 
 
-@contextmanager
-def _counted(state: AppState, caller: Caller) -> Iterator[Holding]:
-    """Hold one of the places for uploads, and count how it ended."""
-    most, metrics = state.settings.max_uploads, state.metrics
-    if state.uploads >= most:
-        metrics.uploads.labels(Overloaded.code).inc()
-        metrics.refuse("uploads")
-        raise Overloaded(f"all {most} places for uploads are taken; try again in a second", limit=most)
-    state.uploads += 1
-    metrics.uploads_active.inc()
-    outcome = ABORTED
-    try:
-        with state.held.holding() as holding, state.quotas.upload(caller):
-            yield holding
-        outcome = OK
-    except ClientLeft:
-        outcome = DISCONNECTED
-        raise
-    except SpeechQCError as error:
-        outcome = error.code
-        note({"error.type": error.code})
-        raise
-    except asyncio.CancelledError:  # by a server that could not finish it in its time to drain
-        outcome = Draining.code
-        raise
-    except Exception:
-        outcome = SpeechQCError.code  # as the answer will have it
-        raise
-    finally:
-        state.uploads -= 1
-        metrics.uploads_active.dec()
-        metrics.uploads.labels(outcome).inc()
-
-
-def _count_result(state: AppState, inspection: Inspection) -> None:
+def _count_result(state: AppState, inspection: RecordingFindings) -> None:
     metrics, count = state.metrics, len(inspection.channels)
     metrics.audio_seconds.labels("upload").inc(inspection.duration_s * count)
     metrics.frames.inc(inspection.frame_total * count)

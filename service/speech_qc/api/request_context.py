@@ -14,16 +14,16 @@ from fastapi.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import tracing
-from service.api.faults import answer
-from service.errors import Draining
-from service.logs import ids
-from service.metrics import NO_ROUTE, Metrics
-from service.tracing import Tracing
+from speech_qc.api.error_responses import answer
+from speech_qc.errors import Draining
+from speech_qc.telemetry import tracing
+from speech_qc.telemetry.logging import ids
+from speech_qc.telemetry.metrics import NO_ROUTE, Metrics
+from speech_qc.telemetry.tracing import Tracing
+from speech_qc.wire.vocabulary import PROBE_PATHS
 
-logger = logging.getLogger("service.access")
+logger = logging.getLogger("speech_qc.access")
 
-WATCHED = frozenset({"/health/live", "/health/ready", "/metrics"})
 REQUEST_ID_HEADER = "x-request-id"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -78,7 +78,7 @@ class RequestContext:
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
             facts = {"method": scope["method"], "route": route, "status": status}
-            quiet = route in WATCHED and status < 400  # several times a minute, and no news
+            quiet = route in PROBE_PATHS and status < 400  # several times a minute, and no news
             logger.log(
                 logging.DEBUG if quiet else logging.INFO,
                 "%s %s %d %.3f s id=%s",

@@ -1,4 +1,4 @@
-"""`WebSocket /v1/stream`: the socket of a live stream; everything else is in `service.live`."""
+"""`WebSocket /v1/stream`: the socket of a live stream; everything else is in `speech_qc.live`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Callable
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from service.api.access import chosen_protocol
-from service.api.audio_socket import AudioSocketProtocol
-from service.api.deps import AppState, From, RequestId, State
-from service.api.faults import answer
-from service.assembly import make_lanes
-from service.errors import EngineDead, SpeechQCError
-from service.generations import Generation
-from service.live.closing import close_reason, error_text
-from service.live.options import StreamOptions, parse_options
-from service.live.scorer import LiveLanes
-from service.live.stream import Gone, LiveStream
+from speech_qc.api.deps import From, RequestId, State
+from speech_qc.api.error_responses import answer
+from speech_qc.errors import EngineDead, SpeechQCError
+from speech_qc.live.options import StreamOptions, parse_options
+from speech_qc.live.scorer import LiveLanes
+from speech_qc.live.stream import Gone, LiveStream
+from speech_qc.model.reload import Generation
+from speech_qc.pipeline.factory import make_lanes
+from speech_qc.security.access_policy import chosen_protocol
+from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
+from speech_qc.state import AppState
+from speech_qc.wire.close import close_reason, error_text
 
 router = APIRouter()
 
@@ -78,17 +79,17 @@ async def _refuse(socket: _Socket, error: SpeechQCError, identity: str) -> None:
 
 
 class _Socket:
-    """Starlette's socket as `service.live.stream` wants it.
+    """Starlette's socket as `speech_qc.live.stream` wants it.
 
     ASGI has no word for sending or taking a message at once, nor for cutting a connection. Where the server's own
-    protocol object is `AudioSocketProtocol`, it is asked directly; elsewhere messages go the slower way, and the
+    protocol object is `LiveWebSocketProtocol`, it is asked directly; elsewhere messages go the slower way, and the
     server's ping time-out ends a connection that hangs.
     """
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
         server = getattr(websocket._receive, "__self__", None)
-        self._direct = server if isinstance(server, AudioSocketProtocol) else None
+        self._direct = server if isinstance(server, LiveWebSocketProtocol) else None
 
     def tap(self, sink: Callable[[bytes], bool] | None) -> None:
         """Offer binary messages to `sink` first; None to have all of them received."""

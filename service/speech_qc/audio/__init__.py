@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.errors import InvalidAudio, PayloadTooLarge
+from speech_qc.errors import InvalidAudio, PayloadTooLarge
 
 MIN_RATE_HZ = 8_000
 """Telephone audio; below it there is no speech band left to judge."""

@@ -14,14 +14,14 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from service.audio import AudioInfo, DecodeLimits
-from service.audio.wav import (
+from speech_qc.audio import AudioInfo, DecodeLimits
+from speech_qc.audio.wav import (
     BLOCK_FRAMES,
     CONVERTERS,
     WavHeader,
@@ -30,21 +30,20 @@ from service.audio.wav import (
     check_finite,
     is_placeholder,
 )
-from service.errors import InvalidAudio, UnsupportedFormat
+from speech_qc.errors import InvalidAudio, UnsupportedFormat
+from speech_qc.wire.vocabulary import Encoding
 
 __all__ = [
     "LIVE_ENCODINGS",
     "AudioInfo",
     "DecodeLimits",
     "Decoder",
-    "Encoding",
     "FileDecoder",
     "decode_file",
     "pcm_to_float",
 ]
 
 Block = NDArray[np.float32]
-Encoding = Literal["linear16", "float32", "mulaw", "alaw"]
 
 READABLE = "WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3, NIST SPHERE, VOC"
 """For error messages: what a recording may be."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.fft import rfft
 from scipy.sparse import csr_array
 
-from service.contract import FeatureSpec
+from speech_qc.contract import FeatureSpec
 
 Float32 = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio import check_rate_hz
+from speech_qc.audio import check_rate_hz
 
 PIECE_SAMPLES = 4096
 """Samples counted at a time; large enough to hide NumPy's cost per call, small enough to be kept for each stream."""

@@ -17,7 +17,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from service.audio import check_rate_hz
+from speech_qc.audio import check_rate_hz
 
 TARGET_RATE_HZ = 16_000
 """Rate of the model's features."""

@@ -2,7 +2,7 @@
 
 Written here and not left to libsndfile because a recording is scored while it uploads: memory must not grow with
 its length, and a live recorder's header (no size yet) must still be readable. Holds bytes and samples only; what
-sizes, rates and durations are acceptable is decided in `service.audio.decode`.
+sizes, rates and durations are acceptable is decided in `speech_qc.audio.decode`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio.g711 import decode_alaw, decode_mulaw
-from service.errors import InvalidAudio
+from speech_qc.audio.g711 import decode_alaw, decode_mulaw
+from speech_qc.errors import InvalidAudio
 
 BLOCK_FRAMES = 65_536
 """Most frames in one decoded block; bounds the memory that one block takes."""

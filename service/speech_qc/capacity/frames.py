@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
-from service.credentials import bearer
+from speech_qc.client.credentials import bearer
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 FINAL = 0x80

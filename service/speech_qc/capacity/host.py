@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.credentials import bearer
-from service.keys import make_key, write_keys
-from service.settings import API_KEY_VARIABLE, load_settings
+from speech_qc.client.credentials import bearer
+from speech_qc.security.api_keys import make_key, write_keys
+from speech_qc.settings import API_KEY_VARIABLE, load_settings
 
 START_S = 120.0
 """Longest wait for a server to warm up."""
@@ -199,7 +199,7 @@ def started_server(max_streams: int, **settings: str) -> Iterator[Host]:
     """
     port = free_port()
     given = {"MAX_STREAMS": str(max_streams)} | {name.upper(): value for name, value in settings.items()}
-    command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "speech_qc", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
         api_key = None
         if load_settings().api_keys_file is not None:

@@ -1,4 +1,4 @@
-"""A process full of clients: `python -m service.capacity.load` reads a plan from standard input, plays it, reports.
+"""A process full of clients: `python -m speech_qc.capacity.load` reads a plan from standard input, plays it, reports.
 
 Input: one line of JSON (`Plan`), then the audio as 16-bit PCM. Output: the line `begun` when the clock starts, one line
 of JSON (`Outcome`), then the timings as float32: lags, answers, lateness. Each stream sends the same interval at its
@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from service.capacity.frames import BINARY, TEXT, FrameSocket, client_frame, upgrade_request
+from speech_qc.capacity.frames import BINARY, TEXT, FrameSocket, client_frame, upgrade_request
 
 RATE_HZ = 16_000
 BYTES_PER_SAMPLE = 2
@@ -95,7 +95,7 @@ def frame_range(text: bytes) -> tuple[int, int] | None:
 
 
 @dataclass(slots=True, eq=False)
-class Caller:
+class LoadClient:
     """One stream of the load.
 
     Args:
@@ -136,7 +136,7 @@ class Load:
         self._messages = [client_frame(BINARY, audio[i : i + size]) for i in range(0, len(audio) - size + 1, size)]
         chance = random.Random(plan.seed)
         starts = (chance.uniform(0, plan.ramp_s) for _ in range(plan.streams))  # a Poisson process, its number given
-        callers = [Caller(s % self._interval_s, s, chance.randrange(len(self._messages))) for s in starts]
+        callers = [LoadClient(s % self._interval_s, s, chance.randrange(len(self._messages))) for s in starts]
         self._callers = sorted(callers, key=lambda caller: caller.phase_s)
         self._request = upgrade_request(plan.url, plan.api_key)
         self._address = urlsplit(plan.url)
@@ -188,7 +188,7 @@ class Load:
                     self._advance(caller, due)
             due_round += self._interval_s
 
-    def _advance(self, caller: Caller, due: float) -> None:
+    def _advance(self, caller: LoadClient, due: float) -> None:
         """Open the stream, send its next message, or end it."""
         if caller.socket is None:
             if due < self._measure_from:
@@ -205,7 +205,7 @@ class Load:
             if due >= self._measure_from:
                 self.late.append(now - due)
 
-    def _connect(self, caller: Caller) -> None:
+    def _connect(self, caller: LoadClient) -> None:
         def on_text(text: bytes) -> None:
             self._hear(caller, text)
 
@@ -217,7 +217,7 @@ class Load:
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _dial(self, socket: FrameSocket, caller: Caller) -> None:
+    async def _dial(self, socket: FrameSocket, caller: LoadClient) -> None:
         secure = self._address.scheme in ("wss", "https")
         port = self._address.port or (443 if secure else 80)
         try:
@@ -226,7 +226,7 @@ class Load:
         except OSError as error:
             self._end(caller, 1006, f"cannot connect: {error}")
 
-    def _hear(self, caller: Caller, text: bytes) -> None:
+    def _hear(self, caller: LoadClient, text: bytes) -> None:
         now = time.monotonic()
         found = frame_range(text)
         if found is None:
@@ -251,7 +251,7 @@ class Load:
             self.lags.append(now - sent_s[holding])
             self.answers.append(now - sent_s[completing])
 
-    def _end(self, caller: Caller, code: int, reason: str) -> None:
+    def _end(self, caller: LoadClient, code: int, reason: str) -> None:
         if caller.ended:
             return
         caller.ended = True
@@ -260,7 +260,7 @@ class Load:
         if not self._open:
             self._all_ended.set()
 
-    def _judge(self, caller: Caller, outcome: Outcome) -> None:
+    def _judge(self, caller: LoadClient, outcome: Outcome) -> None:
         """Count what one stream lost."""
         due = -(-len(caller.sent_s) * self._message_samples // self._plan.frame_samples)
         outcome.lost_frames += caller.lost + max(0, due - caller.frames)

@@ -14,9 +14,9 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from service.capacity.host import Host, HostError
-from service.capacity.load import RATE_HZ, Outcome, Plan
-from service.capacity.search import QUANTILES, Trial, percentile
+from speech_qc.capacity.host import Host, HostError
+from speech_qc.capacity.load import RATE_HZ, Outcome, Plan
+from speech_qc.capacity.search import QUANTILES, Trial, percentile
 
 STREAMS_PER_PROCESS = 400
 MAX_PROCESSES = 2
@@ -169,7 +169,7 @@ def _trial(streams: int, results: Sequence[tuple[Outcome, list[Float32]]], *, me
 
 
 def _start(plan: Plan, audio: bytes) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "service.capacity.load"]
+    command = [sys.executable, "-m", "speech_qc.capacity.load"]
     load = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     if load.stdin is None:
         raise HostError("a process of clients has no standard input")

@@ -1,4 +1,4 @@
-"""The commands of `speech-qc`, one module per step: find recordings, get answers, write them.
+"""The command line `speech-qc`: one module per command, and what they share.
 
-`service.cli` declares the options; nothing here knows the option parser.
+`main` declares the options; nothing else here knows the option parser.
 """

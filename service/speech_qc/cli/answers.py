@@ -1,4 +1,4 @@
-"""Where an answer about a recording comes from: an engine in this process, or a server.
+"""Where an answer about a recording comes from: the model in this process, or a server.
 
 Both give the document of `POST /v1/inspect`, with scores as float32 arrays that hold NaN where there is no value, so
 that what is written afterwards does not depend on who listened.
@@ -7,30 +7,20 @@ that what is written afterwards does not depend on who listened.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
-from uuid import uuid4
+from typing import Any, Protocol, Self
 
-from service.assembly import decode_limits, make_engine, make_lanes
-from service.commands.files import Source
-from service.commands.options import Question
-from service.commands.seams import CommandError
-from service.errors import SpeechQCError
-from service.inspection import InspectOptions, Inspector
-from service.report import ModelIdentity, choose_labels, inspection_document
-from service.scoring import load_profiles
-from service.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from service.engine import Runner
+from speech_qc.cli.files import Source
+from speech_qc.cli.options import Question
+from speech_qc.cli.seams import CommandError
+from speech_qc.embedded import Detector
+from speech_qc.errors import SpeechQCError
 
 Document = dict[str, Any]
-
-UNLIMITED_BYTES = 1 << 62
-"""The limit on uploads protects a server's memory; a file on this machine's disk is read block by block."""
 
 
 class Answerer(Protocol):
@@ -54,70 +44,53 @@ class Answerer(Protocol):
         """
 
 
-def local_settings(model: Path | None, device: str | None, workers: int) -> Settings:
-    """Settings of an engine that serves one command: as many places as files at a time, and none for live audio.
-
-    Raises:
-        SettingsError: The environment holds a wrong value.
-    """
-    return load_settings(
-        model_path=model,
-        device=device,
-        max_uploads=workers,
-        max_streams=1,
-        max_batch=2 * workers,  # two channels each; the rest queues for a moment. Every size costs time at the start
-        max_upload_bytes=UNLIMITED_BYTES,
-    )
-
-
 class LocalAnswerer:
-    """Runs the model in this process.
+    """Runs the model in this process, each recording in a thread of its own.
 
     Args:
-        settings: From `local_settings`.
-        runner: The loaded model.
+        detector: The loaded model.
         question: What to answer.
 
     Raises:
         ProtocolError: There is no such profile or label.
-        SettingsError: The profiles cannot be read.
     """
 
-    def __init__(self, settings: Settings, runner: Runner, question: Question) -> None:
-        profile = load_profiles(settings.profiles_path).get(question.profile or settings.default_profile)
-        self._contract = runner.contract
-        self._labels = choose_labels(runner.contract, question.labels)
-        self._model = ModelIdentity(runner.contract.name, runner.contract.version, runner.sha256)
-        self._options = InspectOptions(
-            profile, question.channels, question.frames, settings.max_events, question.explain
-        )
-        self._engine = make_engine(settings, runner)
-        self._lanes = make_lanes(settings)
-        self._limits = decode_limits(settings)
+    def __init__(self, detector: Detector, question: Question) -> None:
+        detector.profiles.get(question.profile or detector.settings.default_profile)  # before minutes of work
+        detector.labels(question.labels)
+        self._detector, self._question = detector, question
+        self._stopping = threading.Event()
 
     async def __aenter__(self) -> Self:
-        """Warm the model up."""
-        await self._engine.start()
+        """Nothing to get ready: the model is loaded."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the engine."""
-        await self._engine.stop()
+        """Have threads that are still at work end at their next step; nobody waits for their answers."""
+        self._stopping.set()
 
     async def inspect(self, path: Path) -> Document:
         """Answer about one recording; see `Answerer.inspect`."""
-        async with Inspector(self._engine, self._contract, self._lanes, self._options) as inspector:
-            inspection = await inspector.inspect_file(path, self._limits)
-        return inspection_document(
-            inspection,
-            self._contract,
-            self._model,
-            request_id=uuid4().hex,
-            labels=self._labels,
-            frames=self._options.keep_frames,
+        return await asyncio.to_thread(self._inspect, path)
+
+    def _inspect(self, path: Path) -> Document:
+        question = self._question
+        found = self._detector.inspect(
+            path,
+            channels=question.channels,
+            profile=question.profile,
+            labels=question.labels,
+            frames=question.frames,
+            explain=question.explain,
+            on_step=self._check,
         )
+        return found.document
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise CommandError("the command is ending")
 
 
 async def answers_in_order(

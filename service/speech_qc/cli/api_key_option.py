@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.commands.seams import CommandError
-from service.credentials import find_api_key
-from service.errors import Forbidden, Unauthorized
-from service.settings import API_KEY_VARIABLE
+from speech_qc.cli.seams import CommandError
+from speech_qc.client.credentials import find_api_key
+from speech_qc.errors import Forbidden, Unauthorized
+from speech_qc.settings import API_KEY_VARIABLE
 
 HINT = f"; this command takes it from --api-key-file FILE or from {API_KEY_VARIABLE}"
 

@@ -15,12 +15,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.capacity.host import Host, HostError, allow_open_files, is_local, started_server
-from service.capacity.search import SAFE_SHARE, Search, Trial, advised_limit
-from service.capacity.trial import Conditions, Target, run_trial
-from service.commands.keyed import api_key_for
-from service.commands.seams import CommandError
-from service.commands.tables import open_table, output_console, without_padding
+from speech_qc.capacity.host import Host, HostError, allow_open_files, is_local, started_server
+from speech_qc.capacity.search import SAFE_SHARE, Search, Trial, advised_limit
+from speech_qc.capacity.trial import Conditions, Target, run_trial
+from speech_qc.cli.api_key_option import api_key_for
+from speech_qc.cli.seams import CommandError
+from speech_qc.cli.tables import open_table, output_console, without_padding
+from speech_qc.exit_codes import FOUND, OK
 
 FIRST = 32
 SPARE_PLACES = 16
@@ -29,7 +30,6 @@ FILES_PER_STREAM, OTHER_FILES = 1, 256
 LATE_MS = 20.0
 """Clients that send later than this at the 99th percentile were the limit themselves."""
 
-FOUND, NOTHING_HELD = 0, 1
 """Exit codes; an error is 2."""
 
 
@@ -57,7 +57,7 @@ class CapacityOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CapacityResult:
     """What the search found.
 
     Args:
@@ -77,7 +77,7 @@ class Finding:
     workers: int = 1
 
 
-def measure(options: CapacityOptions, notes: Console) -> Finding:
+def measure(options: CapacityOptions, notes: Console) -> CapacityResult:
     """Search for the most streams that hold; blocks for minutes.
 
     Args:
@@ -116,7 +116,7 @@ def measure(options: CapacityOptions, notes: Console) -> Finding:
             if reached
             else "the next larger number that was tried did not hold"
         )
-    return Finding(f"{model['name']} {model['version']}", trials, search.holds, complete, ended, workers)
+    return CapacityResult(f"{model['name']} {model['version']}", trials, search.holds, complete, ended, workers)
 
 
 @contextmanager
@@ -166,10 +166,10 @@ def capacity(options: CapacityOptions, *, as_json: bool) -> int:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
-    return FOUND if finding.found else NOTHING_HELD
+    return OK if finding.found else FOUND
 
 
-def document(finding: Finding, options: CapacityOptions) -> dict[str, Any]:
+def document(finding: CapacityResult, options: CapacityOptions) -> dict[str, Any]:
     """The finding as JSON has it."""
     limit = advised_limit(finding.found, finding.workers) if finding.found else None
     return {
@@ -211,7 +211,7 @@ def cells(trial: Trial, p99_ms: float) -> tuple[str, ...]:
     )
 
 
-def page(finding: Finding, options: CapacityOptions) -> RenderableType:
+def page(finding: CapacityResult, options: CapacityOptions) -> RenderableType:
     """The finding for reading: a row per trial, by streams, then what to make of it."""
     table: Table = open_table()
     for heading in COLUMNS:
@@ -227,7 +227,7 @@ def page(finding: Finding, options: CapacityOptions) -> RenderableType:
     return Group(Text(about, style="dim"), Text(), table, Text(), Text(advice(finding, options), style="bold"))
 
 
-def advice(finding: Finding, options: CapacityOptions) -> str:
+def advice(finding: CapacityResult, options: CapacityOptions) -> str:
     """What to set, and how sure that is."""
     if not finding.found:
         fewest = min(trial.streams for trial in finding.trials)

@@ -9,10 +9,11 @@ from dataclasses import asdict
 import orjson
 from rich.text import Text
 
-from service.commands.checks import Finding, all_findings
-from service.commands.tables import open_table, output_console, without_padding
-from service.errors import SettingsError
-from service.settings import load_settings
+from speech_qc.cli.doctor_checks import CheckResult, all_findings
+from speech_qc.cli.tables import open_table, output_console, without_padding
+from speech_qc.errors import SettingsError
+from speech_qc.exit_codes import ERROR, FOUND, OK
+from speech_qc.settings import load_settings
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -30,28 +31,28 @@ def doctor(*, as_json: bool) -> int:
     return exit_code(findings)
 
 
-def exit_code(findings: list[Finding]) -> int:
+def exit_code(findings: list[CheckResult]) -> int:
     """The worst finding as a number."""
     states = {finding.state for finding in findings}
-    return 2 if "fail" in states else 1 if "warn" in states else 0
+    return ERROR if "fail" in states else FOUND if "warn" in states else OK
 
 
-def _findings() -> Iterator[Finding]:
+def _findings() -> Iterator[CheckResult]:
     try:
         settings = load_settings()
     except SettingsError as error:
-        yield Finding("settings", "fail", str(error), "correct them; the other checks need them")
+        yield CheckResult("settings", "fail", str(error), "correct them; the other checks need them")
         return
-    yield Finding("settings", "ok", "every value is within its bounds")
+    yield CheckResult("settings", "ok", "every value is within its bounds")
     yield from all_findings(settings)
 
 
-def _json(findings: list[Finding]) -> str:
+def _json(findings: list[CheckResult]) -> str:
     document = {"exit_code": exit_code(findings), "findings": [asdict(finding) for finding in findings]}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-def _page(findings: list[Finding]) -> str:
+def _page(findings: list[CheckResult]) -> str:
     table = open_table()
     for heading in ("check", "", "found"):
         table.add_column(heading)

@@ -16,8 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from service.errors import SpeechQCError, StartupError, Unauthorized
-from service.settings import PREFIX, RESERVED_CONNECTIONS, Settings, unknown_variables
+from speech_qc.errors import SpeechQCError, StartupError, Unauthorized
+from speech_qc.settings import PREFIX, RESERVED_CONNECTIONS, Settings, unknown_variables
 
 State = Literal["ok", "warn", "fail"]
 
@@ -35,7 +35,7 @@ TIME_ERROR = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What a check found.
 
     Attributes:
@@ -51,54 +51,54 @@ class Finding:
     advice: str = ""
 
 
-def check_environment(environment: dict[str, str]) -> Finding:
+def check_environment(environment: dict[str, str]) -> CheckResult:
     """Whether every variable of ours sets something."""
     unknown = unknown_variables(environment)
     if unknown:
         text = f"{', '.join(unknown)}: no such setting"
-        return Finding("variables", "warn", text, "see `speech-qc settings` for the names, correct or remove them")
-    return Finding("variables", "ok", f"every {PREFIX}* variable is a setting")
+        return CheckResult("variables", "warn", text, "see `speech-qc settings` for the names, correct or remove them")
+    return CheckResult("variables", "ok", f"every {PREFIX}* variable is a setting")
 
 
-def check_libraries() -> Finding:
+def check_libraries() -> CheckResult:
     """Whether what is imported is there, once, and reads what it should."""
     text = f"Python {platform.python_version()}"
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
     if len(both) == 2:
         advice = "pip uninstall onnxruntime onnxruntime-gpu, then install speech-qc again"
-        return Finding("libraries", "fail", "onnxruntime and onnxruntime-gpu hide each other", advice)
+        return CheckResult("libraries", "fail", "onnxruntime and onnxruntime-gpu hide each other", advice)
     if not both:
-        return Finding("libraries", "fail", "ONNX Runtime is missing", "install speech-qc again")
+        return CheckResult("libraries", "fail", "ONNX Runtime is missing", "install speech-qc again")
     text += f", {both[0]} {_version(both[0])}"
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        return Finding("libraries", "fail", f"libsndfile cannot be loaded: {error}", "install libsndfile1")
+        return CheckResult("libraries", "fail", f"libsndfile cannot be loaded: {error}", "install libsndfile1")
     text += f", libsndfile {soundfile.__libsndfile_version__}"
     missing = [name for name in ("FLAC", "OGG", "MP3") if name not in soundfile.available_formats()]
     if missing:
         advice = "install a libsndfile of at least 1.1 to read them"
-        return Finding("libraries", "warn", f"{text}; it does not read {', '.join(missing)}", advice)
+        return CheckResult("libraries", "warn", f"{text}; it does not read {', '.join(missing)}", advice)
     if not _version("uvloop") and sys.platform != "win32":
-        return Finding("libraries", "warn", f"{text}; no uvloop", "pip install uvloop: a server carries more streams")
-    return Finding("libraries", "ok", text)
+        return CheckResult("libraries", "warn", f"{text}; no uvloop", "pip install uvloop: more streams per server")
+    return CheckResult("libraries", "ok", text)
 
 
-def check_model(settings: Settings) -> Iterator[Finding]:
+def check_model(settings: Settings) -> Iterator[CheckResult]:
     """Whether the model can be served, on which provider, and how long a step takes."""
     import numpy as np
 
-    from service.app import checked_profiles
-    from service.assembly import make_runner
+    from speech_qc.app import checked_profiles
+    from speech_qc.pipeline.factory import make_runner
 
     try:
         runner = make_runner(settings)
     except StartupError as error:
         name = "provider" if error.code == StartupError.code else "model"
-        yield Finding(name, "fail", str(error), "the message says what to mend")
+        yield CheckResult(name, "fail", str(error), "the message says what to mend")
         return
     contract = runner.contract
-    yield Finding("model", "ok", f"{contract.name} {contract.version} ({runner.sha256[:12]}) fits this service")
+    yield CheckResult("model", "ok", f"{contract.name} {contract.version} ({runner.sha256[:12]}) fits this service")
     hops = settings.live_chunk_hops
     features = np.zeros((1, hops, contract.features.columns), np.float32)
     state = np.zeros((1, contract.state_size), np.float32)
@@ -108,28 +108,28 @@ def check_model(settings: Settings) -> Iterator[Finding]:
         runner.run(features, state)
         step_ms = 1000 * (time.perf_counter() - started_s)
     except SpeechQCError as error:
-        yield Finding("provider", "fail", f"{runner.provider}: {error}", "the message says what to mend")
+        yield CheckResult("provider", "fail", f"{runner.provider}: {error}", "the message says what to mend")
         return
     text = f"{runner.provider}, a step of one stream takes {step_ms:.1f} ms"
     if runner.provider_fallback and Path("/dev/nvidia0").exists():
         advice = "install speech-qc[cuda] and a driver that fits, or set SPEECHQC_DEVICE=cpu where that is meant"
-        yield Finding("provider", "warn", f"{text}, though this machine has a GPU", advice)
+        yield CheckResult("provider", "warn", f"{text}, though this machine has a GPU", advice)
     elif runner.provider_fallback:
         advice = "set SPEECHQC_DEVICE=cpu, so that the alert on a lost GPU stays silent"
-        yield Finding("provider", "ok", f"{text}; there is no GPU", advice)
+        yield CheckResult("provider", "ok", f"{text}; there is no GPU", advice)
     else:
-        yield Finding("provider", "ok", text)
+        yield CheckResult("provider", "ok", text)
     try:
         profiles = checked_profiles(settings)
     except SpeechQCError as error:
-        yield Finding("profiles", "fail", str(error), "the message says what to mend")
+        yield CheckResult("profiles", "fail", str(error), "the message says what to mend")
     else:
-        yield Finding("profiles", "ok", ", ".join(profiles.names))
+        yield CheckResult("profiles", "ok", ", ".join(profiles.names))
 
 
-def check_port(settings: Settings) -> Finding:
+def check_port(settings: Settings) -> CheckResult:
     """Whether the address can be listened on."""
-    from service.workers.listening import bind_all
+    from speech_qc.workers.acceptor import bind_all
 
     where = f"{settings.host}, port {settings.port}"
     try:
@@ -137,30 +137,30 @@ def check_port(settings: Settings) -> Finding:
             one.close()
     except SpeechQCError as error:
         if (version := _serves(settings)) is not None:
-            return Finding("port", "ok", f"speech-qc {version} listens on {where}")
+            return CheckResult("port", "ok", f"speech-qc {version} listens on {where}")
         advice = "end what holds it, or set SPEECHQC_PORT or SPEECHQC_HOST"
-        return Finding("port", "fail", str(error), advice)
-    return Finding("port", "ok", f"{where} is free")
+        return CheckResult("port", "fail", str(error), advice)
+    return CheckResult("port", "ok", f"{where} is free")
 
 
-def check_access(settings: Settings) -> Finding:
+def check_access(settings: Settings) -> CheckResult:
     """Whether it is said who may come in, and the keys can be read."""
-    from service.api.access import Policy
-    from service.exposure import check_exposure, is_loopback
+    from speech_qc.security.access_policy import AccessPolicy
+    from speech_qc.security.bind_check import check_exposure, is_loopback
 
     try:
         check_exposure(settings)
-        policy = Policy.of(settings)
+        policy = AccessPolicy.of(settings)
     except SpeechQCError as error:
-        return Finding("access", "fail", str(error), "the message says what to mend")
+        return CheckResult("access", "fail", str(error), "the message says what to mend")
     if policy.ring is not None:
-        return Finding("access", "ok", "who has a key may come in")
+        return CheckResult("access", "ok", "who has a key may come in")
     if is_loopback(settings.host):
-        return Finding("access", "ok", "this machine alone, without keys")
-    return Finding("access", "ok", "whoever reaches the address, without keys (SPEECHQC_ALLOW_ANONYMOUS)")
+        return CheckResult("access", "ok", "this machine alone, without keys")
+    return CheckResult("access", "ok", "whoever reaches the address, without keys (SPEECHQC_ALLOW_ANONYMOUS)")
 
 
-def check_descriptors(settings: Settings, limit: int | None = None) -> Finding:
+def check_descriptors(settings: Settings, limit: int | None = None) -> CheckResult:
     """Whether a process may open as many files as its places need.
 
     Args:
@@ -171,15 +171,15 @@ def check_descriptors(settings: Settings, limit: int | None = None) -> Finding:
     needed = settings.max_streams + settings.max_uploads + SPARE_DESCRIPTORS
     limit = _descriptor_limit() if limit is None else limit
     if limit is None:
-        return Finding("open files", "ok", "this system has no limit that could be read")
+        return CheckResult("open files", "ok", "this system has no limit that could be read")
     text = f"a process may open {limit}, its places need {needed}"
     if limit < needed:
-        return Finding("open files", "fail", text, f"ulimit -n {wanted}, or LimitNOFILE={wanted} in the unit")
+        return CheckResult("open files", "fail", text, f"ulimit -n {wanted}, or LimitNOFILE={wanted} in the unit")
     if limit < wanted:
         text = f"a process may open {limit}, its {settings.connections_limit} connections need {wanted}"
         advice = f"ulimit -n {wanted}, LimitNOFILE={wanted} in the unit, or lower SPEECHQC_MAX_CONNECTIONS"
-        return Finding("open files", "warn", text, advice)
-    return Finding("open files", "ok", text)
+        return CheckResult("open files", "warn", text, advice)
+    return CheckResult("open files", "ok", text)
 
 
 def needed_mib(settings: Settings) -> float:
@@ -188,7 +188,7 @@ def needed_mib(settings: Settings) -> float:
     return settings.workers * each
 
 
-def check_memory(settings: Settings, limit_mib: float | None = None) -> Finding:
+def check_memory(settings: Settings, limit_mib: float | None = None) -> CheckResult:
     """Whether all places can be taken at once.
 
     Args:
@@ -198,17 +198,17 @@ def check_memory(settings: Settings, limit_mib: float | None = None) -> Finding:
     needed = needed_mib(settings)
     limit = _memory_limit_mib() if limit_mib is None else limit_mib
     if limit is None:
-        return Finding("memory", "ok", f"some {needed:.0f} MiB are needed; what there is cannot be read here")
+        return CheckResult("memory", "ok", f"some {needed:.0f} MiB are needed; what there is cannot be read here")
     text = (
         f"{limit:.0f} MiB, some {needed:.0f} are needed when all places are taken and uploads are as large as they may"
     )
     if limit < needed:
         advice = "give it more, or lower SPEECHQC_MAX_HELD_BYTES, SPEECHQC_MAX_STREAMS or SPEECHQC_WORKERS"
-        return Finding("memory", "warn", text, advice)
-    return Finding("memory", "ok", text)
+        return CheckResult("memory", "warn", text, advice)
+    return CheckResult("memory", "ok", text)
 
 
-def check_cores(settings: Settings, cores: float | None = None) -> Finding:
+def check_cores(settings: Settings, cores: float | None = None) -> CheckResult:
     """Whether there are as many cores as processes.
 
     Args:
@@ -218,11 +218,11 @@ def check_cores(settings: Settings, cores: float | None = None) -> Finding:
     found = _cores() if cores is None else cores
     text = f"{found:g} for {settings.workers} process{'es' if settings.workers > 1 else ''}"
     if found < settings.workers:
-        return Finding("cores", "warn", text, f"set SPEECHQC_WORKERS={max(1, int(found))}, or give it more")
-    return Finding("cores", "ok", text)
+        return CheckResult("cores", "warn", text, f"set SPEECHQC_WORKERS={max(1, int(found))}, or give it more")
+    return CheckResult("cores", "ok", text)
 
 
-def check_clock(year: int | None = None, synchronised: bool | None = None) -> Finding:
+def check_clock(year: int | None = None, synchronised: bool | None = None) -> CheckResult:
     """Whether times in logs, metrics and traces can be believed.
 
     Args:
@@ -231,15 +231,15 @@ def check_clock(year: int | None = None, synchronised: bool | None = None) -> Fi
     """
     year = time.gmtime().tm_year if year is None else year
     if year < OLDEST_YEAR:
-        return Finding("clock", "fail", f"it shows the year {year}", "set it, and run chrony or systemd-timesyncd")
+        return CheckResult("clock", "fail", f"it shows the year {year}", "set it, and run chrony or systemd-timesyncd")
     kept = _is_synchronised() if synchronised is None else synchronised
     if kept is False:
         text = "nobody keeps it: times in logs and metrics drift; lengths and lags here use another clock"
-        return Finding("clock", "warn", text, "run chrony or systemd-timesyncd on the host")
-    return Finding("clock", "ok", "the kernel says that it is kept" if kept else "plausible")
+        return CheckResult("clock", "warn", text, "run chrony or systemd-timesyncd on the host")
+    return CheckResult("clock", "ok", "the kernel says that it is kept" if kept else "plausible")
 
 
-CHECKS: tuple[Callable[[Settings], Finding], ...] = (
+CHECKS: tuple[Callable[[Settings], CheckResult], ...] = (
     check_access,
     check_port,
     check_descriptors,
@@ -248,7 +248,7 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (
 )
 
 
-def all_findings(settings: Settings) -> Iterator[Finding]:
+def all_findings(settings: Settings) -> Iterator[CheckResult]:
     """Every check, those that are quick first."""
     yield check_environment(dict(os.environ))
     yield check_libraries()

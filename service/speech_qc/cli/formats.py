@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from service.commands.answers import Document
-from service.commands.files import Source
-from service.commands.options import Format
-from service.report import to_json
-from service.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
+from speech_qc.cli.answers import Document
+from speech_qc.cli.files import Source
+from speech_qc.cli.options import Format
+from speech_qc.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
+from speech_qc.wire.encode import to_json
 
 ONE_FILE_ONLY = frozenset({Format.audacity, Format.textgrid, Format.webvtt})
 """Their readers take one recording per file, so the results of several cannot follow each other."""

@@ -18,13 +18,13 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from service.commands.answers import Answerer, Document, LocalAnswerer, answers_in_order, local_settings
-from service.commands.files import Found, Source, find_sources, replaced_when_complete, result_names, write_file
-from service.commands.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
-from service.commands.keyed import api_key_for
-from service.commands.options import COUNTED, ERROR, FOUND, OK, Format, InspectCommand
-from service.commands.seams import CommandError, Seams
-from service.commands.tables import (
+from speech_qc.cli.answers import Answerer, Document, LocalAnswerer, answers_in_order
+from speech_qc.cli.api_key_option import api_key_for
+from speech_qc.cli.files import Found, Source, find_sources, replaced_when_complete, result_names, write_file
+from speech_qc.cli.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
+from speech_qc.cli.options import COUNTED, Format, InspectCommand
+from speech_qc.cli.seams import CommandError, Seams
+from speech_qc.cli.tables import (
     SCORES_MAX_S,
     RunTable,
     detail,
@@ -34,7 +34,10 @@ from service.commands.tables import (
     tally,
     without_padding,
 )
-from service.errors import SpeechQCError
+from speech_qc.embedded import Detector
+from speech_qc.errors import SpeechQCError
+from speech_qc.exit_codes import ERROR, FOUND, OK
+from speech_qc.settings import load_settings
 
 WORKERS = 4
 """Recordings at a time: enough that one can be decoded while another's chunk is scored."""
@@ -92,7 +95,7 @@ def _check(options: InspectCommand, found: Found) -> None:
         except OSError as error:
             raise CommandError(f"--out: expected a folder to write to, given {options.out}: {error}") from error
     if options.plot is not None:
-        from service.plot import check_available
+        from speech_qc.cli.plot import check_available
 
         check_available(options.plot)
         if not options.plot.parent.is_dir():
@@ -133,7 +136,7 @@ class Run:
         sources = self._found.sources
         workers = min(WORKERS, len(sources))
         async with AsyncExitStack() as stack:
-            answerer = await stack.enter_async_context(await asyncio.to_thread(self._answerer, seams, workers))
+            answerer = await stack.enter_async_context(await asyncio.to_thread(self._answerer, seams))
             advance = stack.enter_context(self._progress(len(sources)))
             answers = await stack.enter_async_context(aclosing(answers_in_order(sources, answerer.inspect, workers)))
             number = 0
@@ -155,15 +158,15 @@ class Run:
         if self._found.several or self._targets:
             self._notes.print(Text(tally(self._statuses, self._errors)))
 
-    def _answerer(self, seams: Seams, workers: int) -> Answerer:
+    def _answerer(self, seams: Seams) -> Answerer:
         options = self._options
         question = replace(options.question, frames=self._wants_frames())
         if options.url:
-            from service.commands.remote import RemoteAnswerer
+            from speech_qc.cli.remote import RemoteAnswerer
 
             return RemoteAnswerer(options.url, question, self._api_key, seams.transport)
-        settings = local_settings(options.model, options.device, workers)
-        return LocalAnswerer(settings, seams.make_runner(settings), question)
+        settings = load_settings(model_path=options.model, device=options.device)
+        return LocalAnswerer(Detector(settings, seams.make_runner(settings)), question)
 
     def _wants_frames(self) -> bool:
         """Whether anything that will be written shows the score of every frame."""
@@ -235,7 +238,7 @@ class Run:
 
     def _draw(self, source: Source, number: int, document: Document, picture: Path) -> None:
         """Draw every channel of a recording; several recordings are numbered, several channels named."""
-        from service.plot import plot_channel
+        from speech_qc.cli.plot import plot_channel
 
         count = len(document["channels"])
         stem = f"{picture.stem}-{number}" if self._found.several else picture.stem

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from service.commands.seams import CommandError
-from service.keys import Key, make_key, read_keys, write_keys
-from service.settings import load_settings
+from speech_qc.cli.seams import CommandError
+from speech_qc.exit_codes import OK
+from speech_qc.security.api_keys import Key, make_key, read_keys, write_keys
+from speech_qc.settings import load_settings
 
 
 def add(name: str, file: Path | None, *, admin: bool, max_streams: int | None, uploads_per_minute: int | None) -> int:
@@ -22,14 +23,14 @@ def add(name: str, file: Path | None, *, admin: bool, max_streams: int | None, u
     write_keys(path, [*(read_keys(path) if path.exists() else []), key])
     sys.stdout.write(text + "\n")
     sys.stderr.write(f"key {key.id} of {name!r} is in {path}; it is shown this once and can be found nowhere again\n")
-    return 0
+    return OK
 
 
 def show(file: Path | None) -> int:
     """Print a line per key; raises as `add`."""
     for key in read_keys(_path(file)):
         sys.stdout.write(f"{key.id}  {_line(key)}\n")
-    return 0
+    return OK
 
 
 def remove(wanted: str, file: Path | None) -> int:
@@ -43,7 +44,7 @@ def remove(wanted: str, file: Path | None) -> int:
         )
     write_keys(path, [key for key in keys if key is not found[0]])
     sys.stderr.write(f"key {found[0].id} of {found[0].name!r} was removed from {path}\n")
-    return 0
+    return OK
 
 
 def _path(file: Path | None) -> Path:

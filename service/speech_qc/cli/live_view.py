@@ -1,4 +1,4 @@
-"""A live stream for reading: lanes that move while it lasts, events and warnings as they come, what it came to."""
+"""A live stream for reading: sparklines that move while it lasts, events and warnings as they come, what it came to."""
 
 from __future__ import annotations
 
@@ -14,20 +14,28 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from service.api.messages import AnyServerMessage, EventNews, Ready, Scores, StreamError, StreamWarning, Summary
-from service.commands.files import Source, printable
-from service.commands.lanes import blocks, column_means
-from service.commands.tables import HEADLINES, SEVERITY_STYLES, clock, detail, output_console, without_padding
+from speech_qc.cli.files import Source, printable
+from speech_qc.cli.sparklines import blocks, column_means
+from speech_qc.cli.tables import HEADLINES, SEVERITY_STYLES, clock, detail, output_console, without_padding
+from speech_qc.wire.server_messages import (
+    AnyServerMessage,
+    EventNews,
+    Ready,
+    Scores,
+    StreamError,
+    StreamWarning,
+    Summary,
+)
 
 Float32 = NDArray[np.float32]
 
 COLUMN_S = 0.1
-"""What a character of a moving lane covers."""
+"""What a character of a moving sparkline covers."""
 DRAW_S = 0.05
 """Shortest time between two drawings."""
 NEWS_SHOWN = 8
 HISTORY_S = 600.0
-"""A stream that lasted no longer gets lanes in its summary; memory stays bounded."""
+"""A stream that lasted no longer gets sparklines in its summary; memory stays bounded."""
 SNR_SHOWN_DB = 40.0
 
 
@@ -156,7 +164,7 @@ class TerminalView:
         for channel, history in enumerate(self._histories):
             if ready.channels > 1:
                 parts.append(Text(f"Channel {channel}", style="bold"))
-            parts += [self._lane(history, label) for label in self._lanes(channel)]
+            parts += [self._sparkline(history, label) for label in self._sparklines(channel)]
         parts += [Text(), *self._news]
         return Group(*parts)
 
@@ -164,16 +172,16 @@ class TerminalView:
     def _ascii(self) -> bool:
         return self._console.options.ascii_only
 
-    def _lanes(self, channel: int) -> list[str]:
+    def _sparklines(self, channel: int) -> list[str]:
         """Speech, the headlines, SNR, and every cause that is going on."""
         running = {event.label for (where, _), event in self._running.items() if where == channel}
         return [label for label in self._ready.labels if label in (*HEADLINES, "snr_db") or label in running]
 
-    def _lane(self, history: History, label: str) -> Text:
+    def _sparkline(self, history: History, label: str) -> Text:
         per_column = max(1, round(COLUMN_S / self._ready.frame_hop_s))
         margin = max(len(name) for name in self._ready.labels) + 2
         columns = max(1, self._console.width - margin - 7)
-        # Whole columns from the beginning, so that a lane moves and does not flicker.
+        # Whole columns from the beginning, so that a sparkline moves and does not flicker.
         kept = columns * per_column + history.total % per_column
         values = history.last(label, kept)
         line = ""
@@ -198,7 +206,7 @@ class TerminalView:
         self._tell(text, self._console)
 
     def _tell(self, text: Text, console: Console) -> None:
-        """Below the lanes while they are drawn, else as a line."""
+        """Below the sparklines while they are drawn, else as a line."""
         if self._live is not None:
             self._news.append(text)
         elif console is self._console:

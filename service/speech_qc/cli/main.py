@@ -1,6 +1,6 @@
 """The command line `speech-qc`: declares the options and turns every outcome into an exit code.
 
-What the commands do stands in `service.commands`; it is imported when a command runs, so that `--help` is quick.
+What the commands do stands in `speech_qc.cli`; it is imported when a command runs, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -10,57 +10,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum, StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from service import __version__
-from service.commands.options import FailOn, Format, InspectCommand, Question
-from service.commands.seams import CommandError, Seams
-from service.errors import SpeechQCError
-
-ERROR = 2
-INTERRUPTED = 130
-"""After Ctrl-C, as shells have it: 128 and the number of the signal."""
-CLOSED_PIPE = 141
-"""When nobody reads the results any more, as after `| head`; likewise."""
-
-
-class Device(StrEnum):
-    """Where inference runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Channels(Enum):
-    """What becomes of several channels."""
-
-    split = "split"
-    mix = "mix"
-
-
-class StreamEncoding(StrEnum):
-    """How samples of a live stream are written."""
-
-    linear16 = "linear16"
-    float32 = "float32"
-    mulaw = "mulaw"
-    alaw = "alaw"
-
-
-class LogLevel(StrEnum):
-    """Least severe level that the server logs."""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
-
+from speech_qc.cli.options import FailOn, Format, InspectCommand, Question
+from speech_qc.cli.seams import CommandError, Seams
+from speech_qc.errors import SpeechQCError
+from speech_qc.exit_codes import CLOSED_PIPE, ERROR, INTERRUPTED, OK
+from speech_qc.version import __version__
+from speech_qc.wire.vocabulary import ChannelMode, Device, Encoding, LogLevel
 
 Model = Annotated[Path | None, typer.Option(help="Model file, instead of SPEECHQC_MODEL_PATH.", show_default=False)]
 KeyFile = Annotated[
@@ -122,7 +83,7 @@ def _inspect(
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Limits of the verdict.", show_default=False)] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels; all by default.")] = None,
-    channels: Annotated[Channels, typer.Option(help="Each channel by itself, or their mean.")] = Channels.split,
+    channels: Annotated[ChannelMode, typer.Option(help="Each channel by itself, or their mean.")] = "split",
     frames: Annotated[bool, typer.Option("--frames/--no-frames", help="Scores of every 20 ms in JSON.")] = True,
     scores: Annotated[
         bool, typer.Option("--scores", help="Print a line per 20 ms (table: up to 30 s; csv: instead of events).")
@@ -153,12 +114,10 @@ def _inspect(
     device: On = None,
 ) -> None:
     """Inspect recordings: what disturbs the speech, where, and whether it is good enough."""
-    from service.commands.inspecting import inspect
+    from speech_qc.cli.inspect import inspect
 
-    question = Question(profile, labels, channels.value, frames, explain)
-    command = InspectCommand(
-        files, form, out, question, scores, fail_on, url, plot, model, _value(device), api_key_file
-    )
+    question = Question(profile, labels, channels, frames, explain)
+    command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, device, api_key_file)
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))
 
@@ -176,15 +135,15 @@ def _serve(
     ] = None,
 ) -> None:
     """Serve HTTP and WebSocket; all other settings come from SPEECHQC_* variables."""
-    from service.commands.serving import serve
+    from speech_qc.cli.serve import serve
 
     _run(
         lambda: serve(
             host=host,
             port=port,
             model=model,
-            device=_value(device),
-            log_level=_value(log_level),
+            device=device,
+            log_level=log_level,
             workers=workers,
             seams=context.obj,
         )
@@ -208,9 +167,7 @@ def _stream(
             show_default=False,
         ),
     ] = None,
-    encoding: Annotated[
-        StreamEncoding, typer.Option(help="How the samples are sent; with -, what they are.")
-    ] = StreamEncoding.linear16,
+    encoding: Annotated[Encoding, typer.Option(help="How the samples are sent; with -, what they are.")] = "linear16",
     rate: Annotated[
         int | None,
         typer.Option(help="Samples per second; the recording's own, or 16000 of -.", show_default=False),
@@ -225,13 +182,13 @@ def _stream(
     as_json: Annotated[bool, typer.Option("--json", help="Print every message of the server, one per line.")] = False,
 ) -> None:
     """Play a recording or standard input into a server and watch its scores live."""
-    from service.commands.streaming import StreamCommand, stream
+    from speech_qc.cli.stream import StreamCommand, stream
 
     command = StreamCommand(
         source,
         url,
         realtime,
-        encoding.value,
+        encoding,
         rate,
         channels,
         emit_ms,
@@ -266,8 +223,8 @@ def _capacity(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Find out how many live streams this machine carries, and what limit to set."""
-    from service.capacity.trial import Conditions
-    from service.commands.capacity import CapacityOptions, capacity
+    from speech_qc.capacity.trial import Conditions
+    from speech_qc.cli.capacity import CapacityOptions, capacity
 
     conditions = Conditions(message_ms, emit_ms, seconds)
     options = CapacityOptions(p99_ms, conditions, most, 60 * minutes_limit, url, workers, api_key_file)
@@ -283,10 +240,10 @@ def _model(
     device: On = None,
 ) -> None:
     """Print what the model declares: name, labels with thresholds, latency."""
-    from service.commands.about import model as show_model
+    from speech_qc.cli.model import model as show_model
 
     with _quiet_log():
-        _run(lambda: show_model(model, _value(device), as_json=as_json, seams=context.obj))
+        _run(lambda: show_model(model, device, as_json=as_json, seams=context.obj))
 
 
 @app.command("settings", epilog="Exit codes: 0 all values are right, 2 one is wrong.")
@@ -297,7 +254,7 @@ def _settings(
     ] = False,
 ) -> None:
     """Print every setting, its value and where that comes from; secrets are hidden."""
-    from service.commands.configuring import settings
+    from speech_qc.cli.settings import settings
 
     _run(lambda: settings(as_json=as_json, as_markdown=as_markdown))
 
@@ -305,7 +262,7 @@ def _settings(
 @app.command("doctor", epilog="Exit codes: 0 all well, 1 it will serve, but not well, 2 it will not serve.")
 def _doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Look whether this machine can serve with these settings, and say what to do where not."""
-    from service.commands.doctor import doctor
+    from speech_qc.cli.doctor import doctor
 
     with _quiet_log():
         _run(lambda: doctor(as_json=as_json))
@@ -330,7 +287,7 @@ def _keys_add(
     uploads_per_minute: Annotated[int | None, typer.Option(min=1, help="Uploads.", show_default=False)] = None,
 ) -> None:
     """Make a key and print it, once: the file keeps only its hash."""
-    from service.commands.keys import add
+    from speech_qc.cli.keys import add
 
     _run(lambda: add(name, file, admin=admin, max_streams=max_streams, uploads_per_minute=uploads_per_minute))
 
@@ -338,7 +295,7 @@ def _keys_add(
 @keys_app.command("list")
 def _keys_list(file: KeysFile = None) -> None:
     """Print the keys' ids, names and bounds."""
-    from service.commands.keys import show
+    from speech_qc.cli.keys import show
 
     _run(lambda: show(file))
 
@@ -349,7 +306,7 @@ def _keys_remove(
     file: KeysFile = None,
 ) -> None:
     """Remove a key; a running server refuses it within seconds."""
-    from service.commands.keys import remove
+    from speech_qc.cli.keys import remove
 
     _run(lambda: remove(key, file))
 
@@ -368,9 +325,9 @@ def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> in
         app(None if argv is None else list(argv), prog_name="speech-qc", obj=seams or Seams())
     except SystemExit as end:
         if end.code is None:
-            return 0
+            return OK
         return end.code if isinstance(end.code, int) else ERROR
-    return 0
+    return OK
 
 
 def _run(command: Callable[[], int]) -> NoReturn:
@@ -388,14 +345,10 @@ def _run(command: Callable[[], int]) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _value(choice: StrEnum | None) -> str | None:
-    return None if choice is None else choice.value
-
-
 @contextmanager
 def _quiet_log() -> Iterator[None]:
     """Keep the service's log off the terminal: whatever goes wrong comes as an error, in one sentence."""
-    logger = logging.getLogger("service")
+    logger = logging.getLogger("speech_qc")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:

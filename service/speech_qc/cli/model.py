@@ -12,11 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.commands.seams import Seams
-from service.commands.tables import open_table, output_console, without_padding
-from service.contract import LabelSpec
-from service.scoring import load_profiles
-from service.settings import load_settings
+from speech_qc.cli.seams import Seams
+from speech_qc.cli.tables import open_table, output_console, without_padding
+from speech_qc.contract import LabelSpec
+from speech_qc.exit_codes import OK
+from speech_qc.scoring import load_profiles
+from speech_qc.settings import load_settings
 
 
 def model(path: Path | None, device: str | None, *, as_json: bool, seams: Seams) -> int:
@@ -56,7 +57,7 @@ def model(path: Path | None, device: str | None, *, as_json: bool, seams: Seams)
         text = without_padding(capture.get())
     sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
     sys.stdout.flush()
-    return 0
+    return OK
 
 
 def _page(document: Mapping[str, Any], labels: tuple[LabelSpec, ...]) -> RenderableType:

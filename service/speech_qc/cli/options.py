@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.inspection import ChannelMode
+    from speech_qc.wire.vocabulary import ChannelMode
 
 
 class Format(StrEnum):
@@ -32,9 +32,6 @@ class FailOn(StrEnum):
     warn = "warn"
     never = "never"
 
-
-OK, FOUND, ERROR = 0, 1, 2
-"""Exit codes: all passed; a verdict at or above `--fail-on`; something could not be done."""
 
 COUNTED = {FailOn.fail: {"fail"}, FailOn.warn: {"fail", "warn", "unknown"}, FailOn.never: set[str]()}
 """Verdicts that count. `unknown` is no fault of a recording, but who asks for no warnings wants nothing unjudged."""

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio import DecodeLimits
-from service.audio.decode import FileDecoder, decode_file
-from service.audio.resample import Resampler
-from service.client import Encoding, encode
-from service.commands.files import printable
-from service.commands.seams import CommandError
+from speech_qc.audio import DecodeLimits
+from speech_qc.audio.decode import FileDecoder, decode_file
+from speech_qc.audio.resample import Resampler
+from speech_qc.cli.files import printable
+from speech_qc.cli.seams import CommandError
+from speech_qc.client.stream import Encoding, encode
 
 PORTION_S = 0.1
 """Audio per message."""

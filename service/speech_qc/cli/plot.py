@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.commands.lanes import TICKS_S, column_means
-from service.commands.seams import CommandError
-from service.commands.views import RATE_HZ, Views, read_views
-from service.contract import LABEL_CATALOG
+from speech_qc.cli.seams import CommandError
+from speech_qc.cli.signal_views import RATE_HZ, Views, read_views
+from speech_qc.cli.sparklines import TICKS_S, column_means
+from speech_qc.contract import LABEL_CATALOG
 
 SUFFIXES = (".png", ".svg", ".pdf")
 DPI = 110

@@ -13,11 +13,11 @@ import httpx
 import numpy as np
 import orjson
 
-from service.commands.answers import Document
-from service.commands.keyed import with_hint
-from service.commands.options import Question
-from service.commands.seams import CommandError
-from service.credentials import bearer
+from speech_qc.cli.answers import Document
+from speech_qc.cli.api_key_option import with_hint
+from speech_qc.cli.options import Question
+from speech_qc.cli.seams import CommandError
+from speech_qc.client.credentials import bearer
 
 UPLOAD_BYTES = 1 << 18
 """Read from disk at a time."""

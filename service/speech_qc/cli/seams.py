@@ -10,37 +10,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # `speech-qc --help` should not wait for ONNX Runtime, FastAPI and httpx
     import httpx
 
-    from service.engine import Runner
-    from service.settings import Settings
+    from speech_qc.engine import Runner
+    from speech_qc.settings import Settings
 
 
 class CommandError(Exception):
     """A command cannot do what was asked; the message goes to stderr and the exit code is 2.
 
-    Not part of the error tree of `service.errors`: no client of the service ever sees it.
+    Not part of the error tree of `speech_qc.errors`: no client of the service ever sees it.
     """
 
 
 def load_runner(settings: Settings) -> Runner:
-    """Load the model file, see `service.assembly.make_runner`."""
-    from service.assembly import make_runner
+    """Load the model file, see `speech_qc.pipeline.factory.make_runner`."""
+    from speech_qc.pipeline.factory import make_runner
 
     return make_runner(settings)
 
 
 def run_server(app: Any, **options: Any) -> None:
-    """Serve until a signal ends it, see `service.api.stream_server.run_server`."""
-    from service.api import stream_server
+    """Serve until a signal ends it, see `speech_qc.server.server.run_server`."""
+    from speech_qc.server import server
 
-    stream_server.run_server(app, **options)
+    server.run_server(app, **options)
 
 
 def supervise(settings: Settings) -> int:
-    """Serve with several processes until a signal, see `service.workers.Supervisor`; returns the exit code."""
-    from service.workers import Supervisor
+    """Serve with several processes until a signal, see `speech_qc.workers.Supervisor`; returns the exit code."""
+    from speech_qc.workers import Supervisor
 
-    # -P: a folder named `service` where the command is called must not be taken for this one.
-    return Supervisor(settings, [sys.executable, "-P", "-m", "service.commands.worker"]).run()
+    # -P: a folder named `speech_qc` where the command is called must not be taken for this one.
+    return Supervisor(settings, [sys.executable, "-P", "-m", "speech_qc.cli.worker"]).run()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from service.commands.seams import Seams
-from service.exposure import check_exposure
-from service.logs import configure_logging
-from service.settings import Settings, load_settings, unknown_variables
+from speech_qc.cli.seams import Seams
+from speech_qc.exit_codes import OK
+from speech_qc.security.bind_check import check_exposure
+from speech_qc.settings import Settings, load_settings, unknown_variables
+from speech_qc.telemetry.logging import configure_logging
 
-logger = logging.getLogger("service.settings")
+logger = logging.getLogger("speech_qc.settings")
 
 
 def serve(
@@ -45,11 +46,11 @@ def serve(
     check_exposure(settings)
     if settings.workers > 1:
         return seams.supervise(_with_shared_secret(settings))
-    from service.app import create_app
+    from speech_qc.app import create_app
 
     app = create_app(settings, seams.make_runner(settings))
     seams.run_server(app, host=settings.host, port=settings.port, **server_options(settings))
-    return 0
+    return OK
 
 
 def _with_shared_secret(settings: Settings) -> Settings:

@@ -17,8 +17,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.text import Text
 
-from service.commands.tables import open_table, output_console, without_padding
-from service.settings import CONFIG_VARIABLE, HIDDEN, PREFIX, Settings, file_values, is_secret, load_settings
+from speech_qc.cli.tables import open_table, output_console, without_padding
+from speech_qc.exit_codes import OK
+from speech_qc.settings import CONFIG_VARIABLE, HIDDEN, PREFIX, Settings, file_values, is_secret, load_settings
 
 HEAD = """# Settings
 
@@ -62,7 +63,7 @@ def settings(*, as_json: bool, as_markdown: bool) -> int:
         text = _json(rows) if as_json else _table(rows)
     sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
     sys.stdout.flush()
-    return 0
+    return OK
 
 
 def markdown() -> str:

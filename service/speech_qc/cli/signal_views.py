@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio import DecodeLimits
-from service.audio.decode import decode_file
-from service.audio.resample import Resampler
+from speech_qc.audio import DecodeLimits
+from speech_qc.audio.decode import decode_file
+from speech_qc.audio.resample import Resampler
 
 RATE_HZ = 16_000
 """What the model hears."""

@@ -1,4 +1,4 @@
-"""Scores over time as lines of block characters, one lane per label."""
+"""Scores over time as lines of block characters, one per label."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
-from service.contract import LABEL_CATALOG
+from speech_qc.contract import LABEL_CATALOG
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#@"
@@ -23,10 +23,10 @@ SNR_SHOWN_DB = (0.0, 40.0)
 _STYLES = {"speech": "cyan", "headline": "yellow", "noise": "yellow", "interference": "magenta", "impairment": "red"}
 
 
-def lane_grid(
+def sparkline_grid(
     frames: Mapping[str, NDArray[np.float32]], labels: Sequence[str], hop_s: float, width: int, ascii_only: bool
 ) -> Iterator[Text]:
-    """Draw a lane per label with a ruler of seconds below.
+    """Draw a sparkline per label with a ruler of seconds below.
 
     Args:
         frames: Scores by label, float32 (M,), NaN where there is no value.

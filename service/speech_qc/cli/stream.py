@@ -11,14 +11,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from service.api.messages import StreamWarning, Summary
-from service.client import Encoding, NoStream, StreamClient, StreamClosed
-from service.commands.files import Source
-from service.commands.keyed import api_key_for, with_hint
-from service.commands.options import COUNTED, FOUND, OK, FailOn
-from service.commands.playing import MAX_RATE_HZ, MIN_RATE_HZ, Recording, StandardInput, at_its_pace
-from service.commands.seams import CommandError
-from service.commands.watching import JsonView, TerminalView, View
+from speech_qc.cli.api_key_option import api_key_for, with_hint
+from speech_qc.cli.files import Source
+from speech_qc.cli.live_view import JsonView, TerminalView, View
+from speech_qc.cli.options import COUNTED, FailOn
+from speech_qc.cli.playback import MAX_RATE_HZ, MIN_RATE_HZ, Recording, StandardInput, at_its_pace
+from speech_qc.cli.seams import CommandError
+from speech_qc.client.stream import Encoding, NoStream, StreamClient, StreamClosed
+from speech_qc.exit_codes import FOUND, OK
+from speech_qc.wire.server_messages import StreamWarning, Summary
 
 STDIN = "-"
 

@@ -12,12 +12,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.commands.files import Source, printable
-from service.commands.lanes import lane_grid
-from service.contract import LABEL_CATALOG
+from speech_qc.cli.files import Source, printable
+from speech_qc.cli.sparklines import sparkline_grid
+from speech_qc.contract import LABEL_CATALOG
 
 if TYPE_CHECKING:  # commands that print tables need not have a model
-    from service.commands.answers import Document
+    from speech_qc.cli.answers import Document
 
 PIPE_WIDTH = 140
 """Columns when the output is no terminal and COLUMNS is not set; rich would take 80."""
@@ -126,7 +126,7 @@ def detail(source: Source, document: Document, width: int, *, ascii_only: bool =
     Args:
         source: Names the recording.
         document: The answer.
-        width: Columns that there are for the lanes.
+        width: Columns that there are for the sparklines.
         ascii_only: Draw with characters that any terminal has.
     """
     table = RunTable()
@@ -146,8 +146,8 @@ def detail(source: Source, document: Document, width: int, *, ascii_only: bool =
         if channel.get("events_dropped"):
             parts.append(Text(f"{channel['events_dropped']} further events are not listed.", style="dim"))
         if channel.get("frames"):
-            labels = _lane_labels(channel)
-            parts += [Text(), *lane_grid(channel["frames"], labels, document["frame_hop_s"], width, ascii_only)]
+            labels = _sparkline_labels(channel)
+            parts += [Text(), *sparkline_grid(channel["frames"], labels, document["frame_hop_s"], width, ascii_only)]
     return Group(*parts)
 
 
@@ -232,8 +232,8 @@ def _levels_line(levels: Mapping[str, float | None]) -> str:
     )
 
 
-def _lane_labels(channel: Mapping[str, Any]) -> list[str]:
-    """Labels worth a lane: speech, the headlines, SNR, and every cause that made an event."""
+def _sparkline_labels(channel: Mapping[str, Any]) -> list[str]:
+    """Labels worth a sparkline: speech, the headlines, SNR, and every cause that made an event."""
     found = {event["label"] for event in channel["events"]}
     return [label for label in channel["frames"] if label in (*HEADLINES, "snr_db") or label in found]
 

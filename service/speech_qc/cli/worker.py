@@ -6,10 +6,11 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from service.collecting import collect_seldom
+from speech_qc.exit_codes import ERROR, FOUND, OK
+from speech_qc.gc_tuning import collect_seldom
 
 if TYPE_CHECKING:  # imported when the collector has been told, which is for the sake of imports
-    from service.workers import Job, Member
+    from speech_qc.workers import Job, Member
 
 
 def main(descriptor: int) -> int:
@@ -22,34 +23,34 @@ def main(descriptor: int) -> int:
         The exit code.
     """
     collect_seldom()
-    from service.errors import StartupError
-    from service.workers import Job, Member
+    from speech_qc.errors import StartupError
+    from speech_qc.workers import Job, Member
 
     end = socket.socket(fileno=descriptor)
     job = Job.receive(end)
     if job is None:
-        return 1
+        return FOUND
     member = Member(end, job.worker, job.workers)
     try:
         _serve(job, member)
     except StartupError as error:
         member.fail(error)
-        return 2
-    return 0
+        return ERROR
+    return OK
 
 
 def _serve(job: Job, member: Member) -> None:
-    from service.api.worker_server import WorkerServer
-    from service.app import create_app
-    from service.assembly import make_runner
-    from service.commands.serving import server_options
-    from service.logs import configure_logging
-    from service.workers import Taker
+    from speech_qc.app import create_app
+    from speech_qc.cli.serve import server_options
+    from speech_qc.pipeline.factory import make_runner
+    from speech_qc.server.worker import WorkerServer
+    from speech_qc.telemetry.logging import configure_logging
+    from speech_qc.workers import ConnectionReceiver
 
     settings = job.settings
     configure_logging(settings, job.worker)
     app = create_app(settings, make_runner(settings), member=member)
-    taker = Taker(socket.socket(fileno=job.handover))
+    taker = ConnectionReceiver(socket.socket(fileno=job.handover))
     WorkerServer(app, member, taker, **server_options(settings)).run()
 
 

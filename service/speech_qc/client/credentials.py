@@ -1,7 +1,7 @@
 """The key that a client sends to a server: where it comes from, and how it is sent.
 
 Never from the command line: every user of a machine can read those of all processes, and shells keep them. Knows no
-server and nothing of how a server checks keys (`service.keys`).
+server and nothing of how a server checks keys (`speech_qc.security.api_keys`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from service.settings import API_KEY_VARIABLE
+from speech_qc.settings import API_KEY_VARIABLE
 
 
 def find_api_key(file: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:

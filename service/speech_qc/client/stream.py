@@ -27,7 +27,10 @@ from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from service.api.messages import (
+from speech_qc.audio.g711 import encode_alaw, encode_mulaw
+from speech_qc.client.credentials import bearer
+from speech_qc.wire.client_messages import CloseStream, Configure, Finalize, KeepAlive
+from speech_qc.wire.server_messages import (
     SERVER,
     AnyServerMessage,
     Finalized,
@@ -35,10 +38,7 @@ from service.api.messages import (
     StreamError,
     Summary,
 )
-from service.audio.decode import Encoding as Encoding
-from service.audio.g711 import encode_alaw, encode_mulaw
-from service.credentials import bearer
-from service.live.commands import CloseStream, Configure, Finalize, KeepAlive
+from speech_qc.wire.vocabulary import Encoding as Encoding
 
 logger = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 `Engine` is the only door callers use; `OnnxRunner` or `EchoRunner` goes into it.
 """
 
-from service.engine.echo import EchoRunner, echo_contract
-from service.engine.engine import Engine, EngineStatus
-from service.engine.entry import StepResult
-from service.engine.protocols import (
+from speech_qc.engine.echo import EchoRunner, echo_contract
+from speech_qc.engine.engine import Engine, EngineStatus
+from speech_qc.engine.entry import StepResult
+from speech_qc.engine.protocols import (
     DropReason,
     EngineObserver,
     FrontEnd,
@@ -16,8 +16,8 @@ from service.engine.protocols import (
     RefusalReason,
     Runner,
 )
-from service.engine.runner import OnnxRunner
-from service.engine.step import Stepper
+from speech_qc.engine.runner import OnnxRunner
+from speech_qc.engine.step import Stepper
 
 __all__ = [
     "DropReason",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.contract import LABEL_CATALOG, FeatureSpec, LabelSpec, ModelContract
-from service.engine.protocols import FloatArray
+from speech_qc.contract import LABEL_CATALOG, FeatureSpec, LabelSpec, ModelContract
+from speech_qc.engine.protocols import FloatArray
 
 SNR_LOW_DB, SNR_HIGH_DB = -15.0, 45.0  # the range in which snr_db is defined
 POSITION_CYCLE_FRAMES = 100  # two seconds; long enough that a lost or doubled chunk cannot pass for none

@@ -1,8 +1,8 @@
 """The dispatcher: takes chunks from many sessions, runs them in shared steps, answers each future exactly once.
 
 One event loop, one dispatcher task, one device thread. There is no timer: a step takes what queued up while the
-device was busy. What goes into a step is decided in `service.engine.queue`, what happens in it in
-`service.engine.step`; this module must not know HTTP, sockets, audio formats or labels.
+device was busy. What goes into a step is decided in `speech_qc.engine.queue`, what happens in it in
+`speech_qc.engine.step`; this module must not know HTTP, sockets, audio formats or labels.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from service.engine.entry import Entry, StepResult, fail_entries
-from service.engine.protocols import (
+from speech_qc.engine.entry import Entry, StepResult, fail_entries
+from speech_qc.engine.protocols import (
     EngineObserver,
     FloatArray,
     Lane,
     SilentObserver,
     StepScores,
 )
-from service.engine.queue import Batch, StepQueue
-from service.engine.sessions import SessionTable
-from service.engine.step import Stepper, chunk_samples
-from service.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, InvalidAudio, Overloaded
+from speech_qc.engine.queue import Batch, StepQueue
+from speech_qc.engine.slots import SlotTable
+from speech_qc.engine.step import Stepper, chunk_samples
+from speech_qc.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, InvalidAudio, Overloaded
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Engine:
             raise ValueError(f"{max_step_failures=}, {step_deadline_s=}: each must be above zero")
         self._queue = StepQueue(lanes, max_batch=steps.max_batch, max_queue=max_queue)
         self._step_runner = steps
-        self._sessions = SessionTable(steps.capacity)
+        self._sessions = SlotTable(steps.capacity)
         self._provider = steps.model.provider
         self._shapes = {lane.name: (chunk_samples(lane, spec),) for lane in lanes}
         self._lanes = {lane.name: lane for lane in lanes}
@@ -242,7 +242,7 @@ class Engine:
         chunk = samples.copy() if copy else samples
         now = self._clock()
         future: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
-        entry = Entry(number, session.slot, lane, chunk, now, now + self._step_deadline_s, future)
+        entry = Entry(number, session.row, lane, chunk, now, now + self._step_deadline_s, future)
         try:
             self._queue.push(entry)
         except Overloaded:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from service.engine.protocols import DropReason, FloatArray
-from service.errors import SpeechQCError
+from speech_qc.engine.protocols import DropReason, FloatArray
+from speech_qc.errors import SpeechQCError
 
 
 class StepResult(NamedTuple):

@@ -1,6 +1,6 @@
 """The seams of the engine: what runs a model, what makes features, who watches.
 
-Kept apart from `service.engine.runner` so that the dispatcher and its tests never need ONNX Runtime.
+Kept apart from `speech_qc.engine.runner` so that the dispatcher and its tests never need ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from service.contract import ModelContract
+from speech_qc.contract import ModelContract
 
 FloatArray = npt.NDArray[np.float32]
 

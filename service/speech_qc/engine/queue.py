@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.engine.entry import Entry
-from service.engine.protocols import DropReason, Lane
-from service.errors import Overloaded
+from speech_qc.engine.entry import Entry
+from speech_qc.engine.protocols import DropReason, Lane
+from speech_qc.errors import Overloaded
 
 MAX_PASSES = 4
 """Steps of other lanes after which a waiting lane claims a turn: uploads keep a fifth of the steps under full load."""

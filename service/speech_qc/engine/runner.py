@@ -12,18 +12,18 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from service.contract import METADATA_KEY, ModelContract, parse_contract
-from service.engine.protocols import FloatArray
-from service.errors import ContractError, InferenceError, StartupError
+from speech_qc.contract import METADATA_KEY, ModelContract, parse_contract
+from speech_qc.engine.protocols import FloatArray
+from speech_qc.errors import ContractError, InferenceError, StartupError
+from speech_qc.wire.vocabulary import Device
 
 logger = logging.getLogger(__name__)
 
-Device = Literal["auto", "cpu", "cuda"]
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import count
 
-from service.engine.entry import Entry
-from service.errors import Overloaded
+from speech_qc.engine.entry import Entry
+from speech_qc.errors import Overloaded
 
 
 @dataclass(slots=True, eq=False)
-class Session:
-    """An open stream as the engine sees it: a slot, and at most one entry."""
+class Slot:
+    """The place of an open session: a row of the state array, and at most one entry."""
 
-    slot: int
+    row: int
     entry: Entry | None = None
     """Waiting or running; None when the session may submit."""
 
 
-class SessionTable:
+class SlotTable:
     """Owns session numbers and slots; used from the event loop only.
 
     Numbers are never given twice, unlike the slots behind them, so that a number used after its close is an error
@@ -31,13 +31,13 @@ class SessionTable:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._free_slots = list(range(capacity))[::-1]  # taken from the end, so that slot 0 is the first
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int, Slot] = {}
         self._numbers = count()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def __getitem__(self, number: int) -> Session:
+    def __getitem__(self, number: int) -> Slot:
         """Look up an open session.
 
         Raises:
@@ -63,8 +63,8 @@ class SessionTable:
                 limit=self._capacity,
             )
         number = next(self._numbers)
-        session = self._sessions[number] = Session(self._free_slots.pop())
-        return number, session.slot
+        session = self._sessions[number] = Slot(self._free_slots.pop())
+        return number, session.row
 
     def close(self, number: int) -> None:
         """Forget the session; its slot is free at once, or after the step that is writing to it.
@@ -77,7 +77,7 @@ class SessionTable:
         entry = session.entry
         if entry is not None and entry.running:
             return  # `release` frees the slot
-        self._free_slots.append(session.slot)
+        self._free_slots.append(session.row)
         if entry is not None:
             entry.future.cancel()  # dropped when popped, so it never meets the slot's next owner
 

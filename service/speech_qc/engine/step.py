@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.contract import FeatureSpec
-from service.engine.protocols import FloatArray, FrontEnd, Lane, Model, ReadOut, Runner, StepScores, no_readings
-from service.errors import InferenceError, StartupError
+from speech_qc.contract import FeatureSpec
+from speech_qc.engine.protocols import FloatArray, FrontEnd, Lane, Model, ReadOut, Runner, StepScores, no_readings
+from speech_qc.errors import InferenceError, StartupError
 
 
 def batch_buckets(max_batch: int) -> list[int]:

@@ -7,18 +7,14 @@ Warnings change nothing in the scores. Each code is said when its trouble begins
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio.levels import Levels
+from speech_qc.audio.levels import Levels
+from speech_qc.wire.vocabulary import WarningCode
 
 Float32 = NDArray[np.float32]
-
-WarningCode = Literal[
-    "too_fast", "too_slow", "silence", "clipping", "rate_mismatch", "encoding_mismatch", "incomplete_sample"
-]
 
 PACE_WINDOW_S = 10.0
 """Arrivals are compared with the clock over so long; jitter and one-second messages must not count as a wrong pace."""
@@ -66,7 +62,7 @@ REPEAT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Warn:
+class InputWarning:
     """One warning; `channel` is None when it speaks of the whole stream."""
 
     code: WarningCode
@@ -89,7 +85,7 @@ class _Channel:
     narrow_looks: int = 0
 
 
-class Watch:
+class InputChecks:
     """Watches one stream; owned by one task.
 
     Args:
@@ -114,7 +110,7 @@ class Watch:
         """The client keeps the stream alive without audio, so the pace of this window means nothing."""
         self._paused = True
 
-    def arrived(self, seconds: float, now_s: float) -> Warn | None:
+    def arrived(self, seconds: float, now_s: float) -> InputWarning | None:
         """Note that audio of this length came now; say when the pace is not that of real time."""
         if self._window_s is None:
             self._window_s = now_s
@@ -149,7 +145,7 @@ class Watch:
             self._clear("too_slow", None)
         return None
 
-    def heard(self, channel: int, samples: Float32, mean_square: float, now_s: float) -> list[Warn]:
+    def heard(self, channel: int, samples: Float32, mean_square: float, now_s: float) -> list[InputWarning]:
         """Take one channel's samples, some thousand at a time; about once a second of audio there is a verdict on them.
 
         Args:
@@ -194,7 +190,7 @@ class Watch:
         """Whether it is time to show the level measures of a channel to `look`."""
         return self._channels[channel].since_look_s >= LOOK_S
 
-    def look(self, channel: int, levels: Levels, samples: int, now_s: float) -> list[Warn]:
+    def look(self, channel: int, levels: Levels, samples: int, now_s: float) -> list[InputWarning]:
         """Judge what the level measures of the whole stream so far say of the time since the last look.
 
         Args:
@@ -230,7 +226,7 @@ class Watch:
         )
         return [warn for warn in (clipping, mismatch) if warn is not None]
 
-    def _fast(self, audio_s: float, wall_s: float, now_s: float) -> Warn | None:
+    def _fast(self, audio_s: float, wall_s: float, now_s: float) -> InputWarning | None:
         return self._say(
             "too_fast",
             f"{audio_s:.1f} s of audio came in {wall_s:.1f} s: it is scored as fast as there is room, and the socket "
@@ -243,7 +239,9 @@ class Watch:
     def _restart(self, now_s: float) -> None:
         self._window_s, self._window_audio_s, self._paused, self._debt_s = now_s, 0.0, False, 0.0
 
-    def _hold(self, wrong: bool, code: WarningCode, message: str, channel: int | None, now_s: float) -> Warn | None:
+    def _hold(
+        self, wrong: bool, code: WarningCode, message: str, channel: int | None, now_s: float
+    ) -> InputWarning | None:
         if wrong:
             return self._say(code, message, channel, now_s)
         self._clear(code, channel)
@@ -252,10 +250,10 @@ class Watch:
     def _clear(self, code: WarningCode, channel: int | None) -> None:
         self._active.discard((code, channel))
 
-    def _say(self, code: WarningCode, message: str, channel: int | None, now_s: float) -> Warn | None:
+    def _say(self, code: WarningCode, message: str, channel: int | None, now_s: float) -> InputWarning | None:
         key = (code, channel)
         if key in self._active or now_s - self._said_s.get(key, -REPEAT_S) < REPEAT_S:
             return None
         self._active.add(key)
         self._said_s[key] = now_s
-        return Warn(code, message, channel)
+        return InputWarning(code, message, channel)

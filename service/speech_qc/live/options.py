@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from service.audio.decode import LIVE_ENCODINGS, Encoding
-from service.contract import ModelContract
-from service.errors import ProtocolError
-from service.report import choose_labels
-from service.scoring import Profile, Profiles
+from speech_qc.audio.decode import LIVE_ENCODINGS
+from speech_qc.contract import ModelContract
+from speech_qc.errors import ProtocolError
+from speech_qc.pipeline.documents import choose_labels
+from speech_qc.scoring import Profile, Profiles
+from speech_qc.wire.vocabulary import Encoding
 
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
 MIN_EMIT_MS, MAX_EMIT_MS = 20, 1_000

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio.decode import LIVE_ENCODINGS, Encoding, pcm_to_float
+from speech_qc.audio.decode import LIVE_ENCODINGS, pcm_to_float
+from speech_qc.wire.vocabulary import Encoding
 
 Float32 = NDArray[np.float32]
 
 
-class WireDecoder:
+class SampleDecoder:
     """Decodes one stream's binary messages; owned by one task.
 
     Args:

@@ -11,24 +11,27 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.assembly import FLUSH_LANE, LIVE_LANE
-from service.contract import ModelContract
-from service.engine import Engine, Lane, StepResult
-from service.errors import InferenceError
-from service.inspection import Timing
-from service.live.options import StreamOptions
-from service.live.outbox import Outbox
-from service.metrics import Metrics
-from service.report import channel_document, event_document, to_json
-from service.scoring import EventUpdate
-from service.session import ChannelRecord, ChunkReader, Session
+from speech_qc.contract import ModelContract
+from speech_qc.engine import Engine, Lane, StepResult
+from speech_qc.errors import InferenceError
+from speech_qc.live.options import StreamOptions
+from speech_qc.live.outbox import Outbox
+from speech_qc.pipeline.documents import channel_findings, event_fields, timing_answer
+from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE
+from speech_qc.pipeline.recording import Timing
+from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session
+from speech_qc.telemetry.metrics import Metrics
+from speech_qc.wire.client_messages import Message
+from speech_qc.wire.encode import to_json
+from speech_qc.wire.server_messages import Configured, EventNews, Finalized
+from speech_qc.wire.server_messages import Summary as SummaryMessage
 
 Float32 = NDArray[np.float32]
 
@@ -211,10 +214,15 @@ class Scorer:
         def change() -> None:
             self._emit()
             self._use(options)
-            self._outbox.force(to_json({
-                "type": "configured", "first_frame": self._pending_first, "labels": list(options.labels),
-                "emit_ms": options.emit_ms, "profile": options.profile_name, "latency_s": self.latency_s,
-            }))  # fmt: skip
+            self._send(
+                Configured(
+                    first_frame=self._pending_first,
+                    labels=list(options.labels),
+                    emit_ms=options.emit_ms,
+                    profile=options.profile_name,
+                    latency_s=self.latency_s,
+                )
+            )
 
         await self._do(change)
 
@@ -272,18 +280,15 @@ class Scorer:
     def _summary(self, session_id: str, total_s: float) -> tuple[list[ChannelRecord], bytes]:
         records = [session.record(self.options.profile) for session in self.sessions]
         timing = Timing(self.decode_s, self._features_s, self._queue_s, self._step_s, total_s)
-        return records, to_json({
-            "type": "summary",
-            "session_id": session_id,
-            "session_name": self.options.session_name,
-            "duration_s": round(records[0].duration_s, 6),
-            "frames": records[0].frame_total,
-            "channels": [
-                channel_document(self._contract, channel, record, self.options.labels, frames=False)
-                for channel, record in enumerate(records)
-            ],
-            "timing": {name: round(value, 6) for name, value in asdict(timing).items()},
-        })  # fmt: skip
+        message = SummaryMessage(
+            session_id=session_id,
+            session_name=self.options.session_name,
+            duration_s=round(records[0].duration_s, 6),
+            frames=records[0].frame_total,
+            channels=[channel_findings(channel, record, self.options.labels) for channel, record in enumerate(records)],
+            timing=timing_answer(timing),
+        )
+        return records, to_json(message.document())
 
     async def _do(self, command: _Command) -> None:
         """Hand a command over and wait until it is done, so that no audio overtakes it."""
@@ -376,18 +381,18 @@ class Scorer:
                 self._pending[channel].append(update.block.text())
             for news in update.events:
                 if news.event.label in self._shown:
-                    self._outbox.force(self._event(channel, news))
+                    self._send(EventNews(phase=news.phase, channel=channel, **event_fields(news.event)))
         self._accepted = self.sessions[0].frames_done
         if self._rows >= self._emit_rows:
             self._rows %= self._emit_rows
             self._emit()
-        self._metrics.stream_lag_seconds.observe(time.monotonic() - self._arrived_s)
+        self._metrics.lag.observe(time.monotonic() - self._arrived_s)
 
     def _finalize(self) -> None:
         self._flushing = False
         self._rows = 0
         self._emit()
-        self._outbox.force(to_json({"type": "finalized", "frames": self._pending_first}))
+        self._send(Finalized(frames=self._pending_first))
 
     def _emit(self) -> None:
         """Send all frames that are accepted and not sent."""
@@ -421,8 +426,8 @@ class Scorer:
             columns = [columns[column] for column in self._columns]
         return b"],".join(map(bytes.__add__, self._prefixes, columns)) + b"]"
 
-    def _event(self, channel: int, news: EventUpdate) -> bytes:
-        return to_json({"type": "event", "phase": news.phase, "channel": channel, **event_document(news.event)})
+    def _send(self, message: Message) -> None:
+        self._outbox.force(to_json(message.document()))
 
     def _arrival_s(self) -> float:
         """When the last sample that the chunk just taken needed had arrived; now, where it needed none (the end)."""

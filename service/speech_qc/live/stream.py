@@ -19,27 +19,29 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import ModelContract
-from service.engine import Engine
-from service.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
-from service.live.closing import NORMAL_CLOSE, close_reason, error_text
-from service.live.commands import CloseStream, Configure, Finalize, KeepAlive, parse_client_message
-from service.live.hub import StreamHub
-from service.live.options import StreamOptions
-from service.live.outbox import Outbox
-from service.live.scorer import LiveLanes, OnPiece, Scorer
-from service.live.watch import Warn, Watch
-from service.live.wire import WireDecoder
-from service.metrics import ABORTED, DISCONNECTED, OK, Metrics
-from service.report import ModelIdentity, to_json
-from service.scoring import Profiles
-from service.session import ChannelRecord, ChunkReader
-from service.settings import Settings
-from service.tracing import note
+from speech_qc.admission.streams import StreamRegistry
+from speech_qc.contract import ModelContract
+from speech_qc.engine import Engine
+from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from speech_qc.live.input_checks import InputChecks, InputWarning
+from speech_qc.live.options import StreamOptions
+from speech_qc.live.outbox import Outbox
+from speech_qc.live.sample_decoder import SampleDecoder
+from speech_qc.live.scorer import LiveLanes, OnPiece, Scorer
+from speech_qc.pipeline.session import ChannelRecord, ChunkReader
+from speech_qc.scoring import Profiles
+from speech_qc.settings import Settings
+from speech_qc.telemetry.metrics import ABORTED, DISCONNECTED, OK, Metrics
+from speech_qc.telemetry.tracing import note
+from speech_qc.wire.client_messages import CloseStream, Configure, Finalize, KeepAlive, parse_client_message
+from speech_qc.wire.close import NORMAL_CLOSE, close_reason, error_text
+from speech_qc.wire.encode import to_json
+from speech_qc.wire.schemas import ModelInfo
+from speech_qc.wire.server_messages import Finalized, Ready, StreamWarning
 
 Float32 = NDArray[np.float32]
 
-logger = logging.getLogger("service.streams")
+logger = logging.getLogger("speech_qc.streams")
 
 PIECE_S = 0.1
 """Audio taken from a message at once: costs the event loop a fraction of a millisecond."""
@@ -103,27 +105,27 @@ class LiveStream:
         session_id: str,
         engine: Engine,
         contract: ModelContract,
-        identity: ModelIdentity,
+        identity: ModelInfo,
         lanes: LiveLanes,
         profiles: Profiles,
         settings: Settings,
         metrics: Metrics,
         reader: ChunkReader,
-        hub: StreamHub,
+        hub: StreamRegistry,
     ) -> None:
         self._socket, self._session_id, self._settings, self._metrics = socket, session_id, settings, metrics
         self._contract, self._identity, self._profiles, self._hub = contract, identity, profiles, hub
         self._options = options
-        self._watch = Watch(options.rate_hz, options.channels, options.encoding)
-        self._heard: list[Warn] = []  # about the piece that is being taken
+        self._checks = InputChecks(options.rate_hz, options.channels, options.encoding)
+        self._heard: list[InputWarning] = []  # about the piece that is being taken
         self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
         self._scorer = Scorer(
-            engine, contract, lanes, options, self._outbox, metrics, reader, _told(self._watch, self._heard),
+            engine, contract, lanes, options, self._outbox, metrics, reader, _told(self._checks, self._heard),
             max_events=settings.max_events,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
         )  # fmt: skip
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
-        self._decoder = WireDecoder(options.encoding, options.channels, piece_samples)
+        self._decoder = SampleDecoder(options.encoding, options.channels, piece_samples)
         self._bounded = options.encoding != "float32"
         self._pieces = 0
         self._listening_since: float | None = None
@@ -225,7 +227,7 @@ class LiveStream:
             if self._draining:
                 error = _draining()
                 frames = self._scorer.sessions[0].frames_done
-                self._outbox.force(to_json({"type": "finalized", "frames": frames}))
+                self._outbox.force(to_json(Finalized(frames=frames).document()))
             records, text = await self._scorer.summary(self._session_id, time.monotonic() - self._started_s)
             self._count(records)
             self._outbox.force(text)
@@ -276,7 +278,7 @@ class LiveStream:
 
     def _end_audio(self) -> None:
         if self._decoder.rest_bytes:
-            self._warn(Warn(
+            self._warn(InputWarning(
                 "incomplete_sample",
                 f"the stream ended within a sample: {self._decoder.rest_bytes} bytes were left over and not scored",
             ))  # fmt: skip
@@ -396,14 +398,14 @@ class LiveStream:
                 self._warn(warn)
             self._heard.clear()
         for channel in range(len(channels)):
-            if self._watch.wants_look(channel):
+            if self._checks.wants_look(channel):
                 session = self._scorer.sessions[channel]
-                for warn in self._watch.look(channel, session.levels(), session.samples_in, now_s):
+                for warn in self._checks.look(channel, session.levels(), session.samples_in, now_s):
                     self._warn(warn)
         self._scorer.decode_s += time.monotonic() - now_s
 
     def _note_pace(self, arrived: int, now_s: float) -> None:
-        warn = self._watch.arrived(arrived / self._options.rate_hz, now_s) if arrived else None
+        warn = self._checks.arrived(arrived / self._options.rate_hz, now_s) if arrived else None
         if warn is not None:
             self._warn(warn)
 
@@ -420,7 +422,7 @@ class LiveStream:
             if isinstance(command, CloseStream):
                 return True
             if isinstance(command, KeepAlive):
-                self._watch.paused()
+                self._checks.paused()
             elif isinstance(command, Finalize):
                 await self._scorer.finalize()
             elif isinstance(command, Configure):
@@ -434,40 +436,40 @@ class LiveStream:
             await self._outbox.put(error_text(error, self._session_id))
         return False
 
-    def _warn(self, warn: Warn) -> None:
+    def _warn(self, warn: InputWarning) -> None:
         """Say a warning; there are few, since none is said again soon."""
         self._metrics.stream_warnings.labels(warn.code).inc()
-        self._outbox.force(to_json({"type": "warning", **asdict(warn)}))
+        self._outbox.force(to_json(StreamWarning(**asdict(warn)).document()))
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
     def _ready(self) -> bytes:
         options = self._options
-        return to_json({
-            "type": "ready",
-            "session_id": self._session_id,
-            "session_name": options.session_name,
-            "model": asdict(self._identity),
-            "frame_hop_s": self._contract.features.frame_hop_s,
-            "latency_s": self._scorer.latency_s,
-            "encoding": options.encoding,
-            "sample_rate_hz": options.rate_hz,
-            "channels": options.channels,
-            "emit_ms": options.emit_ms,
-            "labels": list(options.labels),
-            "profile": options.profile_name,
-        })  # fmt: skip
+        message = Ready(
+            session_id=self._session_id,
+            session_name=options.session_name,
+            model=self._identity,
+            frame_hop_s=self._contract.features.frame_hop_s,
+            latency_s=self._scorer.latency_s,
+            encoding=options.encoding,
+            sample_rate_hz=options.rate_hz,
+            channels=options.channels,
+            emit_ms=options.emit_ms,
+            labels=list(options.labels),
+            profile=options.profile_name,
+        )
+        return to_json(message.document())
 
     def _count(self, records: list[ChannelRecord]) -> None:
         for record in records:
             self._metrics.verdicts.labels(record.verdict.status).inc()
 
 
-def _told(watch: Watch, heard: list[Warn]) -> OnPiece:
-    """Have `watch` hear what is pushed, and note what it says; knows nothing of the stream, which owns the scorer."""
+def _told(checks: InputChecks, heard: list[InputWarning]) -> OnPiece:
+    """Have `checks` hear what is pushed, and note what it says; knows nothing of the stream, which owns the scorer."""
 
     def on_piece(channel: int, samples: Float32, mean_square: float) -> None:
-        heard.extend(watch.heard(channel, samples, mean_square, time.monotonic()))
+        heard.extend(checks.heard(channel, samples, mean_square, time.monotonic()))
 
     return on_piece
 

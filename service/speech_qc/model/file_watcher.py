@@ -8,20 +8,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from service.errors import ReloadFailed
+from speech_qc.errors import ReloadFailed
+from speech_qc.file_stamp import file_stamp
 
-logger = logging.getLogger("service.model")
-
-Stamp = tuple[int, int, int] | None
-
-
-def stamp_of(path: Path) -> Stamp:
-    """What tells one state of a file from another; None while there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+logger = logging.getLogger("speech_qc.model")
 
 
 async def watch_file(
@@ -41,10 +31,10 @@ async def watch_file(
         changed: Awaited; may raise ReloadFailed, which it has logged.
         sleep: Waits.
     """
-    known = seen = stamp_of(path)
+    known = seen = file_stamp(path)
     while True:
         await sleep(every_s)
-        now = stamp_of(path)
+        now = file_stamp(path)
         if now is not None and now != known and now == seen:
             known = now
             logger.info("the model file has changed")

@@ -10,25 +10,26 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from service.assembly import make_engine, make_runner
-from service.contract import ModelContract
-from service.engine import DropReason, Engine, Model, RefusalReason, Runner
-from service.errors import ReloadFailed, StartupError
-from service.metrics import Metrics
-from service.report import ModelIdentity
-from service.session import ChunkReader
-from service.settings import Settings
+from speech_qc.contract import ModelContract
+from speech_qc.engine import DropReason, Engine, Model, RefusalReason, Runner
+from speech_qc.errors import ReloadFailed, StartupError
+from speech_qc.pipeline.documents import model_info
+from speech_qc.pipeline.factory import make_engine, make_runner
+from speech_qc.pipeline.session import ChunkReader
+from speech_qc.settings import Settings
+from speech_qc.telemetry.metrics import Metrics
+from speech_qc.wire.schemas import ModelInfo
+from speech_qc.wire.vocabulary import ReloadOutcome
 
-logger = logging.getLogger("service.model")
+logger = logging.getLogger("speech_qc.model")
 
 MAX_OLD = 2
 """Models that may be kept for those who still use them; each takes memory, and streams may last for days."""
 
 Load = Callable[[Settings], Runner]
-Outcome = Literal["replaced", "unchanged"]
 
 
 class Generation:
@@ -42,6 +43,7 @@ class Generation:
 
     def __init__(self, settings: Settings, runner: Runner, metrics: Metrics) -> None:
         self.model: Model = runner
+        self.runner = runner
         self.retired = False
         self.reader = ChunkReader(runner.contract)
         self.engine: Engine = make_engine(settings, runner, _Observer(metrics, self), self.reader)
@@ -55,9 +57,9 @@ class Generation:
         return self.model.contract
 
     @property
-    def identity(self) -> ModelIdentity:
+    def identity(self) -> ModelInfo:
         """Which model this is."""
-        return ModelIdentity(self.contract.name, self.contract.version, self.model.sha256)
+        return model_info(self.model)
 
     @contextmanager
     def held(self) -> Iterator[Generation]:
@@ -107,8 +109,8 @@ class Reloaded:
         old: Earlier models that are still used.
     """
 
-    outcome: Outcome
-    identity: ModelIdentity
+    outcome: ReloadOutcome
+    identity: ModelInfo
     old: int
 
 
@@ -126,8 +128,12 @@ class Generations:
         self._settings, self._metrics, self._load = settings, metrics, load
         self.current = Generation(settings, runner, metrics)
         self._old: dict[Generation, asyncio.Task[None]] = {}
-        self._reloading = self._draining = False
-        metrics.watch(self.engines)
+        self.started = self._reloading = self._draining = False
+        metrics.follow_engines(self.engines)
+
+    def renewed(self) -> Generations:
+        """Make the same again: what was started once is not started again."""
+        return Generations(self._settings, self.current.runner, self._metrics, self._load)
 
     def engines(self) -> list[Engine]:
         """Those that run."""
@@ -135,6 +141,7 @@ class Generations:
 
     async def start(self) -> None:
         """Warm the first model up; raises StartupError."""
+        self.started = True
         await self.current.engine.start()
         self._note()
 
@@ -159,17 +166,17 @@ class Generations:
             self._reloading = False
 
     async def reload_told(self) -> dict[str, Any]:
-        """Reload, and say how it went as one process tells another, see `service.workers.reloading`."""
+        """Reload, and say how it went as one process tells another, see `speech_qc.workers.reload`."""
         try:
             done = await self.reload()
         except ReloadFailed as error:
             return {
                 "outcome": "failed",
                 "message": error.message,
-                **asdict(self.current.identity),
+                **self.current.identity.model_dump(),
                 "old": len(self._old),
             }
-        return {"outcome": done.outcome, "message": "", **asdict(done.identity), "old": done.old}
+        return {"outcome": done.outcome, "message": "", **done.identity.model_dump(), "old": done.old}
 
     async def _reload(self) -> Reloaded:
         try:

@@ -1,33 +1,45 @@
 """An inspection as documents: the JSON answer, and the plain report that the label exports are made from.
 
-The server and the command line share it, so that a file inspected here and one uploaded read the same.
+Built from the types of `speech_qc.wire.schemas`. Server, command line and Python API share it, so a recording gets the
+same answer from all three.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from service.contract import ModelContract
-from service.errors import ProtocolError
-from service.explain import Evidence
-from service.inspection import Inspection
-from service.scoring import FRAME_DECIMALS, ChannelReport, Event, Report
-from service.session import ChannelRecord
+from speech_qc.contract import ModelContract
+from speech_qc.engine import Model
+from speech_qc.errors import ProtocolError
+from speech_qc.pipeline.explain import Evidence
+from speech_qc.pipeline.recording import RecordingFindings, Timing
+from speech_qc.pipeline.session import ChannelRecord
+from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, Report, Summary, Verdict
+from speech_qc.wire.schemas import (
+    AudioAnswer,
+    BandAnswer,
+    ChannelAnswer,
+    ChannelFindings,
+    EventAnswer,
+    EvidenceAnswer,
+    InspectAnswer,
+    LevelsAnswer,
+    ModelInfo,
+    ReasonAnswer,
+    SummaryAnswer,
+    TimingAnswer,
+    VerdictAnswer,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelIdentity:
-    """Which model gave an answer."""
-
-    name: str
-    version: str
-    sha256: str
+def model_info(model: Model) -> ModelInfo:
+    """Name, version and checksum of a loaded model."""
+    return ModelInfo(name=model.contract.name, version=model.contract.version, sha256=model.sha256)
 
 
 def choose_labels(contract: ModelContract, wanted: str | None) -> tuple[str, ...]:
@@ -52,28 +64,13 @@ def choose_labels(contract: ModelContract, wanted: str | None) -> tuple[str, ...
 
 
 def frame_columns(contract: ModelContract, frames: NDArray[np.float32], labels: Sequence[str]) -> dict[str, Any]:
-    """Frames by label as rounded float32 arrays (M,), NaN where there is no value."""
+    """Return frames by label as rounded float32 arrays (M,), NaN where there is no value."""
     return {name: np.ascontiguousarray(np.round(frames[:, contract.index(name)], FRAME_DECIMALS)) for name in labels}
 
 
-def evidence_document(evidence: Evidence) -> dict[str, Any]:
-    """What speaks for one event, as the API shows it."""
-    band = evidence.band
+def event_fields(event: Event) -> dict[str, Any]:
+    """Return the fields of `EventAnswer`, rounded, without its evidence."""
     return {
-        "band": None
-        if band is None
-        else {"low_hz": round(band.low_hz), "high_hz": round(band.high_hz), "against": band.against},
-        "over_floor_db": _rounded(evidence.over_floor_db, 1),
-        "snr_db": _rounded(evidence.snr_db, 1),
-        "kind": evidence.kind,
-        "kind_score": _rounded(evidence.kind_score, 4),
-        "unknown": dict(evidence.unknown),
-    }
-
-
-def event_document(event: Event, evidence: Evidence | None = None) -> dict[str, Any]:
-    """One event as the API shows it, with what speaks for it where that was asked for."""
-    document: dict[str, Any] = {
         "event_id": event.event_id,
         "label": event.label,
         "family": event.family,
@@ -83,98 +80,125 @@ def event_document(event: Event, evidence: Evidence | None = None) -> dict[str, 
         "score_mean": round(event.score_mean, 4),
         "severity": event.severity,
     }
-    if evidence is not None:
-        document["evidence"] = evidence_document(evidence)
-    return document
 
 
-def channel_document(
-    contract: ModelContract,
-    channel: int,
-    record: ChannelRecord,
-    labels: Sequence[str],
-    *,
-    frames: bool,
-    evidence: Sequence[Evidence] | None = None,
+def channel_fields(
+    channel: int, record: ChannelRecord, labels: Sequence[str], evidence: Sequence[Evidence] | None = None
 ) -> dict[str, Any]:
-    """One channel as the API shows it; `evidence` is for its events, in their order."""
-    document: dict[str, Any] = {"channel": channel}
-    if frames and record.frames is not None:
-        document["frames"] = frame_columns(contract, record.frames, labels)
+    """Return the fields of `ChannelFindings` for one channel.
+
+    Args:
+        channel: Its index.
+        record: What was found.
+        labels: Labels whose events are listed.
+        evidence: One for each event of the record, in order; None when none was asked for.
+    """
     reasons: Sequence[Evidence | None] = [None] * len(record.events) if evidence is None else evidence
-    document["events"] = [
-        event_document(event, reason)
-        for event, reason in zip(record.events, reasons, strict=True)
-        if event.label in labels
-    ]
-    if record.events_dropped:
-        document["events_dropped"] = record.events_dropped
-    document["levels"] = {name: _rounded(value) for name, value in asdict(record.levels).items()}
-    summary = record.summary
-    document["summary"] = {
-        name: _rounded(getattr(summary, name))
-        for name in ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl")
-    } | {"unknown": dict(summary.reasons)}
-    document["verdict"] = {
-        "status": record.verdict.status,
-        "reasons": [
-            {
-                "code": reason.code,
-                "message": reason.message,
-                "label": reason.label,
-                "value": _rounded(reason.value),
-                "limit": reason.limit,
-            }
-            for reason in record.verdict.reasons
+    fields: dict[str, Any] = {
+        "channel": channel,
+        "events": [
+            EventAnswer(**event_fields(event) | ({} if reason is None else {"evidence": _evidence(reason)}))
+            for event, reason in zip(record.events, reasons, strict=True)
+            if event.label in labels
         ],
     }
-    return document
+    if record.events_dropped:
+        fields["events_dropped"] = record.events_dropped
+    fields["levels"] = LevelsAnswer(**{name: _rounded(value) for name, value in asdict(record.levels).items()})
+    fields["summary"] = _summary(record.summary)
+    fields["verdict"] = _verdict(record.verdict)
+    return fields
+
+
+def channel_findings(channel: int, record: ChannelRecord, labels: Sequence[str]) -> ChannelFindings:
+    """One channel as the summary of a stream has it."""
+    return ChannelFindings(**channel_fields(channel, record, labels))
+
+
+def timing_answer(timing: Timing) -> TimingAnswer:
+    """Seconds spent, rounded to microseconds."""
+    return TimingAnswer(**{name: round(value, 6) for name, value in asdict(timing).items()})
 
 
 def inspection_document(
-    inspection: Inspection,
+    inspection: RecordingFindings,
     contract: ModelContract,
-    model: ModelIdentity,
+    model: ModelInfo,
     *,
     request_id: str,
     labels: Sequence[str],
     frames: bool = True,
 ) -> dict[str, Any]:
-    """The whole answer; frames are NumPy arrays, so encode it with `to_json`."""
-    audio = inspection.audio
-    return {
-        "request_id": request_id,
-        "model": asdict(model),
-        "audio": {
-            "duration_s": round(inspection.duration_s, 6),
-            "sample_rate_hz": audio.sample_rate_hz,
-            "channels": audio.channels,
-            "encoding": audio.encoding,
-            "frames": inspection.frame_total,
-        },
-        "frame_hop_s": contract.features.frame_hop_s,
-        "channels": [
-            channel_document(
-                contract,
-                channel,
-                record,
-                labels,
-                frames=frames,
-                evidence=None if inspection.evidence is None else inspection.evidence[channel],
-            )
+    """Return the whole answer; frames are NumPy arrays, so encode it with `wire.encode.to_json`.
+
+    The frames are added after the types have been dumped: turning hours of arrays into lists of checked numbers would
+    take longer than scoring them.
+    """
+    audio, evidence = inspection.audio, inspection.evidence
+    document = InspectAnswer(
+        request_id=request_id,
+        model=model,
+        audio=AudioAnswer(
+            duration_s=round(inspection.duration_s, 6),
+            sample_rate_hz=audio.sample_rate_hz,
+            channels=audio.channels,
+            encoding=audio.encoding,
+            frames=inspection.frame_total,
+        ),
+        frame_hop_s=contract.features.frame_hop_s,
+        channels=[
+            ChannelAnswer(**channel_fields(channel, record, labels, None if evidence is None else evidence[channel]))
             for channel, record in enumerate(inspection.channels)
         ],
-        "timing": {name: round(value, 6) for name, value in asdict(inspection.timing).items()},
-    }
+        timing=timing_answer(inspection.timing),
+    ).model_dump(exclude_unset=True)
+    if frames:
+        document["channels"] = [
+            answer
+            if record.frames is None
+            else {"channel": answer["channel"], "frames": frame_columns(contract, record.frames, labels)} | answer
+            for answer, record in zip(document["channels"], inspection.channels, strict=True)
+        ]
+    return document
 
 
-def to_json(document: dict[str, Any]) -> bytes:
-    """Encode a document with arrays in it; NaN becomes null."""
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+def _evidence(evidence: Evidence) -> EvidenceAnswer:
+    band = evidence.band
+    return EvidenceAnswer(
+        band=None
+        if band is None
+        else BandAnswer(low_hz=round(band.low_hz), high_hz=round(band.high_hz), against=band.against),
+        over_floor_db=_rounded(evidence.over_floor_db, 1),
+        snr_db=_rounded(evidence.snr_db, 1),
+        kind=evidence.kind,
+        kind_score=_rounded(evidence.kind_score, 4),
+        unknown=dict(evidence.unknown),
+    )
+
+
+def _summary(summary: Summary) -> SummaryAnswer:
+    figures = (name for name in SummaryAnswer.model_fields if name != "unknown")
+    return SummaryAnswer(**{name: _rounded(getattr(summary, name)) for name in figures}, unknown=dict(summary.reasons))
+
+
+def _verdict(verdict: Verdict) -> VerdictAnswer:
+    return VerdictAnswer(
+        status=verdict.status,
+        reasons=[
+            ReasonAnswer(
+                code=reason.code,
+                message=reason.message,
+                label=reason.label,
+                value=_rounded(reason.value),
+                limit=reason.limit,
+            )
+            for reason in verdict.reasons
+        ],
+    )
 
 
 def export_report(
-    inspection: Inspection, contract: ModelContract, name: str, labels: Sequence[str], *, frames: bool = False
+    inspection: RecordingFindings, contract: ModelContract, name: str, labels: Sequence[str], *, frames: bool = False
 ) -> Report:
     """The inspection as the label exports need it."""
     channels = []

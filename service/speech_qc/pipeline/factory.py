@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from service.audio import DecodeLimits
-from service.audio.features import FrontEnd
-from service.engine import Engine, EngineObserver, Lane, OnnxRunner, Runner, Stepper
-from service.engine.runner import CPU_PROVIDER
-from service.session import ChunkReader
-from service.settings import Settings
+from speech_qc.audio import DecodeLimits
+from speech_qc.audio.features import FrontEnd
+from speech_qc.engine import Engine, EngineObserver, Lane, OnnxRunner, Runner, Stepper
+from speech_qc.engine.runner import CPU_PROVIDER
+from speech_qc.pipeline.session import ChunkReader
+from speech_qc.settings import Settings
 
 LIVE_LANE = "live"
 FLUSH_LANE = "flush"

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio.buffer import SampleBuffer
-from service.audio.features import frame_count, frame_levels_dbfs
-from service.audio.levels import LevelMeter, Levels
-from service.audio.resample import Resampler
-from service.contract import ModelContract
-from service.errors import InvalidAudio
-from service.scoring import (
+from speech_qc.audio.buffer import SampleBuffer
+from speech_qc.audio.features import frame_count, frame_levels_dbfs
+from speech_qc.audio.levels import LevelMeter, Levels
+from speech_qc.audio.resample import Resampler
+from speech_qc.contract import ModelContract
+from speech_qc.errors import InvalidAudio
+from speech_qc.scoring import (
     Event,
     EventTracker,
     EventUpdate,

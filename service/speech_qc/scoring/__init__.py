@@ -3,13 +3,12 @@
 Pure functions and small streaming classes over NumPy arrays. Knows nothing of audio bytes, inference, asyncio or HTTP.
 """
 
-from service.scoring.events import Event, EventTracker, EventUpdate
-from service.scoring.exports import EXPORTS, ChannelReport, Export, Report, frames_csv
-from service.scoring.profiles import BUILT_IN_PROFILES, MEASURES, Limit, Measure, Profile, Profiles, load_profiles
-from service.scoring.reading import FRAME_DECIMALS, ScoreBatch, ScoreBlock, ScoreReader
-from service.scoring.severity import Severity
-from service.scoring.summary import Summary, SummaryMeter
-from service.scoring.verdict import CODES, Reason, Status, Verdict, judge
+from speech_qc.scoring.events import Event, EventTracker, EventUpdate
+from speech_qc.scoring.exports import EXPORTS, ChannelReport, Export, Report, frames_csv
+from speech_qc.scoring.profiles import BUILT_IN_PROFILES, MEASURES, Limit, Measure, Profile, Profiles, load_profiles
+from speech_qc.scoring.reading import FRAME_DECIMALS, ScoreBatch, ScoreBlock, ScoreReader
+from speech_qc.scoring.summary import Summary, SummaryMeter
+from speech_qc.scoring.verdict import CODES, Reason, Verdict, judge
 
 __all__ = [
     "BUILT_IN_PROFILES",
@@ -31,8 +30,6 @@ __all__ = [
     "ScoreBatch",
     "ScoreBlock",
     "ScoreReader",
-    "Severity",
-    "Status",
     "Summary",
     "SummaryMeter",
     "Verdict",

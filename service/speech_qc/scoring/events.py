@@ -14,16 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from service.contract import Family, ModelContract
-from service.errors import ProtocolError
-from service.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, frames_reaching, power_of
-from service.scoring.reading import SCORE_ONE, SNR_ONE, ScoreBlock, ScoreReader
-from service.scoring.severity import EventMeasures, Severity, rate
+from speech_qc.contract import Family, ModelContract
+from speech_qc.errors import ProtocolError
+from speech_qc.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, frames_reaching, power_of
+from speech_qc.scoring.reading import SCORE_ONE, SNR_ONE, ScoreBlock, ScoreReader
+from speech_qc.scoring.severity import EventMeasures, rate
+from speech_qc.wire.vocabulary import Phase, Severity
 
 _POWER_ONE = 2.0**32
 """Fixed-point unit of power: resolves −96 dBFS, and one event may last a year at full scale before int64 is full."""
@@ -43,7 +43,7 @@ class Event:
         offset_s: End of its last frame; None while the event is open.
         score_max: Highest score in [onset, offset), or so far.
         score_mean: Mean score there, gaps that were merged included.
-        severity: Rated by `service.scoring.severity`.
+        severity: Rated by `speech_qc.scoring.severity`.
         onset_frame: First frame.
         offset_frame: First frame after it; None while the event is open.
     """
@@ -67,7 +67,7 @@ class EventUpdate:
     Every `end` was preceded by the `begin` with the same event_id.
     """
 
-    phase: Literal["begin", "end"]
+    phase: Phase
     event: Event
 
 
@@ -105,7 +105,7 @@ class _News:
 
     known: int
     column: int
-    phase: Literal["begin", "end"]
+    phase: Phase
     track: _Track
     score_max: float
     stop: int

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from types import MappingProxyType
 
-from service.scoring.events import Event
+from speech_qc.scoring.events import Event
 
 _LINES_PER_CHUNK = 256
 """Lines that are sent together; one line at a time would cost more in the transport than in the text."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from service.contract import REQUIRED_LABELS, Family, ModelContract
-from service.errors import ContractError, InferenceError
+from speech_qc.contract import REQUIRED_LABELS, Family, ModelContract
+from speech_qc.errors import ContractError, InferenceError
 
 FloatArray = npt.NDArray[np.float32]
 """Scores [n, C] or levels [n]."""

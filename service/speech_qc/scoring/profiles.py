@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from service.contract import LABEL_CATALOG
-from service.errors import ProtocolError, SettingsError
+from speech_qc.contract import LABEL_CATALOG
+from speech_qc.errors import ProtocolError, SettingsError
 
 BUILT_IN_PROFILES = Path(__file__).with_name("profiles.yaml")
 """The profiles that ship with the service."""

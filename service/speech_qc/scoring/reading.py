@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from service.contract import ModelContract
-from service.scoring.layout import FloatArray, ScoreLayout
+from speech_qc.contract import ModelContract
+from speech_qc.scoring.layout import FloatArray, ScoreLayout
 
 SCORE_ONE = 2.0**24
 """Fixed-point unit of scores; a float32 in [0.5, 1] has exactly this resolution, and int64 lasts for 300 years."""

@@ -14,12 +14,10 @@ While an event is open its severity is what the frames so far say, so it can ris
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from service.contract import Family
-from service.scoring.layout import MIN_SPEECH_FRAMES
-
-Severity = Literal["minor", "moderate", "severe"]
+from speech_qc.contract import Family
+from speech_qc.scoring.layout import MIN_SPEECH_FRAMES
+from speech_qc.wire.vocabulary import Severity
 
 MINOR_ABOVE_SNR_DB = 20.0
 """dB; noise this far below the talker is heard but does not tire."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from service.contract import ModelContract
-from service.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES, FloatArray, ScoreLayout, frames_reaching, power_of
+from speech_qc.contract import ModelContract
+from speech_qc.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES, FloatArray, ScoreLayout, frames_reaching, power_of
 
 PORTION_FRAMES = 128
 """Frames (2.56 s) that are summed at once; large enough to make NumPy's overhead small, 8 KiB per channel."""

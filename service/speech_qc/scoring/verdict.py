@@ -18,13 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from service.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES
-from service.scoring.profiles import MEASURES, Limit, Measure, Profile
-from service.scoring.summary import MOS_LABELS, Summary
-
-Status = Literal["pass", "warn", "fail", "unknown"]
+from speech_qc.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES
+from speech_qc.scoring.profiles import MEASURES, Limit, Measure, Profile
+from speech_qc.scoring.summary import MOS_LABELS, Summary
+from speech_qc.wire.vocabulary import Status
 
 PER_MINUTE = "_per_min"
 TOO_SHORT_CODE = "too_short"

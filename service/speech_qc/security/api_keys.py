@@ -25,7 +25,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.errors import SettingsError, Unauthorized
+from speech_qc.errors import SettingsError, Unauthorized
+from speech_qc.file_stamp import file_stamp
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class KeyRing:
     ) -> None:
         self._path, self._secret, self.token_s = path, token_secret, token_s
         self._clock, self._wall_clock = clock, wall_clock
-        self._stamp = _stamp(path)
+        self._stamp = file_stamp(path)
         self._keys = {key.id: key for key in read_keys(path)}
         if not self._keys:
             raise SettingsError(
@@ -210,7 +211,7 @@ class KeyRing:
         if now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
-        stamp = _stamp(self._path)
+        stamp = file_stamp(self._path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -220,11 +221,3 @@ class KeyRing:
             logger.error("the keys stay as they were: %s", error.message)
         else:
             logger.info("the keys were read again: %d", len(self._keys))
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
-from service.errors import SettingsError
-from service.settings import Settings
+from speech_qc.errors import SettingsError
+from speech_qc.settings import Settings
 
 
 def check_exposure(settings: Settings) -> None:

@@ -18,22 +18,21 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.api.raw_answer import headers_of, raw_answer
-from service.api.unread import ConnectionLimits, Unread, Watched
-from service.errors import PayloadTooLarge, ProtocolError, TooManyConnections
-from service.report import to_json
-from service.settings import RESERVED_CONNECTIONS, Settings
+from speech_qc.errors import PayloadTooLarge, ProtocolError, TooManyConnections
+from speech_qc.server.raw_response import headers_of, raw_answer
+from speech_qc.server.timeouts import ConnectionLimits, ConnectionTimeouts, SlowReaderCheck
+from speech_qc.settings import RESERVED_CONNECTIONS, Settings
+from speech_qc.wire.encode import to_json
+from speech_qc.wire.vocabulary import PROBE_PATHS
 
-logger = logging.getLogger("service.access")
+logger = logging.getLogger("speech_qc.access")
 
 MAX_PIPELINED = 8
 """Requests of one connection that wait for the answers before them; each costs far more memory than its bytes."""
 
-SPARED = frozenset({"/health/live", "/health/ready", "/metrics"})
 
-
-class GuardedHttpProtocol(Watched, HttpToolsProtocol):
-    """One connection; `guarded` binds the limits and the counter, since uvicorn makes the objects."""
+class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
+    """One connection; `bounded_http_protocol` binds the limits and the counter, since uvicorn makes the objects."""
 
     on_refused: staticmethod[[], None]
 
@@ -43,7 +42,7 @@ class GuardedHttpProtocol(Watched, HttpToolsProtocol):
         self._in_head = self._asked = self._in_message = False
         self._answered_since_s: float | None = None
         self._head_since_s: float | None = None
-        self._unread = Unread(self.limits.read_timeout_s, self.limits.read_min_bytes_per_s)
+        self._unread = SlowReaderCheck(self.limits.read_timeout_s, self.limits.read_min_bytes_per_s)
         self._is_beyond = False
         self._application = self.app
 
@@ -158,7 +157,7 @@ class GuardedHttpProtocol(Watched, HttpToolsProtocol):
 
     async def _spared(self, scope: Any, receive: Any, send: Any) -> None:
         """The application of a connection too many."""
-        if scope["path"] in SPARED:
+        if scope["path"] in PROBE_PATHS:
             await self._application(scope, receive, send)
             return
         self.on_refused()
@@ -221,7 +220,7 @@ class _Refused(Exception):
     """Ends the parsing; uvicorn's class takes it for a request that cannot be parsed."""
 
 
-def guarded(settings: Settings, on_refused: Callable[[], None]) -> type[GuardedHttpProtocol]:
+def bounded_http_protocol(settings: Settings, on_refused: Callable[[], None]) -> type[BoundedHttpProtocol]:
     """The protocol with the limits of these settings, as `http` of uvicorn's options.
 
     Args:
@@ -229,4 +228,4 @@ def guarded(settings: Settings, on_refused: Callable[[], None]) -> type[GuardedH
         on_refused: Called for each that is refused because there are too many.
     """
     bound = {"limits": ConnectionLimits.of(settings), "on_refused": staticmethod(on_refused)}
-    return type("BoundGuardedHttpProtocol", (GuardedHttpProtocol,), bound)
+    return type("BoundGuardedHttpProtocol", (BoundedHttpProtocol,), bound)

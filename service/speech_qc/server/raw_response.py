@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from service.errors import SpeechQCError
-from service.report import to_json
+from speech_qc.errors import SpeechQCError
+from speech_qc.wire.encode import to_json
 
 
 def headers_of(error: SpeechQCError, body: bytes) -> list[tuple[bytes, bytes]]:

@@ -20,17 +20,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service import collecting
-from service.api.audio_socket import bounded
-from service.api.deps import AppState
-from service.api.guarded_http import GuardedHttpProtocol, guarded
-from service.api.watchdog import EXIT_CODE, LEAST_LIMIT_S, Watchdog, end_after, end_now
-from service.draining import Drain
-from service.errors import ReloadFailed, SettingsError
-from service.metrics import Metrics
-from service.settings import Settings
+from speech_qc import gc_tuning
+from speech_qc.errors import ReloadFailed, SettingsError
+from speech_qc.exit_codes import FATAL
+from speech_qc.server.http_protocol import BoundedHttpProtocol, bounded_http_protocol
+from speech_qc.server.watchdog import LEAST_LIMIT_S, Watchdog, end_after, end_now
+from speech_qc.server.websocket_protocol import bounded_websocket_protocol
+from speech_qc.state import AppState
 
-logger = logging.getLogger("service.server")
+logger = logging.getLogger("speech_qc.server")
 
 NEWCOMER_S = 1.0
 """From a connection to its first request; a client that takes longer can try again elsewhere."""
@@ -46,11 +44,11 @@ class StreamServer(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, *, on_started: Callable[[], Awaitable[None]] | None = None, **config: Any) -> None:
-        settings: Settings = app.state.settings
-        metrics: Metrics = app.state.metrics
+        parts: AppState = app.state.parts
+        settings, metrics = parts.settings, parts.metrics
         defaults: dict[str, Any] = {
-            "http": guarded(settings, metrics.connections_refused.inc),
-            "ws": bounded(settings),
+            "http": bounded_http_protocol(settings, metrics.connections_refused.inc),
+            "ws": bounded_websocket_protocol(settings),
             "timeout_keep_alive": settings.keep_alive_s,
             "ws_per_message_deflate": False,  # compressing each message costs more than it saves on a local line
             # Twice what a stream takes, so that its own error, which says what to do, comes before a bare close.
@@ -58,20 +56,19 @@ class StreamServer(uvicorn.Server):
         }
         super().__init__(uvicorn.Config(app, **(defaults | config)))
         metrics.connections.set_function(lambda: len(self.server_state.connections))
-        app.state.unsent_bytes = self._unsent_bytes
-        self._application = app
+        parts.memory.count_unsent(self._unsent_bytes)
+        self._parts = parts
         self._on_started = on_started
         self._reloads: set[asyncio.Task[None]] = set()
         self._settings, self._metrics = settings, metrics
         self._watchdog: Watchdog | None = None
-        self._drain: Drain = app.state.drain
         self._owns_process = False
         self._last_resort: threading.Thread | None = None
         self._dead_since_s: float | None = None
         self._collected_s = 0.0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Have this process serve until a signal, or until it cannot any more: then it ends here, with `EXIT_CODE`."""
+        """Have this process serve until a signal, or until it cannot any more: then it ends here, with `FATAL`."""
         self._owns_process = True
         if self._settings.exit_when_dead_s:
             self._watchdog = Watchdog(max(self._settings.step_deadline_s, LEAST_LIMIT_S))
@@ -91,14 +88,13 @@ class StreamServer(uvicorn.Server):
         if self._watchdog is not None:
             self._watchdog.beat()
         now_s = time.monotonic()
-        if now_s - self._collected_s >= collecting.COLLECT_S:
-            collecting.collect_now()
+        if now_s - self._collected_s >= gc_tuning.COLLECT_S:
+            gc_tuning.collect_now()
             self._collected_s = now_s
         return self._should_give_up() or await super().on_tick(counter)
 
     def _is_alive(self) -> bool:
-        parts: AppState | None = getattr(self._application.state, "parts", None)
-        return parts is None or parts.engine.status.alive
+        return self._parts.engine.status.alive
 
     def _should_give_up(self) -> bool:
         if not self._settings.exit_when_dead_s:
@@ -110,7 +106,7 @@ class StreamServer(uvicorn.Server):
             self._dead_since_s = time.monotonic()
         if time.monotonic() - self._dead_since_s < self._settings.exit_when_dead_s:
             return False
-        logger.critical("the engine is dead and was not replaced, so the process ends (exit code %d)", EXIT_CODE)
+        logger.critical("the engine is dead and was not replaced, so the process ends (exit code %d)", FATAL)
         return True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -119,8 +115,8 @@ class StreamServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         self._reload_at_hangup()
-        collecting.collect_seldom()
-        collecting.keep_what_is_here()
+        gc_tuning.collect_seldom()
+        gc_tuning.keep_what_is_here()
         if self._on_started is not None:
             await self._on_started()
 
@@ -131,11 +127,9 @@ class StreamServer(uvicorn.Server):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        parts: AppState | None = getattr(self._application.state, "parts", None)
-        if parts is not None:
-            task = asyncio.get_running_loop().create_task(_reload(parts))
-            self._reloads.add(task)
-            task.add_done_callback(self._reloads.discard)
+        task = asyncio.get_running_loop().create_task(_reload(self._parts))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     def _unsent_bytes(self) -> int:
         """What clients have not taken yet of what was said to them."""
@@ -153,11 +147,10 @@ class StreamServer(uvicorn.Server):
         await asyncio.sleep(0)  # or closing would reset them
         for server in self.servers:
             server.close()
-        parts: AppState | None = getattr(self._application.state, "parts", None)
-        if parts is not None and not self.force_exit:
-            await parts.streams.drain(self._drain.work_left_s)
+        if not self.force_exit:
+            await self._parts.streams.drain(self._parts.drain.work_left_s)
             await self._hear_newcomers()
-        self.config.timeout_graceful_shutdown = self._drain.work_left_s  # type: ignore[assignment]  # any number will do
+        self.config.timeout_graceful_shutdown = self._parts.drain.work_left_s  # type: ignore[assignment]  # any number will do
         await super().shutdown(sockets)
         gc.unfreeze()  # or what is frozen would be called leaked at the end
 
@@ -166,17 +159,17 @@ class StreamServer(uvicorn.Server):
 
         Whatever hangs, a decoder's thread or this loop: a thread of its own sees to that.
         """
-        self._drain.begin()
+        self._parts.drain.begin()
         if self._watchdog is not None:
-            self._watchdog.beat(self._drain.left_s + LEAST_LIMIT_S)
+            self._watchdog.beat(self._parts.drain.left_s + LEAST_LIMIT_S)
         if self._owns_process and self._last_resort is None:
-            self._last_resort = end_after(self._drain.left_s)
+            self._last_resort = end_after(self._parts.drain.left_s)
 
     async def _hear_newcomers(self) -> None:
         """Give those who have just connected the time to say what they want: uvicorn closes whoever has not yet."""
-        end_s = time.monotonic() + min(NEWCOMER_S, self._drain.work_left_s)
+        end_s = time.monotonic() + min(NEWCOMER_S, self._parts.drain.work_left_s)
         while time.monotonic() < end_s and not self.force_exit:
-            if not any(isinstance(one, GuardedHttpProtocol) and one.is_new for one in self.server_state.connections):
+            if not any(isinstance(one, BoundedHttpProtocol) and one.is_new for one in self.server_state.connections):
                 return
             await asyncio.sleep(0.02)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.settings import Settings
+from speech_qc.settings import Settings
 
 LOOKS = 4
 """Looks at a connection within its shortest time-out."""
@@ -40,7 +40,7 @@ class ConnectionLimits:
         return min(self.header_timeout_s, self.read_timeout_s, LONGEST_LOOK_S * LOOKS) / LOOKS
 
 
-class Unread:
+class SlowReaderCheck:
     """Whether the client of one connection takes too little, by looks at what waits to be sent.
 
     Args:
@@ -76,13 +76,13 @@ class Unread:
         return taken_bytes < max(1, self._min_bytes_per_s * passed_s)
 
 
-class Watched(asyncio.Protocol):
+class ConnectionTimeouts(asyncio.Protocol):
     """What both protocols of uvicorn's lack: a look at the connection now and then. Stands before them in the bases."""
 
     limits: ConnectionLimits
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
-    _unread: Unread
+    _unread: SlowReaderCheck
     _look: asyncio.TimerHandle | None = None
 
     def resume_writing(self) -> None:

@@ -16,10 +16,10 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-logger = logging.getLogger("service.watchdog")
+from speech_qc.exit_codes import FATAL
 
-EXIT_CODE = 70
-"""EX_SOFTWARE of sysexits.h: neither a wrong start (2) nor a signal."""
+logger = logging.getLogger("speech_qc.watchdog")
+
 LEAST_LIMIT_S = 10.0
 """A loop that is only late must not cost anybody a stream."""
 LOOK_S = 1.0
@@ -31,7 +31,7 @@ SHORT_WORDS_S = 0.2
 
 def end_now() -> NoReturn:
     """End this process: an ordinary end would wait for the thread that hangs."""
-    os._exit(EXIT_CODE)
+    os._exit(FATAL)
 
 
 def end_after(seconds: float) -> threading.Thread:
@@ -41,7 +41,7 @@ def end_after(seconds: float) -> threading.Thread:
         time.sleep(max(0.0, seconds - SHORT_WORDS_S))
         words = threading.Thread(
             target=logger.critical,
-            args=("the time to drain is over and something hangs: the process ends (exit code %d)", EXIT_CODE),
+            args=("the time to drain is over and something hangs: the process ends (exit code %d)", FATAL),
             daemon=True,
         )
         words.start()
@@ -105,4 +105,4 @@ class Watchdog:
     def _say_why() -> None:
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         where = "".join(traceback.format_stack(frame)) if frame is not None else "unknown"
-        logger.critical("the event loop stands still, so the process ends (exit code %d):\n%s", EXIT_CODE, where)
+        logger.critical("the event loop stands still, so the process ends (exit code %d):\n%s", FATAL, where)

@@ -5,8 +5,7 @@ the rest of what the event loop does for a chunk, so audio that a stream can tak
 parsed, and scores are written where they were made. Everything else goes the common way; so does audio while anything
 before it still waits.
 
-It builds on attributes of uvicorn's class that are not documented; `tests/stream/test_audio_socket.py` fails when they
-change.
+It builds on undocumented attributes of uvicorn's class; `tests/server/test_uvicorn_attributes.py` names them all.
 """
 
 from __future__ import annotations
@@ -15,20 +14,19 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from struct import Struct
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, apply_mask  # type: ignore[attr-defined]  # the C function where there is one
-from websockets.protocol import OPEN, Protocol
-from websockets.streams import StreamReader
+from websockets.frames import Frame
+from websockets.protocol import OPEN
 
-from service.api.raw_answer import raw_answer
-from service.api.unread import ConnectionLimits, Unread, Watched
-from service.errors import ProtocolError
-from service.settings import Settings
+from speech_qc.errors import ProtocolError
+from speech_qc.server.raw_response import raw_answer
+from speech_qc.server.timeouts import ConnectionLimits, ConnectionTimeouts, SlowReaderCheck
+from speech_qc.server.websocket_frames import MessageBoundary, text_frame_head, whole_binary_message
+from speech_qc.settings import Settings
 
-logger = logging.getLogger("service.access")
+logger = logging.getLogger("speech_qc.access")
 
 SLICE_BYTES = 16 * 1024
 """Parsed at once, then others get their turn: there can be thousands of frames in it."""
@@ -38,53 +36,9 @@ FRAMES, FRAMES_PER_S, BYTES_PER_FRAME = 2000.0, 100.0, 40.0
 Real time in frames of 5 ms fits, faster than that in frames that hold something as well; a flood of pings, of empty or
 of tiny frames, each of which costs as much as one with audio, does not."""
 
-FINAL_TEXT, FINAL_BINARY = 0x81, 0x82
-MASKED = 0x80
-SHORT, MEDIUM = 126, 65_536
-MASK_BYTES = 4
-_BETWEEN_FRAMES = StreamReader.at_eof.__code__
-_MEDIUM_HEAD, _LONG_HEAD = Struct("!BBH"), Struct("!BBQ")
 
-
-def text_frame_head(size: int) -> bytes:
-    """Head of a server's text frame with a payload of so many bytes.
-
-    Source: RFC 6455, section 5.2.
-    """
-    if size < SHORT:
-        return bytes((FINAL_TEXT, size))
-    return _MEDIUM_HEAD.pack(FINAL_TEXT, 126, size) if size < MEDIUM else _LONG_HEAD.pack(FINAL_TEXT, 127, size)
-
-
-def whole_binary_message(data: bytes) -> bytes | None:
-    """Payload of what was received, if that is exactly one client's binary message in one frame; else None.
-
-    Source: RFC 6455, section 5.2.
-    """
-    if len(data) < 2 or data[0] != FINAL_BINARY or data[1] < MASKED:
-        return None
-    size, head = data[1] - MASKED, 2
-    if size >= SHORT:
-        head = 4 if size == SHORT else 10
-        size = int.from_bytes(data[2:head], "big")
-    start = head + MASK_BYTES
-    return apply_mask(data[start:], data[head:start]) if len(data) == start + size else None
-
-
-def is_between_messages(conn: Protocol) -> bool:
-    """Whether what is received next begins a message.
-
-    An empty buffer is not enough: of a frame whose head came alone nothing is buffered, and its payload may look like
-    anything, also like a whole frame. So the parser is asked where it waits.
-    """
-    parser: Any = conn.parser  # a generator that waits in another one
-    while parser.gi_yieldfrom is not None:
-        parser = parser.gi_yieldfrom
-    return parser.gi_code is _BETWEEN_FRAMES and conn.current_size is None
-
-
-class AudioSocketProtocol(Watched, WebSocketsSansIOProtocol):
-    """One connection; `bounded` binds the limits, since uvicorn makes the objects. Compression must be off.
+class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
+    """One connection. `bounded_websocket_protocol` binds the limits, since uvicorn makes the objects; no compression.
 
     uvicorn ends neither a connection whose handshake failed to parse, nor one that is closing and whose client does not
     take what was sent before; both would stay for ever.
@@ -98,10 +52,11 @@ class AudioSocketProtocol(Watched, WebSocketsSansIOProtocol):
         # At `info` uvicorn logs addresses with their query, the library at `debug` headers and payloads: tokens, keys.
         self.logger = self.conn.logger = _discreet
         self.conn.debug = False
-        self._unread = Unread(self.limits.read_timeout_s)
+        self._unread = SlowReaderCheck(self.limits.read_timeout_s)
         self._made_s = 0.0
         self._credit = FRAMES
         self._rest: deque[bytes] = deque()
+        self._boundary = MessageBoundary()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to look at the connection."""
@@ -180,7 +135,7 @@ class AudioSocketProtocol(Watched, WebSocketsSansIOProtocol):
         """Take a whole binary message at once, where nothing waits before it; else parse as ever."""
         if (
             (sink := self._free_sink()) is not None
-            and is_between_messages(self.conn)
+            and self._boundary.reached
             and self.conn.state is OPEN
             and len(data) <= self.config.ws_max_size
         ):
@@ -188,6 +143,8 @@ class AudioSocketProtocol(Watched, WebSocketsSansIOProtocol):
             if message is not None and sink(message):
                 self._may_send(len(message))
                 return
+        if self.handshake_initiated:  # uvicorn hands over the opening request by itself, before any frame
+            self._boundary.feed(data)
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.close_sent:
             self._refuse_handshake(self.conn.handshake_exc)
@@ -287,10 +244,10 @@ def _is_utf8(pieces: list[bytes]) -> bool:
     return True
 
 
-def bounded(settings: Settings) -> type[AudioSocketProtocol]:
+def bounded_websocket_protocol(settings: Settings) -> type[LiveWebSocketProtocol]:
     """The protocol with the limits of these settings, as `ws` of uvicorn's options."""
-    return type("BoundAudioSocketProtocol", (AudioSocketProtocol,), {"limits": ConnectionLimits.of(settings)})
+    return type("BoundAudioSocketProtocol", (LiveWebSocketProtocol,), {"limits": ConnectionLimits.of(settings)})
 
 
-_discreet = logging.getLogger("service.socket")
+_discreet = logging.getLogger("speech_qc.socket")
 _discreet.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The server of one worker process among several; see `service.workers` for the parent's side."""
+"""The server of one worker process among several; see `speech_qc.workers` for the parent's side."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.api.deps import AppState
-from service.api.stream_server import StreamServer
-from service.workers import Member, Taker
+from speech_qc.server.server import StreamServer
+from speech_qc.workers import ConnectionReceiver, Member
 
 
 class WorkerServer(StreamServer):
@@ -23,15 +22,13 @@ class WorkerServer(StreamServer):
         config: Options of `StreamServer`.
     """
 
-    def __init__(self, app: FastAPI, member: Member, taker: Taker, **config: Any) -> None:
+    def __init__(self, app: FastAPI, member: Member, taker: ConnectionReceiver, **config: Any) -> None:
         super().__init__(app, on_started=member.join, **config)
         self._member, self._taker = member, taker
-        self._parts: AppState | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start without sockets; the parent hears of it when the model is warm, so no connection waits before."""
         await super().startup(sockets or [])
-        self._parts = self._application.state.parts
         self._taker.start(self._adopt, self._report)
 
     async def on_tick(self, counter: int) -> bool:
@@ -56,5 +53,5 @@ class WorkerServer(StreamServer):
         return protocol
 
     def _report(self) -> None:
-        fit = self._parts is not None and self._parts.engine.status.alive
+        fit = self._parts.engine.status.alive
         self._member.report(self._taker.taken, len(self.server_state.connections), fit)

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import structlog
 
-from service.settings import Settings
+from speech_qc.settings import Settings
 
 TEXT_FORMAT = "%(levelname)s: %(name)s: %(message)s"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,9 +17,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from service import __version__
-from service.engine import DropReason, Engine, Model, RefusalReason
-from service.errors import (
+from speech_qc.engine import DropReason, Engine, Model, RefusalReason
+from speech_qc.errors import (
     Forbidden,
     MethodNotAllowed,
     NotFound,
@@ -29,37 +29,27 @@ from service.errors import (
     TooManyConnections,
     Unauthorized,
 )
-from service.histogram import BatchHistogram
-from service.live.watch import WarningCode
+from speech_qc.telemetry.histogram import BatchHistogram
+from speech_qc.version import __version__
+from speech_qc.wire.vocabulary import Status, WarningCode
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SNR_BUCKETS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)
-"""dB; what is below 0 falls into the first one."""
+"""dB; values below 0 count in the first bucket."""
 
 Refused = RefusalReason | Literal["streams", "uploads", "key", "memory"]
-"""Why something was refused at the door: what the engine lacks, the places for live channels or uploads, the bounds of
-a key, or memory for recordings and answers."""
+"""Why work was refused: by the engine, no free place for live channels or uploads, the quota of an API key, or no
+memory left for recordings and answers."""
 
 PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
-STATUSES = ("pass", "warn", "fail", "unknown")
 RELOADS = ("replaced", "unchanged", "failed")
-ACCESS_CODES = (Unauthorized.code, Forbidden.code, ProtocolError.code)
-"""Why somebody may not come in: no valid key, a web page that may not call, a query that is too long."""
 STAGES = ("decode", "features", "queue", "inference", "total")
 
 NO_ROUTE = "other"
-"""Stands for every path that no route serves, so that probing clients cannot make new series."""
-
-
-class Places(Protocol):
-    """What holds the places of live channels."""
-
-    @property
-    def channels(self) -> int:
-        """Places taken."""
+"""Stands for every path that no route serves, so that probing clients cannot create series."""
 
 
 def error_codes() -> tuple[str, ...]:
@@ -74,171 +64,172 @@ def error_codes() -> tuple[str, ...]:
     return tuple(found)
 
 
+OUTCOMES = (OK, ABORTED, DISCONNECTED, *error_codes())
+REFUSALS = tuple(reason for members in get_args(Refused) for reason in get_args(members))
+
+Known = Sequence[str] | None
+"""Values of a label that are known beforehand; None where they are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Declaration:
+    """One metric; `Metrics` makes it in its registry."""
+
+    kind: Callable[..., Any]
+    name: str
+    text: str
+    labels: Mapping[str, Known] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self, registry: CollectorRegistry) -> Any:
+        """Register the metric, with a series of 0 for each value that its one label is known to take.
+
+        Prometheus cannot see a counter rise that appears with its first event.
+        """
+        metric = self.kind(self.name, self.text, list(self.labels), registry=registry, **self.options)
+        if len(self.labels) == 1:
+            for value in next(iter(self.labels.values())) or ():
+                metric.labels(value)
+        return metric
+
+
+# Typed as what `Metrics` puts in their place.
+def _counter(name: str, text: str, **labels: Known) -> Counter:
+    return cast(Counter, _Declaration(Counter, name, text, labels))
+
+
+def _gauge(name: str, text: str) -> Gauge:
+    return cast(Gauge, _Declaration(Gauge, name, text))
+
+
+def _info(name: str, text: str) -> Info:
+    return cast(Info, _Declaration(Info, name, text))
+
+
+def _histogram(name: str, text: str, buckets: Sequence[float], **labels: Known) -> Histogram:
+    return cast(Histogram, _Declaration(Histogram, name, text, labels, {"buckets": buckets}))
+
+
+def _batch_histogram(name: str, text: str, buckets: Sequence[float], **labels: Known) -> BatchHistogram:
+    return cast(BatchHistogram, _Declaration(BatchHistogram, name, text, labels, {"buckets": buckets}))
+
+
 class Metrics:
     """All metrics of one server, in a registry of its own; also the engine's observer.
 
-    Series whose labels are known beforehand are there from the start, with 0: Prometheus cannot see a counter rise that
-    begins with its first event. Nothing here is called for a frame; for a chunk only what takes many values at once.
+    Nothing here is called for each frame; for each chunk only what takes many values at once.
 
     Args:
         registry: Where to register; a fresh one by default, so that several apps can live in one process.
     """
 
+    requests = _counter("speechqc_http_requests_total", "HTTP requests by route and status.", route=None, status=None)
+    request_seconds = _histogram(
+        "speechqc_http_request_duration_seconds",
+        "Seconds from the request's head to the end of its answer.",
+        SECONDS_BUCKETS,
+        route=None,
+    )
+    uploads = _counter(
+        "speechqc_uploads_total", "Inspected recordings by outcome: `ok` or an error code.", outcome=OUTCOMES
+    )
+    uploads_active = _gauge("speechqc_uploads_active", "Recordings being inspected now.")
+    uploads_limit = _gauge("speechqc_uploads_limit", "Places for recordings at the same time.")
+    held_bytes = _gauge("speechqc_held_bytes", "Memory that uploads and answers on their way hold now.")
+    held_bytes_limit = _gauge(
+        "speechqc_held_bytes_limit", "Memory that uploads and answers may hold (SPEECHQC_MAX_HELD_BYTES)."
+    )
+    upload_stage_seconds = _batch_histogram(
+        "speechqc_upload_stage_seconds",
+        "Seconds of an inspected recording by stage: `decode`, `features`, `queue`, `inference` (each summed over "
+        "channels) and `total`, from the first byte to the record.",
+        SECONDS_BUCKETS,
+        stage=STAGES,
+    )
+    audio_seconds = _counter(
+        "speechqc_audio_seconds_total", "Seconds of audio scored, all channels, by path.", path=PATHS
+    )
+    frames = _counter("speechqc_frames_scored_total", "Output frames of 20 ms scored.")
+    noisy_frames = _counter(
+        "speechqc_noisy_frames_total",
+        "Scored frames with audible noise, by path; live ones are counted some 2.5 s late.",
+        path=PATHS,
+    )
+    snr_db = _histogram(
+        "speechqc_snr_db",
+        "Signal-to-noise ratio of a whole channel, dB, by path; counted where there is speech to measure.",
+        SNR_BUCKETS,
+        path=PATHS,
+    )
+    events = _counter("speechqc_events_total", "Events found, by label.", label=None)
+    verdicts = _counter("speechqc_verdicts_total", "Verdicts given, by status.", status=get_args(Status))
+    step_seconds = _batch_histogram(
+        "speechqc_step_duration_seconds", "Seconds of one inference step, by lane.", SECONDS_BUCKETS, lane=None
+    )
+    queue_seconds = _batch_histogram(
+        "speechqc_queue_duration_seconds", "Seconds a chunk waited for its step, by lane.", SECONDS_BUCKETS, lane=None
+    )
+    batch = _batch_histogram("speechqc_batch_size", "Chunks that shared a step, by lane.", BATCH_BUCKETS, lane=None)
+    drops = _counter(
+        "speechqc_chunks_dropped_total", "Accepted chunks given up unrun, by reason.", reason=get_args(DropReason)
+    )
+    refusals = _counter(
+        "speechqc_refusals_total", "Streams, uploads and chunks refused at the door, by reason.", reason=REFUSALS
+    )
+    tasks = _gauge("speechqc_tasks", "Tasks of the event loop.")
+    connections = _gauge("speechqc_connections", "Connections open now.")
+    connections_limit = _gauge("speechqc_connections_limit", "Connections that are taken.")
+    connections_refused = _counter(
+        "speechqc_connections_refused_total",
+        "Requests and streams refused because of SPEECHQC_MAX_CONNECTIONS, and connections closed unheard.",
+    )
+    access_refusals = _counter(
+        "speechqc_access_refusals_total",
+        "Requests that may not come in, by error code.",
+        reason=(Unauthorized.code, Forbidden.code, ProtocolError.code),
+    )
+    model_reloads = _counter(
+        "speechqc_model_reloads_total", "Reloads of the model: `replaced`, `unchanged` or `failed`.", outcome=RELOADS
+    )
+    streams_active = _gauge("speechqc_streams_active", "Live streams open now.")
+    live_channels = _gauge("speechqc_live_channels", "Places that live channels take now; a stereo stream takes two.")
+    live_channels_limit = _gauge("speechqc_live_channels_limit", "Places for live channels.")
+    streams_started = _counter("speechqc_streams_started_total", "Live streams accepted.")
+    streams_ended = _counter(
+        "speechqc_streams_ended_total",
+        "Live streams by how they ended: `ok`, `disconnected`, `aborted` or an error code; refused ones included.",
+        outcome=OUTCOMES,
+    )
+    stream_lag_seconds = _batch_histogram(
+        "speechqc_stream_lag_seconds",
+        "Seconds from the arrival of a chunk's last sample until its scores are on their way to the client.",
+        LAG_BUCKETS,
+    )
+    stream_warnings = _counter(
+        "speechqc_stream_warnings_total", "Warnings sent to live clients, by code.", code=get_args(WarningCode)
+    )
+    engine_alive = _gauge("speechqc_engine_alive", "1 while steps can run.")
+    ready = _gauge("speechqc_ready", "1 while new work is welcome, as /health/ready says.")
+    queued = _gauge("speechqc_engine_queued_chunks", "Chunks that wait for their step now.")
+    sessions = _gauge("speechqc_sessions_active", "Channels that hold a place in the engine.")
+    build = _info("speechqc_build", "The program.")
+    model = _info("speechqc_model", "The model in use.")
+    provider = _info("speechqc_provider", "Where inference runs.")
+    provider_fallback = _gauge(
+        "speechqc_provider_fallback", "1 when a GPU would have been used (SPEECHQC_DEVICE=auto) but could not be had."
+    )
+
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry = registry or CollectorRegistry()
-        self.requests = Counter(
-            "speechqc_http_requests_total", "HTTP requests by route and status.", ["route", "status"], registry=registry
-        )
-        self.request_seconds = Histogram(
-            "speechqc_http_request_duration_seconds",
-            "Seconds from the request's head to the end of its answer.",
-            ["route"],
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
-        )
-        self.uploads = Counter(
-            "speechqc_uploads_total", "Inspected recordings by outcome: `ok` or an error code.", ["outcome"],
-            registry=registry,
-        )  # fmt: skip
-        self.uploads_active = Gauge("speechqc_uploads_active", "Recordings being inspected now.", registry=registry)
-        self.uploads_limit = Gauge(
-            "speechqc_uploads_limit", "Places for recordings at the same time.", registry=registry
-        )
-        self.held_bytes = Gauge(
-            "speechqc_held_bytes", "Memory that uploads and answers on their way hold now.", registry=registry
-        )
-        self.held_bytes_limit = Gauge(
-            "speechqc_held_bytes_limit", "Memory that uploads and answers may hold (SPEECHQC_MAX_HELD_BYTES).",
-            registry=registry,
-        )  # fmt: skip
-        self.upload_stage_seconds = BatchHistogram(
-            "speechqc_upload_stage_seconds",
-            "Seconds of an inspected recording by stage: `decode`, `features`, `queue`, `inference` (each summed over "
-            "channels) and `total`, from the first byte to the record.",
-            ["stage"], buckets=SECONDS_BUCKETS, registry=registry,
-        )  # fmt: skip
-        self.audio_seconds = Counter(
-            "speechqc_audio_seconds_total", "Seconds of audio scored, all channels, by path.", ["path"],
-            registry=registry,
-        )  # fmt: skip
-        self.frames = Counter("speechqc_frames_scored_total", "Output frames of 20 ms scored.", registry=registry)
-        self.noisy_frames = Counter(
-            "speechqc_noisy_frames_total",
-            "Scored frames with audible noise, by path; live ones are counted some 2.5 s late.",
-            ["path"], registry=registry,
-        )  # fmt: skip
-        self.snr_db = Histogram(
-            "speechqc_snr_db",
-            "Signal-to-noise ratio of a whole channel, dB, by path; counted where there is speech to measure.",
-            ["path"], buckets=SNR_BUCKETS, registry=registry,
-        )  # fmt: skip
-        self.events = Counter("speechqc_events_total", "Events found, by label.", ["label"], registry=registry)
-        self.verdicts = Counter("speechqc_verdicts_total", "Verdicts given, by status.", ["status"], registry=registry)
-        self.step_seconds = BatchHistogram(
-            "speechqc_step_duration_seconds", "Seconds of one inference step, by lane.", ["lane"],
-            buckets=SECONDS_BUCKETS, registry=registry,
-        )  # fmt: skip
-        self.queue_seconds = BatchHistogram(
-            "speechqc_queue_duration_seconds", "Seconds a chunk waited for its step, by lane.", ["lane"],
-            buckets=SECONDS_BUCKETS, registry=registry,
-        )  # fmt: skip
-        self.batch = BatchHistogram(
-            "speechqc_batch_size", "Chunks that shared a step, by lane.", ["lane"], buckets=BATCH_BUCKETS,
-            registry=registry,
-        )  # fmt: skip
-        self.drops = Counter(
-            "speechqc_chunks_dropped_total", "Accepted chunks given up unrun, by reason.", ["reason"], registry=registry
-        )
-        self.refusals = Counter(
-            "speechqc_refusals_total", "Streams, uploads and chunks refused at the door, by reason.", ["reason"],
-            registry=registry,
-        )  # fmt: skip
-        self.tasks = Gauge("speechqc_tasks", "Tasks of the event loop.", registry=registry)
-        self.connections = Gauge("speechqc_connections", "Connections open now.", registry=registry)
-        self.connections_limit = Gauge("speechqc_connections_limit", "Connections that are taken.", registry=registry)
-        self.connections_refused = Counter(
-            "speechqc_connections_refused_total",
-            "Requests and streams refused because of SPEECHQC_MAX_CONNECTIONS, and connections closed unheard.",
-            registry=registry,
-        )
-        self.access_refusals = Counter(
-            "speechqc_access_refusals_total", "Requests that may not come in, by error code.", ["reason"],
-            registry=registry,
-        )  # fmt: skip
-        self.model_reloads = Counter(
-            "speechqc_model_reloads_total", "Reloads of the model: `replaced`, `unchanged` or `failed`.", ["outcome"],
-            registry=registry,
-        )  # fmt: skip
-        self.streams_active = Gauge("speechqc_streams_active", "Live streams open now.", registry=registry)
-        self.live_channels = Gauge(
-            "speechqc_live_channels",
-            "Places that live channels take now; a stereo stream takes two.",
-            registry=registry,
-        )
-        self.live_channels_limit = Gauge("speechqc_live_channels_limit", "Places for live channels.", registry=registry)
-        self.streams_started = Counter("speechqc_streams_started_total", "Live streams accepted.", registry=registry)
-        self.streams_ended = Counter(
-            "speechqc_streams_ended_total",
-            "Live streams by how they ended: `ok`, `disconnected`, `aborted` or an error code; refused ones included.",
-            ["outcome"],
-            registry=registry,
-        )
-        self.stream_lag_seconds = BatchHistogram(
-            "speechqc_stream_lag_seconds",
-            "Seconds from the arrival of a chunk's last sample until its scores are on their way to the client.",
-            buckets=LAG_BUCKETS,
-            registry=registry,
-        ).labels()
-        self.stream_warnings = Counter(
-            "speechqc_stream_warnings_total", "Warnings sent to live clients, by code.", ["code"], registry=registry
-        )
-        self.engine_alive = Gauge("speechqc_engine_alive", "1 while steps can run.", registry=registry)
+        for name, declared in vars(Metrics).items():
+            if isinstance(declared, _Declaration):
+                setattr(self, name, declared.make(registry))
+        self.lag = self.stream_lag_seconds.labels()
         self.engine_alive.set(1)
-        self.ready = Gauge("speechqc_ready", "1 while new work is welcome, as /health/ready says.", registry=registry)
-        self.queued = Gauge("speechqc_engine_queued_chunks", "Chunks that wait for their step now.", registry=registry)
-        self.sessions = Gauge(
-            "speechqc_sessions_active", "Channels that hold a place in the engine.", registry=registry
-        )
-        self.build = Info("speechqc_build", "The program.", registry=registry)
         self.build.info({"version": __version__})
-        self.model = Info("speechqc_model", "The model in use.", registry=registry)
-        self.provider = Info("speechqc_provider", "Where inference runs.", registry=registry)
-        self.provider_fallback = Gauge(
-            "speechqc_provider_fallback",
-            "1 when a GPU would have been used (SPEECHQC_DEVICE=auto) but could not be had.",
-            registry=registry,
-        )
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Make the series whose labels are known."""
-        codes = error_codes()
-        for outcome in (OK, ABORTED, DISCONNECTED, *codes):
-            self.streams_ended.labels(outcome)
-        for outcome in (OK, ABORTED, DISCONNECTED, *codes):
-            self.uploads.labels(outcome)
-        for code in ACCESS_CODES:
-            self.access_refusals.labels(code)
-        for outcome in RELOADS:
-            self.model_reloads.labels(outcome)
-        for path in PATHS:
-            self.audio_seconds.labels(path)
-            self.noisy_frames.labels(path)
-            self.snr_db.labels(path)
-        for status in STATUSES:
-            self.verdicts.labels(status)
-        for stage in STAGES:
-            self.upload_stage_seconds.labels(stage)
-        for code in get_args(WarningCode):
-            self.stream_warnings.labels(code)
-        for reason in get_args(DropReason):
-            self.drops.labels(reason)
-        for members in get_args(Refused):
-            for reason in get_args(members):
-                self.refusals.labels(reason)
 
     def begin_routes(self, answers: Mapping[str, Iterable[int]]) -> None:
         """Make the series of requests, by the statuses that each route has."""
@@ -257,15 +248,11 @@ class Metrics:
             if label.kind == "probability":
                 self.events.labels(label.name)
 
-    def watch(self, engines: Callable[[], Sequence[Engine]]) -> None:
+    def follow_engines(self, engines: Callable[[], Sequence[Engine]]) -> None:
         """Read gauges from all engines that run at every scrape; the first one is that which new work goes to."""
         self.sessions.set_function(lambda: sum(engine.status.sessions for engine in engines()))
         self.queued.set_function(lambda: sum(engine.status.queued for engine in engines()))
         self.ready.set_function(lambda: engines()[0].status.ready)
-
-    def watch_places(self, places: Places) -> None:
-        """Read the gauge of live channels at every scrape."""
-        self.live_channels.set_function(lambda: places.channels)
 
     def refuse(self, reason: Refused) -> None:
         """Count what was refused at the door."""

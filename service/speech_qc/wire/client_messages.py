@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from service.errors import ProtocolError
+from speech_qc.errors import ProtocolError
 
 
 class Message(BaseModel):
     """Base of all messages of a stream, in both directions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: str
+
+    def document(self) -> dict[str, Any]:
+        """Return the message as it is sent: its type first, and without optional fields that were not set."""
+        return {"type": self.type} | self.model_dump(exclude_unset=True)
 
 
 class KeepAlive(Message):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from service.errors import SpeechQCError
-from service.report import to_json
+from speech_qc.errors import SpeechQCError
+from speech_qc.wire.encode import to_json
+from speech_qc.wire.server_messages import StreamError
 
 NORMAL_CLOSE = 1000
 
@@ -45,4 +46,4 @@ def close_reason(error: SpeechQCError) -> str:
 
 def error_text(error: SpeechQCError, session_id: str) -> bytes:
     """The `error` message, with the body that HTTP answers have."""
-    return to_json({"type": "error", **error.body(session_id)})
+    return to_json(StreamError(**error.body(session_id)).document())

@@ -6,22 +6,34 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract import Family, ModelContract
+from speech_qc.contract import Family, ModelContract
+from speech_qc.wire.vocabulary import (
+    BandReference,
+    ReadyState,
+    ReloadOutcome,
+    Severity,
+    Status,
+    WorkerReloadOutcome,
+)
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """Base of all parts of an answer."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class ModelInfo(_Answer):
+class ModelInfo(Answer):
     """Which model gave an answer."""
+
+    model_config = ConfigDict(frozen=True)
 
     name: str = Field(examples=["speech-qc-base"])
     version: str = Field(examples=["0.1.0"])
     sha256: str
 
 
-class ErrorDetail(_Answer):
+class ErrorDetail(Answer):
     """One error."""
 
     code: str = Field(examples=["invalid_audio"])
@@ -30,13 +42,13 @@ class ErrorDetail(_Answer):
     request_id: str | None
 
 
-class ErrorAnswer(_Answer):
+class ErrorAnswer(Answer):
     """The body of every error."""
 
     error: ErrorDetail
 
 
-class AudioAnswer(_Answer):
+class AudioAnswer(Answer):
     """The recording as its header and its samples say."""
 
     duration_s: float = Field(examples=[8.0])
@@ -46,17 +58,17 @@ class AudioAnswer(_Answer):
     frames: int = Field(description="Frames of 20 ms of each channel: ceil(N / 320) for N samples at 16 kHz.")
 
 
-class BandAnswer(_Answer):
+class BandAnswer(Answer):
     """The frequencies that an event is made of."""
 
     low_hz: float = Field(ge=0)
     high_hz: float = Field(ge=0)
-    against: Literal["floor", "itself"] = Field(
+    against: BandReference = Field(
         description="What the event's spectrum was held against: the floor around it, or its own strongest band."
     )
 
 
-class EvidenceAnswer(_Answer):
+class EvidenceAnswer(Answer):
     """What speaks for an event; `unknown` says of each null why it is one."""
 
     band: BandAnswer | None
@@ -67,7 +79,7 @@ class EvidenceAnswer(_Answer):
     unknown: dict[str, str]
 
 
-class EventAnswer(_Answer):
+class EventAnswer(Answer):
     """A stretch in which one label was found."""
 
     event_id: int
@@ -77,11 +89,11 @@ class EventAnswer(_Answer):
     offset_s: float | None
     score_max: float = Field(ge=0, le=1)
     score_mean: float = Field(ge=0, le=1)
-    severity: Literal["minor", "moderate", "severe"]
+    severity: Severity
     evidence: EvidenceAnswer | None = Field(default=None, description="Absent without explain=true.")
 
 
-class LevelsAnswer(_Answer):
+class LevelsAnswer(Answer):
     """Measures of the signal itself, at its own rate; null where there is nothing to measure."""
 
     rms_dbfs: float | None
@@ -92,7 +104,7 @@ class LevelsAnswer(_Answer):
     bandwidth_hz: float | None
 
 
-class SummaryAnswer(_Answer):
+class SummaryAnswer(Answer):
     """Figures of the whole channel; `unknown` says of each null why it is one."""
 
     speech_ratio: float | None
@@ -105,7 +117,7 @@ class SummaryAnswer(_Answer):
     unknown: dict[str, str]
 
 
-class ReasonAnswer(_Answer):
+class ReasonAnswer(Answer):
     """One finding behind a verdict."""
 
     code: str = Field(examples=["snr_db_below"])
@@ -115,20 +127,17 @@ class ReasonAnswer(_Answer):
     limit: float | None
 
 
-class VerdictAnswer(_Answer):
+class VerdictAnswer(Answer):
     """The judgement by the profile."""
 
-    status: Literal["pass", "warn", "fail", "unknown"]
+    status: Status
     reasons: list[ReasonAnswer]
 
 
-class ChannelAnswer(_Answer):
-    """One channel."""
+class ChannelFindings(Answer):
+    """What was found in one channel, apart from its frames."""
 
     channel: int
-    frames: dict[str, list[float | None]] | None = Field(
-        default=None, description="Scores by label, one per 20 ms; absent with frames=false."
-    )
     events: list[EventAnswer]
     events_dropped: int | None = Field(default=None, description="Events beyond the limit, found but not listed.")
     levels: LevelsAnswer
@@ -136,7 +145,15 @@ class ChannelAnswer(_Answer):
     verdict: VerdictAnswer
 
 
-class TimingAnswer(_Answer):
+class ChannelAnswer(ChannelFindings):
+    """One channel."""
+
+    frames: dict[str, list[float | None]] | None = Field(
+        default=None, description="Scores by label, one per 20 ms; absent with frames=false."
+    )
+
+
+class TimingAnswer(Answer):
     """Seconds spent; a step that several chunks shared counts whole for each."""
 
     decode_s: float
@@ -146,7 +163,7 @@ class TimingAnswer(_Answer):
     total_s: float
 
 
-class InspectAnswer(_Answer):
+class InspectAnswer(Answer):
     """The answer to an inspected recording."""
 
     request_id: str
@@ -157,7 +174,7 @@ class InspectAnswer(_Answer):
     timing: TimingAnswer
 
 
-class ModelAnswer(_Answer):
+class ModelAnswer(Answer):
     """The model in use and how it runs."""
 
     model: ModelInfo
@@ -170,17 +187,17 @@ class ModelAnswer(_Answer):
     contract: ModelContract
 
 
-class HealthAnswer(_Answer):
+class HealthAnswer(Answer):
     """The process answers."""
 
     status: Literal["live"]
     version: str
 
 
-class ReadyAnswer(_Answer):
+class ReadyAnswer(Answer):
     """Whether new work is welcome."""
 
-    status: Literal["ready", "starting", "draining", "dead"]
+    status: ReadyState
     provider: str
     provider_fallback: bool
     model: ModelInfo
@@ -190,18 +207,18 @@ class ReadyAnswer(_Answer):
     reason: str | None
 
 
-class TokenAnswer(_Answer):
+class TokenAnswer(Answer):
     """A token that stands for a key."""
 
     token: str
     expires_in_s: float = Field(examples=[60.0])
 
 
-class WorkerReload(_Answer):
+class WorkerReload(Answer):
     """How a reload ended in one of several processes."""
 
     worker: int
-    outcome: Literal["replaced", "unchanged", "starting", "failed", "kept"] = Field(
+    outcome: WorkerReloadOutcome = Field(
         description="`starting`: it is just being started, and loads the file as it is now. Only in the `detail` of an "
         "error: `failed`, its old model serves on; `kept`, it was not asked."
     )
@@ -210,10 +227,10 @@ class WorkerReload(_Answer):
     message: str | None = None
 
 
-class ReloadAnswer(_Answer):
+class ReloadAnswer(Answer):
     """How a reload ended."""
 
-    outcome: Literal["replaced", "unchanged"] = Field(description="`unchanged`: the file holds the model in use.")
+    outcome: ReloadOutcome = Field(description="`unchanged`: the file holds the model in use.")
     model: ModelInfo
     old_models: int = Field(description="Earlier models that streams still use.")
     workers: list[WorkerReload] | None = Field(None, description="With several processes: how it ended in each.")

@@ -1,7 +1,8 @@
-"""Every message that a server sends on `WebSocket /v1/stream` as a type; a client's are in `service.live.commands`.
+"""Every message that a server sends on `WebSocket /v1/stream`; a client's are in `speech_qc.wire.client_messages`.
 
-They are encoded straight from arrays on the hot path; the tests hold each one to its type, and `service.client` parses
-into them. Knows pydantic and nothing of sockets.
+The server builds its messages from these types, and `speech_qc.client.stream` parses into them. `Scores` alone is
+written straight from arrays, many times a second for each stream; a test holds that form to its type. Knows pydantic
+and nothing of sockets.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from service.api.schemas import ErrorDetail as ErrorDetail
-from service.api.schemas import EventAnswer, LevelsAnswer, ModelInfo, SummaryAnswer, TimingAnswer, VerdictAnswer
-from service.live.commands import Message
+from speech_qc.wire.client_messages import Message
+from speech_qc.wire.schemas import Answer, ChannelFindings, EventAnswer, ModelInfo, TimingAnswer
+from speech_qc.wire.schemas import ErrorDetail as ErrorDetail
+from speech_qc.wire.vocabulary import Encoding, Phase, WarningCode
 
 
 class Ready(Message):
     """First message: the stream as it was agreed on."""
 
-    type: Literal["ready"]
+    type: Literal["ready"] = "ready"
     session_id: str
     session_name: str | None
     model: ModelInfo
@@ -26,7 +28,7 @@ class Ready(Message):
     latency_s: float = Field(
         description="From a sample's arrival until its frame's scores are sent, without computing."
     )
-    encoding: Literal["linear16", "mulaw", "alaw", "float32"]
+    encoding: Encoding
     sample_rate_hz: int
     channels: int
     emit_ms: int
@@ -34,7 +36,7 @@ class Ready(Message):
     profile: str
 
 
-class ScoresChannel(Message):
+class ScoresChannel(Answer):
     """One channel's part of `scores`."""
 
     channel: int
@@ -44,27 +46,25 @@ class ScoresChannel(Message):
 class Scores(Message):
     """Scores of the next frames; gapless."""
 
-    type: Literal["scores"]
+    type: Literal["scores"] = "scores"
     first_frame: int
     start_s: float
     channels: list[ScoresChannel]
 
 
-class EventNews(EventAnswer):
+class EventNews(EventAnswer, Message):
     """An event has begun, with what is known so far, or has ended, complete."""
 
-    type: Literal["event"]
-    phase: Literal["begin", "end"]
+    type: Literal["event"] = "event"
+    phase: Phase
     channel: int
 
 
 class StreamWarning(Message):
     """Something the sender should know; the stream goes on."""
 
-    type: Literal["warning"]
-    code: Literal[
-        "too_fast", "too_slow", "silence", "clipping", "rate_mismatch", "encoding_mismatch", "incomplete_sample"
-    ]
+    type: Literal["warning"] = "warning"
+    code: WarningCode
     message: str
     channel: int | None = Field(description="null: of the whole stream")
 
@@ -72,14 +72,14 @@ class StreamWarning(Message):
 class StreamError(Message):
     """What was wrong; after a text message that cannot be used the stream goes on, else a close follows."""
 
-    type: Literal["error"]
+    type: Literal["error"] = "error"
     error: ErrorDetail
 
 
 class Configured(Message):
     """Answer to `Configure`: what holds from `first_frame` on."""
 
-    type: Literal["configured"]
+    type: Literal["configured"] = "configured"
     first_frame: int
     labels: list[str]
     emit_ms: int
@@ -90,30 +90,19 @@ class Configured(Message):
 class Finalized(Message):
     """Answer to `Finalize`."""
 
-    type: Literal["finalized"]
+    type: Literal["finalized"] = "finalized"
     frames: int = Field(description="Frames of each channel scored and sent so far.")
-
-
-class SummaryChannel(Message):
-    """What `/v1/inspect` says of a channel, without its frames."""
-
-    channel: int
-    events: list[EventAnswer]
-    events_dropped: int | None = None
-    levels: LevelsAnswer
-    summary: SummaryAnswer
-    verdict: VerdictAnswer
 
 
 class Summary(Message):
     """Last message of a stream that was closed in order."""
 
-    type: Literal["summary"]
+    type: Literal["summary"] = "summary"
     session_id: str
     session_name: str | None
     duration_s: float
     frames: int
-    channels: list[SummaryChannel]
+    channels: list[ChannelFindings]
     timing: TimingAnswer
 
 

@@ -4,8 +4,8 @@ A worker has its own engine, event loop and places; it shares nothing with the o
 the parent gives away one by one. Knows no HTTP.
 """
 
-from service.workers.handover import Taker
-from service.workers.member import Job, Member
-from service.workers.supervisor import Supervisor
+from speech_qc.workers.fd_passing import ConnectionReceiver
+from speech_qc.workers.member import Job, Member
+from speech_qc.workers.supervisor import Supervisor
 
-__all__ = ["Job", "Member", "Supervisor", "Taker"]
+__all__ = ["ConnectionReceiver", "Job", "Member", "Supervisor"]

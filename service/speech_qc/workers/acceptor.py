@@ -12,10 +12,10 @@ import logging
 import os
 import socket
 
-from service.errors import SettingsError
-from service.workers.handover import Giver
+from speech_qc.errors import SettingsError
+from speech_qc.workers.fd_passing import ConnectionSender
 
-logger = logging.getLogger("service.workers")
+logger = logging.getLogger("speech_qc.workers")
 
 BACKLOG = 2048
 """Connections that wait in the kernel per address, as in uvicorn; the kernel's own bound may be lower."""
@@ -61,7 +61,7 @@ def _no_address(host: str, port: int, error: OSError) -> SettingsError:
     )
 
 
-class Door:
+class Acceptor:
     """Accepts at all addresses, in the parent's event loop, and gives connections to workers.
 
     The one with fewest open gets the next; among equals, the one whose last was longest ago. Taking turns alone would
@@ -79,12 +79,12 @@ class Door:
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         self._sockets = bind_all(host, port)
-        self._givers: list[Giver] = []  # in the order of their turns
+        self._givers: list[ConnectionSender] = []  # in the order of their turns
         self._held: socket.socket | None = None
         self._rest: asyncio.TimerHandle | None = None
         self._listening = self._watching = self._closed = False
 
-    def add(self, giver: Giver) -> None:
+    def add(self, giver: ConnectionSender) -> None:
         """A worker is ready; the first one opens the port.
 
         Raises:
@@ -103,7 +103,7 @@ class Door:
         self._givers.insert(0, giver)
         self.update()
 
-    def remove(self, giver: Giver) -> None:
+    def remove(self, giver: ConnectionSender) -> None:
         """A worker takes no more; may be called twice, and without `add`."""
         if giver in self._givers:
             self._givers.remove(giver)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-logger = logging.getLogger("service.workers")
+logger = logging.getLogger("speech_qc.workers")
 
 MOST_ON_THE_WAY = 64
 """Connections given to a worker that has not taken them yet; a worker that hangs keeps no more than that waiting. The
@@ -29,7 +29,7 @@ KEEPS_UNTIL_TAKEN = sys.platform == "darwin"
 Source: Chromium's IPC channel, https://crbug.com/298276."""
 
 
-class Giver:
+class ConnectionSender:
     """The parent's end: gives connections to one worker and knows how many that worker has.
 
     Args:
@@ -85,7 +85,7 @@ class Giver:
             self._kept.popleft().close()
 
 
-class Taker:
+class ConnectionReceiver:
     """The worker's end; belongs to the event loop of its server.
 
     Args:

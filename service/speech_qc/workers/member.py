@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from service.errors import ReloadFailed, StartupError
-from service.settings import Settings
-from service.workers.channel import Channel, Message, encode, hear_first
-from service.workers.reloading import ALL_S, FAILED
-from service.workers.series import merge
+from speech_qc.errors import ReloadFailed, StartupError
+from speech_qc.settings import Settings
+from speech_qc.workers.channel import Channel, Message, encode, hear_first
+from speech_qc.workers.metrics_merge import merge
+from speech_qc.workers.reload import ALL_S, FAILED
 
-logger = logging.getLogger("service.workers")
+logger = logging.getLogger("speech_qc.workers")
 
 COLLECT_S = 3.0
 """Longest wait for the parent's answer; longer than the parent waits for a worker, shorter than a scrape may take."""
@@ -31,7 +31,7 @@ class Job:
         worker: Its number, from 0.
         workers: How many there are.
         settings: All settings, with what the command line said.
-        handover: Inherited descriptor that connections come over, see `service.workers.handover.Taker`.
+        handover: Inherited descriptor over which connections arrive, see `fd_passing.ConnectionReceiver`.
     """
 
     worker: int
@@ -85,7 +85,7 @@ class Member:
         self._read = read
 
     def offer_reload(self, reload: Callable[[], Awaitable[Message]]) -> None:
-        """Say how this worker loads the model file anew; it answers as `service.workers.reloading` has it."""
+        """Say how this worker loads the model file anew; it answers as `speech_qc.workers.reload` has it."""
         self._reload = reload
 
     def fail(self, error: StartupError) -> None:
@@ -100,7 +100,7 @@ class Member:
         self._channel.say("up")
 
     def report(self, taken: int, still_open: int, fit: bool) -> None:
-        """Tell the parent what it chooses workers by, if that has changed; see `Giver.note`."""
+        """Tell the parent what it chooses workers by, if that has changed; see `ConnectionSender.note`."""
         load = (taken, still_open, fit)
         if self._channel is not None and load != self._load:
             self._load = load

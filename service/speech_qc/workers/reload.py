@@ -14,9 +14,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from service.workers.channel import Message
+from speech_qc.workers.channel import Message
 
-logger = logging.getLogger("service.workers")
+logger = logging.getLogger("speech_qc.workers")
 
 RELOAD_S = 120.0
 """Longest wait for one worker to load the file and warm the model up: seconds on a CPU, a minute on a slow GPU."""

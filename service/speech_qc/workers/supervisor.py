@@ -7,22 +7,22 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
-from service.draining import Drain
-from service.errors import SettingsError, StartupError
-from service.settings import Settings
-from service.workers.channel import Channel, Message
-from service.workers.handover import Giver
-from service.workers.listening import Door
-from service.workers.member import Job
-from service.workers.reloading import FAILED, RELOAD_S, Reloads
+from speech_qc.errors import SettingsError, StartupError
+from speech_qc.exit_codes import FOUND, OK, of_signal
+from speech_qc.settings import Settings
+from speech_qc.shutdown import DrainDeadline
+from speech_qc.workers.acceptor import Acceptor
+from speech_qc.workers.channel import Channel, Message
+from speech_qc.workers.fd_passing import ConnectionSender
+from speech_qc.workers.member import Job
+from speech_qc.workers.reload import FAILED, RELOAD_S, Reloads
 
-logger = logging.getLogger("service.workers")
+logger = logging.getLogger("speech_qc.workers")
 
 READ_S = 2.0
 """Longest wait for the metrics of one worker."""
@@ -49,7 +49,7 @@ class _Worker:
     """One process and the parent's ends of what leads to it."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, channel: Channel, giver: Giver, reloads_before: int
+        self, process: asyncio.subprocess.Process, channel: Channel, giver: ConnectionSender, reloads_before: int
     ) -> None:
         self.process, self.channel, self.giver, self.reloads_before = process, channel, giver, reloads_before
         self.up = self.served = False
@@ -64,7 +64,7 @@ class _Worker:
         return text
 
     async def reload(self) -> Message:
-        """Have it load the model file anew; how that went, as `service.workers.reloading` has it."""
+        """Have it load the model file anew; how that went, as `speech_qc.workers.reload` has it."""
         try:
             said = await self.channel.ask("reload", RELOAD_S)
         except TimeoutError:
@@ -100,7 +100,7 @@ class Supervisor:
         self._reloads = Reloads(self._reload_one, self._up, range(settings.workers))
         self._stopping = asyncio.Event()
         self._failure: SettingsError | None = None
-        self._code = 0
+        self._code = OK
 
     def run(self) -> int:
         """Serve until a signal; a second one kills what is still at work.
@@ -113,9 +113,9 @@ class Supervisor:
         """
         if os.name != "posix":
             raise SettingsError("several workers need Linux or macOS; set SPEECHQC_WORKERS=1 or leave --workers out")
-        return asyncio.run(self._run(Door(self._settings.host, self._settings.port)))
+        return asyncio.run(self._run(Acceptor(self._settings.host, self._settings.port)))
 
-    async def _run(self, door: Door) -> int:
+    async def _run(self, door: Acceptor) -> int:
         self._door = door
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
@@ -163,7 +163,7 @@ class Supervisor:
             del self._workers[number]
             self._door.remove(worker.giver)
         if self._stopping.is_set() and code not in (0, -signal.SIGTERM):
-            self._code = self._code or 1
+            self._code = self._code or FOUND
         name = f"worker {number} (process {worker.process.pid})"
         if worker.failure is not None:
             return f"{name} does not start: {worker.failure}"
@@ -179,8 +179,6 @@ class Supervisor:
                 *self._command, str(theirs.fileno()), str(number),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), descriptor],
-                # Where modules are found here, they are found there, whatever lies in the current folder.
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
                 start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, which ends all in order
             )  # fmt: skip
         except OSError:
@@ -193,7 +191,7 @@ class Supervisor:
         job = Job(number, self._settings.workers, self._settings, descriptor)
         with suppress(OSError):  # it has ended already, which its keeper will see
             ours.sendall(job.encode())
-        worker = _Worker(process, await Channel.over(ours), Giver(giving), reloads_before)
+        worker = _Worker(process, await Channel.over(ours), ConnectionSender(giving), reloads_before)
         self._workers[number] = worker
         if self._stopping.is_set():
             worker.send(signal.SIGTERM)
@@ -268,7 +266,7 @@ class Supervisor:
             self._stop()
         else:
             logger.warning("%s again: what is still at work is broken off", number.name)
-            self._code = 128 + number
+            self._code = of_signal(number)
             self._send(signal.SIGKILL)
 
     def _stop(self) -> None:
@@ -277,11 +275,11 @@ class Supervisor:
         self._stopping.set()
         self._door.close()
         self._send(signal.SIGTERM)
-        asyncio.get_running_loop().call_later(Drain(self._settings.drain_s).left_s + LATE_S, self._give_up)
+        asyncio.get_running_loop().call_later(DrainDeadline(self._settings.drain_s).left_s + LATE_S, self._give_up)
 
     def _give_up(self) -> None:
         logger.error("workers %s did not end in time; they are killed", sorted(self._workers))
-        self._code = self._code or 1
+        self._code = self._code or FOUND
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:

@@ -7,17 +7,16 @@ hiding bands from the model and watching its score does, at no further run of th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio.features import mel_filterbank
-from service.contract import FeatureSpec
+from speech_qc.audio.features import mel_filterbank
+from speech_qc.contract import FeatureSpec
+from speech_qc.wire.vocabulary import BandReference
 
 Float64 = NDArray[np.float64]
 
-Against = Literal["floor", "itself"]
 """What the spectrum was held against: the floor around the event, or nothing but its own strongest band."""
 
 MIN_EXCESS_DB = 6.0
@@ -48,7 +47,7 @@ class Band:
 
     low_hz: float
     high_hz: float
-    against: Against
+    against: BandReference
 
 
 class BandFinder:
@@ -75,7 +74,7 @@ class BandFinder:
         Returns:
             The band, and the mel bands that it consists of.
         """
-        against: Against = "itself"
+        against: BandReference = "itself"
         own_db, reach_db = inside_db, OWN_RANGE_DB
         if floor_db is not None and (inside_db - floor_db >= MIN_EXCESS_DB).any():
             against, reach_db = "floor", FLOOR_RANGE_DB

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import ModelContract
-from service.explain.band import Band, BandFinder
-from service.scoring import Event
+from speech_qc.contract import ModelContract
+from speech_qc.pipeline.explain.band import Band, BandFinder
+from speech_qc.scoring import Event
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

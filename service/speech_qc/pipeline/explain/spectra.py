@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.audio.features import FrontEnd
-from service.contract import FeatureSpec
+from speech_qc.audio.features import FrontEnd
+from speech_qc.contract import FeatureSpec
 
 Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]

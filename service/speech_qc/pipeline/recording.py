@@ -1,0 +1,208 @@
+"""One recording from decoded blocks to findings: its channels, apart from who decodes and who runs the model.
+
+`pipeline.inspector` drives it through the engine, `pipeline.direct` without one; both get the same answer. Knows
+neither asyncio nor HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio import AudioInfo
+from speech_qc.audio.features import FrontEnd
+from speech_qc.contract import ModelContract
+from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
+from speech_qc.pipeline.session import ChannelRecord, ChunkReader, ChunkReading, Session
+from speech_qc.scoring import Profile
+from speech_qc.wire.vocabulary import ChannelMode
+
+Block = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds spent, summed over channels; a step that is shared counts whole for each that shares it."""
+
+    decode_s: float
+    features_s: float
+    queue_s: float
+    inference_s: float
+    total_s: float
+
+    def stages(self) -> dict[str, float]:
+        """Seconds by the name of their stage, for metrics and traces."""
+        return {
+            "decode": self.decode_s,
+            "features": self.features_s,
+            "queue": self.queue_s,
+            "inference": self.inference_s,
+            "total": self.total_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingFindings:
+    """Everything that was found in one recording."""
+
+    audio: AudioInfo
+    channels: list[ChannelRecord]
+    timing: Timing
+    evidence: list[list[Evidence]] | None = None
+    """For each event of each channel, in order; None when none was asked for."""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return self.channels[0].duration_s
+
+    @property
+    def frame_total(self) -> int:
+        """Output frames of each channel."""
+        return self.channels[0].frame_total
+
+
+@dataclass(frozen=True, slots=True)
+class InspectOptions:
+    """What the caller wants to know.
+
+    Args:
+        profile: Limits of the verdict.
+        channels: Each channel by itself, or their mean.
+        keep_frames: Keep the scores of every frame.
+        max_events: Events kept per channel.
+        explain: Give evidence for each event; the scores are kept for that, too.
+        deadline_s: Longest work, decoding and inference together; waiting for bytes does not count. None: no bound.
+    """
+
+    profile: Profile
+    channels: ChannelMode = "split"
+    keep_frames: bool = True
+    max_events: int = 10_000
+    explain: bool = False
+    deadline_s: float | None = None
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether the scores of every frame are needed, for the answer or for the evidence."""
+        return self.keep_frames or self.explain
+
+
+class Recording:
+    """The channels of one recording; used by one task or thread at a time.
+
+    `open` it when the header is known, `push` what is decoded, and carry chunks to the model: `next_hops`, the
+    session's `take`, then `accept`. After the last block `finish`, carry the rest, then ask for `records`.
+
+    Args:
+        contract: Of the model.
+        options: What to keep and how to judge.
+        reader: Of the same contract, where many recordings share one.
+    """
+
+    def __init__(self, contract: ModelContract, options: InspectOptions, reader: ChunkReader | None = None) -> None:
+        self._contract, self._options = contract, options
+        self._reader = reader or ChunkReader(contract)
+        self.sessions: list[Session] = []
+        """One per channel, once it is open."""
+        self._keepers: list[SpectrumKeeper] = []  # one per session when evidence is wanted, else none
+
+    def open(self, info: AudioInfo) -> None:
+        """Make the sessions, now that the number of channels is known.
+
+        Raises:
+            InvalidAudio: A sample rate that no speech recording has.
+        """
+        options = self._options
+        count = 1 if options.channels == "mix" else info.channels
+        if options.explain:
+            front_end = FrontEnd(self._contract.features)
+            self._keepers = [SpectrumKeeper(front_end, MAX_FRAMES // count) for _ in range(count)]
+        for _ in range(count):
+            self.sessions.append(
+                Session(
+                    self._contract,
+                    info.sample_rate_hz,
+                    keep_frames=options.needs_frames,
+                    max_events=options.max_events,
+                    reader=self._reader,
+                )
+            )
+
+    def push(self, blocks: Sequence[Block]) -> None:
+        """Take decoded blocks.
+
+        Args:
+            blocks: Each float32 (n, channels).
+
+        Raises:
+            InvalidAudio: See `Session.push`.
+        """
+        for block in blocks:
+            if self._options.channels == "mix":
+                self.sessions[0].push(block.mean(axis=1, dtype=np.float32))
+                continue
+            for channel, session in enumerate(self.sessions):
+                session.push(np.ascontiguousarray(block[:, channel]))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no sample has come."""
+        return not self.sessions or self.sessions[0].samples_in == 0
+
+    @property
+    def frames_done(self) -> int:
+        """Frames scored so far, of all channels."""
+        return sum(session.frames_done for session in self.sessions)
+
+    def next_hops(self, channel: int, large: int, small: int) -> int | None:
+        """Hops of a channel's next chunk; None when too little audio is there, or nothing is left.
+
+        Large chunks while audio comes; at the end a large one if it is mostly used, else small ones.
+        """
+        session = self.sessions[channel]
+        hops = session.remaining_hops
+        if hops >= large:
+            return large
+        if not session.finished or hops == 0:
+            return None
+        return large if hops > large // 2 else small
+
+    def accept(self, channel: int, reading: ChunkReading) -> None:
+        """Take the scores of a channel's next chunk."""
+        self.sessions[channel].accept(reading)
+
+    def keep_spectrum(self, channel: int, chunk: Block) -> None:
+        """Keep what the evidence needs of a chunk, if any is wanted; takes a moment."""
+        if self._keepers:
+            self._keepers[channel].add(chunk)
+
+    def finish(self) -> None:
+        """There is no more audio.
+
+        Raises:
+            InvalidAudio: None came at all.
+        """
+        if self.is_empty:
+            raise InvalidAudio("expected samples, the recording holds none: upload the finished recording")
+        for session in self.sessions:
+            session.finish()
+
+    def records(self) -> list[ChannelRecord]:
+        """Say everything about each channel; when all chunks were accepted."""
+        return [session.record(self._options.profile) for session in self.sessions]
+
+    def explain(self, records: Sequence[ChannelRecord]) -> list[list[Evidence]] | None:
+        """Find the evidence for every event, if it was asked for; takes about a millisecond each."""
+        if not self._options.explain:
+            return None
+        explainer = Explainer(self._contract)
+        evidence = []
+        for record, keeper in zip(records, self._keepers, strict=True):
+            assert record.frames is not None  # the sessions were told to keep them
+            evidence.append(explainer.explain(record.events, record.frames, keeper.kept()))
+        return evidence

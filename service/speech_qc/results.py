@@ -1,0 +1,147 @@
+"""What the Python API gives: the answer of `POST /v1/inspect` and of a stream, as objects with NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from speech_qc.wire.encode import to_json
+from speech_qc.wire.schemas import (
+    AudioAnswer,
+    ChannelFindings,
+    EventAnswer,
+    LevelsAnswer,
+    ModelInfo,
+    SummaryAnswer,
+    TimingAnswer,
+    VerdictAnswer,
+)
+from speech_qc.wire.server_messages import EventNews
+from speech_qc.wire.vocabulary import Status
+
+Frames = dict[str, NDArray[np.float32]]
+"""Scores by label, float32 (frames,), one per 20 ms; NaN where there is no value."""
+
+WORST_FIRST: tuple[Status, ...] = ("fail", "warn", "unknown", "pass")
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One channel.
+
+    Attributes:
+        frames: Scores by label, float32 (frames,), NaN where there is no value; empty where none were kept.
+        events_dropped: Events beyond the limit, found but not listed.
+    """
+
+    channel: int
+    frames: Frames
+    events: Sequence[EventAnswer]
+    events_dropped: int
+    levels: LevelsAnswer
+    summary: SummaryAnswer
+    verdict: VerdictAnswer
+
+    @classmethod
+    def of(cls, found: ChannelFindings, frames: Frames | None = None) -> Channel:
+        """Make it from the type that crosses the wire."""
+        return cls(
+            channel=found.channel,
+            frames=frames or {},
+            events=tuple(found.events),
+            events_dropped=found.events_dropped or 0,
+            levels=found.levels,
+            summary=found.summary,
+            verdict=found.verdict,
+        )
+
+
+class _Result:
+    """What recordings and streams share: channels, and the verdict of the worst of them."""
+
+    def __init__(self, document: dict[str, Any], channels: Iterable[Channel]) -> None:
+        self.document = document
+        """As `to_dict`, but with scores as arrays, NaN where there is no value."""
+        self.channels = tuple(channels)
+
+    @property
+    def verdict(self) -> VerdictAnswer:
+        """Verdict of the worst channel: `fail` before `warn`, `unknown` and `pass`."""
+        verdicts = [channel.verdict for channel in self.channels]
+        return min(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.status))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document as JSON has it: lists of numbers, None where there is no value."""
+        document: dict[str, Any] = orjson.loads(to_json(self.document))
+        return document
+
+
+class Inspection(_Result):
+    """The findings about one recording; `to_dict()` is the answer of `POST /v1/inspect`.
+
+    Attributes:
+        model: Which model gave the answer.
+        audio: Length, rate, channels and encoding.
+        frame_hop_s: Seconds from one frame to the next; frame i covers [i · hop, (i + 1) · hop).
+        channels: One per channel, or one for their mean.
+        timing: Seconds spent.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        """Read the document of `pipeline.documents.inspection_document`, which holds frames as arrays."""
+        channels = []
+        for answer in document["channels"]:
+            rest = {name: value for name, value in answer.items() if name != "frames"}
+            channels.append(Channel.of(ChannelFindings(**rest), answer.get("frames")))
+        super().__init__(document, channels)
+        self.model = ModelInfo(**document["model"])
+        self.audio = AudioAnswer(**document["audio"])
+        self.frame_hop_s: float = document["frame_hop_s"]
+        self.timing = TimingAnswer(**document["timing"])
+
+    def __repr__(self) -> str:
+        return f"<Inspection {self.verdict.status}: {self.audio.duration_s:g} s, {len(self.channels)} channel(s)>"
+
+
+class StreamResult(_Result):
+    """The findings about a whole stream; `to_dict()` holds what the `summary` message of `/v1/stream` says of it.
+
+    Attributes:
+        duration_s: Seconds of audio.
+        frames: Frames of each channel.
+        channels: One per channel; their `frames` are empty, since a stream of any length takes constant memory.
+    """
+
+    def __init__(self, duration_s: float, frames: int, channels: Sequence[ChannelFindings]) -> None:
+        document = {
+            "duration_s": duration_s,
+            "frames": frames,
+            "channels": [found.model_dump(exclude_unset=True) for found in channels],
+        }
+        super().__init__(document, map(Channel.of, channels))
+        self.duration_s, self.frames = duration_s, frames
+
+    def __repr__(self) -> str:
+        return f"<StreamResult {self.verdict.status}: {self.duration_s:g} s, {len(self.channels)} channel(s)>"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUpdate:
+    """What became known by a push.
+
+    Attributes:
+        first_frame: Index of its first frame in the stream; updates are gapless.
+        start_s: Start of that frame.
+        channels: Scores of its frames by label, for each channel; empty arrays where only events became known.
+        events: Events that have begun or ended, with their `phase` and `channel`.
+    """
+
+    first_frame: int
+    start_s: float
+    channels: tuple[Frames, ...]
+    events: tuple[EventNews, ...]

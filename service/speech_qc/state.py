@@ -1,0 +1,67 @@
+"""What a request may ask the server for: the parts of one running application, in one object, with no globals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from speech_qc.admission.memory import MemoryBudget
+from speech_qc.admission.quotas import Quotas
+from speech_qc.admission.streams import StreamRegistry
+from speech_qc.admission.uploads import UploadPlaces
+from speech_qc.contract import ModelContract
+from speech_qc.engine import Engine, Model
+from speech_qc.model.reload import Generations
+from speech_qc.pipeline.session import ChunkReader
+from speech_qc.scoring import Profiles
+from speech_qc.security.api_keys import KeyRing
+from speech_qc.settings import Settings
+from speech_qc.shutdown import DrainDeadline
+from speech_qc.telemetry.metrics import Metrics
+from speech_qc.telemetry.tracing import Tracing
+from speech_qc.wire.schemas import ModelInfo
+from speech_qc.workers.member import Member
+
+
+@dataclass(slots=True)
+class AppState:
+    """The parts of one running server."""
+
+    settings: Settings
+    profiles: Profiles
+    metrics: Metrics
+    models: Generations
+    streams: StreamRegistry
+    ring: KeyRing | None
+    """None where everybody may come in."""
+    quotas: Quotas
+    uploads: UploadPlaces
+    memory: MemoryBudget
+    tracing: Tracing
+    drain: DrainDeadline
+    member: Member | None = None
+    """This process among several workers; None when it is the only one."""
+
+    @property
+    def model(self) -> Model:
+        """The model in use; whoever asks for more than one thing of it takes `models.current` once."""
+        return self.models.current.model
+
+    @property
+    def engine(self) -> Engine:
+        """Runs the model in use."""
+        return self.models.current.engine
+
+    @property
+    def reader(self) -> ChunkReader:
+        """The engine's, for the sessions to share."""
+        return self.models.current.reader
+
+    @property
+    def contract(self) -> ModelContract:
+        """Contract of the model in use."""
+        return self.models.current.contract
+
+    @property
+    def identity(self) -> ModelInfo:
+        """Which model answers."""
+        return self.models.current.identity
