@@ -21,11 +21,9 @@ right less often.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +32,14 @@ import soundfile
 from numpy.typing import NDArray
 from recording import machine, markdown, record
 
-from speech_qc.audio.decode import Decoder
+from speech_qc.audio import DecodeLimits
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import Runner
+from speech_qc.pipeline.direct import DirectModel, inspect_blocks
 from speech_qc.pipeline.explain import Explainer, SpectrumKeeper
-from speech_qc.pipeline.factory import decode_limits, make_engine, make_lanes, make_runner
-from speech_qc.pipeline.inspector import Inspection, InspectOptions, Inspector
+from speech_qc.pipeline.factory import make_runner
+from speech_qc.pipeline.recording import InspectOptions, RecordingFindings
+from speech_qc.pipeline.sources import BytesSource
 from speech_qc.scoring import Event, load_profiles
 from speech_qc.settings import Settings
 from training.corpora.manifest import read_manifest
@@ -132,26 +132,16 @@ def make_source(rng: np.random.Generator, kind: str, count: int) -> tuple[NDArra
     return source, band_hz
 
 
-async def inspect_all(mixtures: list[Mixture], settings: Settings, runner: Runner) -> list[Inspection]:
-    """Inspect each as an upload."""
-    engine = make_engine(settings, runner)
-    await engine.start()
+def inspect_all(mixtures: list[Mixture], runner: Runner) -> list[RecordingFindings]:
+    """Inspect each as a recording."""
     options = InspectOptions(load_profiles().get("default"), explain=True)
+    model = DirectModel(runner)
     answers = []
-    try:
-        for mixture in mixtures:
-            file = io.BytesIO()
-            soundfile.write(file, mixture.samples, RATE_HZ, format="WAV", subtype="PCM_16")
-            decoder = Decoder(decode_limits(settings), "audio/wav", None, None)
-            async with Inspector(engine, runner.contract, make_lanes(settings), options) as inspector:
-                answers.append(await inspector.inspect_bytes(_pieces(file.getvalue()), decoder))
-    finally:
-        await engine.stop()
+    for mixture in mixtures:
+        file = io.BytesIO()
+        soundfile.write(file, mixture.samples, RATE_HZ, format="WAV", subtype="PCM_16")
+        answers.append(inspect_blocks(model, BytesSource(file.getvalue(), DecodeLimits()), options))
     return answers
-
-
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    yield body
 
 
 def hidden_band(runner: Runner, features: Float32, event: Event) -> Span | None:
@@ -218,14 +208,14 @@ def main() -> None:
         raise SystemExit(f"expected speech of the split {options.split!r} in {options.data}, the manifest lists none")
     rng = np.random.default_rng(options.seed)
     mixtures = [make_mixture(rng, talkers) for _ in range(options.mixtures)]
-    answers = asyncio.run(inspect_all(mixtures, settings, runner))
+    answers = inspect_all(mixtures, runner)
     text = compare(mixtures, answers, runner, hide=options.hide)
     print(text)
     if options.record:
         record("evidence", about, text, {str(options.data): "FOLDER"})
 
 
-def compare(mixtures: list[Mixture], answers: list[Inspection], runner: Runner, *, hide: bool) -> str:
+def compare(mixtures: list[Mixture], answers: list[RecordingFindings], runner: Runner, *, hide: bool) -> str:
     """The tables."""
     front_end, explainer = FrontEnd(runner.contract.features), Explainer(runner.contract)
     right: dict[tuple[str, ...], list[bool]] = defaultdict(list)

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_inspect.py [--audio FILE] [--model MODEL.onnx] [--repeats 5] [--hours 1]
 
-In one run, in turn, so that a machine whose speed drifts drifts for all: bare features, bare model, the library, and
+In one run, in turn, so that a machine whose speed drifts drifts for all: bare features, bare model, the Python API, and
 HTTP on loopback, each on the same audio. `x real time` is seconds of audio over seconds of CPU of the process that does
 the work (one core), beside it over wall-clock seconds. Peak memory is the kernel's figure for a whole process. The
 table is printed as Markdown; `--record` appends it to `benchmarks/RESULTS.md` with machine, commit and command.
@@ -11,7 +11,6 @@ table is printed as Markdown; `--record` appends it to `benchmarks/RESULTS.md` w
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import subprocess
 import sys
@@ -28,10 +27,8 @@ from recording import ROOT, machine, record
 
 from speech_qc.audio.features import FrontEnd
 from speech_qc.capacity.host import cpu_seconds, started_server
-from speech_qc.pipeline.documents import inspection_document, model_info
-from speech_qc.pipeline.factory import decode_limits, make_engine, make_lanes, make_runner
-from speech_qc.pipeline.inspector import InspectOptions, Inspector
-from speech_qc.scoring import load_profiles
+from speech_qc.embedded import Detector
+from speech_qc.pipeline.factory import make_runner
 from speech_qc.settings import Settings
 from speech_qc.wire.encode import to_json
 
@@ -76,18 +73,10 @@ def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) ->
         for i in range(len(chunks)):
             _, state = runner.run(features[i % len(features)], state)
 
-    loop = asyncio.new_event_loop()
-    engine = make_engine(settings, runner)
-    loop.run_until_complete(engine.start())
-    options = InspectOptions(load_profiles().get("default"))
+    detector = Detector(settings, runner)
 
-    async def inspect() -> None:
-        lanes = make_lanes(settings)
-        async with Inspector(engine, runner.contract, lanes, options) as inspector:
-            found = await inspector.inspect_file(path, decode_limits(settings))
-        identity = model_info(runner)
-        labels = runner.contract.label_names
-        to_json(inspection_document(found, runner.contract, identity, request_id="", labels=labels))
+    def inspect() -> None:
+        to_json(detector.inspect(path).document)
 
     def over_http() -> tuple[float, float]:
         cpu, wall = cpu_seconds(pid), time.perf_counter()
@@ -106,7 +95,7 @@ def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) ->
     ways: dict[str, Callable[[], tuple[float, float]]] = {
         "bare features": lambda: timed(bare_features),
         "bare model": lambda: timed(bare_model),
-        "library": lambda: timed(lambda: loop.run_until_complete(inspect())),
+        "Python API": lambda: timed(inspect),
         "HTTP": over_http,
     }
     if path.stat().st_size < 10_000_000:  # what four long files at once would need is memory, not patience
@@ -117,8 +106,6 @@ def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) ->
             result = way()
             if turn:  # the first turn warms up
                 taken[name].append(result)
-    loop.run_until_complete(engine.stop())
-    loop.close()
     return {
         name: (statistics.median(c for c, _ in results), statistics.median(w for _, w in results))
         for name, results in taken.items()

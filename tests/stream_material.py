@@ -25,8 +25,9 @@ def receive(session: WebSocketTestSession) -> dict[str, Any]:
     message = session.receive()
     if message["type"] == "websocket.close":
         return {"type": "close", "code": message["code"], "reason": message.get("reason", "")}
-    SERVER.validate_json(message["text"])
-    return json.loads(message["text"])
+    document: dict[str, Any] = json.loads(message["text"])
+    assert SERVER.validate_json(message["text"]).document() == document, "a message is what its type would send"
+    return document
 
 
 def receive_all(session: WebSocketTestSession) -> list[dict[str, Any]]:

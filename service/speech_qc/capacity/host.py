@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,13 +184,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def started_server(max_streams: int, **settings: str) -> Iterator[Host]:
+def started_server(
+    max_streams: int, *, program: Sequence[str] = (sys.executable, "-m", "speech_qc"), **settings: str
+) -> Iterator[Host]:
     """A server of its own process with the settings of this environment, until the block ends.
 
     Where the settings name keys it has one of its own: theirs are known by their hashes alone.
 
     Args:
         max_streams: Places for live channels.
+        program: What is started, without its arguments; this installation by default.
         settings: Further SPEECHQC_ variables, names without the prefix.
 
     Raises:
@@ -199,7 +202,7 @@ def started_server(max_streams: int, **settings: str) -> Iterator[Host]:
     """
     port = free_port()
     given = {"MAX_STREAMS": str(max_streams)} | {name.upper(): value for name, value in settings.items()}
-    command = [sys.executable, "-m", "speech_qc", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [*program, "serve", "--host", "127.0.0.1", "--port", str(port)]
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
         api_key = None
         if load_settings().api_keys_file is not None:

@@ -1,7 +1,6 @@
-"""One live stream: audio of any cut in, scores and events out while it lasts, a summary at its end.
+"""One live stream: audio in messages of any size in, scores and events out while it lasts, a summary at its end.
 
-`options` reads what the client asks for, `commands` are its text messages, `wire` turns bytes into samples, `scorer`
-carries chunks between session and engine, `watch` finds what is worth a warning, `outbox` bounds what waits for the
-client, `stream` ties them together, `hub` knows all streams. Nothing here knows FastAPI; `speech_qc.api.stream` is the
-socket.
+`options` reads what the client asks for, `stream` runs the stream from start to close, `scorer` carries chunks between
+session and engine, `input_checks` finds problems with the audio that the sender should know of, `outbox` bounds what
+waits for the client. Knows neither FastAPI nor uvicorn; `speech_qc.api.stream` is the socket.
 """

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.admission.streams import StreamRegistry
+from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine
 from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.live.input_checks import InputChecks, InputWarning
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
-from speech_qc.live.sample_decoder import SampleDecoder
 from speech_qc.live.scorer import LiveLanes, OnPiece, Scorer
 from speech_qc.pipeline.session import ChannelRecord, ChunkReader
 from speech_qc.scoring import Profiles

@@ -150,7 +150,8 @@ class StreamServer(uvicorn.Server):
         if not self.force_exit:
             await self._parts.streams.drain(self._parts.drain.work_left_s)
             await self._hear_newcomers()
-        self.config.timeout_graceful_shutdown = self._parts.drain.work_left_s  # type: ignore[assignment]  # any number will do
+        left_s = self._parts.drain.work_left_s
+        self.config.timeout_graceful_shutdown = left_s  # type: ignore[assignment]  # any number will do
         await super().shutdown(sockets)
         gc.unfreeze()  # or what is frozen would be called leaked at the end
 

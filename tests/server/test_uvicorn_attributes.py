@@ -1,0 +1,110 @@
+"""Every undocumented attribute of uvicorn and websockets that the server rests on, by name.
+
+The versions are capped in pyproject.toml; raise the cap when this test passes with the newer one.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.protocol import Protocol
+from websockets.server import ServerProtocol
+
+from speech_qc.server.http_protocol import BoundedHttpProtocol
+from speech_qc.server.server import StreamServer
+from speech_qc.server.timeouts import ConnectionTimeouts
+from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
+from speech_qc.server.worker import WorkerServer
+
+USED = {
+    BoundedHttpProtocol: {
+        "_should_upgrade", "_unset_keepalive_if_required", "app", "connection_lost", "connection_made", "connections",
+        "cycle", "data_received", "handle_websocket_upgrade", "loop", "on_header", "on_headers_complete",
+        "on_message_begin", "on_message_complete", "on_url", "parser", "pipeline", "resume_writing",
+        "send_400_response", "timeout_keep_alive", "timeout_keep_alive_handler", "timeout_keep_alive_task",
+        "transport",
+    },
+    LiveWebSocketProtocol: {
+        "close_sent", "config", "conn", "connection_lost", "connection_made", "curr_msg_data_type", "data_received",
+        "disconnected", "frames", "handle_bytes", "handle_cont", "handle_parser_exception", "handle_ping",
+        "handle_pong", "handle_text", "handshake_complete", "handshake_initiated", "initial_response", "logger",
+        "loop", "queue", "read_paused", "resume_writing", "send", "send_receive_event_to_app", "shutdown",
+        "stop_keepalive", "transport", "writable", "receive",
+    },
+    StreamServer: {
+        "config", "force_exit", "handle_exit", "on_tick", "run", "server_state", "servers", "shutdown", "startup",
+    },
+    WorkerServer: {"config", "lifespan", "on_tick", "server_state", "shutdown", "startup"},
+}  # fmt: skip
+"""By class of ours: what it reads, sets, calls or overrides of the class of uvicorn's that it extends."""
+
+UVICORN = {
+    BoundedHttpProtocol: HttpToolsProtocol,
+    LiveWebSocketProtocol: WebSocketsSansIOProtocol,
+    StreamServer: uvicorn.Server,
+    WorkerServer: uvicorn.Server,
+}
+ELSEWHERE = {
+    uvicorn.Server: {"started"},
+    ServerState: {"connections"},
+    ServerProtocol: {"handshake_exc", "send_close", "fail", "data_to_send", "state", "close_sent", "logger", "debug"},
+}
+"""What is used of objects that uvicorn holds."""
+
+
+def names_of(cls: type) -> set[str]:
+    """Attributes of a class and of its objects: what it defines, and what its methods set on themselves."""
+    names = set(dir(cls))
+    for base in cls.__mro__[:-1]:
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError):
+            continue
+        names |= {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+        }
+    return names
+
+
+def used_by(cls: type) -> set[str]:
+    """What the source of a class of ours takes from outside itself, on `self` or by `super()`."""
+    used, own = set(), set()
+    for part in (cls, ConnectionTimeouts) if issubclass(cls, ConnectionTimeouts) else (cls,):
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(part)))):
+            if (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self") or (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Call)
+                and isinstance(node.value.func, ast.Name)
+                and node.value.func.id == "super"
+            ):
+                used.add(node.attr)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                own.add(node.name)
+    return (used | own) & names_of(UVICORN[cls]) - {"__init__"}
+
+
+@pytest.mark.parametrize("cls", USED, ids=lambda cls: cls.__name__)
+def test_each_class_uses_the_attributes_of_uvicorn_that_are_listed_and_no_others(cls):
+    assert used_by(cls) == USED[cls]
+
+
+@pytest.mark.parametrize("cls", USED, ids=lambda cls: cls.__name__)
+def test_every_listed_attribute_is_there(cls):
+    missing = USED[cls] - names_of(UVICORN[cls])
+    assert not missing, f"{UVICORN[cls].__name__} of uvicorn {uvicorn.__version__} has no {missing}"
+
+
+@pytest.mark.parametrize("cls", ELSEWHERE, ids=lambda cls: cls.__name__)
+def test_what_is_used_of_objects_that_uvicorn_holds_is_there(cls):
+    missing = ELSEWHERE[cls] - names_of(cls) - names_of(Protocol if cls is ServerProtocol else cls)
+    missing -= set(getattr(cls, "__dataclass_fields__", ()))
+    assert not missing
