@@ -1,15 +1,16 @@
-# Images of the service, for the CPU and for NVIDIA GPUs. Any builder will do; nothing here needs BuildKit.
+# Images of the service for CPUs and NVIDIA GPUs. Any builder works; BuildKit is not required.
 #
 #   docker build --target cpu -t speech-qc:cpu .
-#   docker build --target gpu -t speech-qc:gpu .        # the CUDA libraries come as wheels, some 2 GB
+#   docker build --target gpu -t speech-qc:gpu .        # the CUDA libraries are wheels, about 2 GB
 #
-# Without --target it is `cpu`, too; the classic builder then builds `gpu` on its way, so say what you want.
+# Without --target the result is `cpu`, but the classic builder then also builds `gpu`, so name the target.
 #
-# Dependencies have the versions of deploy/constraints.txt. They are a layer of their own below the code, which changes
-# often and is small.
+# deploy/constraints.txt pins the dependencies. They form a separate layer below the code, which is small and changes
+# often.
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
-# A stage of its own, whose results are compared by content: pyproject.toml changes more often than what it asks for.
+# A separate stage, so that the cache depends on the content of its output: pyproject.toml changes more often than the
+# requirements in it.
 FROM ${PYTHON_IMAGE} AS requirements
 WORKDIR /requirements
 COPY pyproject.toml deploy/requirements.py ./
@@ -21,14 +22,15 @@ WORKDIR /src
 COPY deploy/constraints.txt ./
 RUN python -m venv --without-pip /opt/venv
 
-# Wheels only: there is no compiler, neither here nor in what runs. The tests of NumPy and SciPy are a quarter of the whole.
+# Wheels only: neither the build stages nor the images contain a compiler. The tests of NumPy and SciPy are removed
+# because they are a quarter of the total size.
 FROM build AS dependencies-cpu
 COPY --from=requirements /requirements/cpu.txt requirements.txt
 RUN python -m pip --python /opt/venv/bin/python install --no-compile --only-binary=:all: -r requirements.txt -c constraints.txt \
  && find /opt/venv/lib/python3*/site-packages/numpy /opt/venv/lib/python3*/site-packages/scipy -type d -name tests -prune -exec rm -r {} + \
  && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
-# The project itself, laid out so that it can be put over either environment.
+# The project itself, laid out so that it can be copied over either environment.
 FROM dependencies-cpu AS code
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
@@ -40,8 +42,9 @@ RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
 FROM ${PYTHON_IMAGE} AS runtime
 RUN groupadd --gid 10001 speechqc \
  && useradd --uid 10001 --gid speechqc --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin speechqc
-# It listens to every address, as what is published must; who that may be is up to `-p` and to keys (docs/deployment.md).
-# The file system may be read-only. BLAS would start a thread for every core of the host, which a container does not have.
+# The service listens on every address, because a published port requires it; `-p` and API keys restrict access
+# (docs/deployment.md). The file system may be read-only. By default, BLAS starts a thread for every core of the host,
+# even if the container may use fewer.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -49,8 +52,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1 \
     SPEECHQC_HOST=0.0.0.0
 EXPOSE 8000
-# Ready, not only alive: balancers and `depends_on` wait for it. Without site-packages it costs a tenth of a second less.
-# 401: where health needs a key (SPEECHQC_HEALTH_NEEDS_KEY), which is not known here, that it answers has to do.
+# Readiness, not only liveness: load balancers and `depends_on` wait for it. Skipping site-packages (-IS) saves a tenth
+# of a second. A 401 counts as healthy: if /health needs a key (SPEECHQC_HEALTH_NEEDS_KEY), this check does not have it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
   CMD ["python", "-ISc", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('SPEECHQC_PORT', '8000')), timeout=2); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status not in (200, 401))"]
 STOPSIGNAL SIGTERM
@@ -80,8 +83,8 @@ RUN python -m pip --python /opt/venv/bin/python install --no-compile --only-bina
  && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM runtime AS gpu
-# `cuda` does not start without a working GPU, where `auto` would serve from the CPU. The two NVIDIA variables are for its
-# container runtime: which devices and which parts of the driver the container sees.
+# With `cuda`, the service does not start without a working GPU; with `auto`, it would fall back to the CPU. The two
+# NVIDIA variables tell the NVIDIA container runtime which devices and driver components to expose.
 ENV SPEECHQC_DEVICE=cuda \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -5,6 +5,9 @@ VENV ?= .venv
 TORCH_INDEX ?=
 TORCH := torch>=2.6,<2.14
 BIN := $(VENV)/bin
+# Where tests/fetch_prometheus.sh puts Prometheus if the system has none; the tests that need it find it on PATH.
+PROMETHEUS := $(abspath $(VENV)/prometheus)
+PYTEST = PATH="$$PATH:$(PROMETHEUS)/usr/bin" $(BIN)/python -m pytest
 SAMPLE := examples/sample.wav
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/speech_qc/version.py)
 # For example --network=host, or --build-arg=PYTHON_IMAGE=…
@@ -13,7 +16,7 @@ DOCKER_IMAGE = docker build $(DOCKER_BUILD) --build-arg VERSION=$(VERSION) \
 	--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help inspect test check format test-gpu fuzz sbom audit run bench train-tiny image image-gpu image-sizes pin deploy-test clean
+.PHONY: help inspect test test-fast coverage check format test-gpu fuzz sbom audit run bench train-tiny image image-gpu image-sizes pin deploy-test clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -33,11 +36,17 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 inspect: $(VENV)/.runtime  ## Set up and inspect the sample recording
 	$(BIN)/speech-qc inspect $(SAMPLE) --scores
 
-test: $(VENV)/.dev  ## Set up and run everything that must hold: lint, types, tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest
+$(PROMETHEUS): | $(BIN)/python
+	@sh tests/fetch_prometheus.sh $@
+
+test: check $(PROMETHEUS)  ## Set up and run everything that must hold: lint, types, tests
+	$(PYTEST)
+
+test-fast: check  ## Lint, types and the tests that are not slow; for use after each edit
+	$(PYTEST) -m "not slow"
+
+coverage: $(VENV)/.dev $(PROMETHEUS)  ## Run all tests and print the coverage of speech_qc and training
+	$(PYTEST) --cov
 
 check: $(VENV)/.dev  ## Lint and types only
 	$(BIN)/ruff check .
@@ -94,4 +103,4 @@ deploy-test: $(VENV)/.dev  ## Test images and Compose files on a real Docker Eng
 	$(BIN)/python -m pytest -m 'docker or not docker' tests/deploy
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(VENV)-tools sbom.json .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-tools sbom.json .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,12 @@ def throughput(runner: OnnxRunner, settings: Settings, batches: Sequence[int], s
             state = np.zeros((batch, runner.contract.state_size), np.float32)
             slots = list(range(batch))
             bucket = next(bucket for bucket in batch_buckets(max(batches)) if bucket >= batch)
-            ways = {
-                "bare model": lambda f=features, s=state: runner.run(f, s),
-                "step": lambda la=lane, s=slots, c=chunks: plain.run(la, s, c),
+            ways: dict[str, Callable[[], object]] = {
+                "bare model": partial(runner.run, features, state),
+                "step": partial(plain.run, lane, slots, chunks),
             }
             if bucket != batch:
-                ways["padded step"] = lambda la=lane, s=slots, c=chunks: padded.run(la, s, c)
+                ways["padded step"] = partial(padded.run, lane, slots, chunks)
             best = dict.fromkeys(ways, 0.0)
             for _ in range(TURNS):
                 for name, way in ways.items():

@@ -249,9 +249,9 @@ def compare(mixtures: list[Mixture], answers: list[RecordingFindings], runner: R
                 for key in keys:
                     hidden[key].append(verdict)
     rows = []
-    for key, values in sorted(right.items()):
-        row = [key[0], " ".join(key[1:]).strip(), str(len(values)), f"{100 * np.mean(values):.1f} %"]
-        rows.append(row + ([f"{100 * np.mean(hidden[key]):.1f} %"] if hide else []))
+    for case, values in sorted(right.items()):
+        row = [case[0], " ".join(case[1:]).strip(), str(len(values)), f"{100 * np.mean(values):.1f} %"]
+        rows.append(row + ([f"{100 * np.mean(hidden[case]):.1f} %"] if hide else []))
     headings = ["label of the event", "source", "events", "right band"] + (["right by hiding bands"] if hide else [])
     matched = sum(len(values) for key, values in right.items() if key[1] == "all")
     cost = f"\n\nEvidence costs {1000 * spent_s / seconds:.2f} ms of CPU per second of audio ({events:.0f} events)"

@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import scipy.fft
@@ -45,7 +46,7 @@ def front_ends(samples: np.ndarray) -> dict[str, Callable[[], object]]:
     ways: dict[str, Callable[[], object]] = {}
     for rows in BLOCKS:
         front_end = FrontEnd(block_rows=rows)
-        ways[f"front end, blocks of {rows} rows"] = lambda front_end=front_end: front_end(samples[None])
+        ways[f"front end, blocks of {rows} rows"] = partial(front_end, samples[None])
     return ways
 
 
@@ -67,7 +68,7 @@ def models(samples: np.ndarray) -> dict[str, Callable[[], object]]:
         for start in range(0, longest, hops):
             _, state = runner.run(rows[:, start : start + hops], state)
 
-    return {f"model, chunks of {hops} hops": lambda hops=hops: run(hops) for hops in CHUNKS}
+    return {f"model, chunks of {hops} hops": partial(run, hops) for hops in CHUNKS}
 
 
 def medians(ways: dict[str, Callable[[], object]], repeats: int, seconds: float) -> Sequence[tuple[str, str]]:

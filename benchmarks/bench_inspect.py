@@ -27,7 +27,7 @@ from recording import ROOT, machine, record
 
 from speech_qc.audio.features import FrontEnd
 from speech_qc.capacity.host import cpu_seconds, started_server
-from speech_qc.embedded import Detector
+from speech_qc.embedded.detector import Detector
 from speech_qc.pipeline.factory import make_runner
 from speech_qc.settings import Settings
 from speech_qc.wire.encode import to_json
@@ -52,6 +52,14 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     work()
     return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a running process so far (Linux)."""
+    seconds = cpu_seconds(pid)
+    if seconds is None:
+        raise SystemExit("the CPU time of a process is known on Linux only")
+    return seconds
 
 
 def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) -> dict[str, tuple[float, float]]:
@@ -79,18 +87,18 @@ def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) ->
         to_json(detector.inspect(path).document)
 
     def over_http() -> tuple[float, float]:
-        cpu, wall = cpu_seconds(pid), time.perf_counter()
+        cpu, wall = cpu_of(pid), time.perf_counter()
         with path.open("rb") as body:
             httpx.post(f"{url}/v1/inspect", content=body, timeout=600).raise_for_status()
-        return cpu_seconds(pid) - cpu, time.perf_counter() - wall
+        return cpu_of(pid) - cpu, time.perf_counter() - wall
 
     def four_over_http() -> tuple[float, float]:
-        cpu, wall = cpu_seconds(pid), time.perf_counter()
+        cpu, wall = cpu_of(pid), time.perf_counter()
         body = path.read_bytes()
         with ThreadPoolExecutor(4) as pool:
             for answer in pool.map(lambda _: httpx.post(f"{url}/v1/inspect", content=body, timeout=600), range(4)):
                 answer.raise_for_status()
-        return (cpu_seconds(pid) - cpu) / 4, (time.perf_counter() - wall) / 4
+        return (cpu_of(pid) - cpu) / 4, (time.perf_counter() - wall) / 4
 
     ways: dict[str, Callable[[], tuple[float, float]]] = {
         "bare features": lambda: timed(bare_features),
@@ -154,6 +162,7 @@ def main() -> None:
         started_server(settings.max_streams, model_path=str(settings.model_path), device="cpu") as host,
     ):
         url, pid = host.url, host.pid
+        assert pid is not None, "a server that was started here has a process"
         minute, long = Path(folder) / "minute.wav", Path(folder) / "long.wav"
         write_audio(options.audio, 60, minute)
         write_audio(options.audio, options.hours * 3600, long)

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Replaces the replicas by those of another version, one after the other. The image must be here (make image, docker pull).
+# Replace the replicas with another version, one at a time. The image must exist locally (make image, docker pull).
 #
 #   COMPOSE_FILE=docker-compose.yml:docker-compose.scale.yml deploy/upgrade.sh 0.2.0 [seconds to become healthy]
 #
-# A new replica is healthy before an old one is told to drain, so none is missing at any time. One that does not become
-# healthy is taken away, the old ones serve on, and the exit code is 1.
+# An old replica is stopped only after a new one is healthy, so capacity never drops. If a new replica does not become
+# healthy, it is removed, the old ones keep serving, and the exit code is 1.
 set -eu
 
 tag=${1:?usage: deploy/upgrade.sh TAG [SECONDS]}
@@ -21,10 +21,10 @@ healthy() {
 
 old=$(replicas)
 count=$(echo "$old" | grep -c .) || {
-    echo "no replica runs: start them with SPEECH_QC_TAG=$tag docker compose up --wait --no-build" >&2
+    echo "no replica is running: start the replicas with SPEECH_QC_TAG=$tag docker compose up --wait --no-build" >&2
     exit 2
 }
-# Compose would start one that has ended again, in place of a new one.
+# Compose would restart a replica that has exited instead of creating a new one, so remove those.
 for one in $(replicas --all); do
     echo "$old" | grep -q "$one" || docker rm "$one" >/dev/null
 done
@@ -45,13 +45,13 @@ for one in $old; do
                 docker logs --tail 5 "$any" >&2 || true
                 docker rm --force "$any" >/dev/null
             done
-            echo "speech-qc:$tag did not become healthy within $wait_s s and was taken away; the replicas before it serve on" >&2
+            echo "speech-qc:$tag did not become healthy within $wait_s s and was removed; the old replicas keep serving" >&2
             exit 1
         fi
         sleep 1
         left_s=$((left_s - 1))
     done
-    docker stop "$one" >/dev/null # drains; what it has is finished, nginx sends new work to the others
+    docker stop "$one" >/dev/null # the replica drains: it finishes its work, and nginx sends new work to the others
     docker rm "$one" >/dev/null
 done
-echo "$count replicas run speech-qc:$tag; put SPEECH_QC_TAG=$tag into .env, or the next \`docker compose up\` goes back"
+echo "$count replicas run speech-qc:$tag; put SPEECH_QC_TAG=$tag into .env, or the next \`docker compose up\` reverts it"

@@ -1,4 +1,4 @@
-"""Make `sample.wav`: one talker alone, then with a fan, then with a ring-back tone; noise and tone are synthetic.
+"""Make `sample.wav`: a voice alone, then with a fan, then with a ring-back tone; noise and tone are synthetic.
 
 python examples/make_sample.py FIRST.flac SECOND.flac OUT.wav     (needs the `train` extra)
 """
@@ -23,7 +23,7 @@ Float32 = NDArray[np.float32]
 
 
 def at_level(samples: Float32, level_dbfs: float) -> Float32:
-    """Bring the active part of a sound to a level."""
+    """Scale a signal so that its active parts have the given level."""
     return samples * np.float32(10 ** ((level_dbfs - active_level_db(samples)) / 20))
 
 
@@ -33,7 +33,7 @@ def main(first: str, second: str, out: str) -> None:
     for path in (first, second):
         samples, rate = soundfile.read(path, dtype="float32")
         if rate != SAMPLE_RATE_HZ:
-            raise SystemExit(f"expected {SAMPLE_RATE_HZ} Hz, {path} has {rate}")
+            raise SystemExit(f"expected {SAMPLE_RATE_HZ} Hz, got {rate} Hz in {path}: resample it")
         clips.append(at_level(samples, SPEECH_DBFS))
     rng = np.random.default_rng(7)
     gap = np.zeros(int(GAP_S * SAMPLE_RATE_HZ), np.float32)

@@ -1,4 +1,4 @@
-"""One second of a conversation with `/v1/stream`, as printed in docs/protocol.md: a client from that page alone.
+"""Print one second of a conversation with `/v1/stream`, as in docs/protocol.md; uses only what that page describes.
 
 speech-qc serve &
 python examples/transcript.py [ws://127.0.0.1:8000]
@@ -25,13 +25,13 @@ MESSAGE_BYTES = 160  # 20 ms
 
 
 def audio() -> bytes:
-    """A second of the sample as a telephone would carry it."""
+    """Return one second of the sample, encoded as telephone audio."""
     samples, rate = soundfile.read(SAMPLE, dtype="float32", start=int(FIRST_S * 16_000), frames=int(SECONDS * 16_000))
     return encode_mulaw(soxr.resample(samples, rate, 8_000)).tobytes()
 
 
 async def send_audio(socket: ClientConnection, sound: bytes) -> None:
-    """Send in real time; noted once at the end."""
+    """Send audio in real time; print one line at the end."""
     count = 0
     for start in range(0, len(sound), MESSAGE_BYTES):
         await socket.send(sound[start : start + MESSAGE_BYTES])
@@ -40,7 +40,7 @@ async def send_audio(socket: ClientConnection, sound: bytes) -> None:
     print(f"> (binary) {count} messages of {MESSAGE_BYTES} bytes")
 
 
-async def say(socket: ClientConnection, message: dict[str, object]) -> None:
+async def send_text(socket: ClientConnection, message: dict[str, object]) -> None:
     """Send a text message."""
     text = json.dumps(message, separators=(",", ":"))
     print(f"> {text}")
@@ -48,7 +48,7 @@ async def say(socket: ClientConnection, message: dict[str, object]) -> None:
 
 
 async def main(server: str) -> None:
-    """Hold the conversation."""
+    """Run the conversation."""
     print(f"> (connect) GET /v1/stream?{QUERY}")
     answered = {name: asyncio.Event() for name in ("ready", "finalized", "error", "configured")}
     async with connect(f"{server}/v1/stream?{QUERY}") as socket:
@@ -56,6 +56,7 @@ async def main(server: str) -> None:
         async def listen() -> None:
             try:
                 async for text in socket:
+                    assert isinstance(text, str), "the server sends no binary messages"
                     print(f"< {text}")
                     event = answered.get(json.loads(text)["type"])
                     if event is not None:
@@ -68,15 +69,15 @@ async def main(server: str) -> None:
         cut = 30 * MESSAGE_BYTES
         await answered["ready"].wait()
         await send_audio(socket, sound[:cut])
-        await say(socket, {"type": "Finalize"})
+        await send_text(socket, {"type": "Finalize"})
         await answered["finalized"].wait()
-        await say(socket, {"type": "Flush"})  # no such message
+        await send_text(socket, {"type": "Flush"})  # no such message
         await answered["error"].wait()
-        await say(socket, {"type": "Configure", "labels": ["noise"], "emit_ms": 100})
+        await send_text(socket, {"type": "Configure", "labels": ["noise"], "emit_ms": 100})
         await answered["configured"].wait()
         await send_audio(socket, sound[cut:])
-        await say(socket, {"type": "KeepAlive"})
-        await say(socket, {"type": "CloseStream"})
+        await send_text(socket, {"type": "KeepAlive"})
+        await send_text(socket, {"type": "CloseStream"})
         await listening
         print(f"< (close) {socket.close_code} {socket.close_reason!r}")
 

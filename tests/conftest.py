@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -42,8 +43,8 @@ def make_client() -> Iterator[ClientFactory]:
     """A client of a server with these settings; its lifespan runs until the test ends."""
     with ExitStack() as stack:
 
-        def make(runner: Runner | None = None, **settings: object) -> TestClient:
-            app = create_app(Settings(**settings), runner or EchoRunner(lookahead_frames=2))  # type: ignore[arg-type]
+        def make(runner: Runner | None = None, **settings: Any) -> TestClient:
+            app = create_app(Settings(**settings), runner or EchoRunner(lookahead_frames=2))
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
         yield make

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from waiting import block_until
 
 PATIENCE_S = 120.0
 
@@ -26,11 +27,9 @@ class ServerProcess:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def until(self, happened: Callable[[], bool], what: str) -> None:
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not happened():
-            assert time.monotonic() < deadline_s, f"never happened: {what}\n{self.log()}"
-            time.sleep(0.05)
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        """Wait until something has happened; the failure shows the log."""
+        block_until(happened, what, patience_s=PATIENCE_S, every_s=0.05, details=self.log)
 
     def ends(self) -> int:
         """Exit code, once it has ended."""

@@ -21,8 +21,8 @@ def test_all_mismatches_are_listed_at_once():
     bent = contract(contract_version=9, features=FeatureSpec(hop_samples=128, mel_bands=40), lookahead_frames=7)
     wrong = "\n".join(bent.check({"audio": ("B", "T")}, {"scores": ("B", 5, 11)}))
     for part in (
-        "contract_version: expected 1, file declares 9",
-        "features.hop_samples: this service computes 160, file expects 128",
+        "contract_version: expected 1, got 9",
+        "features.hop_samples: expected 160, got 128",
         "features.mel_bands",
         "lookahead_frames",
         "input 'audio': not part of the contract",

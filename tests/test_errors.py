@@ -29,11 +29,11 @@ def test_only_errors_that_may_pass_ask_to_retry():
 
 def test_the_body_is_the_same_for_all():
     for kind in served():
-        body = kind("expected a, came b, do c", limit=3).body("id-1")
+        body = kind("expected a, got b: do c", limit=3).body("id-1")
         assert body == {
             "error": {
                 "code": kind.code,
-                "message": "expected a, came b, do c",
+                "message": "expected a, got b: do c",
                 "detail": {"limit": 3},
                 "request_id": "id-1",
             }

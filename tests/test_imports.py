@@ -129,7 +129,7 @@ TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
     ("names", "unwanted"),
     [
         (("speech_qc",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "httpx", "asyncio"}),
-        (("speech_qc.embedded",), WEB | TRAINING | {"httpx", "prometheus_client", "websockets", "rich", "typer"}),
+        (("speech_qc.embedded.detector", "speech_qc.embedded.stream"), WEB | TRAINING | {"httpx", "prometheus_client", "websockets", "rich", "typer"}),
         (("speech_qc.cli.main",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "rich", "httpx"}),
         (("speech_qc.cli.inspect",), WEB | TRAINING | {"httpx", "prometheus_client", "websockets"}),
         (CLIENTS, WEB | MODEL | TRAINING | {"prometheus_client"}),

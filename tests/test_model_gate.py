@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from training.evaluate import model_scorer
+from training.evaluation.models import model_scorer
 from training.evaluation.contenders import Contender, Judgement, model_contender
 from training.evaluation.gate import GATE_PATH, failures, fingerprint, gate_figures
 
@@ -42,12 +42,12 @@ def test_a_model_that_hears_half_as_well_does_not_pass(shipped, gate):
 
     def blur(judgement: Judgement) -> Judgement:
         frames = {
-            name: np.float32(scores + rng.normal(0.0, 20.0, len(scores)))
+            name: scores + rng.normal(0.0, 20.0, len(scores))
             if name == "snr_db"
-            else np.float32(np.clip(scores + rng.normal(0.0, 0.4, len(scores)), 0.0, 1.0))
+            else np.clip(scores + rng.normal(0.0, 0.4, len(scores)), 0.0, 1.0)
             for name, scores in judgement.frames.items()
         }
-        return Judgement(frames, judgement.whole)
+        return Judgement({name: scores.astype(np.float32) for name, scores in frames.items()}, judgement.whole)
 
     dull = replace(shipped, contract=None, judge=lambda cases: [blur(j) for j in shipped.judge(cases)])
     missed = failures(gate_figures(dull), gate["limits"])

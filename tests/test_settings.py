@@ -46,11 +46,11 @@ def test_a_file_sets_what_the_environment_does_not(tmp_path, monkeypatch, name, 
     ("name", "text", "complaint"),
     [
         ("qc.toml", "port = 70000\n", r"SPEECHQC_PORT=70000 in .*qc\.toml: .*65535"),
-        ("qc.toml", "prot = 1\nhost = 'x'\n", "no such settings: prot;"),
+        ("qc.toml", "prot = 1\nhost = 'x'\n", "unknown settings: prot;"),
         ("qc.toml", "port = = 1\n", "SPEECHQC_CONFIG=.*line 1"),
         ("qc.yml", "port: [1\n", "SPEECHQC_CONFIG="),
-        ("qc.yml", "- port\n", "came a list"),
-        ("qc.ini", "port=1\n", r"ends in \.toml, \.yaml or \.yml, came \.ini"),
+        ("qc.yml", "- port\n", "got a list"),
+        ("qc.ini", "port=1\n", r"ends in \.toml, \.yaml or \.yml, got \.ini"),
     ],
 )
 def test_a_wrong_file_stops_the_start_and_says_where(tmp_path, monkeypatch, name, text, complaint):

@@ -1,5 +1,5 @@
-"""Trains, evaluates and exports the detector that `speech_qc` runs; needs the `train` extra."""
+"""Train, evaluate and export the detector that `speech_qc` runs; requires the `train` extra."""
 
 import os
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in `speech_qc`, which is not there wherever a part of this runs
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # `speech_qc` sets it too, but not every module here imports `speech_qc`

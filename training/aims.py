@@ -1,7 +1,7 @@
-"""What the model is meant to reach, beside what it reached: one table for the model card.
+"""Targets for the model's figures and whether it meets them: one table of the model card.
 
-The aims are for material from corpora that the model has not heard. Those that no material here can test are listed
-with a dash.
+The aims apply to material from corpora that the model has not seen. Aims that the available material cannot test are
+listed with a dash.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Aim:
 
     Attributes:
         figure: What is measured.
-        path: Where it stands in the figures.
-        bound: What is aimed for.
-        at_least: Whether more is better.
-        form: How to write a value.
+        path: Its keys in the figures.
+        bound: The aim.
+        at_least: Whether higher is better.
+        form: Formats a value.
     """
 
     figure: str
@@ -34,12 +34,12 @@ class Aim:
     form: Callable[[float | None], str] = number
 
     def value(self, figures: Figures) -> float | None:
-        """The figure; None where it was not measured."""
+        """Return the measured figure; None if it was not measured."""
         found = found_at(figures, self.path)
         return found if isinstance(found, (int, float)) else None
 
     def met(self, value: float | None) -> bool | None:
-        """Whether the aim is reached; None where nothing was measured."""
+        """Whether the value meets the aim; None if nothing was measured."""
         if value is None:
             return None
         return value >= self.bound if self.at_least else value <= self.bound
@@ -50,7 +50,7 @@ def _auroc(figure: str, bound: float, *path: str) -> Aim:
 
 
 def _clean(key: str, line: str) -> list[Aim]:
-    """Clean speech over one kind of line: frames called disturbed, and events."""
+    """Aims for clean speech over one kind of line: frames scored as disturbed, and events."""
     shares = [
         Aim(f"clean speech, {line}: {label} > 0.5", ("clean_speech", key, f"{label}_share"), 0.01, False, percent)
         for label in ("noise", "interference")
@@ -89,7 +89,7 @@ AIMS: Sequence[Aim] = (
 
 
 def aims_markdown(figures: Figures) -> str:
-    """The table: aim, this model, the earlier model where it was measured, whether the aim is met."""
+    """Return the table: aim, this model, the earlier model if it was measured, and whether the aim is met."""
     earlier: Figures = figures.get("earlier", {})
     rows = []
     for aim in AIMS:

@@ -1,7 +1,7 @@
-"""What energy alone can tell: the scores that a detector must beat, made causally from the same feature rows.
+"""The energy baseline: scores that a detector must beat, computed causally from the same feature rows.
 
-No training, no thresholds: each label gets one number per frame that grows with the label's likelihood, so that its
-AUROC stands beside the detector's. Reverberation has no such number.
+It has no training and no thresholds. Each label gets one number per frame that grows with the label's likelihood, so
+its AUROC compares with the detector's. Reverberation has no such number.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ FLOOR_LABELS = (
     "music",
     "tone",
 )
-"""Labels whose baseline is the level of the floor: what remains when the talker pauses."""
+"""Labels whose baseline is the level of the background, which is what remains when the talker pauses."""
 
 
 def frame_level_db(features: Float32, spec: FeatureSpec) -> Float64:
-    """Level of each frame from the energy column, dBFS, (N, T / 2)."""
+    """Return the level of each frame from the energy column, dBFS, (N, T / 2)."""
     energy = np.exp(_column(features, spec, "log_energy").astype(np.float64))
     return np.asarray(10.0 * np.log10(energy.mean(axis=2)))
 
 
 def trailing_minimum(level_db: Float64, frames: int) -> Float64:
-    """Lowest level of the last `frames` frames, the present one included; the start sees what there is."""
+    """Return the lowest level of the last `frames` frames, the current one included; the window is shorter at first."""
     padded = np.pad(level_db, ((0, 0), (frames - 1, 0)), constant_values=np.inf)
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, frames, axis=1).min(axis=2))
 
 
 def energy_scores(features: Float32, spec: FeatureSpec | None = None) -> Mapping[str, Float64]:
-    """Score every label that energy says something about.
+    """Score every label for which energy is informative.
 
     Args:
         features: float32 (N, T, F), whole sequences from their start.

@@ -1,7 +1,7 @@
-"""From raw scores to probabilities and event rules: Platt scaling and thresholds on mixtures made for nothing else.
+"""Turn raw scores into probabilities and event rules: Platt scaling and thresholds, fitted on dedicated mixtures.
 
-Thresholds weigh frames found among the mixtures against events that clean speech would raise: of all sets of thresholds
-with at most `FALSE_EVENTS_PER_HOUR` on clean speech, the one with the best mean F1.
+The thresholds balance frames found in the mixtures against false events on clean speech. Of all sets of thresholds with
+at most `FALSE_EVENTS_PER_HOUR` on clean speech, the one with the best mean F1 is chosen.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ from training.train import predict
 
 Float64 = NDArray[np.float64]
 
-ENTER_LOW, ENTER_HIGH = 0.5, 0.95  # an event is more likely than not; above, a threshold fits its mixtures alone
-EXIT_SHARE = 0.7  # exit = this share of enter: scores that tremble around enter stay one event
+ENTER_LOW, ENTER_HIGH = 0.5, 0.95  # below, an event is unlikely; above, a threshold overfits its mixtures
+EXIT_SHARE = 0.7  # exit = this share of enter, so scores that fluctuate around enter stay one event
 DEFAULT_ENTER = 0.5
-FALSE_EVENTS_PER_HOUR = 8.0  # of all labels together on clean speech; 10 are promised, other speakers are unlike these
+FALSE_EVENTS_PER_HOUR = 8.0  # all labels together, clean speech; the aim is 10, and other speakers will differ
 ENTER_STEP = 0.03
-F1_KEPT = (
-    0.85  # quiet is not bought with more of a label's best F1 than this leaves; what remains is a shortfall to state
-)
+F1_KEPT = 0.85  # a raised threshold must keep this share of the label's best F1; a remaining excess is reported
 HARD_DB, HARD_SHARE = 25.0, 0.7
 _GRID = [(a / 4, b / 4) for a in range(-4, 5) for b in range(-4, 5)]
-MIN_GAIN = 1e-6  # nats per frame that Platt scaling must win, else the scores stay as they are
+MIN_GAIN = 1e-6  # nats per frame that Platt scaling must gain, or the scores stay unchanged
 
 
 @dataclass(frozen=True, slots=True)
 class EventRule:
-    """What makes an event of a label, and how many false frames its threshold may let through.
+    """What counts as an event of a label, and how many false frames its threshold may allow.
 
     Args:
         min_duration_s: Shorter events are dropped.
@@ -64,7 +62,7 @@ EVENT_RULES: Mapping[str, EventRule] = {
     "dropout": EventRule(0.02, 0.10, 0.005),  # one lost packet is 20 ms
     "reverberation": EventRule(0.50, 1.00, 0.02),
 }
-"""Rules of the probability labels; durations follow what a listener would call one incident."""
+"""Rules of the probability labels; the durations approximate what a listener would call one incident."""
 
 
 def label_specs(config: ModelConfig, enter: Mapping[str, float] | None = None) -> tuple[LabelSpec, ...]:
@@ -72,7 +70,7 @@ def label_specs(config: ModelConfig, enter: Mapping[str, float] | None = None) -
 
     Args:
         config: Names and order of the columns.
-        enter: Enter threshold by label; 0.5 where none is given.
+        enter: Enter threshold by label; 0.5 by default.
     """
     specs = []
     for name in config.labels:
@@ -99,18 +97,18 @@ def label_specs(config: ModelConfig, enter: Mapping[str, float] | None = None) -
 
 
 def calibrate(net: Detector, material: Material, clean: Sequence[Material] = ()) -> tuple[dict[str, float], list[str]]:
-    """Set a net's calibration so that its scores are probabilities on a material, and choose enter thresholds.
+    """Calibrate a net so that its scores are probabilities on the given material, and choose enter thresholds.
 
-    `snr_db` gets a scale and a shift as well (`fit_measure`); those of opinion scores stay 1 and 0.
+    `snr_db` also gets a scale and a shift (`fit_measure`); those of the opinion scores stay 1 and 0.
 
     Args:
         net: Changed in place.
-        material: Mixtures that nothing else was chosen on.
-        clean: Clean speech on which false events are counted; without any, thresholds follow the mixtures alone.
+        material: Mixtures that were used for no other choice.
+        clean: Clean speech on which false events are counted; without it, only the mixtures set the thresholds.
 
     Returns:
-        Enter threshold per probability label, and what a person should know (labels that could not be calibrated,
-        thresholds at their bounds).
+        Enter threshold per probability label, and remarks to print (labels that could not be calibrated, thresholds at
+        their bounds).
     """
     logits = predict(net, torch.from_numpy(material.features), follow=True).numpy()
     frames = logits.shape[1]
@@ -128,12 +126,12 @@ def calibrate(net: Detector, material: Material, clean: Sequence[Material] = ())
             net.calibration[0, column], net.calibration[1, column] = fit_measure(logit, target, *VALUE_RANGES[kind])
             continue
         if target.size == 0 or target.min() == target.max():
-            remarks.append(f"{name}: the calibration mixtures hold only one class of it; neither scaled nor fitted")
+            remarks.append(f"{name}: the calibration mixtures contain only one class of it; not calibrated")
             enter[name] = DEFAULT_ENTER
             continue
         scale, shift = platt(logit, target)
         if (scale, shift) == (1.0, 0.0):
-            remarks.append(f"{name}: Platt scaling does not lower the loss; scores are as the net gives them")
+            remarks.append(f"{name}: Platt scaling does not lower the loss; scores are left unscaled")
         net.calibration[0, column], net.calibration[1, column] = scale, shift
         score = 1.0 / (1.0 + np.exp(-(logit * scale + shift)))
         judged[name] = score, target
@@ -141,11 +139,15 @@ def calibrate(net: Detector, material: Material, clean: Sequence[Material] = ())
         enter[name] = round(float(np.clip(chosen, ENTER_LOW, ENTER_HIGH)), 3)
         if chosen > ENTER_HIGH:
             rate = EVENT_RULES[name].max_false_rate
-            remarks.append(f"{name}: no threshold up to {ENTER_HIGH} keeps {rate:.1%} false frames; {ENTER_HIGH} taken")
+            remarks.append(
+                f"{name}: every threshold up to {ENTER_HIGH} exceeds {rate:.1%} false frames; {ENTER_HIGH} is used"
+            )
     if clean:
         enter, per_hour = quiet_thresholds(net, enter, judged, clean)
         if per_hour > FALSE_EVENTS_PER_HOUR:
-            remarks.append(f"clean speech raises {per_hour:.1f} events per hour; {FALSE_EVENTS_PER_HOUR:g} are wanted")
+            remarks.append(
+                f"clean speech raises {per_hour:.1f} events per hour; the limit is {FALSE_EVENTS_PER_HOUR:g}"
+            )
     return enter, remarks
 
 
@@ -155,16 +157,16 @@ def quiet_thresholds(
     judged: Mapping[str, tuple[Float64, Float64]],
     clean: Sequence[Material],
 ) -> tuple[dict[str, float], float]:
-    """Raise thresholds until clean speech is quiet, where it costs the least F1.
+    """Raise thresholds until clean speech raises few enough events, at the lowest cost in F1.
 
     Args:
         net: Calibrated.
         enter: Thresholds to start from; none is lowered.
         judged: Scores and targets of the mixtures' frames by label.
-        clean: Speech with nothing wrong.
+        clean: Speech without any disturbance.
 
     Returns:
-        Threshold by label, and the events per hour that remain.
+        Threshold by label, and the remaining false events per hour.
     """
     scores = [net.scores(predict(net, torch.from_numpy(part.features), follow=True)).numpy() for part in clean]
     hours = sum(part.seconds for part in clean) / 3600
@@ -182,7 +184,7 @@ def quiet_thresholds(
     for name, rows in choices.items():
         least = F1_KEPT * max(row[1] for row in rows)
         choices[name] = [row for row in rows if row[1] >= least]
-    # A price per false event turns the choice into one per label; it rises until all together are few enough.
+    # A price per false event makes the choices of the labels independent; it rises until the total is low enough.
     for price in (0.0, *np.geomspace(1e-4, 0.1, 50)):
         taken = {name: max(rows, key=lambda row: row[1] - price * row[2]) for name, rows in choices.items()}
         per_hour = sum(row[2] for row in taken.values())
@@ -194,7 +196,7 @@ def quiet_thresholds(
 def _events(
     net: Detector, threshold: float, scores: Sequence[NDArray[np.float32]], clean: Sequence[Material]
 ) -> Counter[str]:
-    """Events of each label when every label has the same threshold."""
+    """Count the events of each label when all labels have the same threshold."""
     contract = ModelContract(
         name="candidate",
         version="0.0.0",
@@ -217,7 +219,7 @@ def _f1(score: Float64, target: Float64, threshold: float) -> float:
 
 
 def platt(logit: Float64, target: Float64) -> tuple[float, float]:
-    """Scale and shift of logits; 1 and 0 where Newton's method did not make the log loss smaller."""
+    """Return the scale and shift of logits; 1 and 0 if Newton's method does not lower the log loss."""
     with np.errstate(over="ignore", invalid="ignore"):
         scale, shift = fit_platt(logit, target)
     fitted = np.isfinite([scale, shift]).all() and scale > 0.0
@@ -227,10 +229,10 @@ def platt(logit: Float64, target: Float64) -> tuple[float, float]:
 
 
 def fit_measure(logit: Float64, target: Float64, low: float, high: float) -> tuple[float, float]:
-    """Scale and shift of a measure's logits with the least mean absolute error.
+    """Return the scale and shift of a measure's logits with the least mean absolute error.
 
-    Frames with something to hear (target below `HARD_DB`) count `HARD_SHARE` of all: most frames are clean, and where
-    the net is torn, they would pull it to the top of the range.
+    Frames with audible noise (target below `HARD_DB`) get `HARD_SHARE` of the weight. Most frames are clean, and
+    otherwise they would pull uncertain values to the top of the range.
     """
     hard = target < HARD_DB
     if not hard.any() or hard.all():
@@ -242,7 +244,7 @@ def fit_measure(logit: Float64, target: Float64, low: float, high: float) -> tup
         return float((np.abs(value - target) * weight).sum())
 
     best, reach = (1.0, 0.0), 1.0
-    for _ in range(9):  # a coarse grid around the best so far, then finer ones
+    for _ in range(9):  # a coarse grid around the best point so far, then finer ones
         centre = best
         tried = [(centre[0] * (1.0 + a * reach), centre[1] + b * reach) for a, b in _GRID]
         best = min([best, *tried], key=lambda pair: error(*pair))
@@ -251,5 +253,5 @@ def fit_measure(logit: Float64, target: Float64, low: float, high: float) -> tup
 
 
 def log_loss(logit: Float64, target: Float64) -> float:
-    """Mean cross-entropy in nats; stable for large logits."""
+    """Return the mean cross-entropy in nats; stable for large logits."""
     return float(np.mean(np.logaddexp(0.0, logit) - target * logit))

@@ -1,6 +1,6 @@
-"""The machine-made part of a model card: `python -m training.card MODEL [--card models/README.md]`.
+"""Write the generated part of a model card: `python -m training.card MODEL [--card models/README.md]`.
 
-Everything comes from the model file. The prose around the markers is written by people and left alone.
+All of it is derived from the model file. The hand-written text outside the markers stays unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CardError(Exception):
 
 
 def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
-    """Write the facts of a model file as Markdown, without the markers."""
+    """Return the facts of a model file as Markdown, without the markers."""
     training = contract.training
     facts = [
         ("name", f"`{contract.name}`"),
@@ -36,7 +36,7 @@ def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
         (
             "latency",
             f"{1000 * contract.latency_s:.0f} ms after the end of a frame ({1000 * contract.lookahead_s:.0f} ms "
-            "look-ahead and the reach of the window), without transport",
+            "look-ahead plus the rest of the analysis window), excluding transport",
         ),
         ("state", f"{contract.state_size} float32 per stream"),
         (
@@ -71,7 +71,7 @@ def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
 
 
 def _compared(contract: ModelContract) -> list[str]:
-    """Main figures beside those of an earlier model on the same mixtures."""
+    """Compare the main figures with those of an earlier model on the same mixtures."""
     earlier = contract.metrics.get("earlier")
     if earlier is None:
         return []
@@ -91,7 +91,7 @@ def _compared(contract: ModelContract) -> list[str]:
     for label in contract.metrics["labels"]:
         add(f"`{label}`, calibration error", "labels", label, "calibration_error")
     for label in ("speech", "noise", "interference"):
-        add(f"`{label}`, right after another recording", "followed", "labels", label, "after")
+        add(f"`{label}`, right after another recording, AUROC", "followed", "labels", label, "after")
     add("`snr_db` below 25 dB, mean error in dB", "snr_db", "error_below_25_db", digits=2)
     for line in ("wide", "telephone"):
         for label in ("noise", "interference"):
@@ -101,11 +101,11 @@ def _compared(contract: ModelContract) -> list[str]:
         add(f"clean speech, {line}: false events per hour", "clean_speech", line, "false_events_per_hour", digits=1)
     add("noise alone: frames with speech > 0.5", "noise_alone", "speech_share", percent=True)
     head = ("figure", f"this model ({contract.version})", f"{earlier['name']} {earlier['version']}")
-    return ["### Beside the earlier model, on the same mixtures", table(head, rows, numeric_from=1)]
+    return ["### Compared with the earlier model, on the same mixtures", table(head, rows, numeric_from=1)]
 
 
 def _opinions(contract: ModelContract) -> list[str]:
-    """How the opinion scores follow their targets on rated clips that training did not hear."""
+    """Compare the opinion scores with their targets on rated clips that were not used in training."""
     found = contract.training.get("validation", {})
     rows = [
         (f"`{label.name}`", number(found.get(f"{label.name}_r"), 3), number(found.get(f"{label.name}_error"), 2))
@@ -115,8 +115,8 @@ def _opinions(contract: ModelContract) -> list[str]:
     if not rows:
         return []
     about = (
-        "Clip means against the targets (teacher mended by what is known of the clip) on clips of held-out speakers. "
-        "They were also used to choose the checkpoint; no listener was asked."
+        "Clip means against the targets (teacher scores corrected by known facts about the clip) on clips of held-out "
+        "speakers. The same clips were used to choose the checkpoint. No listeners were involved."
     )
     return ["### Opinion scores", about, table(("score", "Pearson", "mean error"), rows, numeric_from=1)]
 
@@ -143,12 +143,12 @@ def _data(contract: ModelContract) -> str:
     rows = [(str(r["source"]), str(r["kind"]), str(r["licence"]), f"{60 * r['hours']:.1f}") for r in contract.data]
     total = sum(r["hours"] for r in contract.data)
     return table(("source", "kind", "licence", "minutes"), rows, numeric_from=3) + (
-        f"\n\n{total:.2f} hours of stems; training mixes them anew in every step."
+        f"\n\n{total:.2f} hours of stems; training renders new mixtures from them in every step."
     )
 
 
 def write_card(model: Path, card: Path) -> None:
-    """Replace what stands between the markers of a card; a card that is not there is begun.
+    """Replace the text between the markers of a card; create the card if it does not exist.
 
     Raises:
         CardError: The model file has no usable contract with training facts and figures, or the card has no markers.
@@ -156,7 +156,7 @@ def write_card(model: Path, card: Path) -> None:
     try:
         content = model.read_bytes()
         properties = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-    except Exception as error:  # protobuf's decoding error has no public name
+    except Exception as error:  # protobuf's decoding error has no public class
         raise CardError(f"expected an ONNX file at {model}: {error}") from error
     contract, wrong = parse_contract(properties.get(METADATA_KEY, ""))
     if contract is None:
@@ -164,19 +164,21 @@ def write_card(model: Path, card: Path) -> None:
     try:
         made = card_markdown(contract, hashlib.sha256(content).hexdigest(), len(content))
     except KeyError as error:
-        raise CardError(f"{model}: its contract lacks {error}; export it with training.export") from error
+        raise CardError(f"expected {error} in the contract of {model}: export it with training.export") from error
     text = card.read_text(encoding="utf-8") if card.exists() else f"# Model card\n\n{BEGIN}\n{END}\n"
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise CardError(f"expected one {BEGIN} and, behind it, one {END} in {card}; write them where figures belong")
+        raise CardError(
+            f"expected one {BEGIN} followed by one {END} in {card}: add these markers where the figures belong"
+        )
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     card.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__)
     parser.add_argument("model", type=Path, help="exported ONNX file")
-    parser.add_argument("--card", type=Path, help="Markdown file (default: README.md beside the model)")
+    parser.add_argument("--card", type=Path, help="Markdown file (default: README.md next to the model)")
     options = parser.parse_args(argv)
     try:
         write_card(options.model, options.card or options.model.with_name("README.md"))

@@ -1,8 +1,8 @@
 """Measure detectors: `python -m training.evaluate (--model FILE | --run RUN) MATERIAL [--compare FILE] [--baseline …]`.
 
-Material is any of `--data` (mixtures of a corpus), `--labelled` (recordings with label tracks beside them) and
-`--ratings` (clips with human scores); contenders are a model, a run, other models and baselines. All are measured on
-the same frames; the report has them side by side. `--gate` measures the small frozen set that later models must pass.
+The material is any of `--data` (mixtures of a corpus), `--labelled` (recordings with label tracks) and `--ratings`
+(clips with human scores). The contenders are a model, a run, other models and baselines. All are measured on the same
+frames, and the report shows them side by side. `--gate` measures the small frozen set that later models must pass.
 """
 
 from __future__ import annotations
@@ -35,48 +35,27 @@ from training.evaluation.figures import group_figures, label_figures, psds_figur
 from training.evaluation.gate import GATE_PATH, GateError, gate_figures, write_gate
 from training.evaluation.markdown import report_markdown
 from training.evaluation.mixtures import make_mixtures, mixture_figures
-from training.evaluation.models import (
-    EvaluationError,
-    Scorer,
-    model_scorer,
-    onnx_score,
-    onnx_session,
-    read_run,
-    run_scorer,
-)
+from training.evaluation.models import EvaluationError, Scorer, model_scorer, run_scorer
 from training.evaluation.plots import plot_report
 from training.material import EVALUATION_SEED_OFFSET
 
-__all__ = [
-    "EvaluationError",
-    "Scorer",
-    "evaluate",
-    "main",
-    "model_scorer",
-    "onnx_score",
-    "onnx_session",
-    "read_run",
-    "report_document",
-    "run_scorer",
-]
-
 Figures = dict[str, Any]
 
-CURVES = ("det", "reliability")  # of a label: for plots, too long for a model file
+CURVES = ("det", "reliability")  # per label; used for plots, too large for a model file
 
 
-def evaluate(scorer: Scorer, folder: Path, *, mixtures: int = 400, seed: int | None = None) -> Figures:
-    """Measure a detector on the validation split, energy beside it: the figures that a model file carries.
+def evaluate(scorer: Scorer, folder: Path, *, mixtures: int, seed: int | None = None) -> Figures:
+    """Measure a detector and the energy baseline on the validation split; model files store these figures.
 
     Args:
         scorer: The detector.
         folder: Corpus folder.
-        mixtures: Mixtures of the main material; see `make_mixtures`.
-        seed: Of the mixtures; by default the run's seed plus an offset that nothing else uses.
+        mixtures: Number of mixtures of the main material; see `make_mixtures`.
+        seed: Seed of the mixtures; by default the run's seed plus an offset reserved for evaluation.
 
     Raises:
         ManifestError: The manifest cannot be used.
-        ValueError: It leaks between splits, or the pool cannot make a material.
+        ValueError: The manifest leaks between splits, or the pool cannot provide a material.
     """
     contract, data = scorer.contract, scorer.config.data
     seed = scorer.config.seed + EVALUATION_SEED_OFFSET if seed is None else seed
@@ -105,7 +84,7 @@ class _Material:
 
 
 def labelled_figures(contender: Contender, cases: Sequence[Case]) -> Figures:
-    """Figures on hand labels."""
+    """Measure a contender on hand labels."""
     judgements = contender.judge(cases)
     return {
         "labels": label_figures(contender, cases, judgements),
@@ -115,7 +94,7 @@ def labelled_figures(contender: Contender, cases: Sequence[Case]) -> Figures:
 
 
 def _materials(options: argparse.Namespace, scorer: Scorer | None) -> list[_Material]:
-    """Read or render everything that was asked for."""
+    """Read or render all requested materials."""
     found = []
     if options.data:
         data = scorer.config.data if scorer else DataConfig()
@@ -140,13 +119,13 @@ def _materials(options: argparse.Namespace, scorer: Scorer | None) -> list[_Mate
     if options.ratings:
         rated = rated_cases(options.ratings)
         about = {"clips": len(rated), "hours": round(sum(case.seconds for case in rated) / 3600, 4)}
-        what = f"{about['clips']} clips that people have rated, {60 * about['hours']:.1f} minutes."
+        what = f"{about['clips']} clips rated by people, {60 * about['hours']:.1f} minutes."
         found.append(_Material("Ratings", what, about, lambda c: {"ratings": rating_figures(rated, c.judge(rated))}))
     return found
 
 
 def _contenders(options: argparse.Namespace, scorer: Scorer | None) -> list[Contender]:
-    """Everybody who is to be measured; names are told apart."""
+    """Return all requested contenders; equal names get a number."""
     scorers = ([scorer] if scorer else []) + [model_scorer(path) for path in options.compare]
     found: list[Contender] = []
     for one in scorers:
@@ -178,9 +157,9 @@ def report_document(options: argparse.Namespace, scorer: Scorer | None, command:
 
 
 def _gate(scorer: Scorer | None, path: Path, lower: bool) -> str:
-    """Measure the frozen set and write its floors."""
+    """Measure the frozen set and write its limits."""
     if scorer is None:
-        raise EvaluationError("expected --model beside --gate")
+        raise EvaluationError("--gate requires --model or --run")
     figures = gate_figures(model_contender(scorer.contract, scorer.score))
     return write_gate(path, f"{scorer.contract.name} {scorer.contract.version}", figures, lower=lower)
 
@@ -192,31 +171,33 @@ def _parser() -> argparse.ArgumentParser:
     who = parser.add_argument_group("contenders")
     source = who.add_mutually_exclusive_group()
     source.add_argument("--model", type=Path, help="exported ONNX file")
-    source.add_argument("--run", type=Path, help="run folder: its best checkpoint, uncalibrated, thresholds of 0.5")
+    source.add_argument("--run", type=Path, help="run folder: best checkpoint, uncalibrated, with thresholds of 0.5")
     who.add_argument("--compare", type=Path, nargs="+", default=[], metavar="FILE", help="further ONNX files")
     who.add_argument("--baseline", nargs="+", default=[], choices=BASELINES, metavar="NAME", help=", ".join(BASELINES))
-    who.add_argument("--peer-python", type=Path, help="interpreter with the packages of Silero VAD, YAMNet and DNSMOS")
+    who.add_argument("--peer-python", type=Path, help="interpreter that has Silero VAD, YAMNet and DNSMOS installed")
     on = parser.add_argument_group("material")
-    on.add_argument("--data", type=Path, help="corpus folder with manifest.csv: mixtures are rendered from it")
-    on.add_argument("--split", choices=SPLITS, default="valid", help="of the manifest (default valid)")
-    on.add_argument("--sources", nargs="+", metavar="NAME", help="only stems of these sources, which may be held out")
-    on.add_argument("--all-licences", action="store_true", help="also stems that training had to leave out")
-    on.add_argument("--mixtures", type=int, default=400, help="mixtures of the main material (default 400)")
-    on.add_argument("--seed", type=int, help="seed of the mixtures (default: the run's own plus an offset)")
-    on.add_argument("--labelled", type=Path, help="folder of recordings with label tracks beside them")
-    on.add_argument("--labels", nargs="+", metavar="LABEL", help="what was listened for (default: what tracks name)")
+    on.add_argument("--data", type=Path, help="corpus folder with manifest.csv, from which mixtures are rendered")
+    on.add_argument("--split", choices=SPLITS, default="valid", help="split of the manifest (default: valid)")
+    on.add_argument("--sources", nargs="+", metavar="NAME", help="use only stems of these sources, even excluded ones")
+    on.add_argument("--all-licences", action="store_true", help="include stems that training excludes by licence")
+    on.add_argument("--mixtures", type=int, default=400, help="mixtures of the main material (default: 400)")
+    on.add_argument("--seed", type=int, help="seed of the mixtures (default: the run's seed plus an offset)")
+    on.add_argument("--labelled", type=Path, help="folder of recordings, each with a label track next to it")
+    on.add_argument(
+        "--labels", nargs="+", metavar="LABEL", help="labels that were annotated (default: those in the tracks)"
+    )
     on.add_argument("--ratings", type=Path, help="CSV with path and any of sig, bak, ovrl")
     parser.add_argument("--out", type=Path, help="folder for report.md, figures.json and plots")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--report", type=Path, help="also write the report here")
     gate = parser.add_argument_group("regression gate")
-    gate.add_argument("--gate", type=Path, nargs="?", const=GATE_PATH, help=f"write floors (default {GATE_PATH.name})")
-    gate.add_argument("--lower-gate", action="store_true", help="also where that makes them easier to pass")
+    gate.add_argument("--gate", type=Path, nargs="?", const=GATE_PATH, help=f"write limits (default: {GATE_PATH.name})")
+    gate.add_argument("--lower-gate", action="store_true", help="also accept limits that are easier to pass")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
     options = _parser().parse_args(given)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Training examples by number: example i of a seed is the same mixture on every machine and after every resume."""
+"""Training examples by index: example i of a seed is the same mixture on every machine and after every resume."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Example = tuple[Tensor, Tensor, Tensor]
 
 
 def choose_stems(stems: Sequence[Stem], data: DataConfig, split: str) -> list[Stem]:
-    """Stems of a split that the configuration admits; unlabelled real recordings are never mixed."""
+    """Return the stems of a split that the configuration allows; unlabelled real recordings are never mixed."""
     return [
         stem
         for stem in stems
@@ -36,11 +36,11 @@ def choose_stems(stems: Sequence[Stem], data: DataConfig, split: str) -> list[St
 
 
 def load_pool(folder: Path, data: DataConfig, split: str) -> tuple[Pool, Report, list[Stem]]:
-    """Read the manifest, choose, preprocess.
+    """Read the manifest, choose stems and preprocess them.
 
     Raises:
         ManifestError: The manifest cannot be used.
-        ValueError: It leaks between splits or lists missing files.
+        ValueError: The manifest is unfit for training, for instance because it leaks between splits.
     """
     stems = read_manifest(folder)
     wrong = validate(stems)
@@ -52,13 +52,13 @@ def load_pool(folder: Path, data: DataConfig, split: str) -> tuple[Pool, Report,
 
 
 class MixtureExamples(Dataset[Example]):
-    """Map-style dataset without end: index i draws and renders mixture i.
+    """Infinite map-style dataset: index i draws and renders mixture i.
 
     Args:
         pool: Stems to mix.
         labels: Order of the target columns.
         samples: Length of a mixture, a multiple of 320.
-        seed: Together with the index it seeds everything.
+        seed: Seeds all random draws, together with the index.
     """
 
     def __init__(self, pool: Pool, labels: Sequence[str], samples: int, seed: int) -> None:
@@ -66,26 +66,26 @@ class MixtureExamples(Dataset[Example]):
         self.front_end = FrontEnd()
 
     def mixture(self, index: int) -> Mixture:
-        """Mixture number `index`."""
+        """Return mixture number `index`."""
         rng = np.random.default_rng([self.seed, index])
         return render(draw_plan(rng, self.pool, self.samples), self.pool)
 
     def __getitem__(self, index: int) -> Example:
-        """Features, targets and mask of mixture `index`."""
+        """Return features, targets and mask of mixture `index`."""
         return to_example(self.mixture(index), self.labels, self.front_end)
 
 
 def to_example(mixture: Mixture, labels: Sequence[str], front_end: FrontEnd) -> Example:
-    """Feature rows and target matrices of a mixture.
+    """Return the feature rows and target matrices of a mixture.
 
-    The last frames' windows reach beyond the end; they see the sound mirrored, as at the end of a file.
+    The windows of the last frames extend beyond the end, where the sound is mirrored as at the end of a file.
     """
     spec = front_end.spec
     frames = len(mixture.samples) // spec.frame_samples
     samples = mixture.samples[: frames * spec.frame_samples]
     padded = np.concatenate([samples, samples[: -spec.overlap_samples - 1 : -1]])
     features = front_end(padded[None])[0]
-    unknown = FrameTarget(np.zeros(frames), np.zeros(frames, dtype=bool))  # opinion scores: no stem tells them
+    unknown = FrameTarget(np.zeros(frames), np.zeros(frames, dtype=bool))  # opinion scores have no target from stems
     judged = [mixture.targets.get(label, unknown) for label in labels]
     value = np.stack([target.value[:frames] for target in judged], axis=1)
     mask = np.stack([target.mask[:frames] for target in judged], axis=1)
@@ -93,11 +93,11 @@ def to_example(mixture: Mixture, labels: Sequence[str], front_end: FrontEnd) -> 
 
 
 def clip_samples(data: DataConfig) -> int:
-    """Length of a training mixture in samples, whole frames."""
+    """Return the length of a training mixture in samples, rounded down to whole frames."""
     return int(data.clip_seconds * RATE_HZ) // 320 * 320
 
 
 def collate(examples: list[Any]) -> Example:
-    """Stack examples of one length."""
+    """Stack examples of equal length."""
     features, targets, masks = zip(*examples, strict=True)
     return torch.stack(features), torch.stack(targets), torch.stack(masks)

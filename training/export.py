@@ -1,7 +1,7 @@
-"""Make a model file: `python -m training.export RUN --data FOLDER --out models/NAME.onnx`.
+"""Export a model file: `python -m training.export RUN --data FOLDER --out models/NAME.onnx`.
 
-Calibrates a run's best checkpoint, writes it as ONNX with its contract inside, measures that very graph, and proves
-that it computes what PyTorch computes. A file appears under its name only when all of that succeeded.
+Calibrates a run's best checkpoint, writes it as ONNX with its contract embedded, measures the exported graph, and
+verifies it against PyTorch. The output file is written only if all of this succeeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from training.calibrate import calibrate, label_specs
 from training.card import CardError, write_card
 from training.config import TrainConfig
 from training.corpora.manifest import ManifestError
-from training.evaluate import EvaluationError, Scorer, evaluate, model_scorer, onnx_score, onnx_session, read_run
+from training.evaluate import evaluate
+from training.evaluation.models import EvaluationError, Scorer, model_scorer, onnx_score, onnx_session, read_run
 from training.examples import clip_samples, load_pool
 from training.material import (
     CALIBRATION_SEED_OFFSET,
@@ -39,27 +40,27 @@ from training.model import Detector
 
 Float32 = NDArray[np.float32]
 
-OPSET = 17  # the first with all operators used here in their present form; every runtime since 2022 has it
-PARITY_TOLERANCE = 1e-4  # the difference that the same audio may get; probabilities and state as they are, dB / range
+OPSET = 17  # the first with all operators used here in their current form; supported by every runtime since 2022
+PARITY_TOLERANCE = 1e-4  # maximum difference for the same audio; absolute for probabilities and state, dB by its range
 PARITY_SHAPES = ((1, 2), (1, 50), (2, 2), (3, 10), (4, 100), (5, 34), (8, 20), (16, 6), (33, 4), (2, 800))
 CHUNKED_HOPS = 800
 GOLDEN_SECONDS = 1.0
 GOLDEN_SEED = 20
-SNR_BIAS_DB = 1.0  # a larger mean error of snr_db is worth a remark
+SNR_BIAS_DB = 1.0  # a larger mean error of snr_db is reported
 HELD_OUT = (
-    "mixtures of sources held out: speech and music of corpora that neither training nor any choice has heard, noise "
-    "of such and of unheard recordings of known ones"
+    "mixtures of held-out sources: speech and music from corpora unseen in training and model selection; noise partly "
+    "from such corpora, partly from unseen recordings of known corpora"
 )
 COMPARED = ("labels", "snr_db", "kinds", "followed", "clean_speech", "noise_alone")
 TENSORS = ("features", "state", "scores", "new_state")
 
 
 class ExportError(Exception):
-    """The exported graph is not what the contract or PyTorch says; nothing was left at the output path."""
+    """The exported graph differs from its contract or from PyTorch; no output file was written."""
 
 
 class _Step(nn.Module):
-    """One step as the service runs it: calibrated scores and the new state."""
+    """One step as the service runs it; returns calibrated scores and the new state."""
 
     def __init__(self, net: Detector) -> None:
         super().__init__()
@@ -76,8 +77,8 @@ def export_graph(net: Detector) -> onnx.ModelProto:
     example = (torch.zeros(1, 8, spec.columns), net.init_state(1))
     axes = {"features": {0: "B", 1: "T"}, "state": {0: "B"}, "scores": {0: "B", 1: "frames"}, "new_state": {0: "B"}}
     with TemporaryDirectory() as folder, warnings.catch_warnings():
-        # The tracing exporter is deprecated, not broken: the new one needs another package for the same graph. What it
-        # warns of besides (shapes inside the GRU might become constants) is what the parity check below looks for.
+        # The tracing exporter is deprecated but works; the new one requires another package for the same graph. Its
+        # other warning (shapes inside the GRU might become constants) is covered by the parity check below.
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX", DeprecationWarning)
         warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
         warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
@@ -95,23 +96,23 @@ def export_graph(net: Detector) -> onnx.ModelProto:
         )
         graph = onnx.load(path)
     new_state = next(output for output in graph.graph.output if output.name == "new_state")
-    new_state.type.tensor_type.shape.dim[1].dim_value = net.state_size  # the exporter does not see through the concat
+    new_state.type.tensor_type.shape.dim[1].dim_value = net.state_size  # the exporter cannot infer it from the concat
     onnx.checker.check_model(graph)
     return graph
 
 
 def verify(model: bytes, net: Detector) -> float:
-    """Hold a model file to its contract and to PyTorch.
+    """Verify a model file against its contract and against PyTorch.
 
     Args:
-        model: The file's bytes, contract included.
-        net: The calibrated net that it was made from.
+        model: The file's bytes, including the contract.
+        net: The calibrated net from which the file was exported.
 
     Returns:
-        The largest difference found; `snr_db` counts by its range.
+        The largest difference; that of `snr_db` is relative to its range.
 
     Raises:
-        ExportError: A mismatch; the message lists all.
+        ExportError: There is a mismatch; the message lists all mismatches.
     """
     session = onnx_session(model)
     contract, wrong = parse_contract(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""))
@@ -119,7 +120,7 @@ def verify(model: bytes, net: Detector) -> float:
         inputs = {tensor.name: tensor.shape for tensor in session.get_inputs()}
         wrong = contract.check(inputs, {tensor.name: tensor.shape for tensor in session.get_outputs()})
     if wrong:
-        raise ExportError("the graph does not fit its contract:\n  " + "\n  ".join(wrong))
+        raise ExportError("the graph does not match its contract:\n  " + "\n  ".join(wrong))
     rng = np.random.default_rng(GOLDEN_SEED)
     worst = {shape: _difference(session, net, _rows(net, rng, *shape), rng) for shape in PARITY_SHAPES}
     worst[1, CHUNKED_HOPS] = _chunked_difference(session, net, _rows(net, rng, 1, CHUNKED_HOPS), rng)
@@ -132,7 +133,7 @@ def verify(model: bytes, net: Detector) -> float:
 
 
 def _rows(net: Detector, rng: np.random.Generator, batch: int, hops: int) -> Float32:
-    """Random feature rows with the mean and spread of the training material."""
+    """Return random feature rows with the mean and spread of the training material."""
     noise = rng.standard_normal((batch, hops, net.spec.columns))
     return (net.mean.numpy() + net.spread.numpy() * noise).astype(np.float32)
 
@@ -155,7 +156,7 @@ def _difference(session: Any, net: Detector, features: Float32, rng: np.random.G
 
 
 def _chunked_difference(session: Any, net: Detector, features: Float32, rng: np.random.Generator) -> float:
-    """One stream in chunks of random length through ONNX Runtime against the whole through PyTorch."""
+    """Compare one stream in chunks of random length (ONNX Runtime) with the whole sequence (PyTorch)."""
     state = start = np.zeros((1, net.state_size), np.float32)
     parts, position = [], 0
     while position < features.shape[1]:
@@ -167,7 +168,7 @@ def _chunked_difference(session: Any, net: Detector, features: Float32, rng: np.
 
 
 def _largest(net: Detector, found: tuple[Float32, Float32], expected: tuple[Float32, Float32]) -> float:
-    """Largest difference; infinite when shapes differ, NaN when a value is."""
+    """Return the largest difference; infinite if shapes differ, NaN if any value is NaN."""
     if found[0].shape != expected[0].shape or found[1].shape != expected[1].shape:
         return float("inf")
     scores = np.abs(found[0] - expected[0]) / (net.high - net.low).numpy()
@@ -175,7 +176,7 @@ def _largest(net: Detector, found: tuple[Float32, Float32], expected: tuple[Floa
 
 
 def golden_vectors(model: bytes, net: Detector) -> dict[str, Float32]:
-    """Make a step that any runtime must repeat: a made-up signal, its features, and what comes out.
+    """Create a reference step that any runtime must reproduce: a synthetic signal, its features, and the output.
 
     Returns:
         samples (n,), features [1, T, F], state [1, S] (after the first half of the signal), scores, new_state.
@@ -206,18 +207,18 @@ def export(
     Args:
         run: Run folder of `training.train`.
         data: Corpus folder.
-        out: Model file to write; golden vectors are written beside it.
-        mixtures: Calibration mixtures.
-        evaluation_mixtures: Mixtures of the figures that the contract carries.
-        figures_data: Corpus folder whose validation split the figures are measured on, when calibration and thresholds
-            must not have seen its sources (see `training.join`); `data` when None.
-        earlier: An older model file that is measured on the very same mixtures, for the card.
+        out: Model file to write; golden vectors are written next to it.
+        mixtures: Number of calibration mixtures.
+        evaluation_mixtures: Number of mixtures for the figures in the contract.
+        figures_data: Corpus folder whose validation split the figures are measured on, if its sources must be unseen in
+            calibration and the choice of thresholds (see `training.join`); `data` if None.
+        earlier: An older model file to measure on the same mixtures, for the card.
 
     Raises:
         EvaluationError: The run has no usable checkpoint.
         ExportError: The graph differs from its contract or from PyTorch.
         ManifestError: The manifest cannot be used.
-        ValueError: It leaks between splits, or the pool cannot make a material.
+        ValueError: The manifest leaks between splits, or the pool cannot provide a material.
     """
     net, document = read_run(run)
     config = TrainConfig.model_validate(document["config"])
@@ -244,7 +245,7 @@ def export(
     contract = contract.model_copy(update={"metrics": metrics})
     bias = metrics["snr_db"].get("bias_db")
     if bias is not None and abs(bias) > SNR_BIAS_DB:
-        remarks.append(f"snr_db: mean signed error {bias:.2f} dB; it is left as it is and stands in the figures")
+        remarks.append(f"snr_db: mean signed error {bias:.2f} dB; not corrected, but included in the figures")
     onnx.helper.set_model_props(graph, {METADATA_KEY: contract.model_dump_json()})
     model: bytes = graph.SerializeToString()
     largest = verify(model, net)
@@ -254,7 +255,7 @@ def export(
 
 
 def _calibration(net: Detector) -> dict[str, dict[str, float]]:
-    """Scale and shift of each label's logits, for whoever wants to load a checkpoint as it was exported."""
+    """Return scale and shift of each label's logits, to load a checkpoint with the calibration of the export."""
     scale, shift = (dict(zip(net.config.labels, row, strict=True)) for row in net.calibration.tolist())
     return {"scale": scale, "shift": shift}
 
@@ -266,7 +267,7 @@ def _contract(
     labels: tuple[LabelSpec, ...],
     calibration: dict[str, Any],
 ) -> ModelContract:
-    """Declare the model: everything but its figures."""
+    """Build the model's contract, without figures."""
     return ModelContract(
         name=config.name,
         version=config.version,
@@ -293,7 +294,7 @@ def _contract(
 
 
 def _write(out: Path, model: bytes, golden: dict[str, Float32]) -> None:
-    """Write model and golden vectors under temporary names first, so that neither is ever seen in parts."""
+    """Write model and golden vectors under temporary names and rename them, so that neither is ever incomplete."""
     out.parent.mkdir(parents=True, exist_ok=True)
     vectors = golden_path(out)
     partial, partial_vectors = out.with_name(f".{out.name}.partial"), vectors.with_name(f".{vectors.name}.partial")
@@ -309,21 +310,21 @@ def _write(out: Path, model: bytes, golden: dict[str, Float32]) -> None:
 
 
 def golden_path(model: Path) -> Path:
-    """Where a model file's golden vectors lie: `NAME.golden.npz` beside it."""
+    """Return the path of a model file's golden vectors: `NAME.golden.npz` next to it."""
     return model.with_name(f"{model.stem}.golden.npz")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("run", type=Path, help="run folder with best.pt")
     parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="model file, for instance models/speech-qc-base.onnx")
-    parser.add_argument("--mixtures", type=int, default=300, help="calibration mixtures (default 300)")
-    parser.add_argument("--evaluation-mixtures", type=int, default=400, help="mixtures of the figures (default 400)")
-    parser.add_argument("--figures-data", type=Path, help="corpus folder of the figures, if not the same")
+    parser.add_argument("--mixtures", type=int, default=300, help="calibration mixtures (default: 300)")
+    parser.add_argument("--evaluation-mixtures", type=int, default=400, help="mixtures for the figures (default: 400)")
+    parser.add_argument("--figures-data", type=Path, help="corpus folder for the figures (default: that of --data)")
     parser.add_argument("--earlier", type=Path, help="older model file to measure on the same mixtures, for the card")
-    parser.add_argument("--card", type=Path, help="also bring the machine-made part of this model card up to date")
+    parser.add_argument("--card", type=Path, help="also update the generated part of this model card")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What each training step sees: new mixtures, the same ones again with other levels and colours, and rated clips."""
+"""The batches of training steps: new mixtures, reused mixtures with varied level and colour, and rated clips."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from training.config import TrainConfig
 from training.examples import Example, MixtureExamples, collate
 from training.mos import MosClips
 
-REUSE_BATCHES = 40  # a mixture is drawn from the last this many batches
-NEW_SHARE = 0.5  # of a reused batch are the newest mixtures
-JITTERED_SHARE = 0.6  # of the mixtures get another level and colour
-SOFTER_DB, LOUDER_DB = 12.0, 2.0  # louder would pass the rail, which the waveform columns would have to show
+REUSE_BATCHES = 40  # number of recent batches from which mixtures are reused
+NEW_SHARE = 0.5  # share of the newest mixtures in a batch with reuse
+JITTERED_SHARE = 0.6  # share of the mixtures whose level and spectral colour are varied
+SOFTER_DB, LOUDER_DB = 12.0, 2.0  # louder would exceed full scale, which the waveform columns would have to reflect
 COLOUR_DB = 3.0
-DIGITAL_SILENCE = math.log(1e-9)  # log energy below which a row stays as it is: silence has no level
+DIGITAL_SILENCE = math.log(1e-9)  # log energy; quieter rows stay unchanged, because silence has no level
 NEPER_PER_DB = math.log(10.0) / 10.0  # features are natural logs of power
 
 
 def batches(
     dataset: MixtureExamples, config: TrainConfig, first_step: int, mos: MosClips | None = None
 ) -> Iterator[Example]:
-    """Batches from a step on.
+    """Yield batches from the given step on.
 
-    What is new in a batch depends on the step alone, so a resumed run continues the sequence; with `reuse` above 1 its
-    store of earlier mixtures starts empty again.
+    The new mixtures of a batch depend only on the step, so a resumed run continues the sequence. With `reuse` above 1,
+    the store of earlier mixtures is empty after a resume.
     """
     reuse = config.data.reuse
     indices = range(first_step // reuse * config.batch_size, config.steps * config.batch_size)
@@ -63,7 +63,7 @@ def batches(
 
 
 def _drawn(rng: np.random.Generator, store: list[Example], count: int) -> Example:
-    """Half of the newest batch and half of all that are kept."""
+    """Draw half of a batch from the newest mixtures and half from all stored ones."""
     newest = round(count * NEW_SHARE) if len(store) > 1 else count
     places = [(len(store) - 1, int(row)) for row in rng.permutation(len(store[-1][0]))[:newest]]
     while len(places) < count:
@@ -74,11 +74,11 @@ def _drawn(rng: np.random.Generator, store: list[Example], count: int) -> Exampl
 
 
 def jitter(batch: Example, rng: np.random.Generator, spec: FeatureSpec) -> Example:
-    """Give a share of the mixtures another level and a smooth colour, as another microphone would.
+    """Vary level and spectral colour of a share of the mixtures, like a different microphone.
 
     Args:
         batch: Features (B, T, F), targets, masks; not changed.
-        rng: What to draw with.
+        rng: Random generator.
         spec: Order of the columns.
     """
     features, target, mask = batch

@@ -1,8 +1,8 @@
-"""Join corpora and hold whole sources out: `python -m training.join OUT FOLDER [FOLDER …]`.
+"""Join corpora and hold out whole sources: `python -m training.join OUT FOLDER [FOLDER …]`.
 
-Writes two corpus folders: OUT, where `valid` is what early stopping, calibration and thresholds are chosen on, and
-OUT-figures, where `valid` is what figures are reported on. Sources without training rows are dealt out to the two in
-turn; rows of sources that training knows are divided by speaker or recording, speech of them only to the first.
+Writes two corpus folders. In OUT, `valid` serves early stopping, calibration and the choice of thresholds. In
+OUT-figures, `valid` serves only reported figures. Sources without training rows alternate between the two. Held-out
+rows of sources with training rows are divided by speaker or recording, and their speech goes only to OUT.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Row = dict[str, str]
 
 
 def read_rows(folders: Sequence[Path]) -> list[Row]:
-    """Rows of all folders, paths behind each folder's number.
+    """Return the rows of all folders, with paths prefixed by the number of the folder.
 
-    A speaker or recording that one folder trains on and another holds out is held out.
+    A speaker or recording that is held out in one folder and used for training in another is held out.
 
     Raises:
         ManifestError: A manifest cannot be used.
@@ -43,7 +43,7 @@ def _group(row: Row) -> str:
 
 
 def divide(rows: Sequence[Row]) -> dict[str, str]:
-    """Which half (`choose` or `figures`) every source without training rows belongs to, alternating by length."""
+    """Assign every source without training rows to `choose` or `figures`, alternating in order of length."""
     known = {row["source"] for row in rows if row["split"] == "train"}
     seconds: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for row in rows:
@@ -57,7 +57,7 @@ def divide(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def half_of(row: Row, half: dict[str, str]) -> str:
-    """`choose` or `figures` for a row that is not of the training split."""
+    """Return `choose` or `figures` for a row outside the training split."""
     if row["source"] in half:
         return half[row["source"]]
     if row["kind"] == "speech":
@@ -66,7 +66,7 @@ def half_of(row: Row, half: dict[str, str]) -> str:
 
 
 def join(out: Path, folders: Sequence[Path]) -> list[Path]:
-    """Write the two corpus folders; returns them."""
+    """Write the two corpus folders and return their paths."""
     rows = read_rows(folders)
     half = divide(rows)
     made = []
@@ -89,9 +89,9 @@ def join(out: Path, folders: Sequence[Path]) -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.join", description=__doc__)
-    parser.add_argument("out", type=Path, help="corpus folder to write; OUT-figures is written beside it")
+    parser.add_argument("out", type=Path, help="corpus folder to write; OUT-figures is written next to it")
     parser.add_argument("folders", type=Path, nargs="+", help="corpora to join")
     options = parser.parse_args(argv)
     try:

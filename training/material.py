@@ -1,39 +1,42 @@
-"""Fixed mixtures on which a detector is measured or calibrated, made once and kept in memory.
+"""Fixed mixtures for validation, evaluation and calibration, rendered once and kept in memory.
 
-Seeds are apart from those of training and of early stopping, so no mixture serves two purposes; the stems are those of
-one split.
+Each purpose adds its own offset to the run's seed, so no mixture serves two purposes. All stems come from one split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from speech_qc.audio.features import FrontEnd, frame_levels_dbfs
-from training.examples import to_example
+from training.config import DataConfig
+from training.examples import clip_samples, load_pool, to_example
 from training.mixing.plan import MixOdds, MixPlan, Pool, draw_plan
 from training.mixing.render import render
+from training.mos import MosClips
 
 Float32 = NDArray[np.float32]
 
-EVALUATION_SEED_OFFSET = 2_000_003  # added to a run's seed; early stopping uses 1_000_003
+VALID_SEED_OFFSET = 1_000_003  # added to a run's seed for early stopping
+EVALUATION_SEED_OFFSET = 2_000_003
 CALIBRATION_SEED_OFFSET = 3_000_017
-MAX_DRAWS_PER_MIXTURE = 200  # a condition that one plan in 200 does not meet is never met by this pool
+MAX_DRAWS_PER_MIXTURE = 200  # after this many draws per mixture, the pool is assumed not to meet the condition
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Which mixtures a material holds.
+    """Which mixtures a material contains.
 
     Args:
-        name: What to call it in reports.
-        odds: How often each ingredient is drawn.
-        faultless: Take overload and packet loss off the line.
-        accept: Plans to keep.
+        name: Name in reports.
+        odds: Probability of each ingredient.
+        faultless: Remove overload and packet loss from the line.
+        accept: Whether to keep a plan.
     """
 
     name: str
@@ -51,7 +54,7 @@ _COMPETED = MixOdds(speech=1.0, noise=0.0, second_noise=0.0, interference=1.0)
 
 
 def _only(kind: str) -> Condition:
-    """Speech and one kind of interference, nothing else."""
+    """Return the condition of speech with one kind of interference and nothing else."""
     return Condition(
         f"speech and {kind}",
         _COMPETED,
@@ -67,7 +70,7 @@ NOISE_ALONE = Condition("noise alone", MixOdds(speech=0.0, interference=0.0), Fa
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Mixtures of one length with their truth.
+    """Mixtures of equal length with their ground truth.
 
     Attributes:
         condition: Name of the condition.
@@ -76,7 +79,7 @@ class Material:
         target: float32 (N, T / 2, C).
         mask: bool (N, T / 2, C), True where the target counts.
         level_dbfs: float32 (N, T / 2).
-        seconds: Length of all mixtures together.
+        seconds: Total length of the mixtures.
     """
 
     condition: str
@@ -123,4 +126,49 @@ def draw_plans(pool: Pool, samples: int, seed: int, count: int, condition: Condi
             plans.append(plan)
         if len(plans) == count:
             return plans
-    raise ValueError(f"expected {count} mixtures of {condition.name!r}, this pool gave {len(plans)}; add stems")
+    raise ValueError(f"expected {count} mixtures of {condition.name!r}, this pool gave {len(plans)}: add stems")
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Validation material for comparing the checkpoints of a run.
+
+    Attributes:
+        mixed: Mixtures as in training.
+        clean: Undisturbed speech per kind of line; may be empty.
+        noise: Mixtures without speech, or None.
+        mos: Rated clips, or None.
+    """
+
+    mixed: Material
+    clean: tuple[Material, ...]
+    noise: Material | None
+    mos: MosClips | None
+
+
+def make_checks(folder: Path, data: DataConfig, labels: Sequence[str], seed: int) -> Checks:
+    """Render the validation material that `data` specifies.
+
+    Args:
+        folder: Corpus folder.
+        data: Choice of stems, length and number of clips of each kind; `mos_folder` has the rated clips.
+        labels: Order of the target columns.
+        seed: The run's seed; `VALID_SEED_OFFSET` is added.
+
+    Raises:
+        ConfigError: `mos_folder` has no rated clips.
+        ManifestError: The manifest cannot be used.
+        ValueError: The manifest leaks between splits, or the pool cannot provide a material.
+    """
+    pool, _, _ = load_pool(folder, data, "valid")
+
+    def made(count: int, condition: Condition) -> Material:
+        return make_material(pool, labels, clip_samples(data), seed + VALID_SEED_OFFSET, count, condition)
+
+    half = data.valid_clean // 2
+    return Checks(
+        mixed=made(data.valid_mixtures, MIXED),
+        clean=(made(half, CLEAN_WIDE), made(half, CLEAN_TELEPHONE)) if half else (),
+        noise=made(data.valid_noise, NOISE_ALONE) if data.valid_noise else None,
+        mos=None if data.mos_folder is None else MosClips(data.mos_folder, "valid", labels),
+    )

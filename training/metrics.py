@@ -1,4 +1,4 @@
-"""Frame figures: AUROC, average precision, errors in dB, calibration error, thresholds for a false-alarm rate."""
+"""Frame metrics: AUROC, average precision, calibration error, Platt scaling, thresholds for a false-alarm rate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from scipy.stats import rankdata
 
 Float = NDArray[np.floating]
 
+BINS = 15  # equal-width bins in which scores and frequencies are compared
+DET_POINTS = 40  # number of score quantiles, and of false-positive rates, at which the curve is sampled
+NEWTON_STEPS = 50  # at most; Platt scaling converges in far fewer
+
 
 def auroc(score: Float, target: Float) -> float | None:
-    """Area under the ROC curve by ranks (ties count half); None when one class is missing."""
+    """Return the area under the ROC curve by ranks (ties count half); None if a class is missing."""
     positive = target > 0.5
     ones, zeros = int(positive.sum()), int((~positive).sum())
     if ones == 0 or zeros == 0:
@@ -20,7 +24,7 @@ def auroc(score: Float, target: Float) -> float | None:
 
 
 def average_precision(score: Float, target: Float) -> float | None:
-    """Mean precision over the positives, in order of falling score; None without positives."""
+    """Return the mean precision over the positives in descending order of score; None without positives."""
     positive = target > 0.5
     if not positive.any():
         return None
@@ -29,17 +33,17 @@ def average_precision(score: Float, target: Float) -> float | None:
     return float(precision[hits].mean())
 
 
-def calibration_error(score: Float, target: Float, bins: int = 15) -> float:
-    """Expected calibration error: mean distance of confidence and frequency over equal-width bins, by weight."""
-    index = np.minimum((score * bins).astype(int), bins - 1)
-    weight = np.bincount(index, minlength=bins)
-    confidence = np.bincount(index, weights=score, minlength=bins)
-    frequency = np.bincount(index, weights=target, minlength=bins)
+def calibration_error(score: Float, target: Float) -> float:
+    """Return the expected calibration error: mean gap of confidence and frequency over bins, weighted by frames."""
+    index = np.minimum((score * BINS).astype(int), BINS - 1)
+    weight = np.bincount(index, minlength=BINS)
+    confidence = np.bincount(index, weights=score, minlength=BINS)
+    frequency = np.bincount(index, weights=target, minlength=BINS)
     return float(np.abs(confidence - frequency).sum() / max(1, weight.sum()))
 
 
 def rates_at(score: Float, target: Float, threshold: float) -> tuple[float, float]:
-    """True- and false-positive rate at a threshold (score >= threshold)."""
+    """Return the true- and false-positive rate at a threshold (score >= threshold)."""
     positive = target > 0.5
     called = score >= threshold
     return float(called[positive].mean()) if positive.any() else 0.0, (
@@ -48,10 +52,10 @@ def rates_at(score: Float, target: Float, threshold: float) -> tuple[float, floa
 
 
 def best_f1_threshold(score: Float, target: Float, max_false_rate: float) -> float:
-    """Threshold of the best frame F1 among those with at most `max_false_rate` false positives.
+    """Return the threshold with the best frame F1 among those with a false-positive rate of at most `max_false_rate`.
 
     Returns:
-        A value in [0.05, 0.95]; the highest when no threshold keeps the rate.
+        A value in [0.05, 0.95]; the maximum if no threshold meets the rate.
     """
     grid = np.linspace(0.05, 0.95, 91)
     best, chosen = -1.0, 0.95
@@ -66,13 +70,13 @@ def best_f1_threshold(score: Float, target: Float, max_false_rate: float) -> flo
     return chosen
 
 
-def fit_platt(logit: Float, target: Float, steps: int = 50) -> tuple[float, float]:
-    """Scale and shift of logits that minimise the log loss (Newton's method).
+def fit_platt(logit: Float, target: Float) -> tuple[float, float]:
+    """Return the scale and shift of logits that minimise the log loss (Newton's method).
 
-    Source: Platt (1999), without the target smoothing since frames are many.
+    Source: Platt (1999), without target smoothing, because there are many frames.
     """
     scale, shift = 1.0, 0.0
-    for _ in range(steps):
+    for _ in range(NEWTON_STEPS):
         z = np.clip(scale * logit + shift, -30, 30)
         p = 1.0 / (1.0 + np.exp(-z))
         weight = p * (1 - p) + 1e-9
@@ -87,12 +91,12 @@ def fit_platt(logit: Float, target: Float, steps: int = 50) -> tuple[float, floa
     return (scale, shift) if scale > 0 else (1.0, 0.0)
 
 
-def reliability(score: Float, target: Float, bins: int = 15) -> list[tuple[float, float, float]]:
-    """Mean score, share of positives and share of the frames, for each equal-width bin that has frames."""
-    index = np.minimum((score * bins).astype(int), bins - 1)
-    weight = np.bincount(index, minlength=bins)
-    confidence = np.bincount(index, weights=score, minlength=bins)
-    frequency = np.bincount(index, weights=target > 0.5, minlength=bins)
+def reliability(score: Float, target: Float) -> list[tuple[float, float, float]]:
+    """Return mean score, share of positives and share of all frames for each non-empty equal-width bin."""
+    index = np.minimum((score * BINS).astype(int), BINS - 1)
+    weight = np.bincount(index, minlength=BINS)
+    confidence = np.bincount(index, weights=score, minlength=BINS)
+    frequency = np.bincount(index, weights=target > 0.5, minlength=BINS)
     return [
         (round(float(confidence[i] / n), 4), round(float(frequency[i] / n), 4), round(float(n / weight.sum()), 5))
         for i, n in enumerate(weight)
@@ -100,14 +104,14 @@ def reliability(score: Float, target: Float, bins: int = 15) -> list[tuple[float
     ]
 
 
-def det_points(score: Float, target: Float, points: int = 40) -> list[tuple[float, float]]:
-    """False-positive and miss rate at thresholds from strict to lax, for a detection-error trade-off curve."""
+def det_points(score: Float, target: Float) -> list[tuple[float, float]]:
+    """Return false-positive and miss rates from strict to lax thresholds, for a detection-error trade-off curve."""
     positive = target > 0.5
     ones, zeros = np.sort(score[positive]), np.sort(score[~positive])
     if not ones.size or not zeros.size:
         return []
-    thresholds = np.unique(np.quantile(score, np.linspace(0.0, 1.0, points)))
-    wanted = np.geomspace(1e-4, 0.5, points)  # rates where the curve is looked at
+    thresholds = np.unique(np.quantile(score, np.linspace(0.0, 1.0, DET_POINTS)))
+    wanted = np.geomspace(1e-4, 0.5, DET_POINTS)  # false-positive rates to sample
     thresholds = np.unique(np.concatenate([thresholds, np.quantile(zeros, 1.0 - wanted)]))
     misses = np.searchsorted(ones, thresholds, side="left") / ones.size
     false = 1.0 - np.searchsorted(zeros, thresholds, side="left") / zeros.size

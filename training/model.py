@@ -1,7 +1,7 @@
-"""The detector: causal convolutions on the mel image, fused with the waveform view, read by a GRU.
+"""The detector: causal convolutions on the mel image, fused with waveform features, followed by a GRU.
 
-One path for training and streaming: `forward` is `forward_chunk` from a zero state. The state is one packed vector
-per stream (batch axis 0), so that the service can gather and scatter it without knowing what is inside.
+Training and streaming share one path: `forward` is `forward_chunk` from a zero state. The state is one packed vector
+per stream (batch axis 0), so the service can gather and scatter it without knowing its contents.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from speech_qc.contract import LABEL_CATALOG, FeatureSpec
 Fusion = Literal["none", "early", "late"]
 
 VALUE_RANGES: dict[str, tuple[float, float]] = {"probability": (0.0, 1.0), "db": (-15.0, 45.0), "mos": (1.0, 5.0)}
-"""Range of a head by the kind of its label."""
+"""Value range of a head by the kind of its label."""
 
 PAST_ROWS = 7
-"""Rows of the mel image before a chunk that its first frame sees: (2 + 2) + 2 · 2 - 1 over the three convolutions."""
+"""Mel rows before a chunk in the receptive field of its first frame: (2 + 2) + 2 · 2 - 1 over three convolutions."""
 
 FIRST_LABELS = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind != "mos")
 """Labels whose targets come from stems."""
 
 
 class ModelConfig(BaseModel):
-    """Shape of the net; all that is needed to build it again."""
+    """Architecture parameters of the net; sufficient to rebuild it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,10 +42,10 @@ class ModelConfig(BaseModel):
     """Width of the GRU."""
     head_size: int = Field(default=64, ge=1)
     mos_size: int = Field(default=24, ge=1)
-    """Width of the slow GRU behind the opinion scores; it is only there when a label of that kind is."""
+    """Width of the slow GRU for the opinion scores; it exists only if there is such a label."""
     fusion: Fusion = "early"
     lookahead_frames: int = Field(default=2, ge=0, le=5)
-    """Output frames (20 ms) that an answer comes after its frame."""
+    """Number of output frames (20 ms) by which a score lags its frame."""
 
 
 class Detector(nn.Module):
@@ -54,7 +54,7 @@ class Detector(nn.Module):
     Shapes:
         features: float32 (B, T, F), T a multiple of 2.
         state: float32 (B, S): the last seven rows of the mel image, normalised, and the hidden state of each GRU.
-        scores: float32 (B, T / 2, C); frame j of the output speaks of frame j - lookahead_frames of the input.
+        scores: float32 (B, T / 2, C); frame j of the output refers to frame j - lookahead_frames of the input.
     """
 
     mean: Tensor
@@ -63,10 +63,10 @@ class Detector(nn.Module):
     high: Tensor
     calibration: Tensor
 
-    def __init__(self, config: ModelConfig | None = None, spec: FeatureSpec | None = None) -> None:
+    def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
-        self.spec = spec = spec or FeatureSpec()
+        self.spec = spec = FeatureSpec()
         one, two, three = config.channels
         self.register_buffer("mean", torch.zeros(spec.columns))
         self.register_buffer("spread", torch.ones(spec.columns))
@@ -76,8 +76,8 @@ class Detector(nn.Module):
         # Row 0 scales and row 1 shifts the logits; set after training so that scores are probabilities.
         self.register_buffer("calibration", torch.stack([torch.ones(len(ranges)), torch.zeros(len(ranges))]))
 
-        # Nothing is padded in time: the rows that a convolution looks back on are the state, so that the graph has no
-        # caches between layers. Seven rows are what three kernels of 3 see before the first of two hops.
+        # There is no padding in time. The past rows in the receptive field are part of the state, so the graph needs
+        # no caches between layers. Three kernels of 3 reach seven rows back from the first of two hops.
         self.conv1 = nn.Conv2d(1, one, (3, 5), stride=(1, 2), padding=(0, 2), bias=False)
         self.norm1 = nn.BatchNorm2d(one)
         self.conv2 = nn.Conv2d(one, two, (3, 3), stride=(2, 2), padding=(0, 1), bias=False)
@@ -92,10 +92,10 @@ class Detector(nn.Module):
         self.gru = nn.GRU(joint, config.hidden_size, batch_first=True)
         opinions = [LABEL_CATALOG[name][1] == "mos" for name in config.labels]
         if any(opinions) and opinions != sorted(opinions):
-            raise ValueError(f"opinion scores come last among the labels; came {', '.join(config.labels)}")
+            raise ValueError(f"opinion scores must be the last labels, got {', '.join(config.labels)}")
         judged = len(opinions) - sum(opinions)
         self.head = _head(config.hidden_size, config.head_size, judged)
-        # An opinion is formed over seconds: a small GRU of its own learns how slowly to forget.
+        # Opinions form over seconds, so a separate small GRU learns its own, longer memory.
         self.mos_gru = nn.GRU(config.hidden_size, config.mos_size, batch_first=True) if any(opinions) else None
         self.mos_head = nn.Linear(config.mos_size, sum(opinions)) if any(opinions) else None
         late = config.fusion == "late"
@@ -104,7 +104,7 @@ class Detector(nn.Module):
 
     @property
     def state_parts(self) -> tuple[int, ...]:
-        """Lengths of the pieces of one stream's state, in packing order."""
+        """Lengths of the parts of one stream's state, in packing order."""
         gated = [gru.hidden_size for gru in (self.gru, self.wave_gru, self.mos_gru) if gru is not None]
         return (PAST_ROWS * self.spec.mel_bands, *gated)
 
@@ -114,11 +114,11 @@ class Detector(nn.Module):
         return sum(self.state_parts)
 
     def init_state(self, batch: int) -> Tensor:
-        """State of new streams: zeros, (batch, S)."""
+        """Return the state of new streams: zeros, (batch, S)."""
         return torch.zeros(batch, self.state_size, device=self.mean.device)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of whole sequences from a zero state, (B, T / 2, C); see `scores` for their units."""
+        """Return logits of whole sequences from a zero state, (B, T / 2, C); `scores` converts them."""
         return self.forward_chunk(features, self.init_state(features.shape[0]))[0]
 
     def forward_chunk(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,24 +151,24 @@ class Detector(nn.Module):
             new_state.append(last.squeeze(0))
             return out
 
-        heard = read(self.gru, joint)
-        logits = self.head(heard)
+        hidden_rows = read(self.gru, joint)
+        logits = self.head(hidden_rows)
         if self.wave_gru is not None and self.wave_head is not None:
             logits = logits + self.wave_head(read(self.wave_gru, wave))
         if self.mos_gru is not None and self.mos_head is not None:
-            logits = torch.cat([logits, self.mos_head(read(self.mos_gru, heard))], dim=2)
+            logits = torch.cat([logits, self.mos_head(read(self.mos_gru, hidden_rows))], dim=2)
         return logits, torch.cat(new_state, dim=1)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Calibrated values in each label's own units."""
+        """Return calibrated values in each label's units."""
         return self.low + (self.high - self.low) * torch.sigmoid(logits * self.calibration[0] + self.calibration[1])
 
     def parameter_count(self) -> int:
-        """Number of trained weights."""
+        """Return the number of trained weights."""
         return sum(p.numel() for p in self.parameters())
 
     def macs_per_second(self) -> float:
-        """Multiply-accumulates per second of audio, counted from the shapes."""
+        """Return multiply-accumulates per second of audio, computed from the shapes."""
         hops = self.spec.sample_rate_hz / self.spec.hop_samples
         frames = hops / self.spec.hops_per_frame
         total = self.conv1.weight.numel() * self.bands[1] * hops + self.image.weight.numel() * frames

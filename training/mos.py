@@ -1,10 +1,10 @@
-"""Opinion scores: a teacher rates a fixed set of mixtures once, what is known of each mends its known faults.
+"""Opinion scores: a teacher rates a fixed set of mixtures once, and known facts about each clip correct the ratings.
 
     python -m training.mos make FOLDER --data CORPUS --config CONFIG --split train --count 1200
     python training/mos_teacher.py FOLDER/train.samples.npy FOLDER/train.scores.npy   # in the teacher's environment
 
-DNSMOS rates clean speech at about 3.2 and is unsure of soft or short clips, but the mixtures are made from stems, so
-their SNR, overload, losses and rooms are known exactly; `targets_of` says how both are joined.
+DNSMOS rates clean speech at about 3.2 and is unreliable on soft or short clips. The mixtures are made from stems, so
+their SNR, overload, losses and rooms are known exactly. `targets_of` combines the two.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 MOS_LABELS = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind == "mos")
-MOS_SEED = 4_000_037  # mixtures that are heard by the teacher and by nobody else
-MIN_SPEECH_FRAMES = 75  # 1.5 s: fewer tell a listener too little
-CLEAN_SHARE = 0.3  # of the clips have no source put in
-TEACHER_SHARE = 0.5  # of the teacher in SIG and BAK where something disturbs
-CLEAN_SNR_DB = 34.0  # from here on, with nothing else wrong, speech is clean to a listener
+MOS_SEED = 4_000_037  # these mixtures are used only for opinion scores
+MIN_SPEECH_FRAMES = 75  # 1.5 s; a listener cannot judge less
+CLEAN_SHARE = 0.3  # share of the clips without an added source
+TEACHER_SHARE = 0.5  # weight of the teacher's scores in disturbed clips
+CLEAN_SNR_DB = 34.0  # from this SNR on, speech without other impairments sounds clean
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the mixer knows of a clip."""
+    """Facts that the mixer knows about a clip."""
 
     snr_db: float
-    """Mean speech power while the talker speaks over the mean power of everything else."""
+    """Mean speech power in speech frames over the mean power of everything else."""
     clipped: float
     """Share of speech frames with overload."""
     lost: float
-    """Share of speech frames that were lost and missed."""
+    """Number of audible lost frames as a share of the speech frames."""
     c50_db: float
-    """Clarity, 30 without a room."""
+    """Clarity; 30 without a room."""
     narrow: float
     """1 at telephone bandwidth."""
     low_rate: float
-    """1 behind a lossy codec other than G.711."""
+    """1 after a lossy codec other than G.711."""
 
 
 def facts_of(plan: MixPlan, mixture: Mixture) -> Facts | None:
-    """Facts of a mixture; None when too little is said in it."""
+    """Return the facts of a mixture; None if it has too little speech."""
     speaking = (mixture.targets["speech"].value > 0) & mixture.targets["snr_db"].mask
     if speaking.sum() < MIN_SPEECH_FRAMES:
         return None
@@ -80,7 +80,7 @@ def facts_of(plan: MixPlan, mixture: Mixture) -> Facts | None:
 
 
 def make(pool: Pool, samples: int, seed: int, count: int) -> tuple[NDArray[np.int16], list[Facts], list[Mixture]]:
-    """Draw and render clips in which enough is said."""
+    """Draw and render clips with enough speech."""
     clips: list[NDArray[np.int16]] = []
     facts: list[Facts] = []
     mixtures: list[Mixture] = []
@@ -102,11 +102,11 @@ def make(pool: Pool, samples: int, seed: int, count: int) -> tuple[NDArray[np.in
 
 
 def targets_of(facts: dict[str, Float64], teacher: Float64) -> Float64:
-    """Join the teacher's scores with what is known, (N, 3): SIG, BAK, OVRL.
+    """Combine the teacher's scores with the known facts, (N, 3): SIG, BAK, OVRL.
 
-    BAK follows the exact SNR by a monotone curve (2 at 2 dB, 3 at 13 dB, 4.2 at 30 dB), half and half with the teacher.
-    SIG falls with overload, losses, rooms and masking, half and half with the teacher. Clean speech gets at least 4 in
-    SIG and OVRL. OVRL is made of the two, again half and half with the teacher.
+    BAK follows the exact SNR by a monotone curve (2 at 2 dB, 3 at 13 dB, 4.2 at 30 dB), SIG decreases with overload,
+    losses, rooms and masking, and OVRL is computed from the two. In disturbed clips, each is averaged with the
+    teacher's score in equal parts. Clean speech gets at least 4 in SIG and OVRL.
     """
     snr = facts["snr_db"]
     bak = 1.0 + 3.6 / (1.0 + np.exp(-(snr - 11.0) / 9.0))
@@ -128,7 +128,7 @@ class MosClips:
     """Rated clips with all their frame targets, in memory.
 
     Args:
-        folder: Where `make` and the teacher wrote.
+        folder: Output folder of `make` and of the teacher.
         split: `train` or `valid`.
         labels: Order of the target columns.
     """
@@ -140,13 +140,13 @@ class MosClips:
                 self._made = dict(file)
             self.refresh()
         except OSError as error:
-            raise ConfigError(f"expected rated clips in {folder}: {error}; see training/mos.py") from error
+            raise ConfigError(f"expected rated clips in {folder}: {error}; training/mos.py creates them") from error
 
     def refresh(self) -> None:
-        """Take what the teacher has rated so far; it may still be at work when training starts."""
+        """Load the ratings available so far; the teacher may still be running when training starts."""
         try:
             scores = np.load(self._scores)
-        except (ValueError, EOFError):  # the teacher is writing; next time
+        except (ValueError, EOFError):  # the teacher is writing the file; keep the earlier ratings until next time
             if hasattr(self, "features"):
                 return
             raise
@@ -167,11 +167,11 @@ class MosClips:
         self.value, self.mask = torch.from_numpy(value), torch.from_numpy(mask)
 
     def __len__(self) -> int:
-        """Number of clips."""
+        """Return the number of clips."""
         return len(self.features)
 
     def take(self, step: int, count: int) -> Example:
-        """The clips of a training step: all in turn, in an order of its own for every round."""
+        """Return the clips of a training step: each round covers all clips in a new random order."""
         per_round = max(1, len(self) // count)
         order = np.random.default_rng([MOS_SEED, step // per_round]).permutation(len(self))
         start = step % per_round * count
@@ -179,12 +179,12 @@ class MosClips:
         return self.features[chosen], self.value[chosen], self.mask[chosen]
 
     def all(self) -> Example:
-        """Every clip."""
+        """Return all clips."""
         return self.features, self.value, self.mask
 
 
 def write(folder: Path, split: str, pool: Pool, data: DataConfig, labels: Sequence[str], count: int) -> None:
-    """Make clips and write them: samples for the teacher, the rest for the student."""
+    """Render clips and write them: samples for the teacher, features and targets for the student."""
     folder.mkdir(parents=True, exist_ok=True)
     seed = MOS_SEED + (split != "train")
     clips, facts, mixtures = make(pool, clip_samples(data), seed, count)
@@ -210,12 +210,12 @@ def write(folder: Path, split: str, pool: Pool, data: DataConfig, labels: Sequen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.mos", description=__doc__)
     parser.add_argument("action", choices=["make"])
-    parser.add_argument("folder", type=Path, help="where the clips go")
+    parser.add_argument("folder", type=Path, help="output folder of the clips")
     parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
-    parser.add_argument("--config", type=Path, required=True, help="training configuration: which stems, how long")
+    parser.add_argument("--config", type=Path, required=True, help="training configuration (stems and clip length)")
     parser.add_argument("--split", choices=["train", "valid"], default="train")
     parser.add_argument("--count", type=int, default=1200)
     options = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""Opinion scores of clips by DNSMOS P.835: `python mos_teacher.py SAMPLES.npy SCORES.npy`.
+"""Rate clips with DNSMOS P.835: `python mos_teacher.py SAMPLES.npy SCORES.npy`.
 
-Runs by itself in an environment that has `speechmos` (whose dependencies would clash with the service's), so it
-imports nothing of the project. SAMPLES is int16 (N, samples) at 16 kHz, SCORES float32 (N, 3): SIG, BAK, OVRL.
+Runs in a separate environment with `speechmos`, whose dependencies conflict with the service's, so it imports nothing
+from this project. SAMPLES is int16 (N, samples) at 16 kHz, SCORES float32 (N, 3): SIG, BAK, OVRL.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from speechmos import dnsmos
 
-WINDOW = int(9.01 * 16_000)  # what the teacher hears at once; shorter clips are repeated, as its authors do
+WINDOW = int(9.01 * 16_000)  # the teacher's input length; shorter clips are repeated, as in the authors' code
 
 
 def main(source: str, out: str) -> None:
@@ -27,12 +27,12 @@ def main(source: str, out: str) -> None:
     clips = np.load(source, mmap_mode="r")
     scores = np.zeros((len(clips), 3), np.float32)
     for index, clip in enumerate(clips):
-        heard = np.resize(clip.astype(np.float32) / 32768.0, WINDOW)
-        raw = session.run(None, {"input_1": heard[None]})[0][0]
+        window = np.resize(clip.astype(np.float32) / 32768.0, WINDOW)
+        raw = session.run(None, {"input_1": window[None]})[0][0]
         scores[index] = teacher.get_polyfit_val(*raw, False)
         if index % 50 == 49:
             np.save(f"{out}.partial.npy", scores[: index + 1])
-            os.replace(f"{out}.partial.npy", out)  # a training that reads along must not find half a file
+            os.replace(f"{out}.partial.npy", out)  # a concurrent training run must not read a partial file
             print(f"{index + 1} of {len(clips)}", flush=True)  # noqa: T201
     np.save(out, scores)
 

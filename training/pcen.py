@@ -1,4 +1,4 @@
-"""Per-channel energy normalisation in place of the log-mel image, for comparison; the service has no such front end.
+"""Per-channel energy normalisation instead of the log-mel image, for comparison; the service does not support it.
 
 Source: Wang et al. 2017, "Trainable frontend for robust and far-field keyword spotting".
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from speech_qc.contract import FeatureSpec
 from training.model import Detector, ModelConfig
 
 SMOOTHING = 0.025  # per 10 ms row: a time constant of 0.4 s
@@ -16,25 +15,25 @@ EPSILON = 1e-9
 
 
 class PcenDetector(Detector):
-    """A detector whose image is (E / (ε + M)^α + δ)^r - δ^r, M being a running mean of the band's power E.
+    """A detector whose image is (E / (ε + M)^α + δ)^r - δ^r, where M is a running mean of the band's power E.
 
-    Gain α, bias δ and root r are trained per band, from 0.98, 2 and 0.5. For whole sequences only: the mean is no part
-    of the packed state.
+    Gain α, bias δ and root r are trained per band, starting from 0.98, 2 and 0.5. It supports only whole sequences,
+    because the mean is not part of the packed state.
     """
 
-    def __init__(self, config: ModelConfig | None = None, spec: FeatureSpec | None = None) -> None:
-        super().__init__(config, spec)
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
         bands = self.spec.mel_bands
         self.log_alpha, self.log_delta, self.log_root = (
             nn.Parameter(torch.full((bands,), value).log()) for value in (0.98, 2.0, 0.5)
         )
 
     def forward_chunk(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, T / 2, C) and the new state; the running mean begins anew with each call."""
+        """Return logits (B, T / 2, C) and the new state; the running mean is reset in each call."""
         return super().forward_chunk(self.view(features), state)
 
     def view(self, features: Tensor) -> Tensor:
-        """Features (B, T, F) with the mel columns normalised."""
+        """Return features (B, T, F) with normalised mel columns."""
         bands = self.spec.mel_bands
         power = features[..., :bands].exp()
         alpha, delta, root = self.log_alpha.exp(), self.log_delta.exp(), self.log_root.exp()
@@ -42,11 +41,11 @@ class PcenDetector(Detector):
         return torch.cat([image, features[..., bands:]], dim=-1)
 
 
-def running_mean(power: Tensor, smoothing: float = SMOOTHING) -> Tensor:
-    """First-order mean over the time axis of (B, T, bands), begun with the first row."""
+def running_mean(power: Tensor) -> Tensor:
+    """Return the first-order running mean over the time axis of (B, T, bands), starting with the first row."""
     mean = power[:, 0]
     rows = [mean]
     for row in power.unbind(dim=1)[1:]:
-        mean = torch.lerp(mean, row, smoothing)
+        mean = torch.lerp(mean, row, SMOOTHING)
         rows.append(mean)
     return torch.stack(rows, dim=1)

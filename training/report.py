@@ -1,4 +1,4 @@
-"""Figures as Markdown: for the terminal, a report file and the model card."""
+"""Figures as Markdown, for the terminal, report files and the model card."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def figures_markdown(figures: Mapping[str, Any]) -> str:
-    """Write what `training.evaluate` measured as Markdown tables.
+    """Return the figures of `training.evaluate` as Markdown tables.
 
     Args:
-        figures: As returned by `training.evaluate.evaluate`.
+        figures: The result of `training.evaluate.evaluate`.
     """
     material = figures["material"]
     parts = [
@@ -31,13 +31,13 @@ def figures_markdown(figures: Mapping[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numeric_from: int = 1) -> str:
-    """Make a Markdown table; columns from `numeric_from` on are aligned to the right."""
+    """Return a Markdown table; columns from `numeric_from` on are right-aligned."""
     rule = ["---" if i < numeric_from else "---:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
 
 
 def found_at(figures: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """What stands at a path of keys; None where it does not lead anywhere."""
+    """Return the value at a path of keys; None if the path does not exist."""
     found: Any = figures
     for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -45,17 +45,17 @@ def found_at(figures: Mapping[str, Any], path: Sequence[str]) -> Any:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a figure, or a dash where there is none."""
+    """Format a figure; a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Write a share as a percentage, or a dash where there is none."""
+    """Format a share as a percentage; a dash if there is none."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def decibels(value: float | None) -> str:
-    """Write a level difference, or a dash where there is none."""
+    """Format a level difference; a dash if there is none."""
     return "–" if value is None else f"{value:.2f} dB"
 
 
@@ -123,13 +123,13 @@ def _clean(clean: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _noise_alone(row: Mapping[str, Any]) -> str:
     return (
-        f"Noise alone, nobody speaking ({row['hours']:.2f} h): {percent(row['speech_share'], 2)} of the frames have "
+        f"Noise without speech ({row['hours']:.2f} h): {percent(row['speech_share'], 2)} of the frames have "
         "speech > 0.5."
     )
 
 
 def _events(labels: Mapping[str, Mapping[str, Any]], psds: Mapping[str, Any]) -> str:
-    """Event figures; files made before there were any have none."""
+    """Return the event figures; empty for model files from before event figures existed."""
     rows = [
         (
             f"`{name}`",
@@ -148,8 +148,8 @@ def _events(labels: Mapping[str, Mapping[str, Any]], psds: Mapping[str, Any]) ->
     return (
         table(("events of", "events", "F1", "found", "delay p50", "delay p95", "PSDS"), rows)
         + "\n\nF1: onset within 200 ms, end within 200 ms or 20 % of the length. Delay: from the onset until the score "
-        f"of the first frame at the threshold is out. PSDS of all labels together: {number(psds.get('all'))}; "
-        f"{psds.get('terms', '')}."
+        "of the first frame at the threshold is available. PSDS of all labels together: "
+        f"{number(psds.get('all'))}. {psds.get('terms', '')}."
     )
 
 
@@ -161,7 +161,7 @@ def _rank(rank: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _followed(followed: Mapping[str, Any]) -> str:
-    """The same recordings by themselves and in the midst of a stream."""
+    """Compare the same recordings alone and mid-stream."""
     rows = [
         (f"`{label}`, AUROC", number(row["alone"]), number(row["after"]))
         for label, row in followed.get("labels", {}).items()
@@ -171,23 +171,23 @@ def _followed(followed: Mapping[str, Any]) -> str:
     if error := followed.get("snr_error_below_25_db"):
         rows.append(("`snr_db` below 25 dB, mean error", decibels(error["alone"]), decibels(error["after"])))
     return (
-        f"{followed['cases']} of the mixtures by themselves, and right after another one in the same stream, with "
-        "other talkers, rooms and lines:\n\n" + table(("figure", "by itself", "after another"), rows)
+        f"{followed['cases']} of the mixtures, alone and right after another one in the same stream, which has other "
+        "talkers, rooms and lines:\n\n" + table(("figure", "alone", "after another"), rows)
     )
 
 
 def _kinds(kinds: Mapping[str, Mapping[str, Any]]) -> str:
-    """Speech and one kind of interference: how well its frames are told from all others."""
+    """Tabulate speech with one kind of interference: how well its frames are separated from all others."""
     rows = [
         (kind, str(row["cases"]), number(row.get("interference")), decibels(row.get("snr_error_below_25_db")))
         for kind, row in kinds.items()
     ]
-    head = ("speech and", "mixtures", "AUROC of `interference`", "SNR error below 25 dB")
+    head = ("speech with", "mixtures", "AUROC of `interference`", "SNR error below 25 dB")
     return table(head, rows) if rows else ""
 
 
 def _disturbances(groups: Mapping[str, Mapping[str, float]], errors: Mapping[str, Mapping[str, float]]) -> str:
-    """What disturbs, one row each: how well the headlines find it, and how far the SNR is off."""
+    """Tabulate disturbances: AUROC of the headline labels and the SNR error."""
     by = errors.get("disturbance", {})
     rows = [
         (

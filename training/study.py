@@ -1,8 +1,8 @@
-"""Compare choices: `python -m training.study STUDY.yaml --data FOLDER --out RUNS [--only NAME …]`.
+"""Compare design choices: `python -m training.study STUDY.yaml --data FOLDER --out RUNS [--only NAME …]`.
 
-Every variant learns for the same number of steps from the same seed and the same cached mixtures, and is measured on
-the same mixtures of the validation split. Mixtures are rendered once per way of mixing and kept in RUNS; a variant
-whose result is there is not run again, so a study may be stopped, resumed, and divided among processes by `--only`.
+Every variant trains for the same number of steps with the same seed and cached mixtures, and is measured on the same
+mixtures of the validation split. Mixtures are rendered once per mixing variant and kept in RUNS. A variant that already
+has a result is not run again, so a study can be stopped, resumed, and split over processes with `--only`.
 """
 
 from __future__ import annotations
@@ -24,65 +24,81 @@ from tqdm import tqdm
 
 from speech_qc.contract import LABEL_CATALOG
 from training.cache import Cache, Mixing, Sizes
-from training.config import ConfigError
+from training.config import ConfigError, DataConfig
 from training.corpora.manifest import ManifestError
 from training.evaluation.models import EvaluationError, read_run
 from training.examples import Example
 from training.feed import jitter
+from training.material import Checks, make_checks
 from training.model import FIRST_LABELS, Detector, ModelConfig
 from training.pcen import PcenDetector
 from training.report import number, percent, table
-from training.train import NORMALISED, Checks, Ema, followed, loss_of, set_normalisation, source_commit, validate
+from training.train import NORMALISED, Ema, followed, loss_of, set_normalisation, source_commit, validate
 
 WARM_UP = 30
 EMA_DECAY = 0.99
+WEIGHT_DECAY = 2e-3
+FOLLOWED_SHARE = (
+    0.5  # share of clips that start from the state at the end of another clip, unless a variant disables it
+)
+VALID_SECONDS = 8.0  # the clip length of the shipped model's training
 COLUMNS = ("speech", "noise", "interference", "interfering_speech", "music", "tone", "clipping", "dropout")
 PERCENT = ("clean_noise", "clean_interference", "noise_speech")
 
 
 class Variant(BaseModel):
-    """One run of a study: what differs from the first one."""
+    """One run of a study, defined by its differences from the first one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     group: str
-    """Table that the variant stands in."""
+    """Table in which the variant appears."""
     model: dict[str, Any] = Field(default_factory=dict)
     """Settings of the net that differ from the study's."""
     pcen: bool = False
-    """Per-channel energy normalisation in place of the log-mel image."""
+    """Use per-channel energy normalisation instead of the log-mel image."""
     loss_weights: dict[str, float] | None = None
-    """In place of the study's."""
+    """Replaces the study's weights."""
     mixing: Mixing = "all"
-    jitter: bool = True
     followed: bool = True
-    """Let clips begin in the states that others left."""
+    """Start some clips from the state at the end of another clip."""
     teacher: bool = False
-    """Learn half from the study's teacher."""
+    """Average the targets with the scores of the study's teacher."""
     seed: int | None = None
 
 
 class Study(Sizes):
-    """What all variants share."""
+    """Settings shared by all variants."""
 
     steps: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=2.5e-3, gt=0)
-    followed_share: float = Field(default=0.5, ge=0, le=1)
-    weight_decay: float = Field(default=2e-3, ge=0)
     loss_weights: dict[str, float] = Field(default_factory=dict)
     model: ModelConfig = ModelConfig()
+    valid_mixtures: int = Field(default=160, ge=1)
+    valid_clean: int = Field(default=60, ge=2)
+    valid_noise: int = Field(default=40, ge=1)
     teacher: Path | None = None
     """Run folder of the teacher."""
     variants: tuple[Variant, ...]
+
+    def validation(self) -> DataConfig:
+        """Return the specification of the validation material, the same for all variants."""
+        return DataConfig(
+            exclude_sources=self.exclude_sources,
+            clip_seconds=VALID_SECONDS,
+            valid_mixtures=self.valid_mixtures,
+            valid_clean=self.valid_clean,
+            valid_noise=self.valid_noise,
+        )
 
 
 def read_study(path: Path) -> Study:
     """Read a study's file.
 
     Raises:
-        ConfigError: No such file, not YAML, or wrong values.
+        ConfigError: The file does not exist, is not YAML, or has invalid values.
     """
     try:
         return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -91,14 +107,14 @@ def read_study(path: Path) -> Study:
 
 
 def teach(target: Tensor, opinion: Tensor) -> Tensor:
-    """Targets of which half is a teacher's opinion; both (N, frames, C), probability columns only are mixed."""
+    """Average targets with a teacher's scores; both (N, frames, C). Only probability columns are changed."""
     likely = torch.tensor([LABEL_CATALOG[name][1] == "probability" for name in FIRST_LABELS])
     return torch.where(likely, 0.5 * target + 0.5 * opinion, target)
 
 
 @torch.no_grad()
 def opinions(run: Path, features: Tensor, frames: int) -> Tensor:
-    """Scores of a finished run on features, aligned to frames and to `FIRST_LABELS`; the last repeats."""
+    """Return scores of a finished run, aligned to frames and to `FIRST_LABELS`; the last score is repeated."""
     net, _ = read_run(run)
     config = net.config
     columns = [config.labels.index(name) for name in FIRST_LABELS]
@@ -108,21 +124,21 @@ def opinions(run: Path, features: Tensor, frames: int) -> Tensor:
 
 
 def build(study: Study, variant: Variant) -> Detector:
-    """The net of a variant, with random weights of its seed."""
+    """Build the net of a variant, with random weights from its seed."""
     torch.manual_seed(variant.seed or study.seed)
     config = ModelConfig.model_validate(study.model.model_dump() | {"labels": FIRST_LABELS} | variant.model)
     return PcenDetector(config) if variant.pcen else Detector(config)
 
 
 def learn(study: Study, variant: Variant, cached: Example) -> Detector:
-    """Train a variant; returns the net with its averaged weights."""
+    """Train a variant; return the net with its averaged weights."""
     features, target, mask = cached
     net = build(study, variant)
     seen = features[:NORMALISED]
     with torch.no_grad():
         set_normalisation(net, net.view(seen) if isinstance(net, PcenDetector) else seen)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs know it for tensors only
-    optimizer = torch.optim.AdamW(net.parameters(), lr=study.learning_rate, weight_decay=study.weight_decay)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs declare it only for tensors
+    optimizer = torch.optim.AdamW(net.parameters(), lr=study.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, study.learning_rate, total_steps=study.steps, pct_start=min(0.3, WARM_UP / study.steps)
     )
@@ -134,15 +150,10 @@ def learn(study: Study, variant: Variant, cached: Example) -> Detector:
     for step in tqdm(range(study.steps), desc=variant.name, unit="step"):
         rows = torch.from_numpy(order.choice(len(features), study.batch_size, replace=False))
         batch: Example = features[rows], target[rows], mask[rows]
-        if variant.jitter:
-            batch = jitter(batch, np.random.default_rng([seed, step]), net.spec)
+        batch = jitter(batch, np.random.default_rng([seed, step]), net.spec)
         net.train()
-        state = followed(
-            left,
-            len(batch[0]),
-            study.followed_share if variant.followed else 0.0,
-            np.random.default_rng([seed, step, 1]),
-        )
+        share = FOLLOWED_SHARE if variant.followed else 0.0
+        state = followed(left, len(batch[0]), share, np.random.default_rng([seed, step, 1]))
         loss, _, left = loss_of(net, batch, weights, state)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -154,11 +165,17 @@ def learn(study: Study, variant: Variant, cached: Example) -> Detector:
     return net
 
 
-def run_study(study: Study, data: Path, out: Path, only: Sequence[str] = ()) -> None:
+def run_study(study: Study, data: Path, out: Path, only: Sequence[str]) -> None:
     """Run the variants that have no result yet.
 
+    Args:
+        study: The study.
+        data: Corpus folder.
+        out: Folder of cached mixtures and results.
+        only: Names of the variants to run; empty for all.
+
     Raises:
-        ConfigError: `only` names a variant that the study does not have.
+        ConfigError: `only` names a variant that the study does not have, or the study lacks the teacher of a variant.
     """
     names = [variant.name for variant in study.variants]
     if unknown := set(only) - set(names):
@@ -173,12 +190,12 @@ def run_study(study: Study, data: Path, out: Path, only: Sequence[str] = ()) -> 
         features, target, mask = cache.training(variant.mixing)
         if variant.teacher:
             if study.teacher is None:
-                raise ConfigError(f"variant {variant.name!r} learns from a teacher, and the study names none")
+                raise ConfigError(f"variant {variant.name!r} requires a teacher: set `teacher` in the study")
             target = teach(target, opinions(study.teacher, features, target.shape[1]))
         started = time.monotonic()
         net = learn(study, variant, (features, target, mask))
         minutes = (time.monotonic() - started) / 60
-        checks = checks or cache.checks()
+        checks = checks or make_checks(data, study.validation(), FIRST_LABELS, study.seed)
         result = {
             "variant": variant.model_dump(),
             "weights": net.parameter_count(),
@@ -191,7 +208,7 @@ def run_study(study: Study, data: Path, out: Path, only: Sequence[str] = ()) -> 
 
 
 def report(study: Study, out: Path) -> str:
-    """Tables of all results, one per group, in Markdown."""
+    """Return Markdown tables of all results, one per group."""
     found: dict[str, dict[str, Any]] = {}
     for variant in study.variants:
         path = out / f"{variant.name}.json"
@@ -235,13 +252,13 @@ def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.study", description=__doc__)
     parser.add_argument("study", type=Path, help="YAML file, for instance training/studies/choices.yaml")
     parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder of cached mixtures and results")
-    parser.add_argument("--only", nargs="+", default=(), help="names of the variants to run; all when left out")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the net's arithmetic")
+    parser.add_argument("--only", nargs="+", default=(), help="names of the variants to run (default: all)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of PyTorch (default: 1)")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:

@@ -1,6 +1,6 @@
-"""Train a detector: `python -m training.train CONFIG --data FOLDER --out RUN`. Stops and resumes anywhere.
+"""Train a detector: `python -m training.train CONFIG --data FOLDER --out RUN`. A run can be stopped and resumed.
 
-A plain loop: one device, one dataset, one optimiser need no framework, and a reader finds every line.
+The training loop uses no framework, because there is only one device, one dataset and one optimiser.
 """
 
 from __future__ import annotations
@@ -24,27 +24,26 @@ from tqdm import tqdm
 from speech_qc.contract import LABEL_CATALOG
 from training.config import ConfigError, TrainConfig, read_config
 from training.corpora.manifest import ManifestError, hours_by, manifest_sha256
-from training.examples import Example, MixtureExamples, clip_samples, collate, load_pool
+from training.examples import Example, MixtureExamples, clip_samples, load_pool
 from training.feed import batches
-from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, NOISE_ALONE, Condition, Material, make_material
+from training.material import Checks, make_checks
 from training.metrics import auroc
 from training.model import Detector
 from training.mos import MosClips
 
-VALID_SEED_OFFSET = 1_000_003  # validation mixtures never share a seed with training mixtures
 DB_LOSS_SCALE = 10.0  # an error of 10 dB weighs as much as one nat of a probability
-SCORE_WEIGHTS = {"speech": 2.0, "noise": 2.0, "interference": 2.0, "interfering_speech": 1.5}  # the others 1
-SCORE_PER_DB = 0.005  # a decibel of error below `HARD_SNR_DB` costs as much as half a point of AUROC
+SCORE_WEIGHTS = {"speech": 2.0, "noise": 2.0, "interference": 2.0, "interfering_speech": 1.5}  # 1 for all others
+SCORE_PER_DB = 0.005  # a decibel of error below `HARD_SNR_DB` costs half a point of AUROC
 HARD_SNR_DB = 25.0
-EASY_SNR_WEIGHT = 0.4  # of a frame above that: between 30 and 45 dB nobody hears a difference
-HEARD = 0.5
-NORMALISED = 200  # mixtures from which mean and spread of the features are taken
+EASY_SNR_WEIGHT = 0.4  # loss weight of frames above `HARD_SNR_DB`; 30 and 45 dB sound the same
+DETECTED = 0.5
+NORMALISED = 200  # number of mixtures from which mean and spread of the features are computed
 CHECKPOINT = "last.pt"
 BEST = "best.pt"
 
 
 def source_commit() -> str:
-    """Commit of the working tree, with `+` when it has changes; `unknown` outside a repository."""
+    """Return the commit of the working tree, with `+` if it has changes; `unknown` outside a repository."""
 
     def git(*args: str) -> str:
         here = Path(__file__).parent
@@ -64,7 +63,7 @@ class Ema:
         self.state = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     def update(self, net: Detector, step: int) -> None:
-        """Move towards the net's weights; faster in the first steps, when the mean still holds the start."""
+        """Move towards the net's weights; faster in the first steps, while initial values dominate the mean."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in net.state_dict().items():
             if value.dtype.is_floating_point:
@@ -76,21 +75,21 @@ class Ema:
 def loss_of(
     net: Detector, batch: Example, weights: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked loss: cross-entropy for probabilities, Huber on dB for measures; mean over unmasked frames per label.
+    """Return the masked loss: cross-entropy for probabilities, Huber for measures; mean over unmasked frames per label.
 
     Args:
-        net: In training mode or not.
+        net: The net, in training or evaluation mode.
         batch: Features, targets, masks.
-        weights: Of the labels, (C,).
-        state: In which the clips begin, (B, S); None for the start of a stream.
+        weights: Weights of the labels, (C,).
+        state: State at the start of the clips, (B, S); None for the start of a stream.
 
     Returns:
-        The weighted mean over labels, the loss per label (C,), and the state in which the clips end (B, S).
+        The weighted mean over labels, the loss per label (C,), and the state at the end of the clips (B, S).
     """
     features, target, mask = batch
     ahead = net.config.lookahead_frames
     logits, left = net.forward_chunk(features, net.init_state(len(features)) if state is None else state)
-    logits = logits[:, ahead:]  # output j speaks of frame j - ahead
+    logits = logits[:, ahead:]  # output j refers to frame j - ahead
     target, mask = target[:, : logits.shape[1]], mask[:, : logits.shape[1]]
     value = net.low + (net.high - net.low) * torch.sigmoid(logits)
     kinds = [LABEL_CATALOG[name][1] for name in net.config.labels]
@@ -107,16 +106,16 @@ def loss_of(
 
 
 def followed(left: Tensor | None, count: int, share: float, rng: np.random.Generator) -> Tensor | None:
-    """States in which clips begin: a share of them where some clip of the batch before ended, the others at zero.
+    """Return start states: a share of the clips continues from a clip of the previous batch, the others start at zero.
 
-    A live stream goes on for hours, and what a talker, a room or a line was like before must not blind the net to what
-    comes; a net that has met only fresh states never learns to forget.
+    A live stream can last for hours, and earlier talkers, rooms or lines must not impair later scores. A net trained
+    only from zero states never learns to forget them.
 
     Args:
-        left: States in which the batch before ended, (B, S); None at the start of a run.
-        count: Clips of the batch.
-        share: Of clips that follow another.
-        rng: What to draw with.
+        left: States at the end of the previous batch, (B, S); None at the start of a run.
+        count: Number of clips in the batch.
+        share: Share of clips that follow another.
+        rng: Random generator.
     """
     if left is None or share == 0.0:
         return None
@@ -126,13 +125,13 @@ def followed(left: Tensor | None, count: int, share: float, rng: np.random.Gener
 
 
 def clip_means(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of (B, frames, C) over the unmasked frames, (B, C), and which means have any."""
+    """Return the mean of (B, frames, C) over the unmasked frames, (B, C), and whether there are any."""
     count = mask.sum(dim=1)
     return (values * mask).sum(dim=1) / count.clamp(min=1.0), count > 0
 
 
 def _opinion_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Huber loss of the mean over a clip's speech frames, since listeners rate clips, per label (C,)."""
+    """Return the Huber loss per label (C,) of the mean over a clip's speech frames, because listeners rate clips."""
     mean, rated = clip_means(value, mask)
     wanted, _ = clip_means(target, mask)
     loss = functional.smooth_l1_loss(mean, wanted, reduction="none", beta=0.3) * rated
@@ -141,13 +140,13 @@ def _opinion_loss(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predict(net: Detector, features: Tensor, batch: int = 40, *, follow: bool = False) -> Tensor:
-    """Logits aligned to frames: (N, T / 2 - lookahead, C).
+    """Return logits aligned to frames: (N, T / 2 - lookahead, C).
 
     Args:
-        net: Is left in evaluation mode.
+        net: The net; left in evaluation mode.
         features: (N, T, F).
-        batch: Clips at once.
-        follow: Let about half of the clips follow another in one stream, as in the midst of a call.
+        batch: Clips per batch.
+        follow: Let about half of the clips follow another one in the same stream, as in mid-call.
     """
     net.eval()
     parts: list[Tensor] = []
@@ -162,32 +161,15 @@ def predict(net: Detector, features: Tensor, batch: int = 40, *, follow: bool = 
     return torch.cat(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Checks:
-    """Fixed material on which checkpoints are compared; made once per run.
-
-    Attributes:
-        mixed: Mixtures as in training.
-        clean: Speech with nothing wrong, per kind of line.
-        noise: Nobody speaks; None to go without.
-        mos: Rated clips; None to go without.
-    """
-
-    mixed: Example
-    clean: tuple[Material, ...] = ()
-    noise: Material | None = None
-    mos: MosClips | None = None
-
-
 def validate(net: Detector, checks: Checks) -> dict[str, float]:
-    """Frame AUROC per probability label, errors of measures, false alarms, and the score that chooses a checkpoint."""
-    features, target, mask = checks.mixed
-    values = net.scores(predict(net, features, follow=True))
+    """Return frame AUROC per probability label, errors of measures, false alarms, and the score for model selection."""
+    mixed = checks.mixed
+    values = net.scores(predict(net, torch.from_numpy(mixed.features), follow=True))
     frames = values.shape[1]
     figures: dict[str, float] = {}
     for column, label in enumerate(net.config.labels):
-        counted = mask[:, :frames, column].numpy() > 0
-        score, truth = values[..., column].numpy()[counted], target[:, :frames, column].numpy()[counted]
+        counted = mixed.mask[:, :frames, column]
+        score, truth = values[..., column].numpy()[counted], mixed.target[:, :frames, column][counted]
         if LABEL_CATALOG[label][1] == "probability":
             figure = auroc(score, truth)
             if figure is not None:
@@ -213,23 +195,23 @@ def validate(net: Detector, checks: Checks) -> dict[str, float]:
 
 
 def _alarm_figures(net: Detector, checks: Checks) -> dict[str, float]:
-    """Shares of frames: clean speech called noise or interference, noise alone called speech."""
+    """Return shares of frames: clean speech scored as noise or interference, noise alone scored as speech."""
     figures: dict[str, float] = {}
     if checks.clean:
         scores = torch.cat([net.scores(predict(net, torch.from_numpy(m.features), follow=True)) for m in checks.clean])
         for label in ("noise", "interference"):
-            figures[f"clean_{label}"] = float((scores[..., net.config.labels.index(label)] > HEARD).float().mean())
+            figures[f"clean_{label}"] = float((scores[..., net.config.labels.index(label)] > DETECTED).float().mean())
     if checks.noise is not None:
         scores = net.scores(predict(net, torch.from_numpy(checks.noise.features), follow=True))
         column = net.config.labels.index("speech")
         silent = checks.noise.mask[..., column] & (checks.noise.target[..., column] < 0.5)
-        called = scores[..., column].numpy() > HEARD
+        called = scores[..., column].numpy() > DETECTED
         figures["noise_speech"] = float(called[silent[:, : called.shape[1]]].mean())
     return figures
 
 
 def _opinion_figures(net: Detector, mos: MosClips | None) -> dict[str, float]:
-    """Mean error and correlation of the clip means of each opinion score."""
+    """Return mean error and correlation of the clip means of each opinion score."""
     figures: dict[str, float] = {}
     if mos is None:
         return figures
@@ -246,13 +228,8 @@ def _opinion_figures(net: Detector, mos: MosClips | None) -> dict[str, float]:
     return figures
 
 
-def fixed_examples(dataset: MixtureExamples, count: int) -> Example:
-    """The first `count` mixtures of a dataset, stacked."""
-    return collate([dataset[index] for index in tqdm(range(count), desc="validation mixtures", unit="mix")])
-
-
 def set_normalisation(net: Detector, features: Tensor) -> None:
-    """Take mean and spread of the columns that the net sees from mixtures (N, T, F)."""
+    """Set the net's mean and spread of the feature columns from mixtures (N, T, F)."""
     rows = features.flatten(0, 1)
     net.mean.copy_(rows.mean(dim=0))
     net.spread.copy_(rows.std(dim=0).clamp(min=1e-2))
@@ -260,7 +237,7 @@ def set_normalisation(net: Detector, features: Tensor) -> None:
 
 @dataclass
 class Run:
-    """All that changes while training; saved whole, loaded whole."""
+    """All state that changes during training; saved and restored as a unit."""
 
     net: Detector
     ema: Ema
@@ -270,10 +247,10 @@ class Run:
     best: float = -math.inf
     since_best: int = 0
     left: Tensor | None = None
-    """States in which the last batch ended, for clips that follow."""
+    """States at the end of the last batch, for clips that continue from them."""
 
     def save(self, path: Path, context: dict[str, Any]) -> None:
-        """Write a checkpoint; the old one is replaced only when the new one is whole."""
+        """Write a checkpoint; the old one is replaced only when the new one is complete."""
         document = {
             "net": self.net.state_dict(),
             "ema": self.ema.state,
@@ -297,7 +274,7 @@ class Run:
 
 
 def learning_rate(config: TrainConfig, run: Run) -> float:
-    """Linear warm-up, then a half cosine over steps or minutes, whichever is further on."""
+    """Return the rate: linear warm-up, then a half cosine over steps or minutes, whichever has progressed further."""
     if run.step < config.warmup_steps:
         return config.learning_rate * (run.step + 1) / config.warmup_steps
     by_time = run.minutes / config.max_minutes if config.max_minutes else 0.0
@@ -307,32 +284,30 @@ def learning_rate(config: TrainConfig, run: Run) -> float:
 
 
 def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None) -> dict[str, float]:
-    """Run or resume a training; returns the figures of the best checkpoint.
+    """Run or resume a training; return the figures of the best checkpoint.
 
     Args:
-        config: What to do.
+        config: Training configuration.
         data: Corpus folder.
         out: Run folder.
-        start: Run folder whose best weights a new run starts from, instead of random ones.
+        start: Run folder whose best weights initialise a new run, instead of random weights.
 
     Raises:
-        ConfigError: `out` or `start` holds a run that does not fit.
+        ConfigError: `out` or `start` contains an incompatible run.
     """
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     out.mkdir(parents=True, exist_ok=True)
     pool, report, stems = load_pool(data, config.data, "train")
-    valid_pool, _, _ = load_pool(data, config.data, "valid")
     print("\n".join(report.lines()))  # noqa: T201
-    labels, length = config.model.labels, clip_samples(config.data)
-    dataset = MixtureExamples(pool, labels, length, config.seed)
-    valid_set = MixtureExamples(valid_pool, labels, length, config.seed + VALID_SEED_OFFSET)
-    checks = _checks(config, valid_set)
+    labels = config.model.labels
+    dataset = MixtureExamples(pool, labels, clip_samples(config.data), config.seed)
+    checks = make_checks(data, config.data, labels, config.seed)
     rated = None if config.data.mos_folder is None else MosClips(config.data.mos_folder, "train", labels)
 
-    # The convolutions' gradients cost half as much with channels last.
+    # With channels last, the gradients of the convolutions take half the time.
     net = Detector(config.model)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs know it for tensors only
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs declare it only for tensors
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     run = Run(net, Ema(net, config.ema_decay), optimizer)
     context = {
@@ -359,41 +334,24 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
     return figures
 
 
-def _checks(config: TrainConfig, valid_set: MixtureExamples) -> Checks:
-    """Make the fixed material of a run."""
-    data, labels = config.data, config.model.labels
-    samples, seed = valid_set.samples, valid_set.seed
-
-    def made(condition: Condition, count: int) -> Material:
-        return make_material(valid_set.pool, labels, samples, seed, count, condition)
-
-    half = data.valid_clean // 2
-    return Checks(
-        mixed=fixed_examples(valid_set, data.valid_mixtures),
-        clean=(made(CLEAN_WIDE, half), made(CLEAN_TELEPHONE, half)) if half else (),
-        noise=made(NOISE_ALONE, data.valid_noise) if data.valid_noise else None,
-        mos=None if data.mos_folder is None else MosClips(data.mos_folder, "valid", labels),
-    )
-
-
 def _start_from(path: Path, net: Detector) -> dict[str, Any]:
-    """Take the averaged weights of an earlier run, normalisation included; returns what made them."""
+    """Load the averaged weights of an earlier run, including normalisation; return their provenance."""
     if not path.is_file():
-        raise ConfigError(f"expected a finished run with {path}; train it first")
+        raise ConfigError(f"expected a finished run with {path}: train it first")
     document = torch.load(path, weights_only=True)
     try:
         net.load_state_dict(_fitted(document["ema"], net))
     except (KeyError, RuntimeError) as error:
-        raise ConfigError(f"{path} has a net of another shape: {error}") from error
+        raise ConfigError(f"{path} has a net of a different shape: {error}") from error
     made = {name: document[name] for name in ("commit", "manifest_sha256", "config")}
     return made | {"steps": document["progress"]["step"], "minutes": round(document["progress"]["minutes"], 1)}
 
 
 def _fitted(weights: dict[str, Tensor], net: Detector) -> dict[str, Tensor]:
-    """Weights of an earlier run in this net's shapes.
+    """Return the weights of an earlier run in this net's shapes.
 
-    A linear image layer becomes the convolution that computes the same; opinion scores that the earlier net did not
-    have start from this net's random weights; ranges and calibration belong to the labels, not to the weights.
+    A linear image layer becomes the equivalent convolution. Opinion scores that the earlier net lacks start from this
+    net's random weights. Ranges and calibration are kept from this net, because they depend on the labels.
     """
     own = net.state_dict()
     kept = {name: own[name] for name in ("low", "high", "calibration")}
@@ -403,11 +361,11 @@ def _fitted(weights: dict[str, Tensor], net: Detector) -> dict[str, Tensor]:
 
 
 def _resumable(path: Path, context: dict[str, Any]) -> dict[str, Any]:
-    """Load a checkpoint; refuse one made from another configuration or other material."""
+    """Load a checkpoint; reject one made with a different configuration or manifest."""
     document: dict[str, Any] = torch.load(path, weights_only=True)
     for name in ("config", "manifest_sha256"):
         if document[name] != context[name]:
-            raise ConfigError(f"{path} was made with another {name}; choose another --out or remove that folder")
+            raise ConfigError(f"{path} was made with a different {name}: choose another --out or remove that folder")
     print(f"resuming {path} at step {document['progress']['step']}")  # noqa: T201
     return document
 
@@ -433,7 +391,7 @@ def _loop(
         state = followed(run.left, len(batch[0]), config.followed_share, draw)
         loss, per_label, run.left = loss_of(run.net, batch, weights, state)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {run.step}; lower the learning rate")
+            raise FloatingPointError(f"loss is {loss.item()} at step {run.step}: lower the learning rate")
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(run.net.parameters(), config.grad_clip)
@@ -476,12 +434,12 @@ def _log(path: Path, run: Run, losses: Tensor, figures: dict[str, float], config
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("config", type=Path, help="YAML file, for instance training/configs/tiny.yaml")
     parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
-    parser.add_argument("--start", type=Path, help="run folder whose best weights a new run starts from")
+    parser.add_argument("--start", type=Path, help="run folder whose best weights initialise a new run")
     options = parser.parse_args(argv)
     try:
         figures = train(read_config(options.config), options.data, options.out, options.start)

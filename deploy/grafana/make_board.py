@@ -1,4 +1,4 @@
-"""Writes the board: `python deploy/grafana/make_board.py`. A panel is a line here; nobody edits the JSON by hand."""
+"""Write the Grafana dashboard: `python deploy/grafana/make_board.py`. Edit the panels here, not the JSON."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ SOURCE = {"type": "prometheus", "uid": "prometheus"}
 
 
 def series(metric: str, labels: str = "") -> str:
-    """A metric of the instances that are chosen."""
+    """Return the selector of a metric, for the selected instances."""
     return f"speechqc_{metric}{{{SELECTOR}{',' + labels if labels else ''}}}"
 
 
 def rate(metric: str, by: str = "", labels: str = "") -> str:
-    """Its sum over instances and workers, per second."""
+    """Return the rate of a metric per second, summed over instances and workers."""
     return f"sum{f' by ({by})' if by else ''} (rate({series(metric, labels)}{RATE}))"
 
 
 def quantile(share: float, metric: str, by: str = "", labels: str = "") -> str:
-    """A quantile of a histogram."""
+    """Return a quantile of a histogram."""
     groups = f"le, {by}" if by else "le"
     return f"histogram_quantile({share}, {rate(metric + '_bucket', groups, labels)})"
 
 
 def quantiles(metric: str, labels: str = "") -> list[tuple[str, str]]:
-    """The three that are looked at."""
+    """Return the median, the 95th and the 99th percentile of a histogram."""
     return [(quantile(share, metric, labels=labels), f"p{100 * share:g}") for share in (0.5, 0.95, 0.99)]
 
 
 def mean(metric: str, by: str) -> str:
-    """Mean of what a histogram has counted."""
+    """Return the mean of the observations of a histogram."""
     return f"{rate(metric + '_sum', by)} / {rate(metric + '_count', by)}"
 
 
@@ -44,11 +44,11 @@ LIVE = 'lane=~"live|flush"'
 # Row, then its panels: title, unit, kind, [(expression, legend)].
 ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
     ("Now", [
-        ("Instances that answer", "short", "stat", [(f"sum(up{{{SELECTOR}}})", "up")]),
+        ("Instances up", "short", "stat", [(f"sum(up{{{SELECTOR}}})", "up")]),
         ("Ready", "short", "stat", [(f"min({series('ready')})", "ready")]),
         ("Engine alive", "short", "stat", [(f"min({series('engine_alive')})", "alive")]),
         ("Workers up", "short", "stat", [(f"sum({series('worker_up')}) or count({series('engine_alive')})", "up")]),
-        ("On the CPU for want of a GPU", "short", "stat", [(f"max({series('provider_fallback')})", "fallback")]),
+        ("CPU fallback", "short", "stat", [(f"max({series('provider_fallback')})", "fallback")]),
         ("Model", "string", "stat", [
             (f"max by (instance, name, version) ({series('model_info')})", "{{name}} {{version}} ({{instance}})"),
         ]),
@@ -60,7 +60,7 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
             (f"sum({series('live_channels')})", "channels"),
             (f"sum({series('live_channels_limit')})", "places"),
         ]),
-        ("Lag: arrival to answer", "s", "timeseries", quantiles("stream_lag_seconds")),
+        ("Lag from arrival to scores", "s", "timeseries", quantiles("stream_lag_seconds")),
         ("Streams started and ended", "ops", "timeseries", [
             (rate("streams_started_total"), "started"),
             (rate("streams_ended_total", "outcome"), "{{outcome}}"),
@@ -69,21 +69,21 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
     ]),
     ("Uploads", [
         ("Uploads by outcome", "ops", "timeseries", [(rate("uploads_total", "outcome"), "{{outcome}}")]),
-        ("Being inspected, and places", "short", "timeseries", [
+        ("Active uploads and places", "short", "timeseries", [
             (f"sum({series('uploads_active')})", "uploads"),
             (f"sum({series('uploads_limit')})", "places"),
         ]),
-        ("Memory that uploads and answers hold", "bytes", "timeseries", [
+        ("Memory of uploads and responses", "bytes", "timeseries", [
             (f"max by (instance) ({series('held_bytes')})", "{{instance}}"),
-            (f"max({series('held_bytes_limit')})", "limit of each process"),
+            (f"max({series('held_bytes_limit')})", "limit per process"),
         ]),
-        ("Seconds of an upload by stage, mean", "s", "timeseries", [
+        ("Upload time by stage, mean", "s", "timeseries", [
             (mean("upload_stage_seconds", "stage"), "{{stage}}"),
         ]),
-        ("HTTP by route and status", "reqps", "timeseries", [
+        ("HTTP requests by route and status", "reqps", "timeseries", [
             (rate("http_requests_total", "route, status"), "{{route}} {{status}}"),
         ]),
-        ("HTTP answer time, p95", "s", "timeseries", [
+        ("HTTP response time, p95", "s", "timeseries", [
             (quantile(0.95, "http_request_duration_seconds", "route"), "{{route}}"),
         ]),
     ]),
@@ -95,31 +95,31 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
         ("Wait for a step by lane, p95", "s", "timeseries", [
             (quantile(0.95, "queue_duration_seconds", "lane"), "{{lane}}"),
         ]),
-        ("Chunks in a step, mean", "short", "timeseries", [
+        ("Chunks per step, mean", "short", "timeseries", [
             (mean("batch_size", "lane"), "{{lane}}"),
         ]),
-        ("Waiting chunks, sessions", "short", "timeseries", [
+        ("Queued chunks and sessions", "short", "timeseries", [
             (f"sum({series('engine_queued_chunks')})", "chunks"),
             (f"sum({series('sessions_active')})", "sessions"),
         ]),
-        ("Refused, given up", "ops", "timeseries", [
+        ("Refused and dropped", "ops", "timeseries", [
             (rate("refusals_total", "reason"), "refused: {{reason}}"),
-            (rate("chunks_dropped_total", "reason"), "given up: {{reason}}"),
+            (rate("chunks_dropped_total", "reason"), "dropped: {{reason}}"),
         ]),
     ]),
-    ("What is heard", [
+    ("Audio quality", [
         ("Share of noisy frames", "percentunit", "timeseries", [
             # A second of audio is 50 frames.
             (f"{rate('noisy_frames_total', 'path')} / (50 * {rate('audio_seconds_total', 'path')})", "{{path}}"),
         ]),
         ("Events by label", "ops", "timeseries", [(rate("events_total", "label"), "{{label}}")]),
-        ("SNR of channels", "dB", "timeseries", [
-            (quantile(0.1, "snr_db"), "worst tenth"), (quantile(0.5, "snr_db"), "median"),
+        ("Channel SNR", "dB", "timeseries", [
+            (quantile(0.1, "snr_db"), "p10"), (quantile(0.5, "snr_db"), "p50"),
         ]),
         ("Verdicts", "ops", "timeseries", [(rate("verdicts_total", "status"), "{{status}}")]),
     ]),
     ("Process", [
-        ("CPU, cores", "short", "timeseries", [
+        ("CPU cores used", "short", "timeseries", [
             (f"sum by (instance) (rate(process_cpu_seconds_total{{{SELECTOR}}}{RATE}))", "{{instance}}"),
         ]),
         ("Memory", "bytes", "timeseries", [
@@ -127,7 +127,7 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
         ]),
         ("Open files", "short", "timeseries", [
             (f"max by (instance) (process_open_fds{{{SELECTOR}}})", "{{instance}}"),
-            (f"min by (instance) (process_max_fds{{{SELECTOR}}})", "allowed {{instance}}"),
+            (f"min by (instance) (process_max_fds{{{SELECTOR}}})", "limit {{instance}}"),
         ]),
         ("Restarts in 15 minutes", "short", "timeseries", [
             (f"max by (instance) (changes(process_start_time_seconds{{{SELECTOR}}}[15m]))", "{{instance}}"),
@@ -137,11 +137,11 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
 
 
 def panel(title: str, unit: str, kind: str, targets: list[tuple[str, str]], place: dict[str, int]) -> dict[str, Any]:
-    """One panel."""
+    """Return one panel."""
     options: dict[str, Any] = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
     if kind == "stat":
         names = unit == "string"
-        # The value of now: the last one of a range would show a service that is gone as it was before.
+        # The current value: the last value of a range would show a stopped service as it was before.
         options = {"textMode": "name" if names else "value", "colorMode": "none", "reduceOptions": {"calcs": ["last"]}}
     now = {"instant": True, "range": False} if kind == "stat" else {}
     return {
@@ -159,7 +159,7 @@ def panel(title: str, unit: str, kind: str, targets: list[tuple[str, str]], plac
 
 
 def board() -> dict[str, Any]:
-    """The whole board."""
+    """Return the whole dashboard."""
     panels: list[dict[str, Any]] = []
     top = 0
     for row, members in ROWS:
@@ -188,7 +188,7 @@ def board() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The board as it is stored."""
+    """Return the dashboard as the JSON text of the file."""
     return json.dumps(board(), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -5,7 +5,7 @@
     result = speech_qc.inspect("call.wav")
     result.verdict.status, result.channels[0].events, result.channels[0].frames["noise"]
 
-What stands in `__all__` is public and documented in `docs/python.md`; everything else may change.
+The names in `__all__` are public and documented in `docs/python.md`; everything else may change.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from speech_qc import errors as errors
+from speech_qc.errors import SpeechQCError as SpeechQCError
 from speech_qc.version import __version__ as __version__
 
 # Published builds of ONNX Runtime report machine and models to their vendor, unless this is set before they load.
@@ -23,24 +25,34 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
-    from speech_qc.embedded import Stream as Stream
-    from speech_qc.embedded import inspect as inspect
-    from speech_qc.errors import SpeechQCError as SpeechQCError
+    from speech_qc.embedded.detector import inspect as inspect
+    from speech_qc.embedded.stream import Stream as Stream
+    from speech_qc.results import Channel as Channel
     from speech_qc.results import Inspection as Inspection
     from speech_qc.results import StreamResult as StreamResult
     from speech_qc.results import StreamUpdate as StreamUpdate
 
 _HOMES = {
+    "Channel": "results",
     "Inspection": "results",
-    "SpeechQCError": "errors",
-    "Stream": "embedded",
+    "Stream": "embedded.stream",
     "StreamResult": "results",
     "StreamUpdate": "results",
-    "inspect": "embedded",
+    "inspect": "embedded.detector",
 }
 """Imported when first used, so that `speech-qc --help` and small clients do not wait for the model's libraries."""
 
-__all__ = ["Inspection", "SpeechQCError", "Stream", "StreamResult", "StreamUpdate", "__version__", "inspect"]
+__all__ = [
+    "Channel",
+    "Inspection",
+    "SpeechQCError",
+    "Stream",
+    "StreamResult",
+    "StreamUpdate",
+    "__version__",
+    "errors",
+    "inspect",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The program `speech-qc`, also as `python -m speech_qc`."""
+"""The entry point of `speech-qc` and of `python -m speech_qc`."""
 
 import sys
 
@@ -7,7 +7,7 @@ from speech_qc.gc_tuning import collect_seldom
 
 def main() -> int:
     """Run the command of `sys.argv`; returns the exit code."""
-    collect_seldom()  # before the imports, which it is for
+    collect_seldom()  # before the imports, which create many objects
     from speech_qc.cli.main import main as run
 
     return run()

@@ -1,4 +1,4 @@
-"""The application: settings in, a FastAPI app out. Imports everything; nothing imports it but the entry points."""
+"""Builds the FastAPI application from settings. Imports everything; only the entry points import it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from speech_qc.api import error_responses, health, inspect, model, pages, stream
 from speech_qc.api.access import Access
 from speech_qc.api.request_context import RequestContext
 from speech_qc.engine import Runner
-from speech_qc.errors import SettingsError
 from speech_qc.model.file_watcher import watch_file
 from speech_qc.model.reload import Generations, Load
-from speech_qc.pipeline.factory import make_runner
-from speech_qc.scoring import Profiles, load_profiles
+from speech_qc.pipeline.factory import make_profiles, make_runner
+from speech_qc.scoring import Profiles
 from speech_qc.security.access_policy import AccessPolicy
 from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
@@ -36,26 +35,26 @@ from speech_qc.version import __version__
 from speech_qc.workers.member import Member
 
 DESCRIPTION = """
-Hears noise and interference in speech: scores for every 20 ms, events with their times and causes, levels, a summary
-and a verdict. `POST /v1/inspect` takes a recording.
+Detects noise and interference in speech: scores for every 20 ms, events with their times and causes, levels, a summary
+and a verdict. Send a recording to `POST /v1/inspect`.
 """
 
 
 def create_app(
     settings: Settings, runner: Runner | None = None, member: Member | None = None, load: Load = make_runner
 ) -> FastAPI:
-    """Build one server.
+    """Build the application of one server process.
 
     Args:
         settings: All settings.
-        runner: A model that is loaded already; by default the file of the settings is loaded now.
-        member: This process among several workers; None when it is the only one.
+        runner: A model that is already loaded; by default the file in the settings is loaded now.
+        member: This process among several workers; None if it is the only one.
         load: Loads the model file, now and at every reload.
 
     Raises:
-        StartupError: Settings, keys, profiles, model or device are not fit for service; nothing was started.
+        StartupError: Settings, keys, profiles, model or device cannot be used; nothing was started.
     """
-    profiles = checked_profiles(settings)
+    profiles = make_profiles(settings)
     policy = AccessPolicy.of(settings)
     state = _make_state(settings, profiles, policy, runner or load(settings), member, load)
     app = FastAPI(
@@ -79,7 +78,7 @@ def create_app(
 def _make_state(
     settings: Settings, profiles: Profiles, policy: AccessPolicy, runner: Runner, member: Member | None, load: Load
 ) -> AppState:
-    """Make the parts of one server; nothing runs yet."""
+    """Create the parts of one server; nothing runs yet."""
     metrics = Metrics()
     metrics.describe(runner)
     metrics.live_channels_limit.set(settings.max_streams)
@@ -109,10 +108,10 @@ def _make_state(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Warm the model up, then serve; at the end let what was accepted finish within the time to drain."""
+    """Warm up the model, then serve; at shutdown, let accepted work finish within the drain time."""
     state: AppState = app.state.parts
     settings, member = state.settings, state.member
-    if state.models.started:  # the application is started anew, as test tools do
+    if state.models.started:  # the application is started again, as test tools do
         state.models, state.streams = state.models.renewed(), StreamRegistry(settings.max_streams)
         state.drain = DrainDeadline(settings.drain_s)
     models, streams, drain = state.models, state.streams, state.drain
@@ -130,16 +129,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if watcher is not None:
             watcher.cancel()
             await asyncio.wait({watcher})
-        await streams.drain(drain.work_left_s)  # a server has begun the drain before, so most of it may be over
+        await streams.drain(drain.work_left_s)  # a server has started the drain earlier, so little time may be left
         await asyncio.shield(models.drain(max(drain.work_left_s, drain.left_s / 4), drain.left_s / 4))
         if member is not None:
             member.close()
-        with suppress(TimeoutError):  # where spans go may be what is gone
+        with suppress(TimeoutError):  # the receiver of the spans may be unreachable
             await asyncio.wait_for(asyncio.to_thread(state.tracing.close), drain.left_s / 2)
 
 
 def _add_middleware(app: FastAPI, policy: AccessPolicy, state: AppState) -> None:
-    """The last one added is the first to see a request."""
+    """Add the middleware; the last one added handles a request first."""
     app.add_middleware(Access, policy=policy, metrics=state.metrics)
     if policy.origins:
         app.add_middleware(
@@ -152,27 +151,12 @@ def _add_middleware(app: FastAPI, policy: AccessPolicy, state: AppState) -> None
     app.add_middleware(RequestContext, metrics=state.metrics, tracing=state.tracing)
 
 
-def checked_profiles(settings: Settings) -> Profiles:
-    """Load the verdict profiles and make sure that the default one is among them.
-
-    Raises:
-        SettingsError: The file cannot be used, or lacks the default profile.
-    """
-    profiles = load_profiles(settings.profiles_path)
-    if settings.default_profile not in profiles.names:
-        raise SettingsError(
-            f"SPEECHQC_DEFAULT_PROFILE={settings.default_profile!r} is not among the profiles: "
-            f"{', '.join(profiles.names)}"
-        )
-    return profiles
-
-
 _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-"""FastAPI has its own in newer versions; it would record exceptions and paths with what clients said in them, whatever
-our settings say. Older versions ignore the word."""
+"""Newer versions of FastAPI have their own telemetry, which would record exceptions and paths with data from clients,
+whatever our settings are. Older versions ignore this argument."""
 
 _TAGS = [
-    {"name": "inspect", "description": "Recordings and the model that hears them."},
-    {"name": "access", "description": "Tokens, and what needs an admin key."},
-    {"name": "health", "description": "For balancers, supervisors and Prometheus."},
+    {"name": "inspect", "description": "Recordings and the model that scores them."},
+    {"name": "access", "description": "Tokens, and operations that need an admin key."},
+    {"name": "health", "description": "For load balancers, supervisors and Prometheus."},
 ]

@@ -1,8 +1,8 @@
-"""What a model file must declare, and the check that it does.
+"""The model contract: what a model file must declare, and the check that it does.
 
-The contract travels inside the ONNX file as one JSON document (metadata key `speechqc`). The service takes
-labels, thresholds, feature numbers, look-ahead and state size from there and nowhere else, so that another
-model is a drop-in. Imports nothing of the project.
+The contract is one JSON document in the ONNX file (metadata key `speechqc`). The service takes labels, thresholds,
+feature parameters, look-ahead and state size only from there, so that another model is a drop-in replacement. Imports
+nothing from the project.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ METADATA_KEY = "speechqc"
 """Key of the JSON document in the ONNX file's metadata map."""
 
 CONTRACT_VERSION = 1
-"""Raised when a change makes older services misread newer files."""
+"""Incremented if a change would make older services misread newer files."""
 
 MAX_LOOKAHEAD_S = 0.1
-"""A live listener must not wait longer than this for the model's future context."""
+"""Maximum time that live scores can wait for the model's future context."""
 
 Family = Literal["speech", "headline", "noise", "interference", "impairment", "measure"]
 Kind = Literal["probability", "db", "mos"]
@@ -41,10 +41,10 @@ LABEL_CATALOG: Mapping[str, tuple[Family, Kind]] = {
     "bak": ("measure", "mos"),
     "ovrl": ("measure", "mos"),
 }
-"""Every label the product knows: its family and what its numbers mean."""
+"""Every label of the product, with its family and the meaning of its values."""
 
 REQUIRED_LABELS = ("speech", "noise", "interference", "snr_db")
-"""Labels without which summary and verdict cannot be made."""
+"""Labels that summary and verdict need."""
 
 WAVEFORM_COLUMNS = (
     "log_energy",
@@ -57,7 +57,7 @@ WAVEFORM_COLUMNS = (
     "zero_run",
     "dc_offset",
 )
-"""Columns of the waveform view, in order; `speech_qc.audio.features` says how each is measured."""
+"""Columns of the waveform view, in order; `speech_qc.audio.features` describes how each is measured."""
 
 
 class _Frozen(BaseModel):
@@ -65,7 +65,7 @@ class _Frozen(BaseModel):
 
 
 class FeatureSpec(_Frozen):
-    """Every number that turns samples into feature rows; the defaults are what this service computes."""
+    """All parameters of the feature computation; the defaults are those of this service."""
 
     sample_rate_hz: int = 16_000
     hop_samples: int = 160
@@ -97,7 +97,7 @@ class FeatureSpec(_Frozen):
 
     @property
     def overlap_samples(self) -> int:
-        """Samples that a window reaches beyond its own hop."""
+        """Samples by which a window extends beyond its own hop."""
         return self.window_samples - self.hop_samples
 
 
@@ -118,9 +118,9 @@ class LabelSpec(_Frozen):
     def _consistent(self) -> LabelSpec:
         expected = LABEL_CATALOG.get(self.name)
         if expected is None:
-            raise ValueError(f"label {self.name!r} is unknown; known are {', '.join(LABEL_CATALOG)}")
+            raise ValueError(f"label {self.name!r} is unknown: expected one of {', '.join(LABEL_CATALOG)}")
         if (self.family, self.kind) != expected:
-            raise ValueError(f"label {self.name!r} must be family/kind {expected}, given {(self.family, self.kind)}")
+            raise ValueError(f"label {self.name!r}: expected family/kind {expected}, got {(self.family, self.kind)}")
         if self.low >= self.high:
             raise ValueError(f"label {self.name!r}: low {self.low} is not below high {self.high}")
         if self.kind == "probability":
@@ -142,11 +142,11 @@ class ModelContract(_Frozen):
     lookahead_frames: int = Field(ge=0)
     state_size: int = Field(ge=1)
     training: dict[str, Any] = {}
-    """Commit, configuration, seed and manifest hash that made the weights."""
+    """Commit, configuration, seed and manifest hash that produced the weights."""
     data: tuple[dict[str, Any], ...] = ()
     """Sources with licence and hours."""
     metrics: dict[str, Any] = {}
-    """Figures measured when the file was made, each with the material it was measured on."""
+    """Results measured when the file was created, each with the material it was measured on."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ class ModelContract(_Frozen):
         return tuple(label.name for label in self.labels)
 
     def index(self, name: str) -> int:
-        """Column of a label; KeyError when this model has no such head."""
+        """Return the column of a label; raise KeyError if this model has no such head."""
         try:
             return self.label_names.index(name)
         except ValueError:
@@ -179,25 +179,25 @@ class ModelContract(_Frozen):
         inputs: Mapping[str, Sequence[int | str | None]],
         outputs: Mapping[str, Sequence[int | str | None]],
     ) -> list[str]:
-        """List everything that keeps this service from running the model; empty when nothing does.
+        """List every reason why this service cannot run the model; empty if there is none.
 
         Args:
             inputs: Tensor name to shape of the graph's inputs; symbolic axes as str or None.
-            outputs: Likewise for the outputs.
+            outputs: The same for the outputs.
         """
         wrong: list[str] = []
         if self.contract_version != CONTRACT_VERSION:
-            wrong.append(f"contract_version: expected {CONTRACT_VERSION}, file declares {self.contract_version}")
+            wrong.append(f"contract_version: expected {CONTRACT_VERSION}, got {self.contract_version}")
         expected = FeatureSpec()
         for name in FeatureSpec.model_fields:
             ours, theirs = getattr(expected, name), getattr(self.features, name)
             if ours != theirs:
-                wrong.append(f"features.{name}: this service computes {ours!r}, file expects {theirs!r}")
+                wrong.append(f"features.{name}: expected {ours!r}, got {theirs!r}")
         names = self.label_names
         wrong += [f"labels: {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
-        wrong += [f"labels: {name!r} is required and missing" for name in REQUIRED_LABELS if name not in names]
+        wrong += [f"labels: {name!r} is required but missing" for name in REQUIRED_LABELS if name not in names]
         if self.lookahead_s > MAX_LOOKAHEAD_S:
-            wrong.append(f"lookahead_frames: at most {MAX_LOOKAHEAD_S} s allowed, file needs {self.lookahead_s} s")
+            wrong.append(f"lookahead_frames: expected at most {MAX_LOOKAHEAD_S} s, got {self.lookahead_s} s")
         wrong += _check_shapes("input", inputs, {"features": (None, None, self.features.columns),
                                                  "state": (None, self.state_size)})  # fmt: skip
         wrong += _check_shapes("output", outputs, {"scores": (None, None, len(self.labels)),
@@ -212,7 +212,7 @@ def _check_shapes(
     wrong = [f"{side} {name!r}: not part of the contract" for name in given if name not in expected]
     for name, shape in expected.items():
         if name not in given:
-            wrong.append(f"{side} {name!r}: expected, the graph has {', '.join(given) or 'none'}")
+            wrong.append(f"{side} {name!r}: expected, but the graph has {', '.join(given) or 'none'}")
             continue
         found = tuple(given[name])
         fits = len(found) == len(shape) and all(
@@ -221,7 +221,7 @@ def _check_shapes(
         )
         if not fits:
             text = ", ".join("symbolic" if want is None else str(want) for want in shape)
-            wrong.append(f"{side} {name!r}: expected shape ({text}), given {found}")
+            wrong.append(f"{side} {name!r}: expected shape ({text}), got {found}")
     return wrong
 
 

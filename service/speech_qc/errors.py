@@ -1,29 +1,29 @@
-"""The error tree: every failure a caller can see, with its code and what the transports make of it.
+"""The error tree: every failure that a caller can see, with its HTTP status and WebSocket close code.
 
     SpeechQCError
-    ├─ ClientError        the caller can mend it
+    ├─ ClientError        the caller can fix it
     │  ├─ InvalidAudio         422 / 1007   the bytes are not the audio they claim to be
     │  ├─ UnsupportedFormat    415 / 1003   no decoder for this container or encoding
     │  ├─ PayloadTooLarge      413 / 1009   bytes, duration or channels above the limit
-    │  ├─ ProtocolError        400 / 1008   an unknown option, a message out of turn
+    │  ├─ ProtocolError        400 / 1008   an unknown option, an unexpected message
     │  ├─ NotFound             404 / 1008   no such path
     │  ├─ MethodNotAllowed     405 / 1008   the path exists, but not for this method
     │  ├─ Unauthorized         401 / 1008   no valid key
-    │  ├─ Forbidden            403 / 1008   a valid key that may not do this, or a web page that may not call
-    │  ├─ RequestTimeout       408 / 1008   the request came too slowly
-    │  └─ ReloadFailed         409 / 1008   the model was not replaced; the old one serves on
+    │  ├─ Forbidden            403 / 1008   a valid key without permission, or a web page that is not allowed to call
+    │  ├─ RequestTimeout       408 / 1008   the request arrived too slowly
+    │  └─ ReloadFailed         409 / 1008   the model was not replaced; the old one stays in use
     ├─ CapacityError      try again later
-    │  ├─ Overloaded           429 / 1013   no room now
-    │  ├─ TooManyConnections   503 / 1013   no room for another connection, whatever it asks
-    │  ├─ Draining             503 / 1012   the server is going away
-    │  └─ DeadlineExceeded     504 / 1013   accepted, but not answered in time
-    ├─ InferenceError          500 / 1011   this step failed; the next may not
-    ├─ EngineDead              503 / 1011   no step will succeed any more
-    └─ StartupError       never served: message and exit code
+    │  ├─ Overloaded           429 / 1013   no capacity now
+    │  ├─ TooManyConnections   503 / 1013   the connection limit is reached
+    │  ├─ Draining             503 / 1012   the server is shutting down
+    │  └─ DeadlineExceeded     504 / 1013   accepted, but not finished in time
+    ├─ InferenceError          500 / 1011   this step failed; the next one may succeed
+    ├─ EngineDead              503 / 1011   no further step will succeed
+    └─ StartupError       not sent to clients: message and exit code
        ├─ SettingsError
        └─ ContractError
 
-Knows nothing of HTTP libraries or sockets; `speech_qc.api` turns these into answers in one place.
+Knows nothing of HTTP libraries or sockets; `speech_qc.api` turns these into responses in one place.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SpeechQCError(Exception):
     """Base of all errors of this project; raise a leaf, catch a branch.
 
     Args:
-        message: What was expected, what came, what to do.
+        message: What was expected, what was received, what to do.
         detail: Machine-readable facts that belong to the message (limits, values).
     """
 
@@ -64,7 +64,7 @@ class ClientError(SpeechQCError):
 
 
 class InvalidAudio(ClientError):
-    """The bytes do not hold the audio that their header or the caller declares."""
+    """The bytes are not the audio that their header or the caller declares."""
 
     code = "invalid_audio"
     http_status = 422
@@ -72,7 +72,7 @@ class InvalidAudio(ClientError):
 
 
 class UnsupportedFormat(ClientError):
-    """No decoder here reads this container or encoding."""
+    """No decoder supports this container or encoding."""
 
     code = "unsupported_format"
     http_status = 415
@@ -80,7 +80,7 @@ class UnsupportedFormat(ClientError):
 
 
 class PayloadTooLarge(ClientError):
-    """More bytes, seconds or channels than the settings allow."""
+    """The recording has more bytes, seconds or channels than the settings allow."""
 
     code = "payload_too_large"
     http_status = 413
@@ -88,7 +88,7 @@ class PayloadTooLarge(ClientError):
 
 
 class ProtocolError(ClientError):
-    """An unknown option, a malformed message, or a message out of turn."""
+    """An unknown option, a malformed message, or an unexpected message."""
 
     code = "protocol_error"
     http_status = 400
@@ -118,7 +118,7 @@ class Unauthorized(ClientError):
 
 
 class Forbidden(ClientError):
-    """Known, but not allowed to do this; or a web page of an origin that is not allowed."""
+    """A valid key without permission, or a web page whose origin is not allowed."""
 
     code = "forbidden"
     http_status = 403
@@ -126,7 +126,7 @@ class Forbidden(ClientError):
 
 
 class RequestTimeout(ClientError):
-    """The request was sent so slowly that its place is given to somebody else."""
+    """The request was sent too slowly, so its place was freed."""
 
     code = "request_timeout"
     http_status = 408
@@ -134,14 +134,14 @@ class RequestTimeout(ClientError):
 
 
 class ReloadFailed(ClientError):
-    """The model was not replaced; the message says why, and the one in use stays in use."""
+    """The model was not replaced and the current one stays in use; the message says why."""
 
     code = "reload_failed"
     http_status = 409
 
 
 class CapacityError(SpeechQCError):
-    """Nothing is wrong with the request; there is no room for it now."""
+    """The request is valid, but there is no capacity for it now."""
 
     code = "capacity"
     http_status = 503
@@ -151,7 +151,7 @@ class CapacityError(SpeechQCError):
 
 
 class Overloaded(CapacityError):
-    """Refused at the door: all slots or queue places are taken."""
+    """Refused, because all places are taken or a queue is full."""
 
     code = "overloaded"
     http_status = 429
@@ -159,7 +159,7 @@ class Overloaded(CapacityError):
 
 
 class TooManyConnections(CapacityError):
-    """As many connections are open as one process takes; a stream is refused before its upgrade."""
+    """The process has reached its connection limit; a stream is refused before its upgrade."""
 
     code = "too_many_connections"
     http_status = 503
@@ -168,7 +168,7 @@ class TooManyConnections(CapacityError):
 
 
 class Draining(CapacityError):
-    """The server finishes what it has and takes nothing new."""
+    """The server is shutting down: it finishes accepted work and accepts nothing new."""
 
     code = "draining"
     http_status = 503
@@ -177,7 +177,7 @@ class Draining(CapacityError):
 
 
 class DeadlineExceeded(CapacityError):
-    """Accepted, but not answered before its deadline."""
+    """Accepted, but not finished before the deadline."""
 
     code = "deadline_exceeded"
     http_status = 504
@@ -185,7 +185,7 @@ class DeadlineExceeded(CapacityError):
 
 
 class InferenceError(SpeechQCError):
-    """One step failed; the entries in it fail with it, others do not."""
+    """One step failed, and with it the entries in that step, but no others."""
 
     code = "inference_error"
     http_status = 500
@@ -194,7 +194,7 @@ class InferenceError(SpeechQCError):
 
 
 class EngineDead(SpeechQCError):
-    """Several steps in a row failed; readiness is false until a restart."""
+    """Several consecutive steps failed; the server is not ready until a restart."""
 
     code = "engine_dead"
     http_status = 503
@@ -204,7 +204,7 @@ class EngineDead(SpeechQCError):
 
 
 class StartupError(SpeechQCError):
-    """The process must not start; the message says what to mend."""
+    """The process must not start; the message says what to fix."""
 
     code = "startup_error"
 

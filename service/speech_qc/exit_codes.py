@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 OK = 0
-"""Done; for `inspect` and `stream` no verdict reached `--fail-on`, for `doctor` all is well."""
+"""Success; in `inspect` and `stream` no verdict reached `--fail-on`, in `doctor` no check warns or fails."""
 FOUND = 1
-"""A verdict reached `--fail-on`, `doctor` warns, `capacity` found no number that holds, a worker had to be killed."""
+"""A verdict reached `--fail-on`, `doctor` warns, `capacity` found no sustainable load, or a worker had to be killed."""
 ERROR = 2
-"""A wrong option or setting, a recording that cannot be read, a server that cannot start."""
+"""An invalid option or setting, a recording that cannot be read, or a server that cannot start."""
 FATAL = 70
-"""A server that can no longer serve ended itself, so that its supervisor starts another (EX_SOFTWARE of sysexits.h)."""
+"""A server that can no longer serve exits, so that its supervisor starts another one (EX_SOFTWARE of sysexits.h)."""
 INTERRUPTED = 130
-"""Ctrl-C, as shells have it: 128 and the number of the signal."""
+"""Ctrl-C; as in shells, 128 plus the signal number."""
 CLOSED_PIPE = 141
-"""The reader of standard output is gone, as after `| head`; likewise."""
+"""The reader of standard output has exited, as with `| head`; 128 plus the number of SIGPIPE."""
 
 
 def of_signal(number: int) -> int:
-    """Return the exit code of a program that a signal ended, as shells have it."""
+    """Return the exit code that shells report for a program that a signal ended."""
     return 128 + number

@@ -1,4 +1,4 @@
-"""What tells one state of a file from another, for whoever reads a file again when it has changed."""
+"""Detects that a file has changed and must be read again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FileStamp = tuple[int, int, int]
 
 
 def file_stamp(path: Path) -> FileStamp | None:
-    """Return modification time, size and inode of a file; None while there is none."""
+    """Return modification time, size and inode of a file; None if there is no such file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,35 +1,35 @@
-"""How often Python's collector of cycles looks through the objects of this process."""
+"""Tuning of Python's cyclic garbage collector."""
 
 from __future__ import annotations
 
 import gc
 
 THRESHOLDS = (100_000, 50, 100)
-"""As it comes (700, 10, 10), it looks through all objects far too often: at the start, when imports make a hundred
+"""The default thresholds (700, 10, 10) trigger too many full collections: at startup, when imports create a hundred
 thousand objects that all stay (a fifth of the time until ready), and in a process with hundreds of streams, each of
-which makes and drops dozens of them a second. Streams and connections are freed when they end, without the collector;
-but what some errors leave is a cycle, and these thresholds would find it hours later. So a server looks by the clock,
-too: `collect_now`."""
+which creates and drops dozens of objects a second. Streams and connections are freed when they end, without the garbage
+collector. But some errors leave reference cycles, which would only be found hours later with these thresholds. So a
+server also collects periodically: `collect_now`."""
 
 COLLECT_S = 10.0
-"""From one look by the clock to the next. The loop stands still for it, and the longer, the more streams there are;
-what errors leave in the meantime is little."""
+"""Seconds between periodic collections. A collection blocks the event loop, and takes longer with more streams; errors
+leave little garbage in the meantime."""
 
 
 def collect_seldom() -> None:
-    """Have the collector look seldom from now on; called by programs, first of all, never by what they import."""
+    """Make collections rare from now on; programs call this before anything else, imported modules never call it."""
     gc.set_threshold(*THRESHOLDS)
 
 
 def keep_what_is_here() -> None:
-    """Spare the collector the modules, the model and the application, which stay until the end.
+    """Exclude the modules, the model and the application from collection, because they live as long as the process.
 
-    Without a collection before: imports leave some hundred dead objects, and to find them takes a tenth of a second of
-    a start.
+    No collection runs first: imports leave a few hundred dead objects, and finding them would add a tenth of a second
+    to startup.
     """
     gc.freeze()
 
 
 def collect_now() -> None:
-    """Look through everything but what was kept at the start, and free what is not needed any more."""
+    """Run a full collection of everything except the objects excluded at startup."""
     gc.collect()

@@ -1,4 +1,7 @@
-"""What the Python API gives: the answer of `POST /v1/inspect` and of a stream, as objects with NumPy arrays."""
+"""What the Python API gives: the answer of `POST /v1/inspect` and of a stream, as objects with NumPy arrays.
+
+All of it can be pickled, so that worker processes can return it.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,19 @@ Frames = dict[str, NDArray[np.float32]]
 WORST_FIRST: tuple[Status, ...] = ("fail", "warn", "unknown", "pass")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Channel:
-    """One channel.
+    """The findings about one channel.
 
     Attributes:
+        channel: Its index in the recording; 0 for the mean of all.
         frames: Scores by label, float32 (frames,), NaN where there is no value; empty where none were kept.
+        events: In order of `event_id`; each has `label`, `onset_s`, `offset_s`, `score_max`, `score_mean`, `severity`
+            and, where it was asked for, `evidence`.
         events_dropped: Events beyond the limit, found but not listed.
+        levels: Measures of the signal itself, at its own rate.
+        summary: Figures of the whole channel; `unknown` says of each None why it is one.
+        verdict: `status` (`pass`, `warn`, `fail`, `unknown`) and `reasons`.
     """
 
     channel: int
@@ -60,6 +69,9 @@ class Channel:
             verdict=found.verdict,
         )
 
+    def __repr__(self) -> str:
+        return f"<Channel {self.channel}: {self.verdict.status}, {len(self.events)} event(s)>"
+
 
 class _Result:
     """What recordings and streams share: channels, and the verdict of the worst of them."""
@@ -76,7 +88,11 @@ class _Result:
         return min(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.status))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document as JSON has it: lists of numbers, None where there is no value."""
+        """Return the document as JSON has it: lists of numbers, None where there is no value.
+
+        Returns:
+            A new dict that `json.dumps` takes.
+        """
         document: dict[str, Any] = orjson.loads(to_json(self.document))
         return document
 
@@ -85,11 +101,18 @@ class Inspection(_Result):
     """The findings about one recording; `to_dict()` is the answer of `POST /v1/inspect`.
 
     Attributes:
-        model: Which model gave the answer.
-        audio: Length, rate, channels and encoding.
+        model: Name, version and checksum of the model that gave the answer.
+        audio: Length, rate, channels, encoding and number of frames.
         frame_hop_s: Seconds from one frame to the next; frame i covers [i · hop, (i + 1) · hop).
         channels: One per channel, or one for their mean.
-        timing: Seconds spent.
+        verdict: Of the worst channel.
+        timing: Seconds spent; `queue_s` is 0, since there is no queue.
+        document: The whole answer as a dict with scores as arrays.
+
+    Example:
+        >>> for event in result.channels[0].events:
+        ...     print(event.label, event.onset_s, event.offset_s, event.severity)
+        noise 3.5 6.54 severe
     """
 
     def __init__(self, document: dict[str, Any]) -> None:
@@ -115,6 +138,8 @@ class StreamResult(_Result):
         duration_s: Seconds of audio.
         frames: Frames of each channel.
         channels: One per channel; their `frames` are empty, since a stream of any length takes constant memory.
+        verdict: Of the worst channel.
+        document: The whole as a dict.
     """
 
     def __init__(self, duration_s: float, frames: int, channels: Sequence[ChannelFindings]) -> None:
@@ -130,18 +155,23 @@ class StreamResult(_Result):
         return f"<StreamResult {self.verdict.status}: {self.duration_s:g} s, {len(self.channels)} channel(s)>"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StreamUpdate:
     """What became known by a push.
 
     Attributes:
         first_frame: Index of its first frame in the stream; updates are gapless.
-        start_s: Start of that frame.
-        channels: Scores of its frames by label, for each channel; empty arrays where only events became known.
-        events: Events that have begun or ended, with their `phase` and `channel`.
+        start_s: Start of that frame, seconds from the start of the stream.
+        channels: Scores of its frames by label, for each channel, float32 (n,), NaN where there is no value; empty
+            arrays where only events became known.
+        events: Events that have begun or ended, with their `phase` (`begin`, `end`) and `channel`.
     """
 
     first_frame: int
     start_s: float
     channels: tuple[Frames, ...]
     events: tuple[EventNews, ...]
+
+    def __repr__(self) -> str:
+        count = len(next(iter(self.channels[0].values()), ()))
+        return f"<StreamUpdate at {self.start_s:g} s: {count} frame(s), {len(self.events)} event(s)>"

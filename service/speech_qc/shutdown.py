@@ -1,4 +1,4 @@
-"""The time that a server has from the word to stop to its end: one bound for everything that has to be finished."""
+"""The time budget of a shutdown: one deadline for everything that has to finish before the process ends."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 
 LAST_S = 2.0
-"""Kept for the last words to whoever could not be served in time, and for the end of the process; at least this."""
+"""Reserved to notify clients whose work did not finish and to end the process; also the minimum of the whole budget."""
 
 
 class DrainDeadline:
-    """How much of the time is left; it begins to run with the first question or with `begin`.
+    """Tracks the remaining time; it starts to run with `begin` or with the first query.
 
     Args:
-        drain_s: From the word to stop to the end of the process.
-        clock: Monotonic seconds.
+        drain_s: Seconds from the request to stop to the end of the process.
+        clock: Monotonic clock, seconds.
     """
 
     def __init__(self, drain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,18 +23,18 @@ class DrainDeadline:
         self._began_s: float | None = None
 
     def begin(self) -> None:
-        """The time runs from now on, if it did not before."""
+        """Start the time, unless it is already running."""
         if self._began_s is None:
             self._began_s = self._clock()
 
     @property
     def work_left_s(self) -> float:
-        """Until whatever is not finished is broken off."""
+        """Seconds until unfinished work is aborted."""
         return max(0.0, self._work_s - self._passed_s())
 
     @property
     def left_s(self) -> float:
-        """Until the process has to be gone."""
+        """Seconds until the process must have ended."""
         return max(0.0, self._all_s - self._passed_s())
 
     def _passed_s(self) -> float:

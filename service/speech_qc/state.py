@@ -1,4 +1,4 @@
-"""What a request may ask the server for: the parts of one running application, in one object, with no globals."""
+"""The parts of one running application that requests use, in one object instead of globals."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ class AppState:
     models: Generations
     streams: StreamRegistry
     ring: KeyRing | None
-    """None where everybody may come in."""
+    """None if no key is needed."""
     quotas: Quotas
     uploads: UploadPlaces
     memory: MemoryBudget
     tracing: Tracing
     drain: DrainDeadline
     member: Member | None = None
-    """This process among several workers; None when it is the only one."""
+    """This process among several workers; None if it is the only one."""
 
     @property
     def model(self) -> Model:
-        """The model in use; whoever asks for more than one thing of it takes `models.current` once."""
+        """The model in use; to read several of its properties consistently, take `models.current` once."""
         return self.models.current.model
 
     @property
     def engine(self) -> Engine:
-        """Runs the model in use."""
+        """The engine that runs the model in use."""
         return self.models.current.engine
 
     @property
     def reader(self) -> ChunkReader:
-        """The engine's, for the sessions to share."""
+        """The engine's reader, which the sessions share."""
         return self.models.current.reader
 
     @property
@@ -63,5 +63,5 @@ class AppState:
 
     @property
     def identity(self) -> ModelInfo:
-        """Which model answers."""
+        """Identity of the model in use."""
         return self.models.current.identity

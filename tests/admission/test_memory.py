@@ -8,11 +8,12 @@ from collections import Counter
 import httpx
 import pytest
 
-from live_server import serving, small_socket, until
+from live_server import serving, small_socket
 from signals import voice, wav_bytes, white_noise
 from speech_qc.admission.memory import MIB, MemoryBudget
 from speech_qc.errors import Overloaded, PayloadTooLarge
 from speech_qc.server.timeouts import SlowReaderCheck
+from waiting import until
 
 MINUTE = wav_bytes(voice(60.0))
 """With the scores of its frames it holds 0.9 MB while it is inspected, and its answer has some 200 KB."""
@@ -50,10 +51,11 @@ def test_a_recording_that_is_collected_counts_with_its_bytes(make_client):
     assert client.post("/v1/inspect?frames=false", content=wav_bytes(noise)).status_code == 200
     refused = client.post("/v1/inspect?frames=false", content=wav_bytes(noise, container="FLAC"))
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "payload_too_large")
-    assert "send WAV, which is not collected" in refused.json()["error"]["message"]
+    assert "send WAV, which is not buffered" in refused.json()["error"]["message"]
     assert "speechqc_held_bytes 0.0" in client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_scores_of_frames_count_and_can_be_left_out(make_client):
     client = make_client(max_held_bytes=MIB)
     long = wav_bytes(voice(90.0))
@@ -71,7 +73,7 @@ def test_answers_that_nobody_takes_leave_less_for_others():
             plain = await small_socket(url)
             reader, writer = await asyncio.open_connection(sock=plain, limit=1024)
             writer.write(post(MINUTE))
-            await until(lambda: app.state.parts.memory.unsent_bytes > 150_000)
+            await until(lambda: app.state.parts.memory.unsent_bytes > 150_000, "the answer waits to be taken")
             refused = await web.post(address, content=MINUTE, timeout=30)
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
             assert refused.headers["retry-after"] == "5"

@@ -52,10 +52,10 @@ def test_frames_carry_the_scores_that_the_model_gave_for_them(make_client):
 
     runner = EchoRunner(lookahead_frames=2)
     samples = white_noise(3.0, level_dbfs=-30)
-    decoded = np.round(samples * 32768).clip(-32768, 32767) / np.float32(32768)
+    decoded = (np.round(samples * 32768).clip(-32768, 32767) / 32768).astype(np.float32)
     body = make_client(runner).post("/v1/inspect", content=wav_bytes(decoded)).json()
 
-    features = FrontEnd()(decoded.astype(np.float32)[None])[0]
+    features = FrontEnd()(decoded[None])[0]
     expected = runner.expected(features[: len(features) // 2 * 2])
     whole = len(expected) - 1
     noise = np.array(body["channels"][0]["frames"]["noise"][:whole])

@@ -142,7 +142,7 @@ def test_blocks_do_not_share_memory_with_what_was_pushed() -> None:
     recording = bytearray(written("WAV", "FLOAT", noise(1_000, 1)))
     expected = reference(bytes(recording))
     decoder = Decoder(DecodeLimits())
-    blocks = decoder.push(recording)
+    blocks = decoder.push(memoryview(recording))
     recording[:] = bytes(len(recording))
     np.testing.assert_array_equal(np.concatenate(blocks), expected)
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
+from speech_qc.audio.g711 import Codes, decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
 
 LAWS = [
     pytest.param("ULAW", 7, decode_mulaw, encode_mulaw, id="mulaw"),
@@ -20,7 +20,7 @@ LAWS = [
 EVERY_CODE = bytes(range(256))
 EVERY_INT16 = np.arange(-32768, 32768, dtype=np.int16)
 
-Decode = Callable[[bytes | NDArray[np.uint8]], NDArray[np.float32]]
+Decode = Callable[[Codes], NDArray[np.float32]]
 Encode = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 
 

@@ -64,7 +64,9 @@ def quick(monkeypatch):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "capacity" else name for name in COMMANDS]
+)
 def test_a_command_sends_the_key_of_the_file_and_of_the_environment(place, monkeypatch, capsys, name):
     words, address = COMMANDS[name]
     assert against(*words, "--api-key-file", "key", url_of=address) == 0
@@ -90,7 +92,12 @@ def test_the_file_outweighs_the_environment(place, monkeypatch):
 
 def test_a_key_comes_through_a_pipe_which_can_be_read_once(place):
     reading, writing = os.pipe()
-    feeding = threading.Thread(target=lambda: (os.write(writing, place.encode()), os.close(writing)))
+
+    def feed() -> None:
+        os.write(writing, place.encode())
+        os.close(writing)
+
+    feeding = threading.Thread(target=feed)
     feeding.start()
     words, address = COMMANDS["inspect"]
     try:
@@ -103,12 +110,12 @@ def test_a_key_comes_through_a_pipe_which_can_be_read_once(place):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "cannot be read"),
+        (None, "cannot read it"),
         (b" \n", "it is empty"),
         (b"sqc_1 sqc_2", "expected one key"),
         (b"sqc_1\r\nX-Evil: 1", "expected one key"),
         ("sqc_é".encode(), "expected one key"),
-        (b"\xff\xfe", "it is no text"),
+        (b"\xff\xfe", "a file that is not text"),
     ],
 )
 def test_a_file_that_holds_no_key_is_told_before_anything_is_sent(place, capsys, content, told):
@@ -134,6 +141,7 @@ def test_the_class_opens_streams_with_a_key_and_is_told_without(place):
                 assert (await stream.close()).frames == 25
             with pytest.raises(StreamClosed) as caught:
                 await StreamClient.connect(url)
+            assert caught.value.error is not None
             assert (caught.value.code, caught.value.error.error.code) == (1008, "unauthorized")
 
     asyncio.run(main())
@@ -206,5 +214,5 @@ def test_the_server_that_capacity_starts_has_a_key_where_the_settings_name_keys(
     with started_server(4, max_batch="1", device="cpu") as host:
         assert host.api_key is not None and host.model()["model"]["name"]
         host.api_key = None
-        with pytest.raises(Exception, match="wants a key"):
+        with pytest.raises(Exception, match="needs a key"):
             host.model()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from cli_material import run
@@ -28,7 +28,7 @@ def a_trial(streams: int = 10, p99: float = 100.0, **changes) -> Trial:
     return Trial(streams, lags, **given)
 
 
-def against_a_server(work: Callable[[str], Answer], **settings: object) -> Answer:
+def against_a_server(work: Callable[[str], Answer], **settings: Any) -> Answer:
     """Run something that blocks beside a server of this process."""
 
     async def both() -> Answer:
@@ -109,8 +109,8 @@ def test_gaps_and_missing_frames_are_counted_as_lost():
     load, caller, outcome = Load(plan, bytes(16_000)), LoadClient(0.0, 0.0, 0), Outcome()
     caller.sent_s.extend([0.0] * 4)  # 400 ms: 20 frames are due
     text = '{"type":"scores","first_frame":%d,"start_s":0,"channels":[{"channel":0,"frames":{"speech":[1,1,1,1,1]}}]}'
-    load._hear(caller, (text % 0).encode())
-    load._hear(caller, (text % 10).encode())  # 5 … 9 are missing, and so will be 15 … 19
+    load._on_text(caller, (text % 0).encode())
+    load._on_text(caller, (text % 10).encode())  # 5 … 9 are missing, and so will be 15 … 19
     load._judge(caller, outcome)
     assert outcome.lost_frames == 10 and outcome.failed == 1
 
@@ -121,7 +121,9 @@ def test_frames_are_read_however_the_bytes_are_cut():
         long = bytes((126,)) + size.to_bytes(2, "big") if size < 65536 else bytes((127,)) + size.to_bytes(8, "big")
         return bytes((FINAL | kind,)) + (bytes((size,)) if size < 126 else long) + payload
 
-    texts, ends, sent = [], [], []
+    texts: list[bytes] = []
+    ends: list[tuple[int, str]] = []
+    sent: list[bytes] = []
 
     class Wire(asyncio.Transport):
         def write(self, data):
@@ -134,7 +136,8 @@ def test_frames_are_read_however_the_bytes_are_cut():
     data = b"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n" + b"".join(server_frame(TEXT, text) for text in wanted)
     data += server_frame(PING, b"hi") + server_frame(CLOSE, (1013).to_bytes(2, "big") + b"later")
     for size in (1, 7, 1000, len(data)):
-        texts.clear(), ends.clear(), sent.clear()
+        for heard in (texts, ends, sent):
+            heard.clear()
         socket = FrameSocket(b"", texts.append, lambda code, reason: ends.append((code, reason)))
         socket.connection_made(Wire())
         for start in range(0, len(data), size):
@@ -168,6 +171,7 @@ def test_live_lanes_alone_count_for_the_batch():
     assert parse_steps("something_else 1") is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_trial_times_every_score_of_real_streams_and_loses_none():
     def measure(url: str) -> Trial:
@@ -180,6 +184,7 @@ def test_a_trial_times_every_score_of_real_streams_and_loses_none():
     assert trial.batch is not None and trial.batch >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_streams_that_are_refused_make_a_trial_fail_with_the_servers_reason():
     def measure(url: str) -> Trial:
@@ -190,6 +195,7 @@ def test_streams_that_are_refused_make_a_trial_fail_with_the_servers_reason():
     assert trial.reason is not None and "2 of 2 places are taken" in trial.reason
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_command_prints_the_table_and_what_to_set(monkeypatch, capsys):
     def measure(url: str) -> tuple[int, str, int, str]:
@@ -205,6 +211,7 @@ def test_the_command_prints_the_table_and_what_to_set(monkeypatch, capsys):
     assert found["trials"][0]["lag_ms"]["p99"] > 0 and found["trials"][0]["holds"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("places", [40, 5])
 def test_a_limit_that_was_set_is_not_taken_for_that_of_the_machine(capsys, places):
@@ -232,6 +239,7 @@ def test_a_server_that_is_none_is_an_error(capsys):
     assert run("capacity", "--url", "127.0.0.1:8000") == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_is_told_with_the_end_of_its_log(tmp_path):
     with pytest.raises(HostError, match=r"nothing\.onnx"), started_server(4, model_path=str(tmp_path / "nothing.onnx")):
         pass

@@ -15,10 +15,11 @@ from cli_material import RATE_HZ, noise, run, write
 
 from speech_qc.cli.answers import answers_in_order
 from speech_qc.cli.files import Source
-from speech_qc.cli.main import CLOSED_PIPE, INTERRUPTED, main
+from speech_qc.cli.main import main
 from speech_qc.cli.seams import Seams
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import ContractError, InvalidAudio
+from speech_qc.exit_codes import CLOSED_PIPE, INTERRUPTED
 from speech_qc.settings import Settings
 
 Capture = pytest.CaptureFixture[str]
@@ -183,7 +184,7 @@ def test_error_outweighs_a_failed_verdict(talk: Path) -> None:
     [
         (["nowhere.wav"], "nowhere.wav: no such file or folder"),
         (["talk.wav", "--profile", "x"], "expected profile to be one of default, warns, fails"),
-        (["talk.wav", "--labels", "x"], "expected labels out of speech, noise"),
+        (["talk.wav", "--labels", "x"], "expected labels from speech, noise"),
         (["talk.wav", "--format", "xml"], "xml"),
         (["talk.wav", "--url", "http://a", "--device", "cpu"], "--device"),
         (["talk.wav", "--url", "127.0.0.1:8000"], "http://127.0.0.1:8000"),
@@ -256,6 +257,7 @@ def test_recordings_are_inspected_side_by_side_but_no_more_than_allowed() -> Non
     assert [answer["name"] for answer in answers if isinstance(answer, dict)] == list("01245678")
 
 
+@pytest.mark.slow
 def test_reader_that_leaves_ends_the_run_without_a_word(workplace: Path) -> None:
     write(Path("a.wav"), noise(30.0))
     code = (

@@ -23,6 +23,7 @@ def pixels(path: str) -> NDArray[np.float32]:
     return np.asarray(imread(path), np.float32)[..., :3]
 
 
+@pytest.mark.slow
 def test_picture_is_wide_colourful_and_announced_on_stderr(talk: Path, capsys: Capture) -> None:
     assert run("inspect", talk, "--format", "json", "--no-frames", "--plot", "out.png") == 0
     out, err = capsys.readouterr()
@@ -37,6 +38,7 @@ def test_picture_is_wide_colourful_and_announced_on_stderr(talk: Path, capsys: C
     assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_pictures_of_several_recordings_and_channels_are_numbered(talk: Path) -> None:
     write(Path("two.wav"), np.stack([noise(1.0), noise(1.0, seed=2)], axis=1))
     assert run("inspect", talk, "two.wav", "--plot", "out.png") == 0
@@ -88,6 +90,7 @@ def test_short_peak_survives_in_the_envelope_of_a_long_recording(workplace: Path
     assert views.high.argmax() == pytest.approx(70 / views.column_s, abs=1)
 
 
+@pytest.mark.slow
 def test_long_recording_is_drawn_in_bounded_memory(workplace: Path) -> None:
     seconds = 1200
     path = write(Path("long.wav"), np.tile(noise(1.0, level=0.1), seconds))  # 77 MB as float32

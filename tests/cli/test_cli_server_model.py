@@ -76,6 +76,7 @@ def test_serve_with_a_wrong_profile_never_serves(capsys: Capture, monkeypatch: p
     assert "absent" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_serve_without_a_model_is_one_sentence_and_exit_code_2(workplace: Path) -> None:
     words = [sys.executable, "-m", "speech_qc", "serve", "--model", str(workplace / "absent.onnx"), "--device", "cpu"]
     root = Path(__file__).parents[2]

@@ -80,6 +80,7 @@ def test_doctor_finds_wrong_settings_and_ends_with_2(monkeypatch: pytest.MonkeyP
     assert (finding["name"], finding["state"]) == ("settings", "fail")
 
 
+@pytest.mark.slow
 def test_doctor_looks_at_everything_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("SPEECHQC_DEVICE", "cpu")
     monkeypatch.setenv("SPEECHQC_PROT", "1")
@@ -178,6 +179,6 @@ def test_settings_about_keys_are_shown_and_the_secret_is_not(monkeypatch: pytest
 
 
 def test_the_worst_finding_is_the_exit_code() -> None:
-    ok, warn, fail = (CheckResult("x", state, "") for state in ("ok", "warn", "fail"))  # type: ignore[arg-type]
+    ok, warn, fail = (CheckResult("x", state, "") for state in ("ok", "warn", "fail"))
     assert [exit_code([ok]), exit_code([ok, warn]), exit_code([warn, fail, ok])] == [0, 1, 2]
     assert len(CHECKS) == 5

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from speech_qc.cli.playback import Recording
 from speech_qc.wire.server_messages import SERVER
 
 
-def play(*arguments: str | Path, **settings: object) -> int:
+def play(*arguments: str | Path, **settings: Any) -> int:
     """Run `speech-qc stream` against a server of this process."""
 
     async def both() -> int:
@@ -91,7 +92,7 @@ def test_raw_samples_come_from_standard_input():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("talk.wav", "--url", "ws://127.0.0.1:9"), "cannot be reached"),
+        (("talk.wav", "--url", "ws://127.0.0.1:9"), "cannot connect"),
         (("talk.wav", "--url", "ftp://127.0.0.1"), "expected an address that begins with ws"),
         (("nothing.wav",), "nothing.wav: expected a recording"),
         (("talk.wav", "--rate", "4000"), "--rate: expected 8000 to 48000"),

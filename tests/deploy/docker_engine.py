@@ -10,11 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import waiting
 from speech_qc.capacity.host import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,7 @@ LOCAL_PYTHON = "python:3.11-slim"
 """A base that is there already will do where the pinned one cannot be pulled."""
 IMAGE = "speech-qc:deploy-test"
 PATIENCE_S = 300.0  # machines that test this may be busy
+block_until = partial(waiting.block_until, patience_s=PATIENCE_S, every_s=0.2)
 PATIENT = "{interval: 3s, timeout: 20s, start_period: 300s}"
 
 
@@ -163,13 +165,6 @@ def figure(container: str, metric: str) -> float:
         f"  if l.startswith('{metric} '): print(l.split()[1])"
     )
     return float(docker("exec", container, "python", "-c", program))
-
-
-def until(happened: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + patience_s
-    while not happened():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.2)
 
 
 def hadolint() -> str | None:

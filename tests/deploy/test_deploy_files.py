@@ -47,7 +47,7 @@ def test_the_images_need_what_the_project_needs_and_one_onnx_runtime(requirement
 
 
 def test_another_device_is_refused(requirements, project):
-    with pytest.raises(ValueError, match="expected cpu or gpu, came 'tpu'"):
+    with pytest.raises(ValueError, match="expected cpu or gpu, got 'tpu'"):
         requirements.requirements(project, "tpu")
 
 

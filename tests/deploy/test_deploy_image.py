@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from docker_engine import IMAGE, ROOT, docker, health, inspect, until
+from docker_engine import IMAGE, ROOT, block_until, docker, health, inspect
 
 from speech_qc.capacity.host import free_port
 from speech_qc.version import __version__
@@ -37,7 +37,7 @@ def lone(image: str) -> Iterator[tuple[str, int]]:
         ),
     )
     try:
-        until(lambda: health(name) == "healthy", f"{name} healthy")
+        block_until(lambda: health(name) == "healthy", f"{name} healthy")
         yield name, port
     finally:
         docker("rm", "--force", name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from docker_engine import ROOT, Stack, docker, until
+from docker_engine import ROOT, Stack, block_until, docker
 
 from board import SAMPLE
 
@@ -62,7 +62,7 @@ def test_only_who_has_a_key_is_served_and_one_that_is_taken_away_on_the_host_is_
     assert status() == 401
     assert status(key) == 200
     other = keys("add", "other", file=file)
-    until(lambda: status(other) == 200, "a new key is taken")
+    block_until(lambda: status(other) == 200, "a new key is taken")
     keys("remove", "test", file=file)
-    until(lambda: status(key) == 401, "the one that was taken away is refused")
+    block_until(lambda: status(key) == 401, "the one that was taken away is refused")
     assert status(other) == 200

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
-from docker_engine import Stack, docker, figure, health, inspect, until
+from docker_engine import Stack, block_until, docker, figure, health, inspect
 from numpy.typing import NDArray
 
 from board import SAMPLE, ask
@@ -96,12 +97,16 @@ def audio() -> NDArray[np.float32]:
     return samples
 
 
+def is_healthy(container: str) -> bool:
+    return health(container) == "healthy"
+
+
 def both_take_part(stack: Stack) -> list[str]:
     """The two replicas, once both are healthy."""
-    until(lambda: len(stack.containers("speech-qc")) == 2, "two replicas")
+    block_until(lambda: len(stack.containers("speech-qc")) == 2, "two replicas")
     replicas = stack.containers("speech-qc")
     for one in replicas:
-        until(lambda one=one: health(one) == "healthy", f"{one} healthy")
+        block_until(partial(is_healthy, one), f"{one} healthy")
     return replicas
 
 
@@ -183,7 +188,7 @@ def test_the_request_id_and_large_bodies_pass_through_nginx(scaled: Stack):
 
 def test_prometheus_finds_every_replica(scaled: Stack):
     prometheus = scaled.address("prometheus")
-    until(lambda: len(ask(prometheus, 'up{job="speech-qc"} == 1')) == 2, "two replicas up")
+    block_until(lambda: len(ask(prometheus, 'up{job="speech-qc"} == 1')) == 2, "two replicas up")
     assert float(ask(prometheus, "sum(speechqc_ready)")[0]["value"][1]) == 2
 
 
@@ -208,13 +213,13 @@ def test_when_a_replica_dies_streams_of_the_other_go_on_and_new_ones_work(scaled
                 assert (await one.hang_up()).frames >= one.frames
 
     asyncio.run(scenario())
-    until(lambda: len(ask(scaled.address("prometheus"), 'up{job="speech-qc"}')) == 1, "Prometheus has let it go")
+    block_until(lambda: len(ask(scaled.address("prometheus"), 'up{job="speech-qc"}')) == 1, "Prometheus has let it go")
 
 
 def test_when_a_replica_leaves_its_clients_get_their_summary_and_1012(scaled: Stack, audio):
     scaled.up()  # brings back the one that died
     replicas = both_take_part(scaled)
-    until(lambda: len(ask(scaled.address("prometheus"), 'up{job="speech-qc"} == 1')) == 2, "two replicas again")
+    block_until(lambda: len(ask(scaled.address("prometheus"), 'up{job="speech-qc"} == 1')) == 2, "two replicas again")
 
     async def scenario() -> None:
         async with AsyncExitStack() as pool:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from docker_engine import ROOT, Stack, docker, inspect, until
+from docker_engine import ROOT, Stack, block_until, docker, inspect
 
 from board import SAMPLE
 from speech_qc.exit_codes import FATAL
@@ -57,7 +57,7 @@ def test_a_container_whose_engine_hangs_is_started_again_and_serves(frail: Stack
     assert inspected(frail) == 200
     docker("exec", container, "touch", SWITCH)
     assert inspected(frail) != 200
-    until(lambda: inspect(container)["RestartCount"] == 1, "a restart")
-    until(lambda: inspected(frail) == 200, "an answer after the restart")
+    block_until(lambda: inspect(container)["RestartCount"] == 1, "a restart")
+    block_until(lambda: inspected(frail) == 200, "an answer after the restart")
     assert exit_codes(container, start_s) == [str(FATAL)]
     assert frail.containers("speech-qc") == [container]

@@ -7,7 +7,7 @@ import time
 
 import httpx
 import pytest
-from docker_engine import Stack, docker, health, inspect, until
+from docker_engine import Stack, block_until, docker, health, inspect
 
 from board import SAMPLE, ask, expressions, load, panels
 
@@ -38,7 +38,7 @@ def test_every_container_is_bounded_healthy_and_without_privileges(watched: Stac
 
 def test_prometheus_sees_what_it_should_and_the_board_has_data(watched: Stack):
     prometheus = watched.address("prometheus")
-    until(
+    block_until(
         lambda: {one["metric"]["job"] for one in ask(prometheus, "up == 1")} >= {"speech-qc", "prometheus"},
         "both targets up",
     )
@@ -71,15 +71,15 @@ def test_an_alarm_comes_when_the_service_is_gone_and_goes_when_it_is_back(watche
 
     assert "SpeechQCDown" not in alarms()
     watched.compose("stop", "speech-qc")
-    until(lambda: "SpeechQCDown" in alarms(), "SpeechQCDown after a minute without the service")
+    block_until(lambda: "SpeechQCDown" in alarms(), "SpeechQCDown after a minute without the service")
     watched.compose("start", "speech-qc")
-    until(lambda: "SpeechQCDown" not in alarms(), "the alarm's end")
+    block_until(lambda: "SpeechQCDown" not in alarms(), "the alarm's end")
 
 
 def test_a_restart_keeps_what_prometheus_knew(watched: Stack):
     watched.compose("restart", "prometheus")
     (container,) = watched.containers("prometheus")
-    until(lambda: health(container) == "healthy", "Prometheus again")
+    block_until(lambda: health(container) == "healthy", "Prometheus again")
     assert ask(watched.address("prometheus"), 'max_over_time(up{job="speech-qc"}[10m])')
 
 

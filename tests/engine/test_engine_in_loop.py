@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,17 @@ def test_steps_run_in_the_loops_own_thread() -> None:
 
 def test_what_was_submitted_in_one_turn_shares_a_step_and_is_answered_in_order() -> None:
     async def test() -> None:
-        observer, answered = RecordingObserver(), []
+        observer = RecordingObserver()
+        answered: list[int] = []
+
+        def note(number: int, _: object) -> None:
+            answered.append(number)
+
         async with running(observer=observer, in_loop=True) as engine:
             sessions = [engine.open_session() for _ in range(6)]
             futures = [engine.submit(number, chunk(0.0), "live") for number in sessions]
             for number, future in zip(sessions, futures, strict=True):
-                future.add_done_callback(lambda _, number=number: answered.append(number))
+                future.add_done_callback(partial(note, number))
             await asyncio.gather(*futures)
         assert observer.steps == [("live", 4), ("live", 2)]
         assert answered == sessions

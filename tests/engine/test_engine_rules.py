@@ -254,7 +254,7 @@ def test_rule_5_a_failed_step_fails_exactly_its_own_entries() -> None:
             assert "device lost" in str(errors[0])
             assert str(errors[0]) == str(errors[1])
             assert errors[0] is not errors[1]
-            assert isinstance(errors[0].__cause__, OSError)
+            assert isinstance(errors[0], InferenceError) and isinstance(errors[0].__cause__, OSError)
             assert engine.status.alive
             assert (engine.status.failures, engine.status.steps) == (1, 2)
 

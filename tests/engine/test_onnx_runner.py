@@ -109,7 +109,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes, devi
 
 def test_a_file_without_metadata_is_refused(tmp_path: Path) -> None:
     found = mistakes(write_tiny_model(tmp_path / "m.onnx", metadata=False))
-    assert found == ["metadata 'speechqc': expected a JSON document, the file has none"]
+    assert found == ["metadata 'speechqc': expected a JSON document, got none"]
 
 
 def test_a_document_that_is_no_contract_lists_every_mistake(tmp_path: Path) -> None:
@@ -134,12 +134,12 @@ def test_every_mismatch_between_file_and_service_is_listed(tmp_path: Path) -> No
     )
     found = "\n".join(mistakes(path))
     for part in (
-        "input 'cache': expected tensor(float), given tensor(double)",
-        "output 'new_state': expected tensor(float), given tensor(double)",
+        "input 'cache': expected tensor(float), got tensor(double)",
+        "output 'new_state': expected tensor(float), got tensor(double)",
         "contract_version: expected 1",
-        "features.mel_high_hz: this service computes 7600.0",
+        "features.mel_high_hz: expected 7600.0",
         "features.log_floor",
-        "lookahead_frames: at most 0.1 s",
+        "lookahead_frames: expected at most 0.1 s",
         "input 'cache': not part of the contract",
         "input 'state': expected",
         "input 'features': expected shape (symbolic, symbolic, 73)",
@@ -160,7 +160,7 @@ def test_what_the_runtime_refuses_is_an_inference_error(tiny_model: Path) -> Non
 def test_scores_of_the_wrong_length_are_an_inference_error(tiny_model: Path) -> None:
     features, state = random_input(2, 10)
     runner = OnnxRunner(tiny_model, "cpu")
-    with pytest.raises(InferenceError, match="returned"):
+    with pytest.raises(InferenceError, match="from the model"):
         runner.run(features, state[:1])  # broadcasts inside the graph, so the runtime itself does not mind
 
 

@@ -42,7 +42,7 @@ def push(queue: StepQueue, *entries: Entry) -> list[Entry]:
 
 
 def lane_of(batch: Batch) -> str | None:
-    return batch.lane and batch.lane.name
+    return None if batch.lane is None else batch.lane.name
 
 
 def test_nothing_waiting_gives_an_empty_batch() -> None:

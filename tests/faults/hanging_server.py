@@ -40,8 +40,8 @@ def supervise(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    stream_server.LEAST_LIMIT_S = 1.0  # the step deadline of the test counts
+    stream_server.LEAST_LIMIT_S = 1.0  # type: ignore[attr-defined]  # the step deadline of the test counts
     if len(sys.argv) > 2:
-        factory.make_runner = make_runner
+        factory.make_runner = make_runner  # type: ignore[assignment]  # another kind of runner
         sys.exit(worker.main(int(sys.argv[2])))
     sys.exit(main(["serve"], seams=Seams(make_runner=make_runner, supervise=supervise)))

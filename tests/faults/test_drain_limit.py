@@ -13,12 +13,12 @@ from frail_server import SOUND, Frail, started
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from live_server import until
 from signals import voice
 from speech_qc.capacity.host import free_port
 from speech_qc.exit_codes import FATAL
 from speech_qc.shutdown import LAST_S, DrainDeadline
 from stream_material import pcm16
+from waiting import until
 
 DRAIN_S = 4.0
 LATE_S = 1.5
@@ -83,7 +83,7 @@ async def hang_all(server: Frail) -> tuple[list[bytes], int | None, float]:
         await speaking.wait()
         server.hang()
         stuck = asyncio.create_task(clients.uploads(SOUND, len(SOUND)))
-        await until(lambda: not server.may_hang)
+        await until(lambda: not server.may_hang, "a step hangs")
         await asyncio.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         begun_s = time.monotonic()
@@ -114,7 +114,7 @@ def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, codes):
         async def main() -> float:
             async with Clients(server) as clients:
                 uploads = [asyncio.create_task(clients.uploads(SOUND, len(SOUND))) for _ in range(2)]
-                await until(lambda: not server.may_hang)
+                await until(lambda: not server.may_hang, "a step hangs")
                 server.process.send_signal(signal.SIGTERM)
                 begun_s = time.monotonic()
                 await asyncio.gather(*uploads)

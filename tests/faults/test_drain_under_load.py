@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from signals import voice, wav_bytes
 from speech_qc.capacity.host import free_port
 from stream_material import pcm16
+from waiting import block_until, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SOUND = wav_bytes(voice(20.0))
@@ -31,17 +32,18 @@ def server(tmp_path):
     port = free_port()
     environment = os.environ | {f"SPEECHQC_{name}": value for name, value in SETTINGS.items()}
     words = [sys.executable, "-m", "speech_qc", "serve", "--port", str(port)]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=out, stderr=out)
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        with suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2).status_code == 200
+        return False
+
     try:
-        end_s = time.monotonic() + 60
-        while True:
-            assert process.poll() is None and time.monotonic() < end_s, (tmp_path / "log").read_text()
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
+        block_until(ready, "the server is ready", patience_s=60, every_s=0.1, details=log.read_text)
         yield process, port
     finally:
         if process.poll() is None:
@@ -107,8 +109,7 @@ def test_sigterm_under_load_leaves_nothing_accepted_unanswered(server):
         streams = [asyncio.create_task(stream_until_closed(port, event)) for event in events]
         await asyncio.gather(*(event.wait() for event in events))
         uploads = [asyncio.create_task(upload_until_refused(port, outcomes)) for _ in range(3)]
-        while 200 not in outcomes:  # noqa: ASYNC110  # a list has no event
-            await asyncio.sleep(0.02)
+        await until(lambda: 200 in outcomes, "an upload is answered", patience_s=60)
         process.send_signal(signal.SIGTERM)
         await asyncio.gather(*uploads)
         return await asyncio.gather(*streams)

@@ -10,12 +10,15 @@ import httpx
 import pytest
 from websockets.frames import Frame, Opcode
 
-from live_server import open_to, serving, small_socket, until
+from live_server import connections, open_to, serving, small_socket, until_no_connection
 from signals import voice, wav_bytes, white_noise
 from speech_qc.client.stream import StreamClient
 from speech_qc.server.http_protocol import MAX_PIPELINED
 from speech_qc.server.websocket_protocol import FRAMES, SLICE_BYTES
 from stream_material import CLOSE
+from waiting import until
+
+pytestmark = pytest.mark.slow
 
 UPGRADE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -36,12 +39,6 @@ FLOODS = {
     "commands": frame(Opcode.TEXT, b'{"type": "KeepAlive"}'),
     "empty fragments": frame(Opcode.BINARY, fin=False) + frame(Opcode.CONT, fin=False) * 100,
 }
-
-
-def connections(app) -> float:
-    found = app.state.parts.metrics.registry.get_sample_value("speechqc_connections")
-    assert found is not None
-    return found
 
 
 async def send_all(writer: asyncio.StreamWriter, data: bytes, times: int) -> bool:
@@ -67,7 +64,8 @@ def test_a_flood_of_frames_without_audio_is_cut(kind, closed):
             await reader.readuntil(b'"error"' if closed else b'"ready"')
             assert not await send_all(writer, flood, 2000), "32 MB were taken"
             writer.close()
-            await until(lambda: connections(app) == 0 and len(app.state.parts.streams) == 0)
+            await until_no_connection(app)
+            await until(lambda: len(app.state.parts.streams) == 0, "the stream has ended")
 
     asyncio.run(asyncio.wait_for(main(), 60))
 
@@ -97,7 +95,7 @@ def test_others_are_served_while_many_flood():
                 assert (await stream.close()).frames == 50
             end.set()
             await asyncio.wait(attacks)
-            await until(lambda: connections(app) <= 1)
+            await until(lambda: connections(app) <= 1, "the attackers' connections are closed")
             return waits
 
     # The attackers share this loop, so it is slow enough; it was as long as the attack before.
@@ -143,7 +141,7 @@ def test_a_client_that_pings_and_does_not_read_fills_no_memory():
                 most = max(most, app.state.parts.memory.unsent_bytes)
             plain.close()
             assert most < 100_000, "answers that nobody takes are not written"
-            await until(lambda: connections(app) == 0)
+            await until_no_connection(app)
 
     asyncio.run(asyncio.wait_for(main(), 60))
 
@@ -166,7 +164,7 @@ def test_requests_that_do_not_wait_for_answers_are_cut_and_a_few_are_not():
                     said += more
             assert said.count(b"HTTP/1.1 200 ") <= MAX_PIPELINED
             writer.close()
-            await until(lambda: connections(app) == 0)
+            await until_no_connection(app)
 
     asyncio.run(asyncio.wait_for(main(), 60))
 
@@ -198,9 +196,9 @@ def test_an_upload_whose_client_has_left_gives_its_place_back_at_once():
         async with serving(upload_chunk_hops=2, max_uploads=1) as (url, app), httpx.AsyncClient() as web:
             _, writer = await open_to(url)
             writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(long) + long)
-            await until(lambda: app.state.parts.engine.status.sessions == 1)
+            await until(lambda: app.state.parts.engine.status.sessions == 1, "the upload is being inspected")
             writer.transport.abort()
-            await until(lambda: app.state.parts.uploads.taken == 0, 3.0)
+            await until(lambda: app.state.parts.uploads.taken == 0, "its place is free", patience_s=3)
             metrics = app.state.parts.metrics.registry
             assert metrics.get_sample_value("speechqc_uploads_total", {"outcome": "disconnected"}) == 1
             assert app.state.parts.engine.status.sessions == 0

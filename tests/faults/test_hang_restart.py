@@ -36,7 +36,7 @@ def test_a_process_whose_engine_hangs_is_not_ready_ends_and_the_next_one_serves(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps_in", "why"),
-    [("thread", "the engine is dead and was not replaced"), ("loop", "the event loop stands still")],
+    [("thread", "the engine is dead and was not replaced"), ("loop", "the event loop is blocked")],
 )
 def test_a_worker_whose_engine_hangs_is_replaced(tmp_path, steps_in, why):
     settings = {"WORKERS": "2", "STEPS_IN": steps_in, "EXIT_WHEN_DEAD_S": "0.5"}
@@ -48,7 +48,7 @@ def test_a_worker_whose_engine_hangs_is_replaced(tmp_path, steps_in, why):
         server.until(lambda: len(served(server.log())) == 3, "a third process serves")
         said = server.log()
         assert why in said
-        assert re.search(rf"worker (\d) \(process \d+\) ended with exit code {FATAL}; it is started again", said)
+        assert re.search(rf"worker (\d) \(process \d+\) ended with exit code {FATAL}; restarting it in", said)
         assert before < served(said)
         assert server.process.poll() is None
         assert {server.inspect() for _ in range(4)} == {200}
@@ -58,7 +58,7 @@ def test_a_worker_whose_engine_hangs_is_replaced(tmp_path, steps_in, why):
 
 def served(log: str) -> set[str]:
     """Processes of workers that have served."""
-    return set(re.findall(r"worker \d \(process (\d+)\) serves", log))
+    return set(re.findall(r"worker \d \(process (\d+)\) is ready", log))
 
 
 @pytest.mark.slow

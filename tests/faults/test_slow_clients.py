@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from typing import Any
 
 import pytest
 
-from live_server import open_to, serving, small_socket, until
+from live_server import open_to, serving, small_socket, until_no_connection
 from signals import wav_bytes, white_noise
+from waiting import until
+
+pytestmark = pytest.mark.slow
 
 SOUND = wav_bytes(white_noise(2.0))
-QUICK = {"header_timeout_s": 0.3, "read_timeout_s": 0.3, "upload_idle_s": 0.3, "keep_alive_s": 2.0}
+QUICK: dict[str, Any] = {"header_timeout_s": 0.3, "read_timeout_s": 0.3, "upload_idle_s": 0.3, "keep_alive_s": 2.0}
 UPGRADE = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -141,7 +145,7 @@ def test_an_upload_that_drips_is_answered_408():
                 await asyncio.wait({dripping})
             assert head.startswith(b"HTTP/1.1 408 ")
             writer.close()
-            await until(lambda: at_rest(app))
+            await until(lambda: at_rest(app), "nothing is left of the client")
 
     asyncio.run(main())
 
@@ -152,7 +156,7 @@ def test_a_client_that_does_not_take_its_answer_is_cut():
             plain, loop = await small_socket(url), asyncio.get_running_loop()
             sound = wav_bytes(white_noise(60.0))  # 3000 frames of 12 labels: some 200 KB of JSON
             await loop.sock_sendall(plain, post(len(sound)) + sound)
-            await until(lambda: at_rest(app))
+            await until(lambda: at_rest(app), "nothing is left of the client")
 
             await asyncio.sleep(1.5)  # nothing is read until the server has given up
             received = b""
@@ -179,16 +183,16 @@ def test_clients_that_vanish_within_a_message_leave_nothing():
                 await reader.readuntil(b"\r\n\r\n")
                 writer.write(vanish)
                 await writer.drain()
-                await until(lambda: len(app.state.parts.streams) == 1)
+                await until(lambda: len(app.state.parts.streams) == 1, "the stream has begun")
                 reset = struct.pack("ii", 1, 0)  # an RST instead of a FIN
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
                 writer.transport.abort()
-                await until(lambda: at_rest(app))
+                await until(lambda: at_rest(app), "nothing is left of the client")
             reader, writer = await open_to(url)
             writer.write(post(len(SOUND)) + SOUND[:30_000])
-            await until(lambda: app.state.parts.uploads.taken == 1)
+            await until(lambda: app.state.parts.uploads.taken == 1, "the upload has begun")
             writer.transport.abort()
-            await until(lambda: at_rest(app))
+            await until(lambda: at_rest(app), "nothing is left of the client")
 
     asyncio.run(main())
 
@@ -201,9 +205,9 @@ def test_a_half_open_socket_is_closed_by_the_idle_time():
             reader, writer = await open_to(url)
             writer.write(UPGRADE)
             await reader.readuntil(b"\r\n\r\n")
-            writer.transport.pause_reading()
-            await until(lambda: len(app.state.parts.streams) == 1)
-            await until(lambda: at_rest(app))
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is one for reading, too
+            await until(lambda: len(app.state.parts.streams) == 1, "the stream has begun")
+            await until(lambda: at_rest(app), "nothing is left of the client")
             writer.transport.abort()
 
     asyncio.run(main())
@@ -234,20 +238,20 @@ def test_what_is_left_of_a_body_that_was_refused_is_passed_over_but_not_for_ever
                         await writer.drain()
                         await asyncio.sleep(0.01)
             writer.close()
-            await until(lambda: app.state.parts.metrics.registry.get_sample_value("speechqc_connections") == 0)
+            await until_no_connection(app)
 
     asyncio.run(main())
 
 
 def test_a_connection_whose_body_is_complete_after_its_answer_is_closed_when_nothing_comes_any_more():
     async def main() -> None:
-        async with serving(**QUICK) as (url, app):
+        async with serving(**(QUICK | {"keep_alive_s": 0.3})) as (url, app):
             reader, writer = await open_to(url)
             writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 8)
             await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
             writer.write(b"x")
-            await until(lambda: app.state.parts.metrics.registry.get_sample_value("speechqc_connections") == 0)
+            await until_no_connection(app)
             writer.close()
 
     asyncio.run(main())

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from typing import Any
 
 import pytest
 from websockets.frames import Frame, Opcode
 
-from live_server import open_to, serving, small_socket, until
+from live_server import open_to, serving, small_socket, until_no_connection
 from signals import white_noise
 from speech_qc.engine import EchoRunner
 from stream_material import CLOSE, pcm16
+from waiting import until
 
-QUICK = {"header_timeout_s": 0.5, "read_timeout_s": 0.5, "upload_idle_s": 0.5, "keep_alive_s": 2.0}
+QUICK: dict[str, Any] = {"header_timeout_s": 0.5, "read_timeout_s": 0.5, "upload_idle_s": 0.5, "keep_alive_s": 2.0}
 HEAD = b"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 STREAM = b"GET /v1/stream HTTP/1.1\r\n" + HEAD + KEY
@@ -32,10 +34,6 @@ NO_HANDSHAKES = {
     "another version": (STREAM.replace(b"13", b"12") + b"\r\n", 400),
     "an origin that is no address": (STREAM + b"Origin: http://[::1\r\n\r\n", 403),
 }
-
-
-async def until_no_connection(app) -> None:
-    await until(lambda: app.state.parts.metrics.registry.get_sample_value("speechqc_connections") == 0)
 
 
 @pytest.mark.parametrize("case", NO_HANDSHAKES)
@@ -88,7 +86,10 @@ def test_a_stream_whose_client_reads_nothing_at_its_end_is_cut():
                 await loop.sock_sendall(plain, audio)
             await loop.sock_sendall(plain, Frame(Opcode.TEXT, CLOSE.encode()).serialize(mask=True, extensions=[]))
             metrics = app.state.parts.metrics.registry
-            await until(lambda: metrics.get_sample_value("speechqc_streams_ended_total", {"outcome": "ok"}) == 1)
+            await until(
+                lambda: metrics.get_sample_value("speechqc_streams_ended_total", {"outcome": "ok"}) == 1,
+                "the stream has ended",
+            )
             await until_no_connection(app)
             plain.close()
 
@@ -123,6 +124,7 @@ def test_no_log_line_holds_the_query_or_a_header_of_a_stream(caplog):
     assert "hidden" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_closing_keeps_nobody_else_from_an_orderly_end():
     """Its client says that it closes, and does not take what was sent before; meanwhile the server is told to stop."""
 
@@ -137,7 +139,8 @@ def test_a_stream_that_is_closing_keeps_nobody_else_from_an_orderly_end():
             await loop.sock_sendall(plain, Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True, extensions=[]))
             reader, writer = await open_to(url)
             writer.write(b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"RIFF")
-            await until(lambda: app.state.parts.uploads.taken == 1 and len(app.state.parts.streams) == 0)
+            parts = app.state.parts
+            await until(lambda: parts.uploads.taken == 1 and len(parts.streams) == 0, "upload begun, stream ended")
             reading = asyncio.create_task(reader.read())
         # by here the server has ended in order, and has told the upload that it could not finish it
         answer = await asyncio.wait_for(reading, 8)
@@ -162,7 +165,7 @@ def test_text_that_is_none_ends_its_connection_wherever_it_stands(after_close):
             writer.write(padding + wrong + close)
             await asyncio.wait_for(reader.read(), 8)
             await until_no_connection(app)
-            await until(lambda: len(app.state.parts.streams) == 0)
+            await until(lambda: len(app.state.parts.streams) == 0, "the stream has ended")
             writer.close()
 
     asyncio.run(main())

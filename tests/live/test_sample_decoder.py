@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from signals import voice, white_noise
 from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
 from speech_qc.audio.levels import LevelMeter
+from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.errors import InvalidAudio
 from speech_qc.live.input_checks import LOOK_S, REPEAT_S, InputChecks
-from speech_qc.live.sample_decoder import SampleDecoder
+from speech_qc.wire.vocabulary import Encoding
 
 CODES = bytes(np.random.default_rng(5).integers(0, 256, 4000, dtype=np.uint8))
 
 
-def decoded(encoding: str, channels: int, messages: list[bytes], piece: int = 100) -> np.ndarray:
+def decoded(encoding: Encoding, channels: int, messages: list[bytes], piece: int = 100) -> np.ndarray:
     decoder = SampleDecoder(encoding, channels, piece)
     pieces = [np.stack(p) for message in messages for p in decoder.pieces(message)]
     assert all(piece >= p.shape[1] >= 1 for p in pieces)
@@ -60,7 +61,7 @@ def test_floats_that_are_no_numbers_are_refused():
 
 def paced(watch: InputChecks, seconds: float, pace: float, start_s: float = 0.0, piece_s: float = 0.1) -> list[str]:
     """Let audio of a length arrive at a pace; the codes of what is said."""
-    codes = []
+    codes: list[str] = []
     for number in range(round(seconds / piece_s)):
         warn = watch.arrived(piece_s, start_s + number * piece_s / pace)
         if warn is not None:

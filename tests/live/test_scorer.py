@@ -16,6 +16,7 @@ from speech_qc.engine import EchoRunner
 from speech_qc.live.scorer import Scorer
 from speech_qc.pipeline.factory import FLUSH_HOPS
 from stream_material import CLOSE, converse, cut, frames_of, of_type, pcm16
+from waiting import until
 
 SECONDS = 1.2
 
@@ -28,8 +29,11 @@ def pcm(rate_hz: int, channels: int = 1) -> bytes:
 async def until_all_is_scored(scorer: Scorer, samples: int) -> None:
     """Wait until so many samples came and no chunk of them is left; no message tells that."""
     session = scorer.sessions[0]
-    while session.samples_in < samples or scorer._in_flight or session.remaining_hops >= FLUSH_HOPS:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+
+    def scored() -> bool:
+        return session.samples_in >= samples and not scorer._in_flight and session.remaining_hops < FLUSH_HOPS
+
+    await until(scored, f"{samples} samples are scored", every_s=0.001)
 
 
 @pytest.mark.parametrize(("rate_hz", "message_ms", "emit_ms", "channels"), [

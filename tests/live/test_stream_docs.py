@@ -12,11 +12,11 @@ from live_server import serving
 from signals import white_noise
 from speech_qc.audio.decode import LIVE_ENCODINGS
 from speech_qc.errors import StartupError
-from speech_qc.live.input_checks import WarningCode
 from speech_qc.live.options import KNOWN
 from speech_qc.settings import Settings
 from speech_qc.wire.client_messages import ClientMessage, parse_client_message
 from speech_qc.wire.server_messages import SERVER, AnyServerMessage, StreamWarning
+from speech_qc.wire.vocabulary import WarningCode
 from stream_material import pcm16
 from test_errors import served
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from websockets.asyncio.client import connect
 
 from live_server import serving
 from signals import white_noise
-from speech_qc.api.deps import AppState
 from speech_qc.app import create_app
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import SpeechQCError
@@ -25,6 +24,7 @@ from speech_qc.live.scorer import LiveLanes
 from speech_qc.live.stream import LiveStream
 from speech_qc.pipeline.factory import make_lanes
 from speech_qc.settings import Settings
+from speech_qc.state import AppState
 from speech_qc.wire.close import MAX_REASON_BYTES, close_reason
 from stream_material import (
     CLOSE,
@@ -37,6 +37,7 @@ from stream_material import (
     receive,
     receive_all,
 )
+from waiting import block_until, until
 
 SECOND = pcm16(white_noise(1.0, level_dbfs=-30))
 PIECES = cut(SECOND, 3200)
@@ -103,13 +104,6 @@ def stream_of(parts: AppState, peer: Peer, *query: tuple[str, str]) -> LiveStrea
     )
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that must come true soon, on a busy machine, too; a fixed sleep would be too short or long."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # conditions of many kinds; none has an event
-            await asyncio.sleep(0.005)
-
-
 async def endless(peer: Peer) -> AsyncIterator[bytes | str | None]:
     while True:
         for piece in PIECES:
@@ -166,8 +160,8 @@ def test_a_client_that_reads_again_in_time_is_told_why():
             peer = Peer(endless)
             peer.reading.clear()
             task = asyncio.create_task(stream_of(parts, peer).run())
-            await until(lambda: parts.engine.status.sessions == 1)
-            await until(lambda: parts.engine.status.sessions == 0)  # given up, but not yet cut off
+            await until(lambda: parts.engine.status.sessions == 1, "the stream has begun")
+            await until(lambda: parts.engine.status.sessions == 0, "it was given up, though not yet cut off")
             peer.reading.set()
             assert await task == "overloaded"
             assert peer.told[-1]["error"]["detail"]["unread_s"] == 0.2
@@ -207,9 +201,7 @@ def test_a_client_that_leaves_frees_its_places(make_client):
         with client.websocket_connect("/v1/stream?channels=2") as session:
             assert receive(session)["type"] == "ready"
             session.send_bytes(SECOND)
-        deadline_s = time.monotonic() + 5
-        while client.get("/health/ready").json()["sessions"]:
-            assert time.monotonic() < deadline_s
+        block_until(lambda: not client.get("/health/ready").json()["sessions"], "the stream's sessions are closed")
 
 
 def test_a_connection_that_breaks_frees_its_places():
@@ -221,7 +213,7 @@ def test_a_connection_that_breaks_frees_its_places():
             await link.send(SECOND)
             assert parts.engine.status.sessions == 1
             link.transport.abort()
-            await until(lambda: parts.engine.status.sessions == 0 and len(parts.streams) == 0)
+            await until(lambda: parts.engine.status.sessions == 0 and len(parts.streams) == 0, "its places are free")
             assert parts.metrics.streams_ended.labels("disconnected")._value.get() == 1
 
     asyncio.run(main())
@@ -254,12 +246,12 @@ def test_a_reader_that_stops_on_a_real_socket_is_cut():
                     await writer.drain()
 
             pouring = asyncio.create_task(pour())
-            await until(lambda: parts.engine.status.sessions == 1)
-            await until(lambda: len(parts.streams) == 0, seconds=15)
+            await until(lambda: parts.engine.status.sessions == 1, "the stream has begun")
+            await until(lambda: len(parts.streams) == 0, "the stream was cut")
             outcome = parts.metrics.streams_ended.labels("overloaded")._value.get()
             pouring.cancel()
             await asyncio.wait({pouring})
-            writer.transport.abort()  # type: ignore[attr-defined]
+            writer.transport.abort()
             assert outcome == 1
 
     asyncio.run(main())
@@ -274,7 +266,7 @@ def test_at_shutdown_every_stream_gets_its_summary_and_1012():
         async with running() as parts:
             peers = [Peer(say) for _ in range(3)]
             tasks = [asyncio.create_task(stream_of(parts, peer).run()) for peer in peers]
-            await until(lambda: all(len(peer.told) > 5 for peer in peers))
+            await until(lambda: all(len(peer.told) > 5 for peer in peers), "every stream has got scores")
             await parts.streams.drain(5.0)
             assert [await task for task in tasks] == ["draining"] * 3
             for peer in peers:
@@ -376,7 +368,7 @@ def test_a_client_faster_than_real_time_takes_one_place_in_a_step_like_everybody
 
             burst = Peer(endless)
             greedy = asyncio.create_task(stream_of(parts, burst).run())
-            await until(lambda: len(burst.told) > 5)
+            await until(lambda: len(burst.told) > 5, "the greedy client has got scores")
             before = len(of_type(burst.told, "scores"))
             others = [Peer(paced) for _ in range(10)]
             outcomes = await asyncio.gather(*(stream_of(parts, peer).run() for peer in others))
@@ -399,9 +391,13 @@ def test_memory_of_a_stream_does_not_grow_with_its_length():
             stream = stream_of(parts, peer)
             task = asyncio.create_task(stream.run())
             session = stream._scorer.sessions[0]
+
+            def done(frames: int) -> bool:
+                return session.frames_done > frames
+
             sizes = []
             for frames in (500, 3000):
-                await until(lambda frames=frames: session.frames_done > frames)
+                await until(partial(done, frames), f"{frames} frames are scored", patience_s=20)
                 sizes.append(session.samples_waiting)
                 peer.told.clear()
             assert session._kept is None

@@ -28,6 +28,9 @@ from speech_qc.pipeline.session import Session
 from speech_qc.server.http_protocol import BoundedHttpProtocol
 from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
 from stream_material import CLOSE, FINALIZE, cut, pcm16
+from waiting import until
+
+pytestmark = pytest.mark.slow
 
 PIECES = cut(pcm16(white_noise(0.5, level_dbfs=-30)), 3200)
 KINDS = (LiveWebSocketProtocol, BoundedHttpProtocol, LiveStream, Scorer, Session, Decoder, Inspector, Recording)
@@ -140,12 +143,12 @@ def test_nothing_is_left_for_the_collector(ending: Callable[[str], Awaitable[Non
             before = in_memory()
             for _ in range(3):
                 await ending(url)
-            for _ in range(100):
-                left = in_memory() - before
-                if not left:
-                    return
-                await asyncio.sleep(0.05)  # the server may hear of an end a little later than the client
-            assert not left
+
+            def left() -> Counter[str]:
+                return in_memory() - before
+
+            # The server may hear of an end a little later than the client.
+            await until(lambda: not left(), "nothing is left in memory", every_s=0.05, details=left)
 
     asyncio.run(asyncio.wait_for(main(), 20))
 
@@ -153,6 +156,8 @@ def test_nothing_is_left_for_the_collector(ending: Callable[[str], Awaitable[Non
 def test_cycles_are_found_by_the_clock(monkeypatch):
     class Thing:
         """Keeps itself."""
+
+        itself: Thing
 
     async def main() -> None:
         async with serving():
@@ -163,7 +168,6 @@ def test_cycles_are_found_by_the_clock(monkeypatch):
             await asyncio.sleep(0.3)
             assert there() is not None, "it went by itself, so this test shows nothing"
             monkeypatch.setattr(gc_tuning, "COLLECT_S", 0.1)
-            while there() is not None:  # noqa: ASYNC110  # the heap has no event
-                await asyncio.sleep(0.05)
+            await until(lambda: there() is None, "the collector has freed it")
 
     asyncio.run(asyncio.wait_for(main(), 20))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from speech_qc.model.reload import MAX_OLD
 from speech_qc.security.api_keys import make_key, write_keys
 from speech_qc.settings import Settings
 from stream_material import CLOSE, frames_of, of_type, pcm16, receive, receive_all, receive_until
+from waiting import block_until, until
 
 SECOND = pcm16(white_noise(1.0, level_dbfs=-30))
 
@@ -104,14 +104,7 @@ def test_a_stream_ends_with_the_model_it_began_with_and_the_next_gets_the_new_on
     inspected = served.post("/v1/inspect", content=wav_bytes(voice(0.5))).json()
     assert inspected["model"]["version"] == "2.0.0"
     assert 'version="2.0.0"' in served.get("/metrics").text
-    until(lambda: not served.app.state.parts.models._old)
-
-
-def until(condition, seconds=5.0):
-    end_s = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end_s, "never happened"
-        time.sleep(0.01)
+    block_until(lambda: not served.app.state.parts.models._old, "the old model is gone")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +169,7 @@ def test_no_more_old_models_are_kept_than_there_is_memory_for(served, shelf):
         for session in sessions:
             session.send_text(CLOSE)
             receive_all(session)
-    until(lambda: not served.app.state.parts.models._old)
+    block_until(lambda: not served.app.state.parts.models._old, "the old model is gone")
     assert reload(served).status_code == 200
 
 
@@ -189,7 +182,7 @@ def test_the_server_ends_in_order_with_an_old_model_in_use(shelf):
                 number = old.engine.open_session()
                 await models.reload()
                 assert models.current is not old
-                with pytest.raises(ReloadFailed, match="going away"):
+                with pytest.raises(ReloadFailed, match="shutting down"):
                     models._draining = True
                     await models.reload()
                 old.engine.close_session(number)
@@ -208,9 +201,10 @@ def test_a_file_that_changes_is_loaded_once_it_stays_as_it_is(tmp_path: Path):
         states = iter([b"12", b"123", None, None, b"1234", None, None])
 
         async def sleep(_: float) -> None:
-            state = next(states, "end")
-            if state == "end":
-                raise asyncio.CancelledError
+            try:
+                state = next(states)
+            except StopIteration:
+                raise asyncio.CancelledError from None
             if state is not None:
                 file.write_bytes(state)
 
@@ -230,8 +224,6 @@ def test_sighup_reloads(shelf, monkeypatch):
         async with serving(Versioned("1.0.0")) as (_, app):
             monkeypatch.setattr(app.state.parts.models, "_load", shelf)
             os.kill(os.getpid(), 1)
-            async with asyncio.timeout(5):
-                while app.state.parts.contract.version != "2.0.0":  # noqa: ASYNC110  # it has no event
-                    await asyncio.sleep(0.01)
+            await until(lambda: app.state.parts.contract.version == "2.0.0", "the new model is in use")
 
     asyncio.run(main())

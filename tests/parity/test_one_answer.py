@@ -27,7 +27,7 @@ from speech_qc.settings import default_model_path
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(params=["echo", "shipped"])
+@pytest.fixture(params=["echo", pytest.param("shipped", marks=pytest.mark.slow)])
 def runner(request: pytest.FixtureRequest) -> Runner:
     if request.param == "shipped":
         if not default_model_path().is_file():
@@ -67,10 +67,10 @@ def inspected(client: TestClient, audio: bytes) -> dict[str, Any]:
 
 def streamed(client: TestClient, messages: Sequence[bytes], query: str = "") -> list[dict[str, Any]]:
     """Everything that a stream is told."""
-    told = []
+    told: list[dict[str, Any]] = []
     with client.websocket_connect(f"/v1/stream{query}") as session:
-        for message in messages:
-            session.send_bytes(message)
+        for piece in messages:
+            session.send_bytes(piece)
         session.send_text('{"type":"CloseStream"}')
         while True:
             message = session.receive()
@@ -162,7 +162,7 @@ def test_the_interval_and_with_it_the_size_of_chunks_changes_nothing(make_client
 def test_flushing_on_the_way_changes_nothing(make_client, runner):
     client = make_client(runner)
     samples = call(4.0)
-    told = []
+    told: list[dict[str, Any]] = []
     with client.websocket_connect("/v1/stream") as session:
         for piece in cut_at_random(as_pcm16(samples), 7):
             session.send_bytes(piece)
@@ -276,6 +276,7 @@ def test_alone_is_as_among_strangers(runner, others):
     assert_same_answer(told, body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hops", [2, 10, 40])
 def test_neither_lane_nor_batch_matters_to_the_shipped_model(shipped_runner, hops):
     """On the CPU the difference was exactly zero; the bound is for runtimes that choose their kernels by shape."""

@@ -147,6 +147,7 @@ def test_explain_is_refused_where_nothing_would_show_it(recording: Path, capsys)
     assert "--explain" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_picture_frames_the_band_of_each_event(recording: Path):
     pytest.importorskip("matplotlib", reason="--plot needs matplotlib, the extra 'plot'")
     run("inspect", "talk.wav", "--plot", "plain.svg", "--fail-on", "never")

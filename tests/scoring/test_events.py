@@ -1,4 +1,5 @@
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ def closed(updates: list[EventUpdate]) -> list[Event]:
 def one_label(
     values: list[float], *, min_s: float = 0.04, gap_s: float = 0.06, label: str = "music"
 ) -> list[EventUpdate]:
-    contract = make_contract(**{label: {"min_duration_s": min_s, "merge_gap_s": gap_s}})
+    overrides: dict[str, Any] = {label: {"min_duration_s": min_s, "merge_gap_s": gap_s}}
+    contract = make_contract(**overrides)
     scores, level = quiet(contract, len(values))
     scores[:, contract.index(label)] = values
     return track(contract, scores, level, [len(values)])
@@ -128,6 +130,7 @@ def material(draw: st.DrawFn) -> tuple[ModelContract, FloatArray, FloatArray]:
     return contract, scores, level
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(material(), st.lists(st.integers(0, 9), min_size=1, max_size=5))
 def test_any_cut_into_blocks_gives_what_the_slow_statement_of_the_rule_gives(
@@ -298,7 +301,7 @@ def test_malformed_blocks_are_refused_with_what_was_expected() -> None:
         (scores, level * np.float32(np.inf), "finite"),
     ):
         with pytest.raises(InferenceError, match=words):
-            tracker.push(wrong_scores, wrong_level)
+            tracker.push(cast(Any, wrong_scores), wrong_level)
     assert tracker.push(scores, level) == []
 
 

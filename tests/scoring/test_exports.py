@@ -23,7 +23,7 @@ def event(label: str, onset: int, offset: int | None, number: int = 0, score: fl
         offset_s=None if offset is None else offset * 320 / 16000,
         score_max=min(1.0, score + 0.1),
         score_mean=score,
-        severity=("minor", "moderate", "severe")[number % 3],  # type: ignore[arg-type]
+        severity=("minor", "moderate", "severe")[number % 3],
         onset_frame=onset,
         offset_frame=offset,
     )

@@ -27,7 +27,8 @@ def random_scores(batch: int, frames: int, seed: int) -> np.ndarray:
     for column, label in enumerate(CONTRACT.labels):
         if label.kind == "probability":
             where = rng.random((batch, frames)) < 0.1
-            scores[:, :, column][where] = rng.choice(np.float32([label.enter, label.exit, 0.0, 1.0]), where.sum())
+            values = np.array([label.enter, label.exit, 0.0, 1.0], np.float32)
+            scores[:, :, column][where] = rng.choice(values, where.sum())
         else:
             scores[:, :, column] = rng.uniform(label.low, label.high, (batch, frames))
     return scores

@@ -41,7 +41,7 @@ LEVELS: dict[str, float | None] = {
 }
 
 
-def with_ratios(summary: Summary = CLEAN, **ratios: float) -> Summary:
+def with_ratios(summary: Summary = CLEAN, /, **ratios: float) -> Summary:
     return dataclasses.replace(summary, label_ratios=dict(summary.label_ratios) | ratios)
 
 
@@ -76,7 +76,7 @@ def test_every_built_in_profile_passes_a_clean_recording() -> None:
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ProtocolError, match="default, callcenter, dataset, broadcast, given 'studio'"):
+    with pytest.raises(ProtocolError, match="default, callcenter, dataset, broadcast, got 'studio'"):
         load_profiles().get("studio")
 
 
@@ -103,8 +103,8 @@ def test_a_users_file_replaces_the_built_in_one(tmp_path: Path) -> None:
         ("{snr_db: {fail_below: 20, warn_below: 10}}", "limit 'snr_db'.*fail_below <= warn_below"),
         ("{noise_ratio: {warn_above: 0.5, fail_above: 0.2}}", "limit 'noise_ratio'.*warn_above <= fail_above"),
         ("{snr_db: {}}", "limit 'snr_db'.*at least one"),
-        ("{noise_ratio: {warn_above: 50}}", "limit 'noise_ratio': expected warn_above from 0 to 1, given 50"),
-        ("{snr_db: {fail_below: 3}, snr_db: {fail_below: 4}}", "snr_db is given twice"),
+        ("{noise_ratio: {warn_above: 50}}", "limit 'noise_ratio': expected warn_above from 0 to 1, got 50"),
+        ("{snr_db: {fail_below: 3}, snr_db: {fail_below: 4}}", "snr_db occurs twice"),
         ("{}", "profile 'mine', limits"),
         ("3", "profile 'mine', limits"),
     ],
@@ -212,7 +212,8 @@ def test_a_few_frames_of_speech_are_no_speech() -> None:
 def test_a_null_figure_gives_no_reason() -> None:
     limits = {name: {"fail_below": m.high, "fail_above": m.high} for name, m in MEASURES.items()}
     nothing = dataclasses.replace(CLEAN, snr_db=None, sig=None, bak=None, ovrl=None, label_ratios={}, speech_ratio=None)
-    assert verdict(limits, nothing, **dict.fromkeys(LEVELS)) == Verdict("pass", ())
+    no_levels: dict[str, Any] = dict.fromkeys(LEVELS)
+    assert verdict(limits, nothing, **no_levels) == Verdict("pass", ())
 
 
 def test_every_measure_can_fail_a_recording_with_a_code_of_the_closed_set() -> None:
@@ -254,7 +255,7 @@ def test_a_negative_dc_offset_counts_by_its_size() -> None:
 
 
 def test_telephone_speech_passes_the_call_centre_and_fails_the_data_set() -> None:
-    telephone = {"bandwidth_hz": 3400.0, "digital_silence_ratio": 0.5}
+    telephone: dict[str, Any] = {"bandwidth_hz": 3400.0, "digital_silence_ratio": 0.5}
     quiet_side = dataclasses.replace(CLEAN, speech_ratio=0.2, speech_frames=600, snr_db=25.0)
     assert verdict("callcenter", quiet_side, **telephone).status == "pass"
     result = verdict("dataset", quiet_side, **telephone)

@@ -75,7 +75,7 @@ def test_a_key_in_the_query_is_refused(keyed):
     assert client.get(f"/v1/model?token={key}").status_code == 401
     error, close = converse(client, [], f"?token={key}", close=False)
     assert (error["error"]["code"], close["code"]) == ("unauthorized", 1008)
-    assert "addresses are logged" in error["error"]["message"]
+    assert "URLs are logged" in error["error"]["message"]
     assert key not in str(error)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from speech_qc.telemetry.histogram import BatchHistogram
+from prometheus_client.metrics import MetricWrapperBase
+
 from speech_qc.telemetry.metrics import Metrics
 
 SUFFIX = {"counter": "_total", "info": "_info"}
@@ -15,9 +16,7 @@ def metric_rows() -> dict[str, tuple[str, tuple[str, ...], str]]:
     metrics = Metrics()
     labels: dict[str, tuple[str, ...]] = {}
     for collector in metrics.registry._collector_to_names:
-        if isinstance(collector, BatchHistogram):
-            labels[collector._name] = collector._labels
-        elif hasattr(collector, "_labelnames"):
+        if isinstance(collector, MetricWrapperBase):
             labels[collector._name] = tuple(collector._labelnames)
     return {
         family.name + SUFFIX.get(family.type, ""): (family.type, labels[family.name], family.documentation)

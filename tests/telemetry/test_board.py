@@ -20,6 +20,7 @@ from programs import program
 
 from board import BOARD, ask, expressions, load, panels
 from speech_qc.capacity.host import free_port
+from waiting import block_until
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -61,13 +62,15 @@ def running(*words: str, log: Path, **variables: str) -> Iterator[subprocess.Pop
 
 
 def until_answered(url: str, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
+    def answered() -> bool:
         with suppress(httpx.TransportError):
-            if httpx.get(url).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"{url} is not answered:\n{log.read_text(encoding='utf-8', errors='replace')}")
+            return httpx.get(url).status_code == 200
+        return False
+
+    def read() -> str:
+        return log.read_text(encoding="utf-8", errors="replace")
+
+    block_until(answered, f"{url} answers", patience_s=PATIENCE_S, every_s=0.1, details=read)
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +121,12 @@ def test_what_happened_is_on_the_board(prometheus):
     assert value("Workers up: up") == 2
     assert value("Streams and places: places") == 4
     assert value("Frames scored: frames") > 0
-    assert value("Refused, given up: refused: {{reason}}") > 0
+    assert value("Refused and dropped: refused: {{reason}}") > 0
     assert value("Share of noisy frames: {{path}}") > 0
-    assert value("Instances that answer: up") == 1
-    assert value("Memory that uploads and answers hold: limit of each process") == 2**30
+    assert value("Instances up: up") == 1
+    assert value("Memory of uploads and responses: limit per process") == 2**30
     assert value("Restarts in 15 minutes: {{instance}}") == 0
-    assert value("Lag: arrival to answer: p99") > 0
+    assert value("Lag from arrival to scores: p99") > 0
     assert value("Events by label: {{label}}") > 0
 
 

@@ -118,7 +118,7 @@ def test_without_a_terminal_the_log_is_json_unless_set(capsys):
 
 def test_on_a_terminal_the_log_is_text(monkeypatch):
     terminal = io.StringIO()
-    terminal.isatty = lambda: True
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stderr", terminal)
     assert not writes_json(Settings())
     assert writes_json(Settings(log_format="json"))

@@ -63,6 +63,7 @@ def test_a_failed_request_says_its_code_and_nothing_that_the_client_said(traced)
     assert spans()[2].attributes["error.type"] == "unsupported_format"
 
 
+@pytest.mark.slow
 def test_without_the_setting_no_sdk_is_imported():
     program = (
         "import sys; from speech_qc.app import create_app; from speech_qc.engine import EchoRunner;"

@@ -139,5 +139,5 @@ def test_opinion_scores_have_a_slow_memory_of_their_own_and_come_last() -> None:
     assert scores.shape == (2, 10, 4)
     assert (scores[..., 2:] >= 1.0).all()
     assert (scores[..., 2:] <= 5.0).all()
-    with pytest.raises(ValueError, match="opinion scores come last"):
+    with pytest.raises(ValueError, match="opinion scores must be the last labels"):
         Detector(SMALL_NET.model_copy(update={"labels": ("sig", "speech")}))

@@ -19,7 +19,8 @@ from speech_qc.contract import FeatureSpec, ModelContract
 from speech_qc.engine import echo_contract
 from training import baseline, card
 from training.calibrate import calibrate
-from training.evaluate import evaluate, main, model_scorer, onnx_session
+from training.evaluate import evaluate, main
+from training.evaluation.models import model_scorer, onnx_session
 from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, MIXED, NOISE_ALONE, Condition, Material, make_material
 from training.metrics import calibration_error
 from training.mixing.plan import MixOdds, Pool
@@ -134,7 +135,7 @@ def test_calibration_makes_scores_probabilities_and_says_what_it_could_not(mixed
     one_class = replace(mixed, target=mixed.target.copy())
     one_class.target[..., FIRST_LABELS.index("music")] = 0.0
     _, remarks = calibrate(Detector(), one_class)
-    assert any(remark.startswith("music: the calibration mixtures hold only one class") for remark in remarks)
+    assert any(remark.startswith("music: the calibration mixtures contain only one class") for remark in remarks)
 
 
 def test_the_figures_in_a_model_file_are_measured_again_the_same(model: Path, corpus: Path) -> None:
@@ -176,7 +177,7 @@ def test_a_card_without_markers_is_left_alone(model: Path, tmp_path: Path, capsy
     path = tmp_path / "README.md"
     path.write_text("# Only prose\n", encoding="utf-8")
     assert card.main([str(model), "--card", str(path)]) == 2
-    assert "write them where figures belong" in capsys.readouterr().err
+    assert "add these markers where the figures belong" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == "# Only prose\n"
     assert card.main([str(path), "--card", str(path)]) == 2
     assert "expected an ONNX file" in capsys.readouterr().err

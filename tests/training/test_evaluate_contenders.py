@@ -162,7 +162,7 @@ def test_the_gate_refuses_a_worse_model_and_keeps_the_harder_floor(tmp_path: Pat
     monkeypatch.setattr(gate, "fingerprint", list)
     path = tmp_path / "gate.json"
     gate.write_gate(path, "first", {"auroc.noise": 0.95, "share.speech_in_noise_alone": 0.05})
-    with pytest.raises(gate.GateError, match=r"auroc\.noise: expected at least 0\.94, came 0\.9"):
+    with pytest.raises(gate.GateError, match=r"auroc\.noise: expected at least 0\.94, got 0\.9"):
         gate.write_gate(path, "worse", {"auroc.noise": 0.90, "share.speech_in_noise_alone": 0.0})
     text = gate.write_gate(path, "second", {"auroc.noise": 0.945, "share.speech_in_noise_alone": 0.01})
     assert "auroc.noise: 0.945, limit 0.94" in text  # not 0.935
@@ -170,8 +170,8 @@ def test_the_gate_refuses_a_worse_model_and_keeps_the_harder_floor(tmp_path: Pat
     gate.write_gate(path, "worse", {"auroc.noise": 0.90, "share.speech_in_noise_alone": 0.0}, lower=True)
     assert not gate.failures({"auroc.noise": 0.89, "share.speech_in_noise_alone": 0.01}, {"auroc.noise": 0.89})
     assert gate.failures({"auroc.noise": float("nan")}, {"auroc.noise": 0.1, "rank.snr_db": 0.1}) == [
-        "auroc.noise: expected at least 0.1, came nan",
-        "rank.snr_db: expected a figure, the model has none",
+        "auroc.noise: expected at least 0.1, got nan",
+        "rank.snr_db: expected a figure, got none",
     ]
 
 

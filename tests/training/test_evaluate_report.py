@@ -87,7 +87,7 @@ def test_a_split_or_sources_can_be_chosen(model: Path, corpus: Path, tmp_path: P
         (["--baseline", "energy"], "expected a contender (--model, --run, --compare or --baseline) and a material"),
         (["--baseline", "energy", "--labelled", "nowhere"], "expected recordings with label tracks"),
         (["--baseline", "energy", "--ratings", "nowhere.csv"], "cannot read nowhere.csv"),
-        (["--gate"], "expected --model beside --gate"),
+        (["--gate"], "--gate requires --model or --run"),
     ],
 )
 def test_what_is_missing_is_named(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def test_what_the_service_exports_is_read_back(name: str, channels: int, tmp_pat
         ("a.txt", "0.0 1.0 noise\n", "separated by tabs"),
         ("a.txt", "2.0\t1.0\tnoise\n", "expected 0 <= onset <= offset"),
         ("a.csv", "label,start,end\nnoise,0,1\n", "expected the columns label, onset, offset"),
-        ("a.csv", "label,onset,offset\nnoise,zero,1\n", "line 2: expected a time, came 'zero'"),
+        ("a.csv", "label,onset,offset\nnoise,zero,1\n", "line 2: expected a time, got 'zero'"),
         ("a.vtt", "00:00.000 --> 00:01.000\nnoise\n", "expected WEBVTT"),
         ("a.rttm", "SPEAKER a 1 0.0\n", "8 fields"),
         ("a.eaf", "", "expected a label track"),

@@ -30,7 +30,7 @@ from training.calibrate import (
     quiet_thresholds,
 )
 from training.corpora.manifest import manifest_sha256
-from training.evaluate import read_run
+from training.evaluation.models import read_run
 from training.export import ExportError, export, export_graph, golden_path, main, verify
 from training.material import Material
 from training.model import Detector, Fusion
@@ -136,7 +136,7 @@ def test_a_graph_that_does_not_fit_its_contract_is_found_out() -> None:
     net = Detector(SMALL_NET).eval()
     with pytest.raises(ExportError, match="input 'state': expected shape"):
         verify(bytes_of(net, state_size=net.state_size + 1), net)
-    with pytest.raises(ExportError, match="does not fit its contract"):
+    with pytest.raises(ExportError, match="does not match its contract"):
         verify(export_graph(net).SerializeToString(), net)
 
 
@@ -186,7 +186,7 @@ def test_a_folder_without_a_checkpoint_is_refused(
     assert "expected a checkpoint at" in capsys.readouterr().err
     (tmp_path / "best.pt").write_bytes(b"no checkpoint")
     assert main([str(tmp_path), "--data", str(corpus), "--out", str(tmp_path / "made.onnx")]) == 2
-    assert "is no checkpoint of this training code" in capsys.readouterr().err
+    assert "is not a checkpoint of training.train" in capsys.readouterr().err
 
 
 def test_the_command_line_writes_model_golden_vectors_and_card(

@@ -26,14 +26,14 @@ from training.examples import choose_stems, load_pool
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"kind": "voice"}, "kind must be one of speech, noise, music, rir, real_noisy, came 'voice'"),
-        ({"split": "dev"}, "split must be one of train, valid, test, came 'dev'"),
+        ({"kind": "voice"}, "kind must be one of speech, noise, music, rir, real_noisy, got 'voice'"),
+        ({"split": "dev"}, "split must be one of train, valid, test, got 'dev'"),
         ({"path": ""}, "path must be relative"),
         ({"path": "/etc/sound.wav"}, "path must be relative"),
-        ({"path": "../sound.wav"}, "path must be relative and inside the folder, came '../sound.wav'"),
+        ({"path": "../sound.wav"}, "path must be relative and inside the folder, got '../sound.wav'"),
         ({"speaker": ""}, "speech needs a speaker"),
         ({"licence": ""}, "licence is empty"),
-        ({"sample_rate": "1000"}, "sample_rate must be 4000 … 192000, came 1000"),
+        ({"sample_rate": "1000"}, "sample_rate must be 4000 … 192000, got 1000"),
         ({"sample_rate": "16k"}, "16k"),
         ({"seconds": "0"}, "seconds must be positive"),
         ({"seconds": "nan"}, "seconds must be positive"),
@@ -62,13 +62,17 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_manifest_says_what_to_write(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"expected a manifest at .*manifest\.csv; write one with the columns path"):
+    with pytest.raises(
+        ManifestError, match=r"expected a manifest at .*manifest\.csv: create one with the columns path"
+    ):
         read_manifest(tmp_path)
 
 
 def test_a_speaker_in_two_splits_is_a_leak() -> None:
     stems = [stem("speech", speaker="ann"), stem("speech", speaker="ann", split="valid", path="other.wav")]
-    assert validate(stems) == ["made/ann: in several splits (train, valid); a speaker or recording belongs to one"]
+    assert validate(stems) == [
+        "made/ann: in several splits (train, valid); a speaker or recording must be in one split"
+    ]
 
 
 def test_an_original_in_two_splits_is_a_leak() -> None:

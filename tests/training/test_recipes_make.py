@@ -36,7 +36,7 @@ def own_folder(root: Path) -> Path:
 
 
 def made(root: Path, out: Path, limits: Limits = ALL) -> dict[str, dict[str, str]]:
-    make(find("folder", root, licence="CC0-1.0"), out, limits, progress=False)
+    make(find("folder", root, licence="CC0-1.0"), out, limits)
     with (out / "manifest.csv").open(newline="", encoding="utf-8") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
 
@@ -86,7 +86,7 @@ def test_speech_with_a_floor_and_clipped_speech_are_left_out(tmp_path: Path) -> 
     write(tmp_path / "speech/short/one.wav", clean[:1600])
     (tmp_path / "speech/broken").mkdir()
     (tmp_path / "speech/broken/one.wav").write_bytes(b"no sound")
-    account = make(find("folder", tmp_path, licence="x"), tmp_path / "out", Limits(), progress=False)
+    account = make(find("folder", tmp_path, licence="x"), tmp_path / "out", Limits())
     assert account.files == 1
     assert dict(account.left_out) == {
         "speech with an audible floor": 1,
@@ -115,7 +115,7 @@ def test_a_second_run_replaces_its_source_and_keeps_the_others(tmp_path: Path) -
     write(tmp_path / "b/noise/dog/one.wav", rush(2.0))
     out = tmp_path / "out"
     for name in ("a", "b", "a"):
-        make(find("folder", tmp_path / name, licence="x", source=name), out, Limits(), progress=False)
+        make(find("folder", tmp_path / name, licence="x", source=name), out, Limits())
     assert sorted(stem.source for stem in read_manifest(out)) == ["a", "b"]
 
 

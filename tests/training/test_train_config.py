@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from training.config import ConfigError, TrainConfig, read_config
 
-CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").rglob("*.yaml"))
 
 
 def written(folder: Path, text: str) -> Path:
@@ -22,7 +22,7 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_configurations_of_the_repository_are_valid(path: Path) -> None:
     config = read_config(path)
-    assert config.name in ("speech-qc-base", "speech-qc-tiny")  # several passes and versions make one model
+    assert config.name in ("speech-qc-base", "speech-qc-tiny")  # several runs and versions make one model
     assert config.data.commercial_only
     assert set(config.loss_weights) <= set(config.model.labels)
 
@@ -34,7 +34,7 @@ def test_every_mistake_is_listed_with_what_came(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()[1:]
     said = {line.strip().split(":")[0] for line in lines}
     assert said == {"steps", "learning_rate", "batches", "model.fusion", "data.clip_seconds"}
-    assert any("came 'fast'" in line for line in lines)
+    assert any("got 'fast'" in line for line in lines)
 
 
 def test_what_has_no_default_must_be_given(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ import torch
 from made_corpus import RUN_CONFIG, SMALL_NET, write_corpus
 
 import training.train
-from training.config import ConfigError, TrainConfig
+from training.config import ConfigError, DataConfig, TrainConfig
 from training.corpora.manifest import manifest_sha256
-from training.model import Detector
+from training.examples import MixtureExamples, clip_samples, load_pool
+from training.material import VALID_SEED_OFFSET, make_checks
+from training.model import FIRST_LABELS, Detector
 from training.train import followed, predict, train
 
 
@@ -79,7 +81,7 @@ def test_a_run_resumes_only_with_its_own_configuration(
     run: Path, corpus: Path, tmp_path: Path, change: Mapping[str, Any]
 ) -> None:
     (tmp_path / "last.pt").write_bytes((run / "last.pt").read_bytes())
-    with pytest.raises(ConfigError, match="made with another config; choose another --out"):
+    with pytest.raises(ConfigError, match="made with a different config: choose another --out"):
         train(RUN_CONFIG.model_copy(update=dict(change)), corpus, tmp_path)
 
 
@@ -88,7 +90,7 @@ def test_a_run_resumes_only_with_its_own_material(run: Path, corpus: Path, tmp_p
     manifest = other / "manifest.csv"
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("CC0", "CC-BY-4.0"), encoding="utf-8")
     (tmp_path / "last.pt").write_bytes((run / "last.pt").read_bytes())
-    with pytest.raises(ConfigError, match="made with another manifest_sha256"):
+    with pytest.raises(ConfigError, match="made with a different manifest_sha256"):
         train(RUN_CONFIG, other, tmp_path)
 
 
@@ -115,7 +117,7 @@ def test_a_run_can_start_from_another_and_says_so(run: Path, corpus: Path, tmp_p
 
 def test_a_start_that_does_not_fit_is_refused(run: Path, corpus: Path, tmp_path: Path) -> None:
     wider = RUN_CONFIG.model_copy(update={"model": SMALL_NET.model_copy(update={"hidden_size": 21})})
-    with pytest.raises(ConfigError, match="another shape"):
+    with pytest.raises(ConfigError, match="a different shape"):
         train(wider, corpus, tmp_path / "a", start=run)
     with pytest.raises(ConfigError, match="train it first"):
         train(RUN_CONFIG, corpus, tmp_path / "b", start=tmp_path / "nowhere")
@@ -171,3 +173,22 @@ def test_a_run_with_followed_clips_resumes_where_it_was(corpus: Path, tmp_path: 
     train(fresh, corpus, tmp_path / "fresh")
     other = torch.load(tmp_path / "fresh" / "last.pt", weights_only=True)
     assert any(not stored["net"][name].equal(value) for name, value in other["net"].items())
+
+
+def test_validation_hears_mixtures_of_its_own_seed_and_as_many_of_each_kind_as_asked(corpus: Path) -> None:
+    data = DataConfig(clip_seconds=2.0, valid_mixtures=3, valid_clean=4, valid_noise=2)
+    checks = make_checks(corpus, data, FIRST_LABELS, seed=3)
+    pool, _, _ = load_pool(corpus, data, "valid")
+    same = MixtureExamples(pool, FIRST_LABELS, clip_samples(data), 3 + VALID_SEED_OFFSET)
+    for index in range(3):
+        features, target, mask = same[index]
+        np.testing.assert_array_equal(checks.mixed.features[index], features)
+        np.testing.assert_array_equal(checks.mixed.target[index], target)
+        np.testing.assert_array_equal(checks.mixed.mask[index], mask > 0)
+    assert [len(material.features) for material in checks.clean] == [2, 2]
+    assert checks.noise is not None
+    assert len(checks.noise.features) == 2
+    assert checks.mos is None
+    without = make_checks(corpus, DataConfig(clip_seconds=2.0, valid_mixtures=1), FIRST_LABELS, seed=3)
+    assert without.clean == ()
+    assert without.noise is None

@@ -1,4 +1,4 @@
-"""The training guide's table of constants is the code's."""
+"""The training guide's constants, commands and configurations are those of the code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import pytest
 
 pytest.importorskip("torch")
 
+from training.config import read_config
+from training.evaluation.models import model_scorer
 from training.mixing import targets
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+CHAIN = "training/configs/base-0.4.0"
 ROWS = re.findall(r"^\| `([A-Z0-9_]+)` \| ([−\d.]+) \|", GUIDE, re.MULTILINE)
 NOT_MEANINGS = {"FRAMES_PER_S", "ENERGY_FLOOR"}
 
@@ -28,6 +32,25 @@ def test_a_documented_constant_has_the_value_of_the_code(name: str, value: str) 
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (training\.\w+)", GUIDE))))
 def test_a_documented_command_exists(module: str) -> None:
-    path = Path(__file__).parents[2].joinpath(*module.split("."))
+    path = ROOT.joinpath(*module.split("."))
     entry = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     assert 'if __name__ == "__main__":' in entry.read_text(encoding="utf-8")
+
+
+def test_every_configuration_is_documented_and_no_other() -> None:
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "training").rglob("*.yaml")}
+    assert set(re.findall(r"training/(?:configs|studies)/\S+\.yaml", GUIDE)) == files
+
+
+def test_each_run_of_the_chain_starts_from_the_one_before() -> None:
+    runs = re.findall(
+        rf"{CHAIN}/(\d)-\S+\.yaml(?: --start runs/(\d))? --data \w+ --out runs/(\d)$", GUIDE, re.MULTILINE
+    )
+    count = len(list((ROOT / CHAIN).glob("*.yaml")))
+    assert runs == [(str(n), str(n - 1) if n > 1 else "", str(n)) for n in range(1, count + 1)]
+
+
+def test_the_last_run_of_the_chain_is_the_shipped_model() -> None:
+    *_, before, last = (read_config(path).model_dump(mode="json") for path in sorted((ROOT / CHAIN).glob("*.yaml")))
+    made = model_scorer(ROOT / "models" / "speech-qc-base.onnx").contract.training
+    assert (made["start"]["config"], made["config"]) == (before, last)

@@ -16,9 +16,10 @@ import pytest
 
 from speech_qc.capacity.host import free_port
 from speech_qc.errors import SettingsError
-from speech_qc.workers import acceptor, fd_passing
+from speech_qc.workers import fd_passing
 from speech_qc.workers.acceptor import Acceptor
 from speech_qc.workers.fd_passing import MOST_ON_THE_WAY, ConnectionReceiver, ConnectionSender
+from waiting import until
 
 PATIENCE_S = 5.0
 
@@ -128,13 +129,6 @@ async def hall(*names: str) -> AsyncIterator[Hall]:
         await one.end()
 
 
-async def until(happened: Callable[[], bool]) -> None:
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
-    while not happened():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.001)
-
-
 def play(scenario: Callable[[], Awaitable[None]]) -> None:
     async def awaited() -> None:
         await scenario()
@@ -161,7 +155,10 @@ def test_short_connections_between_do_not_make_the_split_uneven():
                 await reader.readline()
                 writer.write(b"bye\n")
                 assert await reader.read() == b""
-                await until(lambda: sum(len(worker.open) for worker in one.workers) == sum(found.values()))
+                await until(
+                    lambda: sum(len(worker.open) for worker in one.workers) == sum(found.values()),
+                    "the short connection is closed",
+                )
             assert found == {"a": 20, "b": 20}
 
     play(scenario)
@@ -213,7 +210,7 @@ def test_a_connection_that_nobody_can_have_now_is_kept_for_the_next_worker():
             dead = one.worker("dead", takes=False)
             dead.end.close()
             client = await one.call()
-            await until(lambda: one.door._held is not None)
+            await until(lambda: one.door._held is not None, "the connection is kept")
             one.door.remove(dead.giver)
             one.worker("a")
             assert await name_of(client) == "a"
@@ -226,7 +223,7 @@ def test_a_worker_that_hangs_keeps_a_bounded_number_waiting():
         async with hall() as one:
             hangs = one.worker("hangs", takes=False)
             clients = [await one.call() for _ in range(MOST_ON_THE_WAY + 6)]
-            await until(lambda: hangs.giver.load == MOST_ON_THE_WAY)
+            await until(lambda: hangs.giver.load == MOST_ON_THE_WAY, "the hanging worker has got its most")
             one.worker("a")
             assert [await name_of(client) for client in clients[MOST_ON_THE_WAY:]] == ["a"] * 6
             assert await one.split(MOST_ON_THE_WAY) == {"a": MOST_ON_THE_WAY}, "also when the other has fewer"
@@ -283,7 +280,7 @@ def test_what_is_on_its_way_when_a_worker_leaves_still_arrives():
         async with hall() as one:
             leaves = one.worker("leaves", takes=False)
             clients = [await one.call() for _ in range(10)]
-            await until(lambda: leaves.giver.load == 10)
+            await until(lambda: leaves.giver.load == 10, "the connections are on their way")
             one.door.remove(leaves.giver)
             leaves.start()
             await leaves.taker.finish()
@@ -332,7 +329,7 @@ def test_all_addresses_of_a_host_lead_to_the_same_workers(monkeypatch):
 
     async def scenario() -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(acceptor.socket, "getaddrinfo", lambda *_, **__: found)
+            patched.setattr(socket, "getaddrinfo", lambda *_, **__: found)
             one = Hall(Acceptor("both", port), port)
         one.worker("a")
         one.worker("b")
@@ -356,7 +353,7 @@ def test_too_many_open_files_are_waited_out(caplog):
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
             try:
                 await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", one.port))
-                await until(lambda: "cannot be accepted" in caplog.text)
+                await until(lambda: "Too many open files" in caplog.text, "the log names the error")
                 for _ in range(20):
                     await asyncio.sleep(0)
                 assert len(caplog.records) == 1, "it is not tried again at once"
@@ -373,7 +370,7 @@ def test_too_many_open_files_are_waited_out(caplog):
 def test_a_port_that_another_server_opened_during_the_start_is_named():
     async def scenario() -> None:
         async with hall() as one:
-            message = rf"SPEECHQC_PORT={one.port} cannot be had: Address already in use"
+            message = rf"SPEECHQC_PORT={one.port}: Address already in use"
             with socket.create_server(("127.0.0.1", one.port)), pytest.raises(SettingsError, match=message):
                 one.worker("a")
 

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from speech_qc.capacity.host import PROC, Host, children_of, free_port, parse_steps, resident_kib
 from speech_qc.capacity.search import Trial
@@ -86,18 +88,19 @@ def test_a_program_that_cannot_be_started_ends_the_parent_with_the_reason(tmp_pa
 
 def test_ends_are_said_in_words():
     assert ended(3) == "ended with exit code 3"
-    assert ended(-9) == "was ended by SIGKILL"
-    assert ended(-60) == "was ended by signal 60"
+    assert ended(-9) == "was terminated by SIGKILL"
+    assert ended(-60) == "was terminated by signal 60"
 
 
 def test_a_job_arrives_as_it_was_said(monkeypatch):
     monkeypatch.setenv("SPEECHQC_PORT", "9999")
-    said = Job(1, 3, Settings(port=8123, model_path="m.onnx", max_streams=7, token_secret=SECRET), 5)
+    said = Job(1, 3, Settings(port=8123, model_path=Path("m.onnx"), max_streams=7, token_secret=SecretStr(SECRET)), 5)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(said.encode() + b"what follows is left alone")
         heard = Job.receive(theirs)
         assert heard == said, "what the parent says outweighs the environment"
+        assert heard is not None and heard.settings.token_secret is not None
         assert heard.settings.token_secret.get_secret_value() == SECRET, "not the stars that stand for it"
         assert theirs.recv(100) == b"what follows is left alone"
         ours.close()
@@ -186,7 +189,7 @@ def test_every_address_of_a_host_is_bound_and_a_taken_port_is_refused():
     first = bind_all("127.0.0.1", 0)
     port = first[0].getsockname()[1]
     first[0].listen()
-    with first[0], pytest.raises(SettingsError, match=rf"SPEECHQC_PORT={port} cannot be had: Address already in use"):
+    with first[0], pytest.raises(SettingsError, match=rf"SPEECHQC_PORT={port}: Address already in use"):
         bind_all("127.0.0.1", port)
     with pytest.raises(SettingsError, match=r"SPEECHQC_HOST='no such host'"):
         bind_all("no such host", 8000)
@@ -220,11 +223,14 @@ def test_a_process_is_seen_with_those_that_it_started():
 
 
 def test_one_worker_is_served_in_this_process_and_more_are_supervised(monkeypatch):
-    seen = []
+    seen: list[str | int] = []
+
+    def supervise(settings: Settings) -> int:
+        seen.append(settings.workers)
+        return 0
+
     seams = Seams(
-        make_runner=lambda _: EchoRunner(),
-        run_server=lambda _, **__: seen.append("here"),
-        supervise=lambda settings: seen.append(settings.workers) or 0,
+        make_runner=lambda _: EchoRunner(), run_server=lambda _, **__: seen.append("here"), supervise=supervise
     )
     assert main(["serve"], seams=seams) == 0
     assert main(["serve", "--workers", "3"], seams=seams) == 0

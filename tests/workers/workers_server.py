@@ -7,9 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server_process import PATIENCE_S, ServerProcess
 from speech_qc.capacity.host import free_port
+from waiting import block_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW_SHAPES = {"DEVICE": "cpu", "MAX_BATCH": "1", "UPLOAD_CHUNK_HOPS": "40", "STREAM_IDLE_S": "60"}
@@ -29,16 +29,19 @@ class WorkersServer(ServerProcess):
 
     def pids(self) -> dict[int, int]:
         """The process that served last, by worker."""
-        return {int(w): int(p) for w, p in re.findall(r"worker (\d+) \(process (\d+)\) serves", self.log())}
+        return {int(w): int(p) for w, p in re.findall(r"worker (\d+) \(process (\d+)\) is ready", self.log())}
 
     def get(self, path: str) -> httpx.Response:
         """Ask over a connection of its own, so that any worker may answer; again when that worker has just ended."""
-        for _ in range(20):
-            try:
-                return httpx.get(self.url + path, timeout=10)
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError(f"nobody answers {path}:\n{self.log()}")
+        answers: list[httpx.Response] = []
+
+        def answered() -> bool:
+            with suppress(httpx.TransportError):
+                answers.append(httpx.get(self.url + path, timeout=10))
+            return bool(answers)
+
+        block_until(answered, f"{path} is answered", details=self.log)
+        return answers[0]
 
     def series(self) -> Series:
         """Values by metric and worker; those with further labels are added up."""

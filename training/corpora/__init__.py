@@ -1,1 +1,1 @@
-"""Stems on disk: the manifest that lists them, its check, their preprocessing, and what each sound class means."""
+"""Stems on disk: the manifest and its validation, preprocessing, and the meaning of each sound class."""

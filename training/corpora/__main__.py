@@ -1,4 +1,4 @@
-"""Make a corpus folder from a public corpus on disk (`make`), and check one (`check`)."""
+"""Create a corpus folder from a public corpus on disk (`make`), or validate one (`check`)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CHANGES = ("source", "licence", "language")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit code (0 fit for training, 1 not)."""
+    """Run the command; return the exit code (0 if the corpus is fit for training, else 1)."""
     parser = argparse.ArgumentParser(prog="python -m training.corpora", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="validate a manifest and print hours by kind, language and licence")
-    check.add_argument("folder", type=Path, help="folder that holds manifest.csv and the stems")
-    check.add_argument("--read", action="store_true", help="also read and preprocess every file (minutes)")
+    check.add_argument("folder", type=Path, help="folder with manifest.csv and the stems")
+    check.add_argument("--read", action="store_true", help="also read and preprocess every file; takes minutes")
     _add_make(commands)
     options = parser.parse_args(argv)
     console = Console()
@@ -36,14 +36,16 @@ def _add_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     listed = "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
     command = commands.add_parser("make", help="write stems and manifest of a public corpus on disk", epilog=listed)
     command.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
-    command.add_argument("--from", dest="folder", type=Path, required=True, help="the corpus as its publisher packs it")
-    command.add_argument("--out", type=Path, required=True, help="corpus folder; rows of other sources in it stay")
-    command.add_argument("--minutes", type=float, help="at most so much of each kind, evenly over speakers and classes")
+    command.add_argument("--from", dest="folder", type=Path, required=True, help="the corpus in its publisher's layout")
+    command.add_argument("--out", type=Path, required=True, help="corpus folder; rows of other sources are kept")
     command.add_argument(
-        "--floor", type=float, default=_LIMITS.floor_dbfs, help="dBFS; speech with a louder floor is left out"
+        "--minutes", type=float, help="maximum minutes of each kind, spread evenly over speakers and classes"
     )
-    command.add_argument("--range", type=float, help="dB; speech with a smaller range is left out; default by recipe")
-    command.add_argument("--seed", type=int, default=0, help="which files --minutes takes")
+    command.add_argument(
+        "--floor", type=float, default=_LIMITS.floor_dbfs, help="dBFS; exclude speech with a louder noise floor"
+    )
+    command.add_argument("--range", type=float, help="dB; exclude speech with a smaller range (default: per recipe)")
+    command.add_argument("--seed", type=int, default=0, help="seed of the selection that --minutes makes")
     for name in _CHANGES:
         command.add_argument(f"--{name}", help=f"use this {name} in every row")
 
@@ -78,7 +80,7 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         console.print(_table(title, chosen, fields))
     other = sorted({s.sound_class for s in stems if s.kind == "noise"} - known_classes())
     if other:
-        console.print(f"classes of unknown cause (their causes are masked): {', '.join(other)}", highlight=False)
+        console.print(f"classes of unknown cause (cause labels are masked): {', '.join(other)}", highlight=False)
     if options.read:
         _, report = load(options.folder, stems)
         for line in report.lines():

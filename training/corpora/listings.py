@@ -1,6 +1,6 @@
-"""Readers of the lists that some corpora bring: who speaks, what sounds, which licence, which split.
+"""Readers of the lists that some corpora provide: speakers, sound classes, licences and splits.
 
-Each takes the corpus folder and returns values of findings by path below that folder.
+Each reader takes the corpus folder and returns the values of `FoundRecording` by path relative to that folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 Values = dict[str, dict[str, str]]
 
-# Our class, and the names of the AudioSet ontology that mean it, as FSD50K writes them.
+# The sound class of this project, and the equivalent names of the AudioSet ontology in FSD50K's spelling.
 _CLASS_NAMES = (
     ("airplane", "Aircraft Fixed-wing_aircraft_and_airplane"),
     ("babble_crowd", "Chatter"),
@@ -114,7 +114,7 @@ _LICENCES = (
 
 
 def common_voice(folder: Path) -> Values:
-    """Validated recordings by speaker; those of `dev.tsv` and `test.tsv` are the publisher's split."""
+    """Read the validated recordings by speaker; `dev.tsv` and `test.tsv` give the publisher's split."""
     values: Values = {}
     for table in sorted(folder.rglob("validated.tsv")):
         splits = {
@@ -131,7 +131,7 @@ def common_voice(folder: Path) -> Values:
 
 
 def speech_commands(folder: Path) -> Values:
-    """The publisher's split, which is by speaker."""
+    """Read the publisher's split, which is by speaker."""
     values: Values = {}
     for name, split in (("validation_list.txt", "valid"), ("testing_list.txt", "test")):
         for table in sorted(folder.rglob(name)):
@@ -145,7 +145,7 @@ def speech_commands(folder: Path) -> Values:
 
 
 def esc50(folder: Path) -> Values:
-    """Classes and recordings; fold 5 is held out. Its ESC-10 part may be used commercially."""
+    """Read classes and recordings; fold 5 is held out. The ESC-10 subset may be used commercially."""
     values: Values = {}
     for table in sorted(folder.rglob("esc50.csv")):
         for row in _rows(table):
@@ -161,7 +161,7 @@ def esc50(folder: Path) -> Values:
 
 
 def fsd50k(folder: Path) -> Values:
-    """Classes by the most specific label that we know; music by itself is music; what holds speech is left out."""
+    """Read classes by the most specific known label. A clip with music is music; clips with speech are left out."""
     values: Values = {}
     for part, split in (("dev", ""), ("eval", "test")):
         for table in sorted(folder.rglob(f"FSD50K.ground_truth/{part}.csv")):
@@ -179,7 +179,7 @@ def fsd50k(folder: Path) -> Values:
 
 
 def licence_of(address: str) -> str:
-    """Short name of a Creative Commons licence address; an unknown one stays as it is."""
+    """Return the short name of a Creative Commons licence URL; an unknown URL is returned unchanged."""
     return next((name for part, name in _LICENCES if part in address), address)
 
 
@@ -195,7 +195,7 @@ def _sounding(labels: str) -> dict[str, str]:
 
 def _rows(table: Path, delimiter: str = ",") -> Iterator[dict[str, str]]:
     with table.open(newline="", encoding="utf-8") as file:
-        if delimiter == "\t":  # sentences hold lone quotes
+        if delimiter == "\t":  # sentences contain unpaired quotes
             yield from csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
         else:
             yield from csv.DictReader(file)

@@ -1,7 +1,7 @@
-"""From a public corpus on disk to a folder fit for training: pieces of one form, and their rows in the manifest.
+"""Convert a public corpus on disk to a corpus folder: pieces in one format, and their rows in the manifest.
 
-Sounds come out as mono 16-bit FLAC at their own rate, at most 16 kHz. Nothing is upsampled. Speech that is clipped or
-that has an audible floor is left out and counted, because what hums behind the voice would be taught as silence.
+Stems are written as mono 16-bit FLAC at their own rate, at most 16 kHz. Nothing is upsampled. Speech that is clipped or
+has an audible noise floor is left out and counted, because the model would learn that background as silence.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from training.corpora.recipes import FoundRecording
 EXTRA_COLUMNS = ("floor_dbfs", "range_db", "notes")
 MAX_RATE_HZ = 16_000
 FRAME_S = 0.02
-DIGITAL_SILENCE_DB = -110.0  # frames below hold no sound; they say nothing of a room
-CLIPPED_RUN_SAMPLES = 4  # so many samples at the rail in a row are an overload
+DIGITAL_SILENCE_DB = -110.0  # quieter frames are digital silence and do not show the room's noise floor
+CLIPPED_RUN_SAMPLES = 4  # a run of at least 4 samples at the rail counts as overload
 RAIL = 0.9995
 MIN_SECONDS = 0.25
 
@@ -37,30 +37,30 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is taken, and which speech is clean enough."""
+    """How much material to take, and which speech is clean enough."""
 
     minutes: float | None = None
-    """At most this much of each kind, evenly over speakers or classes; None takes all."""
+    """Maximum minutes of each kind, spread evenly over speakers or classes; None takes everything."""
     piece_seconds: float = 30.0
     """Longer recordings are cut into pieces of this length."""
     recording_seconds: float = 120.0
-    """At most this much of one recording."""
+    """Maximum length taken from one recording."""
     floor_dbfs: float = -48.0
-    """Speech whose quiet frames (5th percentile) are louder is left out."""
+    """Speech whose quiet frames (5th percentile) are louder than this is left out."""
     range_db: float = 34.0
     """Speech whose loud frames (95th percentile) are less than this above the quiet ones is left out."""
 
 
 @dataclass(slots=True)
 class Account:
-    """What became of a corpus; printed at the end."""
+    """Counts of what was written and what was left out; printed at the end."""
 
     files: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     left_out: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
-        """Human-readable account."""
+        """Return the account as text lines."""
         taken = (
             ", ".join(f"{kind} {seconds / 60:.1f} min" for kind, seconds in sorted(self.seconds.items())) or "nothing"
         )
@@ -68,20 +68,18 @@ class Account:
         return [f"wrote {self.files} stems: {taken}", f"left out: {left}"]
 
 
-def make(
-    findings: Sequence[FoundRecording], out: Path, limits: Limits, *, seed: int = 0, progress: bool = True
-) -> Account:
+def make(findings: Sequence[FoundRecording], out: Path, limits: Limits, *, seed: int = 0) -> Account:
     """Write the pieces of a corpus below `out` and its rows into `out/manifest.csv`.
 
-    Rows of the same source that are there already are replaced; those of other sources stay, so that several recipes
-    fill one folder. Which files are taken under `limits.minutes` follows from `seed`.
+    Existing rows of the same source are replaced and those of other sources kept, so several recipes can fill one
+    folder. With `limits.minutes`, `seed` determines which files are taken.
     """
     account = Account()
     rows: list[dict[str, str]] = []
     used: set[str] = set()
-    for finding in tqdm(_in_turn(findings, seed), total=len(findings), unit="file", disable=not progress):
+    for finding in tqdm(_in_turn(findings, seed), total=len(findings), unit="file"):
         if limits.minutes is not None and account.seconds[finding.kind] >= limits.minutes * 60:
-            account.left_out["beyond the minutes asked for"] += 1
+            account.left_out["beyond the requested minutes"] += 1
             continue
         for number, (samples, rate) in enumerate(_pieces(finding, limits, account)):
             row = _row(finding, samples, rate, number, used)
@@ -97,7 +95,7 @@ def make(
 
 
 def floor_and_range_db(samples: Float32, rate: int) -> tuple[float, float]:
-    """Level of the quiet 20 ms frames (5th percentile, dBFS), and how far above it the loud ones are (95th)."""
+    """Return the level of the quiet 20 ms frames (5th percentile, dBFS), and the range up to the loud ones (95th)."""
     frame = int(rate * FRAME_S)
     count = len(samples) // frame
     energy = np.square(samples[: count * frame], dtype=np.float64).reshape(count, frame).mean(axis=1)
@@ -110,7 +108,7 @@ def floor_and_range_db(samples: Float32, rate: int) -> tuple[float, float]:
 
 
 def _in_turn(findings: Iterable[FoundRecording], seed: int) -> Iterator[FoundRecording]:
-    """One file of each speaker or class after another, in an order that depends on the seed alone."""
+    """Yield files round-robin over speakers or classes, in an order that depends only on the seed."""
     groups: dict[tuple[str, str], list[FoundRecording]] = defaultdict(list)
     for finding in findings:
         groups[(finding.kind, finding.speaker or finding.sound_class)].append(finding)
@@ -126,7 +124,7 @@ def _in_turn(findings: Iterable[FoundRecording], seed: int) -> Iterator[FoundRec
 
 
 def _pieces(finding: FoundRecording, limits: Limits, account: Account) -> Iterator[tuple[Float32, int]]:
-    """Read one file and yield what is fit for training; the rest is counted."""
+    """Read one file and yield the pieces fit for training; count the others."""
     try:
         samples, rate = _read(finding, limits)
     except (soundfile.LibsndfileError, OSError):
@@ -136,7 +134,7 @@ def _pieces(finding: FoundRecording, limits: Limits, account: Account) -> Iterat
     for start in range(0, max(len(samples), 1), max(step, 1)):
         piece = samples[start : start + step]
         wrong = _wrong(finding, piece, rate, limits)
-        if wrong and not (start and wrong == "too short"):  # a short rest of a long recording is no loss
+        if wrong and not (start and wrong == "too short"):  # the short remainder of a long recording is not counted
             account.left_out[wrong] += 1
         elif not wrong:
             yield piece, rate
@@ -147,7 +145,7 @@ def _read(finding: FoundRecording, limits: Limits) -> tuple[Float32, int]:
         rate = file.samplerate
         count = -1 if finding.kind == "rir" else int(limits.recording_seconds * rate)
         samples = file.read(count, dtype="float32", always_2d=True)
-    # The mean over microphones would be a room that nobody stood in.
+    # Averaging the channels of an impulse response would describe a room that does not exist.
     mono = samples[:, 0] if finding.kind == "rir" else samples.mean(axis=1)
     if rate > MAX_RATE_HZ:
         mono, rate = soxr.resample(mono, rate, MAX_RATE_HZ), MAX_RATE_HZ
@@ -176,7 +174,7 @@ def _overloaded(samples: Float32) -> bool:
 
 
 def _row(finding: FoundRecording, samples: Float32, rate: int, number: int, used: set[str]) -> dict[str, str]:
-    """Manifest row of a piece, with a path that no other piece has."""
+    """Return the manifest row of a piece, with a unique path."""
     parts = (finding.kind, finding.source, finding.speaker or finding.sound_class, f"{finding.path.stem}_{number}")
     base = path = "/".join(_plain(part) for part in parts)
     again = 1
@@ -208,7 +206,7 @@ def _plain(part: str) -> str:
 
 
 def _write_manifest(out: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Replace the rows of these sources; written beside and renamed, so that a stop leaves the old manifest whole."""
+    """Replace the rows of these sources; write a temporary file and rename it, so an abort keeps the old manifest."""
     path = out / MANIFEST_NAME
     sources = {row["source"] for row in rows}
     kept: list[dict[str, str]] = []
@@ -216,9 +214,9 @@ def _write_manifest(out: Path, rows: Sequence[dict[str, str]]) -> None:
         with path.open(newline="", encoding="utf-8") as file:
             kept = [row for row in csv.DictReader(file) if row["source"] not in sources]
     out.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, (*COLUMNS, *EXTRA_COLUMNS), extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows([*kept, *sorted(rows, key=lambda row: row["path"])])
-    os.replace(beside, path)
+    os.replace(partial, path)

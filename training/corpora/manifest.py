@@ -1,8 +1,8 @@
-"""The manifest: one CSV row per stem, read, validated and counted.
+"""The manifest: one CSV row per stem; reading, validation and statistics.
 
-Columns needed: path, kind, class, source, speaker, language, sample_rate, seconds, licence, split, original.
-Further columns are ignored. `speaker` may be empty for stems without speech, `original` is the recording that a
-stem was cut from.
+Required columns: path, kind, class, source, speaker, language, sample_rate, seconds, licence, split, original.
+Other columns are ignored. `speaker` may be empty for stems without speech. `original` is the recording that a stem was
+cut from.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ COLUMNS = (
 
 
 def allows_commercial_use(licence: str) -> bool:
-    """Whether a licence's text is free of non-commercial marks."""
+    """Whether a licence's text contains no non-commercial mark."""
     terms = licence.upper().replace(BOTH_USES, "")
     return not any(mark in terms for mark in NON_COMMERCIAL_MARKS)
 
 
 class ManifestError(Exception):
-    """The manifest cannot be used; the message lists every mistake with its line."""
+    """The manifest cannot be used; the message lists every error with its line number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stem:
-    """One row: a recording of one kind of sound by itself."""
+    """One row: a recording of a single kind of sound."""
 
     path: str
     kind: str
@@ -62,12 +62,12 @@ class Stem:
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence text is free of non-commercial marks."""
+        """Whether the licence text contains no non-commercial mark."""
         return allows_commercial_use(self.licence)
 
     @property
     def group(self) -> str:
-        """What must not be in two splits: the speaker where there is one, else the original recording."""
+        """The unit that must not be in two splits: the speaker if there is one, else the original recording."""
         return f"{self.source}/{self.speaker or self.original}"
 
 
@@ -75,11 +75,11 @@ def read_manifest(folder: Path) -> list[Stem]:
     """Read `manifest.csv` in a corpus folder.
 
     Raises:
-        ManifestError: No such file, a missing column, or rows with impossible values; all are listed.
+        ManifestError: The file or a column is missing, or rows have invalid values; all errors are listed.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise ManifestError(f"expected a manifest at {path}; write one with the columns {', '.join(COLUMNS)}")
+        raise ManifestError(f"expected a manifest at {path}: create one with the columns {', '.join(COLUMNS)}")
     stems: list[Stem] = []
     wrong: list[str] = []
     with path.open(newline="", encoding="utf-8") as file:
@@ -99,20 +99,20 @@ def read_manifest(folder: Path) -> list[Stem]:
 
 def _stem(row: dict[str, str]) -> Stem:
     if row["kind"] not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, came {row['kind']!r}")
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {row['kind']!r}")
     if row["split"] not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, came {row['split']!r}")
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {row['split']!r}")
     if not row["path"] or Path(row["path"]).is_absolute() or ".." in Path(row["path"]).parts:
-        raise ValueError(f"path must be relative and inside the folder, came {row['path']!r}")
+        raise ValueError(f"path must be relative and inside the folder, got {row['path']!r}")
     if row["kind"] == "speech" and not row["speaker"]:
         raise ValueError("speech needs a speaker")
     if not row["licence"]:
         raise ValueError("licence is empty; write what the source states")
     rate, seconds = int(row["sample_rate"]), float(row["seconds"])
     if not 4_000 <= rate <= 192_000:
-        raise ValueError(f"sample_rate must be 4000 … 192000, came {rate}")
+        raise ValueError(f"sample_rate must be 4000 … 192000, got {rate}")
     if not seconds > 0:
-        raise ValueError(f"seconds must be positive, came {seconds}")
+        raise ValueError(f"seconds must be positive, got {seconds}")
     return Stem(
         path=row["path"],
         kind=row["kind"],
@@ -129,7 +129,7 @@ def _stem(row: dict[str, str]) -> Stem:
 
 
 def validate(stems: Sequence[Stem], folder: Path | None = None) -> list[str]:
-    """List what makes a manifest unfit for training: doubles, leaks between splits, files that are not there."""
+    """List what makes a manifest unfit for training: duplicates, leaks between splits, missing files."""
     wrong: list[str] = []
     seen: dict[str, int] = defaultdict(int)
     splits: dict[str, set[str]] = defaultdict(set)
@@ -138,7 +138,7 @@ def validate(stems: Sequence[Stem], folder: Path | None = None) -> list[str]:
         splits[stem.group].add(stem.split)
     wrong += [f"{path}: listed {count} times" for path, count in seen.items() if count > 1]
     wrong += [
-        f"{group}: in several splits ({', '.join(sorted(found))}); a speaker or recording belongs to one"
+        f"{group}: in several splits ({', '.join(sorted(found))}); a speaker or recording must be in one split"
         for group, found in splits.items()
         if len(found) > 1
     ]
@@ -148,12 +148,12 @@ def validate(stems: Sequence[Stem], folder: Path | None = None) -> list[str]:
 
 
 def manifest_sha256(folder: Path) -> str:
-    """Hash of the manifest file, which a checkpoint carries."""
+    """Return the hash of the manifest file, which is stored in checkpoints."""
     return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
 
 
 def hours_by(stems: Iterable[Stem], *fields: str) -> dict[tuple[str, ...], float]:
-    """Total hours grouped by the named attributes, sorted by key."""
+    """Return total hours grouped by the named attributes, sorted by key."""
     totals: dict[tuple[str, ...], float] = defaultdict(float)
     for stem in stems:
         totals[tuple(str(getattr(stem, field)) for field in fields)] += stem.seconds / 3600

@@ -1,4 +1,4 @@
-"""From files to clean stems in memory: one rate, no DC, no edge silence, one level; broken files are counted."""
+"""Load files as clean stems: one sample rate, no DC, no edge silence, one level; unusable files are counted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from training.corpora.manifest import Stem
 
 SAMPLE_RATE_HZ = 16_000
 FRAME = 320  # 20 ms, the frame of the output
-NORMAL_LEVEL_DBFS = -26.0  # active level that every stem is brought to; ITU-T P.56 practice for speech corpora
+NORMAL_LEVEL_DBFS = -26.0  # active level of every stem after preprocessing; ITU-T P.56 practice for speech corpora
 EDGE_RANGE_DB = 45.0  # edge frames this far below the stem's loud frames are silence
-EDGE_KEEP = 1_600  # 100 ms stay at each edge, so that onsets and decays are whole
+EDGE_KEEP = 1_600  # keep 100 ms at each edge, so that onsets and decays are complete
 MIN_SECONDS = 0.25
 MAX_CLIPPED_RATIO = 0.005
 FLOOR_PERCENTILE = 5.0
@@ -37,7 +37,7 @@ class Recording:
 
 @dataclass(slots=True)
 class Report:
-    """What preprocessing did; printed, and kept with a checkpoint."""
+    """Counts of what preprocessing did; printed, and stored in checkpoints."""
 
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ class Report:
     dc_removed: int = 0
 
     def lines(self) -> list[str]:
-        """Human-readable account."""
+        """Return the report as text lines."""
         rejected = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common()) or "none"
         return [
             f"kept {self.kept} stems; rejected: {rejected}",
@@ -54,7 +54,7 @@ class Report:
 
 
 def load(folder: Path, stems: Iterable[Stem], *, progress: bool = True) -> tuple[list[Recording], Report]:
-    """Read and preprocess stems; broken ones are left out and counted in the report."""
+    """Read and preprocess stems; unusable ones are left out and counted in the report."""
     report = Report()
     recordings: list[Recording] = []
     for stem in tqdm(list(stems), desc="reading stems", unit="file", disable=not progress):
@@ -68,7 +68,7 @@ def load(folder: Path, stems: Iterable[Stem], *, progress: bool = True) -> tuple
 
 
 def load_one(folder: Path, stem: Stem, report: Report) -> Recording | str:
-    """Preprocess one stem; returns the reason when it is refused."""
+    """Preprocess one stem; return the reason if it is rejected."""
     try:
         samples, rate = soundfile.read(folder / stem.path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError):
@@ -98,7 +98,7 @@ def load_one(folder: Path, stem: Stem, report: Report) -> Recording | str:
 
 
 def _impulse_response(stem: Stem, samples: NDArray[np.float32]) -> Recording | str:
-    """Start an impulse response at its direct sound and give that unit gain in energy."""
+    """Start an impulse response at its direct sound and normalise it to unit energy."""
     peak = int(np.argmax(np.abs(samples)))
     if samples[peak] == 0.0:
         return "silent"
@@ -108,14 +108,14 @@ def _impulse_response(stem: Stem, samples: NDArray[np.float32]) -> Recording | s
 
 
 def frame_levels_db(samples: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Level of each whole 20 ms frame, dBFS, silence at -120."""
+    """Return the level of each complete 20 ms frame, dBFS; silence is -120."""
     count = len(samples) // FRAME
     energy = np.square(samples[: count * FRAME], dtype=np.float64).reshape(count, FRAME).mean(axis=1)
     return np.asarray(10.0 * np.log10(np.maximum(energy, 1e-12)))
 
 
 def active_level_db(samples: NDArray[np.float32]) -> float:
-    """Mean level of the frames within 30 dB of the loud ones (95th percentile), dBFS."""
+    """Return the mean level of the frames within 30 dB of the loud ones (95th percentile), dBFS."""
     levels = frame_levels_db(samples)
     active = levels[levels > np.percentile(levels, 95) - 30.0]
     if active.size == 0:
@@ -124,7 +124,7 @@ def active_level_db(samples: NDArray[np.float32]) -> float:
 
 
 def trim_silence(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cut edge frames that are far below the loud ones, keeping 100 ms of them."""
+    """Cut edge frames that are far below the loud ones, but keep 100 ms of them."""
     levels = frame_levels_db(samples)
     loud = np.flatnonzero(levels > np.percentile(levels, 95) - EDGE_RANGE_DB)
     if loud.size == 0:

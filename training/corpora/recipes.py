@@ -1,7 +1,7 @@
-"""Where each public corpus keeps what: one table of path patterns, and readers for corpora that come with lists.
+"""The layout of each public corpus: one table of path patterns, and readers for corpora that provide lists.
 
-A recipe turns a folder as its publisher packs it into findings: which file is what, spoken by whom, under which
-licence, in which split. It reads names and lists only; sounds are opened in `make.py`.
+A recipe maps a folder in its publisher's layout to findings: the kind, speaker, licence and split of every file. It
+reads only names and lists; `make.py` opens the audio.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from training.corpora import listings
 
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff")
-VALID_SHARE = 0.1  # of the speakers or recordings, where the publisher made no split
+VALID_SHARE = 0.1  # of the speakers or recordings, if the publisher defines no split
 Listing = Callable[[Path], Mapping[str, Mapping[str, str]]]
 
 
 class RecipeError(Exception):
-    """The folder does not look like the corpus; the message says what was expected."""
+    """The folder does not have the layout of the corpus; the message says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRecording:
-    """One file of a corpus: what the manifest says of it before it is opened."""
+    """One file of a corpus: the manifest values known before the file is opened."""
 
     path: Path
     kind: str
@@ -39,16 +39,17 @@ class FoundRecording:
 
     @property
     def group(self) -> str:
-        """What must stay in one split."""
+        """The unit that must stay in one split."""
         return self.speaker or self.original
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Files whose path below the corpus folder has `pattern`; its named groups are values of the finding.
+    """Matches files whose path below the corpus folder contains `pattern`.
 
-    Groups are named like the finding's values; `says` gives the values that all these files share, `turns` translates
-    what a group caught (folder `dev-clean` to split `valid`); what it does not know stays as it is.
+    The named groups of the pattern are values of the finding and have the same names. `says` gives the values that all
+    these files share. `turns` translates what a group matched (folder `dev-clean` to split `valid`); a value that is
+    not in `turns` stays unchanged.
     """
 
     pattern: str
@@ -58,17 +59,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one corpus is laid out. The first rule that fits a path decides; paths without a rule are left out."""
+    """The layout of one corpus. The first rule that matches a path applies; paths without a rule are left out."""
 
     source: str
     licence: str
     about: str
     rules: tuple[Rule, ...]
     listing: Listing | None = None
-    """Values by path, from the publisher's lists; a value `kind` that is empty leaves the file out."""
+    """Values by path, from the publisher's lists; a file with an empty `kind` is left out."""
     only_listed: bool = False
     range_db: float = 34.0
-    """Speech with less between its quiet and its loud frames is left out; less where pauses are few."""
+    """Speech with a smaller range between quiet and loud frames is left out; smaller for corpora with few pauses."""
 
 
 SPLIT_FOLDERS = {"train": "train", "dev": "valid", "test": "test"}
@@ -112,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
               {"kind": "speech", "sound_class": "clean", "language": "en"}),),
     ),
     "common-voice": Recipe(
-        "Common-Voice", "CC0-1.0", "a language's folder: clips/*.mp3 beside validated.tsv, dev.tsv, test.tsv",
+        "Common-Voice", "CC0-1.0", "a language's folder: clips/*.mp3 next to validated.tsv, dev.tsv, test.tsv",
         (Rule(r"(?:(?P<language>[^/]+)/)?clips/", {"kind": "speech", "sound_class": "clean"}),),
         listings.common_voice, only_listed=True,
     ),
@@ -162,7 +163,7 @@ RECIPES: dict[str, Recipe] = {
               {"kind": "noise", "sound_class": "unlabelled"}), *_RIRS_RULES),
     ),
     "folder": Recipe(
-        "folder", "", "speech/SPEAKER/…, noise/CLASS/…, music/…, rir/…; --licence is needed",
+        "folder", "", "speech/SPEAKER/…, noise/CLASS/…, music/…, rir/…; --licence is required",
         (Rule(r"^speech/(?P<speaker>[^/]+)/", {"kind": "speech", "sound_class": "clean"}),
          Rule(r"^noise/(?P<sound_class>[^/]+)/", {"kind": "noise"}),
          Rule(r"^music/", {"kind": "music", "sound_class": "music"}), Rule(r"^rir/", _ROOM)),
@@ -171,20 +172,20 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find(name: str, folder: Path, *, source: str = "", licence: str = "", language: str = "") -> list[FoundRecording]:
-    """Say what every file of a corpus is.
+    """Classify every file of a corpus.
 
     Args:
         name: Key of `RECIPES`.
-        folder: The corpus as its publisher packs it, or a folder above it.
-        source: Replaces the recipe's in every finding; so do the next two.
-        licence: What the source states, word for word.
-        language: Of the speech.
+        folder: The corpus in its publisher's layout, or a folder above it.
+        source: Replaces the recipe's source in every finding.
+        licence: Replaces the recipe's licence; the wording of the source.
+        language: Replaces the recipe's language of the speech.
 
     Returns:
-        Findings in path order. Each has a split: the publisher's, or one that follows from the speaker or recording.
+        Findings in path order. Each has a split: the publisher's, or one derived from the speaker or recording.
 
     Raises:
-        RecipeError: No file fits, or no licence is known.
+        RecipeError: No file matches, or no licence is known.
     """
     recipe = RECIPES[name]
     listed = recipe.listing(folder) if recipe.listing else {}
@@ -202,13 +203,13 @@ def find(name: str, folder: Path, *, source: str = "", licence: str = "", langua
     ]
     if any(not finding.licence for finding in changed):
         raise RecipeError(
-            f"the recipe {name} knows no licence; say it with --licence, word for word as the source does"
+            f"expected a licence, the recipe {name} has none: pass --licence with the exact wording of the source"
         )
     return changed
 
 
 def split_of(group: str) -> str:
-    """Split of a speaker or recording where the publisher made none: the same wherever the name turns up."""
+    """Return the split of a speaker or recording if the publisher defines none; it depends only on the name."""
     share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") / 2**32
     return "valid" if share < VALID_SHARE else "train"
 
@@ -223,7 +224,7 @@ _VALUES = {value.name for value in fields(FoundRecording)} - {"path", "source"}
 def _finding(
     recipe: Recipe, folder: Path, path: Path, listed: Mapping[str, Mapping[str, str]]
 ) -> FoundRecording | None:
-    """What one file is; None when no rule fits, or the lists leave it out."""
+    """Classify one file; None if no rule matches or the lists exclude it."""
     name = path.relative_to(folder).as_posix()
     for rule in recipe.rules:
         match = re.search(rule.pattern, name)

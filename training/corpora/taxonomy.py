@@ -1,8 +1,8 @@
-"""What each sound class of the manifests means for the labels.
+"""The labels that each sound class of the manifests stands for.
 
-A class says of each label `yes` (its energy is evidence for the label) or `maybe` (the label is masked while it
-sounds, because listeners would disagree). What is not named is a `no`. A class that is not in the table is noise of
-unknown cause: the headline learns from it, the causes are masked.
+For each label, a class is `yes` (its energy is evidence for the label), `maybe` (the label is masked while the sound is
+present, because listeners would disagree), or `no` (everything else). A class that is not in the table is noise of
+unknown cause: it trains the headline label, and the cause labels are masked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """Labels that a sound is evidence for, and labels that are left open while it sounds."""
+    """Labels that a sound is evidence for, and labels that are masked while it is present."""
 
     yes: frozenset[str]
     maybe: frozenset[str] = frozenset()
@@ -90,14 +90,14 @@ _VOICED = (
     "sea_mammal seagulls sheep small_animal sneezing snoring voice_miaow whistling wolf"
 )
 VOICED = frozenset(_VOICED.split())
-"""Sounds of throats that are no speech; what a detector of speech most easily takes for it."""
+"""Vocal sounds that are not speech; a speech detector most easily mistakes them for speech."""
 
 
 def meaning_of(sound_class: str) -> Meaning:
-    """Labels of a sound class; classes that are not in the table are noise of unknown cause."""
+    """Return the labels of a sound class; a class that is not in the table is noise of unknown cause."""
     return _CLASSES.get(sound_class, UNKNOWN)
 
 
 def known_classes() -> frozenset[str]:
-    """Classes in the table."""
+    """Return the classes in the table."""
     return frozenset(_CLASSES)

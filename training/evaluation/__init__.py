@@ -1,4 +1,4 @@
-"""How good a detector is: material with truth, contenders that score it, figures, reports.
+"""Evaluation of detectors: material with ground truth, contenders that score it, figures and reports.
 
-`training.evaluate` is the command; nothing here is needed for training.
+`training.evaluate` is the command. Training requires nothing from this package.
 """

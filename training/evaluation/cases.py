@@ -1,7 +1,7 @@
-"""Material with truth: mixtures of a corpus, hand-labelled recordings, clips that people have rated.
+"""Material with ground truth: mixtures of a corpus, hand-labelled recordings, clips rated by people.
 
-Whatever it comes from, a case is one sound with a target and a mask per frame and a few facts by which figures are
-grouped. Contenders see the samples and nothing else.
+A case is one sound with a target and a mask per frame, plus facts by which figures are grouped. Contenders receive only
+the samples.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ FACTS_FILE = "facts.csv"
 
 
 class MaterialError(Exception):
-    """A folder or a file of ratings cannot be used; the message says what was expected."""
+    """A folder or a ratings file cannot be used; the message says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One sound and what is true of it.
+    """One sound and its ground truth.
 
     Attributes:
         name: For messages.
         samples: float32 (n,), 16 kHz, whole frames.
         labels: Columns of target and mask.
         target: float32 (n / 320, C).
-        mask: bool (n / 320, C), False where listeners would disagree or nobody said.
+        mask: bool (n / 320, C), False where listeners would disagree or there is no annotation.
         facts: Values by which figures are grouped, for instance `language`.
-        snr_db: Of the whole, as the service's summary defines it; None where it is not known.
+        snr_db: SNR of the whole sound as the service's summary defines it; None if unknown.
         ratings: Mean opinion scores given by people, `sig`, `bak`, `ovrl`.
     """
 
@@ -66,19 +66,19 @@ class Case:
 
     @property
     def frames(self) -> int:
-        """Whole frames."""
+        """Number of whole frames."""
         return len(self.samples) // FRAME_SAMPLES
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Length in seconds."""
         return len(self.samples) / RATE_HZ
 
 
 def mixed_cases(
     pool: Pool, labels: Sequence[str], samples: int, seed: int, count: int, condition: Condition
 ) -> list[Case]:
-    """Render mixtures of a condition; the same as `make_material` draws, with their samples kept.
+    """Render the mixtures that `make_material` draws for a condition, but keep their samples.
 
     Raises:
         ValueError: The pool hardly ever meets the condition.
@@ -93,7 +93,7 @@ def _mixed_case(name: str, plan: MixPlan, pool: Pool, labels: Sequence[str]) -> 
     frames = len(mixture.samples) // FRAME_SAMPLES
     target, mask = np.zeros((frames, len(labels)), np.float32), np.zeros((frames, len(labels)), bool)
     for column, label in enumerate(labels):
-        if label in mixture.targets:  # opinion scores have no truth in stems
+        if label in mixture.targets:  # stems give no ground truth for opinion scores
             judged = mixture.targets[label]
             target[:, column], mask[:, column] = judged.value[:frames], judged.mask[:frames]
     samples = mixture.samples[: frames * FRAME_SAMPLES]
@@ -101,9 +101,9 @@ def _mixed_case(name: str, plan: MixPlan, pool: Pool, labels: Sequence[str]) -> 
 
 
 def followed_cases(cases: Sequence[Case]) -> list[Case]:
-    """Every second case behind the one before it, as one sound of which only the second part is judged.
+    """Append every second case to the case before it; only the second part of each sound is scored.
 
-    What a detector remembers of another talker, room or line must not spoil what it says of the next.
+    The state that a detector carries over from another talker, room or line must not degrade its scores for the next.
     """
     pairs = zip(cases[::2], cases[1::2], strict=False)
     return [
@@ -119,7 +119,7 @@ def followed_cases(cases: Sequence[Case]) -> list[Case]:
 
 
 def mixture_facts(plan: MixPlan, pool: Pool) -> dict[str, tuple[str, ...]]:
-    """What a mixture was made of: talker's language and source, the line, disturbances and where they come from."""
+    """Describe a mixture: language and source of the talker, line, disturbances and their sources."""
     talkers = [pool.recordings[part.recording].stem for part in plan.speech]
     noises = [pool.recordings[part.recording].stem for source in plan.sources for part in source.parts]
     disturbances = []
@@ -147,7 +147,7 @@ def line_name(channel: ChannelPlan) -> str:
 
 
 def whole_snr_db(mixture: Mixture) -> float | None:
-    """Mean speech energy in speech frames over mean energy of the rest in all frames, dB; None without speech."""
+    """Return mean speech energy in speech frames over mean other energy in all frames, dB; None without speech."""
     speech = mixture.targets["speech"]
     speaks = (speech.value > 0.5) & speech.mask
     if not speaks.any():
@@ -159,19 +159,19 @@ def whole_snr_db(mixture: Mixture) -> float | None:
 
 
 def labelled_cases(folder: Path, labels: Sequence[str] | None = None) -> list[Case]:
-    """Read recordings with label tracks of the same name beside them.
+    """Read recordings with label tracks of the same name next to them.
 
-    Where `facts.csv` lies in the folder, its columns beside `path` group the figures; else the sub-folder does.
+    Figures are grouped by the columns of `facts.csv` other than `path`, or by sub-folder if there is no such file.
 
     Args:
-        folder: Searched with its sub-folders; recordings without a track are left out. An empty track says that
-            nothing is heard.
-        labels: What the annotator listened for in every recording: where a track does not name one, it was not heard.
-            By default a label counts in those recordings whose tracks name it, for of the others nobody has said
-            whether it was listened for.
+        folder: Searched recursively; recordings without a track are left out. An empty track means that no label is
+            present.
+        labels: Labels that were annotated in every recording; a label that a track does not name is absent there. By
+            default a label counts only in recordings whose tracks name it, because it is unknown whether it was
+            annotated in the others.
 
     Raises:
-        MaterialError: No recording with a track, or one that cannot be read.
+        MaterialError: There is no recording with a track, or one cannot be read.
     """
     found = [(audio, track) for audio in _audio_files(folder) if (track := _track_of(audio)) is not None]
     if not found:
@@ -182,9 +182,9 @@ def labelled_cases(folder: Path, labels: Sequence[str] | None = None) -> list[Ca
         spans = [read_track(track) for _, track in found]
     except TrackError as error:
         raise MaterialError(str(error)) from error
-    heard = tuple(labels) if labels else tuple(dict.fromkeys(span.label for rows in spans for span in rows))
-    if not heard:
-        raise MaterialError(f"no track below {folder} names a label: say with --labels what was listened for")
+    names = tuple(labels) if labels else tuple(dict.fromkeys(span.label for rows in spans for span in rows))
+    if not names:
+        raise MaterialError(f"no track below {folder} names a label: pass the annotated labels with --labels")
     facts = _facts(folder)
     cases: list[Case] = []
     for (audio, _), rows in zip(found, spans, strict=True):
@@ -192,19 +192,19 @@ def labelled_cases(folder: Path, labels: Sequence[str] | None = None) -> list[Ca
         known = facts.get(inside, {"source": (audio.parent.name,)})
         for channel, samples in enumerate(channels := read_channels(audio)):
             mine = [span for span in rows if span.channel in (None, channel)]
-            target, mask = paint(mine, heard, len(samples) // FRAME_SAMPLES)
+            target, mask = paint(mine, names, len(samples) // FRAME_SAMPLES)
             if not labels:
-                mask[:, [label not in {span.label for span in rows} for label in heard]] = False
+                mask[:, [label not in {span.label for span in rows} for label in names]] = False
             name = inside if len(channels) == 1 else f"{inside}, channel {channel}"
-            cases.append(Case(name, samples, heard, target, mask, known))
+            cases.append(Case(name, samples, names, target, mask, known))
     return cases
 
 
 def paint(spans: Sequence[Span], labels: Sequence[str], frames: int) -> tuple[Float32, Bool]:
-    """Turn spans into target and mask, (frames, C); a frame belongs to a span that covers its middle."""
+    """Turn spans into target and mask, (frames, C); a frame belongs to a span that covers its centre."""
     target, mask = np.zeros((frames, len(labels)), np.float32), np.ones((frames, len(labels)), bool)
     middle_s = (np.arange(frames) + 0.5) * FRAME_SAMPLES / RATE_HZ
-    for span in sorted(spans, key=lambda span: span.sure):  # what is sure wins over what was left open
+    for span in sorted(spans, key=lambda span: span.sure):  # sure spans override unsure ones
         if span.label in labels:
             inside = (middle_s >= span.onset_s) & (middle_s < span.offset_s)
             column = list(labels).index(span.label)
@@ -216,10 +216,10 @@ def paint(spans: Sequence[Span], labels: Sequence[str], frames: int) -> tuple[Fl
 def rated_cases(path: Path) -> list[Case]:
     """Read clips with human ratings: CSV with `path` (relative to the file) and any of `sig`, `bak`, `ovrl`.
 
-    Further columns group the figures, `condition` above all: ratings are averaged over it.
+    Other columns group the figures. Ratings are also averaged over `condition`.
 
     Raises:
-        MaterialError: Not such a file, or a clip that cannot be read.
+        MaterialError: The file is not such a CSV, or a clip cannot be read.
     """
     rows = _rows(path)
     if not rows or "path" not in rows[0] or not set(RATINGS) & set(rows[0]):
@@ -240,7 +240,7 @@ def read_channels(path: Path) -> list[Float32]:
     """Read a recording as whole frames at 16 kHz, one array per channel.
 
     Raises:
-        MaterialError: Not readable, or shorter than a frame.
+        MaterialError: The file is not readable or is shorter than a frame.
     """
     try:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
@@ -269,7 +269,7 @@ def _facts(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
         return {}
     rows = _rows(path)
     if rows and "path" not in rows[0]:
-        raise MaterialError(f"{path}: expected a column path")
+        raise MaterialError(f"{path}: expected a column named path")
     return {row.pop("path"): {name: (value,) for name, value in row.items() if value} for row in rows}
 
 

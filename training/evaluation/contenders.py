@@ -1,7 +1,7 @@
-"""Who is measured: a model, a run, or a baseline. All see samples and answer per frame and for the whole.
+"""The contenders: a model, a run, or a baseline. All take samples and return scores per frame and for the whole sound.
 
-The energy baseline and WADA-SNR run here. Silero VAD, YAMNet and DNSMOS run in a process of their own
-(`training/peers.py`), with whatever interpreter has their packages.
+The energy baseline and WADA-SNR run in this process. Silero VAD, YAMNet and DNSMOS run in a separate process
+(`training/peers.py`) with an interpreter that has their packages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.evaluation.wada import wada_snr_db
 
 Float32 = NDArray[np.float32]
 
-BATCH = 40  # sequences of one length at once; bounds memory, changes no figure
+BATCH = 40  # sequences of one length per batch; limits memory, does not affect figures
 PEER_DEADLINE_S = 4 * 3600.0
 PEER_THRESHOLD = 0.5
 PEER_LABELS: Mapping[str, tuple[tuple[str, ...], float]] = {
@@ -35,22 +35,22 @@ PEER_LABELS: Mapping[str, tuple[tuple[str, ...], float]] = {
     "yamnet": (peers.YAMNET_LABELS, 0.96),
     "dnsmos": ((), 0.0),
 }
-"""Labels that a peer scores per frame, and what it waits for: the end of its chunk or of its later window."""
+"""Labels that a peer scores per frame, and its latency: until the end of its chunk or of its later window."""
 BASELINES = ("energy", "wada", *peers.PEERS)
 SUMMARY_FIGURES = ("snr_db", "sig", "bak", "ovrl", "speech_ratio", "noise_ratio", "interference_ratio")
 
 
 class PeerError(Exception):
-    """A baseline of others could not be run; the message says what it lacks."""
+    """A third-party baseline could not be run; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a contender says of one case.
+    """A contender's output for one case.
 
     Attributes:
-        frames: Label to scores, float32 (frames,); labels that it does not know are absent.
-        whole: Figures of the whole by name, such as `snr_db`, `bak`, `noise_ratio`.
+        frames: Label to scores, float32 (frames,); labels that the contender does not support are absent.
+        whole: Figures of the whole sound by name, such as `snr_db`, `bak`, `noise_ratio`.
     """
 
     frames: Mapping[str, Float32] = field(default_factory=dict)
@@ -59,14 +59,14 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Somebody to be measured.
+    """A detector to be measured.
 
     Args:
-        name: In reports.
-        judge: Scores cases, in order.
-        enter: Enter threshold by label; empty where scores only rank.
-        contract: Of a model of this project, else None.
-        latency_s: What a frame's score must wait for beyond the frame itself, at most.
+        name: Name in reports.
+        judge: Scores cases, in the given order.
+        enter: Enter threshold by label; empty if scores only rank.
+        contract: Contract of a model of this project, else None.
+        latency_s: Maximum delay between the end of a frame and its score.
     """
 
     name: str
@@ -77,17 +77,17 @@ class Contender:
 
     @property
     def ranks_only(self) -> bool:
-        """Whether scores are no probabilities and `snr_db` has no scale."""
+        """Whether scores only rank: they are not probabilities, and `snr_db` has no scale."""
         return self.contract is None and not self.enter
 
 
 def model_contender(contract: ModelContract, score: Callable[[Float32], Float32], name: str = "") -> Contender:
-    """A model of this project.
+    """Return a contender for a model of this project.
 
     Args:
-        contract: What it declares.
+        contract: Contract of the model.
         score: Feature rows (N, T, F) to scores (N, T / 2 - lookahead, C), row j for frame j.
-        name: In reports; by default its own name and version.
+        name: Name in reports; by default the model's name and version.
     """
     front_end = FrontEnd(contract.features)
 
@@ -109,7 +109,7 @@ def model_contender(contract: ModelContract, score: Callable[[Float32], Float32]
 
 
 def model_features(sounds: Sequence[Float32], contract: ModelContract, front_end: FrontEnd) -> Float32:
-    """Feature rows of sounds of one length, with as much mirrored sound behind them that every frame gets a score."""
+    """Return feature rows of sounds of equal length, padded with mirrored sound so that every frame gets a score."""
     spec = contract.features
     extra = spec.overlap_samples + contract.lookahead_frames * spec.frame_samples
     padded = [np.pad(samples, (0, extra), mode="symmetric") for samples in sounds]
@@ -126,7 +126,7 @@ def _judgement(contract: ModelContract, rows: Float32, case: Case) -> Judgement:
 
 
 def energy_contender() -> Contender:
-    """Frame energy and its floor, see `training.baseline`; it knows no thresholds."""
+    """Return the energy baseline (`training.baseline`), which has no thresholds."""
     spec = FeatureSpec()
     front_end = FrontEnd(spec)
 
@@ -145,16 +145,16 @@ def energy_contender() -> Contender:
 
 
 def wada_contender() -> Contender:
-    """WADA-SNR of the whole."""
+    """Return WADA-SNR of the whole sound as a contender."""
     return Contender("wada", lambda cases: [Judgement({}, {"snr_db": wada_snr_db(case.samples)}) for case in cases])
 
 
 def peer_contender(name: str, python: Path | None = None) -> Contender:
-    """A detector of others.
+    """Return a third-party detector as a contender.
 
     Args:
         name: One of `training.peers.PEERS`.
-        python: Interpreter that has its packages; by default this one.
+        python: Interpreter that has the detector's packages; by default this one.
     """
 
     def judge(cases: Sequence[Case]) -> list[Judgement]:
@@ -183,18 +183,18 @@ def _peer_judgement(number: int, case: Case, results: Mapping[str, NDArray[np.fl
     whole = {key.removeprefix(of_whole): float(results[key]) for key in results if key.startswith(of_whole)}
     wrong = [name for name, scores in frames.items() if len(scores) != case.frames]
     if wrong:
-        raise PeerError(f"expected {case.frames} frames of {case.name}, came another number for {', '.join(wrong)}")
+        raise PeerError(f"expected {case.frames} frames of {case.name}, got a different number for {', '.join(wrong)}")
     return Judgement({name: np.asarray(scores, np.float32) for name, scores in frames.items()}, whole)
 
 
 def baseline_contender(name: str, python: Path | None = None) -> Contender:
-    """A baseline by its name, one of `BASELINES`."""
+    """Return a baseline by name, one of `BASELINES`."""
     own = {"energy": energy_contender, "wada": wada_contender}
     return own[name]() if name in own else peer_contender(name, python)
 
 
 def scored(cases: Sequence[Case], judgements: Sequence[Judgement], label: str) -> Sequence[Float32] | None:
-    """One label's scores of every case; None when the contender does not know it."""
+    """Return one label's scores of every case; None if the contender does not support the label."""
     if not judgements or any(label not in judgement.frames for judgement in judgements):
         return None
     return [judgement.frames[label][: case.frames] for case, judgement in zip(cases, judgements, strict=True)]

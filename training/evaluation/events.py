@@ -1,8 +1,8 @@
 """Event figures: F1 with a collar, PSDS, detection delay.
 
-All cases lie on one timeline with gaps between them that nothing can bridge, so that every figure is a few NumPy calls.
-Truth is made into events by the same rules for every contender (`training.calibrate.EVENT_RULES`): short gaps are
-bridged, what is too short or left open by the annotator counts neither way.
+All cases are concatenated on one timeline, with gaps too long to be bridged, so every figure takes only a few NumPy
+calls. Ground truth is converted to events by the same rules for every contender (`training.calibrate.EVENT_RULES`):
+short gaps are bridged, and events that are too short or unsure count neither way.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from training.calibrate import EVENT_RULES, EXIT_SHARE, EventRule
 Float = NDArray[np.floating]
 Bool = NDArray[np.bool_]
 Runs = NDArray[np.int64]
-"""Events as rows (first frame, first frame after), int64 (n, 2), in order, apart from each other."""
+"""Events as rows (first frame, first frame after), int64 (n, 2), sorted and disjoint."""
 
 FRAME_S = 0.02
 GAP_FRAMES = 100  # between cases; longer than any rule bridges
 COLLAR_FRAMES = 10  # 200 ms
-OFFSET_SHARE = 0.2  # of an event's length, by which its end may be off if that is more than the collar (as DCASE)
-OPEN_SHARE = 0.5  # a detection with more open frames than this is neither right nor wrong
-DTC = GTC = 0.7  # of a detection inside events; of an event inside such detections
+OFFSET_SHARE = 0.2  # tolerance of an event's end as a share of its length, if larger than the collar (as in DCASE)
+OPEN_SHARE = 0.5  # a detection with a larger share of masked frames is neither right nor wrong
+DTC = GTC = 0.7  # share of a detection inside events; share of an event inside such detections
 MAX_FALSE_PER_HOUR = 100.0
-SPREAD_WEIGHT = 1.0  # alpha_ST; alpha_CT is 0: mistaking one label for another costs what any false event costs
+SPREAD_WEIGHT = 1.0  # alpha_ST; alpha_CT is 0: confusing two labels costs as much as any false event
 PSDS_POINTS = 40
 PSDS_TERMS = (
-    f"PSDS1: detection and ground-truth tolerance {DTC}, cross-triggers not counted apart (alpha_CT 0), spread over "
+    f"PSDS1: detection and ground-truth tolerance {DTC}, no extra cost for cross-triggers (alpha_CT 0), spread over "
     f"labels weighted {SPREAD_WEIGHT:g} (alpha_ST), at most {MAX_FALSE_PER_HOUR:g} false events per hour, "
     f"{PSDS_POINTS} thresholds"
 )
@@ -48,12 +48,12 @@ class Timeline:
 
     @property
     def judged_hours(self) -> float:
-        """Length of what counts."""
+        """Length of the unmasked frames in hours."""
         return float(self.mask.sum()) * FRAME_S / 3600
 
 
 def timeline(scores: Sequence[Float], truths: Sequence[Float], masks: Sequence[Bool]) -> Timeline:
-    """Lay cases one after another; each argument has one array (frames,) per case."""
+    """Concatenate cases; each argument has one array (frames,) per case."""
     total = sum(len(score) + GAP_FRAMES for score in scores)
     line = Timeline(np.full(total, -np.inf), np.zeros(total, bool), np.zeros(total, bool))
     position = 0
@@ -65,13 +65,13 @@ def timeline(scores: Sequence[Float], truths: Sequence[Float], masks: Sequence[B
 
 
 def runs(active: Bool) -> Runs:
-    """Stretches of True."""
+    """Return the runs of True."""
     edges = np.flatnonzero(np.diff(active.astype(np.int8), prepend=0, append=0))
     return edges.reshape(-1, 2).astype(np.int64)
 
 
 def merged(events: Runs, rule: EventRule) -> Runs:
-    """Bridge short gaps, then drop what is too short."""
+    """Bridge short gaps, then drop events that are too short."""
     if not len(events):
         return events
     apart = events[1:, 0] - events[:-1, 1] >= max(1, frames_reaching(rule.merge_gap_s, FRAME_S))
@@ -81,7 +81,7 @@ def merged(events: Runs, rule: EventRule) -> Runs:
 
 
 def detect(score: Float, enter: float, leave: float, rule: EventRule) -> Runs:
-    """Find events by hysteresis, as the service does."""
+    """Find events by hysteresis, like the service."""
     up = score >= enter
     decided = np.flatnonzero(up | (score < leave))
     latest = np.zeros(len(score), np.int64)
@@ -91,7 +91,7 @@ def detect(score: Float, enter: float, leave: float, rule: EventRule) -> Runs:
 
 
 def true_events(line: Timeline, rule: EventRule) -> tuple[Runs, Bool]:
-    """Events of the truth, and the frames that count: those of events too short to be one do not."""
+    """Return the events of the ground truth, and the frames that count; events that are too short do not count."""
     sounding = runs(line.truth)
     events = merged(sounding, rule)
     counted = line.mask & ~(line.truth & ~_painted(events, len(line.mask)))
@@ -99,7 +99,7 @@ def true_events(line: Timeline, rule: EventRule) -> tuple[Runs, Bool]:
 
 
 def event_figures(line: Timeline, label: str, enter: float, leave: float, latency_s: float) -> dict[str, Any]:
-    """Precision, recall and F1 with a collar of 200 ms, and how long after an onset the score is out."""
+    """Return precision, recall and F1 with a collar of 200 ms, and the detection delay."""
     rule = EVENT_RULES[label]
     truth, counted = true_events(line, rule)
     found = detect(line.score, enter, leave, rule)
@@ -118,7 +118,7 @@ def event_figures(line: Timeline, label: str, enter: float, leave: float, latenc
 
 
 def psds_curve(line: Timeline, label: str) -> NDArray[np.float64]:
-    """False events per hour against the share of events found, (points, 2), for thresholds from strict to lax."""
+    """Return false events per hour and the share of events found, (points, 2), from strict to lax thresholds."""
     rule = EVENT_RULES[label]
     truth, counted = true_events(line, rule)
     judged = line.score[counted]
@@ -138,7 +138,7 @@ def psds_curve(line: Timeline, label: str) -> NDArray[np.float64]:
 
 
 def psds(curves: Mapping[str, NDArray[np.float64]]) -> float | None:
-    """Area under the mean of the labels' curves less their spread, up to the highest false-event rate.
+    """Return the area under the mean of the labels' curves minus their spread, up to the highest false-event rate.
 
     Source: Bilen et al. (2020), "A framework for the robust evaluation of sound event detection".
     """
@@ -156,12 +156,12 @@ def psds(curves: Mapping[str, NDArray[np.float64]]) -> float | None:
 
 
 def exit_of(enter: float) -> float:
-    """Exit threshold where a contender states none."""
+    """Return the exit threshold for a contender that defines none."""
     return enter * EXIT_SHARE
 
 
 def _matches(truth: Runs, found: Runs, counted: Bool) -> Bool:
-    """Which detections meet an event that no earlier detection met, (n found,); open frames widen the collar."""
+    """Mark detections that match an event not matched before, (n found,); masked frames widen the collar."""
     right = np.zeros(len(found), bool)
     closed = np.cumsum(counted, dtype=np.int64)
     free = np.ones(len(truth), bool)
@@ -177,16 +177,16 @@ def _matches(truth: Runs, found: Runs, counted: Bool) -> Bool:
 
 
 def _closed_between(closed: NDArray[np.int64], edges: NDArray[np.int64], place: int) -> NDArray[np.float64]:
-    """Distance of edges to a place in frames that count; infinite where the plain distance is long anyway."""
+    """Return the distance of edges to a frame, in unmasked frames; infinite if it exceeds `GAP_FRAMES` anyway."""
     before = np.concatenate([[0], closed])
     distance = np.abs(before[edges] - before[place]).astype(np.float64)
     return np.where(np.abs(edges - place) <= GAP_FRAMES, distance, np.inf)
 
 
 def _delay(truth: Runs, called: Bool, found: Runs, latency_s: float) -> dict[str, float | None]:
-    """Share of events in which a detection falls, and the time until the first frame that reaches the threshold.
+    """Return the share of events that overlap a detection, and the time until the first frame at the threshold.
 
-    A score that was up before the onset counts as one frame late: no detector answers sooner.
+    A score that is at the threshold before the onset counts as one frame late, the minimum for any detector.
     """
     detected = _painted(found, len(called)) & called
     places = np.flatnonzero(detected)
@@ -213,6 +213,6 @@ def _painted(events: Runs, frames: int) -> Bool:
 
 
 def _inside(events: Runs, marks: Bool) -> NDArray[np.int64]:
-    """Marked frames in each event."""
+    """Count the marked frames in each event."""
     before = np.concatenate([[0], np.cumsum(marks)])
     return np.asarray(before[events[:, 1]] - before[events[:, 0]])

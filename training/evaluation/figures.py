@@ -1,6 +1,6 @@
 """Figures of a contender on cases: labels, SNR, groups, clean speech, noise alone, human ratings.
 
-Each function goes from cases and judgements to a JSON-ready dictionary. Masked frames enter no figure.
+Each function takes cases and judgements and returns a JSON-ready dictionary. Masked frames do not count in any figure.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 Figures = dict[str, Any]
 
-HARD_SNR_DB = 25.0  # above it a listener hears no noise and the exact number matters little
-HEARD = 0.5  # a probability from which a frame counts as called, where no threshold is asked for
+HARD_SNR_DB = 25.0  # above it noise is inaudible and the exact value matters little
+DETECTED = 0.5  # where no threshold applies, a frame counts as detected above this probability
 SNR_EDGES_DB = (-15.0, 0.0, 5.0, 10.0, 15.0, 25.0, 45.0)
 GROUPS = ("line", "disturbance", "language", "source", "disturbance source")
 GROUP_LABELS = ("speech", "noise", "interference")
-MIN_GROUP_FRAMES = 250  # 5 s of a class; with less, a group's AUROC says nothing
-MIN_RANKED = 8  # clips, below which a correlation says nothing
+MIN_GROUP_FRAMES = 250  # 5 s of a class; with less, a group's AUROC is meaningless
+MIN_RANKED = 8  # clips; with fewer, a correlation is meaningless
 PROBABILITIES = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind == "probability")
 
 
 class Judged:
-    """One label of all cases with a contender's scores beside it.
+    """The ground truth and a contender's scores for one label, over all cases.
 
     Attributes:
         score, truth, mask: Lists of (frames,) arrays, one per case.
@@ -51,7 +51,7 @@ class Judged:
         self.mask = [case.mask[:, column] for case, column in zip(cases, columns, strict=True)]
 
     def counted(self, members: Iterable[int] | None = None) -> tuple[Float32, Float32]:
-        """Scores and truth of the frames that count, of all or some cases."""
+        """Return scores and truth of the unmasked frames of all or the given cases."""
         chosen = range(len(self.score)) if members is None else members
         kept = [(self.score[i][self.mask[i]], self.truth[i][self.mask[i]]) for i in chosen]
         if not kept:
@@ -59,12 +59,12 @@ class Judged:
         return np.concatenate([score for score, _ in kept]), np.concatenate([truth for _, truth in kept])
 
     def timeline(self) -> events.Timeline:
-        """All cases on one line, for event figures."""
+        """Return all cases on one timeline, for event figures."""
         return events.timeline(self.score, self.truth, self.mask)
 
 
 def judged_label(cases: Sequence[Case], judgements: Sequence[Judgement], label: str) -> Judged | None:
-    """One label side by side; None when the material or the contender does not know it."""
+    """Return truth and scores of one label; None if the material or the contender does not support it."""
     scores = scored(cases, judgements, label)
     if scores is None or any(label not in case.labels for case in cases):
         return None
@@ -72,7 +72,7 @@ def judged_label(cases: Sequence[Case], judgements: Sequence[Judgement], label: 
 
 
 def label_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Per probability label: ranking, calibration, rates and events at the enter threshold, curves."""
+    """Measure each probability label: ranking, calibration, rates and events at the enter threshold, curves."""
     figures: Figures = {}
     for label in PROBABILITIES:
         judged = judged_label(cases, judgements, label)
@@ -104,19 +104,19 @@ def label_figures(contender: Contender, cases: Sequence[Case], judgements: Seque
 
 
 def label_areas(cases: Sequence[Case], judgements: Sequence[Judgement]) -> dict[str, float | None]:
-    """AUROC of every probability label that the cases and the contender know; None where a class is missing."""
+    """Return AUROC of every probability label that cases and contender share; None if a class is missing."""
     known = ((label, judged_label(cases, judgements, label)) for label in PROBABILITIES)
     return {label: rounded(auroc(*judged.counted())) for label, judged in known if judged is not None}
 
 
 def leave_of(contender: Contender, label: str) -> float:
-    """Exit threshold of a label."""
+    """Return the exit threshold of a label."""
     stated = contender.contract.labels[contender.contract.index(label)].exit if contender.contract else None
     return events.exit_of(contender.enter[label]) if stated is None else stated
 
 
 def psds_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """PSDS over all labels that have events and scores, and of each label alone."""
+    """Return PSDS over all labels that have events and scores, and of each label alone."""
     curves = {}
     for label in PROBABILITIES:
         judged = judged_label(cases, judgements, label)
@@ -129,9 +129,9 @@ def psds_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figu
 
 
 def snr_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Errors of `snr_db` in speech frames, by true SNR and by group, and how well whole clips are ranked.
+    """Return errors of `snr_db` in speech frames, by true SNR and by group, and rank correlations of whole clips.
 
-    A contender without a scale gets its best straight line on these very frames.
+    A contender without a scale is mapped by the best straight line on these same frames.
     """
     figures: Figures = snr_rank(cases, judgements)
     judged = judged_label(cases, judgements, "snr_db")
@@ -162,7 +162,7 @@ def snr_figures(contender: Contender, cases: Sequence[Case], judgements: Sequenc
 
 
 def snr_rank(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Spearman correlation of a contender's figures of the whole with the true SNR of the whole."""
+    """Return the Spearman correlation of each whole-sound figure with the true SNR of the whole sound."""
     ranks: Figures = {}
     names = sorted({name for judgement in judgements for name in judgement.whole})
     for name in names:
@@ -177,10 +177,10 @@ def snr_rank(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
 
 
 def group_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """AUROC of the headline labels by line, language, source and by what disturbs.
+    """Return AUROC of the headline labels by line, language, source and disturbance.
 
-    Within a disturbance the positives are the frames of its own cases, the negatives those of all; otherwise a group
-    holds its own cases alone. Groups with too few frames of a class are left out.
+    For a disturbance, the positives come from its own cases and the negatives from all cases. Other groups contain only
+    their own cases. Groups with too few frames of a class are left out.
     """
     names = dict.fromkeys([*GROUPS, *(key for case in cases for key in case.facts)])
     figures: Figures = {}
@@ -204,13 +204,13 @@ def kind_figures(
     others: Sequence[Case],
     other_judgements: Sequence[Judgement],
 ) -> Figures:
-    """One kind of interference by itself: how well `interference` tells its frames from those of all material.
+    """Measure one kind of interference: how well `interference` separates its frames from those of all material.
 
     Args:
-        cases: Speech beside that kind.
-        judgements: A contender's, of these.
-        others: The main material, whose frames without interference are the negatives beside those of the cases.
-        other_judgements: The contender's, of that.
+        cases: Speech with that kind of interference.
+        judgements: The contender's output for these cases.
+        others: The main material; its frames without interference are negatives, in addition to those of the cases.
+        other_judgements: The contender's output for the main material.
     """
     figures: Figures = {"cases": len(cases)}
     judged = judged_label([*cases, *others], [*judgements, *other_judgements], "interference")
@@ -223,16 +223,16 @@ def kind_figures(
 
 
 def clean_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Speech with nothing wrong: how much of it is called noisy, and how many events it raises per hour.
+    """Measure undisturbed speech: the share of frames scored as noise or interference, and false events per hour.
 
-    Reverberation is not counted as false, since rooms are drawn. Events are those of a model's own rules.
+    Reverberation does not count as false, because the mixtures include rooms. Events follow the model's own rules.
     """
     hours = sum(case.seconds for case in cases) / 3600
     figures: Figures = {"hours": rounded(hours)}
     for label in ("noise", "interference"):
         scores = scored(cases, judgements, label)
         if scores is not None and contender.enter:
-            figures[f"{label}_share"] = rounded(float((np.concatenate(scores) > HEARD).mean()))
+            figures[f"{label}_share"] = rounded(float((np.concatenate(scores) > DETECTED).mean()))
     contract = contender.contract
     if contract is not None:
         found: Counter[str] = Counter()
@@ -249,21 +249,21 @@ def clean_figures(contender: Contender, cases: Sequence[Case], judgements: Seque
 
 
 def noise_alone_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Nobody speaks: how much of it is called speech, ambience with distant voices left out."""
+    """Measure sounds without speech: the share of frames scored as speech, except ambience with distant voices."""
     figures: Figures = {"hours": rounded(sum(case.seconds for case in cases) / 3600)}
     judged = judged_label(cases, judgements, "speech")
     if judged is None or not contender.enter:
         return figures
     score, truth = judged.counted()
     silent = truth < 0.5
-    share = float((score[silent] > HEARD).mean()) if silent.any() else None
+    share = float((score[silent] > DETECTED).mean()) if silent.any() else None
     return {**figures, "frames": int(silent.sum()), "speech_share": rounded(share)}
 
 
 def rating_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Pearson and Spearman correlation of figures of the whole with people's ratings, clip by clip.
+    """Return Pearson and Spearman correlations of whole-sound figures with human ratings, clip by clip.
 
-    Where the material names a `condition`, also of the means over it, as P.835 reports do.
+    If the material has a `condition`, also of the means per condition, as in P.835 reports.
     """
     figures: Figures = {}
     for rating in RATINGS:
@@ -287,7 +287,7 @@ def rating_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Fi
 
 
 def straight_line(value: NDArray[np.floating], truth: NDArray[np.floating]) -> tuple[float, float]:
-    """Slope and offset of the least-squares line from value to truth."""
+    """Return slope and offset of the least-squares line from value to truth."""
     mean_value, mean_truth = float(np.mean(value, dtype=np.float64)), float(np.mean(truth, dtype=np.float64))
     spread = value - mean_value
     power = float(np.mean(np.square(spread, dtype=np.float64)))
@@ -301,7 +301,7 @@ def rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 def _by(cases: Sequence[Case], name: str, measure: Callable[[list[int]], Any]) -> dict[str, Any]:
-    """Measure each group of cases by a fact; groups where nothing can be measured are left out."""
+    """Measure each group of cases that share a fact; groups without a result are left out."""
     members: dict[str, list[int]] = defaultdict(list)
     for i, case in enumerate(cases):
         for value in case.facts.get(name, ()):
@@ -329,7 +329,7 @@ def _hard_error(judged: Judged, members: list[int]) -> float | None:
 
 
 def _correlations(pairs: Sequence[tuple[float, float]]) -> dict[str, float] | None:
-    """Pearson and Spearman; None with few pairs or where one side never changes."""
+    """Return Pearson and Spearman correlations; None with too few pairs or if one side is constant."""
     if len(pairs) < MIN_RANKED:
         return None
     said, true = np.array(pairs, dtype=np.float64).T

@@ -1,7 +1,7 @@
-"""A small frozen set that every shipped model must pass: `models/gate.json` holds the floors.
+"""The regression gate: a small frozen set that every shipped model must pass; `models/gate.json` has the limits.
 
-The sounds are made here from seeds and the bundled sample recording, with no code that training uses, so that a change
-of the mixing does not move the yardstick. They are simple on purpose: what a model loses here it has really lost.
+The sounds are generated here from seeds and the bundled sample recording. No code of the mixer is used, so a change of
+the mixing does not change the gate. The sounds are deliberately simple: a loss here is a real regression.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLE_PATH = ROOT / "examples" / "sample.wav"
 GATE_PATH = ROOT / "models" / "gate.json"
 
-TALK_S = 3.3  # of the sample: one talker and nothing else
+TALK_S = 3.3  # start of the sample, in which one talker speaks without disturbance
 SECONDS = 8.0
 SPAN_S = (2.5, 6.0)  # where the disturbance sounds
 SPEECH_DBFS = -24.0
 SNRS_DB = (0.0, 8.0, 16.0)
 LINES = ("wide", "telephone")
-MARGIN_FRAMES = 5  # at the ends of the span nobody can say to the frame whether it is heard
+MARGIN_FRAMES = 5  # masked at both ends of the span, where audibility cannot be decided per frame
 SMOOTH_FRAMES = 11
 LABELS = tuple(LABEL_CATALOG)
 AUROC_MARGIN, SHARE_MARGIN, DB_MARGIN = 0.01, 0.01, 0.5
-"""By how much a later model may be worse: what rounding, another runtime and chance among 50 sounds amount to."""
+"""How much worse a later model may be; covers rounding, other runtimes and chance among 50 sounds."""
 
 
 class GateError(Exception):
-    """The gate cannot be written as asked."""
+    """The limits cannot be written as requested."""
 
 
 def _pink(rng: np.random.Generator, time: Float64) -> Float64:
@@ -62,7 +62,7 @@ def _knocks(rng: np.random.Generator, time: Float64) -> Float64:
 
 
 def _chords(_rng: np.random.Generator, time: Float64) -> Float64:
-    """Four chords in turn, plucked twice a second, each note with overtones."""
+    """Cycle through four chords, plucked twice a second, each note with overtones."""
     roots = np.array([220.0, 261.6, 174.6, 196.0])[(time * 1.0).astype(int) % 4]
     phase = 2 * np.pi * np.cumsum(roots) / RATE_HZ
     notes = sum(np.sin(phase * ratio * k) / k**1.5 for ratio in (1.0, 1.26, 1.498) for k in range(1, 6))
@@ -74,7 +74,7 @@ def _ringing(_rng: np.random.Generator, time: Float64) -> Float64:
 
 
 def _keys(rng: np.random.Generator, time: Float64) -> Float64:
-    """DTMF, four keys a second."""
+    """Generate DTMF with four keys per second."""
     key = (time * 4.0).astype(int)
     low = rng.choice([697.0, 770.0, 852.0, 941.0], key.max() + 1)[key]
     high = rng.choice([1209.0, 1336.0, 1477.0], key.max() + 1)[key]
@@ -99,13 +99,13 @@ DISTURBANCES: Mapping[str, tuple[Callable[[np.random.Generator, Float64], Float6
         }
     )
 )
-"""What disturbs, and the labels it is evidence for; others of its kind are left open."""
+"""Disturbances, and the labels they are evidence for; the other labels of the same kind are masked."""
 KINDS = (("stationary_noise", "transient_noise"), ("music", "tone", "interfering_speech"))
 
 
 @cache
 def gate_cases() -> dict[str, list[Case]]:
-    """Make the frozen set: `mixed`, `clean` and `noise_alone`."""
+    """Generate the frozen set: `mixed`, `clean` and `noise_alone`."""
     mixed, clean, alone = [], [], []
     for line in LINES:
         for number, name in enumerate(DISTURBANCES):
@@ -120,7 +120,7 @@ def gate_cases() -> dict[str, list[Case]]:
 
 
 def gate_figures(contender: Contender) -> dict[str, float]:
-    """Measure the frozen set: figure name to value."""
+    """Measure a contender on the frozen set; return values by figure name."""
     cases = gate_cases()
     judged = {name: contender.judge(part) for name, part in cases.items()}
     figures: dict[str, float] = {}
@@ -139,54 +139,56 @@ def gate_figures(contender: Contender) -> dict[str, float]:
 
 
 def fingerprint() -> list[float]:
-    """Level of every sound of the set, dBFS: tells whether the yardstick is still the same."""
+    """Return the level of every sound of the set, dBFS, to detect changes of the set."""
     cases = [case for part in gate_cases().values() for case in part]
     return [round(float(10 * np.log10(np.mean(np.square(case.samples, dtype=np.float64)))), 2) for case in cases]
 
 
 def limit_of(name: str, value: float) -> float:
-    """What a later model may not fall behind: the value and a margin."""
+    """Return the limit for later models: the value plus a margin."""
     kind = name.split(".")[0]
     margin = {"auroc": -AUROC_MARGIN, "rank": -AUROC_MARGIN, "error_db": DB_MARGIN, "share": SHARE_MARGIN}[kind]
     return round(value + margin, 4)
 
 
 def worse(name: str, value: float, limit: float) -> bool:
-    """Whether a value is beyond its limit; a NaN is."""
+    """Whether a value is beyond its limit; true for NaN."""
     return not (value >= limit if name.startswith(("auroc.", "rank.")) else value <= limit)
 
 
 def failures(figures: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
-    """What is worse than its limit or missing, one line each."""
+    """List figures that are missing or beyond their limit, one line each."""
     lines = []
     for name, limit in limits.items():
         if name not in figures:
-            lines.append(f"{name}: expected a figure, the model has none")
+            lines.append(f"{name}: expected a figure, got none")
         elif worse(name, figures[name], limit):
             side = "at least" if name.startswith(("auroc.", "rank.")) else "at most"
-            lines.append(f"{name}: expected {side} {limit}, came {figures[name]}")
+            lines.append(f"{name}: expected {side} {limit}, got {figures[name]}")
     return lines
 
 
 def write_gate(path: Path, model: str, figures: Mapping[str, float], *, lower: bool = False) -> str:
-    """Write the floors of a model.
+    """Write the limits of a model.
 
     Args:
-        path: JSON file; floors that stand there are kept where they are harder to pass.
-        model: Name and version, for readers.
-        figures: As `gate_figures` measures them.
-        lower: Take the new floors even where they are easier.
+        path: JSON file; existing limits are kept where they are stricter.
+        model: Name and version, for information.
+        figures: Figures from `gate_figures`.
+        lower: Accept new limits even where they are easier to pass.
 
     Returns:
-        What was done, to be printed.
+        A summary to print.
 
     Raises:
-        GateError: The model does not pass the floors that stand there, and `lower` is not given.
+        GateError: The model does not pass the existing limits, and `lower` is false.
     """
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"limits": {}}
     lines = failures(figures, before["limits"])
     if lines and not lower:
-        raise GateError(f"{model} is worse than {path} allows (--lower-gate to accept that):\n  " + "\n  ".join(lines))
+        raise GateError(
+            f"{model} does not pass the limits in {path} (--lower-gate accepts it anyway):\n  " + "\n  ".join(lines)
+        )
     limits = {name: limit_of(name, value) for name, value in figures.items()}
     if not lower:
         for name, limit in before["limits"].items():
@@ -195,12 +197,12 @@ def write_gate(path: Path, model: str, figures: Mapping[str, float], *, lower: b
     document = {"model": model, "figures": dict(figures), "limits": limits, "fingerprint": fingerprint()}
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return "\n".join(
-        [f"{path}: floors of {model}", *(f"  {name}: {figures[name]}, limit {limits[name]}" for name in limits)]
+        [f"{path}: limits of {model}", *(f"  {name}: {figures[name]}, limit {limits[name]}" for name in limits)]
     )
 
 
 def _talk(seed: int) -> Float64:
-    """The talker of the sample, alone, said again and again with pauses."""
+    """Repeat the talker of the sample, with pauses."""
     recorded, _ = soundfile.read(SAMPLE_PATH, dtype="float64", frames=int(TALK_S * RATE_HZ))
     rng = np.random.default_rng(seed)
     parts: list[Float64] = [np.zeros(int(rng.uniform(0.1, 0.6) * RATE_HZ))]
@@ -210,14 +212,14 @@ def _talk(seed: int) -> Float64:
 
 
 def _at_level(sound: Float64, level_dbfs: float) -> Float64:
-    """Bring the frames that sound to a level."""
+    """Scale a sound so that its non-silent frames have the given level."""
     energy = _energy(sound)
     sounding = energy[energy > energy.max() * 1e-3]
     return np.asarray(sound * 10 ** (level_dbfs / 20) / np.sqrt(sounding.mean()))
 
 
 def _case(name: str, seed: int, line: str, disturbance: str, snr_db: float | None) -> Case:
-    """One sound; an SNR of None means that nobody speaks, no disturbance that nothing is wrong."""
+    """Generate one sound; an SNR of None means no speech, an empty disturbance means clean speech."""
     rng = np.random.default_rng(seed)
     count = int(SECONDS * RATE_HZ)
     speech = np.zeros(count) if snr_db is None else _talk(seed)
@@ -239,15 +241,15 @@ def _case(name: str, seed: int, line: str, disturbance: str, snr_db: float | Non
             wrong[start // FRAME_SAMPLES * FRAME_SAMPLES :][: 3 * FRAME_SAMPLES] = True
         samples[wrong] = 0.0
     target, mask = _truth(disturbance, speech, noise, floor, wrong)
-    heard = np.round(np.clip(samples, -1.0, 1.0) * 32767.0) / 32768.0  # as a 16-bit file holds it
+    stored = np.round(np.clip(samples, -1.0, 1.0) * 32767.0) / 32768.0  # as stored in a 16-bit file
     facts = {"line": (line,), "disturbance": (disturbance or "none",)}
     return Case(
-        name, heard.astype(np.float32), LABELS, target, mask, facts, _whole_snr_db(speech, noise + floor, target)
+        name, stored.astype(np.float32), LABELS, target, mask, facts, _whole_snr_db(speech, noise + floor, target)
     )
 
 
 def _truth(disturbance: str, speech: Float64, noise: Float64, floor: Float64, wrong: Bool) -> tuple[Float32, Bool]:
-    """Targets and masks of all labels, from the stems."""
+    """Compute targets and masks of all labels from the stems."""
     frames = len(speech) // FRAME_SAMPLES
     target, mask = np.zeros((frames, len(LABELS)), np.float32), np.ones((frames, len(LABELS)), bool)
     energy = _energy(speech)
@@ -261,7 +263,7 @@ def _truth(disturbance: str, speech: Float64, noise: Float64, floor: Float64, wr
         edges[edge - MARGIN_FRAMES : edge + MARGIN_FRAMES] = True
     if disturbance in DISTURBANCES:
         labels = DISTURBANCES[disturbance][1]
-        loud = _smooth(_energy(noise)) > 1e-6  # -60 dBFS; pauses between rings, keys and knocks are not heard
+        loud = _smooth(_energy(noise)) > 1e-6  # -60 dBFS; excludes pauses between rings, keys and knocks
         for label in labels:
             target[:, LABELS.index(label)] = inside & loud
             mask[:, LABELS.index(label)] &= ~(edges | (inside & ~loud))
@@ -285,7 +287,7 @@ def _truth(disturbance: str, speech: Float64, noise: Float64, floor: Float64, wr
 
 
 def _carried(stem: Float64, line: str) -> Float64:
-    """The stem as the line leaves it."""
+    """Pass a stem through the line."""
     if line == "wide":
         return stem
     return np.asarray(signal.sosfilt(signal.butter(4, (300.0, 3400.0), "bandpass", fs=RATE_HZ, output="sos"), stem))

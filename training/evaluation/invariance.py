@@ -1,4 +1,4 @@
-"""Does the verdict stay when only the carriage changes: gain, sample rate, codec?"""
+"""Invariance of the verdict when only the transmission changes: gain, sample rate, codec."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from training.evaluation.contenders import Contender, Judgement
 Float32 = NDArray[np.float32]
 
 GAIN_DB = 20.0
-PEAK_LIMIT = 0.98  # gain stops here: overload is another fault
+PEAK_LIMIT = 0.98  # the gain is limited here, because overload is a different fault
 PROFILE = "default"
 NO_LEVELS: Mapping[str, float | None] = MappingProxyType({})
-"""Every level is unknown, so that no limit on one gives a reason."""
+"""All levels unknown, so that no level limit affects the verdict."""
 SHARES = ("speech_ratio", "noise_ratio", "interference_ratio")
 
 
 def louder(samples: Float32) -> Float32:
-    """20 dB up, or as far as the rail allows."""
+    """Raise the level by 20 dB, or as far as full scale allows."""
     peak = float(np.abs(samples).max(initial=0.0))
     return samples * np.float32(min(10.0 ** (GAIN_DB / 20.0), max(1.0, PEAK_LIMIT / peak if peak else 1.0)))
 
 
 def softer(samples: Float32) -> Float32:
-    """20 dB down."""
+    """Lower the level by 20 dB."""
     return samples * np.float32(10.0 ** (-GAIN_DB / 20.0))
 
 
 def at_8_khz(samples: Float32) -> Float32:
-    """Carried at 8 kHz, then read as the service reads such a file."""
+    """Resample to 8 kHz and back to 16 kHz, as the service reads an 8 kHz file."""
     return _same_length(soxr.resample(soxr.resample(samples, RATE_HZ, 8000), 8000, RATE_HZ), samples)
 
 
 def through_mulaw(samples: Float32) -> Float32:
-    """The 8 kHz version through G.711; compare it with that one, so that the band is not blamed on the codec."""
+    """Pass the 8 kHz version through G.711; its reference is `at_8_khz`, to separate codec and bandwidth effects."""
     narrow = np.clip(soxr.resample(samples, RATE_HZ, 8000), -1.0, 32767 / 32768).astype(np.float32)
     return _same_length(soxr.resample(decode_mulaw(encode_mulaw(narrow)), 8000, RATE_HZ), samples)
 
 
 def unchanged(samples: Float32) -> Float32:
-    """As it is."""
+    """Return the samples unchanged."""
     return samples
 
 
@@ -65,13 +65,13 @@ VARIANTS: Mapping[str, tuple[Callable[[Float32], Float32], Callable[[Float32], F
         "G.711": (through_mulaw, at_8_khz),
     }
 )
-"""What is done, and what it is compared with."""
+"""Each variant's change, and the reference that it is compared with."""
 
 
 def invariance_figures(contender: Contender, cases: Sequence[Case]) -> dict[str, Any]:
-    """Per variant: share of cases whose verdict stays, changes of verdict, mean change of shares and of the SNR.
+    """Measure per variant: share of unchanged verdicts, changes of verdict, mean change of shares and of the SNR.
 
-    The verdict is that of the service's default profile without its limits on levels, which a gain must change.
+    The verdict uses the service's default profile without its level limits, because a gain is bound to change levels.
     """
     contract = contender.contract
     if contract is None:
@@ -99,14 +99,14 @@ def invariance_figures(contender: Contender, cases: Sequence[Case]) -> dict[str,
 
 
 def verdict(contract: ModelContract, case: Case, judgement: Judgement) -> Status:
-    """The service's verdict on a case."""
+    """Return the service's verdict on a case."""
     rows = np.ascontiguousarray(np.stack([judgement.frames[name] for name in contract.label_names], axis=1))
     levels = frame_levels_dbfs(case.samples, contract.features)
     meter, tracker = SummaryMeter(contract), EventTracker(contract)
     meter.push(rows, levels)
     updates = [*tracker.push(rows, levels), *tracker.finish()]
     counts = Counter(update.event.label for update in updates if update.phase == "end")
-    # Built-in profiles, so that figures of two machines with different settings compare.
+    # Built-in profiles, so that figures do not depend on the machine's settings.
     profile = load_profiles().get(PROFILE)
     return judge(profile, duration_s=case.seconds, summary=meter.result(), levels=NO_LEVELS, event_counts=counts).status
 

@@ -1,4 +1,4 @@
-"""A report as Markdown: contenders side by side, one section per material."""
+"""Reports as Markdown: contenders side by side, one section per material."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LABEL_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
 
 
 def report_markdown(document: Mapping[str, Any]) -> str:
-    """Write a whole report.
+    """Return a complete report.
 
     Args:
-        document: As `training.evaluate` writes it as JSON.
+        document: The report data that `training.evaluate` writes as JSON.
     """
     names = document["contenders"]
     parts = [f"# {', '.join(names)}", f"`{document['command']}`"]
@@ -40,7 +40,7 @@ def report_markdown(document: Mapping[str, Any]) -> str:
 
 
 def material_sections(by: By) -> list[str]:
-    """Every table that at least one contender has figures for."""
+    """Return every table for which at least one contender has figures."""
     makers = (_labels, _psds, _snr, _rank, _followed, _groups, _kinds, _clean, _noise_alone, _ratings, _invariance)
     return [text for make in makers if (text := make(by))]
 
@@ -58,8 +58,8 @@ def _labels(by: By) -> str:
     return (
         "### Labels\n\n" + table(("label", "contender", *(head for head, _ in LABEL_COLUMNS)), rows, 2) + "\n\n"
         "AUROC, average precision, calibration error (15 bins), found and false (true- and false-positive rate at the "
-        "enter threshold) per 20 ms frame. Event F1: onset within 200 ms, end within 200 ms or 20 % of the length. "
-        "Delay: from the onset until the score of the first frame at the threshold is out, look-ahead included."
+        "enter threshold) are per 20 ms frame. Event F1: onset within 200 ms, end within 200 ms or 20 % of the length. "
+        "Delay: from the onset until the score of the first frame at the threshold is available, including look-ahead."
     )
 
 
@@ -107,7 +107,7 @@ def _rank(by: By) -> str:
     ]
     if not rows:
         return ""
-    head = ("contender", "figure of the whole", "cases", "Spearman with the true SNR")
+    head = ("contender", "whole-recording figure", "cases", "Spearman with the true SNR")
     return "### Rank of whole recordings by SNR\n\n" + table(head, rows, 2)
 
 
@@ -137,8 +137,8 @@ def _followed(by: By) -> str:
     ]
     if not rows:
         return ""
-    head = ("label", "contender", "AUROC by itself", "right after another recording")
-    return "### In the midst of a stream\n\n" + table(head, rows, 2)
+    head = ("label", "contender", "AUROC alone", "right after another recording")
+    return "### Mid-stream\n\n" + table(head, rows, 2)
 
 
 def _kinds(by: By) -> str:
@@ -151,7 +151,7 @@ def _kinds(by: By) -> str:
     ]
     if not rows:
         return ""
-    head = ("speech and", "contender", "mixtures", "AUROC of `interference`", "SNR error below 25 dB")
+    head = ("speech with", "contender", "mixtures", "AUROC of `interference`", "SNR error below 25 dB")
     return "### Interference by kind\n\n" + table(head, rows, 2)
 
 
@@ -164,7 +164,15 @@ def _clean(by: By) -> str:
         for kind, row in figures.get("clean_speech", {}).items()
         if len(row) > 1
     ]  # fmt: skip
-    head = ("clean speech", "contender", "hours", "noise > 0.5", "interference > 0.5", "false events per hour", "of")
+    head = (
+        "clean speech",
+        "contender",
+        "hours",
+        "noise > 0.5",
+        "interference > 0.5",
+        "false events per hour",
+        "labels",
+    )
     return "### Clean speech\n\n" + table(head, sorted(rows), 2) if rows else ""
 
 
@@ -186,7 +194,15 @@ def _ratings(by: By) -> str:
             for name, figures in by.items()
             for figure, row in figures.get("ratings", {}).get(rating, {}).items()
         ]  # fmt: skip
-        head = (f"people's {rating.upper()}", "figure", "clips", "Pearson", "Spearman", "… of conditions", "…")
+        head = (
+            f"human {rating.upper()}",
+            "figure",
+            "clips",
+            "Pearson",
+            "Spearman",
+            "Pearson, conditions",
+            "Spearman, conditions",
+        )
         parts.append(table(head, rows, 2))
     return "\n\n".join(["### Human ratings", *parts]) if parts else ""
 
@@ -200,11 +216,11 @@ def _invariance(by: By) -> str:
         for change, row in figures.get("invariance", {}).items()
     ]  # fmt: skip
     head = ("change", "contender", "cases", "same verdict", "changed", "Δ speech", "Δ noise", "Δ interference", "Δ SNR")
-    return "### Does the verdict stay\n\n" + table(head, rows, 2) if rows else ""
+    return "### Verdict invariance\n\n" + table(head, rows, 2) if rows else ""
 
 
 def _keys(rows: Iterable[Mapping[str, Any]]) -> Sequence[str]:
-    """Keys of all mappings in the order of their first appearance."""
+    """Return the keys of all mappings in order of first appearance."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
 

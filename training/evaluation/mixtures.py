@@ -1,4 +1,4 @@
-"""Mixtures of a corpus as material: mixed as in training, clean speech wide and telephone, noise alone."""
+"""Mixtures of a corpus as material: as in training, clean speech (wide band and telephone), noise alone."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from training.mixing.plan import Pool
 
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 SPLIT_MEANINGS = {
-    "train": "the very recordings that training may have used",
+    "train": "recordings that training may have used",
     "valid": "speakers and recordings unseen in training, same corpora",
-    "test": "speakers and recordings unseen in training and in every choice, same corpora",
+    "test": "speakers and recordings unseen in training and model selection, same corpora",
 }
 
 
@@ -41,11 +41,11 @@ class MixtureSet:
     """All mixtures of one corpus.
 
     Attributes:
-        mixed: As in training.
-        clean: `wide` and `telephone`.
-        noise_alone: Nobody speaks.
-        kinds: Speech beside one kind of interference each; kinds that the pool cannot make are left out.
-        about: What the figures' readers must know.
+        mixed: Mixtures as in training.
+        clean: Clean speech, `wide` and `telephone`.
+        noise_alone: Mixtures without speech.
+        kinds: Speech with one kind of interference each; kinds that the pool cannot provide are left out.
+        about: Description of the material for reports.
     """
 
     mixed: Sequence[Case]
@@ -69,18 +69,18 @@ def make_mixtures(
 
     Args:
         folder: Corpus folder.
-        data: Which stems may be used, and how long a mixture is.
+        data: Which stems may be used, and the length of a mixture.
         labels: Columns of the targets.
-        seed: Of the mixtures.
-        mixtures: Of the main material; half as many each for clean speech, wide band and telephone, a quarter for noise
-            alone, a tenth for each kind of interference.
-        split: Of the manifest.
-        sources: Only stems of these sources, whatever the configuration leaves out; rooms are taken from all.
+        seed: Seed of the mixtures.
+        mixtures: Number of mixtures of the main material. Clean wide-band and clean telephone speech get half as many
+            each, noise alone a quarter, and each kind of interference a tenth.
+        split: Split of the manifest.
+        sources: Use only stems of these sources, even if the configuration excludes them; rooms come from all sources.
 
     Raises:
         ManifestError: The manifest cannot be used.
-        MaterialError: It does not list these sources.
-        ValueError: It leaks between splits, or the pool cannot make a material.
+        MaterialError: The manifest does not list these sources.
+        ValueError: The manifest leaks between splits, or the pool cannot provide a material.
     """
     pool, stems = evaluation_pool(folder, data, split, sources)
     samples, half, quarter, tenth = clip_samples(data), *(max(1, mixtures // share) for share in (2, 4, 10))
@@ -116,7 +116,7 @@ def evaluation_pool(folder: Path, data: DataConfig, split: str, sources: Sequenc
     if sources:
         missing = sorted(set(sources) - {stem.source for stem in stems})
         if missing:
-            raise MaterialError(f"expected sources of the manifest, it does not list {', '.join(missing)}")
+            raise MaterialError(f"expected sources of the manifest; it does not list {', '.join(missing)}")
         stems = [stem for stem in stems if stem.kind == "rir" or stem.source in sources]
         data = data.model_copy(update={"exclude_sources": ()})
     recordings, _ = load(folder, choose_stems(stems, data, split))
@@ -124,7 +124,7 @@ def evaluation_pool(folder: Path, data: DataConfig, split: str, sources: Sequenc
 
 
 def followed_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """AUROC per label of every second case, heard by itself and right after the case before it."""
+    """Return AUROC per label of every second case, alone and right after the previous case."""
     after = followed_cases(cases)
     said, alone, alone_said = contender.judge(after), cases[1::2], judgements[1::2]
     figures: dict[str, Any] = {"cases": len(after)}
@@ -141,12 +141,12 @@ def followed_figures(contender: Contender, cases: Sequence[Case], judgements: Se
 
 
 def mixture_figures(contender: Contender, material: MixtureSet, invariance: int = 0) -> dict[str, Any]:
-    """Everything that mixtures tell of a contender.
+    """Measure a contender on all mixtures of a material.
 
     Args:
-        contender: Who is measured.
-        material: On what.
-        invariance: Mixtures on which gain, rate and codec are varied.
+        contender: The contender.
+        material: The mixtures.
+        invariance: Number of mixtures on which gain, rate and codec are varied.
     """
     judgements = contender.judge(material.mixed)
     figures: dict[str, Any] = {
@@ -160,7 +160,7 @@ def mixture_figures(contender: Contender, material: MixtureSet, invariance: int 
         },
         "followed": followed_figures(contender, material.mixed, judgements),
     }
-    if {"noise", "interference"} & set(contender.enter):  # the others would cost time and say nothing
+    if {"noise", "interference"} & set(contender.enter):  # other contenders would get no figures here
         figures["clean_speech"] = {
             name: clean_figures(contender, cases, contender.judge(cases)) for name, cases in material.clean.items()
         }

@@ -1,4 +1,4 @@
-"""Models and runs as scorers: from a file or a checkpoint to a function from feature rows to scores."""
+"""Models and runs as scorers: load a file or a checkpoint as a function from feature rows to scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EvaluationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A detector under test: what it declares, how it scores, and the training configuration that it came from."""
+    """A detector under test: its contract, its scoring function, and its training configuration."""
 
     contract: ModelContract
     score: Score
@@ -42,7 +42,7 @@ def read_run(run: Path) -> tuple[Detector, dict[str, Any]]:
     """Build the net of a run's best checkpoint, with its averaged weights.
 
     Raises:
-        EvaluationError: No such checkpoint, or not one of `training.train`.
+        EvaluationError: The checkpoint does not exist or was not written by `training.train`.
     """
     path = run / BEST
     try:
@@ -50,15 +50,15 @@ def read_run(run: Path) -> tuple[Detector, dict[str, Any]]:
         net = Detector(TrainConfig.model_validate(document["config"]).model)
         net.load_state_dict(document["ema"])
     except OSError as error:
-        raise EvaluationError(f"expected a checkpoint at {path}: {error}; train one first") from error
+        raise EvaluationError(f"expected a checkpoint at {path}: {error}; run training.train first") from error
     except (KeyError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EvaluationError(f"{path} is no checkpoint of this training code: {reason}") from error
+        raise EvaluationError(f"{path} is not a checkpoint of training.train: {reason}") from error
     return net.eval(), document
 
 
 def run_scorer(run: Path) -> Scorer:
-    """Take a run's best checkpoint as it is: uncalibrated, with thresholds of 0.5."""
+    """Load a run's best checkpoint without calibration, with thresholds of 0.5."""
     net, document = read_run(run)
     config = TrainConfig.model_validate(document["config"])
     contract = ModelContract(
@@ -77,13 +77,13 @@ def run_scorer(run: Path) -> Scorer:
 
 
 def model_scorer(path: Path) -> Scorer:
-    """Load an exported file; its contract says which material it was trained for.
+    """Load an exported file; its contract contains the training configuration.
 
     Raises:
-        EvaluationError: Not a model file with a contract and a training configuration in it.
+        EvaluationError: The file is not a model with a contract and a training configuration.
     """
     if not path.is_file():
-        raise EvaluationError(f"expected an ONNX file at {path}; export one first")
+        raise EvaluationError(f"expected an ONNX file at {path}: run training.export first")
     session = onnx_session(path.read_bytes())
     document = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
     contract, wrong = parse_contract(document)
@@ -97,14 +97,14 @@ def model_scorer(path: Path) -> Scorer:
 
 
 def onnx_session(model: bytes) -> Any:
-    """Open a session on one CPU thread, so that figures do not depend on the machine's cores."""
+    """Open a session with one CPU thread, so that figures do not depend on the number of cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def onnx_score(session: Any, lookahead_frames: int, state_size: int) -> Score:
-    """Score whole sequences from a zero state; the look-ahead is cut off at the front."""
+    """Return a function that scores whole sequences from a zero state and drops the first look-ahead frames."""
 
     def score(features: Float32) -> Float32:
         parts = []

@@ -1,4 +1,4 @@
-"""Figures as pictures: reliability, detection-error trade-off, SNR error by true SNR. Needs matplotlib."""
+"""Plots of figures: reliability, detection-error trade-off, SNR error by true SNR. Requires matplotlib."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DET_LIMITS = (5e-4, 0.6)
 
 
 def plot_report(document: Mapping[str, Any], out: Path) -> list[Path]:
-    """Draw what a report's figures hold, one set of PNG files per material.
+    """Draw a report's figures, one set of PNG files per material.
 
     Args:
-        document: As `training.evaluate` writes it as JSON.
-        out: Folder, which exists.
+        document: The report data that `training.evaluate` writes as JSON.
+        out: Existing folder.
 
     Returns:
         The files written.
@@ -35,7 +35,7 @@ def plot_report(document: Mapping[str, Any], out: Path) -> list[Path]:
             if held:
                 rows = -(-len(held) // COLUMNS)
                 figure = Figure(figsize=(3.2 * COLUMNS, 3.0 * rows))
-                edge = 0.5 / rows  # a constrained layout would draw everything several times to find this out
+                edge = 0.5 / rows  # a constrained layout would draw everything several times to determine the margins
                 figure.subplots_adjust(0.06, 0.35 * edge, 0.99, 1.0 - 0.2 * edge, wspace=0.3, hspace=0.4)
                 axes = np.atleast_1d(figure.subplots(rows, COLUMNS)).ravel()
                 for axis in axes[len(held) :]:
@@ -59,7 +59,7 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def _det(axis: Any, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Miss rate over false-positive rate, both logarithmic."""
+    """Plot miss rate over false-positive rate, both logarithmic."""
     for colour, (name, row) in enumerate(rows.items()):
         points = np.array(row.get("det") or np.zeros((0, 2)))
         if len(points):
@@ -71,7 +71,7 @@ def _det(axis: Any, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _reliability(axis: Any, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Share of positives over mean score; the area of a mark is the share of the frames."""
+    """Plot the share of positives over the mean score; the area of a marker is the share of frames."""
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=1.0)
     for colour, (name, row) in enumerate(rows.items()):
         bins = np.array(row.get("reliability") or np.zeros((0, 3)))
@@ -80,11 +80,11 @@ def _reliability(axis: Any, rows: Mapping[str, Mapping[str, Any]]) -> None:
             axis.scatter(bins[:, 0], bins[:, 1], s=4 + 150 * bins[:, 2], color=f"C{colour}")
     axis.set(xlim=(0, 1), ylim=(0, 1))
     axis.set_xlabel("score", fontsize=8)
-    axis.set_ylabel("frames with it", fontsize=8)
+    axis.set_ylabel("share of positives", fontsize=8)
 
 
 def _snr(axis: Any, errors: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """Mean absolute error in each range of the true SNR."""
+    """Plot the mean absolute error in each range of the true SNR."""
     ranges = list(dict.fromkeys(name for row in errors.values() for name in row))
     for name, row in errors.items():
         held = [i for i, key in enumerate(ranges) if key in row]

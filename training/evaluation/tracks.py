@@ -1,7 +1,7 @@
-"""Label tracks: who hears what from when to when, in the formats that annotation tools and this service write.
+"""Label tracks: labelled time spans in the formats that annotation tools and this service write.
 
-Audacity labels (`.txt`), RTTM, WebVTT and CSV. Each reader takes text and gives spans; whatever the service exports is
-read back with the same labels and times.
+Audacity labels (`.txt`), RTTM, WebVTT and CSV. Each reader takes text and returns spans. Files exported by the service
+are read back with the same labels and times.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _CUE = re.compile(r"^(?P<start>[\d:.]+)\s+-->\s+(?P<stop>[\d:.]+)")
 
 
 class TrackError(Exception):
-    """A label track cannot be read; the message names file, line and what was expected."""
+    """A label track cannot be read; the message names the file, the line and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a recording with a label.
+    """A time span of a recording with a label.
 
     Args:
-        label: What is heard.
-        onset_s: Where it begins.
-        offset_s: Where it ends.
-        channel: From 0; None when the track does not say, which means every channel.
-        sure: False where the annotator left it open (`noise?`): such frames count neither way.
+        label: Name of the label.
+        onset_s: Start.
+        offset_s: End.
+        channel: Channel number from 0; None if the track does not specify one, which means every channel.
+        sure: False if the annotator was unsure (`noise?`); such frames count neither way.
     """
 
     label: str
@@ -49,7 +49,7 @@ def read_track(path: Path) -> list[Span]:
     """Read a label track by its extension.
 
     Raises:
-        TrackError: Unknown format or label, or a line that does not fit.
+        TrackError: The format or a label is unknown, or a line is malformed.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -63,7 +63,7 @@ def read_track(path: Path) -> list[Span]:
 
 
 def read_audacity(text: str) -> list[Span]:
-    """Start, end and text separated by tabs; lines with a backslash hold frequencies and are skipped.
+    """Read start, end and text separated by tabs; lines that start with a backslash (frequencies) are skipped.
 
     Source: Audacity manual, "Importing and Exporting Labels".
     """
@@ -73,13 +73,13 @@ def read_audacity(text: str) -> list[Span]:
             continue
         fields = line.split("\t")
         if len(fields) < 3:
-            raise TrackError(f"line {number}: expected start, end and label separated by tabs, came {line!r}")
+            raise TrackError(f"line {number}: expected start, end and label separated by tabs, got {line!r}")
         spans.append(_captioned(fields[2], fields[0], fields[1], number))
     return spans
 
 
 def read_rttm(text: str) -> list[Span]:
-    """SPEAKER lines: the name field is the label, the channel counts from 1; other line types are skipped.
+    """Read SPEAKER lines: the name field is the label, channels count from 1; other line types are skipped.
 
     Source: NIST, "RT-09 Evaluation Plan", appendix A.
     """
@@ -89,7 +89,7 @@ def read_rttm(text: str) -> list[Span]:
         if not fields or fields[0] != "SPEAKER":
             continue
         if len(fields) < 8:
-            raise TrackError(f"line {number}: expected a SPEAKER line of 8 fields or more, came {line!r}")
+            raise TrackError(f"line {number}: expected a SPEAKER line of at least 8 fields, got {line!r}")
         onset_s, channel = _seconds(fields[3], number), _whole(fields[2], number) - 1
         label, sure = _label(fields[7], number)
         spans.append(Span(label, onset_s, onset_s + _seconds(fields[4], number), channel, sure))
@@ -97,7 +97,7 @@ def read_rttm(text: str) -> list[Span]:
 
 
 def read_webvtt(text: str) -> list[Span]:
-    """One span per cue; notes, styles and cue settings are skipped.
+    """Read one span per cue; notes, styles and cue settings are skipped.
 
     Source: W3C, "WebVTT: The Web Video Text Tracks Format".
     """
@@ -115,13 +115,13 @@ def read_webvtt(text: str) -> list[Span]:
 
 
 def read_csv(text: str) -> list[Span]:
-    """Columns `label`, `onset` and `offset` (or `onset_s`, `offset_s`, as the service writes), optionally `channel`."""
+    """Read columns `label`, `onset`, `offset` (or the service's `onset_s`, `offset_s`) and optionally `channel`."""
     rows = csv.DictReader(text.splitlines())
     names = rows.fieldnames or []
     onset = next((name for name in ("onset_s", "onset") if name in names), None)
     offset = next((name for name in ("offset_s", "offset") if name in names), None)
     if onset is None or offset is None or "label" not in names:
-        raise TrackError(f"line 1: expected the columns label, onset, offset, came {', '.join(names) or 'nothing'}")
+        raise TrackError(f"line 1: expected the columns label, onset, offset, got {', '.join(names) or 'nothing'}")
     spans = []
     for number, row in enumerate(rows, start=2):
         label, sure = _label(row["label"] or "", number)
@@ -138,10 +138,10 @@ READERS: Mapping[str, Callable[[str], list[Span]]] = MappingProxyType(
 
 
 def _captioned(caption: str, start: str, stop: str, number: int) -> Span:
-    """Span of a caption such as `noise`, `noise?`, `ch1: noise (severe, 0.93)`."""
+    """Return the span of a caption such as `noise`, `noise?`, `ch1: noise (severe, 0.93)`."""
     match = _CAPTION.match(caption.strip())
     if match is None:
-        raise TrackError(f"line {number}: expected a label, came {caption!r}")
+        raise TrackError(f"line {number}: expected a label, got {caption!r}")
     label, sure = _label(match["label"] + (match["open"] or ""), number)
     channel = None if match["channel"] is None else int(match["channel"])
     return _checked(Span(label, _seconds(start, number), _seconds(stop, number), channel, sure), number)
@@ -149,25 +149,25 @@ def _captioned(caption: str, start: str, stop: str, number: int) -> Span:
 
 def _checked(span: Span, number: int) -> Span:
     if not 0.0 <= span.onset_s <= span.offset_s:
-        raise TrackError(f"line {number}: expected 0 <= onset <= offset, came {span.onset_s} and {span.offset_s}")
+        raise TrackError(f"line {number}: expected 0 <= onset <= offset, got {span.onset_s} and {span.offset_s}")
     return span
 
 
 def _label(text: str, number: int) -> tuple[str, bool]:
     name = text.strip().removesuffix("?")
     if name not in PROBABILITIES:
-        raise TrackError(f"line {number}: expected one of {', '.join(PROBABILITIES)}, came {text!r}")
+        raise TrackError(f"line {number}: expected one of {', '.join(PROBABILITIES)}, got {text!r}")
     return name, not text.strip().endswith("?")
 
 
 def _seconds(text: str, number: int) -> float:
-    """Seconds, or hours, minutes and seconds with colons."""
+    """Parse seconds, or hours, minutes and seconds with colons."""
     try:
         total = 0.0
         for part in text.strip().replace(",", ".").split(":"):
             total = 60.0 * total + float(part)
     except ValueError as error:
-        raise TrackError(f"line {number}: expected a time, came {text!r}") from error
+        raise TrackError(f"line {number}: expected a time, got {text!r}") from error
     return total
 
 
@@ -175,4 +175,4 @@ def _whole(text: str, number: int) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise TrackError(f"line {number}: expected a channel number, came {text!r}") from error
+        raise TrackError(f"line {number}: expected a channel number, got {text!r}") from error

@@ -1,6 +1,7 @@
-"""WADA-SNR: the signal-to-noise ratio of a whole recording from the shape of its amplitudes alone.
+"""WADA-SNR: estimate the signal-to-noise ratio of a whole recording from its amplitude distribution.
 
-Speech amplitudes follow a gamma distribution, noise a Gaussian; how far the mixture lies between both says the ratio.
+Speech amplitudes follow a gamma distribution, noise a Gaussian; the ratio follows from where the mixture lies between
+the two.
 
 Source: Kim & Stern (2008), "Robust signal-to-noise ratio estimation based on waveform amplitude distribution analysis".
 """
@@ -19,7 +20,7 @@ AMPLITUDE_POINTS, NOISE_POINTS = 3000, 200  # quantiles over which the table is 
 
 
 def wada_snr_db(samples: NDArray[np.float32]) -> float:
-    """Estimate the ratio of a recording, dB, in -20 … 100; digital silence gives -20."""
+    """Estimate the SNR of a recording, dB, in -20 … 100; digital silence gives -20."""
     magnitude = np.abs(samples.astype(np.float64) - float(np.mean(samples, dtype=np.float64)))
     peak = float(magnitude.max(initial=0.0))
     if peak == 0.0:
@@ -28,20 +29,20 @@ def wada_snr_db(samples: NDArray[np.float32]) -> float:
 
 
 def _statistic(magnitude: NDArray[np.float64]) -> float:
-    """Log of the mean less mean of the log: 0.41 for Gaussian amplitudes, more for speech."""
+    """Return the log of the mean minus the mean of the log: 0.41 for Gaussian amplitudes, more for speech."""
     return float(np.log(magnitude.mean()) - np.log(magnitude).mean())
 
 
 @cache
 def _table() -> NDArray[np.float64]:
-    """The statistic for every whole dB from -20 to 100, rising."""
+    """Return the statistic for every whole dB from -20 to 100, ascending."""
     speech = stats.gamma(SPEECH_SHAPE).ppf((np.arange(AMPLITUDE_POINTS) + 0.5) / AMPLITUDE_POINTS)
     noise = stats.norm.ppf((np.arange(NOISE_POINTS) + 0.5) / NOISE_POINTS)
     speech /= np.sqrt(np.mean(speech**2))
     noise /= np.sqrt(np.mean(noise**2))
     rows = []
     for level_db in range(LOW_DB, HIGH_DB + 1):
-        # Both signs of the speech occur; with noise of both signs one of them is enough.
+        # The noise quantiles have both signs, so one sign of the speech is enough.
         mixed = np.abs(speech[:, None] + 10.0 ** (-level_db / 20.0) * noise[None])
         rows.append(_statistic(np.maximum(mixed, 1e-12)))
     return np.maximum.accumulate(rows)

@@ -1,1 +1,1 @@
-"""Makes degraded speech with exact per-frame targets: parameters are drawn first, applied second, judged from stems."""
+"""Render degraded speech with exact per-frame targets: draw parameters, apply them, compute targets from the stems."""

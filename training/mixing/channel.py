@@ -1,6 +1,6 @@
-"""What a line does to sound: band limits, automatic gain, codecs, overload, silence suppression, packet loss.
+"""Transmission effects of a line: band limits, automatic gain, codecs, overload, silence suppression, packet loss.
 
-Linear parts are applied to each stem, so that targets stay exact; what is not linear is applied to the mixture.
+Linear stages are applied to each stem, so that targets stay exact; nonlinear stages are applied to the mixture.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from speech_qc.audio.resample import Resampler
 Float32 = NDArray[np.float32]
 WIDE_HZ = 16_000
 NARROW_HZ = 8_000
-PACKETS_S = (0.01, 0.02, 0.02, 0.02, 0.03, 0.04, 0.06)  # what RTP carries at a time; 20 ms is by far the commonest
-# A filling passes for what was lost when the level falls by less than this …
+PACKETS_S = (0.01, 0.02, 0.02, 0.02, 0.03, 0.04, 0.06)  # RTP packet durations; 20 ms is by far the most common
+# A concealed loss is inaudible if the level falls by less than this …
 HOLE_DB = 6.0
-# … and the spectrum of the 40 ms around differs by less than this, averaged over bands by their magnitude. Waveforms
-# are not compared: a repeated packet is out of phase with what was sent, which nobody hears in a held vowel.
+# … and the spectrum of the surrounding 40 ms differs by less than this, averaged over bands weighted by magnitude.
+# Waveforms are not compared: a repeated packet is out of phase with the original, which is inaudible in a held vowel.
 OTHER_SPECTRUM_DB = 4.0
 SPECTRUM_BANDS = 20
-SPECTRUM_RANGE_DB = 30.0  # bands further below the strongest one are not heard
+SPECTRUM_RANGE_DB = 30.0  # bands further below the strongest one are inaudible
 
 FILE_CODECS = {  # format and subtype of libsndfile
     "gsm": ("WAV", "GSM610"),
@@ -41,42 +41,42 @@ NARROW_CODECS, WIDE_CODECS = ("gsm", "gsm", "adpcm", "opus"), ("mp3", "mp3", "vo
 
 @dataclass(frozen=True, slots=True)
 class ChannelPlan:
-    """Drawn parameters of one line; None or False where a stage is absent."""
+    """Drawn parameters of one line; None or False if a stage is absent."""
 
     narrow: bool = False
-    """Carried at 8 kHz."""
+    """Whether the line runs at 8 kHz."""
     high_pass_hz: float | None = None
     low_pass_hz: float | None = None
     law: str | None = None
     """`mulaw` or `alaw`."""
     codec: str | None = None
-    """One of `FILE_CODECS`, after the law."""
+    """One of `FILE_CODECS`, applied after the law."""
     codec_effort: float = 0.5
-    """0 keeps all, 1 is the codec's lowest rate; of no effect where the rate is fixed."""
+    """Compression level: 0 is the codec's best quality, 1 its lowest bit rate; no effect at a fixed rate."""
     agc_db: float = 0.0
-    """Range of an automatic gain; 0 is none."""
+    """Range of the automatic gain; 0 turns it off."""
     agc_seed: int = 0
     pauses: str | None = None
-    """What the sender puts in the talker's pauses when nothing else sounds: `zero` or `comfort` (noise); None for
-    what is there."""
+    """What the sender puts into pauses of a talker without disturbance: `zero` or `comfort` (noise); None leaves the
+    pauses unchanged."""
     clip_share: float | None = None
-    """Share of the sounding samples that lie beyond the rail."""
+    """Share of the non-silent samples that are beyond the rail."""
     clip_soft: bool = False
     clip_rail: float = 1.0
-    """Magnitude of the rail after the overload, by a gain behind it."""
+    """Magnitude of the rail after a gain that follows the overload."""
     loss_ratio: float | None = None
     loss_burst: float = 1.0
-    """Mean length of a loss, packets."""
+    """Mean length of a loss in packets."""
     packet_s: float = 0.02
     loss_fill: str = "zero"
-    """What the receiver plays instead: `zero`, `repeat` or `fade`."""
+    """Concealment by the receiver: `zero`, `repeat` or `fade`."""
     loss_seed: int = 0
     dc: float = 0.0
     quantise: bool = True
 
     @property
     def rate_hz(self) -> int:
-        """Rate that the line carries."""
+        """Sample rate of the line."""
         return NARROW_HZ if self.narrow else WIDE_HZ
 
 
@@ -132,8 +132,8 @@ def overload(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[np.b
     """Clip the mixture.
 
     Returns:
-        The mixture at a level where the rail is `clip_rail`, which samples lay beyond the rail, and the gain that
-        this level means for what was not clipped.
+        The mixture scaled so that the rail is `clip_rail`, the samples that were beyond the rail, and the gain of the
+        samples that were not clipped.
     """
     none = np.zeros(len(mixture), dtype=bool)
     if plan.clip_share is None:
@@ -152,7 +152,7 @@ def overload(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[np.b
 
 
 def code(mixture: Float32, plan: ChannelPlan) -> Float32:
-    """Send the mixture through the codec and the converter."""
+    """Pass the mixture through the codec and the converter."""
     limited: Float32 = np.clip(mixture + np.float32(plan.dc), -1.0, 32767.0 / 32768.0)
     if plan.law == "mulaw":
         limited = decode_mulaw(encode_mulaw(limited))
@@ -166,9 +166,9 @@ def code(mixture: Float32, plan: ChannelPlan) -> Float32:
 
 
 def through_file(mixture: Float32, plan: ChannelPlan) -> Float32:
-    """Encode and decode in memory; as long as it was, and not shifted (libsndfile takes out the codecs' delays).
+    """Encode and decode in memory; length and position stay the same (libsndfile compensates codec delays).
 
-    A codec that refuses the sound (some builds of libsndfile do so for rare signals) leaves it as it was.
+    If the codec fails (as some builds of libsndfile do for rare signals), the mixture is returned unchanged.
     """
     form, subtype = FILE_CODECS[plan.codec or ""]
     extra = {"compression_level": plan.codec_effort} if plan.codec in ("opus", "mp3", "vorbis") else {}
@@ -186,7 +186,7 @@ def through_file(mixture: Float32, plan: ChannelPlan) -> Float32:
 
 
 def automatic_gain(count: int, plan: ChannelPlan) -> Float32 | None:
-    """Gain per sample of an automatic level control that wanders slowly within `agc_db`; None without one."""
+    """Return the gain per sample of an automatic level control that drifts slowly within `agc_db`; None without one."""
     if plan.agc_db == 0.0:
         return None
     rng = np.random.default_rng(plan.agc_seed)
@@ -196,12 +196,12 @@ def automatic_gain(count: int, plan: ChannelPlan) -> Float32 | None:
 
 
 def suppress_pauses(mixture: Float32, speaking: NDArray[np.bool_], plan: ChannelPlan) -> Float32:
-    """Replace the talker's pauses as a sender with silence suppression does: by nothing or by comfort noise.
+    """Replace the talker's pauses by digital silence or comfort noise, like a sender with silence suppression.
 
     Args:
-        mixture: At the line's rate.
-        speaking: Per 20 ms frame.
-        plan: Says what is put there.
+        mixture: Samples at the line's rate.
+        speaking: Whether the talker speaks, per 20 ms frame.
+        plan: Selects the replacement.
     """
     if plan.pauses is None or speaking.all():
         return mixture
@@ -220,15 +220,15 @@ def suppress_pauses(mixture: Float32, speaking: NDArray[np.bool_], plan: Channel
     return np.where(keep, mixture, noise.astype(np.float32))
 
 
-def audibly_lost(heard: Float32, sent: Float32, lost: NDArray[np.bool_], frame: int) -> NDArray[np.bool_]:
-    """Frames with a loss whose filling does not pass for what was sent, (n,): a hole, or another sound."""
+def audibly_lost(received: Float32, sent: Float32, lost: NDArray[np.bool_], frame: int) -> NDArray[np.bool_]:
+    """Mark frames with an audible loss, (n,): the concealment is too soft or has a different spectrum."""
     count = len(sent) // frame
     gone = lost[: count * frame].reshape(count, frame).any(axis=1)
     audible = np.zeros(count, dtype=bool)
     if not gone.any():
         return audible
     rows = np.flatnonzero(gone)
-    filled, wanted = (_around(samples, rows, frame) for samples in (heard, sent))
+    filled, wanted = (_around(samples, rows, frame) for samples in (received, sent))
     before, after = (np.square(x[:, frame // 2 : -(frame // 2)]).mean(axis=1) for x in (wanted, filled))
     hole = after < before * 10.0 ** (-HOLE_DB / 10.0)
     a, b = _band_powers(filled), _band_powers(wanted)
@@ -240,24 +240,24 @@ def audibly_lost(heard: Float32, sent: Float32, lost: NDArray[np.bool_], frame: 
 
 
 def _around(samples: Float32, rows: NDArray[np.intp], frame: int) -> NDArray[np.float64]:
-    """Frames with half a frame on either side, (rows, 2 · frame); zeros beyond the ends."""
+    """Return frames with half a frame on either side, (rows, 2 · frame); zeros beyond the ends."""
     half = frame // 2
     padded = np.concatenate([np.zeros(half), samples.astype(np.float64), np.zeros(2 * frame)])
     return np.stack([padded[row * frame : (row + 2) * frame] for row in rows])
 
 
 def _band_powers(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Power in equal bands of a windowed spectrum, (rows, bands)."""
+    """Return the power in equal bands of a windowed spectrum, (rows, bands)."""
     power = np.square(np.abs(np.fft.rfft(rows * np.hanning(rows.shape[1]), axis=1)))
     width = power.shape[1] // SPECTRUM_BANDS
     return np.asarray(power[:, : width * SPECTRUM_BANDS].reshape(len(rows), SPECTRUM_BANDS, width).sum(axis=2))
 
 
 def lose_packets(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[np.bool_]]:
-    """Drop packets by a two-state (Gilbert) process and fill them as a simple receiver does.
+    """Drop packets by a two-state (Gilbert) process and conceal the losses like a simple receiver.
 
     Returns:
-        The mixture and which samples were lost.
+        The mixture, and the samples that were lost.
     """
     lost = np.zeros(len(mixture), dtype=bool)
     if plan.loss_ratio is None:
@@ -286,7 +286,7 @@ def lose_packets(mixture: Float32, plan: ChannelPlan) -> tuple[Float32, NDArray[
 
 
 def from_line(mixture: Float32, plan: ChannelPlan) -> Float32:
-    """Bring the line's output to 16 kHz, as the service does."""
+    """Resample the line's output to 16 kHz, like the service."""
     if not plan.narrow:
         return mixture
     resampler = Resampler(NARROW_HZ, WIDE_HZ)

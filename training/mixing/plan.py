@@ -1,4 +1,4 @@
-"""Draws the parameters of one mixture; applies nothing. A plan is small, frozen, and says all there is to know."""
+"""Draw the parameters of one mixture without applying them. A plan is small, frozen and complete."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from training.mixing.synth import NOISES, TONES
 
 RATE_HZ = 16_000
 UNHEARD_DB = (42.0, 55.0)
-"""Range below the speech at which a source is put now and then to be no alarm."""
+"""Level range below the speech of an occasional inaudible source, which must not raise an alarm."""
 UNHEARD_SHARE = 0.1
 TURNS_SHARE = 0.12
-"""Clips in which two talkers of equal level take turns: a conversation, no interference."""
+"""Share of clips in which two talkers of equal level take turns: a conversation, not interference."""
 RECORDED_SHARE, VOICED_SHARE = 0.68, 0.25
 SYNTHETIC_NOISES: Mapping[str, tuple[float, Meaning]] = {
     "hiss": (0.62, SYNTHETIC_NOISE),
@@ -39,12 +39,12 @@ SYNTHETIC_NOISES: Mapping[str, tuple[float, Meaning]] = {
     "wind": (0.1, SYNTHETIC_WIND),
     "rub": (0.08, TRANSIENT),
 }
-"""Odds and meaning of made noises."""
+"""Odds and meaning of synthetic noises."""
 SourceKind = Literal["recording", "talker", "babble", "music", "synth"]
 
 
 class Pool:
-    """Preprocessed recordings of one split, ready to be drawn from.
+    """Preprocessed recordings of one split, from which mixtures are drawn.
 
     Args:
         recordings: All stems of the split.
@@ -67,16 +67,16 @@ class Pool:
             self.by_source[speaker.split("/")[0]].append(speaker)
         if not self.by_kind["speech"] or not self.by_kind["noise"]:
             raise ValueError(
-                f"a pool needs speech and noise stems; came { ({k: len(v) for k, v in self.by_kind.items()}) }"
+                f"a pool requires speech and noise stems, got { ({k: len(v) for k, v in self.by_kind.items()}) }"
             )
         sources = sorted(self.by_source)
         seconds = {s: sum(self.seconds(i) for sp in self.by_source[s] for i in self.by_speaker[sp]) for s in sources}
-        # The square root keeps one large corpus from drowning the others without wearing out the small ones.
+        # The square root keeps a large corpus from dominating without repeating the small ones too often.
         weight = np.sqrt([seconds[s] for s in sources])
         self._sources, self._source_weight = sources, weight / weight.sum()
 
     def seconds(self, index: int) -> float:
-        """Length of a recording after preprocessing."""
+        """Return the length of a recording after preprocessing."""
         return len(self.recordings[index].samples) / RATE_HZ
 
     def draw_speaker(self, rng: np.random.Generator, other_than: str | None = None) -> str:
@@ -88,12 +88,12 @@ class Pool:
                 return speaker
         return next(s for s in self.by_speaker if s != other_than)
 
-    def draw_noise(self, rng: np.random.Generator, *, voiced: bool = False) -> int:
+    def draw_noise(self, rng: np.random.Generator, *, voiced: bool) -> int:
         """Draw a noise class (weighted by the square root of its count), then a recording of it.
 
         Args:
-            rng: What to draw with.
-            voiced: Only sounds of throats, where the pool has any.
+            rng: Random generator.
+            voiced: Draw only vocal sounds, if the pool has any.
         """
         classes = sorted(self.by_class)
         if voiced:
@@ -103,14 +103,14 @@ class Pool:
         return members[int(rng.integers(len(members)))]
 
     def draw(self, rng: np.random.Generator, kind: str) -> int | None:
-        """Draw any recording of a kind; None when the pool has none."""
+        """Draw any recording of a kind; None if the pool has none."""
         members = self.by_kind[kind]
         return members[int(rng.integers(len(members)))] if members else None
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A recording laid at a position (samples) of the mixture."""
+    """A recording placed at a position (samples) in the mixture."""
 
     recording: int
     start: int
@@ -118,7 +118,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class RoomPlan:
-    """A room: impulse response and how much of its tail is kept."""
+    """A room: impulse response and gain of its tail."""
 
     recording: int
     tail_gain: float
@@ -126,12 +126,12 @@ class RoomPlan:
 
 @dataclass(frozen=True, slots=True)
 class SourcePlan:
-    """One disturbing source: what it is, where, how loud against the speech."""
+    """One disturbing source: kind, position, and level relative to the speech."""
 
     kind: SourceKind
     meaning: Meaning
     level_db: float
-    """Relative to the active speech, or dBFS when nobody speaks."""
+    """Level relative to the active speech, or in dBFS without speech."""
     span: tuple[int, int]
     fade: int
     seed: int
@@ -144,7 +144,7 @@ class SourcePlan:
 
 @dataclass(frozen=True, slots=True)
 class MixPlan:
-    """Everything that makes one mixture."""
+    """All parameters of one mixture."""
 
     seed: int
     samples: int
@@ -159,7 +159,7 @@ class MixPlan:
 
 @dataclass(frozen=True, slots=True)
 class MixOdds:
-    """How often each ingredient is drawn; probabilities of one mixture."""
+    """Probability of each ingredient in a mixture."""
 
     speech: float = 0.8
     noise: float = 0.5
@@ -201,7 +201,7 @@ def draw_plan(rng: np.random.Generator, pool: Pool, samples: int, odds: MixOdds 
 def _talk(
     rng: np.random.Generator, pool: Pool, speaker: str, samples: int, *, sparse: float = 0.4, turns: float = 0.0
 ) -> tuple[Part, ...]:
-    """Lay recordings of one speaker one after another with pauses; with odds `turns`, of two who take turns."""
+    """Place recordings of one speaker in sequence with pauses; with probability `turns`, two speakers take turns."""
     turn = [speaker]
     if rng.random() < turns:
         turn.append(pool.draw_speaker(rng, other_than=speaker))
@@ -222,9 +222,9 @@ def _room(rng: np.random.Generator, pool: Pool) -> RoomPlan | None:
     return None if index is None else RoomPlan(index, tail_gain=float(10 ** (rng.uniform(-20.0, 0.0) / 20)))
 
 
-def _span(rng: np.random.Generator, samples: int, whole: float = 0.5) -> tuple[tuple[int, int], int]:
-    """Where a source sounds, and its fade length."""
-    if rng.random() < whole:
+def _span(rng: np.random.Generator, samples: int) -> tuple[tuple[int, int], int]:
+    """Draw the time span of a source and its fade length."""
+    if rng.random() < 0.5:
         return (0, samples), 0
     length = int(rng.uniform(0.5, 0.7 * samples / RATE_HZ) * RATE_HZ)
     start = int(rng.integers(0, samples - length))
@@ -232,14 +232,14 @@ def _span(rng: np.random.Generator, samples: int, whole: float = 0.5) -> tuple[t
 
 
 def _level(rng: np.random.Generator, has_speech: bool, low: float, high: float) -> float:
-    """Level against speech from an SNR range in dB, or dBFS without speech; now and then too soft to be heard."""
+    """Draw a level relative to speech from an SNR range in dB, or dBFS without speech; occasionally inaudible."""
     if not has_speech:
         return float(rng.uniform(-60.0, -14.0))
     return float(-rng.uniform(*(UNHEARD_DB if rng.random() < UNHEARD_SHARE else (low, high))))
 
 
 def _lay(rng: np.random.Generator, pool: Pool, index: int, span: tuple[int, int]) -> tuple[Part, ...]:
-    """Repeat a recording over a span: gapless when it is long, with pauses when it is a short sound."""
+    """Repeat a recording over a span, without gaps if it is long, with pauses if it is short."""
     length = len(pool.recordings[index].samples)
     short = length < 2.5 * RATE_HZ
     position = span[0] if short else span[0] - int(rng.integers(0, max(1, length - RATE_HZ)))
@@ -274,7 +274,7 @@ def _noise(rng: np.random.Generator, pool: Pool, samples: int, has_speech: bool)
 
 
 def _interference(rng: np.random.Generator, pool: Pool, samples: int, speaker: str | None) -> SourcePlan:
-    """Draw a source that competes with the talker; a single talker competes only where somebody else speaks."""
+    """Draw a source that competes with the talker; a competing talker is drawn only if the mixture has speech."""
     has_speech = speaker is not None
     kinds, weights = ["talker", "babble", "music", "tone"], np.array([0.40, 0.14, 0.17, 0.29])
     if not has_speech:
@@ -287,7 +287,7 @@ def _interference(rng: np.random.Generator, pool: Pool, samples: int, speaker: s
     if kind == "talker":
         other = pool.draw_speaker(rng, other_than=speaker)
         parts = _talk(rng, pool, other, samples)
-        # The competing talker is never the louder one and often further away; see `targets.ORDERED_TALKERS_DB`.
+        # The competing talker is never louder and often further away; see `targets.ORDERED_TALKERS_DB`.
         level = _level(rng, True, 0.0, 24.0)
         room = _room(rng, pool) if rng.random() < 0.5 else None
         return SourcePlan("talker", TALKER, level, span, fade, seed, parts=parts, room=room)
@@ -314,4 +314,4 @@ def _interference(rng: np.random.Generator, pool: Pool, samples: int, speaker: s
 
 
 SYNTHS = {**TONES, **NOISES}
-"""Every synthetic source by name."""
+"""All synthetic sources by name."""

@@ -1,4 +1,4 @@
-"""Applies a plan: stems to mixture and targets. Deterministic: the same plan and pool give the same bits."""
+"""Render a plan: stems to mixture and targets. The same plan and pool give bit-identical results."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 MAX_ROOM_TAIL = 2 * RATE_HZ  # two seconds; longer tails only cost time
-EDGE_FADE = 80  # 5 ms at the ends of laid recordings, so that joints do not click
+EDGE_FADE = 80  # 5 ms at both ends of each recording, so that joins do not click
 MIN_FLOOR_DBFS = -95.0
-HIGHEST_FLOOR_DB = -36.0  # room tone against the active speech, at most
-FLOOR = SourcePlan("synth", SYNTHETIC_NOISE, 0.0, (0, 0), 0, 0)  # room tone, where it is judged as a source
-PEAK_LIMIT = 0.98  # a mixture without planned overload stays below the rail
+HIGHEST_FLOOR_DB = -36.0  # maximum level of the room tone relative to the active speech
+FLOOR = SourcePlan("synth", SYNTHETIC_NOISE, 0.0, (0, 0), 0, 0)  # room tone, where it counts as a source
+PEAK_LIMIT = 0.98  # peak of a mixture without planned overload
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Mixture:
         samples: float32 (n,), 16 kHz.
         targets: Label to target and mask, each (n / 320,).
         stems: Stem energies per frame by name, for inspection and tests.
-        c50_db: Clarity of the talker's room, None without one.
+        c50_db: Clarity of the talker's room; None without a room.
     """
 
     samples: Float32
@@ -45,7 +45,7 @@ class Mixture:
 
 
 def render(plan: MixPlan, pool: Pool) -> Mixture:
-    """Make the mixture of a plan."""
+    """Render the mixture of a plan."""
     rng = np.random.default_rng(plan.seed)
     room = None if plan.room is None else _response(plan.room, pool)
     dry = _lay_parts(plan.speech, pool, plan.samples)
@@ -96,12 +96,12 @@ def label_targets(
     lost_share: Float64,
     audibly_lost: NDArray[np.bool_] | None = None,
 ) -> dict[str, targets.FrameTarget]:
-    """Judge every label of every frame from the stems."""
+    """Compute the targets of all labels and frames from the stems."""
     frames = stems["dry"].size
     active = targets.speech_activity(stems["dry"]) if has_speech else np.zeros(frames, dtype=bool)
     level = targets.active_level_db(stems["speech"], active)
     result = {"speech": _speech_target(active, level, sources)}
-    # With nobody speaking, a floor that an overload has made loud is a hiss like any other.
+    # Without speech, a noise floor that an overload has made loud counts as noise.
     sounding = sources if has_speech else [*sources, (FLOOR, stems["floor"])]
     for label in (
         "noise", "interference", "stationary_noise", "transient_noise", "interfering_speech", "music", "tone",
@@ -114,8 +114,8 @@ def label_targets(
     quiet = -np.inf if level is None else level - targets.LOSS_AUDIBLE_BELOW_SPEECH_DB
     sounded = targets.to_db(stems["speech"] + other) > max(targets.LOSS_AUDIBLE_DBFS, quiet)
     lost = lost_share > 0.0
-    heard = sounded if audibly_lost is None else sounded & audibly_lost
-    dropout = targets.ternary((lost_share >= targets.LOST_SHARE) & heard, ~lost)
+    audible = sounded if audibly_lost is None else sounded & audibly_lost
+    dropout = targets.ternary((lost_share >= targets.LOST_SHARE) & audible, ~lost)
     masked = {k: targets.FrameTarget(t.value, t.mask & ~lost) for k, t in result.items()}
     return {**masked, "dropout": dropout}
 
@@ -123,21 +123,21 @@ def label_targets(
 def _speech_target(
     active: NDArray[np.bool_], level_db: float | None, sources: list[tuple[SourcePlan, Float64]]
 ) -> targets.FrameTarget:
-    """Anyone speaks: the target talker, or a competing one loud enough; open where voices blur."""
+    """Return the speech target: the main talker or an audible competing one; masked where voices blur."""
     yes, open_ = active.copy(), np.zeros(active.size, dtype=bool)
     for source, energy in sources:
-        heard, unheard = targets.presence(energy, level_db)
+        audible, inaudible = targets.presence(energy, level_db)
         if source.kind == "talker":
             talking = targets.speech_activity(energy)
-            yes |= talking & heard
-            open_ |= talking & ~heard & ~unheard
+            yes |= talking & audible
+            open_ |= talking & ~audible & ~inaudible
         elif source.kind == "babble" or _blurs_speech(source.meaning):
-            open_ |= ~unheard
+            open_ |= ~inaudible
     return targets.ternary(yes, ~yes & ~open_)
 
 
 def _blurs_speech(meaning: Meaning) -> bool:
-    """Ambience in which voices may be; not coughs, cries or laughter, which are voiced though nobody speaks."""
+    """Whether a sound is ambience that may contain voices; coughs, cries and laughter are vocal but not speech."""
     return "interfering_speech" in meaning.maybe and "transient_noise" not in meaning.yes
 
 
@@ -148,10 +148,11 @@ def _source_target(
     frames: int,
     active: NDArray[np.bool_],
 ) -> targets.FrameTarget:
-    """One label over all sources: their energies add where the label is sure, and open it where it is not.
+    """Return the target of one label over all sources.
 
-    A second talker counts from where the first one is known; before, a causal listener cannot say which is meant. One
-    that is nearly as loud counts where both speak at once.
+    Energies of sources with the label add up; audible sources that may have the label mask it. A second talker counts
+    once the first one is known, because before that a causal listener cannot tell which is the main one. A second
+    talker that is nearly as loud counts only where both speak simultaneously.
     """
     total = np.zeros(frames)
     maybe = np.zeros(frames)
@@ -166,9 +167,9 @@ def _source_target(
             total += energy
         elif label in source.meaning.maybe:
             maybe += energy
-    heard, unheard = targets.presence(total, level_db)
-    _, maybe_unheard = targets.presence(maybe, level_db)
-    return targets.ternary(heard, unheard & maybe_unheard)
+    audible, inaudible = targets.presence(total, level_db)
+    _, maybe_inaudible = targets.presence(maybe, level_db)
+    return targets.ternary(audible, inaudible & maybe_inaudible)
 
 
 def _lay_parts(parts: tuple[Part, ...], pool: Pool, samples: int) -> Float32:
@@ -185,7 +186,7 @@ def _lay_parts(parts: tuple[Part, ...], pool: Pool, samples: int) -> Float32:
 
 
 def _gain(stem: Float32, level_dbfs: float, sounding: bool) -> np.float32:
-    """Gain that brings the active frames of a stem to a level."""
+    """Return the gain that scales the active frames of a stem to a level."""
     if not sounding:
         return np.float32(0.0)
     energy = targets.frame_energy(stem, 320)
@@ -195,7 +196,7 @@ def _gain(stem: Float32, level_dbfs: float, sounding: bool) -> np.float32:
 
 
 def _response(room: RoomPlan, pool: Pool) -> Float32:
-    """Impulse response with its tail (behind the first 2 ms) turned down."""
+    """Return the impulse response with its tail (after the first 2 ms) attenuated."""
     response = pool.recordings[room.recording].samples[:MAX_ROOM_TAIL].copy()
     direct = int(np.argmax(np.abs(response))) + 32
     response[direct:] *= np.float32(room.tail_gain)
@@ -208,13 +209,13 @@ def _in_room(stem: Float32, response: Float32) -> Float32:
 
 
 def _floor(plan: MixPlan, pool: Pool, rng: np.random.Generator) -> Float32:
-    """Room tone under the whole mixture, at the floor that the speech recordings themselves have."""
+    """Return room tone for the whole mixture, near the noise floor of the speech recordings."""
     if plan.floor_offset_db is None:
         return np.zeros(plan.samples, dtype=np.float32)
     if plan.speech:
         own = float(np.mean([pool.recordings[part.recording].floor_db for part in plan.speech])) - NORMAL_LEVEL_DBFS
-        # Recordings that are cut tight have no pause to measure: what they call their floor is soft speech. A louder
-        # room tone than this would teach that steady noise is clean.
+        # Tightly cut recordings have no pause, so their measured floor is soft speech. A room tone louder than this
+        # limit would train the model to treat steady noise as clean.
         level = plan.speech_dbfs + min(own, HIGHEST_FLOOR_DB) + plan.floor_offset_db
     else:
         level = -72.0 + plan.floor_offset_db
@@ -254,7 +255,7 @@ def _source(source: SourcePlan, plan: MixPlan, pool: Pool) -> Float32:
 
 
 def _babble(source: SourcePlan, plan: MixPlan, pool: Pool, rng: np.random.Generator) -> Float32:
-    """Many voices, each at a level of its own."""
+    """Return a mix of many voices, each at a random level."""
     speakers: dict[str, list[Part]] = {}
     for part in source.parts:
         speakers.setdefault(pool.recordings[part.recording].stem.group, []).append(part)
@@ -265,7 +266,7 @@ def _babble(source: SourcePlan, plan: MixPlan, pool: Pool, rng: np.random.Genera
 
 
 def _tilt(stem: Float32, tilt_db: float) -> Float32:
-    """First-order shelf around 1 kHz: positive brightens."""
+    """Apply a first-order shelf around 1 kHz; positive values boost high frequencies."""
     gain = 10.0 ** (tilt_db / 20.0)
     warp = np.tan(np.pi * 1_000.0 / RATE_HZ)
     b = np.array([gain + warp, warp - gain]) / (1.0 + warp)
@@ -274,6 +275,6 @@ def _tilt(stem: Float32, tilt_db: float) -> Float32:
 
 
 def _headroom(mixture: Float32, plan: MixPlan) -> float:
-    """Gain that keeps a mixture without planned overload below the rail."""
+    """Return the gain that keeps a mixture without planned overload below full scale."""
     peak = float(np.max(np.abs(mixture))) if mixture.size else 0.0
     return PEAK_LIMIT / peak if plan.channel.clip_share is None and peak > PEAK_LIMIT else 1.0

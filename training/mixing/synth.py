@@ -1,6 +1,6 @@
-"""Sounds that recordings lack, made from numbers: hum, telephone tones, beeps, buzz, shaped hiss, clicks.
+"""Synthetic sounds that the recordings lack: hum, telephone tones, beeps, buzz, shaped hiss, clicks.
 
-Every function takes a `np.random.Generator` and returns float32 at 16 kHz with a peak below 1; levels are set later.
+Every function takes a `np.random.Generator` and returns float32 at 16 kHz with a peak below 1. Levels are set later.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _time(count: int) -> NDArray[np.float64]:
 
 
 def _ramp(samples: Float32, seconds: float = 0.005) -> Float32:
-    """Fade both ends, so that switching makes no click of its own."""
+    """Fade both ends to avoid clicks."""
     count = min(len(samples) // 2, int(seconds * RATE_HZ))
     if count:
         edge = np.linspace(0.0, 1.0, count, dtype=np.float32)
@@ -72,7 +72,7 @@ def _sines(frequencies_hz: Sequence[float], count: int, rng: np.random.Generator
 
 
 def hum(count: int, rng: np.random.Generator) -> Float32:
-    """Mains hum: 50 or 60 Hz with up to 20 harmonics of falling level and slow frequency drift."""
+    """Generate mains hum: 50 or 60 Hz with up to 20 harmonics of decreasing level and slow frequency drift."""
     base = rng.choice([50.0, 60.0]) * (1.0 + rng.normal(0.0, 0.0005))
     drift = 1.0 + 0.0005 * np.sin(2 * np.pi * rng.uniform(0.02, 0.2) * _time(count) + rng.uniform(0, 6.28))
     phase = 2 * np.pi * np.cumsum(base * drift) / RATE_HZ
@@ -88,7 +88,7 @@ def hum(count: int, rng: np.random.Generator) -> Float32:
 def cadenced(
     frequencies_hz: Sequence[float], cadence_s: Sequence[float], count: int, rng: np.random.Generator
 ) -> Float32:
-    """Tones switched on and off by a cadence, started anywhere within it."""
+    """Generate tones switched on and off by a cadence, starting anywhere within it."""
     out = np.zeros(count, dtype=np.float32)
     position = -int(rng.uniform(0.0, min(sum(cadence_s), 6.0)) * RATE_HZ)
     step = 0
@@ -105,10 +105,10 @@ def cadenced(
 
 
 def call_tone(count: int, rng: np.random.Generator) -> Float32:
-    """Ring-back, busy, dial or call-waiting tone of one country."""
+    """Generate the ring-back, busy, dial or call-waiting tone of one country."""
     nominal, cadence = CALL_TONES[str(rng.choice(list(CALL_TONES)))]
-    frequencies = [f * (1.0 + rng.normal(0.0, 0.006)) for f in nominal]  # exchanges are allowed a per cent or two
-    if rng.random() < 0.3:  # a driven amplifier or codec adds harmonics
+    frequencies = [f * (1.0 + rng.normal(0.0, 0.006)) for f in nominal]  # exchanges may deviate by 1 or 2 %
+    if rng.random() < 0.3:  # an overdriven amplifier or a codec adds harmonics
         frequencies += [2.0 * f for f in frequencies] if rng.random() < 0.5 else [3.0 * f for f in frequencies]
     if rng.random() < 0.08:  # special information tone
         return _information_tone(count, rng)
@@ -119,7 +119,7 @@ def call_tone(count: int, rng: np.random.Generator) -> Float32:
 
 
 def _information_tone(count: int, rng: np.random.Generator) -> Float32:
-    """Three rising tones and a pause, again and again (ITU-T E.180)."""
+    """Generate three rising tones and a pause, repeated (ITU-T E.180)."""
     steps = [_ramp(_sines((f,), int(0.33 * RATE_HZ), rng)) for f in (950.0, 1400.0, 1800.0)]
     once = np.concatenate([*steps, np.zeros(int(rng.uniform(0.8, 2.0) * RATE_HZ), np.float32)])
     repeated = np.tile(once, count // len(once) + 2)
@@ -128,7 +128,7 @@ def _information_tone(count: int, rng: np.random.Generator) -> Float32:
 
 
 def dtmf(count: int, rng: np.random.Generator) -> Float32:
-    """A sequence of keys, 50 … 300 ms each."""
+    """Generate a sequence of DTMF keys, 50 … 400 ms each."""
     out = np.zeros(count, dtype=np.float32)
     position = int(rng.uniform(0.0, 0.5) * RATE_HZ)
     on, off = rng.uniform(0.05, 0.4), rng.uniform(0.05, 0.5) if rng.random() < 0.8 else rng.uniform(0.5, 2.0)
@@ -141,7 +141,7 @@ def dtmf(count: int, rng: np.random.Generator) -> Float32:
 
 
 def beeps(count: int, rng: np.random.Generator) -> Float32:
-    """Beeps or a steady whistle of one pitch, pure or with harmonics."""
+    """Generate beeps or a steady whistle of one pitch, pure or with harmonics."""
     base = float(np.exp(rng.uniform(np.log(250.0), np.log(4000.0))))
     partials = [base * k for k in range(1, int(rng.integers(1, 4)) + 1) if base * k < 7000.0]
     if rng.random() < 0.25:
@@ -150,7 +150,7 @@ def beeps(count: int, rng: np.random.Generator) -> Float32:
 
 
 def buzz(count: int, rng: np.random.Generator) -> Float32:
-    """GSM interference (217 Hz bursts in groups) or a steady electrical buzz (narrow pulses at a low rate)."""
+    """Generate GSM interference (217 Hz bursts in groups) or steady electrical buzz (narrow pulses at a low rate)."""
     gsm = rng.random() < 0.6
     rate = 216.7 if gsm else rng.uniform(80.0, 250.0)
     phase = (_time(count) * rate) % 1.0
@@ -162,10 +162,10 @@ def buzz(count: int, rng: np.random.Generator) -> Float32:
 
 
 def hiss(count: int, rng: np.random.Generator) -> Float32:
-    """Stationary noise of random tilt and band, with slow level changes now and then: hiss, fans, rumble."""
+    """Generate stationary noise of random tilt and band, sometimes with slow level changes: hiss, fans, rumble."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
     frequency = np.maximum(np.fft.rfftfreq(count, 1 / RATE_HZ), 20.0)
-    if rng.random() < 0.3:  # plain white, pink and brown noise, as test generators make it
+    if rng.random() < 0.3:  # plain white, pink and brown noise, as from test generators
         return _unit(np.fft.irfft(spectrum * frequency ** float(rng.choice([0.0, -0.5, -1.0])), n=count))
     shape = frequency ** rng.uniform(-1.2, 0.4)
     if rng.random() < 0.5:
@@ -182,7 +182,7 @@ def hiss(count: int, rng: np.random.Generator) -> Float32:
 
 
 def clicks(count: int, rng: np.random.Generator) -> Float32:
-    """Irregular short impulses with a decay: clicks, knocks, crackle."""
+    """Generate irregular short impulses with a decay: clicks, knocks, crackle."""
     total = np.zeros(count)
     rate = np.exp(rng.uniform(np.log(0.5), np.log(12.0)))
     decay_s = np.exp(rng.uniform(np.log(0.001), np.log(0.05)))
@@ -199,7 +199,7 @@ def clicks(count: int, rng: np.random.Generator) -> Float32:
 
 
 def wind(count: int, rng: np.random.Generator) -> Float32:
-    """Wind on a microphone: low-frequency turbulence in gusts."""
+    """Generate wind on a microphone: low-frequency turbulence in gusts."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
     frequency = np.maximum(np.fft.rfftfreq(count, 1 / RATE_HZ), 20.0)
     total = np.fft.irfft(spectrum / (1.0 + (frequency / rng.uniform(60.0, 300.0)) ** rng.uniform(1.0, 2.0)), n=count)
@@ -209,7 +209,7 @@ def wind(count: int, rng: np.random.Generator) -> Float32:
 
 
 def rub(count: int, rng: np.random.Generator) -> Float32:
-    """A hand or cloth on the microphone: short scrapes of dull noise with thumps."""
+    """Generate a hand or cloth rubbing the microphone: short scrapes of dull noise with thumps."""
     total = np.zeros(count)
     position = int(rng.uniform(0.0, 0.5) * RATE_HZ)
     while position < count:
@@ -224,7 +224,7 @@ def rub(count: int, rng: np.random.Generator) -> Float32:
 
 
 def room_tone(count: int, rng: np.random.Generator) -> Float32:
-    """The floor of a quiet room and its microphone: soft, tilted towards low frequencies."""
+    """Generate the noise floor of a quiet room and its microphone: soft, tilted towards low frequencies."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
     frequency = np.maximum(np.fft.rfftfreq(count, 1 / RATE_HZ), 40.0)
     return _unit(np.fft.irfft(spectrum * frequency ** rng.uniform(-1.0, 0.1), n=count))

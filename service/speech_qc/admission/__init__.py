@@ -1,1 +1,1 @@
-"""Every limit on who may use how much: quotas of API keys, memory, places for uploads and for live streams."""
+"""Every limit on resource usage: quotas of API keys, memory, places for uploads and for live streams."""

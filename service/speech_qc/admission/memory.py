@@ -1,7 +1,7 @@
-"""What the uploads of one server hold in memory, all together: one bound, so that many cannot fill the machine.
+"""One limit on the memory that all uploads of a server use together, so that they cannot exhaust the machine.
 
-Counted are recordings that have to be complete before they are read, the scores of all frames until the answer is made
-of them, and answers that wait in connections for clients to take them. Knows no HTTP.
+It counts recordings that must be complete before they can be decoded, the scores of all frames until the response is
+built, and responses that clients have not read yet. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 class Reservation:
-    """What one upload holds.
+    """The memory reserved by one upload.
 
     Args:
         budget: Shared by all uploads.
@@ -25,11 +25,11 @@ class Reservation:
         self._budget, self.bytes = budget, 0
 
     def set(self, held_bytes: int) -> None:
-        """Hold so many bytes from now on.
+        """Set the number of bytes that this upload uses.
 
         Raises:
-            PayloadTooLarge: This upload alone holds more than all may.
-            Overloaded: Together with the others it is too much now.
+            PayloadTooLarge: This upload alone would exceed the limit.
+            Overloaded: All uploads together would exceed the limit.
         """
         self._budget.check(held_bytes, held_bytes - self.bytes)
         self._budget.uploads_bytes += held_bytes - self.bytes
@@ -37,11 +37,11 @@ class Reservation:
 
 
 class MemoryBudget:
-    """The bound; used from one event loop.
+    """The memory limit; used from one event loop.
 
     Args:
-        limit_bytes: Of all uploads together.
-        on_refused: Called for each upload that is refused because the others hold too much.
+        limit_bytes: Limit for all uploads together.
+        on_refused: Called for each upload that is refused because the others use too much.
     """
 
     def __init__(self, limit_bytes: int, on_refused: Callable[[], object]) -> None:
@@ -50,26 +50,26 @@ class MemoryBudget:
         self.uploads_bytes = 0
 
     def count_unsent(self, unsent: Callable[[], int]) -> None:
-        """Count answers that clients have not taken yet as well; a server that can see its connections calls this.
+        """Also count responses that clients have not read yet; called by a server that can inspect its connections.
 
         Args:
-            unsent: Bytes in the send buffers of all connections.
+            unsent: Returns the bytes in the send buffers of all connections.
         """
         self._unsent = unsent
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes of answers that clients have not taken yet."""
+        """Bytes of responses that clients have not read yet."""
         return self._unsent()
 
     @property
     def bytes(self) -> int:
-        """Held now."""
+        """Bytes in use now."""
         return self.uploads_bytes + self._unsent()
 
     @contextmanager
     def reserve(self) -> Iterator[Reservation]:
-        """Begin with nothing, hold nothing at the end; raises Overloaded when there is no room at all."""
+        """Make a reservation of 0 bytes and release it at the end; raises Overloaded if all memory is in use."""
         self.check(0, 0)
         one = Reservation(self)
         try:
@@ -79,7 +79,7 @@ class MemoryBudget:
 
     @contextmanager
     def sending(self, answer_bytes: int) -> Iterator[None]:
-        """Hold an answer, whatever the bound says: the work is done."""
+        """Count a response while it is sent, even beyond the limit: the work is done."""
         self.uploads_bytes += answer_bytes
         try:
             yield
@@ -87,19 +87,19 @@ class MemoryBudget:
             self.uploads_bytes -= answer_bytes
 
     def check(self, alone_bytes: int, more_bytes: int) -> None:
-        """Whether one upload may hold so many, which are so many more; see `Reservation.set`."""
+        """Check whether one upload may use `alone_bytes`, `more_bytes` more than now; see `Reservation.set`."""
         limit_mib = self._limit_bytes / MIB
         if alone_bytes > self._limit_bytes:
             raise PayloadTooLarge(
-                f"expected a recording that is inspected in {limit_mib:.0f} MiB (SPEECHQC_MAX_HELD_BYTES), this one "
-                "takes more: ask for frames=false, send WAV, which is not collected, or send it in parts",
+                f"expected a recording that can be inspected in {limit_mib:.0f} MiB (SPEECHQC_MAX_HELD_BYTES), this "
+                "one needs more: set frames=false, send WAV, which is not buffered, or send it in parts",
                 max_held_bytes=self._limit_bytes,
             )
         if self.bytes + more_bytes > self._limit_bytes:
             self._on_refused()
             raise Overloaded(
                 f"expected room for this upload in {limit_mib:.0f} MiB (SPEECHQC_MAX_HELD_BYTES), other uploads and "
-                "answers fill them: try again in a few seconds",
+                "responses fill it: try again in a few seconds",
                 max_held_bytes=self._limit_bytes,
                 retry_after_s=5,
             )

@@ -1,6 +1,6 @@
-"""How much each API key may use at the same time or in a minute. Knows no HTTP.
+"""Concurrency and rate limits of each API key. Knows no HTTP.
 
-Counts are those of this process: with several of them each counts for itself, as the places for uploads and streams do.
+Each process counts separately, as it does for the places of uploads and streams.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MINUTE_S = 60.0
 
 @dataclass(slots=True)
 class _Use:
-    """What one key uses: channels now, and what is left of its uploads."""
+    """Usage of one key: live channels, uploads in progress, and the uploads left in its rate limit."""
 
     channels: int = 0
     uploading: int = 0
@@ -30,12 +30,12 @@ class _Use:
 
 
 class Quotas:
-    """Bounds by key; used from one event loop.
+    """Limits per key; used from one event loop.
 
     Args:
-        settings: Bounds of keys that have none of their own.
+        settings: Limits for keys that have none of their own.
         on_refused: Called for each refusal.
-        clock: Monotonic seconds.
+        clock: Monotonic time, seconds.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Quotas:
 
     @contextmanager
     def stream(self, caller: Caller, channels: int) -> Iterator[None]:
-        """Hold places of a live stream.
+        """Reserve places for a live stream.
 
         Raises:
-            Overloaded: The key has as many open as it may.
+            Overloaded: The key would have too many channels open.
         """
         if caller.key is None:
             yield
@@ -66,7 +66,7 @@ class Quotas:
             self._on_refused()
             raise Overloaded(
                 f"this key may have {limit} live channels at a time, {use.channels} are open and {channels} more were "
-                "asked for: close one first",
+                "requested: close one first",
                 key_limit=limit,
                 retry_after_s=Overloaded.retry_after_s,
             )
@@ -78,10 +78,10 @@ class Quotas:
 
     @contextmanager
     def upload(self, caller: Caller) -> Iterator[None]:
-        """Count an upload, and hold one of the key's places.
+        """Count an upload, and reserve one of the key's places.
 
         Raises:
-            Overloaded: The key has as many under way as it may, or has had its uploads of this minute.
+            Overloaded: The key has too many uploads in progress, or has used up its rate limit.
         """
         if caller.key is None:
             yield
@@ -90,7 +90,7 @@ class Quotas:
         if most is not None and use.uploading >= most:
             self._on_refused()
             raise Overloaded(
-                f"this key may have {most} uploads at a time and has them: wait for the answer of one",
+                f"this key may have {most} uploads at a time, and all are in progress: wait until one ends",
                 key_limit=most,
                 retry_after_s=Overloaded.retry_after_s,
             )
@@ -106,14 +106,14 @@ class Quotas:
         if limit is None:
             return
         use, now_s = self._uses[key.id], self._clock()
-        # A bucket of one minute's uploads that fills up evenly; the first one finds it full.
+        # A token bucket that holds one minute's uploads, starts full and refills evenly.
         use.uploads = min(float(limit), use.uploads + (now_s - use.at_s) * limit / MINUTE_S)
         use.at_s = now_s
         if use.uploads < 1.0:
             self._on_refused()
             wait_s = math.ceil((1.0 - use.uploads) * MINUTE_S / limit)
             raise Overloaded(
-                f"this key may send {limit} uploads a minute and has sent them: try again in {wait_s} s",
+                f"this key may send {limit} uploads a minute and has used them up: try again in {wait_s} s",
                 key_limit=limit,
                 retry_after_s=wait_s,
             )

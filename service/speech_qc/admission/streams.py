@@ -1,4 +1,4 @@
-"""All live streams of one server: how many there may be, and the way to end them in order."""
+"""All live streams of one server: a limit on their number, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from speech_qc.errors import Draining, Overloaded
 
 class _Endable(Protocol):
     def drain(self) -> None:
-        """Score what came, say the summary, close."""
+        """Score the rest, send the summary, close."""
 
 
 class StreamRegistry:
-    """Counts places, one per channel, and tells every stream when the server goes away.
+    """Counts places, one per channel, and ends every stream when the server shuts down.
 
     Args:
-        max_channels: Places.
+        max_channels: Number of places.
     """
 
     def __init__(self, max_channels: int) -> None:
@@ -36,40 +36,40 @@ class StreamRegistry:
         return self._taken
 
     def check(self, channels: int) -> None:
-        """Refuse a stream of so many channels when there is no room for it.
+        """Refuse a stream if there are not enough free places for its channels.
 
         Raises:
-            Draining: The server is going away.
+            Draining: The server is shutting down.
             Overloaded: Too few places are free.
         """
         if self._draining:
             raise Draining(
-                "the server is going away and takes no new streams; connect to another one, or again later",
+                "the server is shutting down and accepts no new streams: connect to another server, or retry later",
                 retry_after_s=Draining.retry_after_s,
             )
         if self._taken + channels > self._max_channels:
             raise Overloaded(
                 f"expected room for {channels} more live channels, {self._taken} of {self._max_channels} places are "
-                f"taken: try again in {Overloaded.retry_after_s} s, or another server",
+                f"taken: try again in {Overloaded.retry_after_s} s, or use another server",
                 limit=self._max_channels,
                 retry_after_s=Overloaded.retry_after_s,
             )
 
     def add(self, stream: _Endable, channels: int) -> None:
-        """Take places, after `check`."""
+        """Take places; call `check` first."""
         self._streams[stream] = channels
         self._taken += channels
 
     def remove(self, stream: _Endable) -> None:
-        """Give the places back; may be called twice."""
+        """Release the places; may be called twice."""
         self._taken -= self._streams.pop(stream, 0)
         self._changed.set()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take nothing new, end every stream with its summary and 1012, wait for that; may be called twice.
+        """Accept no new streams, end every stream with its summary and 1012, and wait; may be called twice.
 
         Args:
-            timeout_s: Longest wait.
+            timeout_s: Maximum wait.
         """
         self._draining = True
         for stream in list(self._streams):

@@ -1,4 +1,4 @@
-"""How many recordings may be inspected at the same time, and how each of them ended. Knows no HTTP."""
+"""A limit on concurrent uploads, and a count of how each of them ended. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from speech_qc.telemetry.tracing import note
 
 
 class ClientLeft(ProtocolError):
-    """The client disconnected before it had its answer."""
+    """The client disconnected before it received its response."""
 
 
 class UploadPlaces:
     """The places for uploads of one process; used from one event loop.
 
     Args:
-        limit: Uploads at the same time.
+        limit: Maximum concurrent uploads.
         quotas: Limits of each API key.
-        memory: What all uploads may hold together.
-        metrics: Where uploads are counted.
+        memory: Memory limit for all uploads together.
+        metrics: Counts uploads.
     """
 
     def __init__(self, limit: int, quotas: Quotas, memory: MemoryBudget, metrics: Metrics) -> None:
@@ -34,7 +34,7 @@ class UploadPlaces:
 
     @contextmanager
     def take(self, caller: Caller) -> Iterator[Reservation]:
-        """Hold a place for one upload, and count how the upload ended.
+        """Take a place for one upload, and count how the upload ended.
 
         Raises:
             Overloaded: All places are taken, the caller's quota is used up, or no memory is left.
@@ -44,7 +44,7 @@ class UploadPlaces:
             metrics.uploads.labels(Overloaded.code).inc()
             metrics.refuse("uploads")
             raise Overloaded(
-                f"all {self._limit} places for uploads are taken; try again in a second", limit=self._limit
+                f"all {self._limit} places for uploads are taken: try again in a second", limit=self._limit
             )
         self.taken += 1
         metrics.uploads_active.inc()
@@ -64,7 +64,7 @@ class UploadPlaces:
             outcome = Draining.code
             raise
         except Exception:
-            outcome = SpeechQCError.code  # as the answer will have it
+            outcome = SpeechQCError.code  # the code in the response
             raise
         finally:
             self.taken -= 1

@@ -1,1 +1,1 @@
-"""HTTP surface: routers validate and delegate; errors and answers have one form each."""
+"""HTTP API: routes and middleware. Routes validate and delegate; all errors share one response format."""

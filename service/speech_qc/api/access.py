@@ -18,12 +18,12 @@ logger = logging.getLogger("speech_qc.access")
 
 
 class Access:
-    """ASGI middleware: lets a request pass with its caller in the scope, or answers it.
+    """ASGI middleware: passes an accepted request on with its caller in the scope, or answers it with an error.
 
     Args:
-        app: The application behind it.
-        policy: Who may pass.
-        metrics: Where refusals are counted.
+        app: The next ASGI application.
+        policy: Decides which requests are accepted.
+        metrics: Counts refusals.
     """
 
     def __init__(self, app: ASGIApp, policy: AccessPolicy, metrics: Metrics) -> None:
@@ -38,7 +38,7 @@ class Access:
             scope["speechqc.caller"] = self.policy.check(scope)
         except SpeechQCError as error:
             self.metrics.access_refusals.labels(error.code).inc()
-            client = (scope.get("client") or ("unknown",))[0]  # or nobody could tell who guesses keys
+            client = (scope.get("client") or ("unknown",))[0]  # logged, so that guessing of keys can be traced
             logger.warning(
                 "%s from %s id=%s", error.code, client, scope.get("speechqc.request_id", ""), extra={"client": client}
             )
@@ -60,17 +60,17 @@ class Access:
         if isinstance(error, Forbidden):
             await send({"type": "websocket.close", "code": error.ws_close})  # before accepting: an HTTP 403
             return
-        # Accepted first: browsers show scripts neither status nor body of a refused upgrade.
+        # Accept first: browsers hide the status and body of a refused upgrade from scripts.
         try:
             await send({"type": "websocket.accept", "subprotocol": chosen_protocol(scope)})
             await send({"type": "websocket.send", "text": error_text(error, identity).decode()})
             await send({"type": "websocket.close", "code": error.ws_close, "reason": close_reason(error)})
         except OSError:
-            return  # the client is gone
+            return  # the client has disconnected
 
 
 def _hide_token(scope: Scope) -> None:
-    """Take the token out of the query: routes need it no more, and it is no option of a stream."""
+    """Remove the token from the query: routes no longer need it, and it is not a stream option."""
     if scope["type"] != "websocket" or TOKEN_PARAMETER.encode() not in scope["query_string"]:
         return
     parts = scope["query_string"].split(b"&")

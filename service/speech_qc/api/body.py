@@ -1,6 +1,6 @@
 """The bytes of an uploaded recording, as they arrive: a raw body, or the part `file` of a multipart body.
 
-Nothing is written to disk, as form parsers do with large parts; what arrives goes to the decoder and is forgotten.
+Unlike usual form parsers, this one never spools to disk: the decoder consumes the bytes as they arrive.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from speech_qc.errors import PayloadTooLarge, ProtocolError, RequestTimeout
 from speech_qc.settings import Settings
 
 PIECE_BYTES = 1 << 18
-"""Bytes handed to the decoder at once: 8 s of 16 kHz linear audio; smaller pieces cost more in hand-over."""
+"""Bytes per hand-over to the decoder: 8 s of 16 kHz linear audio; smaller pieces cost more overhead."""
 
 FILE_PART = "file"
 MULTIPART_SLACK_BYTES = 1 << 16
-"""Boundaries, part headers and other parts around the recording."""
+"""Allowance for boundaries, part headers and other parts around the recording."""
 
 NAMED_PARTS, NAME_CHARS = 8, 64
-"""Of other parts that an error names."""
+"""Maximum number of parts that an error message names, and the length of each name."""
 
 
 @dataclass(slots=True)
 class Upload:
-    """A recording on its way.
+    """A recording that is being received.
 
     Attributes:
-        content_type: Of the recording, as the sender named it.
-        filename: As the sender named it; None for a raw body.
-        total_bytes: Length of the recording if the sender declared it.
+        content_type: Content type that the client declared for the recording.
+        filename: File name that the client declared; None for a raw body.
+        total_bytes: Length of the recording, if the client declared it.
         pieces: The bytes.
     """
 
@@ -49,13 +49,13 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Bounds of a body on its way.
+    """Limits of a request body.
 
     Attributes:
-        max_bytes: Of the recording.
-        idle_s: Longest wait for more.
-        total_s: Longest wait for all of it.
-        min_bytes_per_s: Least mean rate, over the time that was spent waiting, once `idle_s` have been.
+        max_bytes: Maximum size of the recording.
+        idle_s: Longest wait for the next bytes.
+        total_s: Longest total wait for the client.
+        min_bytes_per_s: Minimum mean rate over the total wait, checked once that exceeds `idle_s`.
     """
 
     max_bytes: int
@@ -65,7 +65,7 @@ class BodyLimits:
 
 
 def body_limits(settings: Settings) -> BodyLimits:
-    """As the settings say."""
+    """Return the limits that the settings declare."""
     return BodyLimits(
         settings.max_upload_bytes, settings.upload_idle_s, settings.upload_timeout_s, settings.upload_min_bytes_per_s
     )
@@ -75,13 +75,13 @@ async def open_upload(request: Request, limits: BodyLimits) -> Upload:
     """Find the recording in a request.
 
     Args:
-        request: Its head has arrived.
-        limits: Kept while the body is read, so reading the pieces may raise the errors below, too.
+        request: Request whose headers have arrived.
+        limits: Enforced while the body is read, so iterating over the pieces may raise the errors below, too.
 
     Raises:
-        RequestTimeout: It comes too slowly.
+        RequestTimeout: The body arrives too slowly.
         PayloadTooLarge: The declared length is above the limit; nothing is read.
-        ProtocolError: A multipart body without a part `file`, or one that is malformed.
+        ProtocolError: The multipart body is malformed or has no part `file`.
     """
     max_bytes = limits.max_bytes
     kind, options = parse_options_header(request.headers.get("content-type"))
@@ -99,10 +99,10 @@ async def open_upload(request: Request, limits: BodyLimits) -> Upload:
         return Upload(kind.decode("latin-1") or None, None, declared, stream)
     boundary = options.get(b"boundary")
     if not boundary:
-        raise ProtocolError("expected a boundary in the multipart content type, came none: let the HTTP client set it")
+        raise ProtocolError("expected a boundary in the multipart content type, got none: let the HTTP client set it")
     form = _Form(boundary)
     pieces = form.file_bytes(stream)
-    first = await anext(pieces, b"")  # reads as far as the part's head, which must be right before anything is judged
+    first = await anext(pieces, b"")  # reads the part's headers, which must be valid before decoding starts
     return Upload(form.content_type, form.filename, None, _chained(first, pieces))
 
 
@@ -115,7 +115,7 @@ async def _received(request: Request, limits: BodyLimits) -> AsyncIterator[bytes
     chunks, waited_s, received = request.stream(), 0.0, 0
     try:
         while True:
-            # Only the wait for the client is timed: while this server is busy with a piece, nobody sends too slowly.
+            # Time only the wait for the client: a slow server must not make the client look slow.
             started_s = time.monotonic()
             async with asyncio.timeout(limits.idle_s):
                 chunk = await anext(chunks, None)
@@ -125,35 +125,35 @@ async def _received(request: Request, limits: BodyLimits) -> AsyncIterator[bytes
             received += len(chunk)
             if waited_s > limits.idle_s and received < limits.min_bytes_per_s * waited_s:
                 raise RequestTimeout(
-                    f"expected at least {limits.min_bytes_per_s} bytes a second, {received} came in {waited_s:.0f} s: "
-                    "send it faster, or live audio to /v1/stream",
+                    f"expected at least {limits.min_bytes_per_s} bytes a second, got {received} in {waited_s:.0f} s: "
+                    "send the recording faster, or send live audio to /v1/stream",
                     min_bytes_per_s=limits.min_bytes_per_s,
                 )
             if waited_s > limits.total_s:
                 raise RequestTimeout(
-                    f"expected the whole recording within {limits.total_s:g} s, {received} bytes came: send it faster, "
-                    "or live audio to /v1/stream",
+                    f"expected the whole recording within {limits.total_s:g} s, got {received} bytes: send it faster, "
+                    "or send live audio to /v1/stream",
                     total_s=limits.total_s,
                 )
             yield chunk
     except TimeoutError as error:
         raise RequestTimeout(
-            f"expected more of the recording within {limits.idle_s:g} s, none came: send it without such pauses, or "
-            "live audio to /v1/stream",
+            f"expected more of the recording within {limits.idle_s:g} s, got nothing: send it without long pauses, or "
+            "send live audio to /v1/stream",
             idle_s=limits.idle_s,
         ) from error
     except ClientDisconnect as error:
-        raise ClientLeft("the client left before its recording was complete") from error
+        raise ClientLeft("the client disconnected before its recording was complete") from error
 
 
 async def client_leaves(request: Request) -> None:
-    """Wait until the client of a request whose body is complete has left."""
+    """Wait until the client disconnects; call it only after the whole body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Join small chunks into pieces worth a hand-over."""
+    """Join small chunks into pieces of at least `PIECE_BYTES`."""
     waiting = bytearray()
     async for chunk in stream:
         waiting += chunk
@@ -172,7 +172,7 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 
 class _Form:
-    """Reads a multipart body as it comes and lets the bytes of one part through."""
+    """Parses a multipart body as it arrives and yields the bytes of the part `file`."""
 
     def __init__(self, boundary: bytes) -> None:
         self.content_type: str | None = None
@@ -199,23 +199,23 @@ class _Form:
                     "on_end": self._end,
                 },
             )
-        except MultipartParseError as error:  # a boundary that no client makes
-            raise ProtocolError(f"the multipart boundary cannot be used: {error}") from error
+        except MultipartParseError as error:  # no ordinary client generates such a boundary
+            raise ProtocolError(f"the multipart boundary is invalid: {error}") from error
 
     async def file_bytes(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Bytes of the part `file`; empty pieces are skipped, so the first one comes after the part's head."""
+        """Yield the bytes of the part `file`; empty pieces are skipped, so the first follows the part's headers."""
         async for piece in stream:
             self._bytes += len(piece)
             try:
-                # In a thread: there are bytes for which the parser takes a microsecond each.
+                # In a thread: with some input, the parser needs a microsecond per byte.
                 await asyncio.to_thread(self._parser.write, piece)
             except MultipartParseError as error:
                 raise ProtocolError(f"the multipart body is malformed: {error}; send one part named 'file'") from error
             self._file_bytes += len(self._out)
             if self._bytes - self._file_bytes > MULTIPART_SLACK_BYTES:
                 raise PayloadTooLarge(
-                    f"expected at most {MULTIPART_SLACK_BYTES} bytes beside the part {FILE_PART!r} of a multipart "
-                    "body, more came: send the recording alone",
+                    f"expected at most {MULTIPART_SLACK_BYTES} bytes in addition to the part {FILE_PART!r} of a "
+                    "multipart body, got more: send only the recording",
                     max_bytes=MULTIPART_SLACK_BYTES,
                 )
             if self._out:
@@ -225,9 +225,9 @@ class _Form:
             names = ", ".join(map(repr, self._seen)) or "none"
             if self._parts > len(self._seen):
                 names += f" and {self._parts - len(self._seen)} more"
-            raise ProtocolError(f"expected one part named {FILE_PART!r} in the multipart body, came {names}")
+            raise ProtocolError(f"expected one part named {FILE_PART!r} in the multipart body, got {names}")
         if not self._ended:
-            raise ProtocolError("the multipart body ends before its closing boundary: send it whole")
+            raise ProtocolError("expected a closing boundary at the end of the multipart body: send the whole body")
 
     def _part_begin(self) -> None:
         self._headers = {}
@@ -251,7 +251,7 @@ class _Form:
         if name != FILE_PART:
             return
         if self._found:
-            raise ProtocolError("expected one part named 'file', came several: send one recording a request")
+            raise ProtocolError("expected one part named 'file', got several: send one recording per request")
         self._found = self._inside = True
         self.filename = options.get(b"filename", b"").decode("utf-8", "replace") or None
         self.content_type = self._headers.get(b"content-type", b"").decode("latin-1") or None

@@ -1,4 +1,4 @@
-"""What handlers ask for, by type alias."""
+"""Dependencies of route handlers, as type aliases."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from speech_qc.state import AppState
 
 
 def app_state(connection: HTTPConnection) -> AppState:
-    """The server's parts, from the application that serves this connection."""
+    """Return the application state of this connection."""
     state: AppState = connection.app.state.parts
     return state
 
 
 def request_id(connection: HTTPConnection) -> str:
-    """Id of this request, made by the middleware."""
+    """Return the request id that the middleware has set."""
     return str(connection.scope.get("speechqc.request_id", ""))
 
 
 def caller(connection: HTTPConnection) -> Caller:
-    """Who sent this request, found out by the middleware."""
+    """Return the caller that the middleware has identified."""
     found: Caller = connection.scope.get("speechqc.caller", ANONYMOUS)
     return found
 

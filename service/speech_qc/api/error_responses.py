@@ -1,4 +1,4 @@
-"""Errors to HTTP answers, in one place: one table, one body."""
+"""Maps all errors to HTTP responses with one body format."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 
 
 def answer(error: SpeechQCError, request: HTTPConnection, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The one error answer."""
+    """Return the HTTP response for an error."""
     sent = dict(headers or {})
     retry_after_s = error.detail.get("retry_after_s", error.retry_after_s)
     if retry_after_s is not None:
         sent["Retry-After"] = str(retry_after_s)
     if isinstance(error, RequestTimeout):
-        sent["Connection"] = "close"  # nobody waits for the rest of a body that comes so slowly
+        sent["Connection"] = "close"  # do not wait for the rest of a slow body
     return JSONResponse(error.body(request_id(request)), status_code=error.http_status, headers=sent)
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers."""
+    """Register the exception handlers."""
 
     @app.exception_handler(SpeechQCError)
     async def _known(request: Request, error: SpeechQCError) -> JSONResponse:
@@ -44,11 +44,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
-            message = f"nothing is served at {request.url.path}; GET /docs lists what is"
+            message = f"expected the path of an endpoint, got {request.url.path}: see GET /docs for all endpoints"
             return answer(NotFound(message), request)
         if error.status_code == 405:
             allowed = {"Allow": (error.headers or {}).get("Allow", "")}
-            message = f"{request.method} is not served at {request.url.path}; allowed: {allowed['Allow']}"
+            message = f"{request.url.path} does not accept {request.method}: use {allowed['Allow']}"
             return answer(MethodNotAllowed(message), request, allowed)
         return answer(ProtocolError(str(error.detail)), request)
 
@@ -56,14 +56,14 @@ def install(app: FastAPI) -> None:
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
         identity = request_id(request)
         logger.exception("unexpected error id=%s", identity, exc_info=error)
-        fault = SpeechQCError("something unexpected went wrong here; the log has it under this request id")
+        fault = SpeechQCError("unexpected server error: the log has the details under this request id")
         return answer(fault, request)
 
 
 def validation_error(errors: Any) -> ProtocolError:
-    """FastAPI's findings about a query or body as one of our errors: each names the option, what came, what fits."""
+    """Convert FastAPI's validation errors to one of ours; each line has the option, the problem and the value."""
     lines = []
     for found in errors:
         place = ".".join(str(part) for part in found["loc"][1:]) or str(found["loc"][0])
-        lines.append(f"{place}: {found['msg'].lower()}, came {found.get('input')!r}"[:300])
+        lines.append(f"{place}: {found['msg'].lower()}, got {found.get('input')!r}"[:300])
     return ProtocolError("; ".join(lines), errors=lines)

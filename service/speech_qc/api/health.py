@@ -13,21 +13,21 @@ from speech_qc.wire.vocabulary import ReadyState
 router = APIRouter()
 
 
-@router.get("/health/live", tags=["health"], summary="The process answers", response_model=HealthAnswer)
+@router.get("/health/live", tags=["health"], summary="Liveness", response_model=HealthAnswer)
 async def live() -> HealthAnswer:
-    """Restart the process when this fails."""
+    """Answers 200 while the process can respond. Restart the process if this fails."""
     return HealthAnswer(status="live", version=__version__)
 
 
 @router.get(
     "/health/ready",
     tags=["health"],
-    summary="New work is welcome",
+    summary="Readiness",
     response_model=ReadyAnswer,
     responses={503: {"description": "Warming up, draining, or the engine is dead", "model": ReadyAnswer}},
 )
 async def ready(state: State, response: Response) -> ReadyAnswer:
-    """Send traffic only while this is 200: the model is loaded and warm, the engine lives."""
+    """Answers 200 while the model is warm and the engine accepts new work. Send traffic only then."""
     status = state.engine.status
     word: ReadyState = "ready"
     if not status.ready:
@@ -47,6 +47,6 @@ async def ready(state: State, response: Response) -> ReadyAnswer:
 
 @router.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=Response)
 async def metrics(state: State) -> Response:
-    """Text format for a Prometheus server; with several workers those of all, whichever is asked."""
+    """Metrics in Prometheus text format; with several workers, any of them returns the metrics of all."""
     text = generate_latest(state.metrics.registry) if state.member is None else await state.member.scrape()
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""`POST /v1/inspect`: a recording in, scores, events, levels, summary and verdict out."""
+"""`POST /v1/inspect`: takes a recording, returns scores, events, levels, a summary and a verdict."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ _REQUEST_BODY: dict[str, Any] = {
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "JSON, or the events as a label track in the format asked for",
+        "description": "JSON, or the events as a label track in the requested format",
         "content": {export.media_type.split(";")[0]: {} for export in EXPORTS.values()},
     },
-    400: {"model": ErrorAnswer, "description": "An option or a multipart body that cannot be used"},
-    401: {"model": ErrorAnswer, "description": "No valid key, where the server has keys"},
-    403: {"model": ErrorAnswer, "description": "A web page of an origin that may not call"},
-    408: {"model": ErrorAnswer, "description": "The recording came too slowly"},
+    400: {"model": ErrorAnswer, "description": "Invalid option or multipart body"},
+    401: {"model": ErrorAnswer, "description": "No valid key, if the server has keys"},
+    403: {"model": ErrorAnswer, "description": "The request is from a web page of an origin that is not allowed"},
+    408: {"model": ErrorAnswer, "description": "The recording arrived too slowly"},
     413: {"model": ErrorAnswer, "description": "Too many bytes, seconds or channels"},
-    415: {"model": ErrorAnswer, "description": "Not an audio format that is read here"},
-    422: {"model": ErrorAnswer, "description": "Broken audio: empty, truncated, not finite, impossible header"},
-    429: {"model": ErrorAnswer, "description": "No room now; `Retry-After` says when to try again"},
-    500: {"model": ErrorAnswer, "description": "A step failed"},
+    415: {"model": ErrorAnswer, "description": "Unsupported audio format"},
+    422: {"model": ErrorAnswer, "description": "Broken audio: empty, truncated, not finite, or with an invalid header"},
+    429: {"model": ErrorAnswer, "description": "Overloaded; retry after the time in `Retry-After`"},
+    500: {"model": ErrorAnswer, "description": "An inference step failed"},
     503: {"model": ErrorAnswer, "description": "Draining, or the engine is dead"},
-    504: {"model": ErrorAnswer, "description": "Accepted, but not answered in time"},
+    504: {"model": ErrorAnswer, "description": "Accepted, but not finished in time"},
 }
 
 
@@ -80,17 +80,20 @@ async def inspect(
     state: State,
     identity: RequestId,
     caller: From,
-    frames: Annotated[bool, Query(description="Send the scores of every 20 ms.")] = True,
-    channels: Annotated[ChannelMode, Query(description="Each channel by itself, or their mean.")] = "split",
-    format: Annotated[AnswerFormat, Query(description="`json`, or the events alone as a label track.")] = "json",
-    profile: Annotated[str | None, Query(description="Limits of the verdict; GET /v1/model lists them.")] = None,
-    labels: Annotated[str | None, Query(description="Comma-separated labels to send; all by default.")] = None,
-    explain: Annotated[bool, Query(description="Send what speaks for each event: band, level, SNR, kind.")] = False,
+    frames: Annotated[bool, Query(description="Return the scores of every 20 ms frame.")] = True,
+    channels: Annotated[ChannelMode, Query(description="Inspect each channel separately, or their mean.")] = "split",
+    format: Annotated[AnswerFormat, Query(description="`json`, or only the events as a label track.")] = "json",
+    profile: Annotated[str | None, Query(description="Verdict profile; GET /v1/model lists all.")] = None,
+    labels: Annotated[str | None, Query(description="Comma-separated labels to return; all by default.")] = None,
+    explain: Annotated[
+        bool, Query(description="Return the evidence for each event: band, level, SNR, kind of sound.")
+    ] = False,
 ) -> Response:
-    """Send the recording as the body (any `audio/*` type; the bytes decide) or as a multipart part named `file`.
+    """Inspect a recording, sent as the request body or as a multipart part named `file`.
 
-    Readable are WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and what else libsndfile reads, at
-    8 to 192 kHz. WAV is scored while it arrives.
+    Any `audio/*` content type is accepted; the format is detected from the bytes. Supported formats are WAV, RF64, W64,
+    AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and all others that libsndfile reads, at 8 to 192 kHz. WAV is scored
+    while it arrives.
     """
     with state.models.current.held() as generation:
         chosen = choose_labels(generation.contract, labels)
@@ -109,7 +112,7 @@ async def inspect(
             inspection = await _inspect(state, generation, request, upload, options, reservation)
             note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
             note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
-            if is_json:  # made while its memory is still held
+            if is_json:  # encode while the memory is still reserved
                 content = await asyncio.to_thread(_encoded, inspection, generation, identity, chosen, frames)
     _count_result(state, inspection)
     if is_json:
@@ -134,14 +137,14 @@ def _encoded(
 
 
 class _HeldResponse(Response):
-    """An answer whose bytes count until the connection has taken them over, behind others that it may still have."""
+    """A response that counts towards the memory budget until its bytes are in the connection's write buffer."""
 
     def __init__(self, state: AppState, content: bytes) -> None:
         super().__init__(content, media_type="application/json")
         self._memory = state.memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         with self._memory.sending(len(self.body)):
             await super().__call__(scope, receive, send)
 
@@ -163,25 +166,25 @@ async def _inspect(
         try:
             await asyncio.wait({inspecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not inspecting.done():
-                raise ClientLeft("the client left before it had its answer")
+                raise ClientLeft("the client disconnected before its recording was inspected")
             return inspecting.result()
         finally:
             inspecting.cancel()
             leaving.cancel()
             await asyncio.wait({inspecting, leaving})
-            # An error holds this frame, which would hold its task, which holds the error; and all hold the recording.
+            # Breaks a reference cycle (error, frame, task) that would keep the recording in memory.
             del inspecting, leaving
 
 
 async def _until(pieces: AsyncIterator[bytes], complete: asyncio.Event) -> AsyncIterator[bytes]:
-    """All pieces, and a word after the last: until then nobody else may ask for what the client sends."""
+    """Yield all pieces, then set `complete`: until then, no other task may read from the request."""
     async for piece in pieces:
         yield piece
     complete.set()
 
 
 async def _leaves(request: Request, complete: asyncio.Event) -> None:
-    """Wait until the client has sent all, and then has left: places are for those who wait for an answer."""
+    """Wait until the body is complete and the client then disconnects, so that its place can be released."""
     await complete.wait()
     await client_leaves(request)
 

@@ -1,4 +1,4 @@
-"""`GET /v1/model` and `POST /v1/model/reload`: the model in use, and replacing it."""
+"""`GET /v1/model` describes the model in use; `POST /v1/model/reload` replaces it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ router = APIRouter()
 
 _REFUSED: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "No valid key"},
-    403: {"model": ErrorAnswer, "description": "A key that may not do this, or a server without keys"},
+    403: {"model": ErrorAnswer, "description": "The key lacks permission, or the server has no keys"},
 }
 
 
 @router.get("/v1/model", tags=["inspect"], summary="The model in use", response_model=ModelAnswer)
 async def model(state: State) -> ModelAnswer:
-    """Everything that the model file declares: labels with thresholds, latency, training, data, figures."""
+    """Everything that the model file declares: labels with thresholds, latency, training, data, metrics."""
     generation = state.models.current
     contract, model = generation.contract, generation.model
     return ModelAnswer(
@@ -41,21 +41,26 @@ async def model(state: State) -> ModelAnswer:
 @router.post(
     "/v1/model/reload",
     tags=["access"],
-    summary="Load the model file anew",
+    summary="Reload the model",
     response_model=ReloadAnswer,
     responses=_REFUSED
-    | {409: {"model": ErrorAnswer, "description": "Not replaced, or not in every worker, and why; those serve on"}},
+    | {
+        409: {
+            "model": ErrorAnswer,
+            "description": "Not replaced, or not in every worker; the message gives the reason, the old model stays",
+        }
+    },
 )
 async def reload(state: State, caller: From) -> dict[str, Any]:
-    """The file of `SPEECHQC_MODEL_PATH` is loaded and warmed beside the model in use, then serves whoever comes.
+    """Load and warm up the file of `SPEECHQC_MODEL_PATH` while the current model serves, then use it for new work.
 
-    Streams and uploads that have begun end with the model they began with. With several processes one of them tries
-    the file first, then the others follow, and `workers` says how it went in each. Needs an admin key.
+    Streams and uploads in progress keep their model. With several processes, one loads the file first, then the
+    others follow; `workers` has the outcome of each. Needs an admin key.
     """
     if caller.key is None or not caller.key.admin:
         raise Forbidden(
-            "reloading the model needs an admin key ('speech-qc keys add NAME --admin'); without keys send the server "
-            "SIGHUP"
+            "reloading the model needs an admin key ('speech-qc keys add NAME --admin'); on a server without keys, "
+            "send SIGHUP to the process"
         )
     if state.member is None:
         done = await state.models.reload_told()
@@ -65,24 +70,24 @@ async def reload(state: State, caller: From) -> dict[str, Any]:
     found = await state.member.reload_all()
     workers = [_reloaded(said) | {"worker": number} for number, said in found.items()]
     if not is_good(found):
-        raise ReloadFailed(_how_far(found), workers=workers)
+        raise ReloadFailed(_failure_message(found), workers=workers)
     outcome = "replaced" if any(said["outcome"] == "replaced" for said in found.values()) else "unchanged"
     return _reloaded(found[state.member.worker]) | {"outcome": outcome, "workers": workers}
 
 
 def _reloaded(said: Message) -> dict[str, Any]:
-    """How a reload went in one process."""
+    """Convert the outcome of one process to the response format."""
     model = {name: said[name] for name in ("name", "version", "sha256")} if "sha256" in said else None
     told = {"outcome": said["outcome"], "model": model, "old_models": said.get("old")}
     return told | ({"message": said["message"]} if said.get("message") else {})
 
 
-def _how_far(found: Mapping[int, Message]) -> str:
-    """What to know and do when not all workers have followed."""
+def _failure_message(found: Mapping[int, Message]) -> str:
+    """Return the message for a reload that failed in some or all workers."""
     done = sum(said["outcome"] in GOOD for said in found.values())
     if not done:
         return next(str(said["message"]) for said in found.values() if said["outcome"] == FAILED)
     return (
-        f"{done} of {len(found)} workers have followed the file, the others serve on with their model: "
-        f"{in_words(found)}; reload again, or put the old file back and reload"
+        f"{done} of {len(found)} workers use the new file, the others keep their model: "
+        f"{in_words(found)}; reload again, or restore the old file and reload"
     )

@@ -1,4 +1,4 @@
-"""Around every request: an id, a log line, two metrics, a span, and no exception that leaves without an answer."""
+"""Middleware for every request: its id, log line, metrics and span, and an error response if shutdown cancels it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestContext:
-    """ASGI middleware; pure, so that bodies stream through it untouched.
+    """Pure ASGI middleware, so that request and response bodies are not buffered.
 
     Args:
-        app: The application behind it.
-        metrics: Where requests are counted.
-        tracing: Where spans are made; nowhere by default.
+        app: The next ASGI application.
+        metrics: Counts requests.
+        tracing: Creates spans; none by default.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
@@ -46,7 +46,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         given = next((v.decode("latin-1") for k, v in scope["headers"] if k == REQUEST_ID_HEADER.encode()), "")
-        # A caller's id is kept when it is harmless in logs and headers, so that traces join up.
+        # Keep the client's id if it is safe in logs and headers, so that traces can be correlated.
         scope["speechqc.request_id"] = identity = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         with ids(request_id=identity), self._span(scope, identity):
             if scope["type"] == "websocket":
@@ -69,7 +69,7 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except asyncio.CancelledError:  # the server breaks off what it could not finish in its time to drain
+        except asyncio.CancelledError:  # the request was not finished within the drain time
             if answered:
                 raise
             await answer(_TOO_LATE, HTTPConnection(scope))(scope, receive, send_with_id)
@@ -78,7 +78,7 @@ class RequestContext:
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
             facts = {"method": scope["method"], "route": route, "status": status}
-            quiet = route in PROBE_PATHS and status < 400  # several times a minute, and no news
+            quiet = route in PROBE_PATHS and status < 400  # several times a minute, and not informative
             logger.log(
                 logging.DEBUG if quiet else logging.INFO,
                 "%s %s %d %.3f s id=%s",
@@ -99,21 +99,21 @@ class RequestContext:
             tracing.note({"http.request.method": method, "speechqc.request_id": identity})
             try:
                 yield
-            finally:  # the route is known once it was served
+            finally:  # the route is known only after the request was served
                 route = route_of(scope)
                 tracing.rename(f"{method} {route}")
                 tracing.note({"http.route": route})
 
 
 _TOO_LATE = Draining(
-    "the server is going away and could not finish this in time: send it again, to another server or in "
+    "the server is shutting down and could not finish this request in time: send it again, to another server or in "
     f"{Draining.retry_after_s} s",
     retry_after_s=Draining.retry_after_s,
 )
 
 
 def route_of(scope: Scope) -> str:
-    """Path template of the route that serves a request, or `other`; never the path that the client made up."""
+    """Return the path template of the route that serves a request, or `other`; never the client's own path."""
     route = scope.get("route")
     path = getattr(route, "path", None)
     if isinstance(path, str):

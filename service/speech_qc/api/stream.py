@@ -1,4 +1,4 @@
-"""`WebSocket /v1/stream`: the socket of a live stream; everything else is in `speech_qc.live`."""
+"""`WebSocket /v1/stream`: the connection of a live stream; everything else is in `speech_qc.live`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ router = APIRouter()
 async def stream(websocket: WebSocket, state: State, identity: RequestId, caller: From) -> None:
     """Serve one live stream; docs/protocol.md describes it."""
     if (death := state.engine.status.death) is not None:
-        # Before the stream is open, so that a balancer can go on to another server.
+        # Before the upgrade, so that a load balancer can try another server.
         state.metrics.refuse("dead")
         state.metrics.streams_ended.labels(EngineDead.code).inc()
-        dead = EngineDead(f"nothing is scored here any more: {death}; connect to another server, or again later")
+        dead = EngineDead(f"the engine is dead: {death}; connect to another server, or try again later")
         await websocket.send_denial_response(answer(dead, websocket))
         return
     await websocket.accept(chosen_protocol(websocket.scope))
@@ -70,7 +70,7 @@ def _live(
 
 
 async def _refuse(socket: _Socket, error: SpeechQCError, identity: str) -> None:
-    """Say why, then close; browsers show neither status nor body of a refused upgrade, so the socket was accepted."""
+    """Send the error, then close the accepted socket: browsers hide the status and body of a refused upgrade."""
     try:
         await socket.send(error_text(error, identity))
         await socket.close(error.ws_close, close_reason(error))
@@ -79,11 +79,11 @@ async def _refuse(socket: _Socket, error: SpeechQCError, identity: str) -> None:
 
 
 class _Socket:
-    """Starlette's socket as `speech_qc.live.stream` wants it.
+    """Adapts Starlette's WebSocket to the socket interface of `speech_qc.live.stream`.
 
-    ASGI has no word for sending or taking a message at once, nor for cutting a connection. Where the server's own
-    protocol object is `LiveWebSocketProtocol`, it is asked directly; elsewhere messages go the slower way, and the
-    server's ping time-out ends a connection that hangs.
+    ASGI cannot send or receive a message without waiting, nor abort a connection. If the server's protocol object is a
+    `LiveWebSocketProtocol`, this class calls it directly. Otherwise messages take the slower path, and the server's
+    ping time-out closes a connection that hangs.
     """
 
     def __init__(self, websocket: WebSocket) -> None:
@@ -92,12 +92,12 @@ class _Socket:
         self._direct = server if isinstance(server, LiveWebSocketProtocol) else None
 
     def tap(self, sink: Callable[[bytes], bool] | None) -> None:
-        """Offer binary messages to `sink` first; None to have all of them received."""
+        """Offer binary messages to `sink` first; with None, `receive` returns all of them."""
         if self._direct is not None:
             self._direct.sink = sink
 
     async def receive(self) -> bytes | str | None:
-        """Next message; None when the client is gone."""
+        """Return the next message; None if the client has disconnected."""
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
             return None
@@ -112,17 +112,17 @@ class _Socket:
             raise Gone from error
 
     def send_now(self, text: bytes) -> bool:
-        """Send a text message unless that would have to wait."""
+        """Send a text message if it need not wait; return whether it was sent."""
         return self._direct is not None and self._direct.send_now(text)
 
     async def close(self, code: int, reason: str) -> None:
-        """Say the close."""
+        """Send a close frame."""
         try:
             await self._websocket.close(code, reason)
         except (WebSocketDisconnect, OSError, RuntimeError) as error:
             raise Gone from error
 
     def abort(self) -> None:
-        """Cut the connection: a transport that waits for a client that does not read would wait for ever."""
+        """Abort the connection: closing it gracefully would wait indefinitely for a client that does not read."""
         if self._direct is not None:
             self._direct.transport.abort()

@@ -1,4 +1,4 @@
-"""`POST /v1/token`: short-lived tokens, for sockets that browsers open."""
+"""`POST /v1/token`: short-lived tokens for WebSockets that browsers open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ router = APIRouter()
 
 _REFUSED: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "No valid key"},
-    403: {"model": ErrorAnswer, "description": "A key that may not do this, or a server without keys"},
+    403: {"model": ErrorAnswer, "description": "The key lacks permission, or the server has no keys"},
 }
 
 
@@ -27,11 +27,12 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     responses=_REFUSED,
 )
 async def token(state: State, caller: From) -> JSONResponse:
-    """Opens streams for a minute, as `/v1/stream?token=…`: for browsers, which cannot send a key with a socket.
+    """Create a token that opens streams for a minute, as `/v1/stream?token=…`.
 
-    A stream that is open goes on when the time of its token is over.
+    Tokens are for browsers, which cannot send a key when they open a WebSocket. An open stream continues after its
+    token has expired.
     """
     if state.ring is None or caller.key is None:
-        raise Forbidden("this server has no keys, so nobody needs a token: open the stream without one")
+        raise Forbidden("this server has no keys and needs no tokens: open the stream without one")
     answer = TokenAnswer(token=state.ring.make_token(caller.key), expires_in_s=state.ring.token_s)
     return JSONResponse(answer.model_dump(), headers={"Cache-Control": "no-store"})

@@ -1,8 +1,8 @@
-"""From bytes to numbers: decoding, resampling, level measures and model features.
+"""Audio processing: decoding, resampling, level measures and model features.
 
-NumPy, libsndfile and soxr only. Knows nothing of asyncio, HTTP, models or scores, so that the service and the
-training code run the same lines on the same samples. This file holds what the modules agree on: what a recording
-is, and how large it may be.
+Uses NumPy, SciPy, libsndfile and soxr. Knows nothing of asyncio, HTTP, models or scores, so that the service and the
+training code run the same code on the same samples. This file defines what the modules share: the description of a
+recording, and the limits on its size.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from speech_qc.errors import InvalidAudio, PayloadTooLarge
 
 MIN_RATE_HZ = 8_000
-"""Telephone audio; below it there is no speech band left to judge."""
+"""Sample rate of telephone audio; a lower rate leaves no speech band to judge."""
 
 MAX_RATE_HZ = 192_000
-"""Highest rate that recorders write; more is a broken header."""
+"""Highest rate that recorders write; a higher one means a broken header."""
 
 
 def check_rate_hz(rate_hz: int) -> None:
-    """Refuse sample rates that no speech recording has.
+    """Reject sample rates that no speech recording has.
 
     Raises:
         InvalidAudio: Outside `MIN_RATE_HZ` … `MAX_RATE_HZ`.
@@ -27,7 +27,7 @@ def check_rate_hz(rate_hz: int) -> None:
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise InvalidAudio(
             f"expected a sample rate of {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {rate_hz} Hz: "
-            "check the header, or resample the recording",
+            "check the rate that was declared, or resample the audio",
             sample_rate_hz=rate_hz,
             min_hz=MIN_RATE_HZ,
             max_hz=MAX_RATE_HZ,
@@ -42,7 +42,7 @@ class AudioInfo:
         sample_rate_hz: Frames per second.
         channels: Samples per frame.
         encoding: Container and encoding, for example `wav/PCM_16` or `ogg/VORBIS`.
-        declared_frames: Length by the header; None when a live recorder left it open.
+        declared_frames: Length according to the header; None if a live recorder did not fill it in.
     """
 
     sample_rate_hz: int
@@ -53,16 +53,16 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Bounds of one recording; the defaults are those of the service's settings."""
+    """Limits on one recording; the defaults are those of the service's settings."""
 
     max_bytes: int = 512 * 1024 * 1024
     max_duration_s: float = 4 * 3600.0
     max_channels: int = 8
     max_samples: int = 4_000_000_000
-    """All channels together: what bounds a recording that is tiny as long as it is compressed."""
+    """Decoded samples of all channels together; limits a small compressed file that decodes to a huge recording."""
 
     def check_bytes(self, count: int, what: str) -> None:
-        """Raise PayloadTooLarge when there are more bytes than allowed; `what` is subject and verb of the message."""
+        """Raise PayloadTooLarge if `count` exceeds the limit; `what` precedes the count in the message."""
         if count > self.max_bytes:
             raise PayloadTooLarge(
                 f"expected at most {self.max_bytes} bytes, {what} {count}: send a shorter or compressed recording, "
@@ -72,7 +72,7 @@ class DecodeLimits:
             )
 
     def check_frames(self, frames: int, rate_hz: int) -> None:
-        """Raise PayloadTooLarge when so many frames last longer than allowed."""
+        """Raise PayloadTooLarge if the frames exceed the maximum duration."""
         if frames > self.max_duration_s * rate_hz:
             raise PayloadTooLarge(
                 f"expected at most {self.max_duration_s:g} s of audio, got {frames / rate_hz:.1f} s or more: "
@@ -82,7 +82,7 @@ class DecodeLimits:
             )
 
     def check_samples(self, frames: int, channels: int) -> None:
-        """Raise PayloadTooLarge when so many frames hold more samples than allowed."""
+        """Raise PayloadTooLarge if the frames contain more samples than allowed, all channels together."""
         if frames * channels > self.max_samples:
             raise PayloadTooLarge(
                 f"expected at most {self.max_samples} samples, all channels together, got {frames * channels} or more: "
@@ -92,9 +92,9 @@ class DecodeLimits:
             )
 
     def check_layout(self, channels: int, rate_hz: int) -> None:
-        """Raise InvalidAudio or PayloadTooLarge when the header's channels or rate cannot be served."""
+        """Raise InvalidAudio or PayloadTooLarge if the header's channels or sample rate are not accepted."""
         if channels == 0:
-            raise InvalidAudio("expected one channel or more, the header declares 0: export the recording again")
+            raise InvalidAudio("expected one channel or more, got 0 in the header: export the recording again")
         if channels > self.max_channels:
             raise PayloadTooLarge(
                 f"expected at most {self.max_channels} channels, got {channels}: send fewer channels at a time, "

@@ -1,4 +1,4 @@
-"""A stream's most recent samples under their absolute positions, in one piece of memory that is used again."""
+"""A reusable buffer of a stream's most recent samples, addressed by absolute position."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPARE_SHARE = 4
-"""One part in so many is allocated beyond what is needed, so that samples are not moved at every append."""
+"""An allocation exceeds what is needed by one part in `SPARE_SHARE`, so that not every append moves samples."""
 
 
 class SampleBuffer:
@@ -18,7 +18,7 @@ class SampleBuffer:
         self.start = 0
         """Absolute position of the first sample that is kept."""
         self.end = 0
-        """Absolute position after the last one."""
+        """Absolute position after the last sample."""
 
     def append(self, samples: NDArray[np.float32]) -> None:
         """Add samples at the end.
@@ -33,18 +33,18 @@ class SampleBuffer:
         self.end = end
 
     def view(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Samples [start, stop) as far as they are there; valid until the next `append`."""
+        """Return samples [start, stop), cut off at `end`; valid until the next `append`."""
         return self._data[start - self._origin : min(stop, self.end) - self._origin]
 
     def release(self, before: int) -> None:
-        """Forget what is before an absolute position."""
+        """Discard the samples before an absolute position."""
         self.start = min(max(before, self.start), self.end)
 
     def _make_room(self, needed: int) -> None:
-        """Move what is kept to the front; take other memory when there is too little, or far more than needed."""
+        """Move the kept samples to the front; reallocate if the memory is too small or far too large."""
         kept = self._data[self.start - self._origin : self.end - self._origin]
         data = self._data
         if not needed <= len(data) <= 4 * needed:
             data = np.empty(needed + needed // SPARE_SHARE, np.float32)
-        data[: len(kept)] = kept  # NumPy copies overlapping ranges as if by way of a third place
+        data[: len(kept)] = kept  # NumPy copies overlapping ranges correctly
         self._data, self._origin = data, self.start

@@ -1,8 +1,8 @@
-"""Recordings to float32 blocks: from an HTTP body while it arrives, or from a file on disk.
+"""Decode recordings to float32 blocks, from an HTTP body while it arrives or from a file on disk.
 
-WAV and RF64 are read here, byte by byte as they come, in constant memory. Everything else must be complete first: a
-body is collected (never more than `DecodeLimits.max_bytes`), then libsndfile reads it block by block. Knows nothing
-of HTTP: the caller pushes bytes and translates the errors.
+WAV and RF64 are decoded here as their bytes arrive, in constant memory. Any other format must be complete first: the
+body is collected (at most `DecodeLimits.max_bytes`), then libsndfile reads it block by block. Knows nothing of HTTP:
+the caller pushes bytes and translates the errors.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ __all__ = [
 Block = NDArray[np.float32]
 
 READABLE = "WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3, NIST SPHERE, VOC"
-"""For error messages: what a recording may be."""
+"""The supported formats, for error messages."""
 
-READ_BYTES = 1 << 20  # of a file at a time
+READ_BYTES = 1 << 20  # per read from a file
 _SNIFF_BYTES = 24  # the longest signature with its size field (W64)
 _HEADER_PIECE_BYTES = 1 << 16  # keeps one huge push from being copied into the header
-_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # largest
-_HEAD_BYTES = 1024  # of a complete recording: size fields, and all of a NIST header
+_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # of the largest page
+_HEAD_BYTES = 1024  # start of a complete recording: contains the size fields and all of a NIST header
 _MP3_SLACK_FRAMES = 2 * 1152  # encoders disagree on the delay and padding they count
-_MP3_BLOCK_FRAMES = 4 * 1152  # small, to see where in the file the decoder stops
+_MP3_BLOCK_FRAMES = 4 * 1152  # small, to find where in the file the decoder stops
 _MP3_TRAILER_BYTES = 4096  # text tags that may follow the last frame
-_UNKNOWN_FRAMES = 1 << 62  # libsndfile reports the largest int64 where the header leaves the length open
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile reports the largest int64 if the header does not declare a length
 _UNSUPPORTED_CODES = frozenset({1, 4, 18})  # libsndfile: unrecognised format, unsupported encoding, unimplemented
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -64,9 +64,9 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"RIFX....WAVE|riff\x2e\x91\xcf\x11|FORM....(AIFF|AIFC|8SVX)|\.snd|dns\.|caff|fLaC|OggS", "libsndfile"),
     (rb"NIST_1A|Creative Voice File|ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd][^\xf0-\xff]", "libsndfile"),
 )
-"""First bytes to the reader. MPEG audio has none but its frame sync: layer bits set, and not the text mark FF FE."""
+"""Maps first bytes to a reader. MPEG audio has only its frame sync: layer bits set, but not the text mark FF FE."""
 
-_STRANGERS: tuple[tuple[bytes, str], ...] = (
+_KNOWN_UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
     (rb"\x1a\x45\xdf\xa3", "WebM/Matroska"),
     (rb"....ftyp", "MP4/M4A"),
     (rb"\xff[\xf0\xf1\xf8\xf9]", "AAC"),
@@ -76,7 +76,7 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (rb"RIFF", "a RIFF file, but not WAVE"),
     (rb"\xff\xfe|\xfe\xff|[\t\r\n -~]+\Z", "text"),
 )
-"""What people send by mistake, so that the answer can call it by its name."""
+"""Formats that users send by mistake, so that the error message can name them."""
 
 LIVE_ENCODINGS: dict[Encoding, tuple[str, int]] = {
     "linear16": ("PCM_16", 2),
@@ -84,7 +84,7 @@ LIVE_ENCODINGS: dict[Encoding, tuple[str, int]] = {
     "alaw": ("ALAW", 1),
     "float32": ("FLOAT", 4),
 }
-"""Name on the wire to the name in `CONVERTERS` and the bytes per sample."""
+"""Maps the encoding's name in the API to its name in `CONVERTERS` and its bytes per sample."""
 
 
 def pcm_to_float(data: bytes | memoryview, encoding: Encoding) -> NDArray[np.float32]:
@@ -98,7 +98,7 @@ def pcm_to_float(data: bytes | memoryview, encoding: Encoding) -> NDArray[np.flo
         float32 [n], a new array, scaled like the same encoding in a WAV file.
 
     Raises:
-        InvalidAudio: Not a whole number of samples, or NaN or infinity among them.
+        InvalidAudio: A sample is incomplete, NaN or infinite.
     """
     subtype, sample_bytes = LIVE_ENCODINGS[encoding]
     if len(data) % sample_bytes:
@@ -106,24 +106,24 @@ def pcm_to_float(data: bytes | memoryview, encoding: Encoding) -> NDArray[np.flo
             f"expected whole {encoding} samples of {sample_bytes} bytes, got {len(data)} bytes: send complete samples"
         )
     samples = CONVERTERS[subtype](data)
-    if encoding != "float32":  # integers hold no NaN, and live audio passes here message by message
+    if encoding != "float32":  # integers are always finite, and the check would cost time for every live message
         return samples
     finite = np.isfinite(samples)
     if not finite.all():
         position = int(np.argmin(finite))
         raise InvalidAudio(
-            f"expected finite samples, got {samples[position]} as sample {position} of {len(samples)} sent together: "
-            "check that encoding and byte order are what the stream was opened with",
+            f"expected finite samples, got {samples[position]} at sample {position} of {len(samples)} in one block: "
+            "check that encoding and byte order match the options of the stream",
             sample=position,
         )
     return samples
 
 
 class _Body(io.BytesIO):
-    """A collected recording that forgives seeking before its start or beyond any size.
+    """A collected recording that ignores a seek to an invalid position.
 
-    Broken headers send libsndfile there. It notices by the unchanged position; an exception would only be printed,
-    as it cannot pass through C.
+    Broken headers make libsndfile seek before the start or far beyond the end. It detects the failure by the unchanged
+    position; an exception would only be printed, because it cannot propagate through C.
     """
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
@@ -137,13 +137,13 @@ class Decoder:
     """Decodes one recording while its bytes arrive; owned by one request, not thread-safe.
 
     Args:
-        limits: Bounds; exceeding one ends the decoding with PayloadTooLarge.
-        content_type: What the sender called it; only for error messages, the bytes decide.
-        filename: Likewise.
+        limits: Limits; exceeding one raises PayloadTooLarge.
+        content_type: Media type given by the sender; only for error messages, the bytes determine the format.
+        filename: File name given by the sender; only for error messages.
         total_bytes: Length of the whole recording if known in advance (Content-Length, file size).
 
     Raises:
-        PayloadTooLarge: `total_bytes` is above the limit.
+        PayloadTooLarge: `total_bytes` exceeds the limit.
     """
 
     def __init__(
@@ -155,13 +155,13 @@ class Decoder:
     ) -> None:
         limits.check_bytes(total_bytes or 0, "the recording has")
         self.info: AudioInfo | None = None
-        """Set as soon as the header is understood."""
+        """Set as soon as the header has been parsed."""
         self.frames = 0
-        """Decoded so far."""
+        """Frames decoded so far."""
         self.collected: io.BytesIO | None = None
-        """The recording so far, when only libsndfile reads its format."""
+        """The recording so far, if only libsndfile reads its format."""
         self.foreign_header: WavHeader | None = None
-        """Of a WAV with an encoding that only libsndfile reads."""
+        """Header of a WAV with an encoding that only libsndfile reads."""
         self._limits = limits
         self._sender = ", ".join(text for text in (content_type, filename) if text)
         self._received_bytes = 0
@@ -172,23 +172,23 @@ class Decoder:
 
     @property
     def held_bytes(self) -> int:
-        """What has been collected."""
+        """Bytes collected so far."""
         return 0 if self.collected is None else self._received_bytes
 
     def push(self, data: bytes | memoryview) -> list[Block]:
-        """Take more bytes of the recording.
+        """Decode more bytes of the recording.
 
         Returns:
-            Blocks decoded now, each float32 [n, channels] with n up to `BLOCK_FRAMES`; none while the header is
-            incomplete or the format is being collected.
+            The blocks that these bytes complete, each float32 [n, channels] with n up to `BLOCK_FRAMES`; none while the
+            header is incomplete or the recording is being collected.
 
         Raises:
-            InvalidAudio: The header or a sample is broken.
-            UnsupportedFormat: The first bytes are of no readable format.
-            PayloadTooLarge: Bytes, duration or channels, declared or counted, are above the limits.
+            InvalidAudio: The header or a sample is invalid.
+            UnsupportedFormat: The first bytes match no supported format.
+            PayloadTooLarge: Bytes, duration or channels, declared or counted, exceed the limits.
         """
         self._received_bytes += len(data)
-        self._limits.check_bytes(self._received_bytes, "so far came")
+        self._limits.check_bytes(self._received_bytes, "already received")
         view = memoryview(data)
         if self._parser is None and self.collected is None:
             missing = _SNIFF_BYTES - len(self._head)
@@ -208,15 +208,15 @@ class Decoder:
         return blocks
 
     def finish(self) -> Iterator[Block]:
-        """Say that no more bytes come.
+        """End the recording after its last byte.
 
         Returns:
-            The remaining blocks, decoded one by one as they are asked for.
+            The remaining blocks, decoded one by one during iteration.
 
         Raises:
-            InvalidAudio: Nothing came, or less than the header declares. Asking for a block may raise it, too.
-            UnsupportedFormat: The first bytes are of no readable format, or libsndfile refuses them.
-            PayloadTooLarge: See `push`. Asking for a block may raise it, too.
+            InvalidAudio: The recording is empty or shorter than the header declares. Iteration may also raise it.
+            UnsupportedFormat: The first bytes match no supported format, or libsndfile rejects the recording.
+            PayloadTooLarge: See `push`. Iteration may also raise it.
         """
         if self._received_bytes == 0:
             raise InvalidAudio("expected a recording, got an empty body: send the audio itself")
@@ -231,15 +231,15 @@ class Decoder:
                 f"expected a WAV header and samples, got a header only, cut off after {self._received_bytes} bytes: "
                 "upload the whole file"
             )
-        declared, came = self._header.data_bytes, self._samples.received_bytes
-        if declared is not None and came < declared:
-            raise _truncated(f"{declared} bytes of samples", f"{came}")
+        declared, received = self._header.data_bytes, self._samples.received_bytes
+        if declared is not None and received < declared:
+            raise _truncated(f"{declared} bytes of samples", f"{received}")
         if self.frames == 0:
             raise _no_samples()
         return iter(())
 
     def _choose_reader(self) -> None:
-        """Decide by the signature who reads the recording, and hand over the bytes held back for it."""
+        """Select the reader by the signature and pass it the bytes buffered so far."""
         head = bytes(self._head)
         reader = next((reader for pattern, reader in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)
         if reader == "wav" or (len(head) < 12 and head[:4] in (b"RIFF", b"RF64")):
@@ -250,16 +250,17 @@ class Decoder:
             self.collected = _Body()
             self.collected.write(head)
         else:
-            guess = next((f", like {name}" for pattern, name in _STRANGERS if re.match(pattern, head, re.DOTALL)), "")
+            known = (name for pattern, name in _KNOWN_UNSUPPORTED if re.match(pattern, head, re.DOTALL))
+            guess = next((f", which look like {name}" for name in known), "")
             sender = f" (sent as {self._sender})" if self._sender else ""
             raise UnsupportedFormat(
-                f"expected one of {READABLE}; the first bytes are {head[:12]!r}{guess}{sender}: "
+                f"expected one of {READABLE}, got first bytes {head[:12]!r}{guess}{sender}: "
                 "convert the recording to WAV or FLAC",
                 first_bytes=head[:12].hex(),
             )
 
     def _push_header(self, parser: WavHeaderParser, data: memoryview) -> list[Block]:
-        """Feed the WAV header; once it is complete, check it and pass on the samples that came with it."""
+        """Parse the WAV header; once it is complete, check it and decode the samples received along with it."""
         parser.push(data)
         header = self._header = parser.header
         if header is None:
@@ -282,7 +283,7 @@ class Decoder:
         return self._push_samples(self._samples, first)
 
     def _push_samples(self, samples: WavSamples, data: bytes | memoryview) -> list[Block]:
-        """Decode WAV samples within the duration limit."""
+        """Decode WAV samples and check the limits."""
         blocks = samples.push(data)
         self.frames = samples.frames
         self._limits.check_frames(self.frames, samples.header.sample_rate_hz)
@@ -296,7 +297,7 @@ class Decoder:
 
 
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
-    """Reads in one direction. soundfile seeks after each read, which fails where the length is not known."""
+    """A forward-only file, because soundfile seeks after each read, which fails if the length is unknown."""
 
     def seekable(self) -> bool:
         return False
@@ -306,15 +307,15 @@ class LibsndfileSource:
     """A complete recording in any format that libsndfile reads; can be iterated once.
 
     Args:
-        file: The recording; only BytesIO or a file with a descriptor.
+        file: The recording: a BytesIO or a file with a descriptor.
         total_bytes: Its length.
-        limits: Bounds, checked before any sample is decoded and while decoding.
-        header: Chunks of a WAV with a compressed encoding, for its declared size.
+        limits: Limits, checked before any sample is decoded and while decoding.
+        header: Header of a WAV with a compressed encoding, for its declared size.
 
     Raises:
-        InvalidAudio: The header is broken, or declares more bytes than there are.
+        InvalidAudio: The header is broken, or declares more bytes than the recording has.
         UnsupportedFormat: libsndfile has no decoder for it.
-        PayloadTooLarge: Channels or declared duration are above the limits.
+        PayloadTooLarge: Channels or declared duration exceed the limits.
     """
 
     def __init__(self, file: BinaryIO, total_bytes: int, limits: DecodeLimits, header: WavHeader | None) -> None:
@@ -326,26 +327,26 @@ class LibsndfileSource:
         if declared_bytes is not None and declared_bytes > total_bytes:
             raise _truncated(f"{declared_bytes} bytes", str(total_bytes))
         if head[:4] == b"OggS" and _ogg_is_cut(file, total_bytes):
-            raise _truncated("a whole Ogg page at the end", "a part of it")
+            raise _truncated("a whole Ogg page at the end", "only part of it")
         file.seek(0)
         try:
-            # By descriptor: from a name that ends in .raw soundfile would conclude that there is no header.
+            # Pass the descriptor: given a name that ends in .raw, soundfile would assume that there is no header.
             self._sound = _ForwardFile(file if isinstance(file, io.BytesIO) else file.fileno(), closefd=False)
         except soundfile.LibsndfileError as error:
-            # Of a WAV the header has been understood before: what is refused then is its encoding.
+            # The header of a WAV has already been parsed, so libsndfile must be rejecting its encoding.
             unsupported = header is not None or error.code in _UNSUPPORTED_CODES
             kind = UnsupportedFormat if unsupported else InvalidAudio
             raise kind(
-                f"expected one of {READABLE}; libsndfile refuses the recording ({error.error_string}): check that the "
-                "upload is whole, or convert it to WAV or FLAC"
+                f"expected one of {READABLE}, got a recording that libsndfile rejects ({error.error_string}): check "
+                "that you upload the whole file, or convert it to WAV or FLAC"
             ) from error
         limits.check_layout(self._sound.channels, self._sound.samplerate)
         declared: int | None = self._sound.frames if self._sound.frames < _UNKNOWN_FRAMES else None
         self._guessed = self._sound.format == "MP3" and not _mp3_has_length(file)
         if self._guessed:
-            declared = None  # libsndfile has multiplied the first frame
+            declared = None  # libsndfile has extrapolated from the first frame
         if head[:7] == b"NIST_1A" and (count := re.search(rb"sample_count -i (\d{1,18})\s", head)):
-            declared = int(count[1])  # libsndfile goes by the length of the file
+            declared = int(count[1])  # libsndfile derives the length from the file size
         limits.check_frames(declared or 0, self._sound.samplerate)
         limits.check_samples(declared or 0, self._sound.channels)
         encoding = f"{self._sound.format.lower()}/{self._sound.subtype}"
@@ -355,7 +356,7 @@ class LibsndfileSource:
         self._least_frames = (declared or 0) - (_MP3_SLACK_FRAMES if self._sound.format == "MP3" else 0)
 
     def __iter__(self) -> Iterator[Block]:
-        """Decode block by block; raises InvalidAudio or PayloadTooLarge where the recording turns out to be bad."""
+        """Decode block by block; raise InvalidAudio or PayloadTooLarge at the first fault in the recording."""
         frames, rate_hz = 0, self.info.sample_rate_hz
         shape = (_MP3_BLOCK_FRAMES if self._guessed else BLOCK_FRAMES, self.info.channels)
         with self._sound:
@@ -377,9 +378,9 @@ class LibsndfileSource:
             unread_bytes = self._total_bytes - self._file.tell()
         if self._guessed and unread_bytes > _MP3_TRAILER_BYTES:
             raise InvalidAudio(
-                "expected an MP3 with a length tag or a constant bit rate; without them only the first "
-                f"{frames / rate_hz:.1f} s can be read, {unread_bytes} bytes are left: convert it to WAV or FLAC, or "
-                "write the tag anew"
+                "expected an MP3 with a length tag or a constant bit rate, got one of which only the first "
+                f"{frames / rate_hz:.1f} s can be read ({unread_bytes} bytes are left): convert it to WAV or FLAC, or "
+                "rewrite the tag"
             )
         if frames == 0:
             raise _no_samples()
@@ -388,9 +389,9 @@ class LibsndfileSource:
 
 
 class FileDecoder:
-    """A recording on disk as blocks, in memory that does not depend on its length; can be iterated once.
+    """Decodes a recording on disk block by block, in constant memory; can be iterated once.
 
-    `info` is there from the start. Close it, or use it in a `with` statement, when not iterating to the end.
+    `info` is available from the start. Close the decoder, or use a `with` statement, unless you iterate to the end.
 
     Raises:
         InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`; also when the file cannot be opened.
@@ -404,7 +405,7 @@ class FileDecoder:
             self._file = path.open("rb", buffering=0)
         except OSError as error:
             raise InvalidAudio(
-                f"expected a readable file, {path.name!r} is none ({error.strerror}): check the path"
+                f"expected a readable file, got {path.name!r} ({error.strerror}): check the path"
             ) from error
         self.frames = 0
         try:
@@ -414,14 +415,14 @@ class FileDecoder:
             raise
 
     def _open(self, name: str, limits: DecodeLimits) -> tuple[AudioInfo, Iterator[Block]]:
-        """Read until the header is understood."""
+        """Read until the header has been parsed."""
         total_bytes = os.fstat(self._file.fileno()).st_size
         decoder = Decoder(limits, filename=name, total_bytes=total_bytes)
         first: list[Block] = []
         while decoder.info is None:
             data = self._file.read(READ_BYTES)
             if not data:
-                decoder.finish()  # says what is missing
+                decoder.finish()  # raises an error that names what is missing
                 raise _no_samples()
             first = decoder.push(data)
             if decoder.collected is not None:
@@ -431,13 +432,13 @@ class FileDecoder:
 
     def _read_wav(self, decoder: Decoder, first: list[Block]) -> Iterator[Block]:
         yield from first
-        first.clear()  # or they would stay in memory until the end
+        first.clear()  # otherwise these blocks would stay in memory until the end
         while data := self._file.read(READ_BYTES):
             yield from decoder.push(data)
         yield from decoder.finish()
 
     def __iter__(self) -> Iterator[Block]:
-        """Decode block by block; raises what `Decoder.finish` raises where the recording turns out to be bad."""
+        """Decode block by block; raise the errors of `Decoder.finish` at the first fault in the recording."""
         try:
             for block in self._blocks:
                 self.frames += len(block)
@@ -446,7 +447,7 @@ class FileDecoder:
             self.close()
 
     def close(self) -> None:
-        """Close the file; doing so twice is harmless."""
+        """Close the file; idempotent."""
         self._file.close()
 
     def __enter__(self) -> FileDecoder:
@@ -463,19 +464,19 @@ def decode_file(path: str | os.PathLike[str], limits: DecodeLimits | None = None
 
     Args:
         path: Any format in `READABLE`.
-        limits: Bounds; None takes the defaults.
+        limits: Limits; None for the defaults.
 
     Returns:
-        Its `info` at once, its blocks (float32 [n, channels], n up to `BLOCK_FRAMES`) by iterating.
+        A decoder with `info`; iterate it for the blocks (float32 [n, channels], n up to `BLOCK_FRAMES`).
 
     Raises:
-        InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`; iterating may raise them, too.
+        InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`; iteration may also raise them.
     """
     return FileDecoder(path, limits)
 
 
-def _truncated(declared: str, came: str) -> InvalidAudio:
-    return InvalidAudio(f"truncated: the header declares {declared}, {came} came: upload the whole file")
+def _truncated(declared: str, received: str) -> InvalidAudio:
+    return InvalidAudio(f"truncated: the header declares {declared}, got {received}: upload the whole file")
 
 
 def _no_samples() -> InvalidAudio:
@@ -483,7 +484,7 @@ def _no_samples() -> InvalidAudio:
 
 
 def _declared_bytes(head: bytes) -> int | None:
-    """Length of the whole recording by the size field of its container; None where there is none or it is open."""
+    """Return the length of the recording from the container's size field; None if it has none or it is not set."""
     if len(head) < 24:
         return None
     size: int
@@ -500,13 +501,13 @@ def _declared_bytes(head: bytes) -> int | None:
 
 
 def _mp3_has_length(file: BinaryIO) -> bool:
-    """Whether the first MP3 frame is the tag in which encoders count frames; leaves the file where it was."""
+    """Whether the first MP3 frame is the tag in which encoders count frames; restores the file position."""
     position = file.tell()
     file.seek(0)
     head = file.read(10)
     start = 0
     if head[:3] == b"ID3" and len(head) == 10:
-        start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])  # seven bits to the byte
+        start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])  # seven bits per byte
     file.seek(start)
     first = file.read(256)
     file.seek(position)
@@ -514,7 +515,7 @@ def _mp3_has_length(file: BinaryIO) -> bool:
 
 
 def _ogg_is_cut(file: BinaryIO, total_bytes: int) -> bool:
-    """Whether the last Ogg page is incomplete; libsndfile would drop it without a word (RFC 3533, section 6)."""
+    """Whether the last Ogg page is incomplete; libsndfile would drop it silently (RFC 3533, section 6)."""
     file.seek(max(0, total_bytes - _OGG_PAGE_BYTES))
     tail = file.read(_OGG_PAGE_BYTES)
     start = tail.rfind(b"OggS")

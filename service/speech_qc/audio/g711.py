@@ -1,8 +1,8 @@
 """G.711 µ-law and A-law as table look-ups.
 
-Telephone audio is first class here: live streams send these codes directly, and the training code uses the
-encoders to put speech through a telephone. Every table has one entry per possible input, so a conversion is
-one indexed read per sample and agrees with libsndfile in every code.
+Live streams send these codes directly, and the training code uses the encoders to simulate a telephone line. Every
+table has one entry per possible input, so a conversion is one indexed read per sample. It agrees with libsndfile in
+every code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ALAW_LIMIT = 2047  # largest 12-bit magnitude
 
 
 def _mulaw_to_linear() -> NDArray[np.float32]:
-    """Value of each of the 256 codes, scaled so that 16-bit full scale is 1."""
+    """Return the value of each of the 256 codes, scaled so that 16-bit full scale is 1."""
     codes = ~np.arange(256, dtype=np.uint8)  # sent inverted, so that idle lines carry ones
     segment = (codes >> 4).astype(np.int32) & 7
     step = codes.astype(np.int32) & 15
@@ -27,7 +27,7 @@ def _mulaw_to_linear() -> NDArray[np.float32]:
 
 
 def _alaw_to_linear() -> NDArray[np.float32]:
-    """Value of each of the 256 codes, scaled so that 16-bit full scale is 1."""
+    """Return the value of each of the 256 codes, scaled so that 16-bit full scale is 1."""
     codes = np.arange(256, dtype=np.uint8) ^ np.uint8(0x55)  # even bits are sent inverted
     segment = (codes >> 4).astype(np.int32) & 7
     step = codes.astype(np.int32) & 15
@@ -37,12 +37,12 @@ def _alaw_to_linear() -> NDArray[np.float32]:
 
 
 def _linear16() -> NDArray[np.int32]:
-    """Every int16 in the order of its bit pattern, so that a uint16 view indexes the table."""
+    """Return every int16 in the order of its bit pattern, so that a uint16 view indexes the table."""
     return np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.int32)
 
 
 def _linear_to_mulaw() -> NDArray[np.uint8]:
-    """Code of each of the 65536 int16 values; the magnitude is cut, not rounded, to 14 bits."""
+    """Return the code of each of the 65536 int16 values; the magnitude is truncated, not rounded, to 14 bits."""
     linear = _linear16()
     magnitude = np.minimum(np.abs(linear) >> 2, _MULAW_LIMIT) + _MULAW_BIAS
     segment = np.frexp(magnitude)[1] - 6  # position of the leading one; 33 … 63 is segment 0
@@ -52,7 +52,7 @@ def _linear_to_mulaw() -> NDArray[np.uint8]:
 
 
 def _linear_to_alaw() -> NDArray[np.uint8]:
-    """Code of each of the 65536 int16 values; the magnitude is cut, not rounded, to 12 bits."""
+    """Return the code of each of the 65536 int16 values; the magnitude is truncated, not rounded, to 12 bits."""
     linear = _linear16()
     magnitude = np.minimum(np.abs(linear) >> 4, _ALAW_LIMIT)
     segment = np.maximum(np.frexp(magnitude)[1] - 4, 0)  # 0 … 15 is segment 0
@@ -68,7 +68,7 @@ _ALAW_ENCODE = _linear_to_alaw()
 
 
 def decode_mulaw(codes: Codes) -> NDArray[np.float32]:
-    """Expand µ-law codes; full scale of the code is 0.980 of full scale.
+    """Expand µ-law codes; the largest one decodes to 0.980 of full scale.
 
     Args:
         codes: Bytes or a uint8 array of any shape, one code per sample.
@@ -82,7 +82,7 @@ def decode_mulaw(codes: Codes) -> NDArray[np.float32]:
 
 
 def decode_alaw(codes: Codes) -> NDArray[np.float32]:
-    """Expand A-law codes; full scale of the code is 0.984, and no code means exactly zero.
+    """Expand A-law codes; the largest one decodes to 0.984 of full scale, and none decodes to exactly zero.
 
     Args:
         codes: Bytes or a uint8 array of any shape, one code per sample.
@@ -96,10 +96,10 @@ def decode_alaw(codes: Codes) -> NDArray[np.float32]:
 
 
 def encode_mulaw(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Compress samples to µ-law by way of 16-bit integers.
+    """Compress samples to µ-law via 16-bit integers.
 
     Args:
-        samples: float32 in [-1, 1], any shape; what lies beyond is limited to full scale, as a line card does.
+        samples: float32 in [-1, 1], any shape; values outside are clipped to full scale, as a line card does.
 
     Returns:
         uint8, same shape; equal to libsndfile's codes for the same 16-bit integers.
@@ -110,10 +110,10 @@ def encode_mulaw(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def encode_alaw(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Compress samples to A-law by way of 16-bit integers.
+    """Compress samples to A-law via 16-bit integers.
 
     Args:
-        samples: float32 in [-1, 1], any shape; what lies beyond is limited to full scale, as a line card does.
+        samples: float32 in [-1, 1], any shape; values outside are clipped to full scale, as a line card does.
 
     Returns:
         uint8, same shape; equal to libsndfile's codes for the same 16-bit integers.
@@ -124,14 +124,14 @@ def encode_alaw(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _look_up(table: NDArray[np.float32], codes: Codes) -> NDArray[np.float32]:
-    """Read one table entry per code; bytes need no copy before."""
+    """Read one table entry per code; bytes are not copied first."""
     if not isinstance(codes, np.ndarray):
         codes = np.frombuffer(codes, dtype=np.uint8)
     return table[codes]
 
 
 def _to_table_index(samples: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round to 16-bit integers and show them as their bit patterns."""
+    """Round to 16-bit integers and return their bit patterns."""
     scaled = np.clip(np.rint(np.asarray(samples, dtype=np.float32) * np.float32(32768.0)), -32768, 32767)
     index: NDArray[np.uint16] = scaled.astype(np.int16).view(np.uint16)
     return index

@@ -1,7 +1,7 @@
-"""Level measures of one channel at its native rate: what needs no model and no resampling.
+"""Level measures of one channel at its native rate; they need no model and no resampling.
 
-Measured before resampling, because clipping, digital zeros and bandwidth do not survive it. Everything is counted
-in pieces of a fixed size at absolute positions, so the figures do not depend on how the samples arrived. Memory is
+They are taken before resampling, because clipping, digital zeros and bandwidth do not survive it. Samples are measured
+in pieces of a fixed size at absolute positions, so the results do not depend on how the samples arrived. Memory is
 constant.
 """
 
@@ -19,59 +19,59 @@ from numpy.typing import NDArray
 from speech_qc.audio import check_rate_hz
 
 PIECE_SAMPLES = 4096
-"""Samples counted at a time; large enough to hide NumPy's cost per call, small enough to be kept for each stream."""
+"""Samples per piece; large enough to hide NumPy's cost per call, small enough to buffer for each stream."""
 
 SPECTRUM_SAMPLES = 2048
-"""Window of the long-term spectrum, taken from the start of a piece: a sample of the recording, not all of it."""
+"""Window of the long-term spectrum, taken from the start of a piece; it covers only part of the recording."""
 
 DENSE_PIECES, DENSE_EVERY, SPARSE_EVERY = 32, 2, 8
-"""Of the first pieces every second has its window taken, so that a short recording has enough; then every eighth."""
+"""Every second of the first pieces contributes a window, so that a short recording has enough; later every eighth."""
 
 MAX_POWER = 1e30
-"""A window's power is cut off here, far beyond full scale, because it is added up in float32."""
+"""Upper limit of a window's power, far beyond full scale; needed because windows are summed in float32."""
 
 SILENCE_RUN_S = 0.01
-"""Exact zeros for this long come from a mute, a gap or a gate; shorter ones from quiet audio in 16 bits."""
+"""Seconds; exact zeros of at least this length are a mute, a gap or a gate, shorter runs are quiet 16-bit audio."""
 
 RAIL_RUN_SAMPLES = 3
-"""Identical samples in a row at the extreme that count as cut off; `Rail._count_lengths` is made for this number."""
+"""Consecutive identical samples at the extreme that count as clipped; `Rail._count_lengths` relies on this value."""
 
 RAIL_MIN_PEAK = 0.05
-"""Extremes below −26 dBFS are not judged: there, 8-bit audio has runs of equal samples by itself."""
+"""Extremes below −26 dBFS are not judged: at such levels even unclipped 8-bit audio has runs of equal samples."""
 
 RAIL_STEEP = 1 / 10
-"""Step into or out of a plateau, as a share of the peak, that no neighbouring µ-law or A-law code reaches."""
+"""Step into or out of a plateau, as a share of the peak; larger than between neighbouring µ-law or A-law codes."""
 
 RAIL_FINE = 1 / 256
-"""Step between the two highest values, as a share of the peak, below which quantisation cannot make a plateau."""
+"""Step between the two highest values, as a share of the peak, below which quantisation cannot cause a plateau."""
 
 BANDWIDTH_DROP_DB = 65.0
-"""Below the spectrum's peak: speech of a good microphone still has its upper octave within this."""
+"""Below the spectrum's peak; the upper octave of speech from a good microphone is within this range."""
 
 BANDWIDTH_SMOOTH_HZ = 100.0
-"""Width of the spectral average; one noisy bin must not set the bandwidth."""
+"""Width of the spectral average, so that one noisy bin does not determine the bandwidth."""
 
 BANDWIDTH_LOWEST_HZ = 80.0
-"""Offset and mains hum below this must not set the peak."""
+"""Lowest frequency considered, so that DC offset and mains hum do not determine the peak."""
 
 SIGNAL_FLOOR = 1e-7
-"""Mean square (−70 dBFS) below which a window says nothing about bandwidth."""
+"""Mean square (−70 dBFS) below which a window is not used for the bandwidth."""
 
 SPECTRUM_FLOOR = 5e-10
-"""Mean square (−93 dBFS) of 16-bit rounding noise with dither, with 3 dB added; below it there is no signal."""
+"""Mean square (−93 dBFS) of dithered 16-bit rounding noise plus 3 dB; below it there is no signal."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Figures of one channel; None where there was nothing to judge.
+    """Measurements of one channel; None where there was nothing to measure.
 
     Args:
-        rms_dbfs: Root mean square with offset; 0 dBFS is a full-scale square wave, a full-scale sine has −3.
+        rms_dbfs: Root mean square, DC offset included; 0 dBFS is a full-scale square wave, a full-scale sine has −3.
         peak_dbfs: Largest absolute sample; above 0 is possible in float recordings.
-        clipped_ratio: Share of samples cut off at the recording's own extremes, or beyond ±1; see `Rail`.
+        clipped_ratio: Share of samples clipped at the recording's own extremes, or beyond ±1; see `Rail`.
         dc_offset: Mean, in units of full scale.
         digital_silence_ratio: Share of samples in runs of exact zeros of at least `SILENCE_RUN_S`.
-        bandwidth_hz: Highest frequency that carries signal; None below `SPECTRUM_SAMPLES` samples or without signal.
+        bandwidth_hz: Highest frequency with signal; None below `SPECTRUM_SAMPLES` samples or without signal.
     """
 
     rms_dbfs: float | None
@@ -87,19 +87,19 @@ OnPiece = Callable[[NDArray[np.float32], float], None]
 
 
 class Rail:
-    """Counts plateaus at the highest value of one polarity, as the samples pass.
+    """Counts plateaus at the highest value of one polarity in a stream of samples.
 
-    Cut-off tops are runs of identical samples at the recording's own extreme: at full scale, at the end of the
-    µ-law range (0.98), or at a lower rail when the level was turned down afterwards. A fixed threshold would miss
-    the last and would blame loud, slow, intact waves. As the extreme is only known at the end, a new one discards
-    what the lower one had collected; this needs no second pass.
+    Clipped peaks are runs of identical samples at the recording's own extreme: at full scale, at the end of the
+    µ-law range (0.98), or lower if the level was reduced after clipping. A fixed threshold would miss the lower ones
+    and would flag loud, slow waves that are intact. The extreme is known only at the end, so a new extreme discards
+    the count of the previous one; this avoids a second pass.
 
-    Coarse quantisation also makes plateaus (the top of a slow wave in µ-law), but is entered and left by the
-    neighbouring code. So where the two highest values lie far apart, only plateaus with a steep flank count. Tops
-    rounded by a filter or a lossy codec after the clipping are not found here; that is the detector's task.
+    Coarse quantisation also causes plateaus (the top of a slow wave in µ-law), but the samples next to these have a
+    neighbouring code. So if the two highest values are far apart, only plateaus with a steep flank count. Peaks that
+    a filter or a lossy codec rounded after clipping are not found here; the detector finds them.
 
     Args:
-        sign: 1.0 for the highest value, -1.0 for the lowest; the class speaks of it as if it were the highest.
+        sign: 1.0 for the highest value, -1.0 for the lowest; names and comments describe the highest.
     """
 
     def __init__(self, sign: float) -> None:
@@ -109,11 +109,11 @@ class Rail:
         self._all = 0  # samples in plateaus
         self._steep = 0  # samples in plateaus with a steep flank
         self._open = 0  # length of a run that reaches the end of the last piece
-        self._open_step = 0.0  # by which it was entered
-        self._last = math.nan  # sample before the piece
+        self._open_step = 0.0  # step into that run
+        self._last = math.nan  # last sample of the previous piece
 
     def push(self, samples: NDArray[np.float32], highest: float) -> None:
-        """Count one piece; `highest` is its maximum under `sign`, which the caller has already."""
+        """Count one piece; `highest` is its maximum after multiplication by `sign`, which the caller already has."""
         if highest < self.top:
             self._second = max(self._second, highest)
             if self._open:
@@ -123,14 +123,14 @@ class Rail:
                 self._second = max(self._second, self.top)
                 self.top = highest
                 self._all = self._steep = self._open = 0
-            if RAIL_MIN_PEAK <= self.top <= 1.0:  # what is counted elsewhere would be of no use: see clipped_samples
+            if RAIL_MIN_PEAK <= self.top <= 1.0:  # clipped_samples ignores all other plateaus
                 self._count(samples if self._sign > 0 else -samples)
         self._last = self._sign * float(samples[-1])
 
     def _count(self, samples: NDArray[np.float32]) -> None:
-        """Find the runs at the top in a piece that has at least one."""
+        """Count the runs at the top in a piece that has at least one."""
         at_top = samples == np.float32(self.top)
-        if not self._is_fine():  # once the gap is small enough, a smaller one changes nothing
+        if not self._is_fine():  # once the gap is small enough, its exact size does not matter
             self._second = max(self._second, float(np.where(at_top, np.float32(-np.inf), samples).max()))
         if self._is_fine():
             self._count_lengths(at_top)
@@ -138,27 +138,27 @@ class Rail:
             self._count_flanks(samples, np.flatnonzero(at_top))
 
     def _count_lengths(self, at_top: NDArray[np.bool_]) -> None:
-        """Add the runs of True that are long enough, whatever their flanks: the cheap way, for fine values."""
+        """Add all runs of True that are long enough, whatever their flanks; the fast path for fine quantisation."""
         count = len(at_top)
         if np.count_nonzero(at_top) == count:
             self._open += count
             return
         lead, trail = int(at_top.argmin()), int(at_top[::-1].argmin())
         self._open += lead
-        self._close(0.0)  # flanks are not asked for any more
+        self._close(0.0)  # flanks no longer matter
         inner = at_top[lead : count - trail]
         triples = inner[2:] & inner[1:-1] & inner[:-2]
         fours = triples[1:] & triples[:-1]
-        # A run of n >= 3 has n - 2 triples and n - 3 fours: three times the ones less twice the others is n.
+        # A run of n >= 3 contains n - 2 triples and n - 3 fours, and 3 * (n - 2) - 2 * (n - 3) = n.
         self._all += 3 * int(np.count_nonzero(triples)) - 2 * int(np.count_nonzero(fours))
         self._open = trail
 
-    def _count_flanks(self, samples: NDArray[np.float32], places: NDArray[np.intp]) -> None:
-        """Add the runs of neighbouring `places` that are long enough, and those with a steep flank apart."""
-        if len(places) < RAIL_RUN_SAMPLES and places[0] > 0 and places[-1] < len(samples) - 1:
-            self._close(float(samples[0]))  # single tops, which is what a new one mostly is
+    def _count_flanks(self, samples: NDArray[np.float32], indices: NDArray[np.intp]) -> None:
+        """Add the runs of consecutive `indices` that are long enough; count those with a steep flank separately too."""
+        if len(indices) < RAIL_RUN_SAMPLES and indices[0] > 0 and indices[-1] < len(samples) - 1:
+            self._close(float(samples[0]))  # only isolated samples, the usual case at a new extreme
             return
-        framed = np.concatenate(((-2,), places, (len(samples) + 1,)))  # neighbours of no place
+        framed = np.concatenate(((-2,), indices, (len(samples) + 1,)))  # sentinels next to no index
         edges = np.flatnonzero(framed[1:] - framed[:-1] > 1)
         starts, ends = framed[edges[:-1] + 1], framed[edges[1:]] + 1
         lengths = ends - starts
@@ -188,14 +188,14 @@ class Rail:
         self._open = 0
 
     def clipped_samples(self) -> int:
-        """Samples cut off so far. Ends an open run: call it on a copy while the stream goes on."""
+        """Return the number of clipped samples so far. Ends an open run, so call it on a copy during the stream."""
         self._close(self.top)
-        if not RAIL_MIN_PEAK <= self.top <= 1.0:  # beyond 1 they are counted one by one
+        if not RAIL_MIN_PEAK <= self.top <= 1.0:  # samples beyond 1 are counted individually
             return 0
         return self._all if self._is_fine() else self._steep
 
     def _is_fine(self) -> bool:
-        """Whether the values are so dense at the top that quantisation makes no plateaus there."""
+        """Whether quantisation at the top is too fine to cause plateaus."""
         return self.top - self._second <= RAIL_FINE * self.top
 
 
@@ -203,8 +203,9 @@ class LevelMeter:
     """Measures one channel as a stream; owned by one session, not thread-safe.
 
     Args:
-        rate_hz: Rate of what is pushed.
-        on_piece: Told of every full piece: its samples float32 [n], to be read at once, and their mean square.
+        rate_hz: Sample rate of the input.
+        on_piece: Called with every full piece: its samples float32 [n], valid only during the call, and their mean
+            square.
 
     Raises:
         InvalidAudio: The rate is outside what `check_rate_hz` accepts.
@@ -231,7 +232,7 @@ class LevelMeter:
         self._pieces = 0
 
     def push(self, samples: NDArray[np.float32]) -> None:
-        """Take samples of any number.
+        """Measure the next samples, any number of them.
 
         Args:
             samples: float32 [n], finite.
@@ -257,7 +258,7 @@ class LevelMeter:
             self._on_piece(piece, (self._squares - squares) / len(piece))
 
     def result(self) -> Levels:
-        """Figures of everything pushed so far; the stream may go on."""
+        """Return the measurements of everything pushed so far; the stream may continue."""
         if self.samples == 0:
             return Levels(None, None, None, None, None, None)
         end = copy.copy(self)
@@ -280,7 +281,7 @@ class LevelMeter:
         ordinal, self._pieces = self._pieces, self._pieces + 1
         wide = piece.astype(np.float64)
         squares = float(wide.dot(wide))
-        if squares == 0.0:  # digital silence, which is common, needs no more
+        if squares == 0.0:  # digital silence is common and needs no further work
             self._zeros += len(piece)
             self._upper.push(piece, 0.0)
             self._lower.push(piece, 0.0)
@@ -322,7 +323,7 @@ class LevelMeter:
         self._zeros = len(piece) - 1 - int(sounding[-1])
 
     def _may_hold_silence(self, piece: NDArray[np.float32]) -> bool:
-        """Whether a run of zeros in the piece can be long enough: one that is covers 2 and 16 points of two grids."""
+        """Whether the piece may contain a long enough run of zeros: it covers 2 and 16 points of the two grids."""
         zeros = piece[:: self._silence_run // 2] == 0.0
         if np.count_nonzero(zeros) < 2 or not np.count_nonzero(zeros[1:] & zeros[:-1]):
             return False
@@ -337,14 +338,14 @@ class LevelMeter:
         self._zeros = 0
 
     def _bandwidth_hz(self) -> float | None:
-        """Highest frequency whose smoothed power is near enough to the peak and above rounding noise."""
+        """Return the highest frequency whose smoothed power is close enough to the peak and above rounding noise."""
         if self._windows == 0:
             return None
         bin_hz = self._rate_hz / SPECTRUM_SAMPLES
         width = max(1, round(BANDWIDTH_SMOOTH_HZ / bin_hz)) | 1  # odd, so that it is centred
         density = self._power / self._windows / float(np.sum(self._window**2))  # mean square over the whole band
         first = math.ceil(BANDWIDTH_LOWEST_HZ / bin_hz)
-        density[:first] = 0.0  # before the average, which would carry hum across the border
+        density[:first] = 0.0  # before smoothing, which would spread hum above this limit
         smooth = np.convolve(density, np.ones(width) / width, mode="same")
         limit = max(float(smooth[first:].max()) * 10 ** (-BANDWIDTH_DROP_DB / 10), SPECTRUM_FLOOR)
         above = np.flatnonzero(smooth[first:] >= limit)
@@ -353,5 +354,5 @@ class LevelMeter:
 
 @lru_cache(maxsize=1)
 def _constants() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Periodic Hann window, and ones; the same for all meters, since they would be most of a stream's memory."""
+    """Return a periodic Hann window and ones; all meters share them, as they would be most of a stream's memory."""
     return np.hanning(SPECTRUM_SAMPLES + 1)[:-1], np.ones(PIECE_SAMPLES)

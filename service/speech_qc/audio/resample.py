@@ -1,11 +1,11 @@
-"""Any sample rate to the model's, as a stream.
+"""Streaming resampler from any sample rate to the model's.
 
-Wraps soxr's streaming resampler and adds the promises the rest of the service builds on: the output does not
-depend on how the input was cut, output sample k stands for the time k / target rate, and n input samples make
-exactly ceil(n · target / rate) output samples.
+Wraps soxr's streaming resampler and adds the guarantees that the rest of the service relies on: the output does not
+depend on how the input was chunked, output sample k is at time k / target rate, and n input samples give exactly
+ceil(n · target / rate) output samples.
 
-Telephone audio, whose rate is exactly doubled, goes through the same filter without soxr's blocks: those would hold
-live audio back for 116 ms, the filter itself needs 12.
+Telephone audio, whose rate is exactly doubled, uses the same filter without soxr's blocks: those would delay live
+audio by 116 ms, while the filter itself needs 12 ms.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ QUALITY = "HQ"
 """soxr recipe: flat to 0.91 of the lower Nyquist frequency, images below −100 dB (20 bits)."""
 
 REACH_SAMPLES = 92
-"""Input samples on either side of an output sample that doubling looks at; beyond, soxr's filter is below −120 dB."""
+"""Input samples on either side of an output sample that doubling uses; further out, soxr's filter is below −120 dB."""
 
 
 class Resampler:
-    """One channel's way from its own rate to the model's; owned by one stream, not thread-safe.
+    """Resamples one channel from its own rate to the model's; owned by one stream, not thread-safe.
 
-    Samples come out later than they went in (`latency_samples`), in bursts where soxr works, which has internal
-    blocks; their positions in time are not shifted by that.
+    The output is delayed (`latency_samples`), and soxr emits it in bursts because it has internal blocks. The delay
+    does not shift the positions of samples in time.
 
     Args:
-        rate_hz: Rate of what is pushed.
-        target_hz: Rate of what comes out; when equal, samples pass through untouched and at once.
+        rate_hz: Sample rate of the input.
+        target_hz: Sample rate of the output; if equal, samples pass through unchanged and without delay.
 
     Raises:
         InvalidAudio: The rate is outside what `check_rate_hz` accepts.
@@ -58,17 +58,17 @@ class Resampler:
 
     @property
     def latency_samples(self) -> int:
-        """Output samples that may be held back at worst, at the target rate."""
+        """Maximum delay in output samples at the target rate."""
         return 0 if self._stream is None else self._stream.latency_samples
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take input of any length, also none; return what is ready.
+        """Resample input of any length, including none; return the output that is ready.
 
         Args:
             samples: float32 [n] at `rate_hz`.
 
         Returns:
-            float32 [m] at `target_hz`; empty while too little of what follows is known.
+            float32 [m] at `target_hz`; empty while too few of the following samples are known.
         """
         if self._finished:
             raise RuntimeError("push after finish: a resampler serves one stream")
@@ -81,10 +81,10 @@ class Resampler:
         return ready
 
     def finish(self) -> NDArray[np.float32]:
-        """Flush; with this the output has ceil(samples_in · target / rate) samples in all.
+        """Flush; afterwards the output has ceil(samples_in · target / rate) samples in total.
 
         Returns:
-            float32 [m] at `target_hz`, what was still held back.
+            float32 [m] at `target_hz`, the remaining output.
         """
         if self._finished:
             raise RuntimeError("finish was called twice: a resampler serves one stream")
@@ -94,19 +94,19 @@ class Resampler:
             return np.zeros(0, np.float32)
         rest = self._stream.finish()[:missing]
         if len(rest) != missing:
-            raise RuntimeError(f"{len(rest)} of {missing} last samples came out ({self.rate_hz} Hz)")
+            raise RuntimeError(f"expected {missing} remaining samples from {self.rate_hz} Hz, got {len(rest)}")
         self.samples_out += missing
         return rest
 
 
 class _Doubler:
-    """Exactly twice the rate: each input sample makes two output samples, as soon as the filter's reach is known."""
+    """Doubles the rate: each input sample gives two output samples once all samples in the filter's reach are known."""
 
     latency_samples = 2 * REACH_SAMPLES
 
     def __init__(self) -> None:
         self._taps = _doubling_taps()
-        self._recent = np.zeros(REACH_SAMPLES - 1, np.float32)  # nothing was heard before the start
+        self._recent = np.zeros(REACH_SAMPLES - 1, np.float32)  # silence before the start
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         known = np.concatenate((self._recent, samples))
@@ -114,9 +114,9 @@ class _Doubler:
         if count <= 0:
             self._recent = known
             return np.zeros(0, np.float32)
-        self._recent = known[count:].copy()  # a view would keep all that was pushed
+        self._recent = known[count:].copy()  # a view would keep the whole input in memory
         ready = np.empty((count, 2), np.float32)
-        # One dot product of the same length for each sample, whatever the block: that is what keeps the bits.
+        # One dot product of the same length for each sample keeps results bit-identical for any block size.
         ready[:, 0] = np.correlate(known, self._taps[0], "valid")
         ready[:, 1] = np.correlate(known, self._taps[1], "valid")
         return ready.reshape(-1)
@@ -127,9 +127,9 @@ class _Doubler:
 
 @lru_cache(maxsize=1)
 def _doubling_taps() -> NDArray[np.float32]:
-    """Weights of the input samples around the i-th for output samples 2 i and 2 i + 1.
+    """Return the weights of the input samples around the i-th for output samples 2 i and 2 i + 1.
 
-    Read off soxr's answer to an impulse, so that audio doubled here and by soxr itself is the same audio.
+    They are taken from soxr's impulse response, so that doubling here and in soxr gives the same audio.
 
     Returns:
         float32 (2, 2 * REACH_SAMPLES), for input samples i - REACH_SAMPLES + 1 … i + REACH_SAMPLES.
@@ -137,15 +137,15 @@ def _doubling_taps() -> NDArray[np.float32]:
     centre = 4 * REACH_SAMPLES
     impulse = np.zeros(2 * centre)
     impulse[centre] = 1.0
-    answer = soxr.resample(impulse, 1, 2, quality=QUALITY)
-    offset = np.arange(2)[:, None] - 2 * np.arange(1 - REACH_SAMPLES, REACH_SAMPLES + 1)  # output less input position
-    taps: NDArray[np.float32] = answer[2 * centre + offset].astype(np.float32)
-    taps[np.abs(offset) >= 2 * REACH_SAMPLES] = 0.0  # as far as it reaches to the other side
+    response = soxr.resample(impulse, 1, 2, quality=QUALITY)
+    offset = np.arange(2)[:, None] - 2 * np.arange(1 - REACH_SAMPLES, REACH_SAMPLES + 1)  # output minus input position
+    taps: NDArray[np.float32] = response[2 * centre + offset].astype(np.float32)
+    taps[np.abs(offset) >= 2 * REACH_SAMPLES] = 0.0  # the same reach on both sides
     return taps
 
 
 class _Soxr:
-    """soxr's stream for any ratio."""
+    """Resamples by any ratio with soxr's stream."""
 
     def __init__(self, rate_hz: int, target_hz: int) -> None:
         self._rate_hz, self._target_hz = rate_hz, target_hz
@@ -160,7 +160,7 @@ class _Soxr:
         return ready
 
     def finish(self) -> NDArray[np.float32]:
-        # soxr rounds its total; a few zeros after the end make it long enough for the cut to the exact length.
+        # soxr rounds its output length; a few zeros after the end make it long enough to be cut to the exact length.
         padding = np.zeros(2 * (self._rate_hz // self._target_hz + 1), np.float32)
         rest: NDArray[np.float32] = self._stream.resample_chunk(padding, last=True)
         return rest
@@ -172,10 +172,10 @@ def _open(rate_hz: int, target_hz: int) -> soxr.ResampleStream:
 
 @lru_cache(maxsize=64)
 def _latency_samples(rate_hz: int, target_hz: int) -> int:
-    """Push half a second of silence in steps of a millisecond and see how far soxr falls behind; once per rate.
+    """Measure soxr's delay with half a second of silence in steps of a millisecond; once per rate.
 
     Returns:
-        Output samples, with one step added: between two looks it may have been so much more.
+        Output samples, with one step added, because the delay may be larger between two measurements.
     """
     stream = _open(rate_hz, target_hz)
     step = np.zeros(rate_hz // 1000, np.float32)

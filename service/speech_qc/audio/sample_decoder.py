@@ -1,6 +1,6 @@
-"""Bytes of a socket to samples: four encodings, interleaved channels, messages cut anywhere.
+"""Decode the binary messages of a live stream: four encodings, interleaved channels, messages of any length.
 
-A message may end in the middle of a sample; what is left over waits here for the next one.
+A message may end in the middle of a sample; the incomplete bytes are kept until the next message.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class SampleDecoder:
     Args:
         encoding: One of `LIVE_ENCODINGS`.
         channels: Interleaved channels.
-        piece_samples: Most samples of one channel that come out at once, so that a message of any size can be taken in
-            portions that cost the event loop little.
+        piece_samples: Maximum samples per channel in one decoded piece, so that a large message blocks the event loop
+            only briefly at a time.
     """
 
     def __init__(self, encoding: Encoding, channels: int, piece_samples: int) -> None:
@@ -32,38 +32,38 @@ class SampleDecoder:
         self._channels = channels
         self._frame_bytes = width * channels
         self.piece_bytes = piece_samples * self._frame_bytes
-        """Bytes of a portion."""
+        """Bytes of a full piece."""
         self._rest = b""
 
     @property
     def rest_bytes(self) -> int:
-        """Bytes of a sample whose other bytes have not come."""
+        """Bytes of an incomplete sample that are waiting for the rest of it."""
         return len(self._rest)
 
     def pieces(self, message: bytes) -> Iterator[list[Float32]]:
-        """Decode a message, piece by piece; consume it wholly before the next.
+        """Decode a message piece by piece; exhaust the iterator before you decode the next message.
 
         Yields:
             One float32 (n,) per channel, contiguous, n >= 1.
 
         Raises:
-            InvalidAudio: Samples that are no numbers.
+            InvalidAudio: A sample is NaN or infinite.
         """
         view = memoryview(self._whole(message))
         for start in range(0, len(view), self.piece_bytes):
             yield self._convert(view[start : start + self.piece_bytes])
 
     def decode(self, message: bytes) -> list[Float32] | None:
-        """Decode a message of at most about `piece_bytes` in one piece; None while no sample is complete.
+        """Decode a message of about `piece_bytes` or less as one piece; None while no sample is complete.
 
         Raises:
-            InvalidAudio: Samples that are no numbers.
+            InvalidAudio: A sample is NaN or infinite.
         """
         whole = self._whole(message)
         return self._convert(whole) if whole else None
 
     def _whole(self, message: bytes) -> bytes:
-        """The samples that are complete now, of all channels."""
+        """Return the bytes of the samples that are now complete in all channels."""
         if self._rest:
             message = self._rest + message
         odd = len(message) % self._frame_bytes

@@ -1,8 +1,8 @@
-"""WAV as a stream: the header as its bytes arrive, then samples block by block.
+"""Streaming WAV reader: parses the header as bytes arrive, then decodes samples block by block.
 
-Written here and not left to libsndfile because a recording is scored while it uploads: memory must not grow with
-its length, and a live recorder's header (no size yet) must still be readable. Holds bytes and samples only; what
-sizes, rates and durations are acceptable is decided in `speech_qc.audio.decode`.
+libsndfile is not used here because a recording is scored while it is uploaded: memory must not grow with its length,
+and a live recorder's header (no size yet) must still be readable. Handles bytes and samples only;
+`speech_qc.audio.decode` decides which sizes, rates and durations are acceptable.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from speech_qc.audio.g711 import decode_alaw, decode_mulaw
 from speech_qc.errors import InvalidAudio
 
 BLOCK_FRAMES = 65_536
-"""Most frames in one decoded block; bounds the memory that one block takes."""
+"""Maximum frames in one decoded block; bounds the memory of a block."""
 
 HEADER_LIMIT_BYTES = 1 << 20
-"""The sample data must begin within this many bytes; more is a broken size field or no audio file."""
+"""The sample data must begin within this limit; otherwise a size field is broken or the file is not audio."""
 
 _TAG_PCM, _TAG_FLOAT, _TAG_ALAW, _TAG_MULAW, _TAG_EXTENSIBLE = 0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE
 
@@ -40,20 +40,20 @@ _SUBTYPES: dict[tuple[int, int], str] = {
     (_TAG_ALAW, 1): "ALAW",
     (_TAG_MULAW, 1): "ULAW",
 }
-"""Format tag and bytes per sample to the name that soundfile gives the encoding."""
+"""Maps format tag and bytes per sample to soundfile's name of the encoding."""
 
 
 @dataclass(frozen=True)
 class WavHeader:
-    """What the chunks before the samples say.
+    """Contents of the chunks before the samples.
 
     Args:
         container: `wav` or `rf64`.
-        subtype: Encoding by soundfile's name; None when only libsndfile can read it (ADPCM, GSM, …).
+        subtype: soundfile's name of the encoding; None if only libsndfile can read it (ADPCM, GSM, …).
         sample_rate_hz: Frames per second.
         channels: Samples per frame; may be 0 in a broken file.
         frame_bytes: Bytes of one frame, or of one compressed block.
-        data_bytes: Declared size of the samples; None when the writer did not know it.
+        data_bytes: Declared size of the samples; None if the writer did not know it.
         data_start: Position of the first sample in the file.
     """
 
@@ -67,7 +67,7 @@ class WavHeader:
 
     @property
     def frames(self) -> int | None:
-        """Declared length, or None when unknown or not a matter of bytes per frame."""
+        """Declared length; None if it is unknown or cannot be computed from bytes per frame."""
         if self.data_bytes is None or self.subtype is None:
             return None
         return self.data_bytes // self.frame_bytes
@@ -76,8 +76,8 @@ class WavHeader:
 class WavHeaderParser:
     """Collects the bytes of one file until its samples begin; owned by one decoder.
 
-    `raw` keeps every byte pushed, so that a format only libsndfile reads can be handed on whole. It cannot
-    outgrow `HEADER_LIMIT_BYTES` by more than one push.
+    `raw` keeps every byte pushed, so that a format that only libsndfile reads can be passed on from its first byte. It
+    exceeds `HEADER_LIMIT_BYTES` by one push at most.
     """
 
     def __init__(self) -> None:
@@ -88,10 +88,11 @@ class WavHeaderParser:
         self._long_data_bytes: int | None = None  # from ds64
 
     def push(self, data: bytes | memoryview) -> None:
-        """Take more bytes; `header` is set as soon as the data chunk begins.
+        """Parse more bytes; `header` is set as soon as the data chunk begins.
 
         Raises:
-            InvalidAudio: A chunk contradicts itself or another, or no samples come within the header limit.
+            InvalidAudio: A chunk is inconsistent with itself or another, or the samples do not begin within the header
+                limit.
         """
         self.raw += data
         if self._position == 0:
@@ -103,7 +104,7 @@ class WavHeaderParser:
                 return
 
     def _take_chunk(self) -> bool:
-        """Read the chunk at the position; False when its bytes are still to come."""
+        """Parse the chunk at the current position; False if its bytes are not complete yet."""
         name = bytes(self.raw[self._position : self._position + 4])
         size: int = struct.unpack_from("<I", self.raw, self._position + 4)[0]
         body = self._position + 8
@@ -113,9 +114,9 @@ class WavHeaderParser:
         end = body + size + (size & 1)  # chunks are padded to even sizes
         if end > HEADER_LIMIT_BYTES:
             raise InvalidAudio(
-                f"expected the samples of the WAV file within its first {HEADER_LIMIT_BYTES} bytes; chunk {name!r} at "
-                f"byte {self._position} declares {size} bytes before them: check that the upload is whole and "
-                "unchanged, or write the file anew without that chunk",
+                f"expected the samples of the WAV file within its first {HEADER_LIMIT_BYTES} bytes, got chunk {name!r} "
+                f"of {size} bytes at byte {self._position} before them: check that the upload is complete and "
+                "unchanged, or rewrite the file without that chunk",
                 chunk=repr(name),
                 chunk_bytes=size,
             )
@@ -131,10 +132,10 @@ class WavHeaderParser:
         return True
 
     def _finish_header(self, size: int, data_start: int) -> WavHeader:
-        """Put the chunks together once the samples begin."""
+        """Build the header once the samples begin."""
         if self._format is None:
             raise InvalidAudio(
-                "expected a 'fmt ' chunk before the samples of the WAV file, found none: the encoding is unknown; "
+                "expected a 'fmt ' chunk before the samples of the WAV file, got none, so the encoding is unknown: "
                 "export the recording again"
             )
         tag, channels, rate_hz, frame_bytes, sample_bytes = self._format
@@ -142,16 +143,16 @@ class WavHeaderParser:
         if long_form and size == 0xFFFFFFFF:
             if self._long_data_bytes is None:
                 raise InvalidAudio(
-                    "expected a 'ds64' chunk with the size of the RF64 file, found none: export the recording again"
+                    "expected a 'ds64' chunk with the size of the RF64 file, got none: export the recording again"
                 )
-            # 0 and −1 are what writers leave when they could not come back to fill in the size.
+            # Writers leave 0 or −1 if they could not go back to fill in the size.
             known = 0 < self._long_data_bytes < 1 << 63
             data_bytes = self._long_data_bytes if known else None
         else:
             riff_bytes: int = struct.unpack_from("<I", self.raw, 4)[0]
             data_bytes = None if is_placeholder(size) else size
             if size == 0 and (is_placeholder(riff_bytes) or riff_bytes + 8 <= data_start):
-                data_bytes = None  # never filled in; a file that is empty on purpose counts the chunks after it
+                data_bytes = None  # never filled in; in an intentionally empty file, riff_bytes counts more chunks
         return WavHeader(
             container="rf64" if long_form else "wav",
             subtype=_SUBTYPES.get((tag, sample_bytes)),
@@ -164,12 +165,12 @@ class WavHeaderParser:
 
 
 def is_placeholder(size: int) -> bool:
-    """Whether a size says "not known": −1 and its neighbours (ffmpeg), or just below 2^31 (sox)."""
+    """Whether a size field means "unknown": −1 or slightly less (ffmpeg), or just below 2^31 (sox)."""
     return size >= 0xFFFFFF00 or 0x7FFFF000 <= size <= 0x7FFFFFFF
 
 
 def _parse_ds64(chunk: bytes) -> int:
-    """Read the 64-bit data size; the RIFF size and sample count beside it say nothing more."""
+    """Read the 64-bit data size; the RIFF size and sample count in the same chunk add no information."""
     if len(chunk) < 28:
         raise InvalidAudio(f"expected a 'ds64' chunk of 28 bytes or more, got {len(chunk)}: export the recording again")
     size: int = struct.unpack_from("<Q", chunk, 8)[0]
@@ -177,18 +178,20 @@ def _parse_ds64(chunk: bytes) -> int:
 
 
 def _parse_format(chunk: bytes) -> tuple[int, int, int, int, int]:
-    """Read a fmt chunk and check that it agrees with itself.
+    """Parse a fmt chunk and check that its fields are consistent.
 
     Returns:
-        Format tag (0 when unknown to us), channels, rate in Hz, bytes per frame, bytes per sample.
+        Format tag (0 if unknown), channels, rate in Hz, bytes per frame, bytes per sample.
 
     Raises:
-        InvalidAudio: Too short, or block align and byte rate do not follow from the other fields.
+        InvalidAudio: The chunk is too short, or block align or byte rate is inconsistent with the other fields.
 
     Source: Microsoft "Multiple channel audio data and WAVE files"; RFC 2361 for the tags.
     """
     if len(chunk) < 16:
-        raise InvalidAudio(f"expected a WAV 'fmt ' chunk of 16 bytes or more, got {len(chunk)}: export it again")
+        raise InvalidAudio(
+            f"expected a WAV 'fmt ' chunk of 16 bytes or more, got {len(chunk)}: export the recording again"
+        )
     tag, channels, rate_hz, byte_rate, frame_bytes, bits = struct.unpack_from("<HHIIHH", chunk)
     if tag == _TAG_EXTENSIBLE:
         tag = struct.unpack_from("<H", chunk, 24)[0] if len(chunk) >= 40 and chunk[26:40] in _SUBFORMAT_TAILS else 0
@@ -196,16 +199,16 @@ def _parse_format(chunk: bytes) -> tuple[int, int, int, int, int]:
     if (tag, sample_bytes) in _SUBTYPES and channels:
         if frame_bytes != channels * sample_bytes:
             raise InvalidAudio(
-                f"WAV header contradicts itself: {channels} channels of {bits} bits make {channels * sample_bytes} "
-                f"bytes per frame, block align says {frame_bytes}: export the recording again",
+                f"expected a WAV block align of {channels * sample_bytes} for {channels} channels of {bits} bits, got "
+                f"{frame_bytes}: export the recording again",
                 channels=channels,
                 bits=bits,
                 block_align=frame_bytes,
             )
         if byte_rate != rate_hz * frame_bytes:
             raise InvalidAudio(
-                f"WAV header contradicts itself: {rate_hz} Hz with {frame_bytes} bytes per frame make "
-                f"{rate_hz * frame_bytes} bytes per second, the byte rate says {byte_rate}: export the recording again",
+                f"expected a WAV byte rate of {rate_hz * frame_bytes} for {rate_hz} Hz with {frame_bytes} bytes per "
+                f"frame, got {byte_rate}: export the recording again",
                 sample_rate_hz=rate_hz,
                 byte_rate=byte_rate,
             )
@@ -213,15 +216,15 @@ def _parse_format(chunk: bytes) -> tuple[int, int, int, int, int]:
 
 
 class WavSamples:
-    """Turns the bytes of a data chunk into blocks of frames, however they are cut; owned by one decoder.
+    """Converts the bytes of a data chunk to blocks of frames; owned by one decoder.
 
-    Keeps less than one frame between pushes. What follows the data chunk (LIST, id3 …) is ignored, and so is an
-    incomplete frame at the end of the chunk.
+    A push may end in the middle of a frame; less than one frame is kept between pushes. Chunks after the data chunk
+    (LIST, id3 …) are ignored, and so is an incomplete frame at the end of the data chunk.
     """
 
     def __init__(self, header: WavHeader) -> None:
         if header.subtype is None:
-            raise ValueError("only formats with a known subtype are read here")
+            raise ValueError("expected a header with a known subtype, got one that only libsndfile reads")
         self.received_bytes = 0
         self.frames = 0
         self.header = header
@@ -229,7 +232,7 @@ class WavSamples:
         self._rest = b""  # of an incomplete frame
 
     def push(self, data: bytes | memoryview) -> list[NDArray[np.float32]]:
-        """Convert every frame that is complete now.
+        """Convert all frames that are now complete.
 
         Returns:
             Blocks of at most `BLOCK_FRAMES` frames, each float32 [n, channels], C-contiguous, a new array.
@@ -264,7 +267,7 @@ class WavSamples:
 
 
 def check_finite(block: NDArray[np.float32], first_frame: int, rate_hz: int) -> None:
-    """Refuse NaN and infinity, which would poison every later sum of the stream.
+    """Reject NaN and infinity, which would corrupt every later sum of the stream.
 
     Args:
         block: [n, channels].
@@ -281,7 +284,7 @@ def check_finite(block: NDArray[np.float32], first_frame: int, rate_hz: int) -> 
     frame = first_frame + row
     raise InvalidAudio(
         f"expected finite samples, got {block[row, channel]} at sample {frame} ({frame / rate_hz:.4f} s) of channel "
-        f"{channel}: mend the program that wrote the recording",
+        f"{channel}: fix the program that wrote the recording",
         sample=frame,
         position_s=frame / rate_hz,
         channel=channel,
@@ -289,7 +292,7 @@ def check_finite(block: NDArray[np.float32], first_frame: int, rate_hz: int) -> 
 
 
 Converter = Callable[[bytes | memoryview], NDArray[np.float32]]
-"""Whole little-endian samples to float32 1-D, scaled as libsndfile does; always a new array."""
+"""Converts whole little-endian samples to float32 1-D, scaled as in libsndfile; always returns a new array."""
 
 
 def _from_u8(data: bytes | memoryview) -> NDArray[np.float32]:
@@ -297,13 +300,13 @@ def _from_u8(data: bytes | memoryview) -> NDArray[np.float32]:
 
 
 def _from_s16(data: bytes | memoryview) -> NDArray[np.float32]:
-    return np.frombuffer(data, "<i2") * np.float32(2.0**-15)  # computed in float32, as NEP 50 has it
+    return np.frombuffer(data, "<i2") * np.float32(2.0**-15)  # computed in float32 (NEP 50)
 
 
 def _from_s24(data: bytes | memoryview) -> NDArray[np.float32]:
     three = np.frombuffer(data, np.uint8).reshape(-1, 3)
     four = np.zeros((len(three), 4), np.uint8)
-    four[:, 1:] = three  # in the upper bytes, so that the sign needs no care
+    four[:, 1:] = three  # in the upper bytes, which preserves the sign
     return four.reshape(-1).view("<i4").astype(np.float32) * np.float32(2.0**-31)
 
 
@@ -316,7 +319,7 @@ def _from_f32(data: bytes | memoryview) -> NDArray[np.float32]:
 
 
 def _from_f64(data: bytes | memoryview) -> NDArray[np.float32]:
-    with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite, which is then refused with its position
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow gives infinity, which `check_finite` reports
         return np.frombuffer(data, "<f8").astype(np.float32)
 
 

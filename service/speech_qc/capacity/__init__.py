@@ -1,5 +1,5 @@
-"""How many live streams a server carries: paced clients in other processes, a search for the most that still hold.
+"""Measures how many live streams a server sustains: paced clients in other processes, and a search for the maximum.
 
-`search` is the arithmetic, `frames` the few bytes of WebSocket that a client needs, `load` a process full of clients,
-`host` the server that is measured, `trial` one run of so many streams. Nothing here is imported by the service.
+`search` contains the arithmetic, `frames` the part of WebSocket that a client needs, `load` a process of clients,
+`host` the server under test, and `trial` one run with a number of streams. The service does not import this package.
 """

@@ -1,7 +1,7 @@
-"""The few bytes of WebSocket (RFC 6455) that a client under load needs, as cheap per message as Python allows.
+"""The part of WebSocket (RFC 6455) that a load client needs, as cheap per message as Python allows.
 
-Thousands of messages a second go through here beside the server that is measured, on the same cores; a library that
-covers the whole protocol would take a large part of what it is meant to measure.
+This code handles thousands of messages a second on the same cores as the server under test. A library for the whole
+protocol would use a large part of the capacity that it is meant to measure.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from speech_qc.client.credentials import bearer
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 FINAL = 0x80
 NO_MASK = b"\0\0\0\0"
-"""Clients must mask; with a key of zeros the bytes stay as they are, so that one frame serves all streams."""
+"""Clients must mask; with a key of zeros the bytes stay unchanged, so that one frame can be sent on all streams."""
 
 HEAD_END = b"\r\n\r\n"
 
 
 def client_frame(kind: int, payload: bytes) -> bytes:
-    """A whole frame as a client sends it."""
+    """Return a complete client frame."""
     size = len(payload)
     if size < 126:
         head = bytes((FINAL | kind, 0x80 | size))
@@ -36,7 +36,7 @@ def client_frame(kind: int, payload: bytes) -> bytes:
 
 
 def upgrade_request(url: str, api_key: str | None = None) -> bytes:
-    """The request that opens the socket, with a key where the server has keys."""
+    """Return the request for the WebSocket upgrade, with an API key if there is one."""
     parts = urlsplit(url)
     key = base64.b64encode(os.urandom(16)).decode()
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -51,9 +51,9 @@ class FrameSocket(asyncio.Protocol):
     """One connection of a client.
 
     Args:
-        request: From `upgrade_request`.
-        on_text: Takes each text message.
-        on_end: Called once, with the code of the close frame (1006 without one) and its reason.
+        request: Result of `upgrade_request`.
+        on_text: Called with each text message.
+        on_end: Called once, with the close code (1006 without a close frame) and the reason.
     """
 
     def __init__(self, request: bytes, on_text: Callable[[bytes], None], on_end: Callable[[int, str], None]) -> None:
@@ -63,22 +63,22 @@ class FrameSocket(asyncio.Protocol):
         self._open = self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the upgrade."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
+        """Request the upgrade."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class has the methods but not the base class
         self._transport.write(self._request)
 
     def write(self, frame: bytes) -> None:
-        """Send a frame; what the server does not take yet waits in memory."""
+        """Send a frame; data that the server does not read yet is buffered in memory."""
         if self._transport is not None and not self._ended:
             self._transport.write(frame)
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Abort the connection."""
         if self._transport is not None:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Cut what came into frames."""
+        """Split the received data into frames."""
         if self._rest:
             data = self._rest + data
         if not self._open:
@@ -88,7 +88,7 @@ class FrameSocket(asyncio.Protocol):
                 return
             status = head.split(b"\r\n", 1)[0].decode("latin-1")
             if " 101 " not in f"{status} ":
-                self._end(1006, f"expected 101 Switching Protocols, came {status!r}")
+                self._end(1006, f"expected 101 Switching Protocols, got {status!r}")
                 return
             self._open, data = True, rest
         position, size = 0, len(data)
@@ -110,7 +110,7 @@ class FrameSocket(asyncio.Protocol):
         self._rest = data[position:]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note an end without a close frame."""
+        """Report the end of the connection, unless there was a close frame."""
         self._end(1006, str(exc) if exc else "the connection was lost")
 
     def _other(self, kind: int, payload: bytes) -> None:
@@ -121,7 +121,7 @@ class FrameSocket(asyncio.Protocol):
             code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
             self._end(code, payload[2:].decode(errors="replace"))
         elif kind != FINAL | PONG:
-            self._end(1006, f"expected whole text messages, came a frame that begins with 0x{kind:02x}")
+            self._end(1006, f"expected unfragmented text messages, got a frame that begins with 0x{kind:02x}")
 
     def _end(self, code: int, reason: str) -> None:
         if self._ended:

@@ -1,4 +1,4 @@
-"""The server that is measured: started here on loopback, or one that runs already; what it uses, what it counts."""
+"""The server under test, started here on loopback or already running: its health, its metrics, its resource usage."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from speech_qc.security.api_keys import make_key, write_keys
 from speech_qc.settings import API_KEY_VARIABLE, load_settings
 
 START_S = 120.0
-"""Longest wait for a server to warm up."""
+"""Longest wait for a server to become ready."""
 STOP_S = 15.0
 LIVE_BATCHES = re.compile(
     r'^speechqc_batch_size_(sum|count)\{(?:[^}]*,)?lane="(?:live|flush)"(?:,[^}]*)?\} (\S+)$', re.MULTILINE
 )
-"""Of the lanes that live chunks go through; a server of several processes has a series for each worker."""
+"""Series of the lanes for live chunks; a server of several processes has one per worker."""
 PROC = Path("/proc")
 
 
 class HostError(Exception):
-    """The server to be measured cannot be started or reached, or a process of clients broke off."""
+    """The server under test cannot be started or reached, or a client process failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What the engine has counted so far in its live lanes.
+    """The engine's counters of its live lanes.
 
     Attributes:
-        chunks: Scored.
-        steps: Run.
+        chunks: Chunks scored.
+        steps: Steps run.
     """
 
     chunks: float
@@ -53,9 +53,9 @@ class Host:
     """One server.
 
     Args:
-        url: Its address, http or https.
-        pid: Of its process when it runs on this machine.
-        api_key: To send along; None where it has no keys.
+        url: Address, http or https.
+        pid: Process id, if the server was started on this machine.
+        api_key: Key to send; None for a server without keys.
     """
 
     def __init__(self, url: str, pid: int | None, api_key: str | None = None) -> None:
@@ -65,29 +65,29 @@ class Host:
         return httpx.get(self.url + path, headers=bearer(self.api_key), timeout=10)
 
     def is_ready(self) -> bool:
-        """Whether it says so."""
+        """Whether the server reports that it is ready."""
         try:
             return self._get("/health/ready").status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
     def model(self) -> dict[str, Any]:
-        """What `GET /v1/model` says.
+        """Return the answer of `GET /v1/model`.
 
         Raises:
-            HostError: It says nothing.
+            HostError: The server does not answer, or needs a key.
         """
         try:
             answer = self._get("/v1/model")
             if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-                raise HostError(f"{self.url} wants a key: give one with --api-key-file FILE or {API_KEY_VARIABLE}")
+                raise HostError(f"{self.url} needs a key: set one with --api-key-file FILE or {API_KEY_VARIABLE}")
             answer.raise_for_status()
             return dict(answer.json())
         except (httpx.HTTPError, ValueError) as error:
             raise HostError(f"expected a speech-qc server at {self.url}: {error}") from error
 
     def steps(self) -> Steps | None:
-        """Counters of the live lanes; None without metrics."""
+        """Return the counters of the live lanes; None without metrics."""
         try:
             answer = self._get("/metrics")
         except httpx.HTTPError:
@@ -95,18 +95,18 @@ class Host:
         return parse_steps(answer.text) if answer.status_code == httpx.codes.OK else None
 
     def workers(self) -> int:
-        """Processes that share the streams, as `GET /health/ready` says; 1 when it does not."""
+        """Return the number of processes from `GET /health/ready`; 1 if it is missing there."""
         try:
             return int(self._get("/health/ready").json()["workers"])
         except (httpx.HTTPError, ValueError, KeyError):
             return 1
 
     def cpu_s(self) -> float | None:
-        """User and system seconds of the server, its workers included; None where that cannot be seen (Linux only)."""
+        """Return the CPU time of the server and its workers, seconds; None if unknown (it needs Linux)."""
         return self._sum(cpu_seconds)
 
     def memory_kib(self) -> float | None:
-        """Resident memory; likewise."""
+        """Return the resident memory of the server and its workers; None if unknown (it needs Linux)."""
         return self._sum(resident_kib)
 
     def _sum(self, figure: Callable[[int], float | None]) -> float | None:
@@ -117,7 +117,7 @@ class Host:
 
 
 def parse_steps(text: str) -> Steps | None:
-    """Read the live lanes' batch histogram, of all workers, from Prometheus' text format; None when it has none."""
+    """Sum the batch histograms of the live lanes over all workers, from Prometheus text; None if there are none."""
     totals = {"sum": 0.0, "count": 0.0}
     found = LIVE_BATCHES.findall(text)
     for kind, value in found:
@@ -126,7 +126,7 @@ def parse_steps(text: str) -> Steps | None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Processes that a process has started; none where the kernel does not tell."""
+    """Return the child processes of a process; empty if the kernel does not report them."""
     try:
         return [int(child) for child in (PROC / str(pid) / "task" / str(pid) / "children").read_text().split()]
     except OSError:
@@ -134,7 +134,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """User and system time of a process so far; None where the kernel does not tell."""
+    """Return the user and system time of a process; None if the kernel does not report it."""
     try:
         fields = (PROC / str(pid) / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
     except OSError:
@@ -143,7 +143,7 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 def resident_kib(pid: int) -> float | None:
-    """Resident memory of a process; None where the kernel does not tell."""
+    """Return the resident memory of a process; None if the kernel does not report it."""
     try:
         lines = (PROC / str(pid) / "status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -152,10 +152,10 @@ def resident_kib(pid: int) -> float | None:
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raise this process's limit on open files, which those it starts inherit; returns what it is then.
+    """Raise the limit on open files of this process and its future children, and return the resulting limit.
 
     Args:
-        wanted: Sockets and some more.
+        wanted: Number of open files needed.
     """
     try:
         import resource
@@ -171,12 +171,12 @@ def allow_open_files(wanted: int) -> int:
 
 
 def is_local(url: str) -> bool:
-    """Whether an address is this machine's loopback."""
+    """Whether a URL refers to this machine's loopback address."""
     return (urlsplit(url).hostname or "") in ("127.0.0.1", "localhost", "::1")
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
+    """Return an unused TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -187,18 +187,18 @@ def free_port() -> int:
 def started_server(
     max_streams: int, *, program: Sequence[str] = (sys.executable, "-m", "speech_qc"), **settings: str
 ) -> Iterator[Host]:
-    """A server of its own process with the settings of this environment, until the block ends.
+    """Run a server in its own process, with the settings of this environment, until the block ends.
 
-    Where the settings name keys it has one of its own: theirs are known by their hashes alone.
+    If the settings name a keys file, the server gets a new file with one key, since the existing file has only hashes.
 
     Args:
         max_streams: Places for live channels.
-        program: What is started, without its arguments; this installation by default.
+        program: Program to start, without its arguments; this installation by default.
         settings: Further SPEECHQC_ variables, names without the prefix.
 
     Raises:
-        HostError: It does not become ready; the message holds the end of its log.
-        SettingsError: A setting is wrong.
+        HostError: The server does not become ready; the message contains the end of its log.
+        SettingsError: A setting is invalid.
     """
     port = free_port()
     given = {"MAX_STREAMS": str(max_streams)} | {name.upper(): value for name, value in settings.items()}
@@ -215,8 +215,8 @@ def started_server(
             host = Host(f"http://127.0.0.1:{port}", running.pid, api_key)
             if not _becomes_ready(host, running):
                 log.seek(0)
-                said = log.read()[-2000:].decode(errors="replace").strip() or "(it said nothing)"
-                raise HostError(f"expected a server that becomes ready within {START_S:g} s, it did not: {said}")
+                said = log.read()[-2000:].decode(errors="replace").strip() or "(no output)"
+                raise HostError(f"expected the server to be ready within {START_S:g} s, it was not: {said}")
             yield host
         finally:
             running.terminate()

@@ -1,8 +1,8 @@
-"""A process full of clients: `python -m speech_qc.capacity.load` reads a plan from standard input, plays it, reports.
+"""A process of many clients: `python -m speech_qc.capacity.load` reads a plan from standard input, runs it, reports.
 
 Input: one line of JSON (`Plan`), then the audio as 16-bit PCM. Output: the line `begun` when the clock starts, one line
-of JSON (`Outcome`), then the timings as float32: lags, answers, lateness. Each stream sends the same interval at its
-own phase, as independent callers do; starts are a Poisson process over the ramp.
+of JSON (`Outcome`), then the timings as float32: lags, answers, lateness. All streams send at the same interval, each
+at its own phase, like independent callers; starts are a Poisson process over the ramp.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from speech_qc.capacity.frames import BINARY, TEXT, FrameSocket, client_frame, u
 RATE_HZ = 16_000
 BYTES_PER_SAMPLE = 2
 TURN = 8
-"""Messages sent in a row by clients that are behind, before they look at what came."""
+"""Messages sent in a row by clients that are behind, before received data is processed."""
 SHORTEST_SLEEP_S = 0.001
-"""What is due sooner goes out now: event loops count in milliseconds."""
+"""A message due sooner is sent immediately: event loops have a resolution of milliseconds."""
 
 Timings: TypeAlias = "tuple[array[float], array[float], array[float]]"  # an array is not generic at run time in 3.11
 """Lags, answers and lateness, float32 seconds."""
@@ -37,20 +37,20 @@ FRAMES = b'"frames":{"'
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one process of clients does.
+    """The plan of one client process.
 
     Args:
-        url: Address of the streams with its query.
-        streams: How many.
+        url: URL of the streams, with its query.
+        streams: Number of streams.
         message_ms: Audio in one message.
         frame_samples: Samples of an output frame.
         context_samples: Samples after a frame's end that its scores depend on.
-        ramp_s: Streams start within this time.
-        settle_s: Then nothing is timed for so long.
-        measure_s: Then messages are timed; after it, streams close.
+        ramp_s: Time within which the streams start.
+        settle_s: Time after the ramp during which nothing is timed.
+        measure_s: Time after that during which messages are timed; then the streams close.
         close_s: Longest wait for the last summaries.
-        seed: Of phases and starts.
-        api_key: To send along; None where the server has no keys.
+        seed: Seed of phases and starts.
+        api_key: Key to send; None for a server without keys.
     """
 
     url: str
@@ -68,14 +68,14 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of it; lags, answers and lateness follow as float32 seconds.
+    """The outcome of a plan; lags, answers and lateness follow as float32 seconds.
 
     Attributes:
-        timed: How many of each: lags, answers, lateness.
-        lost_frames: Due and not received, or received out of order.
+        timed: Number of lags, answers and lateness values.
+        lost_frames: Frames that were not received, or received out of order.
         failed: Streams that did not end with a summary and code 1000.
-        reason: Of the first of them.
-        cpu_s: That the process used while messages were timed.
+        reason: Reason of the first failure.
+        cpu_s: CPU time that the process used while messages were timed.
     """
 
     timed: tuple[int, int, int] = (0, 0, 0)
@@ -86,7 +86,7 @@ class Outcome:
 
 
 def frame_range(text: bytes) -> tuple[int, int] | None:
-    """First frame and number of frames of a `scores` message, without parsing it; None for other messages."""
+    """Return first frame and number of frames of a `scores` message, without parsing it; None for other messages."""
     if not text.startswith(SCORES):
         return None
     first = int(text[len(SCORES) : text.index(b",", len(SCORES))])
@@ -96,12 +96,12 @@ def frame_range(text: bytes) -> tuple[int, int] | None:
 
 @dataclass(slots=True, eq=False)
 class LoadClient:
-    """One stream of the load.
+    """One client with its stream.
 
     Args:
-        phase_s: When in each interval it sends.
-        start_s: When it opens, from the beginning.
-        first_message: Which message of the audio it sends first.
+        phase_s: Time within each interval at which it sends.
+        start_s: Time from the beginning at which it connects.
+        first_message: Index of the message that it sends first.
     """
 
     phase_s: float
@@ -117,14 +117,14 @@ class LoadClient:
     code: int | None = None
     reason: str = ""
     sent_s: array[float] = field(default_factory=lambda: array("d"))
-    """When each message went out."""
+    """Time at which each message was sent."""
 
 
 class Load:
-    """Plays a plan; used from one event loop.
+    """Runs a plan; used from one event loop.
 
     Args:
-        plan: What to do.
+        plan: The plan.
         audio: PCM that all streams send in a loop.
     """
 
@@ -135,7 +135,7 @@ class Load:
         size = self._message_samples * BYTES_PER_SAMPLE
         self._messages = [client_frame(BINARY, audio[i : i + size]) for i in range(0, len(audio) - size + 1, size)]
         chance = random.Random(plan.seed)
-        starts = (chance.uniform(0, plan.ramp_s) for _ in range(plan.streams))  # a Poisson process, its number given
+        starts = (chance.uniform(0, plan.ramp_s) for _ in range(plan.streams))  # a Poisson process of known size
         callers = [LoadClient(s % self._interval_s, s, chance.randrange(len(self._messages))) for s in starts]
         self._callers = sorted(callers, key=lambda caller: caller.phase_s)
         self._request = upgrade_request(plan.url, plan.api_key)
@@ -147,7 +147,7 @@ class Load:
         self.lags, self.answers, self.late = array("f"), array("f"), array("f")
 
     async def run(self) -> Outcome:
-        """Play to the end."""
+        """Run the plan and return its outcome."""
         plan = self._plan
         begin = time.monotonic()
         self._measure_from = begin + plan.ramp_s + plan.settle_s
@@ -173,7 +173,7 @@ class Load:
         return time.process_time() - before
 
     async def _pace(self, begin: float) -> None:
-        """Send everything at its time, one interval after the other, and close all streams in the last one."""
+        """Send every message at its time, one interval after the other, and close all streams in the last interval."""
         turn, due_round = 0, begin
         while due_round < self._measure_to + self._interval_s:
             for caller in self._callers:
@@ -189,7 +189,7 @@ class Load:
             due_round += self._interval_s
 
     def _advance(self, caller: LoadClient, due: float) -> None:
-        """Open the stream, send its next message, or end it."""
+        """Open the stream, send its next message, or close it."""
         if caller.socket is None:
             if due < self._measure_from:
                 self._connect(caller)
@@ -207,7 +207,7 @@ class Load:
 
     def _connect(self, caller: LoadClient) -> None:
         def on_text(text: bytes) -> None:
-            self._hear(caller, text)
+            self._on_text(caller, text)
 
         def on_end(code: int, reason: str) -> None:
             self._end(caller, code, reason)
@@ -226,7 +226,7 @@ class Load:
         except OSError as error:
             self._end(caller, 1006, f"cannot connect: {error}")
 
-    def _hear(self, caller: LoadClient, text: bytes) -> None:
+    def _on_text(self, caller: LoadClient, text: bytes) -> None:
         now = time.monotonic()
         found = frame_range(text)
         if found is None:
@@ -247,7 +247,7 @@ class Load:
         if holding >= len(sent_s) or not self._measure_from <= sent_s[holding] < self._measure_to:
             return
         completing = (end + self._plan.context_samples - 1) // self._message_samples
-        if completing < len(sent_s):  # not so for what is flushed at the end
+        if completing < len(sent_s):  # false for frames that are flushed at the end
             self.lags.append(now - sent_s[holding])
             self.answers.append(now - sent_s[completing])
 
@@ -261,7 +261,7 @@ class Load:
             self._all_ended.set()
 
     def _judge(self, caller: LoadClient, outcome: Outcome) -> None:
-        """Count what one stream lost."""
+        """Add the lost frames and failures of one stream to the outcome."""
         due = -(-len(caller.sent_s) * self._message_samples // self._plan.frame_samples)
         outcome.lost_frames += caller.lost + max(0, due - caller.frames)
         if caller.code == 1000 and caller.summary:
@@ -272,7 +272,7 @@ class Load:
 
 
 def run_plan(plan: Plan, audio: bytes) -> tuple[Outcome, Timings]:
-    """Play a plan in this process; uses uvloop where it is installed, which halves what a message costs."""
+    """Run a plan in this process; with uvloop, if it is installed, which halves the cost of a message."""
     try:
         factory = import_module("uvloop").new_event_loop
     except ImportError:
@@ -287,7 +287,7 @@ def run_plan(plan: Plan, audio: bytes) -> tuple[Outcome, Timings]:
 
 
 def main() -> None:
-    """Read the plan, play it, write the outcome."""
+    """Read the plan, run it, write the outcome."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     plan = Plan(**json.loads(source.readline()))
     audio = source.read()

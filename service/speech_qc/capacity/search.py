@@ -1,4 +1,4 @@
-"""The arithmetic of a capacity measurement: percentiles, whether a trial held, which number to try next. Pure."""
+"""The arithmetic of a capacity measurement: percentiles, whether a trial passed, which number to try next. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
-"""Shown of every trial; 1.0 is the longest."""
+"""Quantiles reported for every trial; 1.0 is the maximum."""
 
 SAFE_SHARE = 0.8
-"""Of what was found, to be set as the limit: clients elsewhere are less regular than these."""
+"""Share of the result to set as the limit: real clients are less regular than these."""
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Smallest value that is at least as large as `share` of all (nearest rank); NaN of nothing.
+    """Return the smallest value that is at least as large as `share` of all (nearest rank); NaN if there are none.
 
     Args:
-        ordered: Ascending.
+        ordered: Values in ascending order.
         share: 0 … 1.
     """
     if not len(ordered):
@@ -27,21 +27,21 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came out of running so many streams.
+    """The result of one trial.
 
     Attributes:
-        streams: How many there were.
-        lag_ms: By `QUANTILES`: from the sending of the message with a block's last sample until its scores came.
-        answer_p99_ms: As the lag, but from the message with the last sample that those scores depend on: without
-            the model's look-ahead, what the server and the line take.
-        late_p99_ms: How late the clients sent; when that is large, they were the limit and not the server.
-        scores: Messages that were timed.
-        lost_frames: Frames that were due and did not come, or came out of order.
-        failed: Streams that were refused, cut off or did not end in order.
-        reason: Of the first that failed.
-        server_cpu: Cores that the server used; None when it cannot be seen from here.
-        client_cpu: Cores that the clients used.
-        memory_kib: Server memory per stream; None when it cannot be told.
+        streams: Number of streams.
+        lag_ms: Lag at each of `QUANTILES`: from sending the message with a block's last sample to its scores.
+        answer_p99_ms: As the lag, but from sending the message with the last sample that those scores depend on; it
+            excludes the model's look-ahead and leaves the time of the server and the network.
+        late_p99_ms: How late the clients sent; if this is large, the clients were the bottleneck, not the server.
+        scores: Number of timed messages.
+        lost_frames: Frames that did not arrive, or arrived out of order.
+        failed: Streams that were refused, dropped or did not end gracefully.
+        reason: Reason of the first failure.
+        server_cpu: Cores used by the server; None if unknown.
+        client_cpu: Cores used by the clients.
+        memory_kib: Server memory per stream; None if unknown.
         batch: Mean number of chunks in a live step; None without metrics.
     """
 
@@ -60,39 +60,39 @@ class Trial:
 
     @property
     def p99_ms(self) -> float:
-        """The figure that is held against the limit."""
+        """The 99th percentile of the lag, which is compared to the limit."""
         return self.lag_ms[QUANTILES.index(0.99)]
 
     @property
     def was_refused(self) -> bool:
-        """Whether the server had no place for a stream: a limit that was set, which says nothing of the machine."""
+        """Whether the server refused a stream because of a configured limit, not because the machine is too slow."""
         return self.failed > 0 and '"code":"overloaded"' in (self.reason or "")
 
     def holds(self, p99_ms: float) -> bool:
-        """Whether the lag stayed within the limit with nothing lost; a trial without scores (NaN) does not."""
+        """Whether the lag stayed within the limit and nothing was lost; False for a trial without scores (NaN)."""
         return self.p99_ms <= p99_ms and not self.lost_frames and not self.failed
 
 
 @dataclass(slots=True)
 class Search:
-    """Finds the largest number that holds: doubles until one does not, then halves the distance.
+    """Finds the largest number that passes: doubles it until a trial fails, then bisects.
 
     Args:
-        first: Tried first.
-        most: Never tried beyond.
-        precision: Ends when the distance is less than this share of what holds.
+        first: First number to try.
+        most: Largest number to try.
+        precision: The search ends when the remaining interval is at most this share of the number that passed.
     """
 
     first: int
     most: int
     precision: float = 0.05
     holds: int = field(default=0, init=False)
-    """Largest number that has held."""
+    """Largest number that has passed."""
     fails: int | None = field(default=None, init=False)
-    """Smallest number that has not."""
+    """Smallest number that has failed."""
 
     def next(self) -> int | None:
-        """The number to try next; None when the search is over."""
+        """Return the number to try next; None if the search has ended."""
         if self.holds >= self.most:
             return None
         if self.fails is None:
@@ -102,7 +102,7 @@ class Search:
         return (self.holds + self.fails) // 2
 
     def record(self, number: int, held: bool) -> None:
-        """Take note of a trial."""
+        """Record the result of a trial."""
         if held:
             self.holds = max(self.holds, number)
         elif self.fails is None or number < self.fails:
@@ -110,10 +110,10 @@ class Search:
 
 
 def advised_limit(found: int, workers: int = 1) -> int:
-    """What to set SPEECHQC_MAX_STREAMS to; at least one.
+    """Return the value to set for SPEECHQC_MAX_STREAMS; at least 1.
 
     Args:
-        found: Streams that held.
-        workers: Processes that shared them; each has places of its own.
+        found: Number of streams that passed.
+        workers: Processes that shared the streams; each has its own places.
     """
     return max(1, math.floor(SAFE_SHARE * found / workers))

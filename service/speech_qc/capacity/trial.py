@@ -1,4 +1,4 @@
-"""One trial: so many paced streams against a server, from processes of their own, and what came of it."""
+"""One trial: runs a number of paced streams against a server, from separate client processes."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from speech_qc.capacity.search import QUANTILES, Trial, percentile
 
 STREAMS_PER_PROCESS = 400
 MAX_PROCESSES = 2
-"""More would take the cores from the server, when both are on one machine."""
+"""More client processes would take cores from a server on the same machine."""
 RAMP_PER_S = 150
-"""Streams that open in a second."""
+"""Streams opened per second."""
 SETTLE_S = 2.0
 CLOSE_S = 6.0
-"""Longest wait for the summaries; a server that needs longer has failed anyway."""
+"""Longest wait for the summaries; a server that needs longer has failed the trial anyway."""
 AUDIO_S = 12
 FRAME_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What all trials of a search have in common.
+    """Conditions that all trials of a search share.
 
     Args:
         message_ms: Audio in one message.
         emit_ms: Audio between two `scores` messages.
-        measure_s: How long messages are timed.
+        measure_s: Time during which messages are timed.
     """
 
     message_ms: int = 100
@@ -45,19 +45,19 @@ class Conditions:
     measure_s: float = 10.0
 
     def seconds(self, streams: int) -> float:
-        """How long a trial takes, the closing at its worst left out."""
+        """Return the usual duration of a trial, without the worst case of closing the streams."""
         return ramp_s(streams) + SETTLE_S + self.measure_s + 3.0
 
 
 def ramp_s(streams: int) -> float:
-    """Time within which the streams of a trial start."""
+    """Return the time within which the streams of a trial start."""
     return max(1.0, streams / RAMP_PER_S)
 
 
 def load_audio(seed: int = 0) -> bytes:
-    """What the clients say: bursts of coloured noise at the pace of syllables, hum in between, PCM of 16 bit.
+    """Return the audio that clients send, 16-bit PCM: noise bursts at the rate of syllables, with hum in between.
 
-    What a score costs does not depend on the sound; events do, so there must be some.
+    The cost of a score does not depend on the sound, but events do, so the audio must cause some.
     """
     random = np.random.default_rng(seed)
     count = AUDIO_S * RATE_HZ
@@ -71,11 +71,11 @@ def load_audio(seed: int = 0) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the streams go, and what the model's contract says of their timing.
+    """The server under test, and the timing that its model declares.
 
     Args:
         host: The server.
-        idle_kib: Its memory before the first stream; None when unknown.
+        idle_kib: Its memory before the first stream; None if unknown.
         frame_samples: Samples of an output frame, at 16 kHz.
         context_samples: Samples after a frame's end that its scores depend on.
     """
@@ -87,10 +87,10 @@ class Target:
 
     @classmethod
     def of(cls, host: Host) -> Target:
-        """Ask a server about its model.
+        """Query a server for its model.
 
         Raises:
-            HostError: It does not answer.
+            HostError: The server does not answer.
         """
         model = host.model()
         return cls(
@@ -102,10 +102,10 @@ class Target:
 
 
 def run_trial(target: Target, streams: int, conditions: Conditions, *, seed: int = 1) -> Trial:
-    """Run so many streams; blocks until they have ended.
+    """Run a number of streams; block until they have ended.
 
     Raises:
-        HostError: A process of clients broke off.
+        HostError: A client process failed.
     """
     count = min(MAX_PROCESSES, -(-streams // STREAMS_PER_PROCESS))
     shares = [streams // count + (index < streams % count) for index in range(count)]
@@ -122,7 +122,7 @@ def run_trial(target: Target, streams: int, conditions: Conditions, *, seed: int
             loads.append(_start(plan, audio))
         for load in loads:
             if load.stdout is None or load.stdout.readline() != b"begun\n":
-                raise HostError("a process of clients did not start; its errors stand above")
+                raise HostError("a client process did not start: see its errors above")
         time.sleep(ramp + SETTLE_S)
         before, cpu_before, clock = target.host.steps(), target.host.cpu_s(), time.monotonic()
         time.sleep(conditions.measure_s)
@@ -151,7 +151,7 @@ Float32 = NDArray[np.float32]
 
 
 def _trial(streams: int, results: Sequence[tuple[Outcome, list[Float32]]], *, measure_s: float, **seen: Any) -> Trial:
-    """Put the processes' outcomes together."""
+    """Combine the outcomes of all client processes."""
     lags, answers, late = (np.sort(np.concatenate([timed[i] for _, timed in results])) * 1000 for i in range(3))
     outcomes = [outcome for outcome, _ in results]
     return Trial(
@@ -172,23 +172,23 @@ def _start(plan: Plan, audio: bytes) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "speech_qc.capacity.load"]
     load = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     if load.stdin is None:
-        raise HostError("a process of clients has no standard input")
+        raise HostError("a client process has no standard input")
     try:
         load.stdin.write(json.dumps(asdict(plan)).encode() + b"\n" + audio)
         load.stdin.close()
     except BrokenPipeError as error:
-        raise HostError("a process of clients did not start; its errors stand above") from error
+        raise HostError("a client process did not start: see its errors above") from error
     load.stdin = None
     return load
 
 
 def _result(load: subprocess.Popen[bytes]) -> tuple[Outcome, list[Float32]]:
-    """Wait for a process of clients and read what it reports."""
+    """Wait for a client process and read its outcome."""
     if load.stdout is None:
-        raise HostError("a process of clients has no standard output")
+        raise HostError("a client process has no standard output")
     head, rest = load.stdout.readline(), load.stdout.read()
     if load.wait() or not head:
-        raise HostError(f"a process of clients broke off with exit code {load.returncode}; its errors stand above")
+        raise HostError(f"a client process failed with exit code {load.returncode}: see its errors above")
     fields = json.loads(head)
     outcome = Outcome(**fields | {"timed": tuple(fields["timed"])})
     values = np.frombuffer(rest, np.float32)

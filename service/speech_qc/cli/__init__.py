@@ -1,4 +1,4 @@
-"""The command line `speech-qc`: one module per command, and what they share.
+"""The command line `speech-qc`: one module per command, and shared modules.
 
-`main` declares the options; nothing else here knows the option parser.
+`main` declares the options; no other module here depends on the option parser.
 """

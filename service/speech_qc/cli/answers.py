@@ -1,7 +1,7 @@
-"""Where an answer about a recording comes from: the model in this process, or a server.
+"""Inspects recordings with the model in this process; the interface is shared with inspection by a server.
 
-Both give the document of `POST /v1/inspect`, with scores as float32 arrays that hold NaN where there is no value, so
-that what is written afterwards does not depend on who listened.
+Both return the document of `POST /v1/inspect`, with scores as float32 arrays that contain NaN for missing values, so
+that the output does not depend on where the inspection ran.
 """
 
 from __future__ import annotations
@@ -17,62 +17,62 @@ from typing import Any, Protocol, Self
 from speech_qc.cli.files import Source
 from speech_qc.cli.options import Question
 from speech_qc.cli.seams import CommandError
-from speech_qc.embedded import Detector
+from speech_qc.embedded.detector import Detector
 from speech_qc.errors import SpeechQCError
 
 Document = dict[str, Any]
 
 
 class Answerer(Protocol):
-    """Answers about one recording after another, several at a time; an async context manager."""
+    """Inspects recordings, several at a time; an async context manager."""
 
     async def __aenter__(self) -> Self:
-        """Get ready; whatever would fail for every recording fails here."""
+        """Get ready; errors that would affect every recording are raised here."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give everything back."""
+        """Release all resources."""
 
     async def inspect(self, path: Path) -> Document:
-        """Answer about one recording.
+        """Inspect one recording.
 
         Raises:
             SpeechQCError: This recording cannot be inspected.
-            CommandError: Likewise.
+            CommandError: The same.
             OSError: The file cannot be read.
         """
 
 
 class LocalAnswerer:
-    """Runs the model in this process, each recording in a thread of its own.
+    """Runs the model in this process, each recording in its own thread.
 
     Args:
         detector: The loaded model.
-        question: What to answer.
+        question: Options of the inspection.
 
     Raises:
-        ProtocolError: There is no such profile or label.
+        ProtocolError: The profile or a label does not exist.
     """
 
     def __init__(self, detector: Detector, question: Question) -> None:
-        detector.profiles.get(question.profile or detector.settings.default_profile)  # before minutes of work
+        detector.profiles.get(question.profile or detector.settings.default_profile)  # fail before minutes of work
         detector.labels(question.labels)
         self._detector, self._question = detector, question
         self._stopping = threading.Event()
 
     async def __aenter__(self) -> Self:
-        """Nothing to get ready: the model is loaded."""
+        """Do nothing: the model is already loaded."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Have threads that are still at work end at their next step; nobody waits for their answers."""
+        """Stop running threads at their next step; their results are no longer needed."""
         self._stopping.set()
 
     async def inspect(self, path: Path) -> Document:
-        """Answer about one recording; see `Answerer.inspect`."""
+        """Inspect one recording; see `Answerer.inspect`."""
         return await asyncio.to_thread(self._inspect, path)
 
     def _inspect(self, path: Path) -> Document:
@@ -90,23 +90,23 @@ class LocalAnswerer:
 
     def _check(self) -> None:
         if self._stopping.is_set():
-            raise CommandError("the command is ending")
+            raise CommandError("the command is stopping")
 
 
 async def answers_in_order(
     sources: Sequence[Source], inspect: Callable[[Path], Awaitable[Document]], workers: int
 ) -> AsyncGenerator[tuple[Source, Document | Exception]]:
-    """Inspect several recordings side by side and give the answers in the order of the recordings.
+    """Inspect several recordings concurrently and yield the results in the order of the recordings.
 
-    At most `workers` answers exist at a time, however far one recording holds up those behind it.
+    At most `workers` results exist at a time, even if one slow recording delays those after it.
 
     Args:
         sources: The recordings.
-        inspect: Answers about one.
+        inspect: Inspects one recording.
         workers: Recordings at a time.
 
     Returns:
-        Each source with its answer, or with the error that kept it from being inspected.
+        Each source with its document, or with the error that prevented its inspection.
     """
     running: deque[tuple[Source, asyncio.Task[Document]]] = deque()
 

@@ -1,4 +1,4 @@
-"""What commands that ask a server have in common: the key they send, and what to say when it is not taken."""
+"""API key handling shared by the commands that call a server: finding the key, and a hint if it is refused."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from speech_qc.client.credentials import find_api_key
 from speech_qc.errors import Forbidden, Unauthorized
 from speech_qc.settings import API_KEY_VARIABLE
 
-HINT = f"; this command takes it from --api-key-file FILE or from {API_KEY_VARIABLE}"
+HINT = f"; set the key with --api-key-file FILE or {API_KEY_VARIABLE}"
 
 
 def api_key_for(file: Path | None, *, url: str | None) -> str | None:
-    """The key to send; None without a server to send it to.
+    """Return the key to send; None without a server.
 
     Args:
-        file: What `--api-key-file` says.
-        url: The server that is asked; None when none is.
+        file: Value of `--api-key-file`.
+        url: Server to send it to; None without one.
 
     Raises:
-        CommandError: There is a file and no server, or no key where one was promised.
+        CommandError: There is a file but no server, or the file or variable does not contain a key.
     """
     if url is None:
         if file is not None:
-            raise CommandError("--api-key-file is sent to a server: name it with --url")
+            raise CommandError("--api-key-file needs a server: set one with --url")
         return None
     try:
         return find_api_key(file)
@@ -33,5 +33,5 @@ def api_key_for(file: Path | None, *, url: str | None) -> str | None:
 
 
 def with_hint(message: str, code: str) -> str:
-    """A server's message, and how this command sends a key where that is what was wrong."""
+    """Return a server's message, with a hint on setting the key if the server refused the request because of it."""
     return message + (HINT if code in (Unauthorized.code, Forbidden.code) else "")

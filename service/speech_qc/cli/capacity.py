@@ -1,4 +1,4 @@
-"""The `capacity` command: how many live streams this machine, or a server elsewhere, carries within a lag."""
+"""The `capacity` command: how many live streams this machine, or another server, sustains within a lag limit."""
 
 from __future__ import annotations
 
@@ -25,26 +25,24 @@ from speech_qc.exit_codes import FOUND, OK
 
 FIRST = 32
 SPARE_PLACES = 16
-"""Of the server that is started: streams of the trial before may take a moment to leave."""
+"""Extra places of the server that is started: streams of the previous trial may take a moment to close."""
 FILES_PER_STREAM, OTHER_FILES = 1, 256
 LATE_MS = 20.0
-"""Clients that send later than this at the 99th percentile were the limit themselves."""
-
-"""Exit codes; an error is 2."""
+"""If clients send later than this at the 99th percentile, they were the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True)
 class CapacityOptions:
-    """What was asked for.
+    """Options of the command.
 
     Args:
         p99_ms: Limit of the lag's 99th percentile.
-        conditions: Of every trial.
-        most: Streams never tried beyond.
-        limit_s: No trial begins that would end later.
+        conditions: Conditions of every trial.
+        most: Maximum number of streams to try.
+        limit_s: Time limit; no trial starts that would exceed it.
         url: Server to measure; None to start one.
-        workers: Processes of the server that is started; None for what the settings say.
-        api_key_file: Holds the key for the server at `url`; None for the environment's.
+        workers: Processes of the server to start; None for the value in the settings.
+        api_key_file: File with the key for the server at `url`; None for the environment variable.
     """
 
     p99_ms: float = 150.0
@@ -58,13 +56,13 @@ class CapacityOptions:
 
 @dataclass(frozen=True, slots=True)
 class CapacityResult:
-    """What the search found.
+    """Result of the search.
 
     Args:
-        model: Name and version of the model that was asked.
-        trials: In the order in which they ran.
-        found: Most streams that held; 0 when not even the least did.
-        complete: Whether the search came to its end within the time and below the largest number allowed.
+        model: Name and version of the server's model.
+        trials: All trials, in the order in which they ran.
+        found: Largest number of streams that passed; 0 if even the smallest failed.
+        complete: Whether the search finished within the time limit and below the maximum number.
         ended: Why it ended.
         workers: Processes of the server.
     """
@@ -78,14 +76,14 @@ class CapacityResult:
 
 
 def measure(options: CapacityOptions, notes: Console) -> CapacityResult:
-    """Search for the most streams that hold; blocks for minutes.
+    """Search for the largest number of streams that passes; block for minutes.
 
     Args:
-        options: What was asked for.
-        notes: Where progress is told.
+        options: Options of the command.
+        notes: Console for progress messages.
 
     Raises:
-        HostError: There is no server to measure, or the clients broke off.
+        HostError: There is no server to measure, or the clients failed.
         CommandError: The key cannot be read.
     """
     deadline = time.monotonic() + options.limit_s
@@ -95,40 +93,36 @@ def measure(options: CapacityOptions, notes: Console) -> CapacityResult:
         search, trials, ended = Search(min(FIRST, options.most), options.most), list[Trial](), ""
         while (streams := search.next()) is not None:
             if trials and time.monotonic() + options.conditions.seconds(streams) > deadline:
-                ended = f"the time was up before {streams} streams could be tried"
+                ended = f"the time limit was reached before {streams} streams could be tried"
                 break
             notes.print(Text(f"{streams} streams …"), end=" ")
             trial = run_trial(target, streams, options.conditions, seed=1 + len(trials))
             trials.append(trial)
             search.record(streams, held := trial.holds(options.p99_ms))
-            notes.print(Text(f"p99 {trial.p99_ms:.0f} ms, {'holds' if held else 'does not hold'}{_fault(trial)}"))
+            notes.print(Text(f"p99 {trial.p99_ms:.0f} ms, {'passed' if held else 'failed'}{_fault(trial)}"))
     reached = search.holds >= options.most
     refused = any(trial.was_refused for trial in trials if trial.streams == search.fails)
     complete = not ended and not reached and not refused
     if refused and not ended:
         ended = (
-            "beyond that the server has no places, whatever the machine carries; raise SPEECHQC_MAX_STREAMS there, or "
-            "the bound of the key, and measure again"
+            "the server has no more places, although the machine may sustain more; raise SPEECHQC_MAX_STREAMS there, or "
+            "the limit of the key, and measure again"
         )
     if not ended:
-        ended = (
-            "the largest number that may be tried held"
-            if reached
-            else "the next larger number that was tried did not hold"
-        )
+        ended = "the maximum number to try passed" if reached else "the next larger number failed"
     return CapacityResult(f"{model['name']} {model['version']}", trials, search.holds, complete, ended, workers)
 
 
 @contextmanager
 def _host(options: CapacityOptions) -> Iterator[Host]:
-    """The server to measure."""
+    """Provide the server to measure: the one at the URL, or one started here."""
     api_key = api_key_for(options.api_key_file, url=options.url)
     wanted = FILES_PER_STREAM * options.most + OTHER_FILES
     allowed = allow_open_files(wanted)
     if allowed < wanted:
         raise HostError(
-            f"{options.most} streams need {wanted} open files, {allowed} are allowed: raise the limit (ulimit -n) or "
-            f"take --max {max(1, allowed - OTHER_FILES)}"
+            f"{options.most} streams need {wanted} open files, the limit is {allowed}: raise it (ulimit -n) or use "
+            f"--max {max(1, allowed - OTHER_FILES)}"
         )
     if options.url is None:
         settings = {} if options.workers is None else {"workers": str(options.workers)}
@@ -149,9 +143,9 @@ def capacity(options: CapacityOptions, *, as_json: bool) -> int:
     """
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     if options.url is not None and not options.url.startswith(("http://", "https://")):
-        raise CommandError(f"--url: expected an address like http://127.0.0.1:8000, given {options.url!r}")
+        raise CommandError(f"--url: expected an address like http://127.0.0.1:8000, got {options.url!r}")
     if options.url is not None and not is_local(options.url):
-        notes.print(Text("the server is elsewhere: the lag holds the way there and back"))
+        notes.print(Text("the server is on another machine: the lag includes the network round trip"))
     try:
         finding = measure(options, notes)
     except HostError as error:
@@ -170,7 +164,7 @@ def capacity(options: CapacityOptions, *, as_json: bool) -> int:
 
 
 def document(finding: CapacityResult, options: CapacityOptions) -> dict[str, Any]:
-    """The finding as JSON has it."""
+    """Return the result as a JSON document."""
     limit = advised_limit(finding.found, finding.workers) if finding.found else None
     return {
         "model": finding.model,
@@ -196,7 +190,7 @@ COLUMNS = (
 
 
 def cells(trial: Trial, p99_ms: float) -> tuple[str, ...]:
-    """One trial as text, by `COLUMNS`."""
+    """Format one trial as the cells of a row, by `COLUMNS`."""
     return (
         str(trial.streams),
         *(_number(value, ".0f") for value in trial.lag_ms),
@@ -212,7 +206,7 @@ def cells(trial: Trial, p99_ms: float) -> tuple[str, ...]:
 
 
 def page(finding: CapacityResult, options: CapacityOptions) -> RenderableType:
-    """The finding for reading: a row per trial, by streams, then what to make of it."""
+    """Render the result for the terminal: a row per trial, ordered by streams, then the advice."""
     table: Table = open_table()
     for heading in COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -221,29 +215,29 @@ def page(finding: CapacityResult, options: CapacityOptions) -> RenderableType:
     conditions = options.conditions
     about = (
         f"{finding.model}; messages of {conditions.message_ms} ms, scores every {conditions.emit_ms} ms, "
-        f"{conditions.measure_s:g} s timed per trial. Lag in ms: from sending a frame's last sample to its scores; "
-        "answer: from sending the last sample that they depend on."
+        f"{conditions.measure_s:g} s timed per trial. Lag in ms: from sending a frame's last sample to its scores. "
+        "Answer: from sending the last sample that they depend on."
     )
     return Group(Text(about, style="dim"), Text(), table, Text(), Text(advice(finding, options), style="bold"))
 
 
 def advice(finding: CapacityResult, options: CapacityOptions) -> str:
-    """What to set, and how sure that is."""
+    """Return the result in words, with the limit to set."""
     if not finding.found:
         fewest = min(trial.streams for trial in finding.trials)
         why = f": {finding.ended}" if any(trial.was_refused for trial in finding.trials) else ""
-        return f"Not even {fewest} streams hold p99 {options.p99_ms:g} ms here{why}."
+        return f"Not even {fewest} streams stay within p99 {options.p99_ms:g} ms here{why}."
     least = "" if finding.complete else "at least "
     each = "" if finding.workers == 1 else f", for each of the {finding.workers} processes"
     text = (
-        f"{least}{finding.found} streams hold p99 {options.p99_ms:g} ms: {finding.ended}. "
-        f"Set SPEECHQC_MAX_STREAMS={advised_limit(finding.found, finding.workers)} ({SAFE_SHARE:.0%} of it{each})."
+        f"{least}{finding.found} streams stay within p99 {options.p99_ms:g} ms: {finding.ended}. "
+        f"Set SPEECHQC_MAX_STREAMS={advised_limit(finding.found, finding.workers)} ({SAFE_SHARE:.0%} of that{each})."
     )
     if options.url is not None:
-        text += " Where that address is a balancer's, divide it by the number of servers behind."
+        text += " If this is the address of a load balancer, divide by the number of servers behind it."
     best = next(trial for trial in finding.trials if trial.streams == finding.found)
     if any(trial.late_p99_ms > LATE_MS for trial in finding.trials if trial.streams > best.streams):
-        text += " The clients themselves were late above that: with clients on another machine it may be more."
+        text += " Above that, the clients themselves were late: clients on another machine may show a higher number."
     return text[0].upper() + text[1:]
 
 

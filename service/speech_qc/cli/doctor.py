@@ -1,4 +1,4 @@
-"""The `doctor` command: looks at the machine before the service has to live on it."""
+"""The `doctor` command: checks whether this machine can run the service with these settings."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def doctor(*, as_json: bool) -> int:
-    """Run every check and say what to do.
+    """Run every check and print the results with advice.
 
     Returns:
-        0 all well, 1 it will serve but not well, 2 it will not serve.
+        0 if all is well, 1 if the service will run but not well, 2 if it will not run.
     """
     findings = list(_findings())
     text = _json(findings) if as_json else _page(findings)
@@ -32,7 +32,7 @@ def doctor(*, as_json: bool) -> int:
 
 
 def exit_code(findings: list[CheckResult]) -> int:
-    """The worst finding as a number."""
+    """Return the exit code for the worst result."""
     states = {finding.state for finding in findings}
     return ERROR if "fail" in states else FOUND if "warn" in states else OK
 
@@ -41,7 +41,7 @@ def _findings() -> Iterator[CheckResult]:
     try:
         settings = load_settings()
     except SettingsError as error:
-        yield CheckResult("settings", "fail", str(error), "correct them; the other checks need them")
+        yield CheckResult("settings", "fail", str(error), "correct the settings; the other checks need them")
         return
     yield CheckResult("settings", "ok", "every value is within its bounds")
     yield from all_findings(settings)

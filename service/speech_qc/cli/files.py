@@ -1,4 +1,4 @@
-"""Which recordings are meant, what their results are called, and how a result file comes into being."""
+"""Finds the recordings to inspect, names the result files, and writes them atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AUDIO_EXTENSIONS = frozenset({
     ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
     ".caf", ".sph", ".nist", ".voc",
 })  # fmt: skip
-"""What is taken from a folder; a file that is named is tried whatever its extension."""
+"""Extensions that are searched for in folders; a file that is named explicitly is always tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +23,26 @@ class Source:
     """One recording to inspect.
 
     Args:
-        path: Where it lies, as the user wrote it or as it was found.
+        path: Its path, as the user wrote it or as it was found.
     """
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The path as text that every terminal and JSON document can carry."""
+        """The path as text that is safe in terminals and JSON documents."""
         return printable(os.fsencode(self.path).decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The recordings behind the command's arguments.
+    """The recordings that the command's arguments refer to.
 
     Args:
         sources: Each file once, in the order of the arguments and by name within a folder or pattern.
-        missing: One message per argument that leads to no recording.
-        several: Whether the arguments could mean more than one file, whatever they turned out to mean; decides the
-            shape of the result, which must not depend on how many files a folder happens to hold.
+        missing: One message per argument without a recording.
+        several: Whether the arguments may refer to more than one file, even if only one was found. It decides the
+            format of the result, which must not depend on the number of files in a folder.
     """
 
     sources: Sequence[Source]
@@ -51,12 +51,12 @@ class Found:
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which a file name may hold and a terminal would obey."""
+    """Replace control characters, which a file name may contain and a terminal would execute."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def find_sources(arguments: Sequence[str]) -> Found:
-    """Resolve files, folders (searched to the bottom) and glob patterns (`**` crosses folders).
+    """Resolve files, folders (searched recursively) and glob patterns (`**` matches subfolders).
 
     Args:
         arguments: As given on the command line.
@@ -69,7 +69,7 @@ def find_sources(arguments: Sequence[str]) -> Found:
         if path.is_dir():
             several = True
             paths = list(_recordings_in(path))
-            problem = f"no recording in it or below; expected files ending in {' '.join(sorted(AUDIO_EXTENSIONS))}"
+            problem = f"no recordings in this folder; expected files ending in {' '.join(sorted(AUDIO_EXTENSIONS))}"
         elif path.exists() or not glob.has_magic(argument):
             paths = [path] if path.exists() else []
             problem = "no such file or folder"
@@ -85,7 +85,7 @@ def find_sources(arguments: Sequence[str]) -> Found:
 
 
 def _recordings_in(folder: Path) -> Iterator[Path]:
-    """Walk a folder by name, without hidden files: among them are the `._` twins that macOS leaves on foreign disks."""
+    """Walk a folder in order of names, without hidden files, such as the `._` files that macOS creates on other disks."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -103,14 +103,14 @@ def _matches(pattern: str) -> Iterator[Path]:
 
 
 def result_names(sources: Sequence[Source], extension: str) -> list[str]:
-    """Name one result file per recording, so that no two share a name, not even on disks that ignore case.
+    """Name one result file per recording, so that all names differ, even on file systems that ignore case.
 
-    `<stem>.<extension>` where that is enough; recordings of the same stem get the folders below their common one in
-    front (`monday__call.json`), then their own extension (`call.wav.json`), then a number.
+    The name is `<stem>.<extension>` if that is unique. For recordings with the same stem, their folders are added as a
+    prefix (`monday__call.json`), then their own extension (`call.wav.json`), then a number.
 
     Args:
-        sources: In the order of the result.
-        extension: Without the dot.
+        sources: The recordings, in the order of the result.
+        extension: Extension without the dot.
     """
     levels = [0] * len(sources)
     parents = [os.path.dirname(os.path.abspath(source.path)) for source in sources]
@@ -131,7 +131,7 @@ def result_names(sources: Sequence[Source], extension: str) -> list[str]:
 
 
 def _stem(source: Source, level: int, common: str | None, number: int) -> str:
-    """Name of a recording's result without its extension, more particular with every level."""
+    """Return the name of a recording's result without its extension, more specific with every level."""
     if level == 0:
         return source.path.stem
     absolute = Path(os.path.abspath(source.path))
@@ -144,15 +144,15 @@ def _stem(source: Source, level: int, common: str | None, number: int) -> str:
 
 @contextmanager
 def replaced_when_complete(target: Path) -> Iterator[Path]:
-    """Give a place to write to beside the target, which takes its name only if nothing went wrong.
+    """Provide a temporary file next to the target, and rename it to the target if no error occurred.
 
     Args:
-        target: An existing file is replaced.
+        target: Final name; an existing file is replaced.
 
     Raises:
         OSError: The folder cannot be written to.
     """
-    # The extension stays, for libraries that choose the format by it.
+    # Keep the extension, for libraries that choose the format by it.
     draft = target.with_name(f".{secrets.token_hex(6)}{target.suffix}")
     try:
         yield draft
@@ -162,6 +162,6 @@ def replaced_when_complete(target: Path) -> Iterator[Path]:
 
 
 def write_file(target: Path, chunks: Iterable[bytes]) -> None:
-    """Write a result file as a whole or not at all."""
+    """Write a result file atomically."""
     with replaced_when_complete(target) as draft, draft.open("xb") as file:
         file.writelines(chunks)

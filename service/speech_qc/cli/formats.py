@@ -1,4 +1,4 @@
-"""An answer as bytes in one of the formats that are not for reading: JSON and the label exports."""
+"""Encodes a result in the machine-readable formats: JSON and the label exports."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from speech_qc.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
 from speech_qc.wire.encode import to_json
 
 ONE_FILE_ONLY = frozenset({Format.audacity, Format.textgrid, Format.webvtt})
-"""Their readers take one recording per file, so the results of several cannot follow each other."""
+"""Formats that allow one recording per file, so that the results of several cannot be concatenated."""
 
 _EVENT_FIELDS = ("event_id", "label", "family", "onset_s", "offset_s", "score_max", "score_mean", "severity")
 _EXTENSIONS = {Format.table: "txt", Format.json: "json", Format.jsonl: "jsonl"}
 
 
 def extension(form: Format) -> str:
-    """Extension of result files, without the dot."""
+    """Return the extension of result files, without the dot."""
     return _EXTENSIONS.get(form) or EXPORTS[form].extension
 
 
 def json_bytes(source: Source, document: Document) -> bytes:
-    """Encode an answer with the name of its file in front."""
+    """Encode a result as JSON, with the name of its file as the first field."""
     return to_json({"file": source.name} | document)
 
 
 def export_bytes(form: Format, source: Source, document: Document, *, scores: bool = False) -> Iterator[bytes]:
-    """Write one of the label exports.
+    """Render one of the label exports.
 
     Args:
-        form: Any format but table, json and jsonl.
-        source: Names the recording.
-        document: The answer.
+        form: Any format except table, json and jsonl.
+        source: The recording, for its name.
+        document: The result.
         scores: Write a line per frame instead of one per event; CSV only.
     """
     report = report_of(source, document)
@@ -46,10 +46,10 @@ def export_bytes(form: Format, source: Source, document: Document, *, scores: bo
 
 
 def with_file_column(source: Source, chunks: Iterator[bytes], *, header: bool) -> Iterator[bytes]:
-    """Put the file's name in front of every CSV line, so that the lines of several files can follow each other.
+    """Add the file's name as the first column of every CSV line, so that the lines of several files can be concatenated.
 
     Args:
-        source: Names the file.
+        source: The recording, for its name.
         chunks: Whole lines; the first is the header.
         header: Whether to keep the header.
     """
@@ -58,7 +58,7 @@ def with_file_column(source: Source, chunks: Iterator[bytes], *, header: bool) -
     name = sink.getvalue().encode()
     first = True
     for chunk in chunks:
-        lines = chunk.splitlines(keepends=True)  # no field of these tables holds a line break
+        lines = chunk.splitlines(keepends=True)  # no field of these tables contains a line break
         if first:
             if header:
                 yield b"file," + lines[0]
@@ -67,7 +67,7 @@ def with_file_column(source: Source, chunks: Iterator[bytes], *, header: bool) -
 
 
 def report_of(source: Source, document: Document) -> Report:
-    """Turn an answer back into what the label exports are made from."""
+    """Convert a result document to the input of the label exports."""
     hop_s = document["frame_hop_s"]
     channels = []
     for channel in document["channels"]:

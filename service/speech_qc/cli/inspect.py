@@ -1,6 +1,6 @@
-"""The `inspect` command: find recordings, ask about each, write the results, say how it went.
+"""The `inspect` command: find recordings, inspect each, write the results and a summary line.
 
-Results go to standard output or into files, everything else to standard error. One recording's error does not stop
+Results go to standard output or to files, everything else to standard error. An error in one recording does not stop
 the others.
 """
 
@@ -34,13 +34,13 @@ from speech_qc.cli.tables import (
     tally,
     without_padding,
 )
-from speech_qc.embedded import Detector
+from speech_qc.embedded.detector import Detector
 from speech_qc.errors import SpeechQCError
 from speech_qc.exit_codes import ERROR, FOUND, OK
 from speech_qc.settings import load_settings
 
 WORKERS = 4
-"""Recordings at a time: enough that one can be decoded while another's chunk is scored."""
+"""Recordings inspected concurrently: enough to decode one while a chunk of another is scored."""
 
 
 def inspect(options: InspectCommand, seams: Seams) -> int:
@@ -51,8 +51,8 @@ def inspect(options: InspectCommand, seams: Seams) -> int:
 
     Raises:
         CommandError: The options contradict each other, the key cannot be read, or a result cannot be written.
-        SpeechQCError: Nothing can be inspected at all: no model, no such profile.
-        BrokenPipeError: Nobody reads the results any more.
+        SpeechQCError: Nothing can be inspected: there is no model, or no such profile.
+        BrokenPipeError: The reader of standard output has closed the pipe.
     """
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     found = find_sources(options.files)
@@ -69,47 +69,47 @@ def inspect(options: InspectCommand, seams: Seams) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise CommandError(f"a result cannot be written: {error}") from error
+        raise CommandError(f"cannot write a result: {error}") from error
     return run.exit_code
 
 
 def _check(options: InspectCommand, found: Found) -> None:
-    """Refuse what would only turn out after minutes of work."""
+    """Reject invalid combinations of options before minutes of work."""
     if options.url and (options.model or options.device):
-        raise CommandError("--model and --device choose what runs here; with --url the server decides")
+        raise CommandError("--model and --device apply to local inspection: omit them with --url")
     if options.scores and options.form not in (Format.table, Format.csv):
         raise CommandError(
-            f"--scores prints frames as a table or as CSV; --format {options.form} "
-            + ("holds them anyway" if options.form in (Format.json, Format.jsonl) else "has no place for them")
+            f"--scores needs --format table or csv; --format {options.form} "
+            + ("already contains the scores" if options.form in (Format.json, Format.jsonl) else "cannot contain scores")
         )
     if options.scores and options.form is Format.table and found.several and options.out is None:
-        raise CommandError("--scores prints one recording; for several take --format csv or --out DIR")
+        raise CommandError("--scores prints one recording: for several, use --format csv or --out DIR")
     shows = options.form in (Format.json, Format.jsonl, Format.table)
     if options.question.explain and options.plot is None and not shows:
-        raise CommandError(f"--explain: --format {options.form} has no place for it; take json, jsonl, table or --plot")
+        raise CommandError(f"--explain is not available with --format {options.form}: use json, jsonl, table or --plot")
     if options.form in ONE_FILE_ONLY and found.several and options.out is None:
-        raise CommandError(f"--format {options.form} holds one recording; for several add --out DIR")
+        raise CommandError(f"--format {options.form} supports one recording per file: for several, add --out DIR")
     if options.out is not None:
         try:
             options.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CommandError(f"--out: expected a folder to write to, given {options.out}: {error}") from error
+            raise CommandError(f"--out: expected a writable folder, got {options.out}: {error}") from error
     if options.plot is not None:
         from speech_qc.cli.plot import check_available
 
         check_available(options.plot)
         if not options.plot.parent.is_dir():
-            raise CommandError(f"--plot: the folder {options.plot.parent} does not exist; create it first")
+            raise CommandError(f"--plot: the folder {options.plot.parent} does not exist: create it first")
 
 
 class Run:
-    """One run of the command: what came out so far and where it goes.
+    """One run of the command: collects the results and writes them.
 
     Args:
-        options: What was asked for.
+        options: Options of the command.
         found: The recordings.
-        notes: Standard error.
-        api_key: For the server, if one is asked.
+        notes: Console on standard error.
+        api_key: Key for the server, if one is used.
     """
 
     def __init__(self, options: InspectCommand, found: Found, notes: Console, api_key: str | None = None) -> None:
@@ -126,13 +126,13 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """What the results so far amount to; an error weighs more than a verdict."""
+        """The exit code for the results so far; an error takes precedence over a verdict."""
         if self._errors:
             return ERROR
         return FOUND if COUNTED[self._options.fail_on].intersection(self._statuses) else OK
 
     async def inspect_all(self, seams: Seams) -> None:
-        """Ask about every recording and deliver the answers in order."""
+        """Inspect every recording and deliver the results in order."""
         sources = self._found.sources
         workers = min(WORKERS, len(sources))
         async with AsyncExitStack() as stack:
@@ -149,7 +149,7 @@ class Run:
                 advance()
 
     def close(self) -> None:
-        """Write what stands at the end of the results."""
+        """Write the end of the results, and the tally."""
         options = self._options
         if options.form is Format.json and self._found.several and options.out is None:
             _emit([b"\n]\n" if self._written else b"[]\n"])
@@ -169,7 +169,7 @@ class Run:
         return LocalAnswerer(Detector(settings, seams.make_runner(settings)), question)
 
     def _wants_frames(self) -> bool:
-        """Whether anything that will be written shows the score of every frame."""
+        """Whether the output needs the scores of every frame."""
         options = self._options
         if options.plot is not None or options.scores:
             return True
@@ -178,14 +178,14 @@ class Run:
         return options.question.frames and options.form in (Format.json, Format.jsonl)
 
     async def _deliver_or_note(self, source: Source, number: int, answer: Document) -> None:
-        """Deliver in a thread, so that a picture that takes seconds does not hold up the recordings behind it."""
+        """Deliver in a thread, so that a picture that takes seconds does not delay other recordings."""
         try:
             await asyncio.to_thread(self._deliver, source, number, answer)
-        except SpeechQCError as error:  # the file has changed or gone since it was inspected, so it cannot be drawn
+        except SpeechQCError as error:  # the file was changed or removed after its inspection, so it cannot be drawn
             self._note_error(source, error)
 
     def _deliver(self, source: Source, number: int, document: Document) -> None:
-        """Write one answer where it belongs; called for one answer at a time."""
+        """Write one result to its destination; called for one result at a time."""
         options = self._options
         if options.plot is not None:
             self._draw(source, number, document, options.plot)
@@ -205,7 +205,7 @@ class Run:
         self._statuses.extend(channel["verdict"]["status"] for channel in document["channels"])
 
     def _alone(self, source: Source, document: Document) -> Iterator[bytes]:
-        """The result of one recording as a complete file."""
+        """Render the result of one recording as a complete file."""
         options = self._options
         if options.form is Format.table:
             yield rendered(detail(source, document, 120))
@@ -217,7 +217,7 @@ class Run:
             yield from export_bytes(options.form, source, document, scores=options.scores)
 
     def _among_others(self, source: Source, document: Document) -> Iterator[bytes]:
-        """The result of one recording as a part of a stream of several."""
+        """Render the result of one recording as part of the output for several."""
         alone = self._alone(source, document)
         first = self._written == 0
         if self._options.form is Format.json:
@@ -230,14 +230,14 @@ class Run:
         console, scores = self._stdout, self._options.scores
         if scores and document["audio"]["duration_s"] > SCORES_MAX_S:
             raise CommandError(
-                f"--scores prints recordings of up to {SCORES_MAX_S:g} s; for longer ones take --format csv --scores"
+                f"--scores prints recordings of up to {SCORES_MAX_S:g} s: for longer ones, use --format csv --scores"
             )
-        if scores:  # hundreds of lines: before the rest, so that the result is what remains on the screen
+        if scores:  # hundreds of lines: print them first, so that the result stays visible on the screen
             _emit(f"{line}\n".encode(console.encoding, "replace") for line in (*frame_lines(document), ""))
         self._show(detail(source, document, console.width, ascii_only=console.options.ascii_only))
 
     def _draw(self, source: Source, number: int, document: Document, picture: Path) -> None:
-        """Draw every channel of a recording; several recordings are numbered, several channels named."""
+        """Draw every channel of a recording; file names get a number per recording and a suffix per channel."""
         from speech_qc.cli.plot import plot_channel
 
         count = len(document["channels"])
@@ -256,7 +256,7 @@ class Run:
 
     @contextmanager
     def _progress(self, total: int) -> Iterator[Callable[[], None]]:
-        """Show a bar on standard error while there is someone to see it and nothing for it to run into."""
+        """Show a progress bar on standard error, if that is a terminal and results are not printed to it as well."""
         streams = self._options.form is not Format.table and self._options.out is None
         if total < 2 or not self._notes.is_terminal or (streams and self._stdout.is_terminal):
             yield lambda: None
@@ -267,18 +267,18 @@ class Run:
             yield lambda: progress.advance(task)
 
     def _show(self, renderable: RenderableType) -> None:
-        """Print for reading. By way of a string, since rich would end the process when the pipe is closed."""
+        """Print to the terminal, through a string, since rich would exit the process on a closed pipe."""
         with self._stdout.capture() as capture:
             self._stdout.print(renderable)
         _emit([without_padding(capture.get()).encode(self._stdout.encoding, "replace")])
 
 
 def _emit(chunks: Iterable[bytes]) -> None:
-    """Write to standard output as UTF-8, whatever the terminal's encoding: JSON and the exports are defined so."""
+    """Write bytes to standard output, independent of the terminal's encoding: JSON and the exports are UTF-8."""
     sys.stdout.flush()
     stream = sys.stdout.buffer
     for chunk in chunks:
         rest = memoryview(chunk)
-        while rest:  # unbuffered (`python -u`), a pipe may take a part of it
+        while rest:  # if unbuffered (`python -u`), a pipe may accept only a part
             rest = rest[stream.write(rest) :]
     stream.flush()

@@ -1,4 +1,4 @@
-"""The `keys` commands: a keys file is made, shown and changed; a running server reads it again by itself."""
+"""The `keys` commands: create, list and change a keys file; a running server reloads it automatically."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from speech_qc.settings import load_settings
 
 
 def add(name: str, file: Path | None, *, admin: bool, max_streams: int | None, uploads_per_minute: int | None) -> int:
-    """Make a key; the key alone goes to standard output, so that it can be piped on.
+    """Create a key; only the key goes to standard output, so that it can be piped.
 
     Raises:
-        SettingsError: The file cannot be used.
-        CommandError: No file was named.
+        SettingsError: The file is invalid or cannot be written.
+        CommandError: No file was given.
     """
     path = _path(file)
     text, key = make_key(name, admin=admin, max_streams=max_streams, uploads_per_minute=uploads_per_minute)
     write_keys(path, [*(read_keys(path) if path.exists() else []), key])
     sys.stdout.write(text + "\n")
-    sys.stderr.write(f"key {key.id} of {name!r} is in {path}; it is shown this once and can be found nowhere again\n")
+    sys.stderr.write(f"key {key.id} for {name!r} added to {path}; it is shown only once and cannot be recovered\n")
     return OK
 
 
 def show(file: Path | None) -> int:
-    """Print a line per key; raises as `add`."""
+    """Print a line per key; raises the same errors as `add`."""
     for key in read_keys(_path(file)):
         sys.stdout.write(f"{key.id}  {_line(key)}\n")
     return OK
 
 
 def remove(wanted: str, file: Path | None) -> int:
-    """Remove a key by its id or its name; raises as `add`, and where none or several fit."""
+    """Remove a key by its id or name; raises the same errors as `add`, and CommandError unless one key matches."""
     path = _path(file)
     keys = read_keys(path)
     found = [key for key in keys if key.id == wanted] or [key for key in keys if key.name == wanted]
     if len(found) != 1:
         raise CommandError(
-            f"expected the id or the name of one key in {path}, {wanted!r} fits {len(found)}: see 'speech-qc keys list'"
+            f"expected the id or name of one key in {path}, {wanted!r} matches {len(found)}: see 'speech-qc keys list'"
         )
     write_keys(path, [key for key in keys if key is not found[0]])
-    sys.stderr.write(f"key {found[0].id} of {found[0].name!r} was removed from {path}\n")
+    sys.stderr.write(f"key {found[0].id} for {found[0].name!r} removed from {path}\n")
     return OK
 
 
 def _path(file: Path | None) -> Path:
     path = file or load_settings().api_keys_file
     if path is None:
-        raise CommandError("expected a keys file: name it with --file or SPEECHQC_API_KEYS_FILE")
+        raise CommandError("expected a keys file: set it with --file or SPEECHQC_API_KEYS_FILE")
     return path
 
 

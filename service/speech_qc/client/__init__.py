@@ -1,1 +1,1 @@
-"""A client for users: live streams, and the API key that it sends."""
+"""A client library for users: live streams and API keys."""

@@ -1,11 +1,11 @@
-"""A client of `WebSocket /v1/stream` for Python programs: async, typed messages, the closing handled.
+"""An async Python client of `WebSocket /v1/stream`, with typed messages and a graceful close.
 
     async with StreamClient.connect("ws://localhost:8000", sample_rate=8000, encoding="mulaw") as stream:
         await stream.send(audio)
         async for message in stream: ...
         summary = await stream.close()
 
-Knows the wire and nothing of the server behind it.
+Depends on the wire format only, not on the server.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ logger = logging.getLogger(__name__)
 PATH = "/v1/stream"
 
 MAX_WAITING = 1_000
-"""Messages that wait for somebody who iterates; 100 s at the default interval."""
+"""Maximum messages buffered for iteration; 100 s at the default interval."""
 
 REFUSED = 1013
-"""Try again later: what a server's refusal before the upgrade comes to, which has no close frame."""
+"""Close code "try again later", reported if the server refuses the upgrade, since there is no close frame then."""
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-"""A summary may list ten thousand events of two channels."""
+"""Large enough for a summary with ten thousand events in two channels."""
 
 
 class StreamClosed(Exception):
-    """The stream is over, and not because this side closed it in order.
+    """The stream has ended, but not because the client closed it gracefully.
 
     Attributes:
-        code: Of the close frame; 1006 when there was none.
-        reason: Of the close frame; says what to do.
-        error: The last `error` message before it, if there was one.
+        code: Close code; 1006 if there was no close frame.
+        reason: Reason in the close frame, with advice on what to do.
+        error: The last `error` message before the close, if there was one.
     """
 
     def __init__(self, code: int, reason: str, error: StreamError | None) -> None:
@@ -69,75 +69,76 @@ class StreamClosed(Exception):
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds after which another attempt may succeed; None when it would fail again."""
+        """Seconds after which another attempt may succeed; None if it would fail again."""
         value = self.error.error.detail.get("retry_after_s") if self.error is not None else None
         return float(value) if value is not None else None
 
 
 class NoStream(ConnectionError):
-    """There is no speech-qc server at this address, or none that answers.
+    """There is no speech-qc server at this address, or it does not answer.
 
     Attributes:
-        url: Of the stream, without its options.
+        url: URL of the stream, without its options.
     """
 
-    def __init__(self, url: str, came: str, advice: str) -> None:
+    def __init__(self, url: str, problem: str, advice: str) -> None:
         self.url, _, _ = url.partition("?")
-        super().__init__(f"expected a speech-qc server at {self.url}, {came}: {advice}")
+        super().__init__(f"expected a speech-qc server at {self.url}, {problem}: {advice}")
 
 
 def _no_stream(url: str, error: Exception, timeout_s: float) -> NoStream:
-    """What came instead of a stream, and what to do about it."""
+    """Return the error for a connection that failed: the problem, and what to do about it."""
     if isinstance(error, TimeoutError):
-        came, advice = f"nothing came within {timeout_s:g} s", "check host, port and firewall, or try again later"
+        problem = f"got no answer within {timeout_s:g} s"
+        advice = "check host, port and firewall, or try again later"
     elif isinstance(error, InvalidStatus):
-        came = f"the answer was HTTP {error.response.status_code} and no WebSocket"
-        advice = "give the address of the server alone, without a path, and check what stands before it"
+        problem = f"got HTTP {error.response.status_code} instead of a WebSocket"
+        advice = "give the server's address without a path, and check any proxy in front of it"
     elif isinstance(error, sockets.gaierror):
-        came, advice = "but there is no host of this name", "correct the address"
+        problem, advice = "cannot resolve the host name", "correct the address"
     elif isinstance(error, ssl.SSLError):
-        came, advice = f"TLS could not be agreed on ({error})", "take ws or http for a server without TLS"
+        problem, advice = f"the TLS handshake failed ({error})", "use ws or http for a server without TLS"
     elif isinstance(error, OSError):
         refused = isinstance(error, ConnectionRefusedError)
-        came = f"it cannot be reached ({'the connection was refused' if refused else error})"
+        problem = f"cannot connect ({'connection refused' if refused else error})"
         advice = "start one with `speech-qc serve`, or correct host and port"
     else:
-        came = f"what answers there speaks no WebSocket ({error})"
-        advice = "correct the port, and take wss or https for a server with TLS"
-    return NoStream(url, came, advice)
+        problem = f"got a response that is not WebSocket ({error})"
+        advice = "correct the port, and use wss or https for a server with TLS"
+    return NoStream(url, problem, advice)
 
 
 def _refusal(error: InvalidStatus) -> StreamError | None:
-    """What a speech-qc server said that refused the upgrade itself; None of anybody else."""
+    """Return the error with which a speech-qc server refused the upgrade; None for other servers."""
     try:
         return StreamError.model_validate({"type": "error", **json.loads(error.response.body or b"")})
-    except (ValueError, TypeError):  # no JSON, no object, or another one
+    except (ValueError, TypeError):  # not JSON, not an object, or other fields
         return None
 
 
 def stream_url(url: str, **options: str | int | None) -> str:
-    """Address of a stream: http and https become ws and wss, a missing path is filled in, None is left out."""
+    """Return a stream URL: http becomes ws, https becomes wss, a missing path is added, None options are omitted."""
     parts = urlsplit(url)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in ("ws", "wss"):
-        raise ValueError(f"expected an address that begins with ws, wss, http or https, given {url!r}")
+        raise ValueError(f"expected an address that begins with ws, wss, http or https, got {url!r}")
     query = urlencode({name: value for name, value in options.items() if value is not None})
     joined = "&".join(part for part in (parts.query, query) if part)
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") or PATH, joined, ""))
 
 
 class StreamClient:
-    """One live stream; made by `connect`, an async context manager.
+    """One live stream, created by `connect`; an async context manager.
 
-    Iterate over it for the messages after `ready`. A task in the background reads the socket, so that `finalize` and
-    `close` work with and without somebody who iterates. As long as nobody does, only the last `MAX_WAITING` messages
-    are kept; from then on none is lost, and a reader that is too slow is what the server calls one.
+    Iterate over it to receive the messages after `ready`. A background task reads the socket, so `finalize` and `close`
+    also work without iteration. Before iteration starts, only the last `MAX_WAITING` messages are kept. After that, no
+    message is lost; if you iterate too slowly, the server treats the client as a slow reader.
 
     Args:
-        socket: Connected.
-        ready: What the server said first.
+        socket: Connected WebSocket.
+        ready: The server's first message.
         encoding: How `send` encodes arrays.
-        channels: Channels of what is sent.
+        channels: Number of channels that are sent.
     """
 
     def __init__(self, socket: ClientConnection, ready: Ready, encoding: Encoding, channels: int) -> None:
@@ -168,25 +169,25 @@ class StreamClient:
         api_key: str | None = None,
         open_timeout_s: float = 10.0,
     ) -> _Connecting:
-        """Open a stream; await it, or use it with `async with`, which closes it in order.
+        """Open a stream; await the result, or use it with `async with`, which closes the connection afterwards.
 
         Args:
-            url: Server, or the whole address of its stream.
-            encoding: Of what `send` sends.
+            url: Address of the server, or the complete URL of its stream.
+            encoding: Encoding of the audio that is sent.
             sample_rate: Samples per second of each channel.
             channels: 1 or 2, interleaved.
             emit_ms: Audio between two `scores` messages.
-            labels: To be sent; all by default.
-            profile: Limits of the verdict.
-            session_name: Comes back in `ready` and `summary`.
-            api_key: Sent as `Authorization: Bearer …`, where the server has keys; take it from a file or the
-                environment, not from the source.
+            labels: Labels to receive; all by default.
+            profile: Verdict profile.
+            session_name: Returned in `ready` and `summary`.
+            api_key: Sent as `Authorization: Bearer …`, if the server has keys; read it from a file or the environment,
+                do not put it into source code.
             open_timeout_s: Longest wait for `ready`.
 
         Raises:
-            StreamClosed: The server refused the stream; it says why.
-            NoStream: Nobody answers there, or not in time, or it is another service; an OSError that says what to do.
-            ValueError: The address is of another kind, or the key holds what no header can.
+            StreamClosed: The server refused the stream; the message gives the reason.
+            NoStream: No server answers in time, or it is another service; an OSError with advice on what to do.
+            ValueError: The URL scheme is not supported, or the key is not valid in a header.
         """
         address = stream_url(
             url, encoding=encoding, sample_rate=sample_rate, channels=channels, emit_ms=emit_ms,
@@ -195,24 +196,24 @@ class StreamClient:
         return _Connecting(address, encoding, channels, open_timeout_s, bearer(api_key))
 
     async def send(self, audio: bytes | bytearray | memoryview | NDArray[np.float32]) -> None:
-        """Send audio; waits while the server is behind.
+        """Send audio; wait while the server is behind.
 
         Args:
-            audio: Bytes as they are, in portions of any size; or float samples in [-1, 1], (n,) or (n, channels), which
-                are encoded here.
+            audio: Encoded bytes, in portions of any size; or float samples in [-1, 1], (n,) or (n, channels), which are
+                encoded here.
 
         Raises:
             StreamClosed: The server ended the stream.
-            ValueError: An array of another shape.
+            ValueError: The array has another shape.
         """
         await self._send(encode(audio, self._encoding, self._channels) if isinstance(audio, np.ndarray) else audio)
 
     async def keep_alive(self) -> None:
-        """Say that the stream is wanted although there is no audio now."""
+        """Keep the stream open while there is no audio to send."""
         await self._send(KeepAlive().model_dump_json())
 
     async def finalize(self) -> Finalized:
-        """Have everything scored that can be, without ending the stream."""
+        """Score all audio sent so far, as far as possible, without ending the stream."""
         future: asyncio.Future[Finalized] = asyncio.get_running_loop().create_future()
         self._answers.append(future)
         self._taken.set()
@@ -226,15 +227,15 @@ class StreamClient:
     async def configure(
         self, *, labels: Sequence[str] | None = None, emit_ms: int | None = None, profile: str | None = None
     ) -> None:
-        """Change what is sent from here on; a value that does not fit comes back as an `error` message."""
+        """Change the stream's options from now on; the server answers an invalid value with an `error` message."""
         wanted = Configure(labels=None if labels is None else list(labels), emit_ms=emit_ms, profile=profile)
         await self._send(wanted.model_dump_json(exclude_none=True))
 
     async def close(self) -> Summary:
-        """End the stream: the rest is scored, then comes the summary. May be called twice.
+        """End the stream: the server scores the remaining audio, then sends the summary. Idempotent.
 
         Raises:
-            StreamClosed: The stream ended otherwise.
+            StreamClosed: The stream ended in another way.
         """
         if not self._closing:
             self._closing = True
@@ -252,7 +253,7 @@ class StreamClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop the connection; `close` before it gets the summary."""
+        """Close the connection; call `close` before to get the summary."""
         await self._socket.close()
         self._reader.cancel()
         await asyncio.wait({self._reader})
@@ -263,7 +264,7 @@ class StreamClient:
         return self._messages()
 
     async def _messages(self) -> AsyncIterator[AnyServerMessage]:
-        """Messages until the end; raises StreamClosed when that was none in order."""
+        """Yield messages until the stream ends; raise StreamClosed if it did not end gracefully."""
         self._iterated = True
         try:
             while True:
@@ -277,7 +278,7 @@ class StreamClient:
                     return
                 self._arrived.clear()
                 await self._arrived.wait()
-        finally:  # also where the loop over it was left
+        finally:  # also if the caller stops iterating early
             self._iterated = False
             self._taken.set()
 
@@ -287,21 +288,21 @@ class StreamClient:
         except ConnectionClosed as error:
             self._lost = True
             self._taken.set()
-            await asyncio.wait({self._reader})  # it has read why
+            await asyncio.wait({self._reader})  # the reader has received the reason
             raise self._end or StreamClosed(1006, "", self._last_error) from error
 
     async def _read(self) -> None:
-        """Read the socket to its end; keeps the reason of an end that was not asked for."""
+        """Read the socket until it closes; keep the reason unless the client asked for the close."""
         try:
             async for text in self._socket:
                 try:
-                    message = SERVER.validate_json(text, extra="ignore")  # a newer server may say more
+                    message = SERVER.validate_json(text, extra="ignore")  # a newer server may send more fields
                 except ValidationError:
-                    logger.warning("a message of a kind that this version does not know was passed over")
+                    logger.warning("message ignored: this version does not support its type")
                     continue
                 await self._take(message)
         except ConnectionClosed:
-            pass  # the code below tells
+            pass  # the close code below has the reason
         finally:
             code, reason = self._socket.close_code or 1006, self._socket.close_reason or ""
             if code != 1000 or (self._closing and self.summary is None):
@@ -320,7 +321,7 @@ class StreamClient:
             future = self._answers.popleft()
             if not future.done():
                 future.set_result(message)
-        # Whoever iterates sets the pace, unless somebody waits for what comes behind.
+        # The iterating caller applies back-pressure, unless a pending call needs a later message.
         while len(self._waiting) >= MAX_WAITING and not (self._closing or self._lost or self._answers):
             if not self._iterated:
                 self._waiting.popleft()
@@ -332,7 +333,7 @@ class StreamClient:
 
 
 class _Connecting:
-    """A stream about to be opened: awaitable, and a context manager of the opened one."""
+    """A stream to be opened: awaitable, and an async context manager."""
 
     def __init__(
         self, address: str, encoding: Encoding, channels: int, timeout_s: float, headers: dict[str, str]
@@ -390,27 +391,27 @@ class _Connecting:
             raise self._other_protocol(first.type)
         return first
 
-    def _other_protocol(self, came: str) -> NoStream:
+    def _other_protocol(self, first: str) -> NoStream:
         return NoStream(
-            self._address, f"the first message was not `ready` but {came}", "it is another service, or another version"
+            self._address, f"the first message was not `ready` but {first}", "it is another service or another version"
         )
 
 
 def encode(audio: NDArray[np.float32], encoding: Encoding, channels: int) -> bytes:
-    """Samples as the bytes of a stream.
+    """Encode samples for a stream.
 
     Args:
-        audio: float (n,) or (n, channels); limited to [-1, 1] in the integer encodings.
-        encoding: Of the stream.
-        channels: Of the stream.
+        audio: float (n,) or (n, channels); clipped to [-1, 1] in the integer encodings.
+        encoding: Encoding of the stream.
+        channels: Number of channels of the stream.
 
     Raises:
-        ValueError: Another shape.
+        ValueError: The array has another shape.
     """
     shape = (audio.shape[0] if audio.ndim else 0, channels) if audio.ndim == 2 or channels > 1 else audio.shape
     if audio.ndim not in (1, 2) or audio.shape != shape:
         raise ValueError(f"expected samples of shape (n, {channels}){' or (n,)' if channels == 1 else ''}, "
-                         f"given {audio.shape}")  # fmt: skip
+                         f"got {audio.shape}")  # fmt: skip
     samples = np.asarray(audio, np.float32)
     if encoding == "float32":
         return bytes(samples.astype("<f4").tobytes())

@@ -1,6 +1,6 @@
 """Batching engine: many sessions, shared inference steps, one device thread.
 
-`Engine` is the only door callers use; `OnnxRunner` or `EchoRunner` goes into it.
+Callers use only `Engine`, which runs an `OnnxRunner` or an `EchoRunner`.
 """
 
 from speech_qc.engine.echo import EchoRunner, echo_contract

@@ -1,4 +1,4 @@
-"""A runner whose scores spell out what it was given: proves routing, order and state without a model file."""
+"""A runner whose scores encode its input, to test routing, order and state without a model file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from speech_qc.contract import LABEL_CATALOG, FeatureSpec, LabelSpec, ModelContr
 from speech_qc.engine.protocols import FloatArray
 
 SNR_LOW_DB, SNR_HIGH_DB = -15.0, 45.0  # the range in which snr_db is defined
-POSITION_CYCLE_FRAMES = 100  # two seconds; long enough that a lost or doubled chunk cannot pass for none
+POSITION_CYCLE_FRAMES = 100  # two seconds; long enough that a lost or repeated chunk is always visible
 
 
 def echo_contract(lookahead_frames: int = 0, *, version: str = "0.0.0") -> ModelContract:
-    """Build the contract that `EchoRunner` keeps: every label but the MOS heads, in catalogue order.
+    """Build the contract of `EchoRunner`: every label except the MOS heads, in catalogue order.
 
     Args:
-        lookahead_frames: Frames by which scores come late, as with a model that looks ahead.
+        lookahead_frames: Frames by which scores are delayed, as in a model with look-ahead.
         version: Semantic version to declare.
     """
     labels = []
@@ -36,22 +36,23 @@ def echo_contract(lookahead_frames: int = 0, *, version: str = "0.0.0") -> Model
 
 
 class EchoRunner:
-    """A real, small `Runner` in NumPy; pure apart from the shapes it was warmed with.
+    """A small but real `Runner` in NumPy; stateless apart from the list of warmed shapes.
 
-    What frame k of a stream gets, with `mean(c)` of feature column c over the frame's hops and
-    `squash(x) = 1 / (1 + exp(-(x + 10) / 4))`, which spreads log energies over (0, 1):
+    The scores of frame k of a stream are as follows. `mean(c)` is the mean of feature column c over the frame's hops,
+    and `squash(x) = 1 / (1 + exp(-(x + 10) / 4))` maps log energies to (0, 1).
 
-    - `speech`: squash of the mean of all columns. Loud is near 1, digital silence near 0.
-    - `tone`: k modulo 100, over 100: the position in the stream, counted in the state.
-    - `snr_db`: as `speech`, spread over -15 … 45 dB.
-    - any other label in column c: squash(mean(c)): the column proves that no two were swapped.
+    - `speech`: squash of the mean of all columns. Loud audio is near 1, digital silence near 0.
+    - `tone`: k modulo 100, divided by 100: the position in the stream, counted in the state.
+    - `snr_db`: as `speech`, scaled to -15 … 45 dB.
+    - any other label in column c: squash(mean(c)), which shows that no two columns were swapped.
 
-    With a look-ahead of L frames the scores of frame k come with frame k + L, and the first L frames of a stream get
-    zeros, as a real model's first outputs are of no use. The state is [hops heard, scores of the last L frames].
+    With a look-ahead of L frames, the scores of frame k are returned with frame k + L. The first L outputs of a stream
+    are zeros, because a real model's first outputs are unusable. The state is [hops so far, scores of the last L
+    frames].
 
     Args:
         lookahead_frames: L.
-        fixed_shapes: What to declare, to try the engine's padding.
+        fixed_shapes: Value to declare, to test the engine's padding.
     """
 
     provider = "EchoProvider"
@@ -76,22 +77,22 @@ class EchoRunner:
         return line[:, :frames].copy(), np.concatenate([state[:, :1] + np.float32(hops), kept], axis=1)
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
-        """Note the shapes."""
+        """Record the shapes."""
         self.warmed += shapes
 
     def expected(self, features: FloatArray) -> FloatArray:
-        """Score a whole stream [T, F] at once, frame-true: what its sessions must add up to, look-ahead shifted out."""
+        """Score a whole stream [T, F] in one call and without the look-ahead delay, as reference for its chunks."""
         scores: FloatArray = self._frame_scores(features[np.newaxis], np.zeros(1, np.float32))[0]
         return scores
 
-    def _frame_scores(self, features: FloatArray, hops_heard: FloatArray) -> FloatArray:
-        """Scores [B, T / 2, C] of the frames in `features`, the first of which begins after `hops_heard` [B] hops."""
+    def _frame_scores(self, features: FloatArray, hops_before: FloatArray) -> FloatArray:
+        """Return scores [B, T / 2, C] of the frames in `features`, which begin after `hops_before` [B] hops."""
         spec: FeatureSpec = self.contract.features
         batch, hops, columns = features.shape
         frames = features.reshape(batch, hops // spec.hops_per_frame, spec.hops_per_frame, columns).mean(axis=2)
         scores: FloatArray = _squash(frames[:, :, : len(self.contract.labels)])  # [B, T / 2, C]
         level = _squash(frames.mean(axis=2))  # [B, T / 2]
-        position = hops_heard[:, np.newaxis] / spec.hops_per_frame + np.arange(frames.shape[1])
+        position = hops_before[:, np.newaxis] / spec.hops_per_frame + np.arange(frames.shape[1])
         scores[:, :, self.contract.index("speech")] = level
         scores[:, :, self.contract.index("snr_db")] = SNR_LOW_DB + (SNR_HIGH_DB - SNR_LOW_DB) * level
         scores[:, :, self.contract.index("tone")] = position % POSITION_CYCLE_FRAMES / POSITION_CYCLE_FRAMES

@@ -1,8 +1,8 @@
-"""The dispatcher: takes chunks from many sessions, runs them in shared steps, answers each future exactly once.
+"""The dispatcher: takes chunks from many sessions, runs them in shared steps, completes each future exactly once.
 
-One event loop, one dispatcher task, one device thread. There is no timer: a step takes what queued up while the
-device was busy. What goes into a step is decided in `speech_qc.engine.queue`, what happens in it in
-`speech_qc.engine.step`; this module must not know HTTP, sockets, audio formats or labels.
+One event loop, one dispatcher task, one device thread. There is no timer: a step takes the chunks that were queued
+while the device was busy. `speech_qc.engine.queue` selects the chunks of a step, `speech_qc.engine.step` runs it. This
+module must not know HTTP, sockets, audio formats or labels.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """The engine at one moment; for readiness, metrics and logs."""
+    """A snapshot of the engine; for readiness, metrics and logs."""
 
     alive: bool
     ready: bool
-    """Warm, alive and taking new sessions."""
+    """Warmed up, alive and accepting new sessions."""
     draining: bool
     provider: str
     sessions: int
@@ -53,14 +53,14 @@ class EngineStatus:
     failures: int
     """Failed steps since the start."""
     death: str | None
-    """Why no further step will run."""
+    """Why no further step will run; None while the engine is alive."""
 
 
-class _Here(Executor):
-    """Runs what is submitted at once, in the thread that submits it."""
+class _InlineExecutor(Executor):
+    """Runs each call immediately, in the thread that submits it."""
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
-        """Run it; the future is done."""
+        """Run the call and return a completed future."""
         future: Future[_T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -71,7 +71,7 @@ class _Here(Executor):
 
 @dataclass(slots=True)
 class _Step:
-    """One step between its start and its answers."""
+    """One step, from its start until its futures are completed."""
 
     lane: Lane
     entries: list[Entry]
@@ -84,20 +84,20 @@ class Engine:
     """Runs the chunks of all sessions; one per process, from `start` to `stop`, used from one event loop.
 
     Args:
-        steps: Runs them; from now on used by this engine alone.
-        lanes: Chunk sizes and their order of precedence.
-        max_queue: Most chunks waiting; `capacity` is enough for one of each session.
-        max_step_failures: Failed steps in a row after which the engine is dead.
-        step_deadline_s: Longest wait of a chunk in the queue. A step that itself runs longer counts as a device that
-            hangs, which ends the engine, since nothing can end its thread.
-        in_loop: Run steps in the event loop instead of a thread. That saves the switches between the two, which cost
-            more than they bring where every core has an event loop of its own; but then the engine cannot notice a step
-            that hangs, which is left to whoever watches the loop.
-        clock: Monotonic seconds.
-        observer: Told of steps, drops, refusals and death.
+        steps: Runs the steps; from now on used by this engine only.
+        lanes: Chunk sizes and their priorities.
+        max_queue: Maximum queued chunks; `capacity` is enough for one per session.
+        max_step_failures: Consecutive failed steps after which the engine is dead.
+        step_deadline_s: Maximum time of a chunk in the queue. If a step runs longer than this, the device hangs; the
+            engine is then dead, because its thread cannot be stopped.
+        in_loop: Run steps in the event loop instead of a thread. This saves thread switches, which cost more than they
+            gain if every core has its own event loop. But the engine can then not detect a step that hangs; this is
+            left to the watchdog of the event loop.
+        clock: Monotonic clock, seconds.
+        observer: Notified of steps, drops, refusals and death.
 
     Raises:
-        ValueError: A bound below one, lanes that clash, or hops that are no whole number of frames.
+        ValueError: A limit is below one, lanes conflict, or hops are not a whole number of frames.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Engine:
         for lane in lanes:
             if lane.hops < 1 or lane.hops % spec.hops_per_frame:
                 raise ValueError(
-                    f"lane {lane.name!r}: hops must be a multiple of {spec.hops_per_frame}, given {lane.hops}"
+                    f"lane {lane.name!r}: expected hops to be a multiple of {spec.hops_per_frame}, got {lane.hops}"
                 )
         if max_step_failures < 1 or step_deadline_s <= 0:
             raise ValueError(f"{max_step_failures=}, {step_deadline_s=}: each must be above zero")
@@ -132,19 +132,19 @@ class Engine:
         self._observer: EngineObserver = observer or SilentObserver()
         self._in_loop = in_loop
         self._device: Executor = (
-            _Here() if in_loop else ThreadPoolExecutor(max_workers=1, thread_name_prefix="speechqc-device")
+            _InlineExecutor() if in_loop else ThreadPoolExecutor(max_workers=1, thread_name_prefix="speechqc-device")
         )
         self._dispatcher: asyncio.Task[None] | None = None
-        self._work = asyncio.Event()  # something to pop, or a reason to end
-        self._progress = asyncio.Event()  # something that `drain` waits for may have come true
-        self._running: list[Entry] = []  # entries of steps that are running, or ran and are not answered yet
+        self._work = asyncio.Event()  # there is something to pop, or a reason to stop
+        self._progress = asyncio.Event()  # `drain` should check its conditions again
+        self._running: list[Entry] = []  # entries of steps that are running, or have run and are not answered yet
         self._started = self._draining = self._stopping = False
         self._death: str | None = None
         self._steps = self._entries_run = self._failures = self._failures_in_row = 0
 
     @property
     def status(self) -> EngineStatus:
-        """Snapshot of the engine as it is now."""
+        """A snapshot of the engine."""
         alive = self._death is None
         return EngineStatus(
             alive=alive,
@@ -160,44 +160,44 @@ class Engine:
         )
 
     async def start(self) -> None:
-        """Warm up all lanes, then begin to dispatch; `status.ready` is true afterwards.
+        """Warm up all lanes, then start dispatching; `status.ready` is true afterwards.
 
         Raises:
-            StartupError: The warm-up failed; the engine is of no use.
+            StartupError: The warm-up failed; the engine is unusable.
             RuntimeError: It was started before.
         """
         if self._started or self._stopping:
-            raise RuntimeError("an engine is started once, before it is stopped")
+            raise RuntimeError("an engine can be started only once, and not after it was stopped")
         self._started = True
         lanes = list(self._lanes.values())
-        # Beside the loop even where steps run in it: another engine may be at work there.
+        # In a thread even if steps run in the event loop: another engine may be using the loop.
         executor = None if self._in_loop else self._device
         await asyncio.get_running_loop().run_in_executor(executor, self._step_runner.warm_up, lanes)
         if not self._stopping:
             self._dispatcher = asyncio.create_task(self._dispatch(), name="speechqc-dispatcher")
 
     def open_session(self) -> int:
-        """Take a place for a new stream, with the state of one that has heard nothing.
+        """Open a session for a new stream, with the initial state.
 
         Returns:
-            The session's number for `submit` and `close_session`; never given twice.
+            The session's number for `submit` and `close_session`; never reused.
 
         Raises:
             Overloaded: All places are taken.
-            Draining: The engine takes nothing new.
-            EngineDead: It will not run any more.
+            Draining: The engine accepts no new sessions.
+            EngineDead: The engine will run no further steps.
         """
-        self._check_taking(new=True)
+        self._check_accepting(new=True)
         try:
             number, slot = self._sessions.open()
         except Overloaded:
-            self._tell(self._observer.on_refusal, "sessions")
+            self._notify(self._observer.on_refusal, "sessions")
             raise
         self._step_runner.reset(slot)
         return number
 
     def close_session(self, number: int) -> None:
-        """Give the place back; a waiting chunk is cancelled, one in a running step keeps the place until its end.
+        """Close the session; a queued chunk is cancelled, one in a running step keeps the slot until the step ends.
 
         Raises:
             ValueError: No session of this number is open.
@@ -206,38 +206,38 @@ class Engine:
         self._progress.set()
 
     def submit(self, number: int, samples: FloatArray, lane: str, *, copy: bool = True) -> asyncio.Future[StepResult]:
-        """Queue one chunk, or refuse it at once; never waits.
+        """Queue one chunk, or refuse it immediately; never waits.
 
-        Cancel the future to give the chunk up. If its step was running by then, the state has moved on all the same,
-        so the session is only good for being closed.
+        Cancel the future to drop the chunk. If its step is already running, the state still advances, and the session
+        can then only be closed.
 
         Args:
             number: From `open_session`.
             samples: float32 [hops * hop_samples + overlap_samples] of the lane.
             lane: Name of a lane.
-            copy: Without it the samples must not change until the future is done.
+            copy: Copy the samples. If False, they must not change until the future is done.
 
         Returns:
-            Resolves to the scores, or raises InferenceError (its step failed, state is as before), InvalidAudio
-            (samples that are not finite, state is as before), DeadlineExceeded (waited too long), EngineDead or
-            Draining (the engine ended first).
+            A future that resolves to the scores, or raises InferenceError (the step failed, the state is unchanged),
+            InvalidAudio (samples are not finite, the state is unchanged), DeadlineExceeded (queued too long),
+            EngineDead or Draining (the engine ended first).
 
         Raises:
-            Overloaded: No place in the queue.
+            Overloaded: The queue is full.
             Draining: The engine has stopped.
-            EngineDead: It will not run any more.
-            ValueError: Unknown lane or session, or samples of another length or type.
-            RuntimeError: The session already has a chunk waiting or running, so their order would be lost.
+            EngineDead: The engine will run no further steps.
+            ValueError: Unknown lane or session, or samples of the wrong length or type.
+            RuntimeError: The session already has a chunk queued or running, so their order would be lost.
         """
-        self._check_taking(new=False)
+        self._check_accepting(new=False)
         session = self._sessions[number]
         if session.entry is not None:
             raise RuntimeError(f"session {number} already has a chunk in the engine; await it before the next submit")
         if lane not in self._lanes:
-            raise ValueError(f"lane {lane!r} is unknown; known are {', '.join(self._lanes)}")
+            raise ValueError(f"expected one of the lanes {', '.join(self._lanes)}, got {lane!r}")
         if samples.shape != self._shapes[lane] or samples.dtype != np.float32:
             raise ValueError(
-                f"lane {lane!r} takes float32 samples {self._shapes[lane]}, given {samples.dtype} {samples.shape}"
+                f"expected float32 samples {self._shapes[lane]} for lane {lane!r}, got {samples.dtype} {samples.shape}"
             )
         chunk = samples.copy() if copy else samples
         now = self._clock()
@@ -246,18 +246,18 @@ class Engine:
         try:
             self._queue.push(entry)
         except Overloaded:
-            self._tell(self._observer.on_refusal, "queue")
+            self._notify(self._observer.on_refusal, "queue")
             raise
         session.entry = entry
         self._work.set()
         return future
 
     async def drain(self, timeout_s: float, step_s: float | None = None) -> None:
-        """Take no new sessions, let those that are open submit until they are closed, then stop.
+        """Accept no new sessions, let open ones submit until they are closed, then stop.
 
         Args:
-            timeout_s: After this many seconds whatever is left is answered with Draining.
-            step_s: As `stop` has it.
+            timeout_s: Seconds after which the remaining chunks fail with Draining.
+            step_s: See `stop`.
         """
         self._draining = True
         try:
@@ -266,30 +266,33 @@ class Engine:
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
-            logger.warning("drain gave up after %.1f s with %d sessions open", timeout_s, len(self._sessions))
+            logger.warning("drain timed out after %.1f s with %d sessions open", timeout_s, len(self._sessions))
         await self.stop(step_s)
 
     async def stop(self, step_s: float | None = None) -> None:
-        """End after the running step; everything still waiting is answered with Draining. May be called twice.
+        """Stop after the running step; all queued chunks fail with Draining. Idempotent.
 
         Args:
-            step_s: Longest wait for that step; if it takes longer, the engine is dead. None: as long as it takes.
+            step_s: Maximum wait for that step, seconds; if it takes longer, the engine is dead. None: no limit.
         """
         self._draining = self._stopping = True
-        fail_entries(self._queue.clear(), Draining("the server stopped before this chunk's turn; send it to another"))
+        fail_entries(
+            self._queue.clear(), Draining("the server stopped before it scored this chunk; send it to another server")
+        )
         self._work.set()
         if self._dispatcher is not None:
             done, _ = await asyncio.wait({self._dispatcher}, timeout=step_s)
             if not done:
-                self._die(f"its last step was still running {step_s:g} s after the word to stop")
+                self._die(f"its last step was still running {step_s:g} s after the request to stop")
                 self._dispatcher.cancel()
                 await asyncio.wait({self._dispatcher})
-        self._device.shutdown(wait=False)  # idle by now, unless the device hangs, and then nobody should wait for it
+        self._device.shutdown(wait=False)  # idle by now, unless the device hangs; waiting would then never end
 
     async def _dispatch(self) -> None:
-        """Run steps until told to stop; however it ends, nobody is left waiting.
+        """Run steps until the engine stops; complete every pending future, however it ends.
 
-        The next step is started before the last one is answered, so that the device does not wait for the answering.
+        The next step is started before the results of the last one are delivered, so that the device is not idle
+        meanwhile.
         """
         done: _Step | None = None
         try:
@@ -301,7 +304,7 @@ class Engine:
                     self._finish_step(done)
                     done = None
                     if step is None:
-                        continue  # those who were answered may have submitted since
+                        continue  # sessions that got their results may have submitted again
                 if step is not None:
                     done = await self._step_end(step)
                 else:
@@ -314,12 +317,14 @@ class Engine:
             self._die(f"its dispatcher failed: {type(error).__name__}: {error}")
         finally:
             if self._stopping:
-                fail_entries(self._running, Draining("the server stopped during this chunk's step; send it to another"))
+                fail_entries(
+                    self._running, Draining("the server stopped while it scored this chunk; send it to another server")
+                )
             else:
                 self._die("its dispatcher was cancelled")
 
     def _begin_step(self, lane: Lane, entries: list[Entry]) -> _Step:
-        """Hand one step to the device thread."""
+        """Start one step in the device thread."""
         self._running = self._running + entries
         for entry in entries:
             entry.running = True
@@ -331,11 +336,11 @@ class Engine:
         )
 
     async def _step_end(self, step: _Step) -> _Step | None:
-        """Wait for the end of a step; None when it hangs, which was dealt with."""
+        """Wait for a step to end; if it hangs, declare the engine dead and return None."""
         try:
             await asyncio.wait({step.scores}, timeout=self._step_deadline_s)
         finally:
-            finished = not step.scores.cancel()  # one that is done cannot be cancelled; one that runs has lost its loop
+            finished = not step.scores.cancel()  # False for a step that is done; otherwise its result is discarded
         if finished:
             step.ended_s = self._clock()
             return step
@@ -343,7 +348,7 @@ class Engine:
         return None
 
     def _finish_step(self, step: _Step) -> None:
-        """Answer the entries of a step that has ended."""
+        """Complete the futures of a step that has ended."""
         self._steps += 1
         self._entries_run += len(step.entries)
         cause = step.scores.exception()
@@ -357,7 +362,7 @@ class Engine:
         self._progress.set()
 
     def _answer(self, step: _Step, result: StepScores) -> None:
-        """Hand out the rows of a step that succeeded."""
+        """Deliver the results of a successful step."""
         self._failures_in_row = 0
         entries, step_s, batch = step.entries, step.ended_s - step.started_s, len(step.entries)
         queue_s = [step.started_s - entry.submitted_s for entry in entries]
@@ -366,41 +371,41 @@ class Engine:
         for entry, scores, reading, wait_s in zip(entries, result.scores, result.readings, queue_s, strict=True):
             if not entry.future.done():
                 entry.future.set_result(StepResult(scores, reading, wait_s, step_s, result.features_s, batch))
-        self._tell(self._observer.on_step, step.lane.name, batch, queue_s, step_s)
+        self._notify(self._observer.on_step, step.lane.name, batch, queue_s, step_s)
 
     def _answer_broken(self, entries: list[Entry], result: StepScores) -> None:
-        """Tell those whose row of the step is of no use."""
+        """Fail the entries whose row of the step is not finite."""
         rows = list(zip(entries, result.good, result.heard, strict=True))
         fail_entries(
             [entry for entry, _, heard in rows if not heard],
-            InvalidAudio("expected finite samples in [-1, 1], the chunk holds NaN or infinity; send real audio"),
+            InvalidAudio("expected finite samples in [-1, 1], got NaN or infinity: check the source of the audio"),
         )
         broken = [entry for entry, good, heard in rows if heard and not good]
         if broken:
-            logger.error("%d of %d chunks of a step got scores that are not finite", len(broken), len(entries))
-            fail_entries(broken, InferenceError("the scores of this chunk are not finite, its stream may retry"))
+            logger.error("scores of %d of %d chunks in a step are not finite", len(broken), len(entries))
+            fail_entries(broken, InferenceError("expected finite scores for this chunk, got NaN or infinity: retry"))
 
     def _answer_failed(self, entries: list[Entry], cause: BaseException) -> None:
-        """Tell exactly the entries of the step, and everybody when it was one failure too many."""
+        """Fail the entries of the step; after too many consecutive failures, declare the engine dead."""
         reason = cause.message if isinstance(cause, InferenceError) else f"{type(cause).__name__}: {cause}"
         logger.error("a step of %d chunks failed: %s", len(entries), reason, exc_info=cause)
         self._failures += 1
         self._failures_in_row += 1
-        fail_entries(entries, InferenceError(f"the step of this chunk failed, its stream may retry: {reason}"), cause)
+        fail_entries(entries, InferenceError(f"the step of this chunk failed; the stream may retry: {reason}"), cause)
         if self._failures_in_row >= self._max_step_failures:
-            self._die(f"{self._failures_in_row} steps in a row failed, the last one with: {reason}")
+            self._die(f"{self._failures_in_row} consecutive steps failed, the last one with: {reason}")
 
     def _answer_dropped(self, batch: Batch) -> None:
-        """Answer and count the entries that the queue gave up."""
+        """Fail and count the entries that the queue dropped."""
         for entry, reason in batch.dropped:
             self._sessions.release(entry)
-            limit_s = self._step_deadline_s  # a cancelled entry has its answer, so this is for deadlines alone
-            fail_entries([entry], DeadlineExceeded(f"this chunk waited {limit_s} s for its turn; try again later"))
-            self._tell(self._observer.on_drop, reason)
+            limit_s = self._step_deadline_s  # a cancelled entry is already done, so only missed deadlines fail here
+            fail_entries([entry], DeadlineExceeded(f"this chunk was not scored within {limit_s} s; try again later"))
+            self._notify(self._observer.on_drop, reason)
             self._progress.set()
 
     def _die(self, message: str) -> None:
-        """End for good: readiness false, every waiter answered. Later calls change nothing."""
+        """Declare the engine dead: it is no longer ready, and every pending future fails. Idempotent."""
         if self._death is not None:
             return
         self._death = message
@@ -408,24 +413,24 @@ class Engine:
         fail_entries([*self._running, *self._queue.clear()], self._dead())
         self._work.set()
         self._progress.set()
-        self._tell(self._observer.on_death, message)
+        self._notify(self._observer.on_death, message)
 
     def _dead(self) -> EngineDead:
         return EngineDead(f"the engine is dead and needs a restart: {self._death}")
 
-    def _check_taking(self, *, new: bool) -> None:
-        """Refuse when the engine is dead or going away; open sessions may go on while it drains."""
+    def _check_accepting(self, *, new: bool) -> None:
+        """Raise if the engine is dead or stopped; while it drains, only open sessions may continue."""
         if self._death is not None:
-            self._tell(self._observer.on_refusal, "dead")
+            self._notify(self._observer.on_refusal, "dead")
             raise self._dead()
         if self._stopping or (new and self._draining):
-            self._tell(self._observer.on_refusal, "draining")
-            raise Draining("the server is going away and takes nothing new; try another one, or again later")
+            self._notify(self._observer.on_refusal, "draining")
+            raise Draining("the server is shutting down and accepts nothing new; try another server, or retry later")
         if self._dispatcher is None:
             raise RuntimeError("the engine must be started before it is used")
 
-    def _tell(self, callback: Callable[..., None], *facts: object) -> None:
-        """Tell the observer; a broken metric must not stop the audio."""
+    def _notify(self, callback: Callable[..., None], *facts: object) -> None:
+        """Notify the observer; a failing metric must not interrupt scoring."""
         try:
             callback(*facts)
         except Exception:

@@ -1,4 +1,4 @@
-"""What travels through the engine: a chunk in a lane, its result, and the answer when there is none."""
+"""Data types that pass through the engine: a queued chunk, its result, and its failure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from speech_qc.errors import SpeechQCError
 
 
 class StepResult(NamedTuple):
-    """What one entry gets back."""
+    """The result of one entry."""
 
     scores: FloatArray
-    """float32 [T / hops_per_frame, C]; a view of the step's scores: copy what is kept."""
+    """float32 [T / hops_per_frame, C]; a view of the step's scores, so copy it to keep it."""
     reading: Any
-    """What the engine's `read_out` made of the chunk."""
+    """The result of the engine's `read_out` for the chunk."""
     queue_s: float
     """Seconds from submit until the step began."""
     step_s: float
     """Seconds the step ran, features included."""
     features_s: float
-    """Seconds of the step that went into features."""
+    """Seconds of the step spent on features."""
     batch: int
     """Entries that shared the step."""
 
@@ -39,26 +39,26 @@ class Entry:
     """float32 [hops * hop_samples + overlap_samples]."""
     submitted_s: float
     deadline_s: float
-    """On the clock of `submitted_s`; reached in the queue, the entry is given up."""
+    """On the clock of `submitted_s`; an entry that is still queued then is dropped."""
     future: asyncio.Future[StepResult]
     running: bool = False
 
     def drop_reason(self, now: float) -> DropReason | None:
-        """Say why running this entry would be wasted, or None when it would not."""
+        """Return why the entry should be dropped, or None if it should run."""
         if self.future.done():
             return "cancelled"
         return "deadline" if now >= self.deadline_s else None
 
 
 def fail_entries(entries: Iterable[Entry], error: SpeechQCError, cause: BaseException | None = None) -> None:
-    """Answer every entry that has no answer yet with the same error.
+    """Fail every pending entry with the same error.
 
-    Each gets an instance of its own: one that is shared would collect the traceback of every receiver.
+    Each entry gets its own instance: a shared one would accumulate the tracebacks of all receivers.
 
     Args:
-        entries: Answered or not; those that are stay as they are.
-        error: Kind, message and detail of the error.
-        cause: What it was raised from.
+        entries: Entries, pending or done; those that are done stay unchanged.
+        error: Type, message and detail of the error.
+        cause: The exception that caused it.
     """
     for entry in entries:
         if not entry.future.done():

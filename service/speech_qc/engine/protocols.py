@@ -1,6 +1,6 @@
-"""The seams of the engine: what runs a model, what makes features, who watches.
+"""Interfaces of the engine: model runner, front end and observer.
 
-Kept apart from `speech_qc.engine.runner` so that the dispatcher and its tests never need ONNX Runtime.
+Separate from `speech_qc.engine.runner`, so that the dispatcher and its tests do not need ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from speech_qc.contract import ModelContract
 FloatArray = npt.NDArray[np.float32]
 
 FrontEnd = Callable[[FloatArray], FloatArray]
-"""Samples float32 [B, n] to features float32 [B, T, F]; rows independent of each other; called in the device thread."""
+"""Converts samples float32 [B, n] to features float32 [B, T, F]; rows are independent; called in the device thread."""
 
 ReadOut = Callable[[FloatArray, FloatArray], Iterable[Any]]
-"""Samples float32 [B, n] and scores float32 [B, T / hops_per_frame, C], both finite, to one thing per row that its
-receiver wants to know; called where the step runs."""
+"""Computes one additional result per row from samples float32 [B, n] and scores float32 [B, T / hops_per_frame, C],
+both finite; called in the thread that runs the step."""
 
 
 def no_readings(samples: FloatArray, scores: FloatArray) -> Iterable[None]:  # noqa: ARG001  # a ReadOut
-    """Read nothing."""
+    """Return None for every row."""
     return [None] * len(scores)
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Entries of one size, which alone may share a step.
+    """A class of entries of one size; only entries of the same lane can share a step.
 
     Args:
-        name: What callers name it by and metrics report.
+        name: Name for callers and metrics.
         hops: T of every entry in this lane.
-        priority: Lower is served first; no two lanes share one.
-        most: Most entries that can be there at the same time; None where only the engine bounds them.
+        priority: Lower is served first; unique among lanes.
+        most: Maximum entries at the same time; None if only the engine limits them.
     """
 
     name: str
@@ -47,29 +47,29 @@ class Lane:
 
 
 class StepScores(NamedTuple):
-    """What came out of one step."""
+    """Results of one step."""
 
     scores: FloatArray
     """float32 [B, T / hops_per_frame, C]."""
     good: npt.NDArray[np.bool_]
-    """[B]; False where a row is not finite: unusable, its state was left as it was."""
+    """[B]; False if a row is not finite and so unusable; its state is unchanged."""
     heard: npt.NDArray[np.bool_]
-    """[B]; False where the samples were not finite already."""
+    """[B]; False if the samples of a row were not finite."""
     readings: Iterable[Any]
     """One per row, from `read_out`."""
     features_s: float
-    """Seconds of the step that went into features."""
+    """Seconds of the step spent on features."""
 
 
 DropReason = Literal["cancelled", "deadline"]
 """Why an accepted entry was never run."""
 
 RefusalReason = Literal["sessions", "queue", "draining", "dead"]
-"""What there was none of: session slots, queue places, a server that stays, a working engine."""
+"""Why a session or entry was refused: no free slot, queue full, server draining, engine dead."""
 
 
 class Model(Protocol):
-    """A loaded model, as those see it who only describe it."""
+    """A loaded model, as seen by code that only describes it."""
 
     @property
     def contract(self) -> ModelContract:
@@ -77,26 +77,26 @@ class Model(Protocol):
 
     @property
     def provider(self) -> str:
-        """Name of the execution provider that really runs the steps."""
+        """Name of the execution provider that actually runs the steps."""
 
     @property
     def provider_fallback(self) -> bool:
-        """Whether a better provider was asked for and could not be had."""
+        """Whether a better provider was requested but is not available."""
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the model file; names the model in every answer."""
+        """Hex digest of the model file; identifies the model in every response."""
 
     @property
     def fixed_shapes(self) -> bool:
         """Whether a new (B, T) is expensive, so that batches should be padded to a warmed bucket.
 
-        Where it is not, warming up is about the model and the memory alone, see `Stepper.warm_up`.
+        If False, warm-up only checks the model and allocates memory, see `Stepper.warm_up`.
         """
 
 
 class Runner(Model, Protocol):
-    """One loaded model without any state of its own; called from one thread only."""
+    """A loaded model that keeps no state itself; called from one thread only."""
 
     def run(self, features: FloatArray, state: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Run one step.
@@ -109,31 +109,31 @@ class Runner(Model, Protocol):
             scores float32 [B, T / hops_per_frame, C] and new_state float32 [B, S]; the caller owns both.
 
         Raises:
-            InferenceError: The step did not succeed; nothing was changed.
+            InferenceError: The step failed; nothing was changed.
         """
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
-        """Run every (B, T) once, so that none of them is new when audio comes."""
+        """Run every (B, T) once, so that none of them is new when audio arrives."""
 
 
 class EngineObserver(Protocol):
-    """Where metrics hook in; called from the event loop, must return at once."""
+    """Interface for metrics; called from the event loop, must not block."""
 
     def on_step(self, lane: str, batch: int, queue_s: Sequence[float], step_s: float) -> None:
-        """Report a step that succeeded: entries in it, seconds each of them queued, seconds it ran."""
+        """Report a successful step: the number of entries, the seconds each was queued, and the seconds it ran."""
 
     def on_drop(self, reason: DropReason) -> None:
-        """Report an accepted entry that was given up without being run."""
+        """Report an accepted entry that was dropped without being run."""
 
     def on_refusal(self, reason: RefusalReason) -> None:
-        """Report a session or entry that was refused at the door."""
+        """Report a session or entry that was refused."""
 
     def on_death(self, message: str) -> None:
         """Report that no further step will run; called once."""
 
 
 class SilentObserver:
-    """The observer that nobody listens to."""
+    """An observer that ignores all events."""
 
     def on_step(self, lane: str, batch: int, queue_s: Sequence[float], step_s: float) -> None:
         """Ignore the step."""

@@ -1,7 +1,7 @@
-"""Which entries go into the next step: pure policy, no clock, no thread, no waiting.
+"""Selects the entries of the next step: pure policy, no clock, no thread, no waiting.
 
-The engine asks `StepQueue` whenever the device is free; everything that has queued up since then is there to
-choose from. Must not know what a step does or how long it takes.
+The engine asks `StepQueue` whenever the device is free; the queue then selects from all queued entries. Must not know
+what a step does or how long it takes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from speech_qc.engine.protocols import DropReason, Lane
 from speech_qc.errors import Overloaded
 
 MAX_PASSES = 4
-"""Steps of other lanes after which a waiting lane claims a turn: uploads keep a fifth of the steps under full load."""
+"""Steps of other lanes after which a waiting lane is served: uploads keep a fifth of the steps under full load."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Outcome of one `pop`: what to run, and what was given up on the way there."""
+    """Result of one `pop`: the entries to run, and the entries that were dropped."""
 
     lane: Lane | None = None
     entries: list[Entry] = field(default_factory=list)
@@ -29,43 +29,43 @@ class Batch:
 
 @dataclass(slots=True)
 class _Waiting:
-    """One lane's entries, each with the number it was pushed under."""
+    """One lane's queued entries, each with its push number."""
 
     lane: Lane
     entries: deque[tuple[int, Entry]] = field(default_factory=deque)
     passes: int = 0
-    """Steps of other lanes since this one was served or empty."""
+    """Steps of other lanes since this one was last served or empty."""
     fence: int = 0
-    """Entries pushed under a smaller number have already waited for a step of a lower lane."""
+    """Entries with a smaller push number have already waited for a step of a lower lane."""
 
     @property
     def overtaken(self) -> bool:
-        """Whether the oldest entry has had its one wait for a lower lane."""
+        """Whether the oldest entry has already waited for a step of a lower lane."""
         return bool(self.entries) and self.entries[0][0] < self.fence
 
 
 class StepQueue:
-    """Bounded queue in lanes, with strict priority tempered by two rules that bound every wait.
+    """Bounded queue with strict priority between lanes, modified by two rules that bound every wait.
 
     - A batch is from one lane, oldest first, at most `max_batch`, at most one entry per session.
-    - The first lane with entries is served, unless a lower lane has been passed over `max_passes` times: that one
-      goes next, *provided* that no waiting entry of a higher lane has already waited for a step of a lower lane.
+    - The highest lane with entries is served, unless a lower lane has been passed over `max_passes` times. That lane is
+      served next, *provided* that no queued entry of a higher lane has already waited for a step of a lower lane.
 
-    So an entry of the first lane waits for at most one step of all others together, be it the one that ran when the
-    entry came or one that overtook it; and since the entries that block a lower lane are finite (`max_queue`) and
-    served oldest first, a lower lane cannot starve: with two lanes it waits at most
+    So an entry of the highest lane waits for at most one step of all other lanes together: either the one that was
+    running when the entry arrived, or one that overtook it. A lower lane cannot starve, because the entries that block
+    it are limited (`max_queue`) and served oldest first: with two lanes it waits at most
     `max(max_passes, max_queue / max_batch + 1)` steps.
 
     Not thread-safe: one thread (the event loop) owns it.
 
     Args:
         lanes: All lanes, in any order.
-        max_batch: Most entries in one step.
-        max_queue: Most entries waiting, all lanes together.
-        max_passes: Steps of other lanes after which a waiting lane claims a turn.
+        max_batch: Maximum entries in one step.
+        max_queue: Maximum queued entries, all lanes together.
+        max_passes: Steps of other lanes after which a waiting lane is served.
 
     Raises:
-        ValueError: No lanes, names or priorities that repeat, or a bound below one.
+        ValueError: No lanes, duplicate names or priorities, or a limit below one.
     """
 
     def __init__(self, lanes: Sequence[Lane], *, max_batch: int, max_queue: int, max_passes: int = MAX_PASSES) -> None:
@@ -74,7 +74,7 @@ class StepQueue:
             or len({lane.name for lane in lanes}) < len(lanes)
             or len({x.priority for x in lanes}) < len(lanes)
         ):
-            raise ValueError(f"expected one or more lanes with different names and priorities, given {list(lanes)}")
+            raise ValueError(f"expected one or more lanes with different names and priorities, got {list(lanes)}")
         if min(max_batch, max_queue, max_passes) < 1:
             raise ValueError(f"{max_batch=}, {max_queue=}, {max_passes=}: each must be at least 1")
         self.max_batch = max_batch
@@ -84,27 +84,27 @@ class StepQueue:
         self._by_name = {waiting.lane.name: waiting for waiting in self._lanes}
         self._sessions: set[int] = set()
         self._pushed = 0
-        self._fences_due = 0  # lanes above the one last served: whoever came to them during that step has waited for it
+        self._fences_due = 0  # lanes above the one last served; entries pushed there during its step waited for it
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def push(self, entry: Entry) -> None:
-        """Take an entry, or refuse it at once.
+        """Queue an entry, or refuse it immediately.
 
         Raises:
-            Overloaded: `max_queue` entries are waiting.
-            RuntimeError: The session already has an entry waiting; its chunks would lose their order.
+            Overloaded: `max_queue` entries are queued.
+            RuntimeError: The session already has an entry in the queue; its chunks would lose their order.
             ValueError: No lane has this name.
         """
         waiting = self._by_name.get(entry.lane)
         if waiting is None:
-            raise ValueError(f"lane {entry.lane!r} is unknown; known are {', '.join(self._by_name)}")
+            raise ValueError(f"expected one of the lanes {', '.join(self._by_name)}, got {entry.lane!r}")
         if entry.session in self._sessions:
-            raise RuntimeError(f"session {entry.session} already has an entry waiting; await it before the next submit")
+            raise RuntimeError(f"session {entry.session} already has an entry queued; await it before the next submit")
         if len(self) >= self.max_queue:
             raise Overloaded(
-                f"no place in the queue: {len(self)} chunks are waiting, at most {self.max_queue} may; try again later",
+                f"the queue is full: {len(self)} chunks are waiting, at most {self.max_queue} can; try again later",
                 waiting=len(self),
                 limit=self.max_queue,
             )
@@ -113,19 +113,19 @@ class StepQueue:
         self._sessions.add(entry.session)
 
     def pop(self, now: float) -> Batch:
-        """Choose the next step; entries not worth running are taken out and reported on the way.
+        """Choose the entries of the next step; drop and report cancelled and expired ones.
 
         Args:
-            now: Seconds on the clock of the entries' deadlines.
+            now: Current time on the clock of the entries' deadlines, seconds.
 
         Returns:
-            A batch of one lane, or one without entries when nothing waits.
+            A batch of one lane, or one without entries if nothing is queued.
         """
         batch = Batch()
         for waiting in self._lanes[: self._fences_due]:
             waiting.fence = self._pushed
         self._fences_due = 0
-        for waiting in self._lanes:  # so that no lane is chosen for entries that are all gone
+        for waiting in self._lanes:  # so that no lane is chosen whose entries are all dropped
             self._take(waiting, now, 0, batch)
         index = self._choose()
         if index is None:
@@ -139,7 +139,7 @@ class StepQueue:
         return batch
 
     def clear(self) -> list[Entry]:
-        """Take out everything, first lane first, oldest first; the caller owes each entry an answer."""
+        """Remove and return all entries, highest lane first, oldest first; the caller must complete their futures."""
         entries = [entry for waiting in self._lanes for _, entry in waiting.entries]
         for waiting in self._lanes:
             waiting.entries.clear()
@@ -147,7 +147,7 @@ class StepQueue:
         return entries
 
     def _take(self, waiting: _Waiting, now: float, count: int, batch: Batch) -> None:
-        """Move up to `count` entries worth running into the batch, and the others met before the next one out."""
+        """Move up to `count` valid entries into the batch; drop cancelled and expired ones up to the next valid one."""
         while waiting.entries:
             entry = waiting.entries[0][1]
             reason = entry.drop_reason(now)
@@ -161,7 +161,7 @@ class StepQueue:
             self._sessions.remove(entry.session)
 
     def _choose(self) -> int | None:
-        """Index of the lane to serve, or None when all are empty."""
+        """Return the index of the lane to serve, or None if all are empty."""
         busy = [index for index, waiting in enumerate(self._lanes) if waiting.entries]
         if not busy:
             return None

@@ -1,6 +1,6 @@
 """Runs a model file with ONNX Runtime; the only module that imports it.
 
-Decides at load time whether the file may be served at all, and says which provider really runs it. Must not know
+Checks at load time whether the file can be served, and reports which execution provider actually runs it. Must not know
 sessions, batching or audio: features and state in, scores and new state out.
 """
 
@@ -31,25 +31,25 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",  # the default, EXHAUSTIVE, tunes for every new shape: spikes of 0.3 to 1.3 s
     "arena_extend_strategy": "kSameAsRequested",  # memory grows by what the warm-up needs, not in powers of two
-    "use_tf32": "0",  # ten-bit products differ by more than the 1e-4 that the same audio may
+    "use_tf32": "0",  # ten-bit products would exceed the tolerance of 1e-4 for the same audio
 }
 
 SILENT, WARNING = 4, 2  # ONNX Runtime's severity numbers; WARNING is its default
 
 
 class OnnxRunner:
-    """One loaded model file; calls from one thread at a time.
+    """A loaded model file; call it from one thread at a time.
 
     Args:
         model_path: ONNX file with its contract in the metadata.
         device: `cuda` refuses to start without a working GPU, `auto` falls back to the CPU with a warning.
         intra_op_threads: Threads inside one step on the CPU.
-        bind_buffers: Give every warmed shape its own buffers on the device; by default on CUDA alone.
+        bind_buffers: Give every warmed shape its own buffers on the device; by default only on CUDA.
 
     Raises:
-        ContractError: The file is missing, unreadable, no ONNX, or does not declare and have what this service needs;
-            the message lists everything that is wrong.
-        StartupError: `cuda` was asked for and is not to be had.
+        ContractError: The file is missing, unreadable, not ONNX, or does not have what this service needs; the message
+            lists every mismatch.
+        StartupError: `cuda` was requested but is not available.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class OnnxRunner:
         model = _read(model_path)
         self.sha256 = hashlib.sha256(model).hexdigest()
         self._session = _open_session(model, model_path, device, intra_op_threads)
-        # The session's word, not the build's: get_available_providers() names CUDA on machines without a GPU.
+        # Ask the session, not the build: get_available_providers() lists CUDA even without a GPU.
         self.provider: str = self._session.get_providers()[0]
         self.contract = _checked_contract(self._session, model_path)
         self.provider_fallback = device == "auto" and self.provider != CUDA_PROVIDER
@@ -75,7 +75,7 @@ class OnnxRunner:
         """Run one step; see `Runner.run`.
 
         Raises:
-            InferenceError: ONNX Runtime refused, or the scores do not have the shape of the contract.
+            InferenceError: ONNX Runtime failed, or the scores do not have the shape of the contract.
         """
         batch, hops = features.shape[:2]
         buffers = self._buffers.get((batch, hops))
@@ -89,16 +89,16 @@ class OnnxRunner:
         expected = self._scores_shape(batch, hops)
         if scores.shape != expected or new_state.shape != state.shape:
             raise InferenceError(
-                f"expected scores {expected} and new_state {state.shape}, the model returned {scores.shape} and "
-                f"{new_state.shape}; export it with symbolic batch and time axes"
+                f"expected scores {expected} and new_state {state.shape}, got {scores.shape} and {new_state.shape} "
+                "from the model: export it with symbolic batch and time axes"
             )
         return scores, new_state
 
     def warm_up(self, shapes: Sequence[tuple[int, int]]) -> None:
-        """Run every (B, T) once and, on CUDA, keep buffers for it; other shapes still run, only slower.
+        """Run every (B, T) once and, on CUDA, allocate buffers for it; other shapes still run, but slower.
 
         Raises:
-            InferenceError: The model does not run one of them.
+            InferenceError: The model cannot run one of them.
         """
         for batch, hops in shapes:
             features = np.zeros((batch, hops, self.contract.features.columns), np.float32)
@@ -114,7 +114,7 @@ class OnnxRunner:
 
 
 class _BoundBuffers:
-    """Inputs and outputs of one (B, T) at fixed addresses on the device, so that a step allocates nothing there."""
+    """Inputs and outputs of one (B, T) at fixed device addresses, so that a step allocates no device memory."""
 
     def __init__(
         self, session: Any, features: FloatArray, state: FloatArray, scores_shape: tuple[int, ...], provider: str
@@ -133,17 +133,17 @@ class _BoundBuffers:
         self._shared = device == "cpu"
 
     def run(self, features: FloatArray, state: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Copy in, run, copy out; the arrays returned are the caller's."""
+        """Copy in, run, copy out; the caller owns the returned arrays."""
         self._features.update_inplace(np.ascontiguousarray(features))
         self._state.update_inplace(np.ascontiguousarray(state))
         self._session.run_with_iobinding(self._binding)
         scores, new_state = self._scores.numpy(), self._new_state.numpy()
-        # On the CPU numpy() is a view of the buffer that the next step overwrites; from a GPU it is a copy already.
+        # On the CPU, numpy() is a view of the buffer that the next step overwrites; from a GPU it is already a copy.
         return (scores.copy(), new_state.copy()) if self._shared else (scores, new_state)
 
 
 def _read(path: Path) -> bytes:
-    """Read the file once, so that the hash is of exactly the bytes that are run."""
+    """Read the file once, so that the hash covers exactly the bytes that are run."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -158,34 +158,38 @@ def _open_session(model: bytes, path: Path, device: Device, intra_op_threads: in
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a shared core
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not use a shared core
     try:
         if device == "cpu":
             return onnxruntime.InferenceSession(model, options, providers=[CPU_PROVIDER])
         with _captured_output(quiet=device == "auto") as output:
             if hasattr(onnxruntime, "preload_dlls"):
-                onnxruntime.preload_dlls()  # finds the CUDA and cuDNN wheels, which are on no library path
+                onnxruntime.preload_dlls()  # finds the CUDA and cuDNN wheels, which are not on the library path
             providers = [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER]
             session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own errors share no base class below Exception
         raise ContractError(
-            f"model file {path}: expected one ONNX file with its weights inside, ONNX Runtime says: {error}"
+            f"model file {path}: expected one ONNX file that contains its weights, got an error from ONNX Runtime: "
+            f"{error}"
         ) from error
     if session.get_providers()[0] != CUDA_PROVIDER:
-        said = [line for line in output.getvalue().splitlines() if line.strip("* ")]
-        reason = said[0] if said else "no usable CUDA device or driver"
+        lines = [line for line in output.getvalue().splitlines() if line.strip("* ")]
+        reason = lines[0] if lines else "no usable CUDA device or driver"
         if device == "cuda":
             raise StartupError(
-                f"device cuda was asked for, but the model runs on {session.get_providers()[0]} ({reason}); "
+                f"device cuda was requested, but the model runs on {session.get_providers()[0]} ({reason}): "
                 "install the cuda extra and an NVIDIA driver, or set SPEECHQC_DEVICE to auto or cpu"
             )
-        logger.warning("device auto: no CUDA here (%s), the model runs on the CPU; device cpu avoids the try", reason)
+        logger.warning(
+            "device auto: CUDA is not available (%s), the model runs on the CPU; device cpu skips this check",
+            reason,
+        )
     return session
 
 
 @contextlib.contextmanager
 def _captured_output(*, quiet: bool) -> Iterator[io.StringIO]:
-    """Keep the runtime's prints off stdout, where a command may be writing JSON; `quiet` silences its log as well."""
+    """Capture the runtime's stdout output, because a command may write JSON there; `quiet` also silences its log."""
     output = io.StringIO()
     if quiet:
         onnxruntime.set_default_logger_severity(SILENT)
@@ -198,16 +202,16 @@ def _captured_output(*, quiet: bool) -> Iterator[io.StringIO]:
 
 
 def _checked_contract(session: Any, path: Path) -> ModelContract:
-    """Read the contract from the metadata and hold the graph to it; every mismatch is in the one error."""
+    """Read the contract from the metadata and check the graph against it; one error lists every mismatch."""
     wrong = [
-        f"{side} {tensor.name!r}: expected tensor(float), given {tensor.type}"
+        f"{side} {tensor.name!r}: expected tensor(float), got {tensor.type}"
         for side, tensors in (("input", session.get_inputs()), ("output", session.get_outputs()))
         for tensor in tensors
         if tensor.type != "tensor(float)"
     ]
     document = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if document is None:
-        contract, mistakes = None, [f"metadata {METADATA_KEY!r}: expected a JSON document, the file has none"]
+        contract, mistakes = None, [f"metadata {METADATA_KEY!r}: expected a JSON document, got none"]
     else:
         contract, mistakes = parse_contract(document)
     wrong += mistakes
@@ -219,7 +223,7 @@ def _checked_contract(session: Any, path: Path) -> ModelContract:
     if contract is None or wrong:
         lines = "\n  ".join(wrong)
         raise ContractError(
-            f"model file {path} does not fit this service; export it again with this version, or mend:\n  {lines}",
+            f"model file {path} does not match this service; export it again with this version, or fix:\n  {lines}",
             mismatches=wrong,
         )
     return contract

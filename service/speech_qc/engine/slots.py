@@ -1,4 +1,4 @@
-"""Which session holds which row of the state array, and when a row may change hands."""
+"""Maps sessions to rows of the state array and decides when a row can be reused."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from speech_qc.errors import Overloaded
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of an open session: a row of the state array, and at most one entry."""
+    """The slot of an open session: a row of the state array, and at most one entry."""
 
     row: int
     entry: Entry | None = None
-    """Waiting or running; None when the session may submit."""
+    """Queued or running; None if the session may submit."""
 
 
 class SlotTable:
     """Owns session numbers and slots; used from the event loop only.
 
-    Numbers are never given twice, unlike the slots behind them, so that a number used after its close is an error
-    and never a stranger's stream.
+    Slots are reused but session numbers are not, so a number used after its session was closed is an error and never
+    refers to another stream.
 
     Args:
-        capacity: Slots, that is sessions that can be open at the same time.
+        capacity: Number of slots, which is the maximum number of open sessions.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -46,10 +46,10 @@ class SlotTable:
         try:
             return self._sessions[number]
         except KeyError:
-            raise ValueError(f"session {number} is not open; submit and close take numbers of open ones") from None
+            raise ValueError(f"expected the number of an open session, got {number}, which is not open") from None
 
     def open(self) -> tuple[int, int]:
-        """Take a slot.
+        """Open a session in a free slot.
 
         Returns:
             The new session's number, and its slot.
@@ -67,7 +67,7 @@ class SlotTable:
         return number, session.row
 
     def close(self, number: int) -> None:
-        """Forget the session; its slot is free at once, or after the step that is writing to it.
+        """Close the session; its slot is free immediately, or after the step that is using it.
 
         Raises:
             ValueError: No session of this number is open.
@@ -79,10 +79,10 @@ class SlotTable:
             return  # `release` frees the slot
         self._free_slots.append(session.row)
         if entry is not None:
-            entry.future.cancel()  # dropped when popped, so it never meets the slot's next owner
+            entry.future.cancel()  # dropped when popped, so it never runs for the slot's next session
 
     def release(self, entry: Entry) -> None:
-        """Note that the entry has left the engine, so that its session may submit or its slot be reused."""
+        """Release a finished entry, so that its session may submit again or its slot be reused."""
         session = self._sessions.get(entry.session)
         if session is not None:
             session.entry = None

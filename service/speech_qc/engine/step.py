@@ -1,6 +1,6 @@
-"""One inference step over many sessions: gather state, make features, run, check, commit state.
+"""One inference step over many sessions: gather state, compute features, run, check, commit state.
 
-Runs in the device thread. Must not know asyncio, the queue, or who waits for the scores.
+Runs in the device thread. Must not know asyncio, the queue, or the receivers of the scores.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ def batch_buckets(max_batch: int) -> list[int]:
 
 
 def chunk_samples(lane: Lane, spec: FeatureSpec) -> int:
-    """Samples that one entry of the lane holds: its hops, and what the last window reaches beyond them."""
+    """Return the number of samples in one entry of the lane: its hops and the overlap of the last window."""
     return lane.hops * spec.hop_samples + spec.overlap_samples
 
 
 class Stepper:
-    """Owns the state of all sessions and turns waiting chunks into scores.
+    """Owns the state of all sessions and scores their chunks.
 
-    `run` and `warm_up` belong to the device thread. `reset` belongs to the event loop: it touches one row only, which
-    the caller guarantees is in no running step.
+    `run` and `warm_up` are called in the device thread. `reset` is called in the event loop: it writes one row only,
+    which the caller guarantees is not part of a running step.
 
     Args:
         runner: The model.
-        front_end: Samples [B, n] to features [B, T, F].
-        read_out: What else is made of samples [B, n] and scores [B, T / hops_per_frame, C], one thing per row.
-        capacity: Sessions that can be open at the same time.
-        max_batch: Most rows in one step.
-        pad_to_bucket: Fill batches with zero rows up to the next warmed size; by default where the runner asks for it
-            (`fixed_shapes`).
+        front_end: Converts samples [B, n] to features [B, T, F].
+        read_out: Computes one additional result per row from samples [B, n] and scores [B, T / hops_per_frame, C].
+        capacity: Maximum number of open sessions.
+        max_batch: Maximum rows in one step.
+        pad_to_bucket: Pad batches with zero rows up to the next warmed size; by default if the runner has
+            `fixed_shapes`.
 
     Raises:
-        ValueError: A bound below one.
+        ValueError: A limit is below one.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class Stepper:
         self._state = np.zeros((capacity, runner.contract.state_size), np.float32)  # [capacity, S]
 
     def reset(self, slot: int) -> None:
-        """Give the slot the state of a stream that has heard nothing."""
+        """Set the slot to the initial state of a new stream."""
         self._state[slot] = 0.0
 
     def warm_up(self, lanes: Sequence[Lane]) -> None:
-        """Try the front end on every lane and the runner on what it will be asked for.
+        """Run the front end on every lane and the runner on the batches that it will get.
 
-        That is every (bucket, lane) where shapes are fixed. Elsewhere no shape has to be prepared: the smallest and the
-        largest step of each lane show that the model runs, and take the memory that steps will need. Batches that a
-        lane cannot fill are left out.
+        With fixed shapes, these are all pairs of bucket and lane. Otherwise no shape needs preparation: the smallest
+        and the largest step of each lane show that the model runs, and allocate the memory that steps will need.
+        Batches that a lane cannot fill are skipped.
 
         Raises:
-            StartupError: Something failed, or features have a shape the model does not take.
+            StartupError: Something failed, or features have a shape that the model does not accept.
         """
         try:
             for lane in lanes:
@@ -87,12 +87,12 @@ class Stepper:
             self._runner.warm_up([(batch, lane.hops) for lane in lanes for batch in self._batches(lane)])
         except Exception as error:
             raise StartupError(
-                f"warm-up failed, so no audio could be scored: {type(error).__name__}: {error}; "
-                "check that the model file fits this version of the service"
+                f"warm-up failed, so no audio can be scored: {type(error).__name__}: {error}; "
+                "check that the model file matches this version of the service"
             ) from error
 
     def _batches(self, lane: Lane) -> list[int]:
-        """Batch sizes to warm up, in rising order."""
+        """Return the batch sizes to warm up, in ascending order."""
         most = min(self.max_batch, self.capacity, lane.most or self.max_batch)
         if not self._pad:
             return sorted({1, most})
@@ -101,17 +101,17 @@ class Stepper:
     def run(self, lane: Lane, slots: Sequence[int], samples: Sequence[FloatArray]) -> StepScores:
         """Score one chunk of each session in `slots` and advance their state.
 
-        A row that is not finite is marked and its state kept, so that one broken stream does not take its
-        batch-mates along; any other failure leaves the state of all of them untouched.
+        A row that is not finite is marked and its state is left unchanged, so that a broken stream does not affect the
+        others in the batch. Any other failure leaves the state of all sessions unchanged.
 
         Args:
-            lane: The lane that all chunks are from.
-            slots: Row of each session in the state array, no two the same.
+            lane: The lane of all chunks.
+            slots: Row of each session in the state array, all different.
             samples: One float32 chunk per slot, each `chunk_samples` long.
 
         Raises:
             InferenceError: The runner returned wrong shapes, or no row was finite.
-            Exception: Whatever front end or runner raised.
+            Exception: Any error that the front end or the runner raised.
         """
         count = len(slots)
         stacked = np.concatenate(samples).reshape(count, -1)  # [B, n]
@@ -131,30 +131,30 @@ class Stepper:
         expected = (len(state), lane.hops // self._spec.hops_per_frame, self._labels)
         if scores.shape != expected or new_state.shape != state.shape:
             raise InferenceError(
-                f"expected scores {expected} and new_state {state.shape}, "
-                f"the model returned {scores.shape} and {new_state.shape}; the file does not keep its contract"
+                f"expected scores {expected} and new_state {state.shape}, got {scores.shape} and {new_state.shape} "
+                "from the model: its file does not match its contract"
             )
         scores, new_state = scores[:count], new_state[:count]
         good = np.asarray(np.isfinite(scores).all(axis=(1, 2)) & np.isfinite(new_state).all(axis=1))  # [B]
         if not good.any():
-            raise InferenceError("the model returned scores or state that are not finite for every stream of the step")
+            raise InferenceError("expected finite scores and state, got NaN or infinity for every stream of the step")
         if not good.all():
             scores = np.where(good[:, None, None], scores, np.float32(0.0))
         readings = self._read_out(stacked, scores)
         good &= heard
         if good.all():
-            self._state[rows] = new_state  # the commit: after everything that can fail
+            self._state[rows] = new_state  # commit only after everything that can fail
         else:
             self._state[rows[good]] = new_state[good]
         return StepScores(scores, good, heard, readings, features_s)
 
     def _features(self, samples: FloatArray, lane: Lane) -> FloatArray:
-        """Call the front end and hold it to its shape, [B, T, F]."""
+        """Call the front end and check the shape of its result, [B, T, F]."""
         features = self._front_end(samples)
         expected = (len(samples), lane.hops, self._spec.columns)
         if features.shape != expected or features.dtype != np.float32:
             raise InferenceError(
                 f"expected features float32 {expected} from samples {samples.shape}, "
-                f"the front end made {features.dtype} {features.shape}"
+                f"got {features.dtype} {features.shape} from the front end"
             )
         return features

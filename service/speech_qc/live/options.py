@@ -1,7 +1,7 @@
-"""What a client asks of its stream: the query of the address, read strictly.
+"""The options that a client requests for its stream, parsed strictly from the query string.
 
-An option that is misspelt would silently mean its default, and a stream with a wrong rate gets wrong answers; so every
-name and value is checked, and a refusal says what would fit.
+A misspelt option would silently take its default, and a wrong rate leads to wrong results. So every name and value is
+checked, and an error message says what is accepted.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ MAX_CHANNELS = 2
 MAX_NAME_CHARS = 128
 
 KNOWN = ("encoding", "sample_rate", "channels", "emit_ms", "labels", "profile", "session_name")
-"""Names of the options; there are no others."""
+"""Names of all options."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """A stream as it was agreed on.
+    """The options of a stream.
 
     Attributes:
         encoding: One of `decode.LIVE_ENCODINGS`.
         rate_hz: Samples per second of each channel.
-        channels: Interleaved channels.
+        channels: Number of interleaved channels.
         emit_ms: Audio between two `scores` messages, a multiple of the frame.
-        labels: Labels that are sent, in the model's order.
-        profile: Limits of the verdict.
-        profile_name: Their name.
-        session_name: The client's own name for the stream, sent back to it.
+        labels: Labels to send, in the model's order.
+        profile: Limits for the verdict.
+        profile_name: Name of the profile.
+        session_name: The client's name for the stream, sent back to it.
     """
 
     encoding: Encoding
@@ -59,10 +59,10 @@ class StreamOptions:
         emit_ms: int | None,
         profile: str | None,
     ) -> StreamOptions:
-        """The same stream with what may change on the way; None leaves a part as it is.
+        """Return these options with changes; None leaves a value unchanged.
 
         Raises:
-            ProtocolError: A label or profile that does not exist, or an emit_ms out of bounds.
+            ProtocolError: A label or profile does not exist, or emit_ms is out of bounds.
         """
         return replace(
             self,
@@ -76,41 +76,42 @@ class StreamOptions:
 def parse_options(
     query: Iterable[tuple[str, str]], contract: ModelContract, profiles: Profiles, default_profile: str
 ) -> StreamOptions:
-    """Read the query of a stream's address.
+    """Parse the query string of a stream.
 
     Args:
-        query: Names and values, decoded.
-        contract: Of the model that will hear the stream.
+        query: Decoded names and values.
+        contract: Contract of the model that will score the stream.
         profiles: Verdict profiles to choose from.
-        default_profile: Its name.
+        default_profile: Name of the default profile.
 
     Raises:
-        ProtocolError: An option that does not exist, comes twice, or has a value that cannot be used.
+        ProtocolError: An option does not exist, is repeated, or has an invalid value.
     """
     pairs = list(query)
     unknown = sorted({name for name, _ in pairs} - set(KNOWN))
     if unknown:
         raise ProtocolError(
-            f"expected options out of {', '.join(KNOWN)}; came {', '.join(map(repr, unknown))}: correct the query",
+            f"expected options from {', '.join(KNOWN)}; got {', '.join(map(repr, unknown))}: correct the query",
             unknown=unknown,
             known=list(KNOWN),
         )
     twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if twice:
-        raise ProtocolError(f"expected each option once, {', '.join(twice)} came more than once: keep one of them")
+        raise ProtocolError(f"expected each option once, got {', '.join(twice)} more than once: keep one of them")
     given = dict(pairs)
     asked = given.get("encoding", "linear16")
     encoding = next((known for known in LIVE_ENCODINGS if known == asked), None)
     if encoding is None:
         raise ProtocolError(
-            f"encoding: expected one of {', '.join(LIVE_ENCODINGS)}, came {asked[:40]!r}: name the one you send",
+            f"encoding: expected one of {', '.join(LIVE_ENCODINGS)}, got {asked[:40]!r}: name the one you send",
             option="encoding",
             known=list(LIVE_ENCODINGS),
         )
     name = given.get("session_name") or None
     if name is not None and (len(name) > MAX_NAME_CHARS or not name.isprintable()):
         raise ProtocolError(
-            f"session_name: expected at most {MAX_NAME_CHARS} printable characters, came {len(name)}: shorten it",
+            f"session_name: expected at most {MAX_NAME_CHARS} printable characters, got {name[:40]!r} of {len(name)}: "
+            "shorten it, or leave out control characters",
             option="session_name",
         )
     profile = given.get("profile") or default_profile
@@ -133,7 +134,7 @@ def _whole(given: dict[str, str], name: str, default: int, low: int, high: int) 
     value = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
     if value is None or not low <= value <= high:
         raise ProtocolError(
-            f"{name}: expected a whole number from {low} to {high}, came {text[:40]!r}: correct the query",
+            f"{name}: expected a whole number from {low} to {high}, got {text[:40]!r}: correct the query",
             option=name,
             min=low,
             max=high,
@@ -145,8 +146,8 @@ def _checked_emit_ms(value: int, contract: ModelContract) -> int:
     frame_ms = round(contract.features.frame_hop_s * 1000)
     if not MIN_EMIT_MS <= value <= MAX_EMIT_MS or value % frame_ms:
         raise ProtocolError(
-            f"emit_ms: expected a multiple of {frame_ms} from {MIN_EMIT_MS} to {MAX_EMIT_MS}, came {value}: "
-            "frames cannot be divided",
+            f"emit_ms: expected a multiple of {frame_ms} from {MIN_EMIT_MS} to {MAX_EMIT_MS}, got {value}: "
+            "frames cannot be split",
             option="emit_ms",
             min=MIN_EMIT_MS,
             max=MAX_EMIT_MS,

@@ -1,4 +1,4 @@
-"""What waits to be sent to one client: bounded in bytes, sent by one task, watched for a client that does not read."""
+"""Pending messages to one client: bounded in bytes, sent by one task, timed to detect a client that does not read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def _cannot(text: bytes) -> bool:  # noqa: ARG001  # a SendNow
 
 
 class Outbox:
-    """Text messages on their way, in UTF-8; used from one event loop.
+    """Pending text messages, in UTF-8; used from one event loop.
 
     Args:
-        max_bytes: When so much waits, the box is full; one message always fits.
-        clock: Monotonic seconds.
-        send_now: Sends a message at once where that needs no waiting; False where it did not. Waking a task for every
+        max_bytes: The outbox is full when this many bytes are pending; one message always fits.
+        clock: Monotonic time, seconds.
+        send_now: Sends a message immediately if it need not wait, and returns whether it did. Waking a task for every
             message costs more than sending it.
     """
 
@@ -34,24 +34,24 @@ class Outbox:
         self._room = asyncio.Event()
         self._closed = False
         self.on_room: Callable[[], None] | None = None
-        """Called when the box was full and is not any more."""
+        """Called when the outbox is no longer full."""
         self.sending_since: float | None = None
-        """When the message that is being sent was handed to the socket; None while none is."""
+        """When the message that is being sent was passed to the socket; None if no send is in progress."""
 
     @property
     def full(self) -> bool:
-        """Whether so much waits that nothing should be added."""
+        """Whether the pending bytes have reached the limit, so that nothing should be added."""
         return self._bytes >= self._max_bytes
 
     async def put(self, text: bytes) -> None:
-        """Send a message; waits while the client is behind."""
+        """Send a message; wait while the outbox is full."""
         while self.full:
             self._room.clear()
             await self._room.wait()
         self.force(text)
 
     def force(self, text: bytes) -> None:
-        """Send a message that must go out whatever waits, or after a look at `full`."""
+        """Send a message without waiting: it must be sent whatever is pending, or the caller has checked `full`."""
         if not self._waiting and self.sending_since is None and self._send_now(text):
             return
         self._waiting.append(text)
@@ -59,18 +59,18 @@ class Outbox:
         self._filled.set()
 
     def clear(self) -> None:
-        """Forget what waits; the message that is being sent is not affected."""
+        """Discard pending messages; the message that is being sent is not affected."""
         self._waiting.clear()
         self._bytes = 0
         self._make_room()
 
     def close(self) -> None:
-        """Nothing more will come: `run` ends when all is sent."""
+        """Mark the end of the messages: `run` returns when everything is sent."""
         self._closed = True
         self._filled.set()
 
     async def run(self, send: Send) -> None:
-        """Send what waits until closed and empty; raises what `send` raises."""
+        """Send pending messages until closed and empty; raises what `send` raises."""
         while True:
             while self._waiting:
                 text = self._waiting.popleft()

@@ -1,8 +1,8 @@
-"""Carries one stream's chunks to the engine and its scores to the outbox, at most one chunk per channel at a time.
+"""Moves one stream's chunks to the engine and its scores to the outbox, at most one chunk per channel at a time.
 
-The receiver pushes audio and gives commands; whatever becomes possible by that, or by an answer of the engine, is done
-at once in the same turn of the event loop. There is no task: waking one up would cost more than most of its work. All
-channels of a stream get the same number of samples, so they advance in step.
+The receiver pushes audio and gives commands. Whatever a push, a command or an engine result makes possible is done
+immediately, in the same iteration of the event loop. There is no task: waking one up would cost more than most of its
+work. All channels of a stream get the same number of samples, so they advance in step.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from speech_qc.wire.server_messages import Summary as SummaryMessage
 Float32 = NDArray[np.float32]
 
 COUNT_FRAMES = 50
-"""Frames of a stream that are counted at once: a counter's lock costs as much as looking at a frame."""
+"""Frames of a stream that are counted in one call: a counter's lock costs as much as checking a frame."""
 
 _T = TypeVar("_T")
 _Command = Callable[[], None]
 OnPiece = Callable[[int, Float32, float], None]
-"""Told of a channel's samples, some thousand at a time, and their mean square."""
+"""Called with a channel, its samples (a few thousand at a time) and their mean square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +53,20 @@ class LiveLanes:
 
     @classmethod
     def of(cls, lanes: Sequence[Lane]) -> LiveLanes:
-        """Pick them by name."""
+        """Select the lanes by name."""
         by_name = {lane.name: lane for lane in lanes}
         return cls(by_name[LIVE_LANE], by_name[FLUSH_LANE])
 
     def chunk_hops(self, emit_hops: int) -> int:
-        """Hops of the chunks that serve such an emit interval: small ones only where large ones would delay it."""
+        """Hops per chunk for an emit interval: small chunks only if large ones would delay it."""
         return self.live.hops if emit_hops >= self.live.hops else self.flush.hops
 
 
 def latency_s(contract: ModelContract, session: Session, lanes: LiveLanes, emit_ms: int) -> float:
-    """Longest time from a frame's last sample until its scores are sent, computing and the network not counted.
+    """Longest time from a frame's last sample until its scores are sent, not counting computation and the network.
 
-    The model's look-ahead and window, what the resampler holds back, and the wait of a message's first frame for its
-    last one: scores are sent when as many chunks are done as reach the emit interval.
+    It is the sum of the model's look-ahead and window, the delay of the resampler, and the time that the first frame of
+    a message waits for the last: scores are sent when the finished chunks fill the emit interval.
     """
     hop_s = contract.features.frame_hop_s / contract.features.hops_per_frame
     emit_hops = round(emit_ms / 1000 / hop_s)
@@ -77,19 +77,19 @@ def latency_s(contract: ModelContract, session: Session, lanes: LiveLanes, emit_
 
 
 class Scorer:
-    """Owns the sessions of one stream and its places in the engine, from `open` to `close`.
+    """Owns the sessions of one stream, and its engine sessions from `open` to `close`.
 
     Args:
-        engine: Started.
-        contract: Of its model.
-        lanes: Chunk sizes.
-        options: What the client asked for; `configure` replaces it.
-        outbox: Where messages go.
-        metrics: Where frames and lag are counted.
-        reader: The engine's.
-        on_piece: Told what came.
-        max_events: Events listed per channel.
-        max_ahead_samples: Samples at the model's rate that may wait.
+        engine: Started engine.
+        contract: Contract of its model.
+        lanes: Lanes for live audio.
+        options: What the client requested; `configure` replaces it.
+        outbox: Receives the messages to the client.
+        metrics: Counts frames and lag.
+        reader: The engine's reader.
+        on_piece: Called with the samples that were pushed.
+        max_events: Maximum events listed per channel.
+        max_ahead_samples: Maximum samples, at the model's rate, that may wait.
     """
 
     def __init__(
@@ -125,38 +125,38 @@ class Scorer:
         self._max_ahead = max(max_ahead_samples, 2 * lanes.live.hops * spec.hop_samples)
         self._numbers: list[int] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when all is scored and in the outbox after `end`; fails when the engine does, for good."""
+        """Set when everything is scored and in the outbox after `end`; fails if the engine fails permanently."""
         outbox.on_room = self._advance
         self._room = asyncio.Event()
         self._command: _Command | None = None
         self._command_done = asyncio.Event()
         self._flushing = False
-        self._aligned = False  # chunks end where messages do; see _next_lane
+        self._aligned = False  # chunks end at message boundaries; see _next_lane
         self._ended = False
         self._stopped = False
         self._lane = lanes.live  # of the chunks in the engine
-        self._in_flight = 0  # channels whose chunk has no answer yet
+        self._in_flight = 0  # channels whose chunk has no result yet
         self._chunks: list[Float32] = []
         self._results: list[StepResult | None] = [None] * options.channels
         self._retried = [False] * options.channels
         self._arrived_s = 0.0
         self._arrivals: deque[tuple[int, float]] = deque()  # (samples received by then, time), one per frame at most
-        # Accepted, not sent: of each channel the frames of each chunk as JSON, a text per column.
+        # Frames accepted but not sent: for each channel and chunk, one JSON text per column.
         self._pending: list[list[list[bytes]]] = [[] for _ in self.sessions]
-        self._pending_first = 0  # the first frame that was not sent
+        self._pending_first = 0  # first frame not sent yet
         self._accepted = 0  # frames
-        self._uncounted = 0  # frames that were sent and that the metrics do not know of
-        self._rows = 0  # model rows since the last message, those of the look-ahead included
+        self._uncounted = 0  # frames sent but not yet counted in the metrics
+        self._rows = 0  # model rows since the last message, including those of the look-ahead
         self._use(options)
         self.decode_s = self._features_s = self._queue_s = self._step_s = 0.0
 
-    # -- the receiver's side ------------------------------------------------------------------------------------------
+    # -- for the receiver ---------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take the places in the engine.
+        """Open an engine session for each channel.
 
         Raises:
-            Overloaded, Draining, EngineDead: It has none; nothing is held then.
+            Overloaded, Draining, EngineDead: The engine refuses; no session stays open then.
         """
         try:
             for _ in self.sessions:
@@ -166,7 +166,7 @@ class Scorer:
             raise
 
     def close(self) -> None:
-        """Give the places back; may be called twice."""
+        """Close the engine sessions; may be called twice."""
         self._count(whole=True)
         self._outbox.on_room = None
         numbers, self._numbers = self._numbers, []
@@ -174,21 +174,21 @@ class Scorer:
             self._engine.close_session(number)
 
     def push(self, channels: Sequence[Float32], now_s: float, *, bounded: bool) -> None:
-        """Take samples, as many of each channel, that arrived now.
+        """Take samples that arrived now, the same number for each channel.
 
         Args:
             channels: float32 (n,) each, at the stream's rate.
-            now_s: Monotonic seconds.
-            bounded: They come from integers; see `Session.push`.
+            now_s: Monotonic time, seconds.
+            bounded: They were converted from integers; see `Session.push`.
 
         Raises:
-            InvalidAudio: Samples of another scale.
+            InvalidAudio: The samples have the wrong scale.
         """
         for session, samples in zip(self.sessions, channels, strict=True):
             session.push(samples, bounded=bounded)
         received = self.sessions[0].samples_received
         if self._arrivals and received - self._arrivals[-1][0] < self._overlap:
-            self._arrivals.pop()  # messages of a few samples: one note per window is enough, the later time counts
+            self._arrivals.pop()  # for messages of a few samples, one entry per window is enough; keep the later time
         self._arrivals.append((received, now_s))
         self._advance()
 
@@ -198,18 +198,18 @@ class Scorer:
         return self.sessions[0].samples_waiting < self._max_ahead
 
     async def wait_for_room(self) -> None:
-        """Return when there is room."""
+        """Wait until there is room."""
         while not self.has_room:
             self._room.clear()
             await self._room.wait()
 
     async def finalize(self) -> None:
-        """Score and send what can be scored without an end; returns when `finalized` is in the outbox."""
+        """Score and send what can be scored before the end; return when `finalized` is in the outbox."""
         self._flushing = True
         await self._do(self._finalize)
 
     async def configure(self, options: StreamOptions) -> None:
-        """Send what waits by the old options, then go by the new ones; returns when `configured` is in the outbox."""
+        """Send pending frames, then apply the new options; return when `configured` is in the outbox."""
 
         def change() -> None:
             self._emit()
@@ -227,7 +227,7 @@ class Scorer:
         await self._do(change)
 
     def end(self) -> None:
-        """There is no more audio: score the rest, then `done`."""
+        """End the audio: score the rest, then set `done`."""
         if not self._ended:
             self._ended = True
             for session in self.sessions:
@@ -236,19 +236,19 @@ class Scorer:
             self._advance()
 
     def stop(self) -> None:
-        """Do nothing more, whatever waits; `done` is cancelled unless it was done before."""
+        """Stop immediately, whatever is pending; cancels `done` unless it is already set."""
         self._stopped = True
         self.done.cancel()
 
     @property
     def latency_s(self) -> float:
-        """As `ready` and `configured` tell it."""
+        """The latency that `ready` and `configured` report."""
         return latency_s(self._contract, self.sessions[0], self._lanes, self.options.emit_ms)
 
-    # -- what follows from it -----------------------------------------------------------------------------------------
+    # -- processing --------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Do what can be done now: submit the next chunk, act on a command, end."""
+        """Do everything that is possible now: submit the next chunk, run a command, end."""
         try:
             while not (self._in_flight or self._stopped or self._outbox.full):
                 lane = self._next_lane()
@@ -274,7 +274,7 @@ class Scorer:
             self.done.set_exception(error)
 
     async def summary(self, session_id: str, total_s: float) -> tuple[list[ChannelRecord], bytes]:
-        """The last message and what it was made from; made in a worker thread, for it may list thousands of events."""
+        """Build the records and the last message; runs in a worker thread because it may list thousands of events."""
         return await asyncio.to_thread(self._summary, session_id, total_s)
 
     def _summary(self, session_id: str, total_s: float) -> tuple[list[ChannelRecord], bytes]:
@@ -291,7 +291,7 @@ class Scorer:
         return records, to_json(message.document())
 
     async def _do(self, command: _Command) -> None:
-        """Hand a command over and wait until it is done, so that no audio overtakes it."""
+        """Queue a command and wait until it has run, so that no audio overtakes it."""
         self._command_done.clear()
         self._command = command
         self._advance()
@@ -308,11 +308,11 @@ class Scorer:
         self._small = self._lanes.chunk_hops(emit_hops) == self._lanes.flush.hops
 
     def _next_lane(self) -> Lane | None:
-        """Lane of the next chunk; None when too little audio is there.
+        """Return the lane of the next chunk; None if there is too little audio.
 
-        What the first message leaves over is scored in small chunks. From then on, senders of messages as long as a
-        chunk complete one with each message; otherwise every chunk would end a little after a message does and wait
-        for the whole next one.
+        The remainder of the first message is scored in small chunks. After that, messages as long as a chunk complete
+        one chunk each. Otherwise every chunk would end slightly after a message boundary, and wait for the whole next
+        message.
         """
         hops = self.sessions[0].remaining_hops
         if hops >= self._lanes.live.hops:
@@ -322,16 +322,16 @@ class Scorer:
             return self._lanes.flush
         if self._lane is self._lanes.flush and not self._aligned:
             self._aligned = True
-            self._rows = 0  # the emit interval is counted from here, too
+            self._rows = 0  # the emit interval starts here, too
         return None
 
     def _submit(self, lane: Lane) -> None:
-        """Hand one chunk of each channel to the engine."""
+        """Submit one chunk of each channel to the engine."""
         self._lane = lane
         chunks = [session.take(lane.hops) for session in self.sessions]
         self._room.set()
         self._arrived_s = self._arrival_s()
-        # Copies: the sessions go on writing to what they gave, and a step that fails is tried again.
+        # Copies: the sessions write to the arrays that they returned, and a failed step is retried.
         self._chunks = [_required(chunk).copy() for chunk in chunks]
         for channel in range(len(chunks)):
             self._retried[channel] = False
@@ -343,7 +343,7 @@ class Scorer:
         future.add_done_callback(partial(self._answered, channel))
 
     def _answered(self, channel: int, future: asyncio.Future[StepResult]) -> None:
-        """Take the engine's answer; the last one of the channels' goes on."""
+        """Take the engine's result; continue when all channels have theirs."""
         if future.cancelled():
             return
         error = future.exception()
@@ -351,7 +351,7 @@ class Scorer:
             return
         try:
             if isinstance(error, InferenceError) and not self._retried[channel]:
-                # Once more: the state is as before, and the stream need not end.
+                # Retry once: the state is unchanged, so the stream need not end.
                 self._retried[channel] = True
                 self._send_chunk(channel)
                 return
@@ -386,7 +386,7 @@ class Scorer:
         if self._rows >= self._emit_rows:
             self._rows %= self._emit_rows
             self._emit()
-        self._metrics.lag.observe(time.monotonic() - self._arrived_s)
+        self._metrics.stream_lag_seconds.observe(time.monotonic() - self._arrived_s)
 
     def _finalize(self) -> None:
         self._flushing = False
@@ -395,7 +395,7 @@ class Scorer:
         self._send(Finalized(frames=self._pending_first))
 
     def _emit(self) -> None:
-        """Send all frames that are accepted and not sent."""
+        """Send all frames that are accepted but not sent."""
         first, count = self._pending_first, self._accepted - self._pending_first
         if not count:
             return
@@ -403,14 +403,14 @@ class Scorer:
         channels = b'{"channel":0,"frames":{' + self._frames(self._pending[0])
         for channel in range(1, len(self._pending)):
             channels += b'}},{"channel":%d,"frames":{' % channel + self._frames(self._pending[channel])
-        head = f'{{"type":"scores","first_frame":{first},"start_s":{round(first * self._frame_hop_s, 3)},"channels":['
-        self._outbox.force(head.encode() + channels + b"}}]}")
+        start = f'{{"type":"scores","first_frame":{first},"start_s":{round(first * self._frame_hop_s, 3)},"channels":['
+        self._outbox.force(start.encode() + channels + b"}}]}")
         self._uncounted += count
         if self._uncounted >= COUNT_FRAMES:
             self._count()
 
     def _count(self, *, whole: bool = False) -> None:
-        """Tell the metrics of the frames that were sent, and how many of those that were scored are noisy."""
+        """Count the frames that were sent, and the noisy ones among those that were scored."""
         noisy = sum(session.noisy_frames(whole=whole) for session in self.sessions)
         self._live_noisy.inc(noisy - self._noisy_counted)
         self._noisy_counted = noisy
@@ -419,7 +419,7 @@ class Scorer:
         self._live_seconds.inc(frames * self._frame_hop_s)
 
     def _frames(self, blocks: list[list[bytes]]) -> bytes:
-        """One channel's frames by label, as the inside of a JSON object; they are taken out of `blocks`."""
+        """One channel's frames by label, as the inside of a JSON object; empties `blocks`."""
         columns = blocks[0] if len(blocks) == 1 else list(map(b",".join, zip(*blocks, strict=True)))
         blocks.clear()
         if self._columns is not None:
@@ -430,7 +430,7 @@ class Scorer:
         self._outbox.force(to_json(message.document()))
 
     def _arrival_s(self) -> float:
-        """When the last sample that the chunk just taken needed had arrived; now, where it needed none (the end)."""
+        """When the last sample that the chunk just taken needed arrived; now, if it needed none (at the end)."""
         needed = self.sessions[0].samples_taken + self._overlap
         while self._arrivals and self._arrivals[0][0] < needed:
             self._arrivals.popleft()
@@ -438,7 +438,7 @@ class Scorer:
 
 
 def _required(value: _T | None) -> _T:
-    """What cannot be missing, or the channels of a stream have fallen out of step."""
+    """Return the value; if it is missing, the channels of a stream are out of step."""
     if value is None:
-        raise RuntimeError("channels of a stream have fallen out of step")
+        raise RuntimeError("the channels of a stream are out of step")
     return value

@@ -1,10 +1,10 @@
-"""One live stream from its opening to its close.
+"""One live stream from opening to close.
 
-Audio that comes while the stream has room goes from the socket to the engine, and scores that the client is ready for
-go back, without any task in between. Two tasks take over where something has to wait: one receives, one sends.
+While the stream has room, audio goes from the socket to the engine without any task in between, and so do scores back
+while the client keeps up. Two tasks take over when something has to wait: one receives, one sends.
 
-What can end a stream comes together in `LiveStream.run`: the client's `CloseStream`, a client that is gone, a fault in
-what it sends, a client that sends or reads nothing, an engine that fails, a server that goes away.
+`LiveStream.run` handles everything that can end a stream: `CloseStream`, a client that disconnects, sends something
+invalid, or stops sending or reading, an engine failure, and a shutdown of the server.
 """
 
 from __future__ import annotations
@@ -44,57 +44,57 @@ Float32 = NDArray[np.float32]
 logger = logging.getLogger("speech_qc.streams")
 
 PIECE_S = 0.1
-"""Audio taken from a message at once: costs the event loop a fraction of a millisecond."""
+"""Audio taken from a message in one piece: costs the event loop a fraction of a millisecond."""
 
 PIECES_PER_TURN = 8
-"""Then others get their turn, however much a fast client has sent."""
+"""After this many pieces, yield to other tasks, however much a fast client has sent."""
 
 MAX_TEXT_CHARS = 65_536
-"""No client message is nearly as long."""
+"""Maximum length of a text message; valid messages are much shorter."""
 
 
 class Gone(Exception):
-    """The client is not there any more."""
+    """The client has disconnected."""
 
 
 class Socket(Protocol):
-    """The open connection, as this module needs it."""
+    """What this module needs of an open connection."""
 
     async def receive(self) -> bytes | str | None:
-        """Next message; None when the client is gone."""
+        """Return the next message; None if the client has disconnected."""
 
     def tap(self, sink: Callable[[bytes], bool] | None) -> None:
-        """Offer binary messages to `sink` first, as they arrive, in order; those it does not take are received."""
+        """Offer binary messages to `sink` first, as they arrive, in order; `receive` returns those that it rejects."""
 
     async def send(self, text: bytes) -> None:
-        """Send a text message; waits while the client is behind. Raises Gone."""
+        """Send a text message; wait while the client is behind. Raises Gone."""
 
     def send_now(self, text: bytes) -> bool:
-        """Send a text message where that needs no waiting; whether it was sent."""
+        """Send a text message if it need not wait; return whether it was sent."""
 
     async def close(self, code: int, reason: str) -> None:
-        """Say the close; waits while the client is behind."""
+        """Send a close frame; wait while the client is behind."""
 
     def abort(self) -> None:
-        """Cut the connection without a word."""
+        """Drop the connection without a close frame."""
 
 
 class LiveStream:
     """One stream; `run` it once.
 
     Args:
-        socket: Open.
-        options: As agreed on.
-        session_id: Names the stream in messages and logs.
-        engine: Started.
-        contract: Of its model.
-        identity: Of its model.
-        lanes: For live audio.
-        profiles: To choose from on the way.
-        settings: Bounds.
-        metrics: Where streams are counted.
-        reader: The engine's.
-        hub: Where its places are.
+        socket: Open connection.
+        options: What the client requested.
+        session_id: Identifies the stream in messages and logs.
+        engine: Started engine.
+        contract: Contract of its model.
+        identity: Name, version and checksum of its model.
+        lanes: Lanes for live audio.
+        profiles: Verdict profiles that the client may switch to.
+        settings: Limits and time-outs.
+        metrics: Counts streams.
+        reader: The engine's reader.
+        hub: Registry that counts the places of live channels.
     """
 
     def __init__(
@@ -117,10 +117,11 @@ class LiveStream:
         self._contract, self._identity, self._profiles, self._hub = contract, identity, profiles, hub
         self._options = options
         self._checks = InputChecks(options.rate_hz, options.channels, options.encoding)
-        self._heard: list[InputWarning] = []  # about the piece that is being taken
+        self._piece_warnings: list[InputWarning] = []  # about the piece that is being taken
         self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
         self._scorer = Scorer(
-            engine, contract, lanes, options, self._outbox, metrics, reader, _told(self._checks, self._heard),
+            engine, contract, lanes, options, self._outbox, metrics, reader,
+            _checking(self._checks, self._piece_warnings),
             max_events=settings.max_events,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
         )  # fmt: skip
@@ -136,13 +137,13 @@ class LiveStream:
         self._started_s = time.monotonic()
 
     async def run(self) -> str:
-        """Serve the stream to its end.
+        """Serve the stream until it ends.
 
         Returns:
             `ok`, `disconnected`, or the code of the error that ended it.
 
         Raises:
-            Overloaded, Draining, EngineDead: There was no place for it; nothing was sent.
+            Overloaded, Draining, EngineDead: The stream was refused; nothing was sent.
         """
         try:
             self._hub.check(self._options.channels)
@@ -174,15 +175,17 @@ class LiveStream:
                 "duration_s": round(seconds, 3),
             }
             logger.info(
-                "stream %s %.1f s of audio in %.1f s id=%s", *(outcome, audio_s, seconds, self._session_id), extra=facts
+                "stream %s: %.1f s of audio in %.1f s id=%s",
+                *(outcome, audio_s, seconds, self._session_id),
+                extra=facts,
             )
             note({f"speechqc.{name}": fact for name, fact in facts.items()})
         return outcome
 
     def drain(self) -> None:
-        """The server goes away: score what came, say the summary, close with 1012.
+        """End the stream because the server is shutting down: score the rest, send the summary, close with 1012.
 
-        A stream that is closing by itself already goes on as it would.
+        A stream that is already closing is not affected.
         """
         if self._receiver is not None and not self._receiver.done():
             self._draining = True
@@ -201,28 +204,28 @@ class LiveStream:
         self._socket.tap(self._take_at_once)
         self._tick()
         try:
-            return await self._to_the_end(self._receiver, scorer, sender)
+            return await self._run_to_end(self._receiver, scorer, sender)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             self._listening_since = None
             self._scorer.stop()
             tasks: set[asyncio.Task[Any]] = {self._receiver, sender}
-            # Let go of both, or socket and stream, task and stream would keep each other in memory.
+            # Drop both references, or socket and stream, and task and stream, would keep each other in memory.
             self._socket.tap(None)
             self._receiver = None
             for task in tasks:
                 task.cancel()
-                task.add_done_callback(_look_at_the_end)  # what it raised was dealt with, or comes of the cancelling
-            # Not gather: cancelled, it raises the children's cancellation, in which a caller does not know its own.
+                task.add_done_callback(_retrieve_exception)  # handled elsewhere, or caused by the cancellation
+            # Not gather: if cancelled, it raises a child's CancelledError, which the caller cannot tell from its own.
             await asyncio.wait(tasks)
 
-    async def _to_the_end(
+    async def _run_to_end(
         self, receiver: asyncio.Task[bool], scorer: asyncio.Future[None], sender: asyncio.Task[None]
     ) -> str:
         error: SpeechQCError | None = None
         try:
-            if not await self._until_scored(receiver, scorer, sender):
+            if not await self._wait_until_scored(receiver, scorer, sender):
                 return DISCONNECTED
             if self._draining:
                 error = _draining()
@@ -234,32 +237,32 @@ class LiveStream:
         except Gone:
             return DISCONNECTED
         except SpeechQCError as fault:
-            error = fault.with_traceback(None)  # whose frames would keep the stream, which keeps the error
+            error = fault.with_traceback(None)  # its frames reference the stream, which references the error
         except Exception:
             logger.exception("unexpected error id=%s", self._session_id)
-            error = SpeechQCError("something unexpected went wrong here; the log has it under this session id")
+            error = SpeechQCError("unexpected server error: the log has the details under this session id")
         if error is not None:
-            self._scorer.stop()  # nothing may come after the reason
+            self._scorer.stop()  # nothing may follow the error message
             self._listening_since = None
             receiver.cancel()
             await asyncio.wait({receiver})
             if self._is_stuck(time.monotonic()):
-                self._outbox.clear()  # the client does not read: what matters is that it is told
-            self._scorer.close()  # the engine's places are free from here on, the rest may take its time
+                self._outbox.clear()  # the client does not read: only the error message still matters
+            self._scorer.close()  # free the engine sessions now; the close may take longer
             self._outbox.force(error_text(error, self._session_id))
-        return await self._say_goodbye(sender, error)
+        return await self._send_close(sender, error)
 
-    async def _until_scored(
+    async def _wait_until_scored(
         self, receiver: asyncio.Task[bool], scorer: asyncio.Future[None], sender: asyncio.Task[None]
     ) -> bool:
-        """Wait until all audio is scored after an orderly end; False when the client left instead.
+        """Wait until all audio is scored after a regular end; return False if the client disconnected instead.
 
         Raises:
-            SpeechQCError: A violation, a time-out, or the engine failed.
+            SpeechQCError: The client violated the protocol or timed out, or the engine failed.
         """
         fault = self._fault
         if fault is None:
-            raise RuntimeError("a stream is served once")
+            raise RuntimeError("a stream can be served only once")
         waiting: set[asyncio.Future[object]] = {receiver, scorer, sender, fault}  # type: ignore[arg-type]
         while True:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -280,12 +283,13 @@ class LiveStream:
         if self._decoder.rest_bytes:
             self._warn(InputWarning(
                 "incomplete_sample",
-                f"the stream ended within a sample: {self._decoder.rest_bytes} bytes were left over and not scored",
+                "the stream ended in the middle of a sample: "
+                f"the last {self._decoder.rest_bytes} bytes were not scored",
             ))  # fmt: skip
         self._scorer.end()
 
-    async def _say_goodbye(self, sender: asyncio.Task[None], error: SpeechQCError | None) -> str:
-        """Send what is left and the close; cut the connection when the client takes neither."""
+    async def _send_close(self, sender: asyncio.Task[None], error: SpeechQCError | None) -> str:
+        """Send pending messages and a close frame; drop the connection if the client accepts neither."""
         self._outbox.close()
         timeout_s = self._settings.stream_send_timeout_s
         await asyncio.wait({sender}, timeout=timeout_s)
@@ -305,19 +309,19 @@ class LiveStream:
         return OK if error is None else error.code
 
     def _tick(self) -> None:
-        """Look now and then for a client that neither sends nor reads; costs nothing per message."""
+        """Check periodically whether the client has stopped sending or reading; costs nothing per message."""
         settings, now_s = self._settings, time.monotonic()
         idle_s, send_s = settings.stream_idle_s, settings.stream_send_timeout_s
         fault: SpeechQCError | None = None
         if self._listening_since is not None and now_s - self._listening_since > idle_s:
             fault = ProtocolError(
-                f"expected audio or KeepAlive at least every {idle_s:g} s, none came: send KeepAlive every "
+                f"expected audio or KeepAlive at least every {idle_s:g} s, got none: send KeepAlive every "
                 f"{idle_s / 3:.3g} s while there is no audio, and CloseStream at the end",
                 idle_s=idle_s,
             )
         if self._is_stuck(now_s):
             fault = Overloaded(
-                f"expected a client that reads, no message was taken for {send_s:g} s: read while you send",
+                f"expected the client to read, it accepted no message for {send_s:g} s: read while you send",
                 unread_s=send_s,
                 retry_after_s=Overloaded.retry_after_s,
             )
@@ -327,23 +331,23 @@ class LiveStream:
         self._timer = asyncio.get_running_loop().call_later(min(idle_s, send_s, 4.0) / 4, self._tick)
 
     def _end_with(self, fault: SpeechQCError) -> None:
-        """End the stream for this reason, unless there is another already."""
+        """End the stream with this error, unless it already has one."""
         self._listening_since = None
         if self._fault is not None and not self._fault.done():
             self._fault.set_result(fault)
 
     def _is_stuck(self, now_s: float) -> bool:
-        """Whether the client has not taken a message for too long."""
+        """Whether the client has not accepted a message for too long."""
         since = self._outbox.sending_since
         return since is not None and now_s - since > self._settings.stream_send_timeout_s
 
     # -- the receiver -------------------------------------------------------------------------------------------------
 
     async def _receive(self) -> bool:
-        """Take messages until CloseStream (True) or until the client is gone (False).
+        """Process messages until CloseStream (True) or until the client disconnects (False).
 
         Raises:
-            SpeechQCError: A violation that ends the stream.
+            SpeechQCError: The client sent something that ends the stream.
         """
         while True:
             self._listening_since = time.monotonic()
@@ -359,8 +363,8 @@ class LiveStream:
     async def _audio(self, message: bytes) -> None:
         if len(message) > self._settings.stream_max_message_bytes:
             raise PayloadTooLarge(
-                f"expected messages of at most {self._settings.stream_max_message_bytes} bytes, came {len(message)}: "
-                "send the audio in smaller portions",
+                f"expected messages of at most {self._settings.stream_max_message_bytes} bytes, got {len(message)}: "
+                "send the audio in smaller messages",
                 bytes=len(message),
                 max_bytes=self._settings.stream_max_message_bytes,
             )
@@ -376,7 +380,7 @@ class LiveStream:
         self._note_pace(arrived, now_s)
 
     def _take_at_once(self, message: bytes) -> bool:
-        """Take a short message as it arrives, where nothing has to wait; False leaves it to the receiver."""
+        """Process a short message on arrival if it need not wait; return False to leave it to the receiver."""
         if self._listening_since is None or len(message) > self._decoder.piece_bytes or not self._scorer.has_room:
             return False
         now_s = time.monotonic()
@@ -391,12 +395,12 @@ class LiveStream:
         return True
 
     def _take(self, channels: list[Float32], now_s: float) -> None:
-        """Push one piece of audio and say what is to be said about it."""
+        """Push one piece of audio and send the warnings about it."""
         self._scorer.push(channels, now_s, bounded=self._bounded)
-        if self._heard:
-            for warn in self._heard:
+        if self._piece_warnings:
+            for warn in self._piece_warnings:
                 self._warn(warn)
-            self._heard.clear()
+            self._piece_warnings.clear()
         for channel in range(len(channels)):
             if self._checks.wants_look(channel):
                 session = self._scorer.sessions[channel]
@@ -410,10 +414,10 @@ class LiveStream:
             self._warn(warn)
 
     async def _text(self, message: str) -> bool:
-        """Act on a text message; whether it was the last one."""
+        """Process a text message; return whether it was the last one."""
         if len(message) > MAX_TEXT_CHARS:
             raise PayloadTooLarge(
-                f"expected text messages of at most {MAX_TEXT_CHARS} characters, came {len(message)}: audio goes in "
+                f"expected text messages of at most {MAX_TEXT_CHARS} characters, got {len(message)}: send audio in "
                 "binary messages",
                 max_chars=MAX_TEXT_CHARS,
             )
@@ -437,11 +441,11 @@ class LiveStream:
         return False
 
     def _warn(self, warn: InputWarning) -> None:
-        """Say a warning; there are few, since none is said again soon."""
+        """Send a warning, whatever is pending: there are few, because repeats are rate limited."""
         self._metrics.stream_warnings.labels(warn.code).inc()
         self._outbox.force(to_json(StreamWarning(**asdict(warn)).document()))
 
-    # -- what is said -------------------------------------------------------------------------------------------------
+    # -- messages to the client ---------------------------------------------------------------------------------------
 
     def _ready(self) -> bytes:
         options = self._options
@@ -465,22 +469,22 @@ class LiveStream:
             self._metrics.verdicts.labels(record.verdict.status).inc()
 
 
-def _told(checks: InputChecks, heard: list[InputWarning]) -> OnPiece:
-    """Have `checks` hear what is pushed, and note what it says; knows nothing of the stream, which owns the scorer."""
+def _checking(checks: InputChecks, warnings: list[InputWarning]) -> OnPiece:
+    """Return a callback that collects the warnings of `checks`; it has no reference to the stream or its scorer."""
 
     def on_piece(channel: int, samples: Float32, mean_square: float) -> None:
-        heard.extend(checks.heard(channel, samples, mean_square, time.monotonic()))
+        warnings.extend(checks.heard(channel, samples, mean_square, time.monotonic()))
 
     return on_piece
 
 
-def _look_at_the_end(task: asyncio.Task[Any]) -> None:
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
 
 
 def _draining() -> Draining:
     return Draining(
-        "the server is going away; the summary holds all that was heard: connect to another one and go on",
+        "the server is shutting down; the summary covers all audio received: reconnect to another server",
         retry_after_s=Draining.retry_after_s,
     )

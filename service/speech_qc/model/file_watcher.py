@@ -1,4 +1,4 @@
-"""Looks at the model file now and then, and asks for a reload when it has changed and stays as it is."""
+"""Poll the model file, and request a reload when it has changed and is no longer changing."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ async def watch_file(
     changed: Callable[[], Awaitable[object]],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Call `changed` once for every new state of a file; until cancelled.
+    """Call `changed` once for every new state of a file; run until cancelled.
 
-    A file that is being written changes from look to look, so it must look the same twice. One that cannot be used is
-    not tried again until it changes.
+    A file that is being written changes between polls, so two consecutive polls must agree. A file that cannot be used
+    is not tried again until it changes.
 
     Args:
         path: The file.
-        every_s: Between two looks.
-        changed: Awaited; may raise ReloadFailed, which it has logged.
-        sleep: Waits.
+        every_s: Seconds between two polls.
+        changed: Awaited; may raise ReloadFailed after logging it.
+        sleep: Waits for a number of seconds.
     """
     known = seen = file_stamp(path)
     while True:

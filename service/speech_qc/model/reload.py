@@ -1,7 +1,8 @@
-"""The model in use and those before it: loads a new one beside the old, switches for whoever comes from then on.
+"""The model in use and its predecessors: load a new model while the old one serves, then use it for all new work.
 
-A generation is a model with its engine and its reader, which belong together. Streams and uploads keep the one they
-began with, so that nobody's scores change under way; when its last user is gone its engine ends. Knows no HTTP.
+A generation is a model with its engine and its reader, which belong together. Streams and uploads keep the generation
+that they started with, so that their scores do not change midway. The engine stops when the last of them has ended.
+Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from speech_qc.wire.vocabulary import ReloadOutcome
 logger = logging.getLogger("speech_qc.model")
 
 MAX_OLD = 2
-"""Models that may be kept for those who still use them; each takes memory, and streams may last for days."""
+"""Maximum number of old models that are kept while in use; each takes memory, and streams may last for days."""
 
 Load = Callable[[Settings], Runner]
 
 
 class Generation:
-    """One model with what runs and reads it; used from one event loop.
+    """One model with its engine and reader; used from one event loop.
 
     Args:
-        settings: Of the server.
+        settings: Settings of the server.
         runner: The model.
-        metrics: Told of the engine's steps.
+        metrics: Counts the engine's steps.
     """
 
     def __init__(self, settings: Settings, runner: Runner, metrics: Metrics) -> None:
@@ -53,17 +54,17 @@ class Generation:
 
     @property
     def contract(self) -> ModelContract:
-        """Of the model."""
+        """Contract of the model."""
         return self.model.contract
 
     @property
     def identity(self) -> ModelInfo:
-        """Which model this is."""
+        """Name, version and checksum of the model."""
         return model_info(self.model)
 
     @contextmanager
     def held(self) -> Iterator[Generation]:
-        """Keep it running for one stream or upload."""
+        """Keep the engine running for one stream or upload."""
         self._users += 1
         self._unused.clear()
         try:
@@ -74,14 +75,14 @@ class Generation:
                 self._unused.set()
 
     async def end(self) -> None:
-        """Wait until nobody uses it, then stop its engine."""
+        """Wait until it is unused, then stop its engine."""
         await self._unused.wait()
         await self.engine.stop()
-        logger.info("model %s %s (%s) is not used any more", *_short(self))
+        logger.info("old model stopped: %s %s (%s)", *_short(self))
 
 
 class _Observer:
-    """Passes an engine's news on; only the death of the engine in use is the server's."""
+    """Passes the events of an engine to the metrics, but not the death of an engine that was replaced."""
 
     def __init__(self, metrics: Metrics, generation: Generation) -> None:
         self._metrics, self._generation = metrics, generation
@@ -102,11 +103,11 @@ class _Observer:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """How a reload ended.
+    """The result of a reload.
 
     Attributes:
-        outcome: `unchanged` when the file holds the model in use, which is left alone.
-        old: Earlier models that are still used.
+        outcome: `unchanged` if the file contains the model in use, which keeps running.
+        old: Number of earlier models that are still in use.
     """
 
     outcome: ReloadOutcome
@@ -115,12 +116,12 @@ class Reloaded:
 
 
 class Generations:
-    """The models of one server; made and used in its event loop.
+    """The models of one server; created and used in its event loop.
 
     Args:
         settings: Where the model file is, and how it is run.
-        runner: The model to begin with.
-        metrics: Told of everything.
+        runner: The first model.
+        metrics: Counts reloads and steps.
         load: Reads the model file; runs in a thread.
     """
 
@@ -132,32 +133,32 @@ class Generations:
         metrics.follow_engines(self.engines)
 
     def renewed(self) -> Generations:
-        """Make the same again: what was started once is not started again."""
+        """Return a new instance with the current model, because an instance can be started only once."""
         return Generations(self._settings, self.current.runner, self._metrics, self._load)
 
     def engines(self) -> list[Engine]:
-        """Those that run."""
+        """Return the running engines, the current one first."""
         return [self.current.engine, *(generation.engine for generation in self._old)]
 
     async def start(self) -> None:
-        """Warm the first model up; raises StartupError."""
+        """Warm up the first model; raises StartupError."""
         self.started = True
         await self.current.engine.start()
         self._note()
 
     async def reload(self) -> Reloaded:
-        """Load the file anew, warm it up, and serve with it from then on.
+        """Load the model file again, warm the model up, and use it for all new work.
 
         Raises:
-            ReloadFailed: Nothing has changed, and why.
+            ReloadFailed: Nothing has changed; the message says why.
         """
         if self._reloading or self._draining:
-            why = "another reload is under way" if self._reloading else "the server is going away"
-            raise self._failed(f"{why}; wait for its end")
+            reloading = "another reload is in progress: wait until it ends"
+            raise self._failed(reloading if self._reloading else "the server is shutting down")
         if len(self._old) >= MAX_OLD:
             raise self._failed(
-                f"{len(self._old)} earlier models are still used by streams and more would not fit: wait until "
-                "streams have ended, or restart"
+                f"{len(self._old)} earlier models are still used by streams, which is the maximum: wait until streams "
+                "have ended, or restart"
             )
         self._reloading = True
         try:
@@ -166,7 +167,7 @@ class Generations:
             self._reloading = False
 
     async def reload_told(self) -> dict[str, Any]:
-        """Reload, and say how it went as one process tells another, see `speech_qc.workers.reload`."""
+        """Reload, and return the result in the form that processes exchange; see `speech_qc.workers.reload`."""
         try:
             done = await self.reload()
         except ReloadFailed as error:
@@ -189,7 +190,7 @@ class Generations:
         before = self.current
         if runner.sha256 == before.model.sha256 and before.engine.status.alive:
             self._metrics.model_reloads.labels("unchanged").inc()
-            logger.info("the model file holds the model in use, which goes on: %s %s (%s)", *_short(before))
+            logger.info("model unchanged: the file contains the model in use, %s %s (%s)", *_short(before))
             return Reloaded("unchanged", before.identity, len(self._old))
         fresh = Generation(self._settings, runner, self._metrics)
         try:
@@ -200,9 +201,9 @@ class Generations:
                 reason = error.message if isinstance(error, StartupError) else f"{type(error).__name__}: {error}"
                 raise self._failed(reason) from error
             raise
-        if self._draining:  # told to stop meanwhile: nobody would end the new one
+        if self._draining:  # shutdown began meanwhile: nothing else would stop the new engine
             await fresh.engine.stop()
-            raise self._failed("the server is going away")
+            raise self._failed("the server is shutting down")
         before.retired, self.current = True, fresh
         ending = asyncio.create_task(before.end(), name="speechqc-old-model")
         self._old[before] = ending
@@ -213,8 +214,8 @@ class Generations:
 
     def _failed(self, why: str) -> ReloadFailed:
         self._metrics.model_reloads.labels("failed").inc()
-        logger.error("the model was not replaced, %s %s (%s) serves on: %s", *_short(self.current), why)
-        return ReloadFailed(f"the model was not replaced, the one in use serves on: {why}")
+        logger.error("model not replaced, %s %s (%s) stays in use: %s", *_short(self.current), why)
+        return ReloadFailed(f"the model was not replaced, the current one stays in use: {why}")
 
     def _note(self) -> None:
         model = self.current.model
@@ -222,7 +223,7 @@ class Generations:
         logger.info("ready: model %s %s (%s) on %s", *_short(self.current), model.provider)
 
     async def drain(self, timeout_s: float, step_s: float | None = None) -> None:
-        """Let every engine answer what it has accepted, then stop it; the bounds are those of `Engine.drain`."""
+        """Let every engine finish what it has accepted, then stop it; arguments as for `Engine.drain`."""
         self._draining = True
         await asyncio.gather(*(engine.drain(timeout_s, step_s) for engine in self.engines()))
         for ending in list(self._old.values()):

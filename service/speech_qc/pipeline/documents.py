@@ -1,7 +1,7 @@
-"""An inspection as documents: the JSON answer, and the plain report that the label exports are made from.
+"""An inspection as documents: the JSON document, and the plain report that the label exports are made from.
 
-Built from the types of `speech_qc.wire.schemas`. Server, command line and Python API share it, so a recording gets the
-same answer from all three.
+Built from the types of `speech_qc.wire.schemas`. Server, command line and Python API share it, so all three return the
+same document for a recording.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from speech_qc.wire.schemas import (
 
 
 def model_info(model: Model) -> ModelInfo:
-    """Name, version and checksum of a loaded model."""
+    """Return name, version and checksum of a loaded model."""
     return ModelInfo(name=model.contract.name, version=model.contract.version, sha256=model.sha256)
 
 
 def choose_labels(contract: ModelContract, wanted: str | None) -> tuple[str, ...]:
-    """Labels of a comma-separated list, in the model's order; all without one.
+    """Return the labels of a comma-separated list, in the model's order; all labels if there is no list.
 
     Raises:
-        ProtocolError: The model has no such label; lists those it has.
+        ProtocolError: The model has no such label, or the list holds none; the message lists those that it has.
     """
     names = contract.label_names
     if wanted is None or not wanted.strip():
         return names
     asked = [name.strip() for name in wanted.split(",") if name.strip()]
     unknown = sorted(set(asked) - set(names))
-    if unknown:
+    if unknown or not asked:
         raise ProtocolError(
-            f"expected labels out of {', '.join(names)}; came {', '.join(map(repr, unknown))}; "
-            "GET /v1/model lists them",
+            f"expected labels from {', '.join(names)}; got {', '.join(map(repr, unknown or [wanted]))}: "
+            "choose among these, or leave it out to get all labels",
             unknown=unknown,
             known=list(names),
         )
@@ -88,10 +88,10 @@ def channel_fields(
     """Return the fields of `ChannelFindings` for one channel.
 
     Args:
-        channel: Its index.
-        record: What was found.
+        channel: Index of the channel.
+        record: Results of the channel.
         labels: Labels whose events are listed.
-        evidence: One for each event of the record, in order; None when none was asked for.
+        evidence: One entry for each event of the record, in order; None if it was not requested.
     """
     reasons: Sequence[Evidence | None] = [None] * len(record.events) if evidence is None else evidence
     fields: dict[str, Any] = {
@@ -111,12 +111,12 @@ def channel_fields(
 
 
 def channel_findings(channel: int, record: ChannelRecord, labels: Sequence[str]) -> ChannelFindings:
-    """One channel as the summary of a stream has it."""
+    """Return one channel as in the summary of a stream."""
     return ChannelFindings(**channel_fields(channel, record, labels))
 
 
 def timing_answer(timing: Timing) -> TimingAnswer:
-    """Seconds spent, rounded to microseconds."""
+    """Return the seconds spent, rounded to microseconds."""
     return TimingAnswer(**{name: round(value, 6) for name, value in asdict(timing).items()})
 
 
@@ -129,10 +129,10 @@ def inspection_document(
     labels: Sequence[str],
     frames: bool = True,
 ) -> dict[str, Any]:
-    """Return the whole answer; frames are NumPy arrays, so encode it with `wire.encode.to_json`.
+    """Return the whole document; frames are NumPy arrays, so encode it with `wire.encode.to_json`.
 
-    The frames are added after the types have been dumped: turning hours of arrays into lists of checked numbers would
-    take longer than scoring them.
+    The frames are added after the types have been dumped: converting hours of arrays to lists of validated numbers
+    would take longer than scoring them.
     """
     audio, evidence = inspection.audio, inspection.evidence
     document = InspectAnswer(
@@ -200,7 +200,7 @@ def _verdict(verdict: Verdict) -> VerdictAnswer:
 def export_report(
     inspection: RecordingFindings, contract: ModelContract, name: str, labels: Sequence[str], *, frames: bool = False
 ) -> Report:
-    """The inspection as the label exports need it."""
+    """Return the inspection in the form that the label exports need."""
     channels = []
     for channel, record in enumerate(inspection.channels):
         columns = None

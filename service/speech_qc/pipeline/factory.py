@@ -1,4 +1,4 @@
-"""Puts the parts together from the settings: model, lanes, engine. Used by the server and by the command line."""
+"""Build the parts from the settings: model, lanes, engine. Used by the server and by the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from speech_qc.audio import DecodeLimits
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import Engine, EngineObserver, Lane, OnnxRunner, Runner, Stepper
 from speech_qc.engine.runner import CPU_PROVIDER
+from speech_qc.errors import SettingsError
 from speech_qc.pipeline.session import ChunkReader
+from speech_qc.scoring import Profiles, load_profiles
 from speech_qc.settings import Settings
 
 LIVE_LANE = "live"
@@ -15,14 +17,14 @@ UPLOAD_LANE = "upload"
 TAIL_LANE = "upload_tail"
 
 FLUSH_HOPS = 2
-"""One output frame: what is left of a live stream is flushed in single frames."""
+"""One output frame: the remainder of a live stream is flushed in single frames."""
 
 TAIL_HOPS = 40
-"""The rest of an upload that would waste most of a large chunk goes in pieces of this size."""
+"""Chunk size for the remainder of an upload, which would waste most of a large chunk."""
 
 
 def make_lanes(settings: Settings) -> tuple[Lane, ...]:
-    """Lanes in order of precedence: live audio before uploads."""
+    """Return the lanes in order of priority: live audio before uploads."""
     live, uploaded = settings.max_streams, _uploaded_channels(settings)
     return (
         Lane(LIVE_LANE, settings.live_chunk_hops, priority=0, most=live),
@@ -33,16 +35,16 @@ def make_lanes(settings: Settings) -> tuple[Lane, ...]:
 
 
 def _uploaded_channels(settings: Settings) -> int:
-    """Most channels of uploads that are inspected at the same time."""
+    """Maximum number of upload channels that are inspected at the same time."""
     return settings.max_uploads * settings.max_channels
 
 
 def make_runner(settings: Settings) -> OnnxRunner:
-    """Load the model file onto the device of the settings.
+    """Load the model file onto the configured device.
 
     Raises:
-        ContractError: The file is missing, unreadable or not what it must be.
-        StartupError: The device that was asked for cannot be had.
+        ContractError: The file is missing, unreadable or not valid.
+        StartupError: The requested device is not available.
     """
     return OnnxRunner(settings.model_path, settings.device, settings.intra_op_threads)
 
@@ -55,7 +57,7 @@ def make_engine(
 ) -> Engine:
     """Build an engine with room for all live streams and every channel of all uploads; it is not started yet.
 
-    Its `read_out` gives what `Session.accept` takes.
+    Its `read_out` returns what `Session.accept` takes.
     """
     capacity = settings.max_streams + _uploaded_channels(settings)
     steps = Stepper(
@@ -78,7 +80,22 @@ def make_engine(
 
 
 def decode_limits(settings: Settings) -> DecodeLimits:
-    """Bounds of one recording."""
+    """Return the limits of one recording."""
     return DecodeLimits(
         settings.max_upload_bytes, settings.max_duration_s, settings.max_channels, settings.max_decoded_samples
     )
+
+
+def make_profiles(settings: Settings) -> Profiles:
+    """Load the verdict profiles and make sure that the default one is among them.
+
+    Raises:
+        SettingsError: The file cannot be used, or lacks the default profile.
+    """
+    profiles = load_profiles(settings.profiles_path)
+    if settings.default_profile not in profiles.names:
+        raise SettingsError(
+            f"SPEECHQC_DEFAULT_PROFILE={settings.default_profile!r} is not among the profiles: "
+            f"{', '.join(profiles.names)}"
+        )
+    return profiles

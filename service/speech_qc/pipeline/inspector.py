@@ -1,6 +1,6 @@
 """Inspects an upload while it arrives: decodes and resamples in a worker thread, scores through the engine.
 
-The event loop only carries chunks. Knows no HTTP; `pipeline.direct` inspects without an engine.
+The event loop only moves chunks. Knows no HTTP; `pipeline.direct` inspects without an engine.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from speech_qc.pipeline.recording import Block, InspectOptions, Recording, Recor
 _Decode = Callable[[], list[Block]]
 
 FRAME_BYTES, BARE_FRAME_BYTES = 300, 80
-"""Memory of one frame of one channel until its answer is made, with its scores and without; rounded up from
+"""Memory per frame and channel until the response is built, with scores and without; rounded up from
 `benchmarks/bench_held.py`."""
 
 
 class Inspector:
-    """Inspects one recording; an async context manager, so that its places in the engine are given back.
+    """Inspects one recording; an async context manager that closes its engine sessions on exit.
 
     Args:
-        engine: Started.
-        contract: Of the engine's model.
+        engine: Started engine.
+        contract: Contract of the engine's model.
         lanes: The engine's lanes by name; `upload` and `upload_tail` are used.
         options: What to keep and how to judge.
-        hold: Told now and then how many bytes the inspection holds in memory; what it raises ends the inspection.
+        hold: Called periodically with the bytes of memory that the inspection uses; if it raises, the inspection ends.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Inspector:
         self._decode_s = self._features_s = self._queue_s = self._step_s = self._worked_s = 0.0
 
     async def __aenter__(self) -> Self:
-        """Nothing is taken from the engine until the header is known."""
+        """Return self; no engine session is opened until the header of the recording is known."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the places in the engine back, however the inspection ended."""
+        """Close the engine sessions, however the inspection ended."""
         numbers, self._numbers = self._numbers, []
         for number in numbers:
             self._engine.close_session(number)
@@ -76,7 +76,7 @@ class Inspector:
             ClientError: The bytes are not a recording within the limits.
             CapacityError: There is no room now, or the work took too long.
             InferenceError: A step failed.
-            EngineDead: No step will succeed.
+            EngineDead: No further step can succeed.
         """
         async for piece in pieces:
             async with self._on_time():
@@ -87,9 +87,9 @@ class Inspector:
 
     @asynccontextmanager
     async def _on_time(self) -> AsyncIterator[None]:
-        """Bound the work that is done inside by what is left of the deadline.
+        """Limit the work that is done inside to the rest of the deadline.
 
-        Nothing can end a decoder that hangs within a block; its thread is left behind then, and its request answered.
+        A decoder that hangs within a block cannot be stopped: its thread is abandoned, and the request is answered.
         """
         limit_s, started_s = self._options.deadline_s, time.perf_counter()
         try:
@@ -97,7 +97,7 @@ class Inspector:
                 yield
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"the work on this recording took more than {limit_s:g} s: send a shorter one, or again when the "
+                f"the work on this recording took more than {limit_s:g} s: send a shorter one, or retry when the "
                 "server is less busy",
                 deadline_s=limit_s,
             ) from error
@@ -105,7 +105,7 @@ class Inspector:
             self._worked_s += time.perf_counter() - started_s
 
     async def _feed_all(self, blocks: Iterator[Block], decoder: Decoder) -> None:
-        """Take blocks one by one, so that no more than one is in memory."""
+        """Feed blocks one by one, so that only one is in memory."""
         more = True
 
         def following() -> list[Block]:
@@ -118,7 +118,7 @@ class Inspector:
             await self._feed(following, decoder)
 
     async def _feed(self, decode: _Decode, decoder: Decoder) -> None:
-        """Decode in a worker thread, push to the sessions, score what became complete."""
+        """Decode in a worker thread, push to the sessions, score the complete chunks."""
         recording = self._recording
 
         def work() -> list[Block]:
@@ -140,13 +140,13 @@ class Inspector:
             self._hold(decoder.held_bytes + recording.frames_done * frame_bytes)
 
     def _open(self, info: AudioInfo) -> None:
-        """Take one place in the engine per channel, now that their number is known."""
+        """Open one engine session per channel, now that the number of channels is known."""
         self._recording.open(info)
         for _ in self._recording.sessions:
             self._numbers.append(self._engine.open_session())
 
     async def _advance(self) -> None:
-        """Score everything that is complete, all channels side by side."""
+        """Score all complete chunks, the channels concurrently."""
         channels = range(len(self._recording.sessions))
         if len(channels) == 1:
             await self._advance_channel(0)
@@ -174,10 +174,10 @@ class Inspector:
         self._step_s += result.step_s - result.features_s
 
     async def _finish(self, info: AudioInfo | None) -> RecordingFindings:
-        """Flush every channel and put the findings together."""
+        """Flush every channel and collect the findings."""
         recording = self._recording
         recording.finish()
-        assert info is not None  # or the recording would be empty
+        assert info is not None  # finish() refuses an empty recording
         await self._advance()
         records = recording.records()
         evidence = await asyncio.to_thread(recording.explain, records) if self._options.explain else None

@@ -1,8 +1,8 @@
-"""One stream's record: samples in, chunks out, scores in, answers out. The one path for files and live audio.
+"""The state of one channel: samples in, chunks out, scores in, results out. Files and live audio share this path.
 
-A session belongs to one channel. It resamples, cuts chunks for the engine, keeps frame times true although the model
-looks ahead, and follows events, levels and summary. It must not know HTTP, sockets or asyncio, and it never runs a
-model: its owner carries chunks to the engine and scores back.
+A session belongs to one channel. It resamples, cuts chunks for the engine, keeps frame times correct although the model
+looks ahead, and tracks events, levels and summary. It must not know HTTP, sockets or asyncio, and it never runs a
+model: its owner passes chunks to the engine and scores back.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from speech_qc.scoring import (
 Float32 = NDArray[np.float32]
 
 MAX_MAGNITUDE = 64.0
-"""36 dB above full scale: float recordings overshoot a little, but never by this much unless scaled as integers."""
+"""36 dB above full scale: float recordings overshoot a little, but only those scaled as integers reach this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Update:
 
     Attributes:
         first_frame: Absolute index of the first frame in `scores`.
-        block: The n frames that are new; n may be 0.
-        events: News of events, in order.
+        block: The n new frames; n may be 0.
+        events: Updates of events, in order.
     """
 
     first_frame: int
@@ -56,17 +56,17 @@ class Update:
 
     @property
     def scores(self) -> Float32:
-        """float32 (n, C), measures NaN where there is no speech to measure."""
+        """float32 (n, C); measures are NaN where there is no speech to measure."""
         return self.block.shown
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelRecord:
-    """Everything that is said of one channel at its end.
+    """The results of one channel at its end.
 
     Attributes:
-        frames: float32 (M, C), NaN where there is no value; None when the session did not keep them.
-        events_dropped: Events that were found but not kept, because there were more than the limit.
+        frames: float32 (M, C), NaN where there is no value; None if the session did not keep them.
+        events_dropped: Number of events that were found but exceeded the limit, so they were not kept.
     """
 
     duration_s: float
@@ -80,16 +80,16 @@ class ChannelRecord:
 
 
 class ChunkReading(NamedTuple):
-    """What is read off one chunk and its scores."""
+    """The readings of one chunk and its scores."""
 
     block: ScoreBlock
     level_dbfs: Float32
-    """Of the chunk's own frames (n,), those of the look-ahead before them not included."""
+    """Levels of the chunk's own frames (n,), without those of the look-ahead before them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkReadings:
-    """What is read off the chunks of a step; iterates over them."""
+    """The readings of the chunks of a step; iterates over the chunks."""
 
     blocks: ScoreBatch
     levels_dbfs: Float32
@@ -100,10 +100,10 @@ class ChunkReadings:
 
 
 class ChunkReader:
-    """Reads the chunks of a step, all streams at once; what an engine's `read_out` wants to be.
+    """Reads the chunks of a step, all streams in one call; serves as the engine's `read_out`.
 
     Args:
-        contract: Of the engine's model.
+        contract: Contract of the engine's model.
     """
 
     def __init__(self, contract: ModelContract) -> None:
@@ -111,7 +111,7 @@ class ChunkReader:
         self._spec = contract.features
 
     def __call__(self, samples: Float32, scores: Float32) -> ChunkReadings:
-        """Read chunks.
+        """Read the chunks of a step.
 
         Args:
             samples: float32 (B, hops * hop + overlap), finite.
@@ -125,20 +125,20 @@ class ChunkReader:
 class Session:
     """State of one channel's stream; owned by one task, not thread-safe.
 
-    Call `push` with audio, `take` while it gives chunks, `accept` with the scores of each chunk in order; after the
-    last audio `finish`, then `take` and `accept` until nothing is left, then `record`.
+    Call `push` with audio, `take` while it returns chunks, and `accept` with the scores of each chunk, in order. After
+    the last audio, call `finish`, then `take` and `accept` until nothing is left, then `record`.
 
     Args:
         contract: The model's contract.
-        rate_hz: Rate of what is pushed.
-        keep_frames: Keep all scores for the record; without it memory is constant.
-        max_events: Events kept for the record; further ones are only counted.
-        reader: Of the same contract, where many sessions share one.
-        on_piece: Told of the samples pushed, some thousand at a time, and their mean square; what a live stream's
-            watch over its sender needs.
+        rate_hz: Rate of the samples that are pushed.
+        keep_frames: Keep all scores for the record; otherwise memory use is constant.
+        max_events: Maximum events kept for the record; further ones are only counted.
+        reader: Reader for the same contract, if many sessions share one.
+        on_piece: Called with the pushed samples, a few thousand at a time, and their mean square, for the input checks
+            of a live stream.
 
     Raises:
-        InvalidAudio: The rate is not one that can be served.
+        InvalidAudio: The rate is not supported.
     """
 
     def __init__(
@@ -162,12 +162,12 @@ class Session:
         self._noise = contract.index("noise")
         self._buffer = SampleBuffer()
         self._taken = 0  # position of the first sample that is in no chunk yet
-        self._levels_dbfs = np.zeros(0, np.float32)  # of frames whose scores are not back yet
-        # Enough of the past to mirror it at the end: what the look-ahead, the last frame and its window reach for.
+        self._levels_dbfs = np.zeros(0, np.float32)  # of frames whose scores have not arrived yet
+        # Past samples to keep for mirroring at the end: they cover the look-ahead, the last frame and its window.
         self._reach = (contract.lookahead_frames + 1) * self._spec.frame_samples + self._spec.overlap_samples
         self._hop, self._overlap = self._spec.hop_samples, self._spec.overlap_samples
         self._received = 0  # samples at the model's rate
-        self._rows_out = 0  # score rows that came back, look-ahead included
+        self._rows_out = 0  # score rows received, look-ahead included
         self._frames_done = 0
         self._frame_total: int | None = None  # known at the end
         self._kept: list[Float32] | None = [] if keep_frames else None
@@ -183,22 +183,22 @@ class Session:
 
     @property
     def samples_received(self) -> int:
-        """Samples so far at the model's rate, those that the resampler holds back not counted."""
+        """Samples so far at the model's rate, excluding those that the resampler delays."""
         return self._received
 
     @property
     def samples_waiting(self) -> int:
-        """Samples at the model's rate that are in no chunk yet; what a live stream's owner keeps bounded."""
+        """Samples at the model's rate that are in no chunk yet; the owner of a live stream keeps this bounded."""
         return self._buffer.end - self._taken
 
     @property
     def samples_taken(self) -> int:
-        """Samples at the model's rate before the end of the last chunk, what its windows reach beyond not counted."""
+        """Samples at the model's rate before the end of the last chunk, excluding the overlap of its windows."""
         return self._taken
 
     @property
     def resampler_latency_s(self) -> float:
-        """Seconds that the resampler may hold samples back at worst."""
+        """Maximum delay of the resampler, seconds."""
         return self._resampler.latency_samples / self._spec.sample_rate_hz
 
     @property
@@ -207,21 +207,21 @@ class Session:
         return self._frames_done
 
     def noisy_frames(self, *, whole: bool = False) -> int:
-        """Frames with audible noise so far; without `whole` some 2.5 s late, but for free."""
+        """Frames with audible noise so far; without `whole`, about 2.5 s late but at no cost."""
         return self._summary.frames_with(self._noise, whole=whole)
 
     @property
     def event_counts(self) -> Mapping[str, int]:
-        """Events that have ended so far, by label, those that are not kept included."""
+        """Events that have ended so far, by label, including those that are not kept."""
         return self._event_counts
 
     def snr_db(self) -> float | None:
-        """Signal-to-noise ratio of everything so far, dB; None where there is no speech to measure."""
+        """Signal-to-noise ratio of everything so far, dB; None if there is no speech to measure."""
         return self._summary.result().snr_db
 
     @property
     def finished(self) -> bool:
-        """Whether `finish` was called: no more audio will come."""
+        """Whether `finish` was called: no more audio is accepted."""
         return self._frame_total is not None
 
     @property
@@ -231,7 +231,7 @@ class Session:
 
     @property
     def remaining_hops(self) -> int:
-        """After `finish`: hops that are still to be taken; before it: hops that a window is complete for."""
+        """After `finish`: hops not taken yet; before it: hops whose window is complete."""
         hop = self._hop
         if self._frame_total is not None:
             taken = self._taken // hop
@@ -240,15 +240,15 @@ class Session:
         return max(0, (self._buffer.end - self._taken - self._overlap) // hop)
 
     def push(self, samples: Float32, *, bounded: bool = False) -> None:
-        """Take audio of any length.
+        """Accept audio of any length.
 
         Args:
-            samples: float32 (n,) at `rate_hz`; finite. What is beyond full scale is measured as it is, but scored
-                clipped, as every converter would play it.
-            bounded: The samples come from integers, so they are finite and within full scale.
+            samples: float32 (n,) at `rate_hz`; finite. Samples beyond full scale are measured unchanged, but clipped
+                for scoring, as a D/A converter would clip them.
+            bounded: The samples were converted from integers, so they are finite and within full scale.
 
         Raises:
-            InvalidAudio: Samples so large that the scale must be another one, or not finite.
+            InvalidAudio: The samples are not finite, or so large that their scale must be wrong.
         """
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
@@ -257,9 +257,9 @@ class Session:
             self._append(self._resampler.push(samples))
             return
         peak = max(float(samples.max()), -float(samples.min()))
-        if not peak <= MAX_MAGNITUDE:  # also where it is NaN
+        if not peak <= MAX_MAGNITUDE:  # also true if it is NaN
             raise InvalidAudio(
-                f"expected float samples around ±1, came a magnitude of {peak:g}: the recording seems to be scaled as "
+                f"expected float samples around ±1, got a magnitude of {peak:g}: the recording seems to be scaled as "
                 "integers; divide by 32768 (16 bit) or save it as integer PCM",
                 magnitude=peak,
             )
@@ -267,10 +267,10 @@ class Session:
         self._append(self._resampler.push(np.clip(samples, -1.0, 1.0) if peak > 1.0 else samples))
 
     def finish(self) -> None:
-        """There is no more audio: fix the number of frames and let the end be scored.
+        """End the audio: fix the number of frames and make the end available for scoring.
 
-        The last windows and the look-ahead reach beyond the end; they hear the sound mirrored, so that an end is not
-        taken for a dropout.
+        The last windows and the look-ahead reach beyond the end. They contain the sound mirrored, so that the end is
+        not mistaken for a dropout.
         """
         if self._frame_total is not None:
             raise RuntimeError("finish was called twice: a session records one stream")
@@ -287,11 +287,11 @@ class Session:
         """Cut the next chunk.
 
         Args:
-            hops: Length of the lane, T.
+            hops: Hops per chunk of the lane, T.
 
         Returns:
-            float32 (hops * hop + overlap,), valid until the next `push`, or None when there is not enough audio yet or
-            nothing left. After `finish` the last chunk is filled up with zeros, whose scores `accept` discards.
+            float32 (hops * hop + overlap,), valid until the next `push`; None if there is not enough audio yet or
+            nothing left. After `finish`, the last chunk is padded with zeros, whose scores `accept` discards.
         """
         spec = self._spec
         own = hops * spec.hop_samples
@@ -309,10 +309,10 @@ class Session:
         return chunk
 
     def accept(self, reading: ChunkReading) -> Update:
-        """Take the scores of the next chunk as the engine's `read_out` read them, in the order of `take`."""
+        """Accept the scores of the next chunk, as read by the engine's `read_out`, in the order of `take`."""
         block = reading.block
         count = block.frames
-        late = max(0, self.contract.lookahead_frames - self._rows_out)  # rows that speak of before the start
+        late = max(0, self.contract.lookahead_frames - self._rows_out)  # rows for the time before the start
         self._rows_out += count
         first = self._frames_done
         stop = count if self._frame_total is None else min(count, late + self._frame_total - first)
@@ -330,15 +330,15 @@ class Session:
         if news:
             self._note(news)
         if self._kept is not None:
-            self._kept.append(block.shown.copy())  # a view would keep the scores of all that shared the step
+            self._kept.append(block.shown.copy())  # a view would keep the scores of the whole step in memory
         return Update(first, block, news)
 
     def levels(self) -> Levels:
-        """Level measures of everything pushed so far; the stream may go on."""
+        """Level measures of everything pushed so far; more audio may follow."""
         return self._meter.result()
 
     def record(self, profile: Profile) -> ChannelRecord:
-        """Say everything about the stream so far; final when it is done."""
+        """Return the results of the stream so far; final when it is done."""
         duration_s = self._resampler.samples_in / self.rate_hz
         levels, summary = self._meter.result(), self._summary.result()
         figures: Mapping[str, float | None] = asdict(levels)

@@ -1,7 +1,10 @@
-"""Where the samples of a recording come from in a program: a path, bytes, an open file, or an array."""
+"""Where a program's audio comes from: recordings as path, bytes, open file or array, live audio as bytes or arrays."""
 
 from __future__ import annotations
 
+import io
+import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
@@ -12,15 +15,20 @@ from numpy.typing import NDArray
 
 from speech_qc.audio import AudioInfo, DecodeLimits, check_rate_hz
 from speech_qc.audio.decode import READ_BYTES, Decoder, decode_file
+from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.errors import InvalidAudio, ProtocolError
+from speech_qc.pipeline.session import MAX_MAGNITUDE
+from speech_qc.wire.vocabulary import Encoding
 
 Block = NDArray[np.float32]
 Bytes = bytes | bytearray | memoryview
 Source = str | PathLike[str] | Bytes | BinaryIO | NDArray[Any]
 """A path, the bytes of a recording, an open binary file, or samples (n,) or (n, channels)."""
+WholeNumber = float | np.integer[Any]
+"""A number without a fraction; libraries give sample rates as int, float or NumPy scalar."""
 
 ARRAY_BLOCK = 1 << 16
-"""Samples of an array, per channel, that are taken at once."""
+"""Samples of an array, per channel, that are converted at once."""
 
 
 class BlockSource(Protocol):
@@ -37,14 +45,16 @@ class BlockSource(Protocol):
 class BytesSource:
     """A recording whose bytes are in memory or come from an open file.
 
+    WAV is decoded in constant memory. Other formats are collected first; a path needs no such copy.
+
     Args:
-        source: The bytes, or an object with `read(size)`.
+        source: The bytes, or an object with `read(size)`, which is read from its position to its end.
         limits: Bounds.
     """
 
     def __init__(self, source: Bytes | BinaryIO, limits: DecodeLimits) -> None:
-        self._source = source
-        total_bytes = memoryview(source).nbytes if isinstance(source, Bytes) else None
+        self._source = flat_bytes(source) if isinstance(source, Bytes) else source
+        total_bytes = len(self._source) if isinstance(self._source, memoryview) else None
         name = getattr(source, "name", None)
         self._decoder = Decoder(limits, filename=name if isinstance(name, str) else None, total_bytes=total_bytes)
 
@@ -54,22 +64,33 @@ class BytesSource:
         return self._decoder.info
 
     def __iter__(self) -> Iterator[Block]:
-        """Decode block by block; raises what `Decoder` raises."""
+        """Decode block by block; raises what `Decoder` raises, and OSError where the file cannot be read."""
+        is_empty = True
         for piece in self._pieces():
+            is_empty = False
             yield from self._decoder.push(piece)
+        if is_empty:
+            raise InvalidAudio(
+                "expected the bytes of a recording, got none: pass the whole file; rewind one that was read before"
+            )
         yield from self._decoder.finish()
 
     def _pieces(self) -> Iterator[bytes | memoryview]:
         source = self._source
-        if isinstance(source, Bytes):
-            view = memoryview(source).cast("B")
-            for start in range(0, len(view), READ_BYTES):
-                yield view[start : start + READ_BYTES]
+        if isinstance(source, memoryview):
+            for start in range(0, len(source), READ_BYTES):
+                yield source[start : start + READ_BYTES]
             return
-        while piece := source.read(READ_BYTES):
-            if not isinstance(piece, bytes):
-                raise ProtocolError(f"expected a file opened in binary mode ('rb'), reading it gave {type(piece)}")
-            yield piece
+        while True:
+            piece = source.read(READ_BYTES)
+            if not isinstance(piece, Bytes):
+                raise ProtocolError(
+                    f"expected a file whose read() returns bytes, it returned {type(piece).__name__}: "
+                    "open it in binary mode ('rb')"
+                )
+            if not len(piece):
+                return
+            yield flat_bytes(piece)
 
 
 class ArraySource:
@@ -87,7 +108,16 @@ class ArraySource:
 
     def __init__(self, samples: NDArray[Any], rate_hz: int, limits: DecodeLimits) -> None:
         check_rate_hz(rate_hz)
-        channels = 1 if samples.ndim == 1 else samples.shape[-1]
+        samples = np.asarray(samples)  # subclasses index in ways of their own
+        check_samples(samples)
+        if samples.size == 0:
+            raise InvalidAudio(f"expected samples, got an empty array of shape {samples.shape}: check its source")
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        if channels > max(limits.max_channels, len(samples)):
+            raise InvalidAudio(
+                f"expected samples of shape (n, channels), got {samples.shape}, which is {channels} channels of "
+                f"{len(samples)} samples: transpose the array (samples.T)"
+            )
         limits.check_layout(channels, rate_hz)
         limits.check_frames(len(samples), rate_hz)
         self._samples = samples
@@ -100,6 +130,94 @@ class ArraySource:
             yield block[:, None] if block.ndim == 1 else block
 
 
+class PushedAudio:
+    """Bytes and arrays of a live stream as pieces of one array per channel; used by one stream.
+
+    Args:
+        encoding: Encoding of bytes.
+        channels: Interleaved channels.
+        piece_samples: Most samples of one channel in a piece.
+    """
+
+    def __init__(self, encoding: Encoding, channels: int, piece_samples: int) -> None:
+        self._decoder = SampleDecoder(encoding, channels, piece_samples)
+        self._channels, self._piece_samples = channels, piece_samples
+        self._is_float = encoding == "float32"
+
+    @property
+    def rest_bytes(self) -> int:
+        """Bytes of a sample whose other bytes have not come."""
+        return self._decoder.rest_bytes
+
+    def pieces(self, audio: Bytes | NDArray[Any]) -> Iterator[list[Block]]:
+        """Check and convert what is pushed; consume the pieces before the next call.
+
+        Returns:
+            Pieces of one float32 (n,) per channel, contiguous, n >= 1.
+
+        Raises:
+            InvalidAudio: Samples of another type, shape or scale; before the first piece is returned.
+            ProtocolError: Neither bytes nor an array, or an array after bytes that ended within a sample.
+        """
+        if isinstance(audio, np.ndarray):
+            return self._split(np.asarray(audio))  # subclasses index in ways of their own
+        if not isinstance(audio, Bytes):
+            raise ProtocolError(f"expected bytes or a NumPy array, got {type(audio).__name__}: convert it")
+        pieces = self._decoder.pieces(bytes(audio))
+        if not self._is_float:
+            return pieces
+        decoded = list(pieces)
+        for samples in (samples for piece in decoded for samples in piece):
+            _check_scale(samples)
+        return iter(decoded)
+
+    def _split(self, samples: NDArray[Any]) -> Iterator[list[Block]]:
+        if self.rest_bytes:
+            raise ProtocolError("expected the other bytes of a sample, got an array: push those bytes first")
+        check_samples(samples)
+        columns = samples[:, None] if samples.ndim == 1 else samples
+        count, size = self._channels, self._piece_samples
+        if columns.shape[1] != count:
+            hint = "transpose the array (samples.T)" if columns.shape[0] == count else "give one column per channel"
+            raise InvalidAudio(f"expected samples of shape (n, {count}), got {samples.shape}: {hint}")
+        floats = np.ascontiguousarray(float_samples(columns).T)  # (channels, n)
+        _check_scale(floats)
+        return (list(floats[:, start : start + size]) for start in range(0, floats.shape[1], size))
+
+
+def _check_scale(samples: Block) -> None:
+    """Refuse what `Session.push` would refuse, before any channel has taken its part."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not peak <= MAX_MAGNITUDE:
+        raise InvalidAudio(
+            f"expected float samples around ±1, got a magnitude of {peak:g}: they seem to be scaled as integers; "
+            "divide them by 32768 (16 bit), or push them as int16",
+            magnitude=peak,
+        )
+
+
+def flat_bytes(source: Bytes) -> memoryview:
+    """View bytes one by one; copies only what does not lie in one piece.
+
+    Returns:
+        One-dimensional, of format `B`.
+    """
+    view = memoryview(source)
+    return view.cast("B") if view.contiguous and view.nbytes else memoryview(view.tobytes())
+
+
+def whole_number(name: str, value: WholeNumber) -> int:
+    """Turn an option such as a sample rate into an int.
+
+    Raises:
+        ProtocolError: It has a fraction, or is no number at all.
+    """
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and value == int(value):
+        return int(value)
+    raise ProtocolError(f"{name}: expected a whole number, got {value!r}")
+
+
 def check_samples(samples: NDArray[Any]) -> None:
     """Refuse an array that cannot be audio.
 
@@ -108,10 +226,11 @@ def check_samples(samples: NDArray[Any]) -> None:
     """
     if samples.dtype not in (np.float32, np.float64, np.int16):
         raise InvalidAudio(
-            f"expected samples as float32 or float64 in [-1, 1], or as int16, given {samples.dtype}: convert them"
+            f"expected samples as float32 or float64 in [-1, 1], or as int16, got {samples.dtype}: convert "
+            "them, and scale other integers"
         )
     if samples.ndim not in (1, 2):
-        raise InvalidAudio(f"expected samples of shape (n,) or (n, channels), given {samples.shape}: reshape them")
+        raise InvalidAudio(f"expected samples of shape (n,) or (n, channels), got {samples.shape}: reshape them")
 
 
 def float_samples(samples: NDArray[Any]) -> Block:
@@ -122,13 +241,16 @@ def float_samples(samples: NDArray[Any]) -> Block:
     """
     if samples.dtype == np.int16:
         return samples.astype(np.float32) / np.float32(32768)
-    found = samples.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # becomes infinity, which is refused
+        found = samples.astype(np.float32, copy=False)
     if not np.isfinite(found).all():
         raise InvalidAudio("expected finite samples, found NaN or infinity among them: check how they were computed")
     return found
 
 
-def opened(source: Source, sample_rate: int | None, limits: DecodeLimits) -> AbstractContextManager[BlockSource]:
+def opened(
+    source: Source, sample_rate: WholeNumber | None, limits: DecodeLimits
+) -> AbstractContextManager[BlockSource]:
     """Open whatever a program calls a recording.
 
     Args:
@@ -139,18 +261,25 @@ def opened(source: Source, sample_rate: int | None, limits: DecodeLimits) -> Abs
     Raises:
         ProtocolError: A type that is no recording, an array without its rate, or a rate for a file.
         InvalidAudio: The file cannot be opened, or an array of another type or shape.
+        UnsupportedFormat: The file is not a recording that can be read.
+        PayloadTooLarge: More seconds or channels than the limits allow.
     """
     if isinstance(source, np.ndarray):
-        check_samples(source)
         if sample_rate is None:
-            raise ProtocolError("expected sample_rate=… with an array of samples, none was given: add it")
-        return nullcontext(ArraySource(source, sample_rate, limits))
+            raise ProtocolError("expected sample_rate=… with an array of samples, got none: add it")
+        return nullcontext(ArraySource(source, whole_number("sample_rate", sample_rate), limits))
+    if not isinstance(source, str | PathLike | Bytes) and not hasattr(source, "read"):
+        raise ProtocolError(
+            f"expected a path, bytes, a binary file or a NumPy array, got {type(source).__name__}: convert it "
+            "(samples with numpy.asarray)"
+        )
+    if isinstance(source, io.TextIOBase):
+        raise ProtocolError("expected a file opened in binary mode, got one in text mode: open it with mode 'rb'")
     if sample_rate is not None:
         raise ProtocolError("sample_rate is for arrays of samples; a recording's header says its own: leave it out")
     if isinstance(source, str | PathLike):
-        return decode_file(source, limits)
-    if not isinstance(source, Bytes) and not hasattr(source, "read"):
-        raise ProtocolError(
-            f"expected a path, bytes, a binary file or a NumPy array, given {type(source).__name__}: convert it"
-        )
+        try:
+            return decode_file(os.fsdecode(source), limits)
+        except ValueError as error:  # a NUL character, or one that no file name can hold
+            raise InvalidAudio(f"expected the path of a file, got {source!r} ({error}): check the path") from error
     return nullcontext(BytesSource(source, limits))

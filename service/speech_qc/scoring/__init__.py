@@ -1,4 +1,4 @@
-"""From frame scores to answers: events, severity, summary, verdict, export files.
+"""Turns frame scores into events, severity, summary, verdict and export files.
 
 Pure functions and small streaming classes over NumPy arrays. Knows nothing of audio bytes, inference, asyncio or HTTP.
 """

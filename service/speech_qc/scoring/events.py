@@ -1,12 +1,12 @@
-"""From frame scores to events: where each trouble starts, where it ends, how bad it was.
+"""Turns frame scores into events: the start, end and severity of each disturbance.
 
 Hysteresis per label: a segment starts at the first frame that reaches the enter threshold and ends before the first
-one below the exit threshold. Segments of one label with a short gap between them are one event; what is then still too
-short is dropped. All positions are absolute frame indices; memory is one small record per open event, however long the
-stream.
+one below the exit threshold. Segments of one label with a short gap between them are merged into one event; events that
+are still too short are dropped. All positions are absolute frame indices. Memory is one small record per open event,
+whatever the length of the stream.
 
-Sums are kept as integers of fixed point. Integer addition has no rounding, so an event's figures are bit for bit the
-same however the stream was cut into blocks, and its sum is the difference of two running totals without any loss.
+Sums are fixed-point integers. Integer addition does not round, so an event's values are bit-identical however the
+stream was split into blocks, and its sum is the exact difference of two running totals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from speech_qc.scoring.severity import EventMeasures, rate
 from speech_qc.wire.vocabulary import Phase, Severity
 
 _POWER_ONE = 2.0**32
-"""Fixed-point unit of power: resolves −96 dBFS, and one event may last a year at full scale before int64 is full."""
+"""Fixed-point unit of power: resolves −96 dBFS, and an event can last a year at full scale before int64 overflows."""
 _NEVER = 2**62
 """A frame index that no stream reaches."""
 
@@ -42,10 +42,10 @@ class Event:
         onset_s: Start of its first frame, seconds from the start of the stream.
         offset_s: End of its last frame; None while the event is open.
         score_max: Highest score in [onset, offset), or so far.
-        score_mean: Mean score there, gaps that were merged included.
+        score_mean: Mean score over the same frames, merged gaps included.
         severity: Rated by `speech_qc.scoring.severity`.
-        onset_frame: First frame.
-        offset_frame: First frame after it; None while the event is open.
+        onset_frame: First frame of the event.
+        offset_frame: First frame after the event; None while it is open.
     """
 
     event_id: int
@@ -62,9 +62,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventUpdate:
-    """News of an event: `begin` once it is sure to be long enough, `end` once nothing can be added to it.
+    """An update of an event: `begin` once it is certain to be long enough, `end` once it can no longer be extended.
 
-    Every `end` was preceded by the `begin` with the same event_id.
+    Every `end` follows the `begin` with the same event_id.
     """
 
     phase: Phase
@@ -73,10 +73,10 @@ class EventUpdate:
 
 @dataclass(slots=True)
 class _Track:
-    """One label's event in the making: a running segment, or a gap that may still be merged.
+    """One label's event in progress: a running segment, or a gap that may still be merged.
 
     `before` and `after` are rows of running totals, at the onset and at the end of the last segment. `due` is the frame
-    at which the track makes news by itself if its score does not cross a threshold first.
+    at which an update is due, unless the score crosses a threshold first.
     """
 
     onset: int
@@ -91,7 +91,7 @@ class _Track:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """One pushed block with running totals: row i of `totals` stands before local frame i, [n + 1, C + 3]."""
+    """One pushed block with running totals [n + 1, C + 3]: row i of `totals` is the total before local frame i."""
 
     first: int
     frames: int
@@ -101,7 +101,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """An update not yet numbered; sorted by when it became known, then by column."""
+    """An update without a number yet; sorted by the frame at which it became known, then by column."""
 
     known: int
     column: int
@@ -117,10 +117,10 @@ class EventTracker:
 
     Args:
         contract: The model's contract: thresholds, minimum durations and merge gaps of every label.
-        reader: Of the same contract, where many trackers share one.
+        reader: Reader of the same contract, to share one between many trackers.
 
     Raises:
-        ContractError: A label that severity cannot do without is missing.
+        ContractError: A label that severity needs is missing.
     """
 
     def __init__(self, contract: ModelContract, reader: ScoreReader | None = None) -> None:
@@ -130,11 +130,11 @@ class EventTracker:
         self._frame_samples = contract.features.frame_samples
         self._sample_rate_hz = contract.features.sample_rate_hz
         self._min_frames = [max(1, frames_reaching(label.min_duration_s, hop_s)) for label in contract.labels]
-        # A gap of no frame does not exist: 0 and 1 both mean that nothing is merged.
+        # A gap has at least one frame, so 0 and 1 both mean that nothing is merged.
         self._merge_frames = [max(1, frames_reaching(label.merge_gap_s, hop_s)) for label in contract.labels]
         self._enter = layout.enter.copy()
-        self._enter[layout.speech] = np.inf  # speech is what is judged, not a trouble
-        self._running = 0  # bit c: a segment of column c runs
+        self._enter[layout.speech] = np.inf  # speech itself is not a fault
+        self._running = 0  # bit c: a segment of column c is running
         self._totals = np.zeros(layout.width + 3, np.int64)  # scores, then speech frames, dB over them, power
         self._tracks: dict[int, _Track] = {}
         self._frame = 0
@@ -142,31 +142,32 @@ class EventTracker:
         self._finished = False
 
     def push(self, scores: FloatArray, level_dbfs: FloatArray) -> list[EventUpdate]:
-        """Take the next frames and tell what became known with them.
+        """Process the next frames and return the updates that they cause.
 
         Args:
             scores: float32 [n, C], n >= 0, columns as in the contract. Not kept.
             level_dbfs: float32 [n], mean square of each frame, dBFS.
 
         Returns:
-            Updates ordered by the frame at which they became known, then by column; the same for any cut into blocks.
+            Updates ordered by the frame at which they became known, then by column; the same however the stream is
+            split into blocks.
 
         Raises:
-            InferenceError: Wrong shape, wrong type, or a number that is not finite.
-            ProtocolError: The stream was finished before.
+            InferenceError: Wrong shape, wrong type, or a value that is not finite.
+            ProtocolError: The stream has already been finished.
         """
         self._layout.check_block(scores, level_dbfs)
         return self.add(self._reader.read_one(scores), level_dbfs)
 
     def add(self, read: ScoreBlock, level_dbfs: FloatArray) -> list[EventUpdate]:
-        """Take frames that are read already; see `push`.
+        """Process frames that have already been read; see `push`.
 
         Args:
-            read: n frames, by a reader of the same contract.
+            read: n frames from a reader of the same contract.
             level_dbfs: float32 [n], finite.
         """
         if self._finished:
-            raise ProtocolError("expected no more scores after finish(), given a block; make a new tracker per stream")
+            raise ProtocolError("expected no more scores after finish(), got a block: use a new tracker per stream")
         first = self._frame
         self._frame = first + read.frames
         crossed = (read.reached & ~self._running) | (read.fallen & self._running)
@@ -174,7 +175,7 @@ class EventTracker:
             return []
         columns = [c for c in range(self._layout.width) if crossed >> c & 1]
         columns += [c for c, track in self._tracks.items() if track.due < self._frame and c not in columns]
-        if not columns:  # events go on, nothing changes
+        if not columns:  # open events continue, nothing changes
             self._raise_maxima(read, columns)
             self._totals[:-1] += read.totals[-1]
             self._totals[-1] += _power_fixed(level_dbfs).sum()
@@ -189,7 +190,7 @@ class EventTracker:
         return self._number(news)
 
     def finish(self) -> list[EventUpdate]:
-        """End the stream: close what is open, drop what is too short.
+        """End the stream: close open events, drop events that are too short.
 
         Returns:
             The last updates, by column; empty when called again.
@@ -204,7 +205,7 @@ class EventTracker:
         return self._number(news)
 
     def _run_totals(self, read: ScoreBlock, level_dbfs: FloatArray) -> npt.NDArray[np.int64]:
-        """Continue the running totals through a block: int64 [n + 1, C + 3], row 0 is where the last block stopped."""
+        """Continue the running totals through a block: int64 [n + 1, C + 3], row 0 is the end of the last block."""
         totals = np.empty((read.frames + 1, self._layout.width + 3), np.int64)
         totals[0] = 0
         totals[1:, :-1] = read.totals
@@ -213,17 +214,17 @@ class EventTracker:
         return totals
 
     def _raise_maxima(self, read: ScoreBlock, scanned: Sequence[int]) -> None:
-        """Carry the maximum of tracks that make no news in this block."""
+        """Update the maximum of tracks without updates in this block."""
         highest = read.highest
         if highest is None:
             return
         for column, track in self._tracks.items():
-            # In a gap no score reaches the enter threshold, hence none exceeds the maximum; no need to tell them apart.
+            # Tracks in a gap need no special case: no score there reaches the enter threshold, so none is a maximum.
             if column not in scanned and highest[column] > track.score_max:
                 track.score_max = highest[column]
 
     def _scan(self, column: int, block: _Block, news: list[_News]) -> None:
-        """Walk one label through a block, from one change of state to the next."""
+        """Advance one label through a block, from one state change to the next."""
         position = 0
         for change in self._changes(column, block.scores[:, column]):
             self._advance(column, block, position, change, news)
@@ -237,7 +238,7 @@ class EventTracker:
             elif track.end is None:
                 track.end, track.after = frame, block.totals[change].copy()
                 track.due = frame + self._merge_frames[column] - 1
-            else:  # the gap was short enough: it belongs to the event now
+            else:  # the gap was short enough, so it becomes part of the event
                 track.end = None
                 track.due = _NEVER if track.announced else max(frame, track.onset + self._min_frames[column] - 1)
         self._advance(column, block, position, block.frames, news)
@@ -259,7 +260,7 @@ class EventTracker:
         return changes
 
     def _advance(self, column: int, block: _Block, start: int, stop: int, news: list[_News]) -> None:
-        """Carry a track through local frames [start, stop), in which it changes no state but may make news."""
+        """Advance a track through local frames [start, stop), where its state is constant but updates may be due."""
         track = self._tracks.get(column)
         if track is None or start == stop:
             return
@@ -282,7 +283,7 @@ class EventTracker:
             track.score_max = max(track.score_max, float(scores[start:stop].max()))
 
     def _number(self, news: list[_News]) -> list[EventUpdate]:
-        """Order the news, give new events their numbers, and fill in the figures."""
+        """Sort the updates, number new events, and fill in the values."""
         if len(news) > 1:
             news.sort(key=lambda item: (item.known, item.column))
         updates = []
@@ -324,10 +325,10 @@ class EventTracker:
         )
 
     def _seconds(self, frame: int) -> float:
-        """Time of a frame's start; one division, so that frame 57 is 1.14 and not 1.1400000000000001."""
+        """Return the start time of a frame; one division, so that frame 57 is 1.14 and not 1.1400000000000001."""
         return frame * self._frame_samples / self._sample_rate_hz
 
 
 def _power_fixed(level_dbfs: FloatArray) -> npt.NDArray[np.int64]:
-    """Power of each frame in fixed point, int64 [n]."""
+    """Return the power of each frame in fixed point, int64 [n]."""
     return np.rint(power_of(level_dbfs) * _POWER_ONE).astype(np.int64)

@@ -1,8 +1,8 @@
-"""Events as files that other tools open: CSV, Audacity labels, Praat TextGrid, RTTM, WebVTT.
+"""Export events to formats of other tools: CSV, Audacity labels, Praat TextGrid, RTTM, WebVTT.
 
-Each format is a pure function from a `Report` to chunks of text, so that an answer can be sent while it is written.
-Labels are from a closed set, but the name of a recording is whatever its owner called the file: every format quotes,
-escapes or replaces what would break it.
+Each format is a pure function from a `Report` to chunks of text, so that a response can be sent while it is generated.
+Labels are from a closed set, but the name of a recording is arbitrary text: every format quotes, escapes or replaces
+characters that would break it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from types import MappingProxyType
 from speech_qc.scoring.events import Event
 
 _LINES_PER_CHUNK = 256
-"""Lines that are sent together; one line at a time would cost more in the transport than in the text."""
+"""Lines per chunk; sending single lines would cost more than generating them."""
 _US_PER_S = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelReport:
-    """What was found in one channel.
+    """The results of one channel.
 
     Args:
         channel: Index from 0.
-        events: Closed or open events; an open one is taken to last to the end.
-        frames: Scores by label, one value per frame, None where a label has no value; None when not wanted.
+        events: Closed or open events; an open one is assumed to last to the end.
+        frames: Scores by label, one value per frame, None where a label has no value; None if not requested.
     """
 
     channel: int
@@ -38,7 +38,7 @@ class ChannelReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finished inspection, as far as exports need it.
+    """The parts of a finished inspection that exports need.
 
     Args:
         name: Name of the recording, free text.
@@ -79,7 +79,7 @@ def to_csv(report: Report) -> Iterator[str]:
 def frames_csv(report: Report) -> Iterator[str]:
     """Write one row per frame and channel: channel, start_s, then every label; empty where there is no value.
 
-    Channels without frames are left out.
+    Channels without frames are omitted.
     """
     with_frames = [(channel, channel.frames) for channel in report.channels if channel.frames]
     labels = list(dict.fromkeys(label for _, frames in with_frames for label in frames))
@@ -98,7 +98,7 @@ def frames_csv(report: Report) -> Iterator[str]:
 def to_audacity(report: Report) -> Iterator[str]:
     """Write an Audacity label track: start, end and text, separated by tabs, one event per line.
 
-    The text is `label (severity, score)`, with `ch1: ` before it when there is more than one channel.
+    The text is `label (severity, score)`, prefixed with `ch1: ` if there is more than one channel.
 
     Source: Audacity manual, "Importing and Exporting Labels".
     """
@@ -109,10 +109,10 @@ def to_audacity(report: Report) -> Iterator[str]:
 
 
 def to_textgrid(report: Report) -> Iterator[str]:
-    """Write a Praat TextGrid in long form: one interval tier per label, and per channel when there are several.
+    """Write a Praat TextGrid in long form: one interval tier per label, and per channel if there are several.
 
-    Intervals cover [0, duration] without gap or overlap; empty text means that nothing was found. Only labels that have
-    events get a tier; if none has, one empty tier named `events` keeps the file readable.
+    Intervals cover [0, duration] without gap or overlap; empty text means that nothing was found. Only labels with
+    events get a tier; without events, one empty tier named `events` keeps the file readable.
 
     Source: Praat manual, "TextGrid file formats".
     """
@@ -143,7 +143,7 @@ def to_rttm(report: Report) -> Iterator[str]:
     """Write RTTM, one SPEAKER line of ten fields per event: the label is the speaker name, score_mean the confidence.
 
     SPEAKER is used for all labels, because it is the type that every RTTM reader accepts. Channels count from 1. White
-    space in the recording's name becomes `_`, since fields are separated by it.
+    space in the recording's name becomes `_`, because white space separates fields.
 
     Source: NIST, "RT-09 Evaluation Plan", appendix A.
     """
@@ -156,7 +156,7 @@ def to_rttm(report: Report) -> Iterator[str]:
 
 
 def to_webvtt(report: Report) -> Iterator[str]:
-    """Write WebVTT, one cue per event in order of onset, to lie over a player as subtitles.
+    """Write WebVTT, one cue per event in order of onset, for display as subtitles in a player.
 
     Source: W3C, "WebVTT: The Web Video Text Tracks Format".
     """
@@ -165,9 +165,9 @@ def to_webvtt(report: Report) -> Iterator[str]:
         yield "WEBVTT\n"
         for channel, event in _by_time(report):
             start_ms = round(event.onset_s * 1000)
-            stop_ms = max(round(_offset_s(event, report) * 1000), start_ms + 1)  # a cue must last
+            stop_ms = max(round(_offset_s(event, report) * 1000), start_ms + 1)  # a cue needs a duration
             text = _one_line(_caption(report, channel, event))
-            # Escaping ">" also takes the arrow "-->" apart, which may not stand in a cue.
+            # Escaping ">" also breaks up the arrow "-->", which is not allowed in a cue.
             text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
             yield f"\n{_vtt_time(start_ms)} --> {_vtt_time(stop_ms)}\n{text}\n"
 
@@ -192,7 +192,7 @@ EXPORTS: Mapping[str, Export] = MappingProxyType(
         "webvtt": Export("text/vtt; charset=utf-8", "vtt", to_webvtt),
     }
 )
-"""Formats by the name that requests use; without JSON, which is the API's own."""
+"""Formats by their name in requests; JSON is not among them, because it is the API's native format."""
 
 
 def _by_time(report: Report) -> list[tuple[ChannelReport, Event]]:
@@ -215,11 +215,11 @@ def _caption(report: Report, channel: ChannelReport, event: Event) -> str:
 
 
 def _intervals(events: Sequence[Event], report: Report, end_us: int) -> list[tuple[int, int, str]]:
-    """Cut [0, end] into intervals with and without an event; whole microseconds, so that neighbours meet exactly."""
+    """Split [0, end] into intervals with and without an event; whole microseconds, so that neighbours meet exactly."""
     intervals: list[tuple[int, int, str]] = []
     position = 0
     for event in events:
-        # The last frame may reach beyond the last sample, and events from elsewhere may overlap: both are cut.
+        # The last frame may extend beyond the last sample, and events from other sources may overlap: both are cut.
         start = max(_microseconds(event.onset_s), position)
         stop = min(_microseconds(_offset_s(event, report)), end_us)
         if stop <= start:
@@ -251,12 +251,12 @@ def _vtt_time(milliseconds: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Replace what would end a line or a field, and what UTF-8 cannot carry, by spaces."""
+    """Replace characters that would end a line or a field, or that UTF-8 cannot encode, with spaces."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _field(text: str) -> str:
-    """Make one RTTM field of a text: no white space, never empty."""
+    """Convert a text to one RTTM field: no white space, never empty."""
     return "_".join(_one_line(text).split()) or "<NA>"
 
 
@@ -269,7 +269,7 @@ def _csv_chunks(header: Iterable[object], rows: Iterable[tuple[object, ...]]) ->
 
 
 def _chunks(lines: Iterable[str]) -> Iterator[str]:
-    """Join lines into chunks worth sending; an empty result gives no chunk."""
+    """Join lines into larger chunks; without lines there is no chunk."""
     source = iter(lines)
     while chunk := "".join(islice(source, _LINES_PER_CHUNK)):
         yield chunk

@@ -1,7 +1,7 @@
-"""What the columns of a score block mean, worked out once per contract and shared by events and summary.
+"""The meaning of the columns of a score block, computed once per contract and shared by events and summary.
 
-Every consumer of scores compares with the same float32 thresholds and refuses the same malformed blocks; if each did
-so by itself, a frame could count as noisy in the summary and not in the events. Knows nothing of how scores are made.
+All consumers of scores use the same float32 thresholds and reject the same malformed blocks. With separate code, a
+frame could count as noisy in the summary but not in the events. Knows nothing of how scores are computed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ LEVEL_FLOOR_DBFS = -120.0
 """dBFS; digital silence is reported at this level, so that power is never zero."""
 
 MIN_JUDGED_S = 0.5
-"""Seconds; a shorter recording holds a word or two, too little to judge."""
+"""Seconds; a shorter recording contains a word or two, too little to judge."""
 
 MIN_SPEECH_FRAMES = 5
-"""Frames (0.1 s); speech found in fewer is as likely a false alarm as a talker, so nothing is measured on it."""
+"""Frames (0.1 s); speech in fewer frames is as likely a false alarm as a talker, so it is not measured."""
 
 _POWER_EXPONENT = np.float64(math.log(10.0) / 10.0)
-"""exp(level · this) = 10^(level / 10); a NumPy scalar, so that float32 levels are raised in float64."""
+"""exp(level · this) = 10^(level / 10); a NumPy scalar, so that float32 levels are computed in float64."""
 
 
 def power_of(level_db: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Turn decibels into power ratios, in float64.
+    """Convert decibels to power ratios, in float64.
 
     Args:
         level_db: Any shape, dB.
@@ -44,20 +44,20 @@ def power_of(level_db: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 def frames_reaching(seconds: float, hop_s: float) -> int:
     """Count the frames that together last at least `seconds`.
 
-    Rounds before the ceiling: 0.14 s at 0.02 s is 7 frames, although 0.14 / 0.02 is 7.000000000000001 in floating
-    point.
+    Rounds before taking the ceiling: 0.14 s at 0.02 s is 7 frames, although 0.14 / 0.02 is 7.000000000000001 in
+    floating point.
     """
     return math.ceil(round(seconds / hop_s, 6))
 
 
 class ScoreLayout:
-    """Columns, families and thresholds of one contract's scores; immutable, free to share between streams.
+    """Columns, families and thresholds of one contract's scores; immutable, can be shared between streams.
 
     Args:
         contract: The model's contract; its labels are the columns, in order.
 
     Raises:
-        ContractError: A label that events and summary cannot do without is missing.
+        ContractError: A label that events and summary need is missing.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class ScoreLayout:
         self.interference = contract.index("interference")
         self.snr = contract.index("snr_db")
         self.probability_columns = tuple(i for i, label in enumerate(contract.labels) if label.kind == "probability")
-        # Heads that are not probabilities get thresholds that nothing reaches.
+        # Heads that are not probabilities get unreachable thresholds.
         self.enter: FloatArray = np.full(self.width, np.inf, np.float32)
         self.exit: FloatArray = np.full(self.width, np.inf, np.float32)
         for column in self.probability_columns:
@@ -99,7 +99,7 @@ class ScoreLayout:
             self.exit[column] = contract.labels[column].exit
 
     def check_block(self, scores: FloatArray, level_dbfs: FloatArray) -> int:
-        """Refuse a block that is not what a model with this contract can give.
+        """Reject a block that a model with this contract cannot produce.
 
         Args:
             scores: float32 [n, C], n >= 0.
@@ -109,23 +109,23 @@ class ScoreLayout:
             The number of frames n.
 
         Raises:
-            InferenceError: Wrong shape, wrong type, or a number that is not finite.
+            InferenceError: Wrong shape, wrong type, or a value that is not finite.
         """
         n = len(scores)
         if scores.shape != (n, self.width) or level_dbfs.shape != (n,):
             raise InferenceError(
-                f"expected scores [n, {self.width}] and level_dbfs [n], given {list(scores.shape)} and "
+                f"expected scores [n, {self.width}] and level_dbfs [n], got {list(scores.shape)} and "
                 f"{list(level_dbfs.shape)}; pass one column per label of the contract and one level per frame"
             )
         if scores.dtype != np.float32 or level_dbfs.dtype != np.float32:
             # A float64 score of 0.3 is below a float32 threshold of 0.3, so other types would change events.
             raise InferenceError(
-                f"expected float32 scores and levels, given {scores.dtype} and {level_dbfs.dtype}; "
+                f"expected float32 scores and levels, got {scores.dtype} and {level_dbfs.dtype}; "
                 "convert with astype(np.float32)"
             )
-        # One sum tells for all values, at a third of the cost of looking at each.
+        # Checking the sum is sufficient, at a third of the cost of checking each value.
         if not (math.isfinite(scores.sum()) and math.isfinite(level_dbfs.sum())):
             raise InferenceError(
-                "expected finite scores and levels, the block holds NaN or infinity; the model or its input is broken"
+                "expected finite scores and levels, got NaN or infinity; the model or its input is broken"
             )
         return n

@@ -1,7 +1,7 @@
 """Verdict profiles: named sets of limits, read from one YAML file that a user can replace.
 
-Reads strictly. A limit that is misspelt, impossible or contradictory stops the start and is named, for a profile that
-silently checks less than its author wrote is worse than none.
+The file is checked strictly. A misspelt, impossible or contradictory limit prevents startup and is named in the error,
+because a profile that silently checks less than its author intended is worse than none.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ BUILT_IN_PROFILES = Path(__file__).with_name("profiles.yaml")
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure that a limit can be set on.
+    """A quantity that can have a limit.
 
     Args:
-        subject: How a sentence names it.
+        subject: Its name in a sentence.
         unit: Shown after the value; `%` for shares of time, which are 0 to 1 in the limits.
-        low: Lowest value it can take.
-        high: Highest value it can take.
-        label: The label it speaks of; None for figures of the signal itself.
-        needs_speech: Whether it means nothing in a recording without speech.
+        low: Lowest possible value.
+        high: Highest possible value.
+        label: The label that it describes; None for measurements of the signal itself.
+        needs_speech: Whether it is meaningless in a recording without speech.
     """
 
     subject: str
@@ -66,11 +66,11 @@ def _measures() -> dict[str, Measure]:
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(_measures())
-"""Every measure a limit can name. `dc_offset` is judged by its size, whatever its sign."""
+"""Every measure that can have a limit. `dc_offset` is judged by its absolute value."""
 
 
 class Limit(BaseModel):
-    """Bounds of one measure; a value must be beyond a bound, not on it, to count."""
+    """Bounds of one measure; a value equal to a bound does not violate it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -84,11 +84,11 @@ class Limit(BaseModel):
         bounds = (self.fail_below, self.warn_below, self.warn_above, self.fail_above)
         given = [bound for bound in bounds if bound is not None]
         if not given:
-            raise ValueError("expected at least one of warn_below, fail_below, warn_above, fail_above, given none")
+            raise ValueError("expected at least one of warn_below, fail_below, warn_above, fail_above, got none")
         if given != sorted(given):
             raise ValueError(
-                "expected fail_below <= warn_below <= warn_above <= fail_above (those that are given), "
-                f"given {', '.join(f'{bound:g}' for bound in given)} in that order"
+                "expected fail_below <= warn_below <= warn_above <= fail_above (those that are set), "
+                f"got {', '.join(f'{bound:g}' for bound in given)} in that order"
             )
         return self
 
@@ -98,7 +98,7 @@ class Limit(BaseModel):
 
 
 class Profile(BaseModel):
-    """What a recording must be like to pass, for one kind of use."""
+    """The requirements that a recording must meet to pass, for one kind of use."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -112,10 +112,10 @@ class Profile(BaseModel):
         for name, limit in limits.items():
             measure = MEASURES.get(name)
             if measure is None:
-                wrong.append(f"limit {name!r} is unknown; known are {', '.join(MEASURES)}")
+                wrong.append(f"limit {name!r} is unknown: expected one of {', '.join(MEASURES)}")
                 continue
             wrong += [
-                f"limit {name!r}: expected {bound} from {measure.low:g} to {measure.high:g}, given {value:g}"
+                f"limit {name!r}: expected {bound} from {measure.low:g} to {measure.high:g}, got {value:g}"
                 for bound, value in limit.given()
                 if not measure.low <= value <= measure.high
             ]
@@ -140,13 +140,13 @@ class Profiles(BaseModel):
         """Find a profile.
 
         Raises:
-            ProtocolError: No profile has this name; the message lists those there are.
+            ProtocolError: No profile has this name; the message lists all profiles.
         """
         try:
             return self.profiles[name]
         except KeyError:
             raise ProtocolError(
-                f"expected profile to be one of {', '.join(self.names)}, given {name!r}", known=list(self.names)
+                f"expected profile to be one of {', '.join(self.names)}, got {name!r}", known=list(self.names)
             ) from None
 
 
@@ -157,45 +157,45 @@ def load_profiles(path: Path | None = None) -> Profiles:
         path: YAML file; None for the built-in profiles.
 
     Raises:
-        SettingsError: The file cannot be read, is not YAML, or holds a wrong limit; names file, profile and limit.
+        SettingsError: The file cannot be read, is not YAML, or has an invalid limit; names file, profile and limit.
     """
     path = BUILT_IN_PROFILES if path is None else path
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"profiles file {path} cannot be read: {error}; point SPEECHQC_PROFILES_PATH at a YAML file"
+            f"profiles file {path} cannot be read: {error}; set SPEECHQC_PROFILES_PATH to a YAML file"
         ) from error
     except (yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"profiles file {path} is not valid YAML: {error}") from error
     try:
         return Profiles.model_validate(content)
     except ValidationError as error:
-        lines = [f"{_place(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
-        raise SettingsError(f"wrong profiles in {path}:\n  " + "\n  ".join(lines)) from error
+        lines = [f"{_location(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        raise SettingsError(f"invalid profiles in {path}:\n  " + "\n  ".join(lines)) from error
 
 
-def _place(loc: tuple[int | str, ...]) -> str:
-    """Put a place in the file into words: `profile 'dataset', limit 'snr_db', warn_below`."""
+def _location(loc: tuple[int | str, ...]) -> str:
+    """Describe a location in the file: `profile 'dataset', limit 'snr_db', warn_below`."""
     words = [str(part) for part in loc]
     if words[:1] != ["profiles"] or len(words) == 1:
         return ".".join(words) or "document"
-    place = [f"profile {words[1]!r}"]
+    location = [f"profile {words[1]!r}"]
     rest = words[2:]
     if rest[:1] == ["limits"] and len(rest) > 1:
-        place.append(f"limit {rest[1]!r}")
+        location.append(f"limit {rest[1]!r}")
         rest = rest[2:]
-    return ", ".join([*place, *rest])
+    return ", ".join([*location, *rest])
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML libraries silently keep the last."""
+    """A SafeLoader that rejects duplicate keys; YAML libraries silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.constructor.ConstructorError(
-                None, None, f"{', '.join(twice)} is given twice in one mapping", node.start_mark
+                None, None, f"{', '.join(twice)} occurs twice in one mapping", node.start_mark
             )
         return super().construct_mapping(node, deep)

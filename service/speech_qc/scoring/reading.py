@@ -1,8 +1,8 @@
-"""What can be read off the scores of a step without knowing the streams behind them, for all of them at once.
+"""Processes the scores of a step for all of its streams together.
 
-A step scores one chunk of many streams. Thresholds, running totals and JSON are the same arithmetic for each, so they
-are worked out here in a few NumPy calls per step; what is left per stream is a look at a few integers. A block read
-alone has the same numbers, bit for bit, as one read among others.
+A step scores one chunk of many streams. Thresholds, running totals and JSON need the same arithmetic for each, so they
+are computed here in a few NumPy calls per step; only a few integers remain to be checked per stream. Results are
+bit-identical whether a block is read alone or together with others.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from speech_qc.contract import ModelContract
 from speech_qc.scoring.layout import FloatArray, ScoreLayout
 
 SCORE_ONE = 2.0**24
-"""Fixed-point unit of scores; a float32 in [0.5, 1] has exactly this resolution, and int64 lasts for 300 years."""
+"""Fixed-point unit of scores; a float32 in [0.5, 1] has exactly this resolution, and int64 is enough for 300 years."""
 
 SNR_ONE = 2.0**16
-"""Fixed-point unit of dB; finer than any model is."""
+"""Fixed-point unit of dB; finer than the precision of any model."""
 
 FRAME_DECIMALS = 5
-"""Scores are sent with this many decimals: finer than the promise that the same audio gets the same scores (1e-4)."""
+"""Decimals of the scores sent to clients; finer than the guaranteed tolerance for the same audio (1e-4)."""
 
 
 TEXT_FRAMES = 16
-"""Blocks of up to so many frames are those of live streams: their JSON will be wanted, so it is made with the rest."""
+"""Maximum frames of a live stream's block; its JSON will be needed, so it is encoded together with the rest."""
 
 
 class ScoreBlock(NamedTuple):
-    """Some frames of one stream, read."""
+    """Consecutive frames of one stream, with everything that was computed from them."""
 
     scores: FloatArray
     """float32 [n, C], finite."""
     shown: FloatArray
-    """The same with NaN for measures in frames without speech: there is nothing to measure."""
+    """The scores, with NaN for measures in frames without speech: there is nothing to measure."""
     reached: int
-    """Bit c is set when a score of column c reaches its enter threshold."""
+    """Bit c is set if a score of column c reaches its enter threshold."""
     fallen: int
-    """Bit c is set when a score of column c is below its exit threshold."""
+    """Bit c is set if a score of column c is below its exit threshold."""
     highest: list[float] | None
     """Highest score of each column; None without frames."""
     totals: npt.NDArray[np.int64]
-    """int64 [n, C + 2], running sums of scores, of speech frames, and of dB over these; fixed point."""
+    """int64 [n, C + 2], running sums of scores, of speech frames, and of dB over speech frames; fixed point."""
     made_text: list[bytes] | None
 
     @property
@@ -55,12 +55,12 @@ class ScoreBlock(NamedTuple):
         return len(self.scores)
 
     def text(self) -> list[bytes]:
-        """The frames as JSON, `0.1,0.2,null` for each column; n >= 1."""
+        """Return the frames as JSON, `0.1,0.2,null` for each column; n >= 1."""
         return _texts(self.shown[None])[0] if self.made_text is None else self.made_text
 
 
 def _texts(shown: FloatArray) -> list[list[bytes]]:
-    """JSON of scores [B, n, C], n >= 1: a text per column of each stream."""
+    """Encode scores [B, n, C], n >= 1, as JSON: one text per column of each stream."""
     columns = np.round(np.ascontiguousarray(shown.transpose(0, 2, 1)), FRAME_DECIMALS)  # [B, C, n]
     streams = orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY)[3:-3].split(b"]],[[")
     return [stream.split(b"],[") for stream in streams]
@@ -68,7 +68,7 @@ def _texts(shown: FloatArray) -> list[list[bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class ScoreBatch(Sequence[ScoreBlock]):
-    """Blocks that were read together, of [B, n, C] scores; fields as in `ScoreBlock`."""
+    """Blocks of scores [B, n, C] that were processed together; fields as in `ScoreBlock`."""
 
     scores: FloatArray
     shown: FloatArray
@@ -95,13 +95,13 @@ class ScoreBatch(Sequence[ScoreBlock]):
 
 
 class ScoreReader:
-    """Reads the scores of one model; immutable, free to share.
+    """Processes the scores of one model; immutable, can be shared.
 
     Args:
         contract: The model's contract.
 
     Raises:
-        ContractError: A label that scoring cannot do without is missing.
+        ContractError: A label that scoring needs is missing.
     """
 
     def __init__(self, contract: ModelContract) -> None:
@@ -109,19 +109,19 @@ class ScoreReader:
         self._speech_enter = layout.enter[layout.speech]
         self._measures = [i for i in range(layout.width) if i not in layout.probability_columns]
         self._enter = layout.enter.copy()
-        self._enter[layout.speech] = np.inf  # speech is what is judged, not a trouble
-        # A threshold of nothing is never fallen below; the bit of a column that has none must stay clear.
+        self._enter[layout.speech] = np.inf  # speech itself is not a fault
+        # The bit of a column without a threshold must stay clear, so no score can be below its exit threshold.
         self._exit = np.where(np.isfinite(self._enter), layout.exit, -np.inf).astype(np.float32)
         self._bits = (1 << np.arange(layout.width)).astype(np.int64)
 
     def read(self, scores: FloatArray) -> ScoreBatch:
-        """Read the scores of a step.
+        """Process the scores of a step.
 
         Args:
             scores: float32 [B, n, C], finite.
 
         Returns:
-            A block per stream.
+            One block per stream.
         """
         batch, frames, width = scores.shape
         speech = scores[:, :, self.layout.speech] >= self._speech_enter  # [B, n]
@@ -140,7 +140,7 @@ class ScoreReader:
         return ScoreBatch(scores, shown, reached, fallen, highest, totals, texts)
 
     def read_one(self, scores: FloatArray) -> ScoreBlock:
-        """Read some frames of one stream.
+        """Process consecutive frames of one stream.
 
         Args:
             scores: float32 [n, C], finite.

@@ -1,8 +1,8 @@
-"""What is left to say of a whole recording: how much speech, how much trouble, how far apart the two are.
+"""Summarises a whole recording: how much speech and how much noise and interference it has, and the ratio of the two.
 
-Frames are collected into fixed portions at absolute positions and summed portion by portion. So the order of the
-additions, and with it every bit of the result, does not depend on the blocks in which the stream arrived, and a live
-stream's small blocks cost next to nothing each.
+Frames are collected in fixed portions at absolute positions and summed portion by portion. So the order of additions,
+and every bit of the result, does not depend on how the stream was split into blocks, and the small blocks of a live
+stream cost very little.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from speech_qc.contract import ModelContract
 from speech_qc.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES, FloatArray, ScoreLayout, frames_reaching, power_of
 
 PORTION_FRAMES = 128
-"""Frames (2.56 s) that are summed at once; large enough to make NumPy's overhead small, 8 KiB per channel."""
+"""Frames (2.56 s) that are summed together; large enough to make NumPy's overhead small, 8 KiB per channel."""
 
 MOS_LABELS = ("sig", "bak", "ovrl")
-"""Opinion-score heads, which a model may lack."""
+"""Opinion-score heads, which are optional in a model."""
 
 NO_FRAMES = "no audio was scored"
 TOO_SHORT = f"shorter than {MIN_JUDGED_S} s"
@@ -31,7 +31,7 @@ LITTLE_SPEECH = f"speech was found in fewer than {MIN_SPEECH_FRAMES} frames"
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Whole-stream figures; what cannot be known is None and says why.
+    """Measurements of a whole stream; a value that cannot be known is None, and `reasons` says why.
 
     Args:
         frames: Frames scored.
@@ -39,13 +39,13 @@ class Summary:
         speech_ratio: Share of frames with speech.
         noise_ratio: Share of frames with audible noise.
         interference_ratio: Share of frames with a competing source.
-        snr_db: Mean speech power over speech frames against mean noise power over all frames, dB.
+        snr_db: Ratio of mean speech power over speech frames to mean noise power over all frames, dB.
         sig: Mean opinion score of the speech signal over speech frames, 1 to 5.
-        bak: The same of the background.
-        ovrl: The same overall.
+        bak: The same for the background.
+        ovrl: The same for the overall quality.
         label_ratios: Share of frames at or above the enter threshold, for every probability label of the model.
-            Empty when there are no frames.
-        reasons: Field name to reason, for each field above that is None.
+            Empty if there are no frames.
+        reasons: Reason by field name, for each field above that is None.
     """
 
     frames: int
@@ -63,7 +63,7 @@ class Summary:
 
 @dataclass(slots=True)
 class _Sums:
-    """Everything that is added up; `hits` int64 [C], `mos` float64 [number of opinion-score heads]."""
+    """Accumulated sums; `hits` is int64 [C], `mos` is float64 [number of opinion-score heads]."""
 
     hits: npt.NDArray[np.int64]
     mos: npt.NDArray[np.float64]
@@ -72,14 +72,14 @@ class _Sums:
 
 
 class SummaryMeter:
-    """Measures one channel of one stream. Not thread-safe; memory is constant.
+    """Summarises one channel of one stream. Not thread-safe; memory is constant.
 
     Args:
         contract: The model's contract.
-        layout: Of the same contract, where many meters share one.
+        layout: Layout of the same contract, to share one between many meters.
 
     Raises:
-        ContractError: A label that the summary cannot do without is missing.
+        ContractError: A label that the summary needs is missing.
     """
 
     def __init__(self, contract: ModelContract, layout: ScoreLayout | None = None) -> None:
@@ -95,24 +95,24 @@ class SummaryMeter:
         self._sums = _Sums(np.zeros(layout.width, np.int64), np.zeros(len(self._mos_columns)))
 
     def push(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
-        """Take the next frames.
+        """Add the next frames.
 
         Args:
             scores: float32 [n, C], n >= 0, columns as in the contract. Not kept.
             level_dbfs: float32 [n], mean square of each frame, dBFS.
 
         Raises:
-            InferenceError: Wrong shape, wrong type, or a number that is not finite.
+            InferenceError: Wrong shape, wrong type, or a value that is not finite.
         """
         self._layout.check_block(scores, level_dbfs)
         self.add(scores, level_dbfs)
 
     def add(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
-        """Take frames that are known to be sound; see `push`."""
+        """Add frames that have already been checked; see `push`."""
         frames = len(scores)
         self._frames += frames
         stop = self._waiting + frames
-        if stop < PORTION_FRAMES:  # a live stream's small blocks
+        if stop < PORTION_FRAMES:  # fast path for the small blocks of live streams
             self._scores[self._waiting : stop] = scores
             self._level_dbfs[self._waiting : stop] = level_dbfs
             self._waiting = stop
@@ -130,17 +130,17 @@ class SummaryMeter:
                 self._waiting = 0
 
     def frames_with(self, column: int, *, whole: bool = False) -> int:
-        """Frames so far in which a label reaches its enter threshold.
+        """Return the number of frames so far in which a label reaches its enter threshold.
 
         Args:
-            column: Of the label.
-            whole: Look at the frames of the unfinished portion as well; without it this is for free.
+            column: Column of the label.
+            whole: Include the frames of the unfinished portion; without them the call costs nothing.
         """
         sums = self._add_portion() if whole and self._waiting else self._sums
         return int(sums.hits[column])
 
     def result(self) -> Summary:
-        """Summarise what came so far; the stream may go on afterwards."""
+        """Summarise all frames so far; the stream may continue afterwards."""
         frames, layout = self._frames, self._layout
         sums = self._add_portion() if self._waiting else self._sums
         speech_frames = int(sums.hits[layout.speech])
@@ -170,7 +170,7 @@ class SummaryMeter:
         )
 
     def _lack(self, speech_frames: int) -> str | None:
-        """Say what is missing for figures that describe speech; None when nothing is."""
+        """Return why speech cannot be measured; None if it can."""
         if self._frames == 0:
             return NO_FRAMES
         if self._frames < self._min_frames:
@@ -185,13 +185,13 @@ class SummaryMeter:
         return min(max(10.0 * math.log10(ratio), spec.low), spec.high)
 
     def _add_portion(self) -> _Sums:
-        """Add the frames that wait to the sums; returns new sums, so that a look in between commits nothing.
+        """Return new sums that include the collected frames; the stored sums do not change.
 
-        A frame of power P and SNR s has speech power P·s / (1 + s) and noise power P / (1 + s). A frame without
-        speech is noise as far as a disturbance is heard in it: P·d², d the higher of the two headline scores. Taken
-        as all noise, the soft syllables that the speech score misses would make clean recordings look noisy; the
-        square keeps the many low scores of quiet frames from adding up. The level floor keeps the noise of speech
-        frames above zero.
+        A frame of power P and SNR s has speech power P·s / (1 + s) and noise power P / (1 + s). A frame without speech
+        counts as noise only to the extent of its disturbance: P·d², where d is the higher of the two headline scores.
+        If it counted as noise entirely, soft syllables that the speech score misses would make clean recordings look
+        noisy. The square keeps the many low scores of quiet frames from adding up. The level floor keeps the noise
+        power of speech frames above zero.
         """
         layout, old = self._layout, self._sums
         scores, level_dbfs = self._scores[: self._waiting], self._level_dbfs[: self._waiting]

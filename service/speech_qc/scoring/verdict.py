@@ -1,17 +1,17 @@
-"""Pass, warn, fail or unknown: a channel's figures held against a profile's limits.
+"""Judges a channel's measurements against a profile's limits: pass, warn, fail or unknown.
 
-What an operator can rely on:
+These rules always apply:
 
-- `fail` and `warn` always come with at least one reason that names the value and the limit; `pass` has none.
-- Shorter than 0.5 s is `unknown`, whatever the figures: they describe a word at most.
-- Without speech there is nothing whose quality could be judged, so the verdict is `unknown` and says so, and limits
-  that describe speech (its SNR, the noise behind it, its level and band) give no reason. Limits on faults of the signal
-  chain itself (clipped samples, digital silence, DC offset, peak) still count, because they need no talker: a recording
-  of nothing but zeros, or of nothing but overload, *fails*. One that only warns stays `unknown`, with that reason
-  beside it, since a mere warning would claim that the rest was found good.
-- A rate of events fails a recording only from the second event on: one in a clip of a few seconds is a large rate, and
-  may be a false one. It warns.
-- A figure that is null gives no reason: what cannot be known is not held against anyone.
+- `fail` and `warn` have at least one reason that names the value and the limit; `pass` has none.
+- A recording shorter than 0.5 s is `unknown`, whatever its measurements: they describe a word at most.
+- Without speech there is no speech quality to judge. The verdict is then `unknown` with a reason that says so, and
+  limits that describe speech (its SNR, background noise, level and bandwidth) are not checked. Limits on faults of the
+  signal chain itself (clipped samples, digital silence, DC offset, peak) still count, because they do not depend on a
+  talker: a recording that contains only zeros, or only overload, *fails*. If such a limit only warns, the verdict stays
+  `unknown` and lists that reason as well, because `warn` would imply that everything else is good.
+- A rate of events fails a recording only from the second event on: a single event in a clip of a few seconds is a high
+  rate and may be a false alarm. It only warns.
+- A measurement that is null gives no reason.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ CODES: frozenset[str] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One finding behind a verdict.
+    """One reason for a verdict.
 
     Args:
         code: Stable name, one of `CODES`.
         message: A sentence with the value and the limit.
-        label: The label it speaks of; None for figures of the signal itself.
-        value: The figure; None when there is none.
-        limit: The bound that it is beyond; None where no bound is involved.
+        label: The label that it describes; None for measurements of the signal itself.
+        value: The measured value; None if there is none.
+        limit: The bound that the value violates; None if no bound is involved.
     """
 
     code: str
@@ -54,7 +54,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement of one channel; reasons that fail it stand before those that warn."""
+    """The verdict on one channel; reasons that fail it precede those that warn."""
 
     status: Status
     reasons: tuple[Reason, ...]
@@ -68,18 +68,19 @@ def judge(
     levels: Mapping[str, float | None],
     event_counts: Mapping[str, int],
 ) -> Verdict:
-    """Hold a channel's figures against a profile.
+    """Judge a channel's measurements against a profile.
 
     Args:
         profile: The limits.
         duration_s: Length of the recording or of the stream so far, seconds.
         summary: The channel's summary.
-        levels: Figures of the signal itself by name (`rms_dbfs`, `peak_dbfs`, `clipped_ratio`, …); others are ignored.
-        event_counts: Events found, by label; a label that is missing had none.
+        levels: Measurements of the signal itself by name (`rms_dbfs`, `peak_dbfs`, `clipped_ratio`, …); other names are
+            ignored.
+        event_counts: Number of events by label; 0 for a missing label.
     """
     if duration_s < MIN_JUDGED_S:
         text, limit_text = _texts(duration_s, MIN_JUDGED_S, 1.0)
-        message = f"The recording is {text} s long; less than {limit_text} s is not judged."
+        message = f"The recording is {text} s long; a recording shorter than {limit_text} s is not judged."
         return Verdict("unknown", (Reason(TOO_SHORT_CODE, message, None, duration_s, MIN_JUDGED_S),))
 
     has_speech = summary.speech_frames >= MIN_SPEECH_FRAMES
@@ -103,7 +104,7 @@ def judge(
 def _values(
     duration_s: float, summary: Summary, levels: Mapping[str, float | None], event_counts: Mapping[str, int]
 ) -> dict[str, float | None]:
-    """Collect all measures by name; those that this model or recording does not have are absent or None."""
+    """Collect all measures by name; measures that this model or recording does not have are absent or None."""
     values: dict[str, float | None] = {name: levels.get(name) for name, m in MEASURES.items() if m.label is None}
     if values["dc_offset"] is not None:
         values["dc_offset"] = abs(values["dc_offset"])
@@ -111,7 +112,7 @@ def _values(
     values |= {name: getattr(summary, name) for name in ("snr_db", *MOS_LABELS)}
     minutes = duration_s / 60.0
     for label in ("dropout", "transient_noise"):
-        if label in summary.label_ratios:  # a model without the head found none because it did not look
+        if label in summary.label_ratios:  # without the head, a count of 0 would mean nothing
             values[f"{label}s{PER_MINUTE}"] = event_counts.get(label, 0) / minutes
     return values
 
@@ -126,7 +127,7 @@ def _hold(
     *,
     single: bool,
 ) -> None:
-    """Add the gravest reason that the value gives, if any; a rate of a single event can only warn."""
+    """Add the most severe reason for the value, if any; a rate of a single event can only warn."""
     for bounds, into, word in (
         ((limit.fail_below, limit.fail_above), failed, "fail"),
         ((limit.warn_below, limit.warn_above), warned, "warn"),
@@ -159,7 +160,7 @@ def _no_speech(summary: Summary) -> Reason:
 
 
 def _texts(value: float, limit: float, scale: float) -> tuple[str, str]:
-    """Write a value and its limit with one decimal, or with as many as it takes to tell them apart."""
+    """Format a value and its limit with one decimal, or with as many as needed to distinguish them."""
     for decimals in range(1, 9):
         text, limit_text = (_trim(f"{number * scale:.{decimals}f}") for number in (value, limit))
         if text != limit_text and float(limit_text) == round(limit * scale, 8):

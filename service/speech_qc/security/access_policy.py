@@ -1,7 +1,6 @@
 """The access check: keys and tokens, origins of web pages, the length of a query.
 
-A path that is not listed as open needs a key where the server has keys, so a new route is closed until somebody opens
-it.
+If the server has keys, every path that is not listed as open needs one, so a new route is closed by default.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from speech_qc.settings import Settings
 from speech_qc.wire.vocabulary import HEALTH_PATHS, METRICS_PATHS
 
 PAGES = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
-"""Hold nothing that is not in the source; a browser cannot send a key with an address that is typed in."""
+"""They contain nothing that is not in the source, and a browser cannot send a key with a URL that is typed in."""
 PROTOCOL = "speechqc.v1"
-"""Offered beside a key by browsers and chosen by the server, so that no answer repeats a key."""
+"""Browsers offer it in addition to a key, and the server selects it, so that no response repeats a key."""
 KEY_PROTOCOL = "speechqc.key."
 TOKEN_PARAMETER = "token"
 
@@ -31,10 +30,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def make_ring(settings: Settings) -> KeyRing | None:
-    """The server's keys; None where it has none.
+    """Return the server's keys; None if it has none.
 
     Raises:
-        SettingsError: The file cannot be used.
+        SettingsError: The keys file cannot be used.
     """
     if settings.api_keys_file is None:
         return None
@@ -43,30 +42,30 @@ def make_ring(settings: Settings) -> KeyRing | None:
 
 
 def parse_origins(text: str) -> frozenset[str]:
-    """Read the list of allowed origins.
+    """Parse the list of allowed origins.
 
     Raises:
-        SettingsError: One is no origin.
+        SettingsError: An entry is not an origin.
     """
     origins = frozenset(part.strip().rstrip("/").lower() for part in text.split(",") if part.strip())
     for origin in origins - {"*"}:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
             raise SettingsError(
-                f"SPEECHQC_ALLOWED_ORIGINS: expected origins like https://app.example.com or *, came {origin!r}"
+                f"SPEECHQC_ALLOWED_ORIGINS: expected origins like https://app.example.com or *, got {origin!r}"
             )
     return origins
 
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """Who may do what.
+    """The access rules of a server.
 
     Attributes:
-        ring: Keys; None: everybody may come in.
-        origins: Of web pages that may call, beside this server's own.
-        open_paths: Need no key.
-        max_query_bytes: Longest query.
+        ring: The server's keys; None if every client has access.
+        origins: Origins of web pages that may call, in addition to this server's own.
+        open_paths: Paths that need no key.
+        max_query_bytes: Maximum length of a query.
     """
 
     ring: KeyRing | None
@@ -76,7 +75,7 @@ class AccessPolicy:
 
     @classmethod
     def of(cls, settings: Settings) -> AccessPolicy:
-        """As the settings say.
+        """Build the policy from the settings.
 
         Raises:
             SettingsError: The keys file or an origin cannot be used.
@@ -87,17 +86,17 @@ class AccessPolicy:
         return cls(make_ring(settings), parse_origins(settings.allowed_origins), open_paths, settings.max_query_bytes)
 
     def check(self, scope: Scope) -> Caller:
-        """Say who calls.
+        """Check a request and return its caller.
 
         Raises:
             ProtocolError: The query is too long.
-            Forbidden: A web page of an origin that may not call.
-            Unauthorized: No key, or one that is not valid.
+            Forbidden: The request comes from a web page of an origin that is not allowed.
+            Unauthorized: The key is missing or not valid.
         """
         query: bytes = scope["query_string"]
         if len(query) > self.max_query_bytes:
             raise ProtocolError(
-                f"expected a query of at most {self.max_query_bytes} bytes, came {len(query)}: shorten it",
+                f"expected a query of at most {self.max_query_bytes} bytes, got {len(query)}: shorten it",
                 bytes=len(query),
                 max_bytes=self.max_query_bytes,
             )
@@ -111,12 +110,16 @@ class AccessPolicy:
         return self._owner(self.ring, scope, headers)
 
     def _check_origin(self, headers: Headers) -> None:
-        """Browsers say which page calls, and let it open sockets anywhere; programs say nothing and may."""
+        """Refuse web pages of other origins.
+
+        Browsers send the origin of the calling page, and let any page open sockets to any server. Other programs send
+        no origin and are allowed.
+        """
         origin = headers.get("origin")
         if origin is None or "*" in self.origins or origin.lower() in self.origins:
             return
-        # The scheme is not compared: a proxy that ends TLS in front of this server leaves it http.
-        with suppress(ValueError):  # of what is no address at all
+        # The scheme is not compared: behind a proxy that terminates TLS, it is http here.
+        with suppress(ValueError):  # the origin is not a valid URL
             if urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != "":
                 return
         raise Forbidden(
@@ -127,16 +130,16 @@ class AccessPolicy:
     def _owner(ring: KeyRing, scope: Scope, headers: Headers) -> Caller:
         given = _given(scope, headers)
         if not given:
-            raise Unauthorized(f"expected a key, came none: {ASK}")
+            raise Unauthorized(f"expected a key, got none: {ASK}")
         if given.startswith("sqt_"):
             if scope["type"] != "websocket":
-                raise Unauthorized(f"a token opens streams and nothing else, expected a key here: {ASK}")
+                raise Unauthorized(f"expected a key, got a token, which only opens streams: {ASK}")
             return Caller(ring.check_token(given))
         return Caller(ring.check(given))
 
 
 def _given(scope: Scope, headers: Headers) -> str | None:
-    """The key or token of a request, wherever it is allowed to be."""
+    """Return the key or token of a request, from any of the accepted locations."""
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and bearer.strip():
         return bearer.strip()
@@ -150,12 +153,12 @@ def _given(scope: Scope, headers: Headers) -> str | None:
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     token = next((value for name, value in pairs if name == TOKEN_PARAMETER), None)
     if token is not None and not token.startswith("sqt_"):
-        raise Unauthorized("only a token of POST /v1/token may stand in an address, never a key: addresses are logged")
+        raise Unauthorized("expected a token of POST /v1/token in the URL, never a key: URLs are logged")
     return token
 
 
 def chosen_protocol(scope: Scope) -> str | None:
-    """The sub-protocol to agree on: browsers drop a connection where none of those they offered is chosen."""
+    """Return the sub-protocol to select: browsers drop a connection if none of those they offered is selected."""
     offered = scope.get("subprotocols", ())
     if PROTOCOL in offered:
         return PROTOCOL

@@ -1,4 +1,4 @@
-"""Whether strangers reach the server: no start without keys, unless that is wanted. Knows settings alone."""
+"""Refuse to start a server without keys that other machines can reach, unless that is allowed. Knows only settings."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from speech_qc.settings import Settings
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to serve strangers by mistake.
+    """Refuse to expose a server without keys to other machines by mistake.
 
     Raises:
-        SettingsError: Other machines reach the address, and neither keys nor the permission to do without are set.
+        SettingsError: Other machines can reach the address, and neither keys nor anonymous access are configured.
     """
     if settings.api_keys_file is not None or settings.allow_anonymous or is_loopback(settings.host):
         return
     raise SettingsError(
-        f"SPEECHQC_HOST={settings.host!r} is reached by other machines, and no keys are set: anybody there could use "
-        "the server. Make a key ('speech-qc keys add NAME --file keys.jsonl') and set SPEECHQC_API_KEYS_FILE, or set "
-        "SPEECHQC_ALLOW_ANONYMOUS=true where something else keeps strangers out, as a container whose port is "
-        "published on 127.0.0.1 alone"
+        f"SPEECHQC_HOST={settings.host!r} is reachable from other machines, and no keys are set: anyone there could "
+        "use the server. Create a key ('speech-qc keys add NAME --file keys.jsonl') and set SPEECHQC_API_KEYS_FILE, or "
+        "set SPEECHQC_ALLOW_ANONYMOUS=true if something else restricts access, such as a container whose port is "
+        "published only on 127.0.0.1"
     )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address; a name other than localhost may be anywhere."""
+    """Whether only this machine can reach an address; any name but localhost may refer to another machine."""
     if host.lower() == "localhost":
         return True
     try:

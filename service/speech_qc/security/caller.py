@@ -1,4 +1,4 @@
-"""Who sent a request, as the access check found out."""
+"""The caller of a request, as the access check identified it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from speech_qc.security.api_keys import Key
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request.
+    """The caller of a request.
 
     Attributes:
-        key: Its key, or that of its token; None where the server has no keys.
+        key: Its key, or the key that its token replaces; None if the server has no keys.
     """
 
     key: Key | None = None
 
     @property
     def name(self) -> str:
-        """For logs."""
+        """Name for logs."""
         return self.key.name if self.key is not None else "anonymous"
 
 

@@ -1,1 +1,1 @@
-"""uvicorn with our bounds: its server, its two protocols, time-outs of connections, and a watchdog."""
+"""uvicorn with our limits: its server, its HTTP and WebSocket protocols, connection time-outs and a watchdog."""

@@ -1,11 +1,14 @@
-"""uvicorn's HTTP protocol with bounds that it lacks: on heads, on clients that do not read, on connections.
+"""uvicorn's HTTP protocol with the limits that it lacks: header size, time-outs, number of connections.
 
-Without them one connection could fill the memory with a header without an end, or hold a descriptor or an answer for
-ever, and many could use up all descriptors, after which nobody is heard, the supervisor's health check included.
-uvicorn's own `limit_concurrency` would refuse that check as well, and a supervisor that hears nothing kills the process
-with all its streams; it counts neither idle connections nor streams that ask for their upgrade, and tells no client
-when to come back. This class builds on attributes of uvicorn's that are not documented; `tests/faults/` fails when they
-change.
+Without them one connection could exhaust memory with an endless header, or keep a descriptor or a response
+indefinitely. Many connections could use up all descriptors; then the server accepts nothing, not even the supervisor's
+health check.
+
+uvicorn's own `limit_concurrency` is no substitute. It rejects the health check as well, so that the supervisor kills
+the process with all its streams. It counts neither idle connections nor pending WebSocket upgrades, and its response
+has no `Retry-After`.
+
+This class depends on undocumented attributes of uvicorn; `tests/server/test_uvicorn_attributes.py` lists them all.
 """
 
 from __future__ import annotations
@@ -28,11 +31,11 @@ from speech_qc.wire.vocabulary import PROBE_PATHS
 logger = logging.getLogger("speech_qc.access")
 
 MAX_PIPELINED = 8
-"""Requests of one connection that wait for the answers before them; each costs far more memory than its bytes."""
+"""Maximum pipelined requests per connection; each needs far more memory than its bytes."""
 
 
 class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
-    """One connection; `bounded_http_protocol` binds the limits and the counter, since uvicorn makes the objects."""
+    """One connection; uvicorn creates the instances, so `bounded_http_protocol` binds the limits and the counter."""
 
     on_refused: staticmethod[[], None]
 
@@ -48,33 +51,33 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
 
     @property
     def is_new(self) -> bool:
-        """Whether the head of its first request has not come yet."""
+        """Whether the headers of the first request are still incomplete."""
         return not self._asked and not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to look at the connection, unless there are far too many."""
+        """Start the periodic check, or refuse the connection if there are far too many."""
         super().connection_made(transport)
         self._is_beyond = len(self.connections) > self.limits.max_connections
         if len(self.connections) > self.limits.max_connections + RESERVED_CONNECTIONS:
             self._refuse_connection()
             return
-        self._head_since_s = self.loop.time()  # one that never says anything has a head that is not complete
+        self._head_since_s = self.loop.time()  # a client that never sends anything runs into the header time-out
         self._tick()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking."""
-        self._stop_looking()
+        """Stop the periodic check."""
+        self._cancel_check()
         super().connection_lost(exc)
-        self.cycle = None  # type: ignore[assignment]  # which keeps this object; who still answers, keeps both
+        self.cycle = None  # type: ignore[assignment]  # breaks a reference cycle: the request refers to this object
 
     def data_received(self, data: bytes) -> None:
-        """Refuse a head that is too long before all of it is kept."""
+        """Pass data to the parser; refuse headers that are too long before all of them are buffered."""
         if self.transport.is_closing():
             return
         if self._head_since_s is None and not self._in_message and self._between_requests():
             self._head_since_s = self.loop.time()
         if self._head_since_s is not None:
-            # A body that came along with its head counts as well here, so only what was in pieces is judged yet.
+            # This count includes body bytes in the same packet, so check only what arrived before this packet.
             before = self._head_bytes
             self._head_bytes += len(data)
             if before > self.limits.max_header_bytes:
@@ -83,7 +86,7 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """A new request: its head begins."""
+        """Start counting the headers of a new request."""
         super().on_message_begin()
         self._in_head = self._in_message = True
         self._lines_bytes = 0
@@ -91,7 +94,7 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
             self._head_since_s = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
-        """Count a part of the first line."""
+        """Count a part of the request line."""
         self._count(len(url))
         super().on_url(url)
 
@@ -101,22 +104,22 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is complete: from here on the body has its own bounds, and a request for a stream has none."""
+        """Stop the header time-out: the body has its own limits."""
         self._asked, self._in_head = True, False
-        if not (self.parser.should_upgrade() and self._should_upgrade()):  # or that one still has to happen, in time
+        if not (self.parser.should_upgrade() and self._should_upgrade()):  # an upgrade still has to complete in time
             self._head_since_s, self._head_bytes = None, 0
         if len(self.pipeline) >= MAX_PIPELINED:
-            self._cut(f"more than {MAX_PIPELINED} of its requests wait for the answers before them")
+            self._drop(f"client sent more than {MAX_PIPELINED} pipelined requests")
             raise _Refused
-        self.app = self._spared if self._has_no_room() else self._application
+        self.app = self._limited_app if self._has_no_room() else self._application
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is complete, too."""
+        """Note the end of the body; restart the keep-alive time-out if the response was sent before it."""
         self._in_message = False
         super().on_message_complete()
         if self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
-            # It was answered before; what came since has ended uvicorn's wait for the next request.
+            # The rest of the body has cancelled uvicorn's keep-alive timer.
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -128,7 +131,7 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
             raise _Refused
 
     def send_400_response(self, msg: str) -> None:
-        """Say what was wrong, unless the connection is closing because of it."""
+        """Send the error response, unless the connection is already closing."""
         if not self.transport.is_closing():
             if self._in_head and self._lines_bytes > self.limits.max_header_bytes:
                 self._refuse_head()
@@ -136,27 +139,28 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
                 super().send_400_response(msg)
 
     def handle_websocket_upgrade(self) -> None:
-        """From here on the socket has its own bounds."""
+        """Hand the connection over to the WebSocket protocol, which has its own limits."""
         if self._has_no_room():
             self._refuse_connection()
         elif not self._between_requests():
-            # Its answer would be written into the stream, and would wait for a body that nobody hands over any more.
+            # The pending response would be written into the stream, and its handler would never get its body.
             self.transport.write(raw_answer(ProtocolError(
-                "expected a stream on a connection of its own, the request before it is not answered yet: open another"
+                "expected a WebSocket upgrade without pending requests, got one before an earlier response was sent: "
+                "open the stream on a new connection"
             )))  # fmt: skip
             self.transport.close()
         else:
-            self._stop_looking()
+            self._cancel_check()
             super().handle_websocket_upgrade()
-            self.parser = None  # type: ignore[assignment]  # as when a connection is lost, or each keeps the other
+            self.parser = None  # type: ignore[assignment]  # breaks a reference cycle, as in `connection_lost`
 
     def _has_no_room(self) -> bool:
-        """Whether this connection is one too many, still."""
+        """Whether this connection is still above the limit."""
         self._is_beyond = self._is_beyond and len(self.connections) > self.limits.max_connections
         return self._is_beyond
 
-    async def _spared(self, scope: Any, receive: Any, send: Any) -> None:
-        """The application of a connection too many."""
+    async def _limited_app(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve a connection above the limit: health checks as usual, anything else an error."""
         if scope["path"] in PROBE_PATHS:
             await self._application(scope, receive, send)
             return
@@ -167,7 +171,7 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
         await send({"type": "http.response.body", "body": body})
 
     def _refuse_connection(self) -> None:
-        """Answer at once, in bytes: there may be no request, and the one for a stream has no application here."""
+        """Write the error directly: there may be no request, and an upgrade request has no application to answer it."""
         self.on_refused()
         self.transport.write(raw_answer(self._too_many()))
         self.transport.close()
@@ -175,7 +179,7 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
     def _too_many(self) -> TooManyConnections:
         limit, retry_after_s = self.limits.max_connections, TooManyConnections.retry_after_s
         return TooManyConnections(
-            f"expected at most {limit} connections at the same time, this is one more: close those that are not used, "
+            f"expected at most {limit} open connections, this is one more: close unused ones, "
             f"try again in {retry_after_s} s, or raise SPEECHQC_MAX_CONNECTIONS",
             max_connections=limit,
             retry_after_s=retry_after_s,
@@ -184,7 +188,7 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
     def _refuse_head(self) -> None:
         limit = self.limits.max_header_bytes
         error = PayloadTooLarge(
-            f"expected a head of at most {limit} bytes: send fewer or shorter headers", max_bytes=limit
+            f"expected request headers of at most {limit} bytes: send fewer or shorter ones", max_bytes=limit
         )
         self.transport.write(raw_answer(error, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         self.transport.close()
@@ -193,39 +197,39 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _tick(self) -> None:
-        """Cut a client that is too slow; costs nothing per message."""
+        """Drop a client that is too slow; costs nothing per message."""
         limits, now_s = self.limits, self.loop.time()
         if self._head_since_s is not None and now_s - self._head_since_s > limits.header_timeout_s:
-            self._cut("its request's head did not come in time")
+            self._drop("request headers did not arrive in time")
             return
         if self._in_message and not self._in_head and self._asked and self._between_requests():
-            # A request that was refused early; what is left of its body is passed over, so that its answer is read.
+            # The request was refused early. The rest of its body is discarded, so that the client reads the response.
             self._answered_since_s = now_s if self._answered_since_s is None else self._answered_since_s
             if now_s - self._answered_since_s > limits.read_timeout_s:
-                self._cut("it goes on sending what was answered already")
+                self._drop("client keeps sending the body of a request that was already answered")
                 return
         else:
             self._answered_since_s = None
         if self._unread.is_stuck(self.transport.get_write_buffer_size(), now_s):
-            self._cut("it does not take its answer")
+            self._drop("client stopped reading")
             return
-        self._look_again(self._tick)
+        self._schedule_check(self._tick)
 
-    def _cut(self, why: str) -> None:
-        logger.info("a connection was cut: %s", why)
+    def _drop(self, why: str) -> None:
+        logger.info("connection dropped: %s", why)
         self.transport.abort()
 
 
 class _Refused(Exception):
-    """Ends the parsing; uvicorn's class takes it for a request that cannot be parsed."""
+    """Ends the parsing; uvicorn's class treats it as an invalid request."""
 
 
 def bounded_http_protocol(settings: Settings, on_refused: Callable[[], None]) -> type[BoundedHttpProtocol]:
-    """The protocol with the limits of these settings, as `http` of uvicorn's options.
+    """Return the protocol class with the limits of these settings, for uvicorn's option `http`.
 
     Args:
         settings: The limits.
-        on_refused: Called for each that is refused because there are too many.
+        on_refused: Called for each connection that is refused because there are too many.
     """
     bound = {"limits": ConnectionLimits.of(settings), "on_refused": staticmethod(on_refused)}
     return type("BoundGuardedHttpProtocol", (BoundedHttpProtocol,), bound)

@@ -1,4 +1,4 @@
-"""An error as the bytes of an HTTP answer, for where no application stands behind the connection."""
+"""Error responses as raw HTTP bytes, for connections that have no application yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from speech_qc.wire.encode import to_json
 
 
 def headers_of(error: SpeechQCError, body: bytes) -> list[tuple[bytes, bytes]]:
-    """Headers of an answer that is the last one of its connection."""
+    """Return the headers of an error response that closes the connection."""
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
@@ -21,11 +21,11 @@ def headers_of(error: SpeechQCError, body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def raw_answer(error: SpeechQCError, status: int | None = None) -> bytes:
-    """The whole answer, after which the connection is to be closed.
+    """Return the whole response; the caller then closes the connection.
 
     Args:
-        error: What to say.
-        status: Where it is not the error's own.
+        error: The error to report.
+        status: HTTP status; None for the error's own.
     """
     body = to_json(error.body())
     known = HTTPStatus(status or error.http_status)

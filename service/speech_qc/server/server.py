@@ -1,6 +1,6 @@
-"""The server process around the application: at a signal, live streams end in order before sockets are closed.
+"""The server process around the application: on a signal, live streams end gracefully before sockets are closed.
 
-uvicorn closes every WebSocket itself before the application hears of the shutdown; the summaries would be lost.
+uvicorn alone closes every WebSocket before it notifies the application of the shutdown, so summaries would be lost.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from speech_qc.state import AppState
 logger = logging.getLogger("speech_qc.server")
 
 NEWCOMER_S = 1.0
-"""From a connection to its first request; a client that takes longer can try again elsewhere."""
+"""Longest wait, during shutdown, for the first request of a new connection; slower clients can retry elsewhere."""
 
 
 class StreamServer(uvicorn.Server):
-    """uvicorn, but live clients get their summary and 1012 first.
+    """uvicorn's server, except that a shutdown first sends live clients their summary and close code 1012.
 
     Args:
         app: The application.
-        on_started: Awaited once, when connections are accepted.
+        on_started: Awaited once, when the server accepts connections.
         config: Options of `uvicorn.Config`; some have other defaults here.
     """
 
@@ -50,8 +50,8 @@ class StreamServer(uvicorn.Server):
             "http": bounded_http_protocol(settings, metrics.connections_refused.inc),
             "ws": bounded_websocket_protocol(settings),
             "timeout_keep_alive": settings.keep_alive_s,
-            "ws_per_message_deflate": False,  # compressing each message costs more than it saves on a local line
-            # Twice what a stream takes, so that its own error, which says what to do, comes before a bare close.
+            "ws_per_message_deflate": False,  # compressing each message costs more than it saves on a local network
+            # Twice the stream's own limit, so that its error message, which says what to do, precedes a bare close.
             "ws_max_size": 2 * settings.stream_max_message_bytes,
         }
         super().__init__(uvicorn.Config(app, **(defaults | config)))
@@ -68,7 +68,7 @@ class StreamServer(uvicorn.Server):
         self._collected_s = 0.0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Have this process serve until a signal, or until it cannot any more: then it ends here, with `FATAL`."""
+        """Serve until a signal; if the process can no longer serve, exit with `FATAL`."""
         self._owns_process = True
         if self._settings.exit_when_dead_s:
             self._watchdog = Watchdog(max(self._settings.step_deadline_s, LEAST_LIMIT_S))
@@ -81,9 +81,9 @@ class StreamServer(uvicorn.Server):
                 end_now()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second, say that the loop runs; leave when the engine has been dead for long enough.
+        """Feed the watchdog ten times a second; return True if the engine has been dead for too long.
 
-        Every `COLLECT_S` seconds, what errors have left in memory is found and freed.
+        Every `COLLECT_S` seconds, run a garbage collection, which frees what errors have left in memory.
         """
         if self._watchdog is not None:
             self._watchdog.beat()
@@ -99,18 +99,18 @@ class StreamServer(uvicorn.Server):
     def _should_give_up(self) -> bool:
         if not self._settings.exit_when_dead_s:
             return False
-        if self._is_alive():  # still, or again: a reload brings a new engine
+        if self._is_alive():  # a reload may have replaced a dead engine
             self._dead_since_s = None
             return False
         if self._dead_since_s is None:
             self._dead_since_s = time.monotonic()
         if time.monotonic() - self._dead_since_s < self._settings.exit_when_dead_s:
             return False
-        logger.critical("the engine is dead and was not replaced, so the process ends (exit code %d)", FATAL)
+        logger.critical("the engine is dead and was not replaced: the process exits (exit code %d)", FATAL)
         return True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start as uvicorn does, then say so."""
+        """Start as uvicorn does, install the SIGHUP handler, then call `on_started`."""
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
@@ -121,7 +121,7 @@ class StreamServer(uvicorn.Server):
             await self._on_started()
 
     def _reload_at_hangup(self) -> None:
-        """Load the model anew at SIGHUP; a signal can only be taken in the main thread."""
+        """Reload the model on SIGHUP; only the main thread can handle signals."""
         if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
             return
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
@@ -132,33 +132,33 @@ class StreamServer(uvicorn.Server):
         task.add_done_callback(self._reloads.discard)
 
     def _unsent_bytes(self) -> int:
-        """What clients have not taken yet of what was said to them."""
+        """Return the bytes in all write buffers, which clients have not read yet."""
         return sum(one.transport.get_write_buffer_size() for one in self.server_state.connections)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Count the time from the signal on: a loop that stands still would never come to `shutdown`."""
+        """Start the drain time at the signal: an event loop that hangs would never call `shutdown`."""
         self.begin_to_drain()
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no new connections, drain the streams, then go on as uvicorn does; all within the time of `drain_s`."""
+        """Accept no new connections, drain the streams, then continue as uvicorn does; all within `drain_s`."""
         self.begin_to_drain()
-        await asyncio.sleep(0)  # those that the kernel has accepted already come in once more,
-        await asyncio.sleep(0)  # or closing would reset them
+        await asyncio.sleep(0)  # let the loop accept the connections in the kernel's backlog,
+        await asyncio.sleep(0)  # which closing the socket would reset
         for server in self.servers:
             server.close()
         if not self.force_exit:
             await self._parts.streams.drain(self._parts.drain.work_left_s)
-            await self._hear_newcomers()
+            await self._wait_for_first_requests()
         left_s = self._parts.drain.work_left_s
         self.config.timeout_graceful_shutdown = left_s  # type: ignore[assignment]  # any number will do
         await super().shutdown(sockets)
-        gc.unfreeze()  # or what is frozen would be called leaked at the end
+        gc.unfreeze()  # otherwise frozen objects would be reported as leaks at exit
 
     def begin_to_drain(self) -> None:
-        """The time to finish what was accepted begins, if it has not; when all of it is over, the process ends.
+        """Start the drain time, unless it has started; the process exits when it has expired.
 
-        Whatever hangs, a decoder's thread or this loop: a thread of its own sees to that.
+        A separate thread ends the process, so that this works even if a decoder thread or the event loop hangs.
         """
         self._parts.drain.begin()
         if self._watchdog is not None:
@@ -166,8 +166,8 @@ class StreamServer(uvicorn.Server):
         if self._owns_process and self._last_resort is None:
             self._last_resort = end_after(self._parts.drain.left_s)
 
-    async def _hear_newcomers(self) -> None:
-        """Give those who have just connected the time to say what they want: uvicorn closes whoever has not yet."""
+    async def _wait_for_first_requests(self) -> None:
+        """Wait briefly for the first requests of new connections: uvicorn closes connections without a request."""
         end_s = time.monotonic() + min(NEWCOMER_S, self._parts.drain.work_left_s)
         while time.monotonic() < end_s and not self.force_exit:
             if not any(isinstance(one, BoundedHttpProtocol) and one.is_new for one in self.server_state.connections):
@@ -176,7 +176,7 @@ class StreamServer(uvicorn.Server):
 
 
 async def _reload(parts: AppState) -> None:
-    with suppress(ReloadFailed):  # which is logged
+    with suppress(ReloadFailed):  # already logged
         await parts.models.reload()
 
 

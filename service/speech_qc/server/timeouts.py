@@ -1,4 +1,4 @@
-"""How long a connection may take for what has to happen on it, and whether its client takes what is sent."""
+"""Time-outs of a connection, and the detection of clients that do not read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from speech_qc.settings import Settings
 
 LOOKS = 4
-"""Looks at a connection within its shortest time-out."""
+"""Checks of a connection within its shortest time-out."""
 LONGEST_LOOK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of a connection and of their number; see the settings of the same names."""
+    """Limits of a connection and on their number; see the settings of the same names."""
 
     max_connections: int
     max_header_bytes: int
@@ -25,7 +25,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """As the settings say."""
+        """Return the limits that the settings declare."""
         return cls(
             settings.connections_limit,
             settings.max_header_bytes,
@@ -36,16 +36,16 @@ class ConnectionLimits:
 
     @property
     def look_s(self) -> float:
-        """From one look at a connection to the next."""
+        """Interval between two checks of a connection."""
         return min(self.header_timeout_s, self.read_timeout_s, LONGEST_LOOK_S * LOOKS) / LOOKS
 
 
 class SlowReaderCheck:
-    """Whether the client of one connection takes too little, by looks at what waits to be sent.
+    """Detects a client that reads too slowly, from periodic checks of the write buffer.
 
     Args:
-        limit_s: A period within which nothing was taken, or less than it should be, is one too many.
-        min_bytes_per_s: What should be taken on average. 0: anything.
+        limit_s: A client is stuck if it reads too little for this long.
+        min_bytes_per_s: Minimum average rate; with 0, any progress is enough.
     """
 
     def __init__(self, limit_s: float, min_bytes_per_s: int = 0) -> None:
@@ -54,18 +54,18 @@ class SlowReaderCheck:
         self._since_s = 0.0
 
     def took(self, size: int) -> None:
-        """Say that the client took that many between two looks, while more was written."""
+        """Count bytes that the client read between two checks while more was written."""
         self._taken_bytes += size
 
     def is_stuck(self, waiting_bytes: int, now_s: float) -> bool:
-        """Look; costs nothing per message.
+        """Whether the client has read too little for too long; costs nothing per message.
 
         Args:
-            waiting_bytes: In the buffer of the connection's transport.
-            now_s: Monotonic.
+            waiting_bytes: Bytes in the transport's write buffer.
+            now_s: Monotonic time.
         """
         before, self._waiting_bytes = self._waiting_bytes, waiting_bytes
-        self._taken_bytes += max(0, before - waiting_bytes)  # one that grows is no sign of life
+        self._taken_bytes += max(0, before - waiting_bytes)  # a growing buffer does not show that the client reads
         if not waiting_bytes or not before:
             self._since_s, self._taken_bytes = now_s, 0
             return False
@@ -77,24 +77,24 @@ class SlowReaderCheck:
 
 
 class ConnectionTimeouts(asyncio.Protocol):
-    """What both protocols of uvicorn's lack: a look at the connection now and then. Stands before them in the bases."""
+    """Mixin for uvicorn's two protocols: checks the connection periodically. List it before them in the bases."""
 
     limits: ConnectionLimits
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
     _unread: SlowReaderCheck
-    _look: asyncio.TimerHandle | None = None
+    _check_timer: asyncio.TimerHandle | None = None
 
     def resume_writing(self) -> None:
-        """Of a full buffer most was taken; looks do not see that when it is full again by then."""
+        """Count what the client read of a full buffer: a check misses it if the buffer has filled up again."""
         low, high = self.transport.get_write_buffer_limits()
         self._unread.took(high - low)
         super().resume_writing()
 
-    def _look_again(self, look: Callable[[], None]) -> None:
-        self._look = self.loop.call_later(self.limits.look_s, look)
+    def _schedule_check(self, check: Callable[[], None]) -> None:
+        self._check_timer = self.loop.call_later(self.limits.look_s, check)
 
-    def _stop_looking(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+    def _cancel_check(self) -> None:
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None

@@ -1,8 +1,8 @@
-"""The end of a process that cannot serve any more, so that whatever watches over it starts another one.
+"""Ends a process that can no longer serve, so that its supervisor starts a new one.
 
-Two things cannot be mended from inside: an engine that is dead, since nothing can end a thread that hangs in a device,
-and an event loop that stands still, since nothing else answers. The first is seen in the loop, by the server; the
-second by a thread beside it, here. Only a call that never gives Python's lock back is seen by neither.
+Two failures cannot be fixed from inside. A dead engine: nothing can end a thread that hangs in a device call. A blocked
+event loop: nothing else answers requests. The server detects the first in the event loop; this module detects the
+second in a separate thread. Neither detects a call that never releases the GIL.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from speech_qc.exit_codes import FATAL
 logger = logging.getLogger("speech_qc.watchdog")
 
 LEAST_LIMIT_S = 10.0
-"""A loop that is only late must not cost anybody a stream."""
+"""Minimum limit: an event loop that is merely slow must not end any streams."""
 LOOK_S = 1.0
 LAST_WORDS_S = 2.0
-"""Longest wait for the log, which may be what hangs,"""
+"""Longest wait for the log message: logging itself may be what hangs."""
 SHORT_WORDS_S = 0.2
-"""and where there is no time for that."""
+"""The same, when the drain time has expired."""
 
 
 def end_now() -> NoReturn:
-    """End this process: an ordinary end would wait for the thread that hangs."""
+    """Exit immediately: a normal exit would wait for the thread that hangs."""
     os._exit(FATAL)
 
 
 def end_after(seconds: float) -> threading.Thread:
-    """Have this process end at that time, if it is still there then."""
+    """Exit after this many seconds, if the process is still running then."""
 
     def end() -> None:
         time.sleep(max(0.0, seconds - SHORT_WORDS_S))
         words = threading.Thread(
             target=logger.critical,
-            args=("the time to drain is over and something hangs: the process ends (exit code %d)", FATAL),
+            args=("the drain time has expired and something hangs: the process exits (exit code %d)", FATAL),
             daemon=True,
         )
         words.start()
@@ -54,11 +54,11 @@ def end_after(seconds: float) -> threading.Thread:
 
 
 class Watchdog:
-    """Ends the process when nobody has called `beat` in time; nothing happens before the first call.
+    """Ends the process if `beat` is not called in time; inactive before the first call.
 
     Args:
-        limit_s: From one call to the next.
-        clock: Monotonic seconds.
+        limit_s: Longest time between two calls.
+        clock: Monotonic time, seconds.
         end: Ends the process.
     """
 
@@ -71,38 +71,42 @@ class Watchdog:
         self._stopped = threading.Event()
 
     def beat(self, limit_s: float | None = None) -> None:
-        """Say that the loop runs, or that it needs so many seconds until it says so again."""
+        """Report that the event loop runs.
+
+        Args:
+            limit_s: Time until the next call is due; None for the usual limit.
+        """
         self._due_s = self._clock() + (self._limit_s if limit_s is None else limit_s)
         if self._thread is None:
             self._looked_s = self._clock()
-            self._thread = threading.Thread(target=self._keep_looking, name="speechqc-watchdog", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="speechqc-watchdog", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the watchdog's thread."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
 
     def look(self) -> None:
-        """End the process if it is time."""
+        """End the process if a call of `beat` is overdue."""
         now_s = self._clock()
         slept_s, self._looked_s = now_s - self._looked_s, now_s
         if slept_s > LOOK_S + self._limit_s / 2:
-            # This thread slept, too: the whole process was stopped, and the loop has had no chance.
+            # This thread was late, too: the whole process was suspended, so the event loop could not run.
             self._due_s = max(self._due_s, now_s + self._limit_s)
         elif now_s >= self._due_s:
-            words = threading.Thread(target=self._say_why, daemon=True)
+            words = threading.Thread(target=self._log_reason, daemon=True)
             words.start()
             words.join(LAST_WORDS_S)
             self._end()
 
-    def _keep_looking(self) -> None:
+    def _run(self) -> None:
         while not self._stopped.wait(LOOK_S):
             self.look()
 
     @staticmethod
-    def _say_why() -> None:
+    def _log_reason() -> None:
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         where = "".join(traceback.format_stack(frame)) if frame is not None else "unknown"
-        logger.critical("the event loop stands still, so the process ends (exit code %d):\n%s", FATAL, where)
+        logger.critical("the event loop is blocked: the process exits (exit code %d):\n%s", FATAL, where)

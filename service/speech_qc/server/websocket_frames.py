@@ -1,10 +1,10 @@
-"""The little of WebSocket framing that the fast path for live audio needs (RFC 6455, section 5.2)."""
+"""The part of WebSocket framing that the fast path for live audio needs (RFC 6455, section 5.2)."""
 
 from __future__ import annotations
 
 from struct import Struct
 
-from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the C function where there is one
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the C function if available
 
 FINAL = 0x80
 FINAL_TEXT, FINAL_BINARY = 0x81, 0x82
@@ -18,14 +18,14 @@ _MEDIUM_HEAD, _LONG_HEAD = Struct("!BBH"), Struct("!BBQ")
 
 
 def text_frame_head(size: int) -> bytes:
-    """Return the head of a server's text frame with a payload of `size` bytes."""
+    """Return the header of a server's text frame with a payload of `size` bytes."""
     if size < SHORT:
         return bytes((FINAL_TEXT, size))
     return _MEDIUM_HEAD.pack(FINAL_TEXT, 126, size) if size < MEDIUM else _LONG_HEAD.pack(FINAL_TEXT, 127, size)
 
 
 def whole_binary_message(data: bytes) -> bytes | None:
-    """Return the payload if the data are exactly one binary message of a client in one frame, else None."""
+    """Return the payload if the data is exactly one binary message of a client in one frame, else None."""
     if len(data) < 2 or data[0] != FINAL_BINARY or data[1] < MASKED:
         return None
     size, head = data[1] - MASKED, 2
@@ -37,10 +37,10 @@ def whole_binary_message(data: bytes) -> bytes | None:
 
 
 class MessageBoundary:
-    """Follows the frames of one client, to tell whether the next byte begins a message.
+    """Follows the frames of one client, to detect whether the next byte begins a message.
 
-    An empty receive buffer does not tell: after the head of a frame its payload may look like anything, even like a
-    whole frame. What violates the protocol is left to the library, which ends the connection.
+    An empty receive buffer does not prove that: the payload after a frame header may look like anything, even like a
+    whole frame. Protocol violations are left to the library, which closes the connection.
     """
 
     __slots__ = ("_fragmented", "_head", "_payload_left")
@@ -48,15 +48,15 @@ class MessageBoundary:
     def __init__(self) -> None:
         self._head = b""
         self._payload_left = 0
-        self._fragmented = False  # the message goes on in another frame
+        self._fragmented = False  # the message continues in another frame
 
     @property
     def reached(self) -> bool:
-        """Whether everything so far was whole messages."""
+        """Whether the bytes so far are whole messages only."""
         return not (self._head or self._payload_left or self._fragmented)
 
     def feed(self, data: bytes) -> None:
-        """Follow the next bytes, cut anywhere."""
+        """Follow the next bytes; they may begin and end anywhere in a frame."""
         position, end = 0, len(data)
         while position < end:
             if self._payload_left:
@@ -73,12 +73,12 @@ class MessageBoundary:
             position += size - known
             self._head = b""
             self._payload_left = _payload_bytes(head)
-            if head[0] & OPCODE < FIRST_CONTROL_OPCODE:  # control frames may come within a fragmented message
+            if head[0] & OPCODE < FIRST_CONTROL_OPCODE:  # control frames may arrive within a fragmented message
                 self._fragmented = not head[0] & FINAL
 
 
 def _head_bytes(head: bytes) -> int:
-    """Length of a frame's head, as far as its first bytes tell; more than there are while it is not known."""
+    """Return the length of a frame header; while it is still unknown, the maximum, so that more bytes are awaited."""
     if len(head) < 2:
         return MAX_HEAD_BYTES
     length = head[1] & (MASKED - 1)
@@ -87,7 +87,7 @@ def _head_bytes(head: bytes) -> int:
 
 
 def _payload_bytes(head: bytes) -> int:
-    """Length of the payload behind a complete head."""
+    """Return the payload size from a complete frame header."""
     length = head[1] & (MASKED - 1)
     if length < SHORT:
         return length

@@ -1,11 +1,11 @@
-"""uvicorn's WebSocket protocol with a short way for live audio.
+"""uvicorn's WebSocket protocol with a fast path for live audio.
 
-By way of ASGI, a message in and a message out wake two tasks and switch reading off and on again. That is more than
-the rest of what the event loop does for a chunk, so audio that a stream can take at once is handed over where it was
-parsed, and scores are written where they were made. Everything else goes the common way; so does audio while anything
-before it still waits.
+Through ASGI, each message in and out wakes two tasks and pauses and resumes reading. That costs more than everything
+else that the event loop does for a chunk. The fast path passes audio to the stream directly from the parser, and writes
+scores directly to the transport. All other messages go through ASGI, and so does audio while earlier messages are
+pending.
 
-It builds on undocumented attributes of uvicorn's class; `tests/server/test_uvicorn_attributes.py` names them all.
+This class depends on undocumented attributes of uvicorn; `tests/server/test_uvicorn_attributes.py` lists them all.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from speech_qc.settings import Settings
 logger = logging.getLogger("speech_qc.access")
 
 SLICE_BYTES = 16 * 1024
-"""Parsed at once, then others get their turn: there can be thousands of frames in it."""
+"""Bytes parsed before yielding to other tasks: there can be thousands of frames in them."""
 
 FRAMES, FRAMES_PER_S, BYTES_PER_FRAME = 2000.0, 100.0, 40.0
-"""How many frames a client may send: so many at first, so many more a second, and one more for so many bytes of audio.
-Real time in frames of 5 ms fits, faster than that in frames that hold something as well; a flood of pings, of empty or
-of tiny frames, each of which costs as much as one with audio, does not."""
+"""Rate limit on frames, as a token bucket: its size, the refill per second, and the bytes of audio that earn one more
+frame. Audio in real time fits even in frames of 5 ms, and so does faster audio in larger frames. A flood of pings or of
+empty or tiny frames does not; each of them costs as much as a frame with audio."""
 
 
 class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
-    """One connection. `bounded_websocket_protocol` binds the limits, since uvicorn makes the objects; no compression.
+    """One connection, without compression; uvicorn creates the instances, so `bounded_websocket_protocol` binds limits.
 
-    uvicorn ends neither a connection whose handshake failed to parse, nor one that is closing and whose client does not
-    take what was sent before; both would stay for ever.
+    It also closes two kinds of connections that uvicorn would keep open indefinitely: one with an invalid handshake,
+    and one that is closing while the client does not read the pending data.
     """
 
     sink: Callable[[bytes], bool] | None = None
-    """Is offered each binary message that nothing waits before; True when it took it."""
+    """Called with each binary message that has no pending message before it; returns whether it took the message."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # At `info` uvicorn logs addresses with their query, the library at `debug` headers and payloads: tokens, keys.
+        # uvicorn logs URLs with their query at `info`, the library logs headers and payloads at `debug`: secrets leak.
         self.logger = self.conn.logger = _discreet
         self.conn.debug = False
         self._unread = SlowReaderCheck(self.limits.read_timeout_s)
@@ -59,29 +59,33 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
         self._boundary = MessageBoundary()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to look at the connection."""
+        """Start the periodic check."""
         super().connection_made(transport)
         self._made_s = self.loop.time()
         self._tick()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking."""
-        self._stop_looking()
+        """Stop the periodic check."""
+        self._cancel_check()
         super().connection_lost(exc)
 
     def _tick(self) -> None:
-        """Cut a client that is not there or does not read; costs nothing per message."""
+        """Drop a client that does not complete the handshake or does not read; costs nothing per message."""
         now_s = self.loop.time()
         late = not self.handshake_complete and now_s - self._made_s > self.limits.header_timeout_s
         if late or self._unread.is_stuck(self.transport.get_write_buffer_size(), now_s):
-            logger.info("a stream was cut: %s", "it never began" if late else "its client does not read")
+            reason = "handshake did not complete in time" if late else "client stopped reading"
+            logger.info("stream dropped: %s", reason)
             self.transport.abort()
             return
         self._credit = min(FRAMES, self._credit + FRAMES_PER_S * self.limits.look_s)
-        self._look_again(self._tick)
+        self._schedule_check(self._tick)
 
     def shutdown(self) -> None:
-        """The server goes away; uvicorn's way fails, for all after it, where the client is closing already."""
+        """Close the connection at shutdown.
+
+        uvicorn's own method raises an error if the client is already closing, and so skips all later connections.
+        """
         if self.handshake_complete and not self.close_sent and self.conn.state is not OPEN:
             self.stop_keepalive()
             self.transport.close()
@@ -92,47 +96,47 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
         """Send an event of the application."""
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
-            self.handshake_complete = True  # by another answer than 101, which uvicorn would call a fault
+            self.handshake_complete = True  # answered with another status than 101, which uvicorn would log as an error
 
     def _refuse_handshake(self, why: Exception) -> None:
-        """Answer what the library could not read as a handshake."""
+        """Answer a request that the library could not parse as a handshake."""
         error = ProtocolError(
-            f"expected the opening of a WebSocket (RFC 6455, section 4): GET, HTTP/1.1, no body; {why.__cause__ or why}"
+            f"expected a WebSocket handshake (RFC 6455, section 4): GET, HTTP/1.1, no body; {why.__cause__ or why}"
         )
         self.transport.write(raw_answer(error))
         self.handshake_complete = self.close_sent = True
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, a slice at a time: meanwhile nothing more is read of this connection."""
+        """Parse the received data, one slice at a time; reading from the connection is paused meanwhile."""
         if self._rest:
             self._rest.append(data)
             self.transport.pause_reading()
         elif len(data) > SLICE_BYTES:
             self._rest.extend(data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES))
             self.transport.pause_reading()
-            self._go_on()
+            self._parse_next()
         else:
             self._parse(data)
 
-    def _go_on(self) -> None:
-        """Parse the next slice; read again after the last."""
+    def _parse_next(self) -> None:
+        """Parse the next slice; resume reading after the last one."""
         if self.transport.is_closing():
             self._rest.clear()
             return
         try:
             self._parse(self._rest.popleft())
-        except BaseException:  # out of `data_received` it would end the connection; out of a callback it would not
+        except BaseException:  # asyncio closes the connection on errors in `data_received`, but not in a callback
             self._rest.clear()
             self.transport.abort()
             raise
         if self._rest:
-            self.loop.call_soon(self._go_on)
+            self.loop.call_soon(self._parse_next)
         elif not self.read_paused and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def _parse(self, data: bytes) -> None:
-        """Take a whole binary message at once, where nothing waits before it; else parse as ever."""
+        """Pass a whole binary message to the sink if no message is pending before it; otherwise parse as usual."""
         if (
             (sink := self._free_sink()) is not None
             and self._boundary.reached
@@ -143,14 +147,14 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
             if message is not None and sink(message):
                 self._may_send(len(message))
                 return
-        if self.handshake_initiated:  # uvicorn hands over the opening request by itself, before any frame
+        if self.handshake_initiated:  # uvicorn passes the handshake request alone, before any frame
             self._boundary.feed(data)
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.close_sent:
             self._refuse_handshake(self.conn.handshake_exc)
 
     async def receive(self) -> Any:
-        """Next event for the application; reads again when that was the last, and nothing is left to be parsed."""
+        """Return the next event for the application; resume reading after the last one if nothing is left to parse."""
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
             self.read_paused = False
@@ -159,12 +163,19 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
         return message
 
     def _may_send(self, size: int) -> bool:
-        """Count a frame with so many bytes of audio; ends the connection of a client that sends too many."""
+        """Count a frame against the rate limit; close the connection if the client exceeds it.
+
+        Args:
+            size: Bytes of audio in the frame.
+
+        Returns:
+            Whether the frame may be processed.
+        """
         self._credit = min(FRAMES, self._credit + size / BYTES_PER_FRAME) - 1.0
         if self._credit >= 0.0:
             return True
         if not self.transport.is_closing():
-            logger.warning("a stream was cut: its client sends a flood of frames with little or nothing in them")
+            logger.warning("stream dropped: client sent too many frames with little or no audio")
             if self.close_sent or not self.handshake_complete:
                 self.transport.abort()
             else:
@@ -176,33 +187,33 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
         return False
 
     def handle_ping(self) -> None:
-        """Answer, unless the client does not take the answers before."""
+        """Count the ping and send a pong, unless the client does not read."""
         answer = b"".join(self.conn.data_to_send())
         if self._may_send(0) and (self.writable.is_set() or self.conn.close_sent is not None):
-            self.transport.write(answer)  # which may hold the answer to a close, too
+            self.transport.write(answer)  # may also contain the reply to a close frame
 
     def handle_pong(self, event: Frame) -> None:
-        """Count it."""
+        """Count the frame against the rate limit."""
         if self._may_send(0):
             super().handle_pong(event)
 
     def handle_cont(self, event: Frame) -> None:
-        """Count it."""
+        """Count the frame against the rate limit."""
         if self._may_send(len(event.data)):
             super().handle_cont(event)
 
     def handle_text(self, event: Frame) -> None:
-        """Count it; a command holds no audio."""
+        """Count the frame against the rate limit; a command contains no audio."""
         if self._may_send(0):
             super().handle_text(event)
 
     def handle_bytes(self, event: Frame) -> None:
-        """Count it."""
+        """Count the frame against the rate limit."""
         if self._may_send(len(event.data)):
             super().handle_bytes(event)
 
     def send_receive_event_to_app(self) -> None:
-        """Hand a complete message over."""
+        """Pass a complete message to the sink, or queue it for the application."""
         if (
             self.curr_msg_data_type == "bytes"
             and (sink := self._free_sink()) is not None
@@ -212,18 +223,18 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
             return
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(self.frames):
             self.frames = []
-            if self.conn.state is OPEN:  # and has not been closed by what came behind it
-                self.conn.send_close(1007)  # as uvicorn does, which logs a traceback with bytes of the message
+            if self.conn.state is OPEN:  # later data may have closed it
+                self.conn.send_close(1007)  # as uvicorn does, but uvicorn logs a traceback with bytes of the message
                 self.handle_parser_exception()
             return
         super().send_receive_event_to_app()
 
     def _free_sink(self) -> Callable[[bytes], bool] | None:
-        """The sink, unless something waits before the next message."""
+        """Return the sink, or None if a message is pending before the next one."""
         return self.sink if self.queue.empty() and not self.close_sent else None
 
     def send_now(self, text: bytes) -> bool:
-        """Send a text message, UTF-8, unless that would have to wait or is not the time for it."""
+        """Send a UTF-8 text message if the connection is open and sending need not wait; return whether it was sent."""
         if (
             not self.writable.is_set()
             or not self.handshake_complete
@@ -245,7 +256,7 @@ def _is_utf8(pieces: list[bytes]) -> bool:
 
 
 def bounded_websocket_protocol(settings: Settings) -> type[LiveWebSocketProtocol]:
-    """The protocol with the limits of these settings, as `ws` of uvicorn's options."""
+    """Return the protocol class with the limits of these settings, for uvicorn's option `ws`."""
     return type("BoundAudioSocketProtocol", (LiveWebSocketProtocol,), {"limits": ConnectionLimits.of(settings)})
 
 

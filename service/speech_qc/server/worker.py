@@ -1,4 +1,4 @@
-"""The server of one worker process among several; see `speech_qc.workers` for the parent's side."""
+"""The server of one worker process; see `speech_qc.workers` for the parent's side."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from speech_qc.workers import ConnectionReceiver, Member
 
 
 class WorkerServer(StreamServer):
-    """A server that has no port: its connections come from the parent.
+    """A server without a port of its own: it receives accepted connections from the parent.
 
     Args:
         app: The application.
-        member: Tells the parent what this worker has and when it is ready.
-        taker: Where connections come from.
+        member: Reports readiness and load to the parent.
+        taker: Receives the connections.
         config: Options of `StreamServer`.
     """
 
@@ -27,17 +27,17 @@ class WorkerServer(StreamServer):
         self._member, self._taker = member, taker
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start without sockets; the parent hears of it when the model is warm, so no connection waits before."""
+        """Start without sockets; the parent sends connections only after the model is warm."""
         await super().startup(sockets or [])
         self._taker.start(self._adopt, self._report)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second, tell the parent of connections that ended."""
+        """Report closed connections to the parent, ten times a second."""
         self._report()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take what is on its way and no more, then go on as ever."""
+        """Take the connections in transit, refuse further ones, then shut down as usual."""
         self.begin_to_drain()
         self._member.leave()
         await self._taker.finish()

@@ -1,7 +1,7 @@
-"""How the log is written: text for a terminal, a JSON object per line for machines; never audio, never a payload.
+"""Log output: text for a terminal, one JSON object per line for machines; never audio, never a payload.
 
-The code logs through Python's `logging`; this module alone knows structlog, and decides at the start what a line looks
-like. Lines that are written while a request or stream is served carry its id, through a context variable.
+The code logs through Python's `logging`. Only this module knows structlog, and it sets the line format at start-up.
+Lines that are written while a request or stream is served carry its id, through a context variable.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from speech_qc.settings import Settings
 TEXT_FORMAT = "%(levelname)s: %(name)s: %(message)s"
 
 CHATTY = ("httpx", "httpcore", "urllib3")
-"""Clients of other services, as OpenTelemetry's exporter uses; they tell every request at `info`."""
-
+"""HTTP clients, which OpenTelemetry's exporter uses; they log every request at `info`."""
 
 UNWANTED = ("message", "asctime", "color_message")
-"""What another handler's formatter leaves on a record, and uvicorn's message once more with colours."""
+"""Fields that another handler's formatter leaves on a record, and uvicorn's coloured copy of the message."""
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is at the time, and is known as ours."""
+    """Writes to the current `sys.stderr`; the class marks the handler as ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
@@ -40,7 +39,7 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
 
     Args:
         settings: `log_level` and `log_format`.
-        worker: Number of this process among several; its lines say it.
+        worker: Number of this process if there are several; included in its lines.
     """
     handler = _Stderr()
     handler.setFormatter(json_formatter(worker) if writes_json(settings) else text_formatter(worker))
@@ -54,7 +53,7 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
 
 
 def writes_json(settings: Settings) -> bool:
-    """Whether lines are JSON: as set, or when nobody looks at them on a terminal."""
+    """Whether lines are JSON: as configured, or by default if standard error is not a terminal."""
     if settings.log_format == "auto":
         return not sys.stderr.isatty()
     return settings.log_format == "json"
@@ -63,8 +62,8 @@ def writes_json(settings: Settings) -> bool:
 def json_formatter(worker: int | None = None) -> logging.Formatter:
     """One JSON object per line.
 
-    It has `timestamp` (UTC), `level`, `logger`, `event`, and where there are such: `worker`, `request_id`,
-    `session_id`, `exception`, and the facts that the code passed as `extra`.
+    It contains `timestamp` (UTC), `level`, `logger`, `event` and, if available, `worker`, `request_id`, `session_id`,
+    `exception`, and the facts that the code passed as `extra`.
     """
 
     def add_worker(_: object, __: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
@@ -92,7 +91,7 @@ def json_formatter(worker: int | None = None) -> logging.Formatter:
 
 
 def text_formatter(worker: int | None = None) -> logging.Formatter:
-    """Level, logger and message, as on a terminal."""
+    """Level, logger and message, for a terminal."""
     return logging.Formatter(
         TEXT_FORMAT.replace(": ", f": worker {worker}: ", 1) if worker is not None else TEXT_FORMAT
     )
@@ -100,6 +99,6 @@ def text_formatter(worker: int | None = None) -> logging.Formatter:
 
 @contextmanager
 def ids(**names: str) -> Iterator[None]:
-    """Have all lines that are written inside, and in tasks that are started there, carry these ids."""
+    """Add these ids to all lines that are written inside, and in tasks that are started there."""
     with structlog.contextvars.bound_contextvars(**names):
         yield

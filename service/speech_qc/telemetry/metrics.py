@@ -29,7 +29,6 @@ from speech_qc.errors import (
     TooManyConnections,
     Unauthorized,
 )
-from speech_qc.telemetry.histogram import BatchHistogram
 from speech_qc.version import __version__
 from speech_qc.wire.vocabulary import Status, WarningCode
 
@@ -40,8 +39,8 @@ SNR_BUCKETS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)
 """dB; values below 0 count in the first bucket."""
 
 Refused = RefusalReason | Literal["streams", "uploads", "key", "memory"]
-"""Why work was refused: by the engine, no free place for live channels or uploads, the quota of an API key, or no
-memory left for recordings and answers."""
+"""Why work was refused: a reason of the engine, no free place for live channels or uploads, the quota of an API key,
+or no memory left for recordings and responses."""
 
 PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
@@ -49,7 +48,7 @@ RELOADS = ("replaced", "unchanged", "failed")
 STAGES = ("decode", "features", "queue", "inference", "total")
 
 NO_ROUTE = "other"
-"""Stands for every path that no route serves, so that probing clients cannot create series."""
+"""Replaces every path that no route serves, so that probing clients cannot create series."""
 
 
 def error_codes() -> tuple[str, ...]:
@@ -68,12 +67,12 @@ OUTCOMES = (OK, ABORTED, DISCONNECTED, *error_codes())
 REFUSALS = tuple(reason for members in get_args(Refused) for reason in get_args(members))
 
 Known = Sequence[str] | None
-"""Values of a label that are known beforehand; None where they are not."""
+"""Values of a label if they are known in advance; None if not."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Declaration:
-    """One metric; `Metrics` makes it in its registry."""
+    """One metric; `Metrics` creates it in its registry."""
 
     kind: Callable[..., Any]
     name: str
@@ -82,9 +81,9 @@ class _Declaration:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, registry: CollectorRegistry) -> Any:
-        """Register the metric, with a series of 0 for each value that its one label is known to take.
+        """Register the metric; if it has one label with known values, create a series of 0 for each.
 
-        Prometheus cannot see a counter rise that appears with its first event.
+        Prometheus cannot see the increase of a counter that first appears with its first event.
         """
         metric = self.kind(self.name, self.text, list(self.labels), registry=registry, **self.options)
         if len(self.labels) == 1:
@@ -93,7 +92,7 @@ class _Declaration:
         return metric
 
 
-# Typed as what `Metrics` puts in their place.
+# Typed as the metrics that `Metrics` replaces them with.
 def _counter(name: str, text: str, **labels: Known) -> Counter:
     return cast(Counter, _Declaration(Counter, name, text, labels))
 
@@ -110,36 +109,43 @@ def _histogram(name: str, text: str, buckets: Sequence[float], **labels: Known) 
     return cast(Histogram, _Declaration(Histogram, name, text, labels, {"buckets": buckets}))
 
 
-def _batch_histogram(name: str, text: str, buckets: Sequence[float], **labels: Known) -> BatchHistogram:
-    return cast(BatchHistogram, _Declaration(BatchHistogram, name, text, labels, {"buckets": buckets}))
+@dataclass(frozen=True, slots=True)
+class _LaneSeries:
+    """The series of one lane of the engine."""
+
+    step_seconds: Histogram
+    batch: Histogram
+    queue_seconds: Histogram
 
 
 class Metrics:
     """All metrics of one server, in a registry of its own; also the engine's observer.
 
-    Nothing here is called for each frame; for each chunk only what takes many values at once.
+    Nothing here is called for each frame. A chunk costs at most two observations: its queue time and its lag.
 
     Args:
-        registry: Where to register; a fresh one by default, so that several apps can live in one process.
+        registry: Where to register; a new one by default, so that several apps can run in one process.
     """
 
     requests = _counter("speechqc_http_requests_total", "HTTP requests by route and status.", route=None, status=None)
     request_seconds = _histogram(
         "speechqc_http_request_duration_seconds",
-        "Seconds from the request's head to the end of its answer.",
+        "Seconds from the request header to the end of the response.",
         SECONDS_BUCKETS,
         route=None,
     )
     uploads = _counter(
-        "speechqc_uploads_total", "Inspected recordings by outcome: `ok` or an error code.", outcome=OUTCOMES
+        "speechqc_uploads_total",
+        "Inspected recordings by outcome: `ok`, `disconnected`, `aborted` or an error code.",
+        outcome=OUTCOMES,
     )
     uploads_active = _gauge("speechqc_uploads_active", "Recordings being inspected now.")
-    uploads_limit = _gauge("speechqc_uploads_limit", "Places for recordings at the same time.")
-    held_bytes = _gauge("speechqc_held_bytes", "Memory that uploads and answers on their way hold now.")
+    uploads_limit = _gauge("speechqc_uploads_limit", "Places for recordings that are inspected at the same time.")
+    held_bytes = _gauge("speechqc_held_bytes", "Memory that uploads and unsent responses use now.")
     held_bytes_limit = _gauge(
-        "speechqc_held_bytes_limit", "Memory that uploads and answers may hold (SPEECHQC_MAX_HELD_BYTES)."
+        "speechqc_held_bytes_limit", "Memory that uploads and unsent responses may use (SPEECHQC_MAX_HELD_BYTES)."
     )
-    upload_stage_seconds = _batch_histogram(
+    upload_stage_seconds = _histogram(
         "speechqc_upload_stage_seconds",
         "Seconds of an inspected recording by stage: `decode`, `features`, `queue`, `inference` (each summed over "
         "channels) and `total`, from the first byte to the record.",
@@ -152,40 +158,42 @@ class Metrics:
     frames = _counter("speechqc_frames_scored_total", "Output frames of 20 ms scored.")
     noisy_frames = _counter(
         "speechqc_noisy_frames_total",
-        "Scored frames with audible noise, by path; live ones are counted some 2.5 s late.",
+        "Scored frames with audible noise, by path; live ones are counted about 2.5 s late.",
         path=PATHS,
     )
     snr_db = _histogram(
         "speechqc_snr_db",
-        "Signal-to-noise ratio of a whole channel, dB, by path; counted where there is speech to measure.",
+        "Signal-to-noise ratio of a whole channel, dB, by path; counted if there is speech to measure.",
         SNR_BUCKETS,
         path=PATHS,
     )
     events = _counter("speechqc_events_total", "Events found, by label.", label=None)
     verdicts = _counter("speechqc_verdicts_total", "Verdicts given, by status.", status=get_args(Status))
-    step_seconds = _batch_histogram(
+    step_seconds = _histogram(
         "speechqc_step_duration_seconds", "Seconds of one inference step, by lane.", SECONDS_BUCKETS, lane=None
     )
-    queue_seconds = _batch_histogram(
+    queue_seconds = _histogram(
         "speechqc_queue_duration_seconds", "Seconds a chunk waited for its step, by lane.", SECONDS_BUCKETS, lane=None
     )
-    batch = _batch_histogram("speechqc_batch_size", "Chunks that shared a step, by lane.", BATCH_BUCKETS, lane=None)
+    batch = _histogram("speechqc_batch_size", "Chunks that share a step, by lane.", BATCH_BUCKETS, lane=None)
     drops = _counter(
-        "speechqc_chunks_dropped_total", "Accepted chunks given up unrun, by reason.", reason=get_args(DropReason)
+        "speechqc_chunks_dropped_total",
+        "Accepted chunks dropped before they ran, by reason.",
+        reason=get_args(DropReason),
     )
     refusals = _counter(
-        "speechqc_refusals_total", "Streams, uploads and chunks refused at the door, by reason.", reason=REFUSALS
+        "speechqc_refusals_total", "Streams, uploads and chunks refused on arrival, by reason.", reason=REFUSALS
     )
     tasks = _gauge("speechqc_tasks", "Tasks of the event loop.")
     connections = _gauge("speechqc_connections", "Connections open now.")
-    connections_limit = _gauge("speechqc_connections_limit", "Connections that are taken.")
+    connections_limit = _gauge("speechqc_connections_limit", "Maximum number of open connections.")
     connections_refused = _counter(
         "speechqc_connections_refused_total",
-        "Requests and streams refused because of SPEECHQC_MAX_CONNECTIONS, and connections closed unheard.",
+        "Requests and streams refused because of SPEECHQC_MAX_CONNECTIONS, and connections closed without a request.",
     )
     access_refusals = _counter(
         "speechqc_access_refusals_total",
-        "Requests that may not come in, by error code.",
+        "Requests refused by the access check, by error code.",
         reason=(Unauthorized.code, Forbidden.code, ProtocolError.code),
     )
     model_reloads = _counter(
@@ -197,26 +205,26 @@ class Metrics:
     streams_started = _counter("speechqc_streams_started_total", "Live streams accepted.")
     streams_ended = _counter(
         "speechqc_streams_ended_total",
-        "Live streams by how they ended: `ok`, `disconnected`, `aborted` or an error code; refused ones included.",
+        "Live streams by outcome: `ok`, `disconnected`, `aborted` or an error code; refused ones included.",
         outcome=OUTCOMES,
     )
-    stream_lag_seconds = _batch_histogram(
+    stream_lag_seconds = _histogram(
         "speechqc_stream_lag_seconds",
-        "Seconds from the arrival of a chunk's last sample until its scores are on their way to the client.",
+        "Seconds from the arrival of a chunk's last sample until its scores are queued for the client.",
         LAG_BUCKETS,
     )
     stream_warnings = _counter(
         "speechqc_stream_warnings_total", "Warnings sent to live clients, by code.", code=get_args(WarningCode)
     )
     engine_alive = _gauge("speechqc_engine_alive", "1 while steps can run.")
-    ready = _gauge("speechqc_ready", "1 while new work is welcome, as /health/ready says.")
-    queued = _gauge("speechqc_engine_queued_chunks", "Chunks that wait for their step now.")
-    sessions = _gauge("speechqc_sessions_active", "Channels that hold a place in the engine.")
-    build = _info("speechqc_build", "The program.")
+    ready = _gauge("speechqc_ready", "1 while the server accepts new work, as reported by /health/ready.")
+    queued = _gauge("speechqc_engine_queued_chunks", "Chunks that are waiting for their step now.")
+    sessions = _gauge("speechqc_sessions_active", "Channels that have a session in the engine.")
+    build = _info("speechqc_build", "Version of the program.")
     model = _info("speechqc_model", "The model in use.")
-    provider = _info("speechqc_provider", "Where inference runs.")
+    provider = _info("speechqc_provider", "Execution provider that runs inference.")
     provider_fallback = _gauge(
-        "speechqc_provider_fallback", "1 when a GPU would have been used (SPEECHQC_DEVICE=auto) but could not be had."
+        "speechqc_provider_fallback", "1 if no GPU is available although SPEECHQC_DEVICE=auto prefers one."
     )
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -224,7 +232,7 @@ class Metrics:
         for name, declared in vars(Metrics).items():
             if isinstance(declared, _Declaration):
                 setattr(self, name, declared.make(registry))
-        self.lag = self.stream_lag_seconds.labels()
+        self._lanes: dict[str, _LaneSeries] = {}
         self.engine_alive.set(1)
         self.build.info({"version": __version__})
         ProcessCollector(registry=registry)
@@ -232,13 +240,13 @@ class Metrics:
         GCCollector(registry=registry)
 
     def begin_routes(self, answers: Mapping[str, Iterable[int]]) -> None:
-        """Make the series of requests, by the statuses that each route has."""
+        """Create the series of requests, for the statuses that each route can return."""
         for route, statuses in answers.items():
             for status in statuses:
                 self.requests.labels(route, str(status))
 
     def describe(self, model: Model) -> None:
-        """Publish model and provider of an engine that lives."""
+        """Publish model and provider of a running engine."""
         contract = model.contract
         self.engine_alive.set(1)
         self.model.info({"name": contract.name, "version": contract.version, "sha256": model.sha256[:16]})
@@ -249,17 +257,17 @@ class Metrics:
                 self.events.labels(label.name)
 
     def follow_engines(self, engines: Callable[[], Sequence[Engine]]) -> None:
-        """Read gauges from all engines that run at every scrape; the first one is that which new work goes to."""
+        """Read gauges from all running engines at every scrape; the first engine is the one that takes new work."""
         self.sessions.set_function(lambda: sum(engine.status.sessions for engine in engines()))
         self.queued.set_function(lambda: sum(engine.status.queued for engine in engines()))
         self.ready.set_function(lambda: engines()[0].status.ready)
 
     def refuse(self, reason: Refused) -> None:
-        """Count what was refused at the door."""
+        """Count work that was refused on arrival."""
         self.refusals.labels(reason).inc()
 
     def end_channel(self, path: str, snr_db: float | None, event_counts: Mapping[str, int]) -> None:
-        """Count what a channel was found to be, at its end."""
+        """Count the results of a channel at its end."""
         if snr_db is not None:
             self.snr_db.labels(path).observe(snr_db)
         for label, count in event_counts.items():
@@ -267,12 +275,17 @@ class Metrics:
 
     def on_step(self, lane: str, batch: int, queue_s: Sequence[float], step_s: float) -> None:
         """Count a step."""
-        self.step_seconds.labels(lane).observe(step_s)
-        self.batch.labels(lane).observe(batch)
-        self.queue_seconds.labels(lane).observe_many(queue_s)
+        series = self._lanes.get(lane)
+        if series is None:  # cached: looking up labels costs more than observing
+            found = (metric.labels(lane) for metric in (self.step_seconds, self.batch, self.queue_seconds))
+            series = self._lanes[lane] = _LaneSeries(*found)
+        series.step_seconds.observe(step_s)
+        series.batch.observe(batch)
+        for seconds in queue_s:
+            series.queue_seconds.observe(seconds)
 
     def on_drop(self, reason: DropReason) -> None:
-        """Count a chunk that was given up."""
+        """Count a chunk that was dropped."""
         self.drops.labels(reason).inc()
 
     def on_refusal(self, reason: RefusalReason) -> None:
@@ -280,5 +293,5 @@ class Metrics:
         self.refuse(reason)
 
     def on_death(self, message: str) -> None:  # noqa: ARG002  # the engine has logged it
-        """Note that no step will run any more."""
+        """Note that no more steps will run."""
         self.engine_alive.set(0)

@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry, off by default: a span for every request and every live stream, joined to the caller's.
+"""OpenTelemetry traces, off by default: a span for every request and every live stream, linked to the caller's.
 
-Needs the extra `otel`; without the setting nothing of it is imported. Where spans go is said by OpenTelemetry's own
-variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`). A span holds ids, sizes, seconds
-and outcomes; never audio, never scores, never what a client named its file.
+Needs the extra `otel`; without the setting nothing of it is imported. OpenTelemetry's own environment variables
+(`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`) define where spans are sent. A span contains
+ids, sizes, durations and outcomes; never audio, scores or the file names of clients.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _span: ContextVar[Any] = ContextVar("speechqc_span", default=None)
 
 
 class Tracing:
-    """Makes spans, or nothing.
+    """Creates spans, or does nothing.
 
     Args:
-        provider: OpenTelemetry's; None traces nothing.
+        provider: OpenTelemetry's provider; None disables tracing.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
@@ -42,43 +42,43 @@ class Tracing:
 
     @property
     def on(self) -> bool:
-        """Whether spans are made."""
+        """Whether spans are created."""
         return self._provider is not None
 
     def span(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[None]:
-        """A span around what is done inside.
+        """Return a context manager that opens a span.
 
         Args:
-            name: Of a closed set: method and route, never a path.
-            headers: Of the request in lower case; `traceparent` joins the span to the caller's.
+            name: From a closed set: method and route, never a path.
+            headers: Request headers in lower case; `traceparent` links the span to the caller's.
         """
         return self._begin(name, headers)
 
     def close(self) -> None:
-        """Send what waits."""
+        """Send pending spans and shut down."""
         if self._provider is not None:
             self._provider.shutdown()
 
 
 def note(facts: Facts) -> None:
-    """Add facts to the span that is open here; does nothing where there is none."""
+    """Add facts to the current span; do nothing if there is none."""
     span = _span.get()
     if span is not None:
         span.set_attributes(dict(facts))
 
 
 def rename(name: str) -> None:
-    """Give the span that is open here its name, which is known once the route is."""
+    """Rename the current span; its name is known once the route is."""
     span = _span.get()
     if span is not None:
         span.update_name(name)
 
 
 def make_tracing(enabled: bool) -> Tracing:
-    """Tracing as the setting wants it, with OTLP over HTTP as its way out.
+    """Set up tracing if it is enabled, with export by OTLP over HTTP.
 
     Raises:
-        SettingsError: It is wanted, but the extra `otel` is not installed.
+        SettingsError: Tracing is enabled, but the extra `otel` is not installed.
     """
     if not enabled:
         return Tracing()
@@ -90,7 +90,7 @@ def make_tracing(enabled: bool) -> Tracing:
     except ImportError as error:
         raise SettingsError(
             f"SPEECHQC_OTEL=true needs OpenTelemetry, which is not installed ({error}): "
-            "pip install 'speech-qc[otel]', or leave the setting out"
+            "run pip install 'speech-qc[otel]', or remove the setting"
         ) from error
     named = "service.name" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "") or "OTEL_SERVICE_NAME" in os.environ
     facts = {"service.version": __version__} | ({} if named else {"service.name": SERVICE_NAME})
@@ -100,7 +100,7 @@ def make_tracing(enabled: bool) -> Tracing:
     return Tracing(provider)
 
 
-def _nothing(name: str, headers: Mapping[str, str]) -> AbstractContextManager[None]:  # noqa: ARG001  # a beginner
+def _nothing(name: str, headers: Mapping[str, str]) -> AbstractContextManager[None]:  # noqa: ARG001  # as `begin`
     return nullcontext()
 
 
@@ -115,7 +115,7 @@ def _beginner(provider: TracerProvider) -> Callable[[str, Mapping[str, str]], Ab
     def begin(name: str, headers: Mapping[str, str]) -> Iterator[None]:
         span: Span
         caller = propagator.extract(headers)
-        # What an exception says may quote a client's words, so only its kind is kept, by whoever answers it.
+        # An exception message may quote client input, so the span gets only the error code, from the error handler.
         with tracer.start_as_current_span(
             name, context=caller, kind=SpanKind.SERVER, record_exception=False, set_status_on_exception=False
         ) as span:

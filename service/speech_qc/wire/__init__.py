@@ -1,6 +1,6 @@
-"""Everything that crosses HTTP or the WebSocket, declared once.
+"""Everything that is sent over HTTP or WebSocket, declared once.
 
-`vocabulary` holds the closed sets of words, `schemas` the HTTP answers, `client_messages` and `server_messages` the two
-directions of a stream, `close` how a stream ends, `encode` turns a document into bytes. Knows pydantic and orjson, and
-nothing of sockets, models or audio, so that server, client library and command line can all import it.
+`vocabulary` defines the closed sets of values, `schemas` the HTTP responses, `client_messages` and `server_messages`
+the two directions of a stream, `close` how a stream ends; `encode` converts a document to JSON. Knows pydantic and
+orjson, and nothing of sockets, models or audio, so that server, client library and command line can all import it.
 """

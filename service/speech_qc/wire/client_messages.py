@@ -1,4 +1,4 @@
-"""What a client may say besides audio, as types: one discriminated union. Knows pydantic and nothing of sockets."""
+"""The messages that a client can send besides audio: one discriminated union. Knows pydantic and nothing of sockets."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ class Message(BaseModel):
     type: str
 
     def document(self) -> dict[str, Any]:
-        """Return the message as it is sent: its type first, and without optional fields that were not set."""
+        """Return the message as it is sent: the type first, and without optional fields that were not set."""
         return {"type": self.type} | self.model_dump(exclude_unset=True)
 
 
 class KeepAlive(Message):
-    """The stream is wanted although no audio comes now."""
+    """Keeps the stream open while there is no audio to send."""
 
     type: Literal["KeepAlive"] = "KeepAlive"
 
 
 class Finalize(Message):
-    """Score what can be scored now; the stream goes on. Answered with `finalized`."""
+    """Scores all audio that can be scored now; the stream continues. The server replies with `finalized`."""
 
     type: Literal["Finalize"] = "Finalize"
 
 
 class CloseStream(Message):
-    """There is no more audio. Answered with the last scores, `summary` and a close with 1000."""
+    """Ends the audio. The server replies with the last scores, `summary` and a close with code 1000."""
 
     type: Literal["CloseStream"] = "CloseStream"
 
 
 class Configure(Message):
-    """Change what is sent from here on; what is left out stays. Answered with `configured`."""
+    """Changes options from here on; omitted options stay unchanged. The server replies with `configured`."""
 
     type: Literal["Configure"] = "Configure"
     labels: list[str] | None = Field(default=None, min_length=1)
@@ -56,7 +56,7 @@ def parse_client_message(text: str) -> KeepAlive | Finalize | CloseStream | Conf
     """Read a text message.
 
     Raises:
-        ProtocolError: Not JSON, an unknown type, or a field that does not fit; the stream can go on.
+        ProtocolError: Not JSON, an unknown type, or an invalid field; the stream can continue.
     """
     try:
         return _CLIENT.validate_json(text)
@@ -65,5 +65,5 @@ def parse_client_message(text: str) -> KeepAlive | Finalize | CloseStream | Conf
         place = ".".join(str(part) for part in found["loc"]) or "message"
         raise ProtocolError(
             "expected a JSON object whose type is KeepAlive, Finalize, CloseStream or Configure; "
-            f"{place}: {found['msg']}; the message is ignored and the stream goes on"
+            f"{place}: {found['msg']}; the message is ignored and the stream continues"
         ) from error

@@ -1,4 +1,4 @@
-"""How a stream ends on the wire: an `error` message, then a close whose short reason says what to do."""
+"""How a stream ends with an error: an `error` message, then a close frame whose short reason says what to do."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from speech_qc.wire.server_messages import StreamError
 NORMAL_CLOSE = 1000
 
 MAX_REASON_BYTES = 123
-"""A close frame holds no more (RFC 6455, section 5.5)."""
+"""Maximum length of the reason in a close frame (RFC 6455, section 5.5)."""
 
 ADVICE: dict[str, str] = {
     "invalid_audio": "check encoding, sample_rate and byte order, then reconnect",
-    "unsupported_format": "send one of the encodings that are documented",
+    "unsupported_format": "send one of the documented encodings",
     "payload_too_large": "send smaller messages",
     "protocol_error": "correct what the last error message names; do not retry unchanged",
     "unauthorized": "send a valid key",
-    "forbidden": "this key or this web page may not do that",
+    "forbidden": "this key or this web page is not allowed to do that",
     "request_timeout": "send faster",
     "overloaded": "retry after {retry_after_s} s, or use another server",
     "too_many_connections": "retry after {retry_after_s} s, or use another server",
-    "draining": "server goes away: reconnect to another one, or retry after {retry_after_s} s",
+    "draining": "server shutting down: reconnect to another one, or retry after {retry_after_s} s",
     "deadline_exceeded": "too busy: retry after {retry_after_s} s, or use another server",
-    "inference_error": "scoring failed: reconnect and go on",
-    "engine_dead": "server is broken: use another one, or retry after {retry_after_s} s",
+    "inference_error": "scoring failed: reconnect and continue",
+    "engine_dead": "server failed: use another one, or retry after {retry_after_s} s",
 }
-"""What to do, by error code; the full message went before in an `error` message."""
+"""What to do, by error code; the preceding `error` message contains the full text."""
 
 
 SITUATIONS: dict[str, str] = {
     "idle_s": "send audio or KeepAlive in time, CloseStream at the end",
-    "unread_s": "read the messages while you send, then retry",
+    "unread_s": "read messages while you send audio, then retry",
 }
-"""What to do where the error's detail tells more than its code."""
+"""What to do, by a key in the error's detail; more specific than the advice by code."""
 
 
 def close_reason(error: SpeechQCError) -> str:
-    """The reason of the close frame, at most 123 bytes: `code: what to do`."""
+    """Return the reason of the close frame, at most 123 bytes: `code: what to do`."""
     known = [advice for key, advice in SITUATIONS.items() if key in error.detail]
     advice = known[0] if known else ADVICE.get(error.code, "see the last error message")
     text = f"{error.code}: {advice.format(retry_after_s=error.retry_after_s)}"
@@ -45,5 +45,5 @@ def close_reason(error: SpeechQCError) -> str:
 
 
 def error_text(error: SpeechQCError, session_id: str) -> bytes:
-    """The `error` message, with the body that HTTP answers have."""
+    """Return the `error` message, with the same body as an HTTP error."""
     return to_json(StreamError(**error.body(session_id)).document())

@@ -1,4 +1,4 @@
-"""Documents to JSON bytes."""
+"""Encoding of documents as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wire as types: what OpenAPI shows. Big answers are encoded straight from arrays; a test holds them to these."""
+"""Types of the HTTP responses, as in OpenAPI. Large responses are encoded directly from arrays; tests check them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from speech_qc.wire.vocabulary import (
 
 
 class Answer(BaseModel):
-    """Base of all parts of an answer."""
+    """Base of all parts of a response."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ModelInfo(Answer):
-    """Which model gave an answer."""
+    """The model that produced a response."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,8 +37,8 @@ class ErrorDetail(Answer):
     """One error."""
 
     code: str = Field(examples=["invalid_audio"])
-    message: str = Field(description="What was expected, what came, what to do.")
-    detail: dict[str, Any] = Field(description="The facts of the message for machines.")
+    message: str = Field(description="What was expected, what was received, what to do.")
+    detail: dict[str, Any] = Field(description="The facts of the message in machine-readable form.")
     request_id: str | None
 
 
@@ -49,7 +49,7 @@ class ErrorAnswer(Answer):
 
 
 class AudioAnswer(Answer):
-    """The recording as its header and its samples say."""
+    """Properties of the recording, from its header and its samples."""
 
     duration_s: float = Field(examples=[8.0])
     sample_rate_hz: int = Field(examples=[16000])
@@ -59,28 +59,28 @@ class AudioAnswer(Answer):
 
 
 class BandAnswer(Answer):
-    """The frequencies that an event is made of."""
+    """The frequency band of an event."""
 
     low_hz: float = Field(ge=0)
     high_hz: float = Field(ge=0)
     against: BandReference = Field(
-        description="What the event's spectrum was held against: the floor around it, or its own strongest band."
+        description="What the event's spectrum was compared with: the floor around it, or its own strongest band."
     )
 
 
 class EvidenceAnswer(Answer):
-    """What speaks for an event; `unknown` says of each null why it is one."""
+    """Evidence for an event; `unknown` gives the reason for each null."""
 
     band: BandAnswer | None
-    over_floor_db: float | None = Field(description="Level in the band against the floor around the event.")
-    snr_db: float | None = Field(description="Mean of the event's speech frames.")
-    kind: str | None = Field(description="Nearest kind of sound among the labels.", examples=["stationary_noise"])
+    over_floor_db: float | None = Field(description="Level in the band relative to the floor around the event.")
+    snr_db: float | None = Field(description="Mean over the event's speech frames.")
+    kind: str | None = Field(description="Closest kind of sound among the labels.", examples=["stationary_noise"])
     kind_score: float | None = Field(description="Mean score of that label in the event.")
     unknown: dict[str, str]
 
 
 class EventAnswer(Answer):
-    """A stretch in which one label was found."""
+    """A time span in which one label was detected."""
 
     event_id: int
     label: str = Field(examples=["stationary_noise"])
@@ -94,7 +94,7 @@ class EventAnswer(Answer):
 
 
 class LevelsAnswer(Answer):
-    """Measures of the signal itself, at its own rate; null where there is nothing to measure."""
+    """Measurements of the signal itself, at its native rate; null where there is nothing to measure."""
 
     rms_dbfs: float | None
     peak_dbfs: float | None
@@ -105,7 +105,7 @@ class LevelsAnswer(Answer):
 
 
 class SummaryAnswer(Answer):
-    """Figures of the whole channel; `unknown` says of each null why it is one."""
+    """Measurements of the whole channel; `unknown` gives the reason for each null."""
 
     speech_ratio: float | None
     noise_ratio: float | None
@@ -118,7 +118,7 @@ class SummaryAnswer(Answer):
 
 
 class ReasonAnswer(Answer):
-    """One finding behind a verdict."""
+    """One reason for a verdict."""
 
     code: str = Field(examples=["snr_db_below"])
     message: str
@@ -128,25 +128,25 @@ class ReasonAnswer(Answer):
 
 
 class VerdictAnswer(Answer):
-    """The judgement by the profile."""
+    """The verdict according to the profile."""
 
     status: Status
     reasons: list[ReasonAnswer]
 
 
 class ChannelFindings(Answer):
-    """What was found in one channel, apart from its frames."""
+    """Results of one channel, without its frames."""
 
     channel: int
     events: list[EventAnswer]
-    events_dropped: int | None = Field(default=None, description="Events beyond the limit, found but not listed.")
+    events_dropped: int | None = Field(default=None, description="Events above the limit, counted but not listed.")
     levels: LevelsAnswer
     summary: SummaryAnswer
     verdict: VerdictAnswer
 
 
 class ChannelAnswer(ChannelFindings):
-    """One channel."""
+    """Results of one channel."""
 
     frames: dict[str, list[float | None]] | None = Field(
         default=None, description="Scores by label, one per 20 ms; absent with frames=false."
@@ -154,7 +154,7 @@ class ChannelAnswer(ChannelFindings):
 
 
 class TimingAnswer(Answer):
-    """Seconds spent; a step that several chunks shared counts whole for each."""
+    """Time spent, seconds; a step shared by several chunks counts in full for each."""
 
     decode_s: float
     features_s: float
@@ -164,7 +164,7 @@ class TimingAnswer(Answer):
 
 
 class InspectAnswer(Answer):
-    """The answer to an inspected recording."""
+    """The response for an inspected recording."""
 
     request_id: str
     model: ModelInfo
@@ -188,14 +188,14 @@ class ModelAnswer(Answer):
 
 
 class HealthAnswer(Answer):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["live"]
     version: str
 
 
 class ReadyAnswer(Answer):
-    """Whether new work is welcome."""
+    """Whether the server accepts new work."""
 
     status: ReadyState
     provider: str
@@ -208,29 +208,29 @@ class ReadyAnswer(Answer):
 
 
 class TokenAnswer(Answer):
-    """A token that stands for a key."""
+    """A token that can be used instead of a key."""
 
     token: str
     expires_in_s: float = Field(examples=[60.0])
 
 
 class WorkerReload(Answer):
-    """How a reload ended in one of several processes."""
+    """Result of a reload in one of several processes."""
 
     worker: int
     outcome: WorkerReloadOutcome = Field(
-        description="`starting`: it is just being started, and loads the file as it is now. Only in the `detail` of an "
-        "error: `failed`, its old model serves on; `kept`, it was not asked."
+        description="`starting`: the process is starting and loads the current file. Only in the `detail` of an error: "
+        "`failed`, its old model stays in use; `kept`, it was not asked to reload."
     )
-    model: ModelInfo | None = Field(description="What it serves with; null while it is started.")
+    model: ModelInfo | None = Field(description="The model that it serves; null while it is starting.")
     old_models: int | None
     message: str | None = None
 
 
 class ReloadAnswer(Answer):
-    """How a reload ended."""
+    """Result of a reload."""
 
-    outcome: ReloadOutcome = Field(description="`unchanged`: the file holds the model in use.")
+    outcome: ReloadOutcome = Field(description="`unchanged`: the file contains the model in use.")
     model: ModelInfo
     old_models: int = Field(description="Earlier models that streams still use.")
-    workers: list[WorkerReload] | None = Field(None, description="With several processes: how it ended in each.")
+    workers: list[WorkerReload] | None = Field(None, description="With several processes: the result in each.")

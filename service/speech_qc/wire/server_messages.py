@@ -1,8 +1,8 @@
-"""Every message that a server sends on `WebSocket /v1/stream`; a client's are in `speech_qc.wire.client_messages`.
+"""Every message that a server sends on `WebSocket /v1/stream`; those of clients: `speech_qc.wire.client_messages`.
 
-The server builds its messages from these types, and `speech_qc.client.stream` parses into them. `Scores` alone is
-written straight from arrays, many times a second for each stream; a test holds that form to its type. Knows pydantic
-and nothing of sockets.
+The server builds its messages from these types, and `speech_qc.client.stream` parses into them. Only `Scores`, which is
+sent many times a second for each stream, is encoded directly from arrays; a test checks that form against its type.
+Knows pydantic and nothing of sockets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from speech_qc.wire.vocabulary import Encoding, Phase, WarningCode
 
 
 class Ready(Message):
-    """First message: the stream as it was agreed on."""
+    """First message: the options in effect for the stream."""
 
     type: Literal["ready"] = "ready"
     session_id: str
@@ -26,7 +26,7 @@ class Ready(Message):
     model: ModelInfo
     frame_hop_s: float
     latency_s: float = Field(
-        description="From a sample's arrival until its frame's scores are sent, without computing."
+        description="From a sample's arrival until its frame's scores are sent, without computing time."
     )
     encoding: Encoding
     sample_rate_hz: int
@@ -37,14 +37,14 @@ class Ready(Message):
 
 
 class ScoresChannel(Answer):
-    """One channel's part of `scores`."""
+    """One channel in `scores`."""
 
     channel: int
     frames: dict[str, list[float | None]]
 
 
 class Scores(Message):
-    """Scores of the next frames; gapless."""
+    """Scores of the next frames, without gaps."""
 
     type: Literal["scores"] = "scores"
     first_frame: int
@@ -53,7 +53,7 @@ class Scores(Message):
 
 
 class EventNews(EventAnswer, Message):
-    """An event has begun, with what is known so far, or has ended, complete."""
+    """An event has begun, with its values so far, or has ended, with its final values."""
 
     type: Literal["event"] = "event"
     phase: Phase
@@ -61,23 +61,23 @@ class EventNews(EventAnswer, Message):
 
 
 class StreamWarning(Message):
-    """Something the sender should know; the stream goes on."""
+    """A problem that the sender should know about; the stream continues."""
 
     type: Literal["warning"] = "warning"
     code: WarningCode
     message: str
-    channel: int | None = Field(description="null: of the whole stream")
+    channel: int | None = Field(description="null: the whole stream")
 
 
 class StreamError(Message):
-    """What was wrong; after a text message that cannot be used the stream goes on, else a close follows."""
+    """An error. After an invalid text message the stream continues; otherwise a close follows."""
 
     type: Literal["error"] = "error"
     error: ErrorDetail
 
 
 class Configured(Message):
-    """Answer to `Configure`: what holds from `first_frame` on."""
+    """Reply to `Configure`: the options in effect from `first_frame` on."""
 
     type: Literal["configured"] = "configured"
     first_frame: int
@@ -88,14 +88,14 @@ class Configured(Message):
 
 
 class Finalized(Message):
-    """Answer to `Finalize`."""
+    """Reply to `Finalize`."""
 
     type: Literal["finalized"] = "finalized"
     frames: int = Field(description="Frames of each channel scored and sent so far.")
 
 
 class Summary(Message):
-    """Last message of a stream that was closed in order."""
+    """Last message of a stream that ended cleanly."""
 
     type: Literal["summary"] = "summary"
     session_id: str
@@ -112,4 +112,4 @@ ServerMessage = Annotated[
 ]
 AnyServerMessage = Ready | Scores | EventNews | StreamWarning | StreamError | Configured | Finalized | Summary
 SERVER: TypeAdapter[AnyServerMessage] = TypeAdapter(ServerMessage)
-"""Parses what a server sends."""
+"""Parses the messages of a server."""

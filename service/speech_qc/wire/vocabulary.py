@@ -1,4 +1,4 @@
-"""The closed sets of words in requests, answers and options; every other module takes them from here."""
+"""The closed sets of values in requests, responses and options; every other module imports them from here."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ Encoding = Literal["linear16", "mulaw", "alaw", "float32"]
 """How the samples of a live stream are encoded."""
 
 ChannelMode = Literal["split", "mix"]
-"""Whether each channel is inspected separately, or their mean."""
+"""Whether to inspect each channel separately, or the mean of all."""
 
 ExportFormat = Literal["csv", "audacity", "textgrid", "rttm", "webvtt"]
 """Label tracks for other programs."""
 
 AnswerFormat = Literal["json", "csv", "audacity", "textgrid", "rttm", "webvtt"]
-"""What `POST /v1/inspect` can answer with: JSON, or one of `ExportFormat`."""
+"""Response formats of `POST /v1/inspect`: JSON, or one of `ExportFormat`."""
 
 Severity = Literal["minor", "moderate", "severe"]
 """Severity of an event."""
@@ -28,27 +28,27 @@ Status = Literal["pass", "warn", "fail", "unknown"]
 WarningCode = Literal[
     "too_fast", "too_slow", "silence", "clipping", "rate_mismatch", "encoding_mismatch", "incomplete_sample"
 ]
-"""Problems with the audio of a live stream that its sender is warned of."""
+"""Problems with a live stream's audio, about which its sender gets a warning."""
 
 BandReference = Literal["floor", "itself"]
 """What the spectrum of an event was compared with: the noise floor around it, or its own strongest band."""
 
 ReadyState = Literal["ready", "starting", "draining", "dead"]
-"""What `GET /health/ready` says."""
+"""The status in `GET /health/ready`."""
 
 ReloadOutcome = Literal["replaced", "unchanged"]
-"""How a successful reload of the model ended."""
+"""Result of a successful reload of the model."""
 
 WorkerReloadOutcome = Literal["replaced", "unchanged", "starting", "failed", "kept"]
-"""How a reload ended in one of several processes."""
+"""Result of a reload in one of several processes."""
 
 Device = Literal["auto", "cpu", "cuda"]
 """Where inference runs."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-"""Least severe level that a server logs."""
+"""Minimum level that a server logs."""
 
 HEALTH_PATHS = frozenset({"/health/live", "/health/ready"})
 METRICS_PATHS = frozenset({"/metrics"})
 PROBE_PATHS = HEALTH_PATHS | METRICS_PATHS
-"""What load balancers, supervisors and Prometheus request every few seconds."""
+"""Paths that load balancers, supervisors and Prometheus request every few seconds."""

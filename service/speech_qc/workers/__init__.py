@@ -1,7 +1,7 @@
-"""Several processes behind one port: a parent that supervises and accepts, workers that are each a whole server.
+"""Several processes behind one port: a parent that supervises and accepts, and workers, each of them a whole server.
 
-A worker has its own engine, event loop and places; it shares nothing with the others but the port, whose connections
-the parent gives away one by one. Knows no HTTP.
+Each worker has its own engine, event loop and places. The workers share only the port: the parent accepts connections
+and passes each one to a worker. Knows no HTTP.
 """
 
 from speech_qc.workers.fd_passing import ConnectionReceiver

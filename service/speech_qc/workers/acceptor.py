@@ -1,8 +1,8 @@
-"""The one port of several processes: the parent accepts, and gives each connection to the worker that has fewest.
+"""The single port of all workers: the parent accepts connections and passes each to the worker with the fewest.
 
-Left to the kernel the spread is chance or worse: where each worker has a socket of its own (SO_REUSEPORT, on Linux), a
-hash of the addresses decides, and a socket that all share wakes whoever is idle. The fullest worker is the first to be
-late, so an uneven spread costs places.
+The kernel would distribute them unevenly. With a socket per worker (SO_REUSEPORT, on Linux) it chooses by a hash of the
+addresses; with a shared socket it wakes any idle worker. The busiest worker is the first to fall behind, so an uneven
+distribution reduces the capacity of the whole server.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from speech_qc.workers.fd_passing import ConnectionSender
 logger = logging.getLogger("speech_qc.workers")
 
 BACKLOG = 2048
-"""Connections that wait in the kernel per address, as in uvicorn; the kernel's own bound may be lower."""
+"""Listen backlog per address, as in uvicorn; the kernel's own limit may be lower."""
 REST_S = 0.1
-"""Pause after an error of the system, such as too many open files, which would come again at once."""
+"""Pause after a system error, such as too many open files, which would otherwise repeat immediately."""
 
 
 def bind_all(host: str, port: int) -> list[socket.socket]:
-    """Bind every address of a host, as asyncio does; nothing is listened to yet, so no connection comes in.
+    """Bind every address of a host, as asyncio does, without listening yet, so that no connection is accepted.
 
     Args:
         host: Name or address.
         port: TCP port.
 
     Returns:
-        One socket per address, non-blocking, inheritable by no one.
+        One socket per address, non-blocking and not inheritable.
 
     Raises:
-        SettingsError: No such host, or the port is taken or not allowed.
+        SettingsError: The host does not exist, or the port is taken or not allowed.
     """
     bound: list[socket.socket] = []
     try:
@@ -44,7 +44,7 @@ def bind_all(host: str, port: int) -> list[socket.socket]:
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own socket
             one.bind(address)
             one.setblocking(False)
     except OSError as error:
@@ -56,17 +56,17 @@ def bind_all(host: str, port: int) -> list[socket.socket]:
 
 def _no_address(host: str, port: int, error: OSError) -> SettingsError:
     return SettingsError(
-        f"expected an address to listen on, SPEECHQC_HOST={host!r} with SPEECHQC_PORT={port} cannot be had: "
+        f"expected an address to listen on, cannot bind SPEECHQC_HOST={host!r} with SPEECHQC_PORT={port}: "
         f"{os.strerror(error.errno) if error.errno and error.errno > 0 else error}"
     )
 
 
 class Acceptor:
-    """Accepts at all addresses, in the parent's event loop, and gives connections to workers.
+    """Accepts connections on all addresses, in the parent's event loop, and passes them to workers.
 
-    The one with fewest open gets the next; among equals, the one whose last was longest ago. Taking turns alone would
-    be uneven as soon as some connections are short: with a scrape between any two streams, one of two workers would get
-    all streams. While no worker can have a connection, none is accepted: they wait in the kernel.
+    The worker with the fewest open connections gets the next one; among equals, the least recently chosen one. Round
+    robin alone would be uneven if some connections are short: with a scrape between any two streams, one of two workers
+    would get all the streams. While no worker has room, connections wait in the kernel's backlog.
 
     Args:
         host: Name or address.
@@ -79,13 +79,13 @@ class Acceptor:
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         self._sockets = bind_all(host, port)
-        self._givers: list[ConnectionSender] = []  # in the order of their turns
+        self._givers: list[ConnectionSender] = []  # least recently chosen first
         self._held: socket.socket | None = None
-        self._rest: asyncio.TimerHandle | None = None
+        self._pause_timer: asyncio.TimerHandle | None = None
         self._listening = self._watching = self._closed = False
 
     def add(self, giver: ConnectionSender) -> None:
-        """A worker is ready; the first one opens the port.
+        """Add a worker that is ready; the first one opens the port.
 
         Raises:
             SettingsError: Another server has opened the port since it was bound.
@@ -104,18 +104,18 @@ class Acceptor:
         self.update()
 
     def remove(self, giver: ConnectionSender) -> None:
-        """A worker takes no more; may be called twice, and without `add`."""
+        """Remove a worker that accepts no more connections; idempotent, and allowed without `add`."""
         if giver in self._givers:
             self._givers.remove(giver)
         giver.close()
         self.update()
 
     def update(self) -> None:
-        """Accept while a worker can have a connection, and only then."""
-        if self._held is not None and self._rest is None:
+        """Accept connections if and only if a worker has room."""
+        if self._held is not None and self._pause_timer is None:
             connection, self._held = self._held, None
             self._give(connection)
-        able = not self._closed and self._rest is None and self._held is None
+        able = not self._closed and self._pause_timer is None and self._held is None
         wanted = able and any(giver.has_room for giver in self._givers)
         if wanted == self._watching:
             return
@@ -128,12 +128,12 @@ class Acceptor:
                 loop.remove_reader(one)
 
     def close(self) -> None:
-        """Close the port and tell all workers that nothing more comes; may be called twice."""
+        """Close the port, and the descriptor channels to all workers; idempotent."""
         if self._closed:
             return
         self._closed = True
-        if self._rest is not None:
-            self._rest.cancel()
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
         if self._held is not None:
             self._held.close()
             self._held = None
@@ -145,32 +145,32 @@ class Acceptor:
         self._givers.clear()
 
     def _accept(self, listener: socket.socket) -> None:
-        if not self._watching:  # another address has had the last room in this turn of the loop
+        if not self._watching:  # a connection to another address took the last room in this loop iteration
             return
         try:
             connection, _ = listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # the client has left already
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # the client has already disconnected
             return
         except OSError as error:
-            logger.error("connections cannot be accepted: %s; tried again in %g s", error, REST_S)
-            self._rest_a_while()
+            logger.error("cannot accept connections: %s; retrying in %g s", error, REST_S)
+            self._pause()
         else:
             self._give(connection)
         self.update()
 
     def _give(self, connection: socket.socket) -> None:
-        # The sort keeps turns among equals. A worker whose engine is dead would always have fewest: it refuses at once.
+        # The sort is stable. A worker with a dead engine comes last: it refuses everything, so its load is the lowest.
         for giver in sorted(self._givers, key=lambda one: (not one.fit, one.load)):
             if giver.has_room and giver.give(connection):
                 self._givers.remove(giver)
                 self._givers.append(giver)
                 return
         self._held = connection
-        self._rest_a_while()
+        self._pause()
 
-    def _rest_a_while(self) -> None:
-        self._rest = asyncio.get_running_loop().call_later(REST_S, self._go_on)
+    def _pause(self) -> None:
+        self._pause_timer = asyncio.get_running_loop().call_later(REST_S, self._resume)
 
-    def _go_on(self) -> None:
-        self._rest = None
+    def _resume(self) -> None:
+        self._pause_timer = None
         self.update()

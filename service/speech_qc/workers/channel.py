@@ -1,21 +1,21 @@
-"""Messages between the parent and one worker: a line of JSON each, over a pair of sockets that no one else can reach.
+"""Messages between the parent and one worker: one line of JSON each, over a private socket pair.
 
-A pair needs neither a port nor a file, so that it works in a read-only container, and its end tells each side that the
-other one is gone.
+A socket pair needs neither a port nor a file, so it works in a read-only container. End of file tells each side that
+the other one has exited.
 
-    parent → worker   job                   once, before anything else
-                      read {id}             what do your metrics say
-                      series {id, texts, restarts}   answer to collect
-                      reload {id}           load the model file anew
-                      reloads {id, workers} answer to reload_all, by worker as reloaded
+    parent → worker   job                   sent once, before anything else
+                      read {id}             request the worker's metrics
+                      series {id, texts, restarts}   reply to collect
+                      reload {id}           reload the model file
+                      reloads {id, workers} reply to reload_all: a `reloaded` per worker
     worker → parent   up                    ready for connections
-                      load {taken, open, fit}   how many connections it took and has, and whether its engine lives
-                      leaving               ready for no more of them
-                      failed {message}      cannot start, and why
-                      text {id, text}       answer to read
-                      collect {id}          what do the others' metrics say
-                      reloaded {id, outcome, message, name, version, sha256, old}   answer to reload
-                      reload_all {id}       all shall load the model file anew, this one first
+                      load {taken, open, fit}   connections taken and open, and whether the engine is alive
+                      leaving               accepts no more connections
+                      failed {message}      cannot start, with the reason
+                      text {id, text}       reply to read
+                      collect {id}          request the metrics of the other workers
+                      reloaded {id, outcome, message, name, version, sha256, old}   reply to reload
+                      reload_all {id}       request a reload in all workers, this one first
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from itertools import count
 from typing import Any
 
 LIMIT_BYTES = 16 * 1024 * 1024
-"""Longest message; the metrics of one worker are some 50 KiB, and their labels are closed sets."""
+"""Maximum message size; the metrics of one worker are about 50 KiB, and their labels are closed sets."""
 
 Message = dict[str, Any]
 
 
 class Channel:
-    """One end inside an event loop."""
+    """One end of the socket pair, used from an event loop."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -42,20 +42,20 @@ class Channel:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Channel:
-        """Take over one end of a pair."""
+        """Create a channel from one end of a socket pair, and take ownership of it."""
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LIMIT_BYTES))
 
     def say(self, kind: str, **content: Any) -> None:
-        """Send a message; into the void when the other side is gone, which `hear` tells."""
+        """Send a message; it is dropped if the other side has exited, which `hear` detects."""
         if not self._writer.is_closing():
             self._writer.write(encode(kind, **content))
 
     async def ask(self, kind: str, wait_s: float) -> Message:
-        """Send a message with an `id` and wait for what `settle` is given of that id.
+        """Send a message with a new `id` and wait for the reply, which the reader passes to `settle`.
 
         Raises:
-            TimeoutError: None came in time.
-            ConnectionError: The other side is gone.
+            TimeoutError: No reply arrived in time.
+            ConnectionError: The other side has exited.
         """
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -66,13 +66,13 @@ class Channel:
             del self._asked[number]
 
     def settle(self, message: Message) -> None:
-        """Hand an answer to who asked; one that comes too late is dropped."""
+        """Pass a reply to the pending `ask` with the same id; late replies are dropped."""
         asked = self._asked.get(message["id"])
         if asked is not None and not asked.done():
             asked.set_result(message)
 
     async def hear(self) -> Message | None:
-        """Next message; None when the other side is gone."""
+        """Return the next message; None if the other side has exited."""
         try:
             line = await self._reader.readline()
         except ConnectionError:
@@ -80,26 +80,26 @@ class Channel:
         return _decode(line)
 
     def close(self) -> None:
-        """Hang up; whoever waits for an answer is told that none will come."""
+        """Close the connection; pending calls of `ask` raise ConnectionError."""
         self._writer.close()
         for asked in self._asked.values():
             if not asked.done():
-                asked.set_exception(ConnectionError("the other side is gone"))
+                asked.set_exception(ConnectionError("the connection to the other process was closed"))
 
 
 def encode(kind: str, **content: Any) -> bytes:
-    """A message as it is sent."""
+    """Return a message as one line of JSON."""
     return json.dumps({"type": kind, **content}).encode() + b"\n"
 
 
 def hear_first(end: socket.socket) -> Message | None:
-    """Wait for the first message where no event loop runs yet; None when the parent is gone."""
-    with end.makefile("rb", buffering=0) as lines:  # unbuffered, so that what follows is left to the event loop
+    """Wait for the first message without an event loop; None if the parent has exited."""
+    with end.makefile("rb", buffering=0) as lines:  # unbuffered, so that later messages are left to the event loop
         return _decode(lines.readline())
 
 
 def _decode(line: bytes) -> Message | None:
-    if not line.endswith(b"\n"):  # the other side ended in the middle of a word
+    if not line.endswith(b"\n"):  # the other side exited in the middle of a message
         return None
     message: Message = json.loads(line)
     return message

@@ -1,8 +1,8 @@
-"""Accepted connections on their way from the parent to a worker, as descriptors over a pair of sockets of their own.
+"""Passes accepted connections from the parent to a worker, as file descriptors over a dedicated socket pair.
 
-One byte goes with each, so that the reader of one byte gets one descriptor; the end of the bytes tells the worker that
-no further connection comes. What comes back, how many it took and has open, goes over the channel. The pair is of kind
-stream, since macOS has no sequenced packets.
+One byte goes with each descriptor, so that reading one byte receives one descriptor; end of file tells the worker that
+no more connections follow. The worker reports how many it took and has open over the channel. The pair is of type
+SOCK_STREAM, since macOS has no SOCK_SEQPACKET.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from contextlib import suppress
 logger = logging.getLogger("speech_qc.workers")
 
 MOST_ON_THE_WAY = 64
-"""Connections given to a worker that has not taken them yet; a worker that hangs keeps no more than that waiting. The
-kernel's own bound is some 270 on Linux."""
+"""Maximum connections in transit to one worker, so that a worker that hangs delays no more than these. The kernel's own
+limit is about 270 on Linux."""
 FINISH_S = 1.0
-"""Longest wait for the parent's last word, which comes within milliseconds unless the parent hangs."""
+"""Longest wait for the parent's end of file, which arrives within milliseconds unless the parent hangs."""
 KEEPS_UNTIL_TAKEN = sys.platform == "darwin"
-"""macOS may lose a descriptor that its sender closes while it is on the way.
+"""macOS may lose a descriptor that its sender closes while it is in transit.
 
 Source: Chromium's IPC channel, https://crbug.com/298276."""
 
 
 class ConnectionSender:
-    """The parent's end: gives connections to one worker and knows how many that worker has.
+    """The parent's end: passes connections to one worker and tracks how many that worker has.
 
     Args:
-        end: One end of a pair, owned from now on.
+        end: One end of a socket pair; this object takes ownership.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -45,19 +45,19 @@ class ConnectionSender:
 
     @property
     def load(self) -> int:
-        """Connections that the worker has open, or will have."""
+        """Connections that the worker has open, including those in transit."""
         return self._open + self._given - self._taken
 
     @property
     def has_room(self) -> bool:
-        """Whether the worker keeps up with what it is given."""
+        """Whether the number of connections in transit is below the limit."""
         return self._given - self._taken < MOST_ON_THE_WAY
 
     def give(self, connection: socket.socket) -> bool:
-        """Give a connection away; False when that is not possible now, and the connection is still the caller's."""
+        """Pass a connection to the worker; return False if that fails, and the caller keeps the connection."""
         try:
             socket.send_fds(self._end, [b"c"], [connection.fileno()])
-        except OSError:  # the worker is gone, or the kernel has no room
+        except OSError:  # the worker has exited, or the kernel's buffer is full
             return False
         self._given += 1
         if KEEPS_UNTIL_TAKEN:
@@ -67,29 +67,29 @@ class ConnectionSender:
         return True
 
     def note(self, taken: int, still_open: int, fit: bool) -> None:
-        """What the worker reports.
+        """Update the counts from a report of the worker.
 
         Args:
-            taken: Connections taken so far, of all that were given.
-            still_open: Those that are open now.
-            fit: Whether its engine lives.
+            taken: Connections that the worker has taken so far.
+            still_open: Connections that are open now.
+            fit: Whether the worker's engine is alive.
         """
         self._taken, self._open, self.fit = taken, still_open, fit
         while self._kept and self._given - len(self._kept) < taken:
             self._kept.popleft().close()
 
     def close(self) -> None:
-        """Give nothing any more; may be called twice."""
+        """Stop passing connections; idempotent."""
         self._end.close()
         while self._kept:
             self._kept.popleft().close()
 
 
 class ConnectionReceiver:
-    """The worker's end; belongs to the event loop of its server.
+    """The worker's end; used from the event loop of its server.
 
     Args:
-        end: The other end of the pair, owned from now on.
+        end: The other end of the socket pair; this object takes ownership.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -100,17 +100,17 @@ class ConnectionReceiver:
         self.taken = 0
 
     def start(self, adopt: Callable[[socket.socket], Awaitable[object]], on_taken: Callable[[], None]) -> None:
-        """Take what comes.
+        """Start receiving connections.
 
         Args:
-            adopt: Makes a transport of a connection, which then owns it.
-            on_taken: Called after each, when `taken` has grown.
+            adopt: Creates a transport that takes ownership of a connection.
+            on_taken: Called after each connection, once `taken` is updated.
         """
         self._adopt, self._on_taken = adopt, on_taken
         asyncio.get_running_loop().add_reader(self._end, self._receive)
 
     async def finish(self) -> None:
-        """Take what is still on its way; the parent knows already that it is the last."""
+        """Take the connections in transit, then stop; call it after the parent has been asked to send no more."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), FINISH_S)
         self._end_here()
@@ -123,16 +123,16 @@ class ConnectionReceiver:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            logger.error("no further connections come from the parent: %s", error)
+            logger.error("cannot receive connections from the parent: %s", error)
             marker, descriptors = b"", []
         if not marker:
             self._end_here()
         elif not descriptors:
-            logger.error("a connection is lost: this process has too many files open")
+            logger.error("connection lost: this process has too many open files")
             self._count()
         else:
             os.set_inheritable(descriptors[0], False)
-            # Asyncio sends small packets at once only where the protocol is known, which macOS does not tell by itself.
+            # asyncio sets TCP_NODELAY only if the socket's protocol is known, and macOS does not report it.
             connection = socket.socket(fileno=descriptors[0], proto=socket.IPPROTO_TCP)
             adoption = asyncio.get_running_loop().create_task(self._take(connection))
             self._adoptions.add(adoption)
@@ -141,8 +141,8 @@ class ConnectionReceiver:
     async def _take(self, connection: socket.socket) -> None:
         try:
             await self._adopt(connection)
-        except OSError as error:  # the client has left already
-            logger.debug("a connection ended before it began: %s", error)
+        except OSError as error:  # the client has already disconnected
+            logger.debug("connection closed before it was set up: %s", error)
             connection.close()
         finally:
             self._count()

@@ -1,4 +1,4 @@
-"""A worker's side: what it was told at the start, what it tells the parent, what it asks of the others."""
+"""The worker's side: its job from the parent, its reports to the parent, its requests about the other workers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from speech_qc.workers.reload import ALL_S, FAILED
 logger = logging.getLogger("speech_qc.workers")
 
 COLLECT_S = 3.0
-"""Longest wait for the parent's answer; longer than the parent waits for a worker, shorter than a scrape may take."""
+"""Longest wait for the parent's reply: longer than the parent waits for a worker, shorter than a scrape may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is started for.
+    """The first message to a worker: its number, the settings and a descriptor.
 
     Attributes:
-        worker: Its number, from 0.
-        workers: How many there are.
-        settings: All settings, with what the command line said.
+        worker: Number of the worker, from 0.
+        workers: Number of workers.
+        settings: All settings, including those from the command line.
         handover: Inherited descriptor over which connections arrive, see `fd_passing.ConnectionReceiver`.
     """
 
@@ -40,7 +40,7 @@ class Job:
     handover: int
 
     def encode(self) -> bytes:
-        """The message that says it."""
+        """Return the job as a message."""
         return encode(
             "job",
             worker=self.worker,
@@ -51,7 +51,7 @@ class Job:
 
     @staticmethod
     def receive(end: socket.socket) -> Job | None:
-        """Wait for the job; None when the parent is gone."""
+        """Wait for the job; None if the parent has exited."""
         said = hear_first(end)
         if said is None:
             return None
@@ -59,13 +59,13 @@ class Job:
 
 
 class Member:
-    """This process among the workers; belongs to the event loop of its server.
+    """This worker's connection to the parent; used from the event loop of its server.
 
     Args:
-        end: This worker's end of the pair.
-        worker: Its number.
-        workers: How many there are.
-        on_orphaned: Called when the parent is gone; by default this process drains and ends.
+        end: This worker's end of the socket pair.
+        worker: Number of this worker.
+        workers: Number of workers.
+        on_orphaned: Called if the parent exits; by default this process drains and exits.
     """
 
     def __init__(
@@ -81,43 +81,43 @@ class Member:
         self._load: tuple[int, int, bool] | None = None
 
     def offer(self, read: Callable[[], str]) -> None:
-        """Say how this worker's own metrics are read."""
+        """Set the function that reads this worker's own metrics."""
         self._read = read
 
     def offer_reload(self, reload: Callable[[], Awaitable[Message]]) -> None:
-        """Say how this worker loads the model file anew; it answers as `speech_qc.workers.reload` has it."""
+        """Set the function that reloads the model in this worker; `speech_qc.workers.reload` describes its result."""
         self._reload = reload
 
     def fail(self, error: StartupError) -> None:
-        """Tell the parent why this worker cannot start; before `join`."""
-        with suppress(OSError):  # the parent is gone, so nobody waits for the reason
+        """Tell the parent why this worker cannot start; call it before `join`."""
+        with suppress(OSError):  # the parent has exited and does not need the reason
             self._end.sendall(encode("failed", message=error.message))
 
     async def join(self) -> None:
-        """Say that this worker serves, and answer from now on."""
+        """Report that this worker is ready, and start answering the parent's requests."""
         self._channel = await Channel.over(self._end)
         self._listener = asyncio.create_task(self._listen(self._channel))
         self._channel.say("up")
 
     def report(self, taken: int, still_open: int, fit: bool) -> None:
-        """Tell the parent what it chooses workers by, if that has changed; see `ConnectionSender.note`."""
+        """Report this worker's load to the parent if it has changed; see `ConnectionSender.note`."""
         load = (taken, still_open, fit)
         if self._channel is not None and load != self._load:
             self._load = load
             self._channel.say("load", taken=taken, open=still_open, fit=fit)
 
     def leave(self) -> None:
-        """Ask for no more connections; those under way still come."""
+        """Ask the parent to send no more connections; those in transit still arrive."""
         if self._channel is not None:
             self._channel.say("leaving")
 
     async def reload_all(self) -> dict[int, Message]:
-        """Have all workers load the model file anew, this one first; how it went, by worker.
+        """Reload the model in all workers, this one first; return the outcome of each worker.
 
         Raises:
             ReloadFailed: The parent does not answer.
         """
-        why = "the parent process is not there"
+        why = "the parent process has exited"
         if self._channel is not None:
             try:
                 said = await self._channel.ask("reload_all", ALL_S)
@@ -126,17 +126,17 @@ class Member:
                 why = f"the parent process did not answer within {ALL_S:g} s"
             except ConnectionError:
                 pass
-        raise ReloadFailed(f"{why}, so that nobody knows which workers have the new model: restart the server")
+        raise ReloadFailed(f"{why}, so it is unknown which workers have the new model: restart the server")
 
     def close(self) -> None:
-        """Hang up; may be called twice, and without `join`."""
+        """Close the connection to the parent; idempotent, and allowed without `join`."""
         if self._listener is not None:
             self._listener.cancel()
         if self._channel is not None:
             self._channel.close()
 
     async def scrape(self) -> str:
-        """The metrics of all workers; those that do not answer count as not up."""
+        """Return the metrics of all workers; those that do not answer count as not up."""
         texts: dict[int, str | None] = dict.fromkeys(range(self.workers))
         said = await self._collect()
         texts.update({int(worker): text for worker, text in said.get("texts", {}).items()})
@@ -149,7 +149,7 @@ class Member:
         try:
             return await self._channel.ask("collect", COLLECT_S)
         except TimeoutError:
-            logger.warning("the parent did not answer within %g s; these metrics are those of one worker", COLLECT_S)
+            logger.warning("the parent did not answer within %g s: returning the metrics of one worker", COLLECT_S)
             return {}
 
     async def _listen(self, channel: Channel) -> None:
@@ -162,12 +162,12 @@ class Member:
                 reloading = asyncio.create_task(self._reload_here(channel, message["id"]))
                 self._reloads.add(reloading)
                 reloading.add_done_callback(self._reloads.discard)
-        logger.error("the parent process is gone; this worker drains and ends")
+        logger.error("the parent process has exited: this worker drains and exits")
         self._on_orphaned()
 
     async def _reload_here(self, channel: Channel, identity: int) -> None:
-        """Whatever happens, the parent gets an answer."""
-        said: Message = {"outcome": FAILED, "message": "it has no model yet"}
+        """Reload the model and reply to the parent, whatever happens."""
+        said: Message = {"outcome": FAILED, "message": "the worker has no model yet"}
         try:
             if self._reload is not None:
                 said = await self._reload()
@@ -178,7 +178,7 @@ class Member:
 
 
 def _secrets(settings: Settings) -> dict[str, str]:
-    """What a dump of the settings hides; the channel is the parent's and this worker's alone."""
+    """Return the secrets that a dump of the settings hides; only the parent and this worker can read the channel."""
     secret = settings.token_secret
     return {} if secret is None else {"token_secret": secret.get_secret_value()}
 

@@ -1,6 +1,6 @@
-"""One scrape for all workers: their metrics, each series with the label `worker`, in Prometheus' text format.
+"""Merges the metrics of all workers for one scrape: each series gets the label `worker`, in Prometheus text format.
 
-Text is joined, not numbers added up: sums and quantiles over workers are a query, and which worker is late is not lost.
+Series are joined, not summed: queries can aggregate over workers, and a slow worker stays visible.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 UP = (
-    "# HELP speechqc_worker_up 1 while the worker answers.\n# TYPE speechqc_worker_up gauge\n",
+    "# HELP speechqc_worker_up 1 if the worker answers, 0 otherwise.\n# TYPE speechqc_worker_up gauge\n",
     "speechqc_worker_up",
 )
 RESTARTS = (
-    "# HELP speechqc_worker_restarts_total Times that the worker was started again after it had ended.\n"
+    "# HELP speechqc_worker_restarts_total Number of times the worker was restarted after it exited.\n"
     "# TYPE speechqc_worker_restarts_total counter\n",
     "speechqc_worker_restarts_total",
 )
@@ -22,11 +22,11 @@ def merge(texts: Mapping[int, str | None], restarts: Mapping[int, int]) -> str:
     """Join the metrics of all workers.
 
     Args:
-        texts: What each worker's registry writes; None of a worker that is dead or does not answer.
-        restarts: How often each was started again.
+        texts: The metrics of each worker in text format; None for a worker that is dead or does not answer.
+        restarts: Number of restarts of each worker.
 
     Returns:
-        Every family once, with the series of all workers that have it; then which workers are up.
+        Every family once, with the series of all workers that have it; then which workers are up, and their restarts.
     """
     families: dict[str, list[str]] = {}  # "# HELP" line -> everything below it
     for worker, text in sorted(texts.items()):
@@ -44,7 +44,7 @@ def merge(texts: Mapping[int, str | None], restarts: Mapping[int, int]) -> str:
 
 
 def labelled(line: str, worker: int) -> str:
-    """Put the label into a sample's line; names hold no brace and no space, so the first one ends them."""
+    """Add the label to a sample's line; a name contains neither brace nor space, so the first of them ends it."""
     if "{" in line:
         name, _, rest = line.partition("{")
         return f'{name}{{worker="{worker}",{rest}'

@@ -1,4 +1,4 @@
-"""The parent of all workers: starts them again, gives them connections, passes metrics on, and ends them in order."""
+"""The parent of all workers: starts and restarts them, passes them connections, relays metrics, and shuts them down."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ logger = logging.getLogger("speech_qc.workers")
 READ_S = 2.0
 """Longest wait for the metrics of one worker."""
 LATE_S = 1.0
-"""Workers end by themselves when their time to drain is over, whatever hangs; but for what hangs all their threads."""
+"""Extra time before workers are killed: they normally exit when the drain time expires, unless all threads hang."""
 FIRST_DELAY_S = 0.5
 MOST_DELAY_S = 30.0
 HEALTHY_S = 60.0
-"""A worker that lived this long ended for a new reason: its next start is not put off further."""
+"""A worker that ran this long failed for a new reason: its restart delay starts over."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def delay_s(previous_s: float | None, lived_s: float) -> float:
-    """Seconds until a worker is started again.
+    """Return the delay before a worker is restarted, seconds.
 
     Args:
-        previous_s: The wait before; None for the first one.
-        lived_s: How long the worker has run.
+        previous_s: The previous delay; None for the first restart.
+        lived_s: How long the worker ran.
     """
     return FIRST_DELAY_S if previous_s is None or lived_s >= HEALTHY_S else min(2 * previous_s, MOST_DELAY_S)
 
 
 class _Worker:
-    """One process and the parent's ends of what leads to it."""
+    """One worker process, and the parent's ends of its two socket pairs."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, channel: Channel, giver: ConnectionSender, reloads_before: int
@@ -56,7 +56,7 @@ class _Worker:
         self.failure: str | None = None
 
     async def read(self) -> str | None:
-        """Its metrics; None when it does not answer."""
+        """Return the worker's metrics; None if it does not answer."""
         try:
             text: str = (await self.channel.ask("read", READ_S))["text"]
         except (TimeoutError, ConnectionError):
@@ -64,17 +64,17 @@ class _Worker:
         return text
 
     async def reload(self) -> Message:
-        """Have it load the model file anew; how that went, as `speech_qc.workers.reload` has it."""
+        """Reload the model in this worker; `speech_qc.workers.reload` describes the result."""
         try:
             said = await self.channel.ask("reload", RELOAD_S)
         except TimeoutError:
-            return {"outcome": FAILED, "message": f"it did not answer within {RELOAD_S:g} s and may still be loading"}
+            return {"outcome": FAILED, "message": f"no answer within {RELOAD_S:g} s; it may still be loading"}
         except ConnectionError:
-            return {"outcome": "starting", "message": "it ended meanwhile"}
+            return {"outcome": "starting", "message": "the worker exited during the reload"}
         return {name: value for name, value in said.items() if name not in ("type", "id")}
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if there is still a process to get it."""
+        """Send a signal, unless the process has exited."""
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -83,12 +83,12 @@ class _Worker:
 class Supervisor:
     """Runs the workers until a signal.
 
-    A worker that ends before it has ever served ends all: the next one would fail the same way, and a deployment should
-    see it. One that ends later is started again, after a wait that doubles.
+    A worker that exits before it was ever ready ends the whole server: a restart would fail the same way, and the
+    deployment should notice. A worker that exits later is restarted after a delay that doubles.
 
     Args:
-        settings: Settings of every worker; `workers` says how many.
-        command: Starts a worker; the descriptor of its channel and its number are added.
+        settings: Settings of every worker; `workers` is their number.
+        command: Command that starts a worker; the descriptor of its channel and its number are appended.
     """
 
     def __init__(self, settings: Settings, command: Sequence[str]) -> None:
@@ -103,16 +103,16 @@ class Supervisor:
         self._code = OK
 
     def run(self) -> int:
-        """Serve until a signal; a second one kills what is still at work.
+        """Serve until a signal; a second one kills the remaining workers.
 
         Returns:
-            The exit code: 0 when all workers drained, 1 when one did not in time, else 128 and the second signal.
+            The exit code: 0 if all workers drained, 1 if one did not in time, otherwise 128 plus the second signal.
 
         Raises:
-            StartupError: The port cannot be had, or a worker did not start; none runs any more.
+            StartupError: The port cannot be bound, or a worker did not start; all workers have been stopped.
         """
         if os.name != "posix":
-            raise SettingsError("several workers need Linux or macOS; set SPEECHQC_WORKERS=1 or leave --workers out")
+            raise SettingsError("several workers need Linux or macOS: set SPEECHQC_WORKERS=1, or omit --workers")
         return asyncio.run(self._run(Acceptor(self._settings.host, self._settings.port)))
 
     async def _run(self, door: Acceptor) -> int:
@@ -120,22 +120,22 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._do(self._reloads.run()))
-        keepers = [loop.create_task(self._keep(worker)) for worker in range(self._settings.workers)]
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._start_task(self._reloads.run()))
+        tasks = [loop.create_task(self._keep(worker)) for worker in range(self._settings.workers)]
         try:
-            await asyncio.wait(keepers, return_when=asyncio.FIRST_EXCEPTION)
-            self._stop()  # for the others, when one of them has failed
-            await asyncio.wait(keepers)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            self._stop()  # stop the others if one has failed
+            await asyncio.wait(tasks)
         finally:
             door.close()
             self._send(signal.SIGKILL)
-        errors = [error for keeper in keepers if (error := keeper.exception()) is not None]
+        errors = [error for task in tasks if (error := task.exception()) is not None]
         if errors or self._failure:
             raise self._failure or errors[0]
         return self._code
 
     async def _keep(self, number: int) -> None:
-        """Have one worker running until the end."""
+        """Keep one worker running until the server stops."""
         wait_s: float | None = None
         while not self._stopping.is_set():
             started_s = time.monotonic()
@@ -145,13 +145,13 @@ class Supervisor:
             if number not in self._served:
                 raise StartupError(why)
             wait_s = delay_s(wait_s, time.monotonic() - started_s)
-            logger.error("%s; it is started again in %g s", why, wait_s)
+            logger.error("%s; restarting it in %g s", why, wait_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             self._restarts[number] += 1
 
     async def _run_once(self, number: int) -> str:
-        """Have one process of a worker from its start to its end; returns how that came."""
+        """Run one process of a worker until it exits; return how it ended."""
         try:
             worker = await self._start(number)
         except OSError as error:
@@ -166,8 +166,8 @@ class Supervisor:
             self._code = self._code or FOUND
         name = f"worker {number} (process {worker.process.pid})"
         if worker.failure is not None:
-            return f"{name} does not start: {worker.failure}"
-        return f"{name} {ended(code)}{'' if worker.served else ' before it served; the log above may say why'}"
+            return f"{name} failed to start: {worker.failure}"
+        return f"{name} {ended(code)}{'' if worker.served else ' before it was ready; see the log above'}"
 
     async def _start(self, number: int) -> _Worker:
         reloads_before = self._reloads.done
@@ -179,7 +179,7 @@ class Supervisor:
                 *self._command, str(theirs.fileno()), str(number),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), descriptor],
-                start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone, which ends all in order
+                start_new_session=True,  # Ctrl-C in a terminal reaches only the parent, which shuts the workers down
             )  # fmt: skip
         except OSError:
             ours.close()
@@ -189,7 +189,7 @@ class Supervisor:
             theirs.close()
             taking.close()
         job = Job(number, self._settings.workers, self._settings, descriptor)
-        with suppress(OSError):  # it has ended already, which its keeper will see
+        with suppress(OSError):  # the process has already exited, which `_keep` notices
             ours.sendall(job.encode())
         worker = _Worker(process, await Channel.over(ours), ConnectionSender(giving), reloads_before)
         self._workers[number] = worker
@@ -198,7 +198,7 @@ class Supervisor:
         return worker
 
     async def _listen(self, number: int, worker: _Worker) -> None:
-        """Take what a worker says, until it hangs up."""
+        """Process the messages of a worker until it closes its end."""
         while (message := await worker.channel.hear()) is not None:
             match message["type"]:
                 case "up":
@@ -214,9 +214,9 @@ class Supervisor:
                 case "text" | "reloaded":
                     worker.channel.settle(message)
                 case "reload_all":
-                    self._do(self._reload_for(number, worker, message["id"]))
+                    self._start_task(self._reload_for(number, worker, message["id"]))
                 case "collect":
-                    self._do(self._answer(worker, message["id"]))
+                    self._start_task(self._answer(worker, message["id"]))
         worker.up = False
         self._door.remove(worker.giver)
         worker.channel.close()
@@ -228,9 +228,9 @@ class Supervisor:
             self._failure = error
             self._stop()
             return
-        logger.info("worker %d (process %d) serves", number, worker.process.pid)
+        logger.info("worker %d (process %d) is ready", number, worker.process.pid)
         if worker.reloads_before < self._reloads.done:  # it may have read the file before the reload
-            self._do(worker.reload())
+            self._start_task(worker.reload())
         before = len(self._served)
         self._served.add(number)
         if len(self._served) == self._settings.workers > before:
@@ -238,14 +238,14 @@ class Supervisor:
             logger.info("%d workers listen on %s, port %d", self._settings.workers, *where)
 
     async def _answer(self, asker: _Worker, identity: int) -> None:
-        """Give one worker the metrics of all others."""
+        """Send one worker the metrics of all others."""
         others = {number: one for number, one in self._workers.items() if one is not asker and one.up}
         texts = await asyncio.gather(*(one.read() for one in others.values()))
         found = dict(zip(others, texts, strict=True))
         asker.channel.say("series", id=identity, texts=found, restarts=self._restarts)
 
-    def _do(self, work: Coroutine[Any, Any, object]) -> None:
-        """Begin something that the loop has to go on beside."""
+    def _start_task(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine in the background, so that the message loop can continue."""
         task = asyncio.create_task(work)
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
@@ -255,17 +255,19 @@ class Supervisor:
 
     async def _reload_one(self, number: int) -> Message:
         worker = self._workers.get(number)
-        return {"outcome": "starting", "message": "it ended meanwhile"} if worker is None else await worker.reload()
+        if worker is None:
+            return {"outcome": "starting", "message": "the worker exited during the reload"}
+        return await worker.reload()
 
     async def _reload_for(self, number: int, asker: _Worker, identity: int) -> None:
         asker.channel.say("reloads", id=identity, workers=await self._reloads.run(number))
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
-            logger.info("%s: the workers drain, for up to %g s", number.name, self._settings.drain_s)
+            logger.info("%s received: draining the workers for up to %g s", number.name, self._settings.drain_s)
             self._stop()
         else:
-            logger.warning("%s again: what is still at work is broken off", number.name)
+            logger.warning("%s received again: aborting the remaining work", number.name)
             self._code = of_signal(number)
             self._send(signal.SIGKILL)
 
@@ -275,10 +277,10 @@ class Supervisor:
         self._stopping.set()
         self._door.close()
         self._send(signal.SIGTERM)
-        asyncio.get_running_loop().call_later(DrainDeadline(self._settings.drain_s).left_s + LATE_S, self._give_up)
+        asyncio.get_running_loop().call_later(DrainDeadline(self._settings.drain_s).left_s + LATE_S, self._kill_all)
 
-    def _give_up(self) -> None:
-        logger.error("workers %s did not end in time; they are killed", sorted(self._workers))
+    def _kill_all(self) -> None:
+        logger.error("workers %s did not exit in time: killing them", sorted(self._workers))
         self._code = self._code or FOUND
         self._send(signal.SIGKILL)
 
@@ -288,9 +290,9 @@ class Supervisor:
 
 
 def ended(code: int) -> str:
-    """How a process ended, in words."""
+    """Describe how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
     with suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"was ended by signal {-code}"
+        return f"was terminated by {signal.Signals(-code).name}"
+    return f"was terminated by signal {-code}"

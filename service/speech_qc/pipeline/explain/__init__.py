@@ -1,4 +1,4 @@
-"""Evidence for events: the band, the level over the floor, the SNR and the kind of sound, for a person to check."""
+"""Evidence for events, for a person to check: the band, the level above the floor, the SNR and the kind of sound."""
 
 from speech_qc.pipeline.explain.band import Band
 from speech_qc.pipeline.explain.evidence import MAX_EVENTS, Evidence, Explainer

@@ -1,7 +1,8 @@
-"""Which frequencies an event is made of: what its spectrum has more of than the floor around it.
+"""Find the frequencies of an event: the band in which its spectrum exceeds the floor around it.
 
-Chosen by measurement: on mixtures of speech and band-limited noise this finds the true band far more often than
-hiding bands from the model and watching its score does, at no further run of the model (`benchmarks/bench_explain.py`).
+The method was chosen by measurement. On mixtures of speech and band-limited noise, it finds the true band far more
+often than masking bands and watching the model's score, and needs no further run of the model
+(`benchmarks/bench_explain.py`).
 """
 
 from __future__ import annotations
@@ -17,32 +18,30 @@ from speech_qc.wire.vocabulary import BandReference
 
 Float64 = NDArray[np.float64]
 
-"""What the spectrum was held against: the floor around the event, or nothing but its own strongest band."""
-
 MIN_EXCESS_DB = 6.0
-"""A mel band that is no more than this above the floor may be chance."""
+"""A mel band that exceeds the floor by less than this may do so by chance."""
 FLOOR_RANGE_DB = 12.0
-"""A band belongs to the event when it is at most this far below the strongest one, the floor taken off …"""
+"""A band belongs to the event if, with the floor subtracted, it is at most this far below the strongest one."""
 OWN_RANGE_DB = 10.0
-"""… and this far, where there is no floor to take off."""
+"""The same limit if there is no floor to subtract."""
 MAX_GAP_BANDS = 1
-"""A notch of so many mel bands does not end the band."""
+"""A notch of up to this many mel bands does not end the band."""
 AREA_SHARE = 0.25
-"""Mel filters widen with frequency and collect more of a flat spectrum; of that, this share (in dB) is taken off.
+"""Mel filters widen with frequency and collect more of a flat spectrum; this share of that gain (in dB) is subtracted.
 
-All of it would make the band that of power per hertz, in which low hum outweighs everything."""
+Subtracting all of it would give power per hertz, in which low hum outweighs everything."""
 
 _NOTHING_DB = -200.0
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The frequencies that an event is made of.
+    """The frequencies of an event.
 
     Attributes:
         low_hz: Lower edge, half a mel band below the centre of the lowest one.
-        high_hz: Upper edge, likewise.
-        against: What the spectrum was held against.
+        high_hz: Upper edge, half a mel band above the centre of the highest one.
+        against: What the spectrum was compared with.
     """
 
     low_hz: float
@@ -51,10 +50,10 @@ class Band:
 
 
 class BandFinder:
-    """Finds bands; immutable, free to share.
+    """Finds bands; immutable, safe to share.
 
     Args:
-        spec: Of the model's contract.
+        spec: Features in the model's contract.
     """
 
     def __init__(self, spec: FeatureSpec) -> None:
@@ -64,15 +63,15 @@ class BandFinder:
         self._first_mel = low + 0.5 * self._step_mel  # lower edge of the first band
 
     def find(self, inside_db: Float64, floor_db: Float64 | None) -> tuple[Band, slice]:
-        """Find the stretch of mel bands around the strongest one.
+        """Find the run of mel bands around the strongest one.
 
         Args:
             inside_db: Spectrum of the event (bands,), dB.
-            floor_db: Spectrum of the floor around it (bands,), dB; None when there is none. Where the event is nowhere
-                `MIN_EXCESS_DB` above it, it is not used either.
+            floor_db: Spectrum of the floor around it (bands,), dB; None if there is none. It is not used if the event
+                exceeds it nowhere by `MIN_EXCESS_DB`.
 
         Returns:
-            The band, and the mel bands that it consists of.
+            The band, and its mel bands as a slice.
         """
         against: BandReference = "itself"
         own_db, reach_db = inside_db, OWN_RANGE_DB
@@ -93,7 +92,7 @@ class BandFinder:
 
 
 def _reach(belongs: NDArray[np.bool_]) -> int:
-    """How far a run goes on from position 0, short gaps bridged."""
+    """Return the last position of a run that begins at 0, with short gaps bridged."""
     last = 0
     for position in np.flatnonzero(belongs).tolist():
         if position - last > MAX_GAP_BANDS + 1:

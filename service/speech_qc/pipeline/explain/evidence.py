@@ -1,6 +1,7 @@
-"""What speaks for an event, in figures that a person can check with an ear and a spectrogram.
+"""The evidence for an event, in figures that a person can check by ear and on a spectrogram.
 
-Band and level come from the sound, kind and SNR from the scores. What cannot be told is None, with the reason.
+Band and level come from the sound, kind and SNR from the scores. A value that cannot be determined is None, with the
+reason.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 MAX_EVENTS = 2_000
-"""Events explained per channel; each costs about a millisecond."""
+"""Maximum number of events explained per channel; each costs about a millisecond."""
 MAX_INSIDE_FRAMES = 1_500
-"""A longer event is represented by so many of its frames, evenly spread."""
+"""A longer event is represented by at most this many of its frames, evenly spaced."""
 QUIET_SCORE = 0.1
-"""The floor around an event is taken where neither its label nor its headline scores more than this."""
+"""The floor around an event is measured where both its label and its headline score less than this."""
 MIN_FLOOR_FRAMES = 15
 SUDDEN_FRAMES = 10
-"""Events shorter than 0.2 s, which no pause of the speech falls into, are measured as sudden ones."""
+"""Events shorter than 0.2 s contain no pause of the speech, so they are measured as sudden ones."""
 SILENCE_DB = -97.0
-"""A mel band this quiet holds digital silence: the front end adds -100 dB."""
+"""A mel band this quiet contains digital silence: the front end adds -100 dB."""
 
 REASONS = {
-    "impairment": "an impairment of the line has no band of its own",
+    "impairment": "an impairment of the line has no band",
     "late": "beyond the part of the recording that is kept for evidence",
     "many": f"only the first {MAX_EVENTS} events of a channel are explained",
-    "no_floor": "no stretch without it is near enough to compare with",
-    "silence": "the sound around it is digital silence, which is no floor",
-    "no_speech": "nobody speaks in it",
-    "no_kind": "this model has no label for kinds of it",
+    "no_floor": "no audio without the event is near enough for a comparison",
+    "silence": "the surrounding sound is digital silence, which is not a floor",
+    "no_speech": "the event contains no speech",
+    "no_kind": "this model has no labels for kinds of this event",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """How an event and the floor around it are reduced to one spectrum each."""
+    """How to reduce an event and the floor around it to one spectrum each."""
 
     reach_frames: int
     guard_frames: int
@@ -52,26 +53,26 @@ class _View:
     floor_percentile: float
 
 
-# What lasts is seen in the pauses of the speech: low percentiles leave the speech out, inside and around.
+# Lasting sounds are measured in the pauses of the speech: low percentiles exclude speech, inside and around.
 _LASTING = _View(300, 10, 10.0, 15.0)
-# A knock is over before the next pause: its louder frames against the middle of what is close by.
+# A knock ends before the next pause: compare its louder frames with the median of nearby ones.
 _SUDDEN = _View(50, 2, 75.0, 50.0)
-# Losses and overload are measured with the speech, for that is what they happen to.
+# Losses and overload affect the speech, so they are measured with it.
 _IMPAIRMENT = _View(50, 2, 50.0, 50.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What speaks for one event.
+    """The evidence for one event.
 
     Attributes:
-        band: Frequencies that it is made of.
-        over_floor_db: Level in that band against the floor around; over all bands for impairments.
-        snr_db: Mean of the speech frames in it.
-        kind: The nearest kind of sound: for a headline the cause of its family with the highest mean score in it, else
-            the event's own label.
-        kind_score: That mean score.
-        unknown: Of each of these that is None, why.
+        band: Its frequencies.
+        over_floor_db: Level in that band relative to the surrounding floor; over all bands for impairments.
+        snr_db: Mean over its speech frames.
+        kind: The closest kind of sound. For a headline, it is the cause of its family with the highest mean score; for
+            other events, their own label.
+        kind_score: Mean score of the kind.
+        unknown: The reason for each value that is None.
     """
 
     band: Band | None
@@ -83,10 +84,10 @@ class Evidence:
 
 
 class Explainer:
-    """Explains the events of recordings; immutable, free to share.
+    """Explains the events of recordings; immutable, safe to share.
 
     Args:
-        contract: Of the model that found them.
+        contract: Contract of the model that found the events.
     """
 
     def __init__(self, contract: ModelContract) -> None:
@@ -95,12 +96,12 @@ class Explainer:
         self._snr = contract.index("snr_db")
 
     def explain(self, events: Sequence[Event], frames: Float32, power_db: NDArray[Any]) -> list[Evidence]:
-        """Give the evidence for each event of a channel that has ended.
+        """Return the evidence for each event of a channel that has ended.
 
         Args:
-            events: Closed ones.
-            frames: Scores of the channel, float32 (M, C), measures NaN where there is nothing to measure.
-            power_db: What a `SpectrumKeeper` kept of it, (n, bands); n may be less than M, or a little more.
+            events: Closed events.
+            frames: Scores of the channel, float32 (M, C), measures are NaN where there is nothing to measure.
+            power_db: What a `SpectrumKeeper` kept of the channel, (n, bands); n may be less than M, or slightly more.
         """
         return [
             self._evidence(event, frames, power_db[: len(frames)], explained=number < MAX_EVENTS)
@@ -128,7 +129,7 @@ class Explainer:
     def _sound(
         self, event: Event, onset: int, offset: int, frames: Float32, power_db: NDArray[Any], unknown: dict[str, str]
     ) -> tuple[Band | None, float | None]:
-        """Band and level; fills in why one of them is missing."""
+        """Return band and level; if one is missing, add the reason to `unknown`."""
         impaired = event.family == "impairment"
         view = _IMPAIRMENT if impaired else _SUDDEN if offset - onset < SUDDEN_FRAMES else _LASTING
         step = -(-(offset - onset) // MAX_INSIDE_FRAMES)
@@ -151,9 +152,9 @@ class Explainer:
         return band, _level_db(inside_db[bands]) - _level_db(floor_db[bands])
 
     def _around(self, event: Event, onset: int, offset: int, frames: Float32, view: _View) -> NDArray[np.intp]:
-        """Frames near the event in which neither its label nor its headline was heard."""
+        """Return the frames near the event in which neither its label nor its headline was detected."""
         columns = [self._contract.index(event.label)]
-        if event.family in ("noise", "interference"):  # each is also the name of its headline
+        if event.family in ("noise", "interference"):  # the headline has the name of the family
             columns.append(self._contract.index(event.family))
         before = np.arange(max(0, onset - view.reach_frames), max(0, onset - view.guard_frames))
         after = np.arange(min(len(frames), offset + view.guard_frames), min(len(frames), offset + view.reach_frames))
@@ -177,5 +178,5 @@ def _percentile(power_db: NDArray[Any], percentile: float) -> Float64:
 
 
 def _level_db(spectrum_db: Float64) -> float:
-    """Power of several mel bands together, dB."""
+    """Total power of several mel bands, dB."""
     return float(10.0 * np.log10(np.sum(10.0 ** (spectrum_db / 10.0))))

@@ -1,7 +1,7 @@
-"""Keeps what evidence needs of the sound: the mel power of every 20 ms, in half precision and bounded.
+"""Keep the part of the sound that evidence needs: the mel power of every 20 ms, in half precision and bounded.
 
-The rows come from the front end that the model itself hears through, one chunk at a time, so that nothing has to be
-decoded twice and no sample is kept.
+The rows come from the model's own front end, one chunk at a time, so that nothing has to be decoded twice and no sample
+is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]
 
 MAX_FRAMES = 180_000
-"""Of one recording, all channels together: one hour, 23 MB; a stereo recording is kept for half an hour."""
+"""Limit per recording, all channels together: one hour, 23 MB; for a stereo recording, half an hour."""
 
 _NEPER_DB = 10.0 / np.log(10.0)  # from the front end's natural log of power
 
@@ -25,8 +25,8 @@ class SpectrumKeeper:
     """Mel power of one channel; owned by one task.
 
     Args:
-        front_end: Of the model's contract; may be shared.
-        max_frames: Frames kept; later ones are left out.
+        front_end: Front end of the model's contract; may be shared.
+        max_frames: Maximum number of frames kept; later ones are dropped.
     """
 
     def __init__(self, front_end: FrontEnd, max_frames: int = MAX_FRAMES) -> None:
@@ -34,13 +34,13 @@ class SpectrumKeeper:
         self._blocks: list[Float16] = []
 
     def add(self, samples: Float32) -> None:
-        """Take the next chunk as the session cut it, float32 (hops * hop + overlap,); hops are whole frames."""
+        """Add the next chunk as cut by the session, float32 (hops * hop + overlap,); hops must be whole frames."""
         if self._room <= 0:
             return
         spec = self._front_end.spec
         rows = self._front_end(samples[None])[0, :, : spec.mel_bands]  # (T, bands), ln of power
         block = frame_power_db(rows, spec)[: self._room]
-        self._blocks.append(block.astype(np.float16))  # a step of 0.06 dB at the most: nobody sees it
+        self._blocks.append(block.astype(np.float16))  # steps of at most 0.06 dB, which are not visible
         self._room -= len(block)
 
     def kept(self) -> Float16:

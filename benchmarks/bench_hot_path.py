@@ -1,0 +1,151 @@
+"""What parts of the hot path cost: the metrics of a live chunk, and the `scores` message.
+
+    python benchmarks/bench_hot_path.py [--repeats 40] [--record]
+
+`metrics`: what a live chunk observes (its lag, its time in the queue, and its part of the step's two figures), with the
+series of each lane kept, as `telemetry.metrics.Metrics` does, and with the labels looked up at each step.
+
+`scores`: the message with five frames of all labels, written from arrays as `live.scorer.Scorer` does, and built from
+its type in `wire.server_messages`.
+
+The variants alternate; a figure is a median of CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from prometheus_client import CollectorRegistry
+from recording import machine, markdown, record
+
+from speech_qc.contract import LABEL_CATALOG
+from speech_qc.telemetry.metrics import Metrics
+from speech_qc.wire.encode import to_json
+from speech_qc.wire.server_messages import Scores, ScoresChannel
+
+BATCHES = (1, 8, 64, 128)
+CHUNKS = 2048  # per repetition
+FRAMES = 5  # of a message of 100 ms
+WARM_UP = 3  # repetitions that are not counted
+
+
+@dataclass(frozen=True, slots=True)
+class StepFigures:
+    """What one step and the chunks in it observe, in seconds."""
+
+    step_s: float
+    queue_s: list[float]
+    lag_s: list[float]
+
+
+def kept_series(figures: StepFigures, metrics: Metrics) -> None:
+    """Observe one step as the engine and the scorers do."""
+    metrics.on_step("live", len(figures.queue_s), figures.queue_s, figures.step_s)
+    for value in figures.lag_s:
+        metrics.stream_lag_seconds.observe(value)
+
+
+def looked_up(figures: StepFigures, metrics: Metrics) -> None:
+    """Observe one step, looking the labels up."""
+    metrics.step_seconds.labels("live").observe(figures.step_s)
+    metrics.batch.labels("live").observe(len(figures.queue_s))
+    series = metrics.queue_seconds.labels("live")
+    for value in figures.queue_s:
+        series.observe(value)
+    for value in figures.lag_s:
+        metrics.stream_lag_seconds.observe(value)
+
+
+def make_steps(batch: int) -> list[StepFigures]:
+    """Make steps of `CHUNKS` chunks in total, with durations typical of a loaded server."""
+    random = np.random.default_rng(batch)
+    return [
+        StepFigures(
+            step_s=0.001 + 0.0003 * batch,
+            queue_s=random.lognormal(np.log(0.004), 0.8, batch).tolist(),
+            lag_s=random.lognormal(np.log(0.015), 0.8, batch).tolist(),
+        )
+        for _ in range(CHUNKS // batch)
+    ]
+
+
+def median_us(works: list[Callable[[], None]], count: int, repeats: int) -> list[float]:
+    """CPU of each piece of work, which does something `count` times, per time, µs; in turn."""
+    taken_us: list[list[float]] = [[] for _ in works]
+    for turn in range(repeats + WARM_UP):
+        for place, work in enumerate(works):
+            before_ns = time.process_time_ns()
+            work()
+            if turn >= WARM_UP:
+                taken_us[place].append((time.process_time_ns() - before_ns) / 1000 / count)
+    return [statistics.median(each) for each in taken_us]
+
+
+def metrics_table(repeats: int) -> str:
+    """CPU per chunk of each variant, by batch size, in Markdown."""
+    metrics = Metrics(CollectorRegistry())
+    rows = []
+    for batch in BATCHES:
+        steps = make_steps(batch)
+
+        def observe_all(observe: Callable[[StepFigures, Metrics], None], steps: list[StepFigures] = steps) -> None:
+            for figures in steps:
+                observe(figures, metrics)
+
+        kept, looked = median_us(
+            [lambda: observe_all(kept_series), lambda: observe_all(looked_up)], len(steps) * batch, repeats
+        )
+        rows.append([f"{batch}", f"{kept:.2f}", f"{looked:.2f}"])
+    return markdown(["chunks per step", "series kept, µs per chunk", "labels looked up at each step"], rows)
+
+
+def scores_table(repeats: int) -> str:
+    """CPU per message of each variant, in Markdown."""
+    random = np.random.default_rng(0)
+    columns = {label: [round(float(value), 4) for value in random.random(FRAMES)] for label in LABEL_CATALOG}
+    texts = [orjson.dumps(column)[1:-1] for column in columns.values()]
+    prefixes = [f'"{label}":['.encode() for label in columns]
+
+    def from_arrays() -> bytes:
+        channels = b'{"channel":0,"frames":{' + b"],".join(map(bytes.__add__, prefixes, texts)) + b"]"
+        return b'{"type":"scores","first_frame":5,"start_s":0.1,"channels":[' + channels + b"}}]}"
+
+    def from_type() -> bytes:
+        channels = [ScoresChannel(channel=0, frames=columns)]
+        return to_json(Scores(first_frame=5, start_s=0.1, channels=channels).document())
+
+    if orjson.loads(from_arrays()) != orjson.loads(from_type()):
+        raise SystemExit("the variants wrote different messages, so their times cannot be compared")
+
+    def repeated(write: Callable[[], bytes]) -> Callable[[], None]:
+        def work() -> None:
+            for _ in range(CHUNKS):
+                write()
+
+        return work
+
+    arrays, typed = median_us([repeated(from_arrays), repeated(from_type)], CHUNKS, repeats)
+    return markdown(["written from arrays, µs per message", "built from its type"], [[f"{arrays:.1f}", f"{typed:.1f}"]])
+
+
+def main() -> None:
+    """Measure and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=40, help="counted repetitions")
+    parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    about = machine()
+    text = f"{metrics_table(options.repeats)}\n\n{scores_table(options.repeats)}"
+    print(text)
+    if options.record:
+        record("metrics and messages on the hot path", about, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Inspect recordings in this process, and the one model that it loads for that."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import get_args
+from uuid import uuid4
+
+from speech_qc.engine import Runner
+from speech_qc.errors import ProtocolError
+from speech_qc.pipeline.direct import DirectModel, inspect_blocks
+from speech_qc.pipeline.documents import (
+    choose_labels,
+    inspection_document,
+    model_info,
+)
+from speech_qc.pipeline.factory import decode_limits, make_profiles, make_runner
+from speech_qc.pipeline.recording import InspectOptions
+from speech_qc.pipeline.sources import Source, WholeNumber, opened
+from speech_qc.results import Inspection
+from speech_qc.scoring import Profile
+from speech_qc.settings import Settings, load_settings
+from speech_qc.wire.vocabulary import ChannelMode
+
+Labels = str | Iterable[str] | None
+"""Labels as a list, or comma-separated; None for all."""
+
+UNLIMITED_BYTES = 1 << 62
+"""The limit on uploads protects a server's memory; a program may read files of any size."""
+
+
+class Detector:
+    """A loaded model with the settings that it is used with; any thread may call it.
+
+    Args:
+        settings: Profiles, limits, and the size of live chunks.
+        runner: The model; None to load the file of the settings.
+
+    Raises:
+        StartupError: Profiles or model cannot be used.
+    """
+
+    def __init__(self, settings: Settings, runner: Runner | None = None) -> None:
+        self.settings = settings
+        self.model = DirectModel(runner or make_runner(settings))
+        self.profiles = make_profiles(settings)
+        self._limits = decode_limits(settings.model_copy(update={"max_upload_bytes": UNLIMITED_BYTES}))
+
+    def labels(self, wanted: Labels) -> tuple[str, ...]:
+        """Choose labels, in the model's order; all of them for None.
+
+        Raises:
+            ProtocolError: The model has no such label, or none is left.
+        """
+        if wanted is None or isinstance(wanted, str):
+            joined = wanted
+        else:
+            names = list(wanted) if isinstance(wanted, Iterable) else []
+            if not names or not all(isinstance(name, str) and name.strip() for name in names):
+                raise ProtocolError(f"labels: expected names of labels, got {wanted!r}: leave it out to get all labels")
+            joined = ",".join(names)
+        return choose_labels(self.model.contract, joined)
+
+    def profile(self, name: str | None) -> Profile:
+        """Find a verdict profile; the default one for None.
+
+        Raises:
+            ProtocolError: There is no such profile.
+        """
+        if name is not None and not isinstance(name, str):
+            raise ProtocolError(f"profile: expected the name of a profile, got {name!r}")
+        return self.profiles.get(name or self.settings.default_profile)
+
+    def inspect(
+        self,
+        source: Source,
+        *,
+        sample_rate: WholeNumber | None = None,
+        channels: ChannelMode = "split",
+        profile: str | None = None,
+        labels: Labels = None,
+        frames: bool = True,
+        explain: bool = False,
+        on_step: Callable[[], object] = lambda: None,
+    ) -> Inspection:
+        """Inspect one recording; see `inspect`.
+
+        Args:
+            source: The recording.
+            sample_rate: Of samples.
+            channels: Each channel by itself, or their mean.
+            profile: Limits of the verdict.
+            labels: Which to give.
+            frames: Keep the score of every frame.
+            explain: Find the evidence for each event.
+            on_step: Called before each step of the model, every few seconds of audio; what it raises ends the work.
+        """
+        chosen = self.labels(labels)
+        limits = self.profile(profile)
+        if channels not in get_args(ChannelMode):
+            raise ProtocolError(f"channels: expected 'split' or 'mix', got {channels!r}")
+        options = InspectOptions(limits, channels, frames, self.settings.max_events, explain)
+        with opened(source, sample_rate, self._limits) as recording:
+            found = inspect_blocks(self.model, recording, options, on_step)
+        identity = model_info(self.model.runner)
+        contract = self.model.contract
+        return Inspection(
+            inspection_document(found, contract, identity, request_id=uuid4().hex, labels=chosen, frames=frames)
+        )
+
+
+_loading = threading.Lock()
+_detector: Detector | None = None
+_inherited: list[Detector] = []
+"""Models of parent processes, never freed: ONNX Runtime would wait for threads that the fork has not copied."""
+
+
+def default_detector() -> Detector:
+    """Return the model of this process, loaded at the first call as the `SPEECHQC_*` environment says.
+
+    Raises:
+        StartupError: A setting is wrong, or the model cannot be loaded; the next call tries again.
+    """
+    global _detector
+    with _loading:  # or two threads that come first would load it twice
+        if _detector is None:
+            _detector = Detector(load_settings())
+        return _detector
+
+
+def _start_anew() -> None:
+    """Make a forked process load its own model: a fork copies neither threads nor the context of a GPU."""
+    global _loading, _detector
+    _loading = threading.Lock()  # the inherited one may be held by a thread that was not copied
+    if _detector is not None:
+        _inherited.append(_detector)
+        _detector = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def inspect(
+    source: Source,
+    sample_rate: WholeNumber | None = None,
+    *,
+    channels: ChannelMode = "split",
+    profile: str | None = None,
+    labels: Labels = None,
+    frames: bool = True,
+    explain: bool = False,
+) -> Inspection:
+    """Inspect one recording: scores for every 20 ms, events, levels, a summary and a verdict.
+
+    Several threads may call it at the same time.
+
+    Args:
+        source: A path; the bytes of a recording; an open binary file, which is read from its position to its end; or
+            samples as float32 or float64 in [-1, 1] or as int16, of shape (n,) or (n, channels).
+        sample_rate: Of samples, 8000 to 192000 Hz; a recording's header says its own.
+        channels: `split` for each channel by itself, `mix` for their mean.
+        profile: Limits of the verdict by name; None for the default.
+        labels: Labels to give, as a list or comma-separated; None for all.
+        frames: Keep the score of every frame. Without them and without `explain` memory does not grow with the length.
+        explain: Find the evidence for each event: its frequency band, its level above the noise floor, its SNR.
+
+    Returns:
+        The findings; `to_dict()` gives the document of `POST /v1/inspect`.
+
+    Raises:
+        InvalidAudio: The file cannot be opened, is damaged or holds no samples; or samples of another type, shape or
+            scale.
+        UnsupportedFormat: The bytes are of no format that can be read.
+        PayloadTooLarge: More seconds or channels than `SPEECHQC_MAX_DURATION_S` and `SPEECHQC_MAX_CHANNELS` allow.
+        ProtocolError: No such option, profile or label; samples without their rate, or something that is no recording.
+        InferenceError: The model failed.
+        StartupError: A setting is wrong, or the model cannot be loaded.
+        OSError: An open file cannot be read.
+
+    Example:
+        >>> inspect("call.wav").verdict.status
+        'pass'
+        >>> inspect(samples, 16_000).channels[0].frames["noise"].shape  # one score per 20 ms
+        (500,)
+    """
+    return default_detector().inspect(
+        source,
+        sample_rate=sample_rate,
+        channels=channels,
+        profile=profile,
+        labels=labels,
+        frames=frames,
+        explain=explain,
+    )
