@@ -1,6 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
-# Where pip takes torch from for `make test` and training; empty means the default index.
+# Package index of torch for `make test` and training; empty means the default index.
 # https://download.pytorch.org/whl/cpu has small builds without CUDA.
 TORCH_INDEX ?=
 TORCH := torch>=2.6,<2.14
@@ -39,16 +39,16 @@ inspect: $(VENV)/.runtime  ## Set up and inspect the sample recording
 $(PROMETHEUS): | $(BIN)/python
 	@sh tests/fetch_prometheus.sh $@
 
-test: check $(PROMETHEUS)  ## Set up and run everything that must hold: lint, types, tests
+test: check $(PROMETHEUS)  ## Set up and run all checks: lint, types, tests
 	$(PYTEST)
 
-test-fast: check  ## Lint, types and the tests that are not slow; for use after each edit
+test-fast: check  ## Run lint, type checks and the tests that are not slow; for use after each edit
 	$(PYTEST) -m "not slow"
 
 coverage: $(VENV)/.dev $(PROMETHEUS)  ## Run all tests and print the coverage of speech_qc and training
 	$(PYTEST) --cov
 
-check: $(VENV)/.dev  ## Lint and types only
+check: $(VENV)/.dev  ## Run lint and type checks only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -57,23 +57,23 @@ format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-gpu: $(VENV)/.dev  ## Run the tests that need a CUDA device
+test-gpu: $(VENV)/.dev  ## Run the tests that require a CUDA device
 	$(BIN)/python -m pip install --quiet --editable '.[cuda]'
 	$(BIN)/python -m pytest -m gpu
 
-fuzz: $(VENV)/.dev  ## Send 10000 broken recordings and 1000 conversations, print the counts
+fuzz: $(VENV)/.dev  ## Fuzz with 10000 corrupted recordings and 1000 conversations, print the counts
 	$(BIN)/python -m tests.fuzz --recordings 10000 --conversations 1000
 
-# Tools that look at an environment live in one of their own, so that they do not find themselves.
+# Tools that inspect the environment are installed in a separate one, so that they do not list themselves.
 $(VENV)-tools/.done: | $(VENV)/.runtime
 	$(PYTHON) -m venv $(VENV)-tools
 	$(VENV)-tools/bin/python -m pip install --quiet 'cyclonedx-bom>=5' 'pip-audit>=2.7'
 	@touch $@
 
-sbom: $(VENV)-tools/.done  ## Write sbom.json, a CycloneDX list of everything that is installed
+sbom: $(VENV)-tools/.done  ## Write sbom.json, a CycloneDX list of all installed packages
 	$(VENV)-tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o sbom.json $(BIN)/python
 
-audit: $(VENV)-tools/.done  ## Look for known vulnerabilities of what is installed; needs the network
+audit: $(VENV)-tools/.done  ## Check installed packages for known vulnerabilities; requires network access
 	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)-tools/installed.txt
 	$(VENV)-tools/bin/pip-audit --strict --disable-pip --no-deps -r $(VENV)-tools/installed.txt
 
@@ -92,10 +92,10 @@ image:  ## Build the CPU image speech-qc:latest
 image-gpu:  ## Build the GPU image speech-qc:latest-gpu
 	$(DOCKER_IMAGE) --target gpu -t speech-qc:$(VERSION)-gpu -t speech-qc:latest-gpu .
 
-image-sizes: $(VENV)/.runtime  ## Print what speech-qc:latest is made of
+image-sizes: $(VENV)/.runtime  ## Print the size of speech-qc:latest by base, dependencies and code
 	$(BIN)/python benchmarks/bench_image.py speech-qc:latest
 
-pin: $(VENV)/.runtime  ## Take the newest versions for the images, write deploy/constraints.txt; with Python 3.11 on Linux
+pin: $(VENV)/.runtime  ## Update the pinned versions of the images in deploy/constraints.txt; run with Python 3.11 on Linux
 	$(BIN)/python deploy/requirements.py pin
 
 deploy-test: $(VENV)/.dev  ## Test images and Compose files on a real Docker Engine

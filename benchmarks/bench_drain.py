@@ -1,11 +1,11 @@
-"""SIGTERM to a busy server: what becomes of whoever it had accepted, and how long it takes to end.
+"""Send SIGTERM to a busy server: is all accepted work answered, and how long does the shutdown take?
 
     python benchmarks/bench_drain.py [--streams 60] [--uploaders 4] [--runs 3] [--record]
 
-Each run starts a server, fills it with paced streams and with uploads one after the other, waits until all are well
-under way, and sends SIGTERM. An upload counts as accepted once its connection was made; its answer may be a refusal
-(503), but there must be one. A stream counts as finished when `finalized` and `summary` came before close code 1012
-and its scores are as many as the summary says. Ends with 1 if anything was left unanswered.
+Each run starts a server, loads it with paced streams and consecutive uploads, waits until all are in progress, and
+sends SIGTERM. An upload counts as accepted once its connection is open; its response may be a refusal (503), but there
+must be one. A stream counts as finished if it receives `finalized` and `summary` before close code 1012, and its number
+of score frames equals that in the summary. The exit code is 1 if anything was left unanswered.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from websockets.exceptions import ConnectionClosed
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from recording import machine, markdown, record  # noqa: E402  # beside this file
+from recording import machine, markdown, record  # noqa: E402  # in this folder
 from soak import audio, send_paced, wav  # noqa: E402
 
-from speech_qc.capacity.host import started_server  # noqa: E402  # found where the line above says
+from speech_qc.capacity.host import started_server  # noqa: E402  # on the path added above
 
-UNDER_WAY_S = 5.0
-"""From the start of the load to the signal."""
+LOAD_S = 5.0
+"""Time from the start of the load to the signal."""
 DRAIN_S = 10
-FOR_EVER = 10**6
-"""Messages; the server closes before."""
+ENDLESS = 10**6
+"""Number of messages; the server closes the stream before they are sent."""
 
 
 @dataclass
 class Outcome:
-    """Of one run."""
+    """Results of one run."""
 
     uploads: Counter[str] = field(default_factory=Counter)
     finished: int = 0
@@ -51,11 +51,11 @@ class Outcome:
 
 
 async def stream(url: str, outcome: Outcome, sound: bytes) -> None:
-    """Send in real time until the server closes; see that everything came that must."""
+    """Send in real time until the server closes, and check that everything due was received."""
     kinds: list[str] = []
     frames, said = 0, None
     async with connect(f"{url}/v1/stream", compression=None, max_size=2**24) as link:
-        sending = asyncio.create_task(send_paced(link, sound, FOR_EVER))
+        sending = asyncio.create_task(send_paced(link, sound, ENDLESS))
         try:
             while True:
                 message = json.loads(await link.recv())
@@ -73,11 +73,11 @@ async def stream(url: str, outcome: Outcome, sound: bytes) -> None:
     if link.close_code == 1012 and kinds[-3:] == ["finalized", "summary", "error"] and frames == said:
         outcome.finished += 1
     else:
-        outcome.wrong.append(f"a stream: code {link.close_code}, {frames} frames of {said}, last {kinds[-3:]}")
+        outcome.wrong.append(f"stream: close code {link.close_code}, {frames} of {said} frames, last {kinds[-3:]}")
 
 
 async def upload(url: str, outcome: Outcome, body: bytes) -> None:
-    """One after the other until the server refuses or is gone."""
+    """Upload repeatedly until the server refuses or stops."""
     while True:
         async with httpx.AsyncClient(timeout=2 * DRAIN_S) as web:
             try:
@@ -85,25 +85,25 @@ async def upload(url: str, outcome: Outcome, body: bytes) -> None:
             except httpx.ConnectError:
                 return
             except httpx.HTTPError as error:
-                outcome.wrong.append(f"an upload: {error!r}")
+                outcome.wrong.append(f"upload: {error!r}")
                 return
         outcome.uploads[str(answer.status_code)] += 1
         if answer.status_code == 503:
             return
         if answer.status_code not in (200, 429):
-            outcome.wrong.append(f"an upload: {answer.status_code} {answer.text[:200]}")
+            outcome.wrong.append(f"upload: {answer.status_code} {answer.text[:200]}")
 
 
 async def one_run(options: argparse.Namespace) -> Outcome:
-    """Start, load, signal, wait."""
+    """Start a server, load it, send SIGTERM and wait for the exit."""
     outcome, sound, body = Outcome(), audio(30, 1), wav(audio(20, 2))
     with ExitStack() as stack:
         host = stack.enter_context(started_server(2 * options.streams, drain_s=str(DRAIN_S)))
         url = host.url.replace("http", "ws", 1)
-        everybody = [stream(url, outcome, sound) for _ in range(options.streams)]
-        everybody += [upload(host.url, outcome, body) for _ in range(options.uploaders)]
-        tasks = [asyncio.create_task(one) for one in everybody]
-        await asyncio.sleep(UNDER_WAY_S)
+        clients = [stream(url, outcome, sound) for _ in range(options.streams)]
+        clients += [upload(host.url, outcome, body) for _ in range(options.uploaders)]
+        tasks = [asyncio.create_task(client) for client in clients]
+        await asyncio.sleep(LOAD_S)
         begun = time.monotonic()
         await asyncio.to_thread(stack.close)  # sends SIGTERM and waits
         outcome.exit_s = time.monotonic() - begun
@@ -114,7 +114,7 @@ async def one_run(options: argparse.Namespace) -> Outcome:
 
 
 def main() -> int:
-    """Run, print, and with --record write it down."""
+    """Run, print the table, and append it to the results with --record."""
     options_of = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options_of.add_argument("--streams", type=int, default=60)
     options_of.add_argument("--uploaders", type=int, default=4)

@@ -1,11 +1,11 @@
-"""How fast the engine is without sockets, and how far scores depend on the shape of a step.
+"""Measure the engine's speed without sockets, and how much scores depend on the shape of a step.
 
     python benchmarks/bench_engine.py [--batches 1 4 16 64 256] [--seconds 1] [--model MODEL.onnx] [--record]
 
-For every batch size and lane, in turn: the bare model in ONNX Runtime, features and model in one step of the engine,
-and the same step padded to the next power of two (sizes in between pay for it). `x real time` is seconds of audio over
-CPU seconds of the process. Then the same audio goes through batches of different sizes and through chunks of different
-lengths, and the largest differences of any score are told. `--record` appends to `benchmarks/RESULTS.md`.
+For every batch size and lane, alternating: the bare model in ONNX Runtime, features and model in one engine step, and
+the same step padded to the next power of two (for sizes in between). `x real time` is seconds of audio per CPU second
+of the process. Then the same audio is scored in batches of different sizes and in chunks of different lengths, and the
+largest score differences are printed. `--record` appends to `benchmarks/RESULTS.md`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from speech_qc.settings import Settings
 
 TURNS = 3
 DIFFERENCE_CHUNKS = 40
-"""Of the live lane: 4 s of audio."""
+"""Number of chunks of the live lane: 4 s of audio."""
 
 
 def sounds(count: int, samples: int) -> NDArray[np.float32]:
-    """So many streams of the sample recording, each from another place, float32 (count, samples)."""
+    """Return streams of the sample recording, each from a different start, float32 (count, samples)."""
     audio, _ = soundfile.read(ROOT / "examples" / "sample.wav", dtype="float32")
     starts = np.random.default_rng(0).integers(0, len(audio), count)
     return np.stack([np.take(audio, np.arange(start, start + samples), mode="wrap") for start in starts])
 
 
 def rate(work: Callable[[], object], audio_s: float, seconds: float) -> float:
-    """Seconds of audio per CPU second, over about so many seconds."""
+    """Return seconds of audio per CPU second, measured over about `seconds` CPU seconds."""
     work()
     count, started = 0, time.process_time()
     while (spent := time.process_time() - started) < seconds:
@@ -52,13 +52,13 @@ def rate(work: Callable[[], object], audio_s: float, seconds: float) -> float:
 
 
 def stepper(runner: OnnxRunner, most: int, *, pad: bool) -> Stepper:
-    """The engine's step with places for a batch."""
+    """Return the engine's stepper with capacity for `most` streams."""
     front_end = FrontEnd(runner.contract.features)
     return Stepper(runner, front_end, ChunkReader(runner.contract), capacity=most, max_batch=most, pad_to_bucket=pad)
 
 
 def throughput(runner: OnnxRunner, settings: Settings, batches: Sequence[int], seconds: float) -> str:
-    """The table of speeds; the best of some turns, since other work on the machine only ever slows down."""
+    """Return the table of speeds: the best of `TURNS` repetitions, because other load can only slow down a run."""
     lanes = [lane for lane in make_lanes(settings) if lane.name in ("live", "upload")]
     front_end = FrontEnd(runner.contract.features)
     plain = stepper(runner, max(batches), pad=False)
@@ -93,7 +93,7 @@ def throughput(runner: OnnxRunner, settings: Settings, batches: Sequence[int], s
 
 def scores_of(runner: OnnxRunner, audio: NDArray[np.float32], lane: Lane, *, pad: bool = False,
               most: int | None = None) -> NDArray[np.float32]:  # fmt: skip
-    """Scores of streams side by side through one lane, float32 (streams, frames, labels)."""
+    """Return the scores of parallel streams in one lane, float32 (streams, frames, labels)."""
     count = len(audio)
     engine = stepper(runner, most or count, pad=pad)
     size, hop = chunk_samples(lane, runner.contract.features), lane.hops * runner.contract.features.hop_samples
@@ -105,7 +105,7 @@ def scores_of(runner: OnnxRunner, audio: NDArray[np.float32], lane: Lane, *, pad
 
 
 def differences(runner: OnnxRunner, settings: Settings, batches: Sequence[int]) -> str:
-    """How far the scores of one stream move with its batch and its chunks; probabilities and measures apart."""
+    """Return how much one stream's scores depend on batch and chunks, separately for probabilities and measures."""
     lanes = {lane.name: lane for lane in make_lanes(settings)}
     live = lanes["live"]
     hop = runner.contract.features.hop_samples
@@ -126,15 +126,15 @@ def differences(runner: OnnxRunner, settings: Settings, batches: Sequence[int]) 
     rows += [row(f"lane {n}", scores_of(runner, audio[:1], lanes[n])) for n in ("flush", "upload_tail")]
     upload = Lane("upload", min(settings.upload_chunk_hops, DIFFERENCE_CHUNKS * live.hops), priority=3)
     rows.append(row(f"lane upload, {upload.hops} hops", scores_of(runner, audio[:1], upload)))
-    return markdown(("against alone in the live lane", "probabilities, largest difference", "dB and MOS"), rows)
+    return markdown(("compared with batch 1, live lane", "probabilities, largest difference", "dB and MOS"), rows)
 
 
 def main() -> None:
-    """Run all and print Markdown."""
+    """Run all measurements and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 256])
-    parser.add_argument("--seconds", type=float, default=1.0, help="per way, batch and lane")
-    parser.add_argument("--model", type=Path, help="model file; the shipped one by default")
+    parser.add_argument("--seconds", type=float, default=1.0, help="CPU seconds per variant, batch and lane")
+    parser.add_argument("--model", type=Path, help="model file (default: the shipped one)")
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     chosen = {"model_path": options.model} if options.model else {}

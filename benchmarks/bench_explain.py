@@ -1,21 +1,21 @@
-"""Does the band that an event is explained with lie where the disturbance really is?
+"""Measure how often the frequency band in an event's evidence matches the true band of the disturbance.
 
     python benchmarks/bench_explain.py --data FOLDER [--model MODEL.onnx] [--mixtures 200] [--split valid] [--record]
 
-FOLDER has a manifest as training takes it. Speech of one speaker of the split, 12 s long, is mixed with one source of
-known band at 0 to 20 dB SNR (active speech against the source while it sounds), for 1 to 6 s or, in a quarter of the
-mixtures, throughout: noise through a brick-wall band 200 to 1500 mel wide between 100 and 7000 Hz, or in three of ten a
-pure tone of 250 to 4000 Hz, whose band is what the analysis can resolve of it: 80 Hz (half the main lobe of the
-window) or one mel band to either side, whichever is wider.
+FOLDER is a corpus folder with a manifest, as for training. Each mixture is 12 s of speech of one speaker of the split
+and one source of known band at 0 to 20 dB SNR (active speech to source while it is active). The source lasts 1 to 6 s
+or, in a quarter of the mixtures, throughout. It is noise in a brick-wall band, 200 to 1500 mel wide between 100 and
+7000 Hz, or in three of ten mixtures a pure tone of 250 to 4000 Hz. The true band of a tone is the resolution of the
+analysis: 80 Hz (half the main lobe of the window) or one mel band to either side, whichever is wider.
 
-Each mixture is inspected as a file with `explain`. An event is matched to the source when at least 80 % of it lies
-within the source's time. Its band is right when, on the mel scale, the intersection with the true one is at least half
-of the true one's width and at least half of the union (IoU >= 0.5).
+Each mixture is inspected as a file with `explain`. An event matches the source if at least 80 % of it is within the
+source's time. Its band is right if, on the mel scale, the intersection with the true band is at least half of the true
+band's width and at least half of the union (IoU >= 0.5).
 
-`hiding bands` is the other way to find a band: the 64 mel columns are pushed down to -80 dB, 4 at a time, over the
-event, the model hears all 16 versions of its stretch, and the band is the run of groups around the one that costs the
-score most (mean logit), with at least 0.3 of its effect. Pushed down to the recording's own floor or to silence, it is
-right less often.
+`hiding bands` is an alternative method. It lowers the 64 mel columns of the event to -80 dB, 4 at a time, and scores
+all 16 versions. The band is the run of groups around the one that lowers the score most (mean logit), in which each
+group has at least 0.3 of that effect. Lowering the columns to the recording's own floor or to silence is right less
+often.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ OWN = {"noise": ("noise", "stationary_noise"), "tone": ("interference", "tone")}
 OTHER = ("noise", "stationary_noise", "transient_noise", "interference", "tone", "music")
 WITHIN, OVERLAP, IOU = 0.8, 0.5, 0.5
 GROUP, HIDDEN_SHARE, LEAD_FRAMES = 4, 0.3, 50
-HIDDEN = np.float32(-80.0 / 10.0 * np.log(10.0))  # of a log-mel row
+HIDDEN = np.float32(-80.0 / 10.0 * np.log(10.0))  # value of a hidden log-mel column
 
 Float32 = NDArray[np.float32]
 Span = tuple[float, float]
 
 
 def mel(hz: float) -> float:
-    """HTK mel scale."""
+    """Convert Hz to HTK mel."""
     return float(2595.0 * np.log10(1.0 + hz / 700.0))
 
 
 def hertz(mel: float) -> float:
-    """Inverse of `mel`."""
+    """Convert HTK mel to Hz."""
     return float(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
 
 
@@ -77,12 +77,12 @@ class Mixture:
 
     @property
     def place(self) -> str:
-        """Whether it sounds all the time, for the table."""
+        """Whether the source lasts throughout, as shown in the table."""
         return "throughout" if self.span_s == (0.0, SECONDS) else "for a time"
 
 
 def read_talkers(folder: Path, split: str) -> list[list[Float32]]:
-    """Speech of the split by speaker, at one level."""
+    """Read the speech of the split by speaker, at one level."""
     stems = [s for s in read_manifest(folder) if s.kind == "speech" and s.split == split and s.seconds > 1.0]
     talkers: dict[str, list[Float32]] = defaultdict(list)
     for recording in load(folder, stems, progress=False)[0]:
@@ -113,7 +113,7 @@ def make_mixture(rng: np.random.Generator, talkers: list[list[Float32]]) -> Mixt
 
 
 def make_source(rng: np.random.Generator, kind: str, count: int) -> tuple[NDArray[np.float64], Span]:
-    """A tone or noise of a band, faded over 10 ms, and the band."""
+    """Generate a tone or band-limited noise with fades of 10 ms; return it with its band."""
     if kind == "tone":
         pitch_hz = float(np.exp(rng.uniform(np.log(250.0), np.log(4000.0))))
         source = np.sin(2.0 * np.pi * pitch_hz * np.arange(count) / RATE_HZ)
@@ -133,7 +133,7 @@ def make_source(rng: np.random.Generator, kind: str, count: int) -> tuple[NDArra
 
 
 def inspect_all(mixtures: list[Mixture], runner: Runner) -> list[RecordingFindings]:
-    """Inspect each as a recording."""
+    """Inspect each mixture as a recording."""
     options = InspectOptions(load_profiles().get("default"), explain=True)
     model = DirectModel(runner)
     answers = []
@@ -145,12 +145,12 @@ def inspect_all(mixtures: list[Mixture], runner: Runner) -> list[RecordingFindin
 
 
 def hidden_band(runner: Runner, features: Float32, event: Event) -> Span | None:
-    """Band by hiding groups of mel columns from the model; None where nothing that is hidden costs the score anything.
+    """Find the band by hiding groups of mel columns from the model; None if hiding never lowers the score.
 
     Args:
         runner: The model.
-        features: The whole recording's, look-ahead included, (T, F).
-        event: A closed one.
+        features: Features of the whole recording including look-ahead, (T, F).
+        event: An event with an end.
     """
     contract = runner.contract
     bands, hops, late = contract.features.mel_bands, contract.features.hops_per_frame, contract.lookahead_frames
@@ -180,7 +180,7 @@ def hidden_band(runner: Runner, features: Float32, event: Event) -> Span | None:
 
 
 def is_right(found_hz: Span | None, true_hz: Span) -> bool:
-    """Whether a band is right, as this module's description says."""
+    """Whether a band is right, as defined in the module docstring."""
     if found_hz is None:
         return False
     (low, high), (true_low, true_high) = (tuple(map(mel, band)) for band in (found_hz, true_hz))
@@ -190,14 +190,16 @@ def is_right(found_hz: Span | None, true_hz: Span) -> bool:
 
 
 def main() -> None:
-    """Mix, inspect, compare, print Markdown."""
+    """Mix, inspect, compare and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with a manifest")
-    parser.add_argument("--model", type=Path, help="model file; by default the one of the settings")
+    parser.add_argument("--data", type=Path, required=True, help="corpus folder with a manifest")
+    parser.add_argument("--model", type=Path, help="model file (default: that of the settings)")
     parser.add_argument("--mixtures", type=int, default=200)
     parser.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="split of the speech")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--hide", action="store_true", help="also find bands by hiding them from the model; minutes")
+    parser.add_argument(
+        "--hide", action="store_true", help="also find bands by hiding them from the model; takes minutes"
+    )
     parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()
@@ -205,7 +207,7 @@ def main() -> None:
     runner = make_runner(settings)
     talkers = read_talkers(options.data, options.split)
     if not talkers:
-        raise SystemExit(f"expected speech of the split {options.split!r} in {options.data}, the manifest lists none")
+        raise SystemExit(f"expected speech of the split {options.split!r} in {options.data}, got none in the manifest")
     rng = np.random.default_rng(options.seed)
     mixtures = [make_mixture(rng, talkers) for _ in range(options.mixtures)]
     answers = inspect_all(mixtures, runner)
@@ -216,7 +218,7 @@ def main() -> None:
 
 
 def compare(mixtures: list[Mixture], answers: list[RecordingFindings], runner: Runner, *, hide: bool) -> str:
-    """The tables."""
+    """Return the table and the cost."""
     front_end, explainer = FrontEnd(runner.contract.features), Explainer(runner.contract)
     right: dict[tuple[str, ...], list[bool]] = defaultdict(list)
     hidden: dict[tuple[str, ...], list[bool]] = defaultdict(list)

@@ -1,10 +1,10 @@
-"""What the features and the model's chunk length cost, way against way in one run.
+"""Compare the CPU cost of feature variants and of the model's chunk lengths.
 
     python benchmarks/bench_features.py [--repeats 40] [--record]
 
-The transform of 400 windows by NumPy and by SciPy, the front end in blocks of different sizes and on live chunks of
-several streams, and the model alone on one stream in chunks of different lengths. The ways are taken in turn; a figure
-is the median of CPU milliseconds per second of audio.
+Measures the transform of 400 windows with NumPy and with SciPy, the front end in blocks of different sizes and on live
+chunks of several streams, and the model alone on one stream in chunks of different lengths. The variants alternate. A
+figure is the median of CPU milliseconds per second of audio.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIVE_SAMPLES = 1600
 
 
 def transforms(samples: np.ndarray) -> dict[str, Callable[[], object]]:
-    """NumPy's and SciPy's real transform of the same windows in float32."""
+    """Return NumPy's and SciPy's real transform of the same windows in float32."""
     windows = np.zeros((HOPS, 512), np.float32)
     windows[:, :400] = np.lib.stride_tricks.sliding_window_view(samples, 400)[: HOPS * 160 : 160]
     return {
@@ -42,7 +42,7 @@ def transforms(samples: np.ndarray) -> dict[str, Callable[[], object]]:
 
 
 def front_ends(samples: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The whole front end, with the block size that it is told."""
+    """Return the whole front end with each block size."""
     ways: dict[str, Callable[[], object]] = {}
     for rows in BLOCKS:
         front_end = FrontEnd(block_rows=rows)
@@ -51,14 +51,14 @@ def front_ends(samples: np.ndarray) -> dict[str, Callable[[], object]]:
 
 
 def live_chunks(samples: np.ndarray, batch: int) -> dict[str, Callable[[], object]]:
-    """The front end on one chunk of 100 ms of each of `batch` streams."""
+    """Return the front end on one 100 ms chunk of each of `batch` streams."""
     front_end = FrontEnd()
     chunks = np.stack([samples[start : start + LIVE_SAMPLES + 240] for start in range(0, 100 * batch, 100)])
-    return {f"front end, {batch} live chunks at once": lambda: front_end(chunks)}
+    return {f"front end, {batch} live chunks in one batch": lambda: front_end(chunks)}
 
 
 def models(samples: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The model on one stream; every length covers the same 16 s."""
+    """Return the model on one stream with each chunk length; every length covers the same 16 s."""
     runner = make_runner(Settings(device="cpu"))
     longest = max(CHUNKS)
     rows = FrontEnd()(np.resize(samples, longest * 160 + 240)[None])
@@ -72,19 +72,19 @@ def models(samples: np.ndarray) -> dict[str, Callable[[], object]]:
 
 
 def medians(ways: dict[str, Callable[[], object]], repeats: int, seconds: float) -> Sequence[tuple[str, str]]:
-    """Take the ways in turn; CPU ms per second of audio."""
+    """Run the variants alternately; return median CPU ms per second of audio."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 3):
         for name, way in ways.items():
             before = time.process_time()
             way()
-            if turn >= 3:  # the first turns warm up
+            if turn >= 3:  # the first repetitions are warm-up
                 taken[name].append(time.process_time() - before)
     return [(name, f"{statistics.median(cpu) / seconds * 1000:.3f}") for name, cpu in taken.items()]
 
 
 def main() -> None:
-    """Run all and print Markdown."""
+    """Run all measurements and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
@@ -102,7 +102,7 @@ def main() -> None:
         ),
         *medians(models(samples), options.repeats, max(CHUNKS) / 100),
     ]
-    table = markdown(("way", "ms of CPU per second of audio"), rows)
+    table = markdown(("variant", "ms of CPU per second of audio"), rows)
     print(table)
     if options.record:
         record("features and chunk length", about, table)

@@ -1,10 +1,11 @@
-"""What an upload holds in the server's memory: per frame with scores and without, and of a recording that is collected.
+"""Measure the server's memory for an upload: per frame with and without scores, and for a buffered recording.
 
     python benchmarks/bench_held.py [--minutes 60] [--record]
 
-A server of its own for each row; the recording is sent twice. Held at the most: the largest memory of the process above
-that of the warm server. `FRAME_BYTES` and `BARE_FRAME_BYTES` in `service/speech_qc/pipeline/inspector.py`, by which
-`SPEECHQC_MAX_HELD_BYTES` is kept, are the bytes per frame of WAV rounded up; the last column is what is counted.
+Each row uses a new server, and the recording is sent twice. Peak memory is the maximum of the process above that of the
+warm server. `FRAME_BYTES` and `BARE_FRAME_BYTES` in `service/speech_qc/pipeline/inspector.py`, which enforce
+`SPEECHQC_MAX_HELD_BYTES`, are the bytes per frame of WAV rounded up. The last column is the memory that they account
+for.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 import httpx  # noqa: E402
 import soundfile  # noqa: E402
-from recording import machine, markdown, record  # noqa: E402  # beside this file
+from recording import machine, markdown, record  # noqa: E402  # in this folder
 from soak import RATE_HZ, audio, wav  # noqa: E402
 
-from speech_qc.capacity.host import started_server  # noqa: E402  # found where the line above says
+from speech_qc.capacity.host import started_server  # noqa: E402  # on the path added above
 from speech_qc.pipeline.inspector import BARE_FRAME_BYTES, FRAME_BYTES  # noqa: E402
 
 MIB = 2**20
@@ -30,7 +31,7 @@ FRAME_S = 0.02
 
 
 def flac(samples: bytes) -> bytes:
-    """A FLAC file of 16-bit samples."""
+    """Encode 16-bit samples as a FLAC file."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", RATE_HZ, 1, "PCM_16", format="FLAC") as sound:
         sound.buffer_write(samples, "int16")
@@ -38,13 +39,13 @@ def flac(samples: bytes) -> bytes:
 
 
 def peak_bytes(pid: int) -> int:
-    """Largest resident memory of a process so far."""
+    """Return the peak resident memory of a process."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def measure(recording: bytes, query: str) -> tuple[int, int]:
-    """Memory above that of the warm server at the most, and bytes of the answer."""
+    """Return the peak memory above that of the warm server, and the size of the response."""
     with started_server(1) as host, httpx.Client(timeout=1800) as web:
         assert host.pid is not None
         before = peak_bytes(host.pid)
@@ -54,7 +55,7 @@ def measure(recording: bytes, query: str) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Measure and print; see the top of this file."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--record", action="store_true", help="append to benchmarks/RESULTS.md")
@@ -75,11 +76,11 @@ def main() -> int:
             f"{counted / MIB:.1f}",
         ])  # fmt: skip
     table = markdown(
-        ["recording", "MiB", "answer, MiB", "held at the most, MiB", "bytes per frame", "counted as, MiB"], rows
+        ["recording", "MiB", "response, MiB", "peak memory, MiB", "bytes per frame", "accounted for, MiB"], rows
     )
     sys.stdout.write(table + "\n")
     if options.record:
-        record(f"what an upload of {options.minutes:g} min holds in memory", about, table)
+        record(f"memory of an upload of {options.minutes:g} min", about, table)
     return 0
 
 

@@ -1,14 +1,14 @@
-"""What parts of the hot path cost: the metrics of a live chunk, and the `scores` message.
+"""Measure the CPU cost of parts of the hot path: the metrics of a live chunk, and the `scores` message.
 
     python benchmarks/bench_hot_path.py [--repeats 40] [--record]
 
-`metrics`: what a live chunk observes (its lag, its time in the queue, and its part of the step's two figures), with the
-series of each lane kept, as `telemetry.metrics.Metrics` does, and with the labels looked up at each step.
+`metrics`: the observations of a live chunk (its lag, its time in the queue, and its share of the step's two figures).
+The variants keep the series of each lane, like `telemetry.metrics.Metrics`, or look up the labels in each step.
 
-`scores`: the message with five frames of all labels, written from arrays as `live.scorer.Scorer` does, and built from
-its type in `wire.server_messages`.
+`scores`: the message with five frames of all labels. The variants write it from arrays, like `live.scorer.Scorer`, or
+build it from its type in `wire.server_messages`.
 
-The variants alternate; a figure is a median of CPU time.
+The variants alternate. A figure is a median of CPU time.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from speech_qc.wire.server_messages import Scores, ScoresChannel
 
 BATCHES = (1, 8, 64, 128)
 CHUNKS = 2048  # per repetition
-FRAMES = 5  # of a message of 100 ms
+FRAMES = 5  # per message of 100 ms
 WARM_UP = 3  # repetitions that are not counted
 
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """What one step and the chunks in it observe, in seconds."""
+    """Observations of one step and its chunks, in seconds."""
 
     step_s: float
     queue_s: list[float]
@@ -45,14 +45,14 @@ class StepFigures:
 
 
 def kept_series(figures: StepFigures, metrics: Metrics) -> None:
-    """Observe one step as the engine and the scorers do."""
+    """Record the observations of one step, like the engine and the scorers."""
     metrics.on_step("live", len(figures.queue_s), figures.queue_s, figures.step_s)
     for value in figures.lag_s:
         metrics.stream_lag_seconds.observe(value)
 
 
 def looked_up(figures: StepFigures, metrics: Metrics) -> None:
-    """Observe one step, looking the labels up."""
+    """Record the observations of one step and look up the labels."""
     metrics.step_seconds.labels("live").observe(figures.step_s)
     metrics.batch.labels("live").observe(len(figures.queue_s))
     series = metrics.queue_seconds.labels("live")
@@ -63,7 +63,7 @@ def looked_up(figures: StepFigures, metrics: Metrics) -> None:
 
 
 def make_steps(batch: int) -> list[StepFigures]:
-    """Make steps of `CHUNKS` chunks in total, with durations typical of a loaded server."""
+    """Generate steps of `CHUNKS` chunks in total, with durations typical of a loaded server."""
     random = np.random.default_rng(batch)
     return [
         StepFigures(
@@ -76,7 +76,7 @@ def make_steps(batch: int) -> list[StepFigures]:
 
 
 def median_us(works: list[Callable[[], None]], count: int, repeats: int) -> list[float]:
-    """CPU of each piece of work, which does something `count` times, per time, µs; in turn."""
+    """Return the median CPU time per operation of each function, µs; each call does `count` operations."""
     taken_us: list[list[float]] = [[] for _ in works]
     for turn in range(repeats + WARM_UP):
         for place, work in enumerate(works):
@@ -88,7 +88,7 @@ def median_us(works: list[Callable[[], None]], count: int, repeats: int) -> list
 
 
 def metrics_table(repeats: int) -> str:
-    """CPU per chunk of each variant, by batch size, in Markdown."""
+    """Return the CPU time per chunk of each variant, by batch size, as Markdown."""
     metrics = Metrics(CollectorRegistry())
     rows = []
     for batch in BATCHES:
@@ -106,9 +106,11 @@ def metrics_table(repeats: int) -> str:
 
 
 def scores_table(repeats: int) -> str:
-    """CPU per message of each variant, in Markdown."""
+    """Return the CPU time per message of each variant, as Markdown."""
     random = np.random.default_rng(0)
-    columns = {label: [round(float(value), 4) for value in random.random(FRAMES)] for label in LABEL_CATALOG}
+    columns: dict[str, list[float | None]] = {
+        label: [round(float(value), 4) for value in random.random(FRAMES)] for label in LABEL_CATALOG
+    }
     texts = [orjson.dumps(column)[1:-1] for column in columns.values()]
     prefixes = [f'"{label}":['.encode() for label in columns]
 
@@ -121,7 +123,7 @@ def scores_table(repeats: int) -> str:
         return to_json(Scores(first_frame=5, start_s=0.1, channels=channels).document())
 
     if orjson.loads(from_arrays()) != orjson.loads(from_type()):
-        raise SystemExit("the variants wrote different messages, so their times cannot be compared")
+        raise SystemExit("the variants produced different messages, so their times are not comparable")
 
     def repeated(write: Callable[[], bytes]) -> Callable[[], None]:
         def work() -> None:
@@ -137,7 +139,7 @@ def scores_table(repeats: int) -> str:
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=40, help="counted repetitions")
+    parser.add_argument("--repeats", type=int, default=40, help="number of counted repetitions")
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()

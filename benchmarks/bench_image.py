@@ -1,9 +1,9 @@
-"""How large are the images, and what of them is base, dependencies and code?
+"""Print the sizes of images, split into base, dependencies and code.
 
     python benchmarks/bench_image.py speech-qc:latest speech-qc:latest-gpu [--record]
 
-`base` is what the base image brings and the account; `dependencies` and `code` are the two layers copied over it.
-`packed` is what a registry would send of all of it: the layers, each through gzip.
+`base` is the base image plus the user account. `dependencies` and `code` are the two layers copied on top. `packed` is
+the compressed size, approximately what a registry transfers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ BLOCK_BYTES = 1 << 20
 
 
 def docker(*words: str) -> str:
-    """What a command of Docker prints."""
+    """Run a Docker command and return its output."""
     return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
 
 
 def packed_bytes(image: str) -> int:
-    """Size of the image's archive through gzip's default level."""
+    """Return the size of the image's archive, compressed at gzip's default level."""
     packer, total = zlib.compressobj(6), 0
     with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saving:
         assert saving.stdout is not None
@@ -36,7 +36,7 @@ def packed_bytes(image: str) -> int:
 
 
 def row(image: str) -> list[str]:
-    """A line of the table; layers of some size, newest first: code, dependencies, then the base."""
+    """Return a table row. `docker history` lists the newest layers first: code, dependencies, then the base."""
     total = int(docker("image", "inspect", "--format={{.Size}}", image))
     layers = [int(size) for size in docker("history", "--human=false", "--format={{.Size}}", image).split()]
     code, dependencies = [size for size in layers if size > MB][:2]
@@ -45,7 +45,7 @@ def row(image: str) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print, and with --record write it down."""
+    """Measure, print the table, and append it to the results with --record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+")
     parser.add_argument("--record", action="store_true")

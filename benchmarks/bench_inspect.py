@@ -1,10 +1,10 @@
-"""How fast a recording is inspected, and how much memory that takes.
+"""Measure the speed and memory of inspecting a recording.
 
     python benchmarks/bench_inspect.py [--audio FILE] [--model MODEL.onnx] [--repeats 5] [--hours 1]
 
-In one run, in turn, so that a machine whose speed drifts drifts for all: bare features, bare model, the Python API, and
-HTTP on loopback, each on the same audio. `x real time` is seconds of audio over seconds of CPU of the process that does
-the work (one core), beside it over wall-clock seconds. Peak memory is the kernel's figure for a whole process. The
+Measures bare features, the bare model, the Python API, and HTTP on loopback on the same audio. They alternate within
+one run, so that changes of the machine's speed affect all. `x real time` is seconds of audio per CPU second of the
+working process (one core), and per wall-clock second. Peak memory is the kernel's figure for the whole process. The
 table is printed as Markdown; `--record` appends it to `benchmarks/RESULTS.md` with machine, commit and command.
 """
 
@@ -39,7 +39,7 @@ def write_audio(source: Path, seconds: float, target: Path) -> None:
     """Repeat a recording up to a length, block by block."""
     samples, rate = soundfile.read(source, dtype="int16")
     if rate != RATE_HZ or samples.ndim != 1:
-        raise SystemExit(f"expected {RATE_HZ} Hz mono, {source} is {rate} Hz with shape {samples.shape}")
+        raise SystemExit(f"expected {RATE_HZ} Hz mono, got {rate} Hz with shape {samples.shape}: {source}")
     left = int(seconds * RATE_HZ)
     with soundfile.SoundFile(target, "w", RATE_HZ, 1, "PCM_16") as file:
         while left > 0:
@@ -48,22 +48,22 @@ def write_audio(source: Path, seconds: float, target: Path) -> None:
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """CPU and wall-clock seconds of a call in this process."""
+    """Return CPU and wall-clock seconds of a call in this process."""
     cpu, wall = time.process_time(), time.perf_counter()
     work()
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
 def cpu_of(pid: int) -> float:
-    """CPU seconds of a running process so far (Linux)."""
+    """Return the CPU seconds of a running process (Linux)."""
     seconds = cpu_seconds(pid)
     if seconds is None:
-        raise SystemExit("the CPU time of a process is known on Linux only")
+        raise SystemExit("the CPU time of a process is available only on Linux")
     return seconds
 
 
 def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) -> dict[str, tuple[float, float]]:
-    """Median (CPU, wall) seconds of each way, taken in turn."""
+    """Return the median (CPU, wall) seconds of each variant; the variants alternate."""
     runner = make_runner(settings)
     front_end = FrontEnd(runner.contract.features)
     hops = settings.upload_chunk_hops
@@ -106,13 +106,13 @@ def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) ->
         "Python API": lambda: timed(inspect),
         "HTTP": over_http,
     }
-    if path.stat().st_size < 10_000_000:  # what four long files at once would need is memory, not patience
-        ways["HTTP, 4 uploads at once, each"] = four_over_http
+    if path.stat().st_size < 10_000_000:  # four long files at the same time would need too much memory
+        ways["HTTP, 4 concurrent uploads, each"] = four_over_http
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
             result = way()
-            if turn:  # the first turn warms up
+            if turn:  # the first repetition is warm-up
                 taken[name].append(result)
     return {
         name: (statistics.median(c for c, _ in results), statistics.median(w for _, w in results))
@@ -121,10 +121,10 @@ def measure(path: Path, settings: Settings, repeats: int, url: str, pid: int) ->
 
 
 def peak_mib(path: Path, settings: Settings) -> float:
-    """Peak resident memory of a process that inspects a file and writes its JSON, MiB."""
+    """Return the peak resident memory of a process that inspects a file and writes its JSON, MiB."""
     command = [sys.executable, "-m", "speech_qc", "inspect", str(path), "--format", "json", "--device", "cpu"]
     command += ["--model", str(settings.model_path), "--fail-on", "fail"]
-    # The kernel counts what a process was forked from as its own peak, so a small one must stand between.
+    # The kernel's peak of a process includes the process it was forked from, so a small launcher forks it.
     launcher = (
         "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode; "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
@@ -136,7 +136,7 @@ def peak_mib(path: Path, settings: Settings) -> float:
 
 
 def rss_peak_of(pid: int) -> float:
-    """Peak resident memory of a running process, MiB (Linux)."""
+    """Return the peak resident memory of a running process, MiB (Linux)."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -144,25 +144,25 @@ def rss_peak_of(pid: int) -> float:
 
 
 def main() -> None:
-    """Run all and print Markdown."""
+    """Run all measurements and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", type=Path, default=ROOT / "examples" / "sample.wav", help="16 kHz mono; repeated")
-    parser.add_argument("--model", type=Path, help="model file; the shipped one by default")
-    parser.add_argument("--repeats", type=int, default=5, help="counted turns for the 60 s file; the long file gets 1")
+    parser.add_argument("--model", type=Path, help="model file (default: the shipped one)")
+    parser.add_argument("--repeats", type=int, default=5, help="repetitions for the 60 s file; the long file gets one")
     parser.add_argument("--hours", type=float, default=1.0, help="length of the long file")
     parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
     options = parser.parse_args()
     chosen = {"model_path": options.model} if options.model else {}
     settings = Settings(device="cpu", **chosen)
     about = machine()
-    lines = ["| audio | way | x real time, CPU of one core | x real time, wall | ms of CPU per second of audio |"]
+    lines = ["| audio | variant | x real time, CPU of one core | x real time, wall | ms of CPU per second of audio |"]
     lines.append("|---|---|---|---|---|")
     with (
         tempfile.TemporaryDirectory() as folder,
         started_server(settings.max_streams, model_path=str(settings.model_path), device="cpu") as host,
     ):
         url, pid = host.url, host.pid
-        assert pid is not None, "a server that was started here has a process"
+        assert pid is not None, "a server started here has a process ID"
         minute, long = Path(folder) / "minute.wav", Path(folder) / "long.wav"
         write_audio(options.audio, 60, minute)
         write_audio(options.audio, options.hours * 3600, long)
@@ -187,7 +187,7 @@ def main() -> None:
         f"| `speech-qc inspect`, {2 * options.hours:g} h file | {large:.0f} |",
         f"| difference | {large - small:.0f} |",
         f"| server, after the files above | {before:.0f} |",
-        f"| server, after a {2 * options.hours:g} h WAV without frames on top | {after:.0f} |",
+        f"| server, after an additional {2 * options.hours:g} h WAV without frames | {after:.0f} |",
     ]
     table = "\n".join(lines)
     print(table)

@@ -1,12 +1,11 @@
-"""The same audio on the same core in the same run: this detector beside Silero VAD and DNSMOS P.835.
+"""Compare the speed of this detector with Silero VAD and DNSMOS P.835 on the same audio and core.
 
-    pip install --no-deps --target PEERS silero-vad speechmos     # model files only; nothing of them is imported
+    pip install --no-deps --target PEERS silero-vad speechmos     # only their model files are used; nothing is imported
     python benchmarks/bench_peers.py --peers PEERS [--repeats 5] [--record]
 
-Each way is the whole of what it does per stream: features and model for this detector; 32 ms chunks with 4 ms of
-context for Silero VAD, as its own code feeds it; windows of 9.01 s for DNSMOS, with its hop of 1 s and without
-overlap. Batched means 64 streams a step (this detector: chunks of 100 ms). The ways are taken in turn; figures are
-medians of CPU seconds.
+Each variant does the complete work per stream: features and model for this detector; 32 ms chunks with 4 ms of context
+for Silero VAD, as in its own code; windows of 9.01 s for DNSMOS, with its hop of 1 s and without overlap. Batched means
+64 streams per step (this detector: chunks of 100 ms). The variants alternate. Figures are medians of CPU seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import speech_qc  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
+import speech_qc  # noqa: F401  # first, because it disables ONNX Runtime's telemetry
 
 # isort: split
 import numpy as np
@@ -37,7 +36,7 @@ DNSMOS_WINDOW = 144_160
 
 
 def open_session(path: Path) -> Any:
-    """One thread, as this service runs its own model."""
+    """Open a session with one thread, as this service does for its own model."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -46,7 +45,7 @@ def open_session(path: Path) -> Any:
 
 
 def ours(settings: Settings, hops: int, batch: int) -> Callable[[np.ndarray], None]:
-    """This detector, features included."""
+    """Return this detector, including features."""
     runner = make_runner(settings)
     front_end = FrontEnd(runner.contract.features)
 
@@ -60,7 +59,7 @@ def ours(settings: Settings, hops: int, batch: int) -> Callable[[np.ndarray], No
 
 
 def silero(session: Any, batch: int) -> Callable[[np.ndarray], None]:
-    """Silero VAD, 512 samples a step with 64 of context."""
+    """Return Silero VAD, with 512 samples per step and 64 of context."""
     rate = np.array(RATE_HZ, np.int64)
 
     def run(streams: np.ndarray) -> None:
@@ -76,7 +75,7 @@ def silero(session: Any, batch: int) -> Callable[[np.ndarray], None]:
 
 
 def dnsmos(session: Any, hop_samples: int) -> Callable[[np.ndarray], None]:
-    """DNSMOS P.835 on one stream, window by window."""
+    """Return DNSMOS P.835 on one stream, window by window."""
 
     def run(streams: np.ndarray) -> None:
         for start in range(0, streams.shape[1] - DNSMOS_WINDOW + 1, hop_samples):
@@ -86,7 +85,7 @@ def dnsmos(session: Any, hop_samples: int) -> Callable[[np.ndarray], None]:
 
 
 def main() -> None:
-    """Run all in turn and print Markdown."""
+    """Run all variants alternately and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True, help="folder that pip installed the two packages into")
     parser.add_argument("--audio", type=Path, default=ROOT / "examples" / "sample.wav", help="16 kHz mono; repeated")
@@ -96,10 +95,10 @@ def main() -> None:
     options = parser.parse_args()
     samples, rate = soundfile.read(options.audio, dtype="float32")
     if rate != RATE_HZ or samples.ndim != 1:
-        raise SystemExit(f"expected {RATE_HZ} Hz mono, {options.audio} is {rate} Hz with shape {samples.shape}")
+        raise SystemExit(f"expected {RATE_HZ} Hz mono, got {rate} Hz with shape {samples.shape}: {options.audio}")
     length = int(options.seconds * RATE_HZ)
     looped = np.resize(samples, length + STREAMS * 997)
-    streams = np.stack([looped[i * 997 : i * 997 + length] for i in range(STREAMS)])  # each starts elsewhere
+    streams = np.stack([looped[i * 997 : i * 997 + length] for i in range(STREAMS)])  # each has a different start
 
     settings = Settings(device="cpu")
     vad = open_session(options.peers / "silero_vad/data/silero_vad.onnx")
@@ -119,11 +118,11 @@ def main() -> None:
         for name, (run, _) in ways.items():
             before = time.process_time()
             run(streams)
-            if turn:  # the first turn warms up
+            if turn:  # the first repetition is warm-up
                 taken[name].append(time.process_time() - before)
     speed = {name: ways[name][1] * options.seconds / statistics.median(cpu) for name, cpu in taken.items()}
     own = speed[f"speech-qc, chunks of 100 ms, {STREAMS} streams"]
-    headings = ("way", "x real time on one core", "speech-qc batched is faster by")
+    headings = ("variant", "x real time on one core", "speed-up of speech-qc, batched")
     table = markdown(headings, [(name, f"{value:.0f}", f"{own / value:.1f}") for name, value in speed.items()])
     print(table)
     if options.record:

@@ -1,11 +1,11 @@
-"""The shipped model in fewer bits: is it faster, and does it say the same?
+"""Compare the shipped model with versions at lower precision: speed and change of scores.
 
     python benchmarks/bench_precision.py [--model FILE] [--repeats 60] [--record]
 
-The model as shipped (float32), with 8-bit weights and activations quantised as it runs (ONNX Runtime's
-`quantize_dynamic`), with 8-bit weights of the matrix products alone, and with 16-bit floats inside. Per variant: size,
-milliseconds of CPU per second of audio on one core, alone and with 64 streams, and how its scores on the frozen set of
-`training.evaluation.gate` differ. Needs the `train` extra. On a GPU: `--provider CUDAExecutionProvider`.
+The variants are the model as shipped (float32), with 8-bit weights and activations quantised at run time (ONNX
+Runtime's `quantize_dynamic`), with 8-bit weights of the matrix products only, and with internal 16-bit floats. Measures
+size, milliseconds of CPU per second of audio on one core with one and with 64 streams, and the change of scores on the
+frozen set of `training.evaluation.gate`. Requires the `train` extra. On a GPU: `--provider CUDAExecutionProvider`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import speech_qc  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
+import speech_qc  # noqa: F401  # first, because it disables ONNX Runtime's telemetry
 
 # isort: split
 import numpy as np
@@ -43,41 +43,43 @@ NAMES = ("features", "state", "scores", "new_state")
 
 
 def variants(model: Path, folder: Path) -> Iterator[tuple[str, Path | str]]:
-    """Files of all variants, or the reason why there is none."""
+    """Yield the file of each variant, or the reason why it could not be created."""
     yield "float32, as shipped", model
     makers: dict[str, Callable[[Path], None]] = {
-        "int8, all that ONNX Runtime quantises": lambda out: quantize_dynamic(model, out, weight_type=QuantType.QInt8),
+        "int8, everything ONNX Runtime quantises": lambda out: quantize_dynamic(
+            model, out, weight_type=QuantType.QInt8
+        ),
         "int8, matrix products": lambda out: quantize_dynamic(
             model, out, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
         ),
-        "float16 inside": lambda out: onnx.save(convert_float_to_float16(onnx.load(model), keep_io_types=True), out),
+        "float16, internal": lambda out: onnx.save(convert_float_to_float16(onnx.load(model), keep_io_types=True), out),
     }
     for place, (name, make) in enumerate(makers.items()):
         out = folder / f"{place}.onnx"
         try:
             make(out)
-        except Exception as error:  # the converters raise whatever they meet; the table says so
+        except Exception as error:  # the converters raise various exceptions; the table shows the reason
             yield name, f"{type(error).__name__}: {error}"
             continue
         yield name, out
 
 
 def try_in_child(path: Path, provider: str) -> None:
-    """Open a session in a process of its own, since a runtime may crash on a file that a converter made of it.
+    """Open a session in a child process, because the runtime may crash on a converted file.
 
     Raises:
-        RuntimeError: It cannot be opened.
+        RuntimeError: The file cannot be opened.
     """
     program = "import sys, onnxruntime as o; o.InferenceSession(sys.argv[1], providers=sys.argv[2:])"
     run = subprocess.run([sys.executable, "-c", program, str(path), provider], capture_output=True, text=True)
     if run.returncode < 0:
-        raise RuntimeError(f"ONNX Runtime {ort.__version__} crashes when it opens the file (signal {-run.returncode})")
+        raise RuntimeError(f"ONNX Runtime {ort.__version__} crashes on opening the file (signal {-run.returncode})")
     if run.returncode:
         raise RuntimeError(run.stderr.strip().splitlines()[-1])
 
 
 def open_session(path: Path, provider: str) -> ort.InferenceSession:
-    """A session on one core, as the service opens it."""
+    """Open a session with one thread, like the service."""
     try_in_child(path, provider)
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -86,7 +88,7 @@ def open_session(path: Path, provider: str) -> ort.InferenceSession:
 
 
 def run(session: ort.InferenceSession, features: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One step."""
+    """Run one step."""
     scores, new_state = session.run(list(NAMES[2:]), {NAMES[0]: features, NAMES[1]: state})
     return scores, new_state
 
@@ -94,7 +96,7 @@ def run(session: ort.InferenceSession, features: np.ndarray, state: np.ndarray) 
 def cost(
     sessions: dict[str, ort.InferenceSession], contract: ModelContract, batch: int, repeats: int
 ) -> dict[str, float]:
-    """CPU milliseconds per second of audio of every variant, taken in turn."""
+    """Return CPU milliseconds per second of audio for every variant; the variants alternate."""
     rng = np.random.default_rng(0)
     features = rng.normal(-8.0, 2.0, (batch, CHUNK_HOPS, contract.features.columns)).astype(np.float32)
     state = np.zeros((batch, contract.state_size), np.float32)
@@ -104,14 +106,14 @@ def cost(
             before = time.process_time()
             for _ in range(CHUNKS):
                 run(session, features, state)
-            if turn >= 3:  # the first turns warm up
+            if turn >= 3:  # the first repetitions are warm-up
                 taken[name].append(time.process_time() - before)
     seconds = batch * CHUNKS * CHUNK_HOPS * contract.features.hop_samples / contract.features.sample_rate_hz
     return {name: statistics.median(cpu) / seconds * 1000 for name, cpu in taken.items()}
 
 
 def answers(session: ort.InferenceSession, contract: ModelContract) -> np.ndarray:
-    """Scores of all sounds of the frozen set, (frames, C)."""
+    """Return the scores of all sounds of the frozen set, (frames, C)."""
     front_end, found = FrontEnd(contract.features), []
     overlap = contract.features.overlap_samples
     for cases in gate_cases().values():
@@ -124,14 +126,14 @@ def answers(session: ort.InferenceSession, contract: ModelContract) -> np.ndarra
 
 
 def mean_auroc(session: ort.InferenceSession, contract: ModelContract) -> float:
-    """Mean over the labels on the frozen set."""
+    """Return the mean AUROC over the labels on the frozen set."""
     score = onnx_score(session, contract.lookahead_frames, contract.state_size)
     figures = gate_figures(model_contender(contract, score))
     return statistics.fmean(value for name, value in figures.items() if name.startswith("auroc."))
 
 
 def main() -> None:
-    """Run all and print Markdown."""
+    """Run all measurements and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "speech-qc-base.onnx")
     parser.add_argument("--provider", default="CPUExecutionProvider")
@@ -152,7 +154,7 @@ def main() -> None:
                 if isinstance(file, str):
                     raise RuntimeError(file)
                 sessions[name] = open_session(file, options.provider)
-            except Exception as error:  # what a runtime cannot load is a result
+            except Exception as error:  # a file that the runtime cannot load is also a result
                 reasons[name] = str(error).splitlines()[0][:160]
         costs = {batch: cost(sessions, contract, batch, options.repeats) for batch in BATCHES}
         exact = answers(next(iter(sessions.values())), contract)

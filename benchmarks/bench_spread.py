@@ -1,16 +1,18 @@
-"""How evenly connections spread over workers: descriptors passed by the parent against the kernel's two ways.
+"""Measure how evenly connections spread over workers: descriptor passing by the parent and two methods of the kernel.
 
     python benchmarks/bench_spread.py [--parts spread restart] [--workers 2 4] [--connections 40 200 400] [--record]
 
-`spread`: a parent that accepts and passes descriptors to workers, as `speech-qc serve --workers` does, against one
-SO_REUSEPORT socket per worker and against one listening socket that all workers inherit. Workers are real processes on
-uvloop; each open connection uses some CPU every 100 ms, as a stream does. Long connections are opened at a steady pace
-with a short one, like a scrape, between any two. Every connection is answered with one byte.
+`spread` compares a parent that accepts connections and passes their descriptors to workers, like
+`speech-qc serve --workers`, with one SO_REUSEPORT socket per worker and with one listening socket that all workers
+inherit. Workers are real processes on uvloop, and each open connection uses some CPU every 100 ms, like a stream. Long
+connections are opened at a steady rate, with a short one, like a scrape, between any two. The server answers every
+connection with one byte.
 
-`restart`: half of the long connections are opened, one worker is killed and started again, and the rest is opened when
-it is back. Short connections go on throughout. Clients that lose their worker do not come back.
+`restart` opens half of the long connections, kills and restarts one worker, and opens the rest when the worker is back.
+Short connections continue throughout. Clients that lose their worker do not reconnect.
 
-Servers of all variants run side by side and are loaded in turn. Linux only: macOS does not balance SO_REUSEPORT.
+The servers of all variants run in parallel and are loaded alternately. Linux only, because macOS does not balance
+SO_REUSEPORT.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ PATIENCE_S = 15.0
 
 # Estimates of code lines for the kernel's ways. Both keep `bind_all` and `_no_address` (27 lines with imports), which
 # resolve the host and turn a taken port into a SettingsError; uvicorn and asyncio do the accepting.
-#   SO_REUSEPORT: 1 line for the option and some 7 in the parent, which must bind without the option first, because a
-#     second server of the same user could otherwise share the port unnoticed. macOS needs another way beside it.
-#   Shared: some 5 lines that listen, pass the descriptors to each worker and make sockets of them there.
-# Passing descriptors needs some 45 lines more in supervisor.py, member.py and server/worker.py, which are not counted.
+#   SO_REUSEPORT: 1 line for the option and about 7 in the parent, which must first bind without the option, because a
+#     second server of the same user could otherwise share the port unnoticed. macOS requires a different method.
+#   Shared: about 5 lines that listen, pass the descriptors to each worker and create sockets from them there.
+# Passing descriptors takes about 45 more lines in supervisor.py, member.py and server/worker.py, which are not counted.
 ESTIMATED_LINES = {REUSEPORT: 35, SHARED: 32}
 
 
@@ -52,7 +54,7 @@ class Client(asyncio.Protocol):
     """A client's end of a connection.
 
     Args:
-        stays: Keep the connection open; otherwise close it once it is answered.
+        stays: Keep the connection open after the answer; otherwise close it.
     """
 
     def __init__(self, *, stays: bool) -> None:
@@ -79,7 +81,7 @@ class Client(asyncio.Protocol):
         self._transport, self.open = transport, True
 
     def data_received(self, data: bytes) -> None:
-        """Take the answer."""
+        """Record the answer."""
         self.first_byte_s = time.perf_counter() - self._connecting_s
         self.worker = data[0]
         if not self._ended.done():
@@ -87,20 +89,20 @@ class Client(asyncio.Protocol):
         if not self.stays:
             self._transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # `first_byte_s` tells success
-        """Note that the connection is gone."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # `first_byte_s` shows whether there was an answer
+        """Mark the connection as closed."""
         self.open = False
         if not self._ended.done():
             self._ended.set_result(None)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the connection if it is open."""
         if self.open:
             self._transport.close()
 
 
 async def open_connections(port: int, count: int) -> list[Client]:
-    """Open long connections at `PACE_PER_S`, with a short one between any two; returns all when they are answered."""
+    """Open long connections at `PACE_PER_S`, with a short one between any two; return when all are answered."""
     loop = asyncio.get_running_loop()
     start_s = loop.time()
     calls = []
@@ -111,7 +113,7 @@ async def open_connections(port: int, count: int) -> list[Client]:
 
 
 def connections_by_worker(clients: Iterable[Client], workers: int) -> list[int]:
-    """How many of the connections that are open each worker has."""
+    """Count the open connections of each worker."""
     counts = Counter(client.worker for client in clients if client.stays and client.open)
     return [counts[worker] for worker in range(workers)]
 
@@ -125,13 +127,13 @@ async def close_all(clients: Iterable[Client]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What one measurement found.
+    """Results of one measurement.
 
     Attributes:
-        counts: Connections that are open at the end, by worker; worker 0 is the one that was restarted.
-        first_byte_ms: Time from connecting to the answer, of every connection that was answered.
-        tried: Connections opened while a worker was missing, or at all where none was restarted.
-        failed: Those without an answer.
+        counts: Open connections at the end, by worker; worker 0 is the restarted one.
+        first_byte_ms: Time from connecting to the answer, for every answered connection.
+        tried: Connections opened while a worker was missing, or all connections if none was restarted.
+        failed: Number of `tried` connections without an answer.
     """
 
     counts: list[int]
@@ -140,17 +142,17 @@ class Spread:
     failed: int
 
     def to_mean(self, count: int) -> float:
-        """A number of connections to the mean of the workers."""
+        """Return the ratio of a number of connections to the mean over the workers."""
         return count / statistics.mean(self.counts)
 
     def percentile(self, percent: int) -> float:
-        """Percentile of the time to the first byte, ms; nearest rank."""
+        """Return a percentile of the time to the first byte, ms; nearest rank."""
         ordered = sorted(self.first_byte_ms)
         return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
 
 
 async def measure_spread(server: Server, count: int) -> Spread:
-    """Open `count` connections and see who has them."""
+    """Open `count` connections and count them by worker."""
     clients = await open_connections(server.port, count)
     found = _found(server, clients, clients)
     await close_all(clients)
@@ -158,7 +160,7 @@ async def measure_spread(server: Server, count: int) -> Spread:
 
 
 async def measure_restart(server: Server, count: int) -> Spread:
-    """Open half of the connections, kill worker 0, open the others when it is back."""
+    """Open half of the connections, kill worker 0, and open the others when it is back."""
     clients = await open_connections(server.port, count // 2)
     calls: list[asyncio.Task[Client]] = []
 
@@ -188,7 +190,7 @@ Found = dict[tuple[int, str], list[Spread]]
 
 
 async def measure_in_turn(measure: Measure, workers: int, options: argparse.Namespace) -> Found:
-    """Measure all variants `options.turns` times, in turn; by number of connections and variant."""
+    """Measure all variants alternately, `options.turns` times; by number of connections and variant."""
     servers = [Server(variant, workers, options.burn_us) for variant in VARIANTS]
     found: Found = {(count, variant): [] for count in options.connections for variant in VARIANTS}
     started: list[Server] = []
@@ -210,14 +212,14 @@ async def measure_in_turn(measure: Measure, workers: int, options: argparse.Name
 
 
 def with_worst(values: Iterable[float], digits: int = 2, *, least: bool = False) -> str:
-    """Median and, in brackets, the worst value: the largest, or the smallest."""
+    """Format the median and, in brackets, the worst value: the largest, or with `least` the smallest."""
     taken = list(values)
     worst = min(taken) if least else max(taken)
     return f"{statistics.median(taken):.{digits}f} ({worst:.{digits}f})"
 
 
 def spread_table(by_workers: dict[int, Found]) -> str:
-    """Who has the connections, and how long an answer takes, in Markdown."""
+    """Return the distribution of the connections and the response times, as Markdown."""
     rows = [
         [
             f"{workers}", f"{count}", variant,
@@ -239,7 +241,7 @@ def spread_table(by_workers: dict[int, Found]) -> str:
 
 
 def restart_table(by_workers: dict[int, Found]) -> str:
-    """How full a restarted worker is in the end, in Markdown."""
+    """Return the number of connections of the restarted worker at the end, as Markdown."""
     rows = [
         [
             f"{workers}", f"{count}", variant,
@@ -260,7 +262,7 @@ def restart_table(by_workers: dict[int, Found]) -> str:
 
 
 def code_lines(path: Path) -> tuple[int, int]:
-    """All lines of a Python file, and those that hold code: no blank lines, comments or docstrings."""
+    """Count all lines of a Python file, and those with code: no blank lines, comments or docstrings."""
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     documented = {
@@ -279,22 +281,22 @@ def code_lines(path: Path) -> tuple[int, int]:
 
 
 def lines_table() -> str:
-    """Lines of our code that each variant needs, in Markdown."""
+    """Return the lines of our code that each variant requires, as Markdown."""
     files = [code_lines(SERVICE / "workers" / name) for name in ("acceptor.py", "fd_passing.py")]
     own = f"{sum(code for _, code in files)} ({sum(total for total, _ in files)} with comments and blank lines)"
     rows = [[PASSED, own], *([variant, f"about {lines}"] for variant, lines in ESTIMATED_LINES.items())]
-    return markdown(["variant", "lines of code of ours"], rows)
+    return markdown(["variant", "lines of our code"], rows)
 
 
 def main() -> None:
-    """Measure what was asked for and print Markdown."""
+    """Run the requested measurements and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("spread", "restart")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--connections", type=int, nargs="+", default=[40, 200, 400])
     parser.add_argument("--turns", type=int, default=3, help="repetitions of `spread` and `restart`")
-    parser.add_argument("--burn-us", type=float, default=BURN_US, help="CPU of an open connection per 100 ms, µs")
+    parser.add_argument("--burn-us", type=float, default=BURN_US, help="CPU time of an open connection per 100 ms, µs")
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()

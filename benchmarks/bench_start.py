@@ -1,11 +1,12 @@
-"""How long from the start of the service until it is ready, alone and in a container?
+"""Measure the time from the start of the service until it is ready, natively and in a container.
 
     python benchmarks/bench_start.py [--runs 5] [--image speech-qc:latest] [--record]
 
-Each run starts `speech-qc serve` on a free port and asks `/health/ready` every 10 ms until it says 200: imports, model,
-warm-up, port open. With --image the same is done with `docker run` of an image as closed as Compose makes it,
-from the call of `docker` on; its health check is not waited for. The CPU time is what the process had used by then.
-Modules are compiled beforehand, by a start that is not counted, as an installer or the image does it.
+Each run starts `speech-qc serve` on a free port and polls `/health/ready` every 10 ms until it returns 200, which
+covers imports, model, warm-up and opening the port. With --image, the same is measured from the call of `docker run`,
+with the restrictions of the Compose file; the image's health check is not awaited. The CPU time is that of the process
+until then. Modules are compiled beforehand by an extra start that is not counted, as an installer or the image build
+does.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Start:
     """One start.
 
     Attributes:
-        ready_s: From the call to the first 200.
-        cpu_s: Of the process by then; None where it is not seen.
+        ready_s: Time from the call to the first 200.
+        cpu_s: CPU time of the process until then; None if it is not available.
     """
 
     ready_s: float
@@ -47,7 +48,7 @@ class Start:
 
 
 def is_ready(port: int) -> bool:
-    """Whether new work is welcome there."""
+    """Whether the server accepts new work."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
     try:
         connection.request("GET", "/health/ready")
@@ -59,20 +60,20 @@ def is_ready(port: int) -> bool:
 
 
 def wait(port: int, alive: Callable[[], bool]) -> None:
-    """Until it is ready.
+    """Wait until the server is ready.
 
     Raises:
-        RuntimeError: It ended, or takes too long.
+        RuntimeError: The server exited or takes too long.
     """
     deadline = time.perf_counter() + PATIENCE_S
     while not is_ready(port):
         if not alive() or time.perf_counter() > deadline:
-            raise RuntimeError(f"expected a server that gets ready on port {port}, it ended or took {PATIENCE_S:.0f} s")
+            raise RuntimeError(f"the server on port {port} exited or was not ready after {PATIENCE_S:.0f} s")
         time.sleep(0.01)
 
 
 def cpu_s(pid: int) -> float | None:
-    """User and system time of a process and the children it has waited for."""
+    """Return user and system time of a process and the children it has waited for."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     except OSError:
@@ -81,7 +82,7 @@ def cpu_s(pid: int) -> float | None:
 
 
 def contained_cpu_s(container: str) -> float | None:
-    """The same of the service in a container, below its init process; None where it runs on another kernel."""
+    """Return the CPU time of the service in a container; None if the container runs on a different kernel."""
     words = ["docker", "inspect", "--format={{.State.Pid}}", container]
     init = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     try:
@@ -92,7 +93,7 @@ def contained_cpu_s(container: str) -> float | None:
 
 
 def alone(environment: dict[str, str]) -> Start:
-    """Start it with this Python."""
+    """Start the service with this Python."""
     port = free_port()
     words = [sys.executable, "-m", "speech_qc", "serve", "--port", str(port)]
     start = time.perf_counter()
@@ -106,19 +107,19 @@ def alone(environment: dict[str, str]) -> Start:
 
 
 def contained(image: str) -> Start:
-    """Start it in a container."""
+    """Start the service in a container."""
     port = free_port()
     subprocess.run(["docker", "rm", "--force", NAME], capture_output=True, check=False)
     words = ["docker", "run", "--detach", f"--name={NAME}", f"--network={NAME}", "--read-only", "--tmpfs=/tmp"]
     words += ["--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--cpus=2", "--memory=2g", "--init"]
     words += [f"--publish=127.0.0.1:{port}:8000", "--env=SPEECHQC_ALLOW_ANONYMOUS=true", image]
     state = ["docker", "inspect", "--format={{.State.Running}}", NAME]
-    # A bridge of its own: an engine may have no default one.
+    # A separate network, because the engine may have no default bridge.
     subprocess.run(["docker", "network", "create", NAME], check=True, capture_output=True)
     try:
         start = time.perf_counter()
         subprocess.run(words, check=True, capture_output=True)
-        # Asking the engine takes as long as many polls, so it is asked only once the port has been silent for long.
+        # Querying the engine takes as long as many polls, so it is queried only if the server is not ready after 10 s.
         quiet = time.perf_counter() + 10
 
         def alive() -> bool:
@@ -132,7 +133,7 @@ def contained(image: str) -> Start:
 
 
 def row(way: str, starts: list[Start]) -> list[str]:
-    """A line of the table."""
+    """Return a table row."""
     ready = [one.ready_s for one in starts]
     used = [one.cpu_s for one in starts if one.cpu_s is not None]
     half = statistics.median(ready)
@@ -141,10 +142,10 @@ def row(way: str, starts: list[Start]) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print, and with --record write it down."""
+    """Measure, print the table, and append it to the results with --record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--image", help="also in a container of this image")
+    parser.add_argument("--image", help="also measure a container of this image")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     about = machine()
@@ -158,7 +159,7 @@ def main() -> None:
     if arguments.image:
         starts = [contained(arguments.image) for _ in range(arguments.runs)]
         rows.append(row(f"container of {arguments.image}", starts))
-    text = markdown(["way", "runs", "least s", "p50 s", "most s", "CPU s", f"p50 within {TARGET_S:g} s"], rows)
+    text = markdown(["variant", "runs", "min s", "p50 s", "max s", "CPU s", f"p50 within {TARGET_S:g} s"], rows)
     print(text)
     if arguments.record:
         record("start to ready", about, text)

@@ -1,11 +1,11 @@
-"""How many live streams this machine carries, and what an upload does to them.
+"""Measure how many live streams this machine can serve, and how an upload affects them.
 
     python benchmarks/bench_streams.py [--workers 2] [--p99-ms 150] [--messages 20 100] [--seconds 10] [--minutes 6]
     python benchmarks/bench_streams.py --uploads --streams 200 [--workers 2] [--hours 1] [--seconds 20]
 
-The first form is `speech-qc capacity` for each message length, the server, the clients and this program on one
-machine. The second runs so many streams without and with an upload of an hour going on (another begins when one ends),
-in turn, against one server. `--record` appends the tables to `benchmarks/RESULTS.md`.
+The first form runs `speech-qc capacity` for each message length, with server, clients and this program on one machine.
+The second form runs the given number of streams on one server, first without and then with a concurrent upload of an
+hour (a new one starts when one ends). `--record` appends the tables to `benchmarks/RESULTS.md`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from speech_qc.capacity.host import allow_open_files, started_server
 from speech_qc.capacity.trial import Conditions, Target, run_trial
 from speech_qc.cli.capacity import COLUMNS, CapacityOptions, advice, cells, measure
 
-UPLOAD_S = 900.0  # longest wait for the answer
+UPLOAD_S = 900.0  # time-out of an upload
 
 
 def capacities(options: argparse.Namespace) -> str:
-    """The search, for each message length."""
+    """Search the capacity for each message length."""
     parts = []
     for message_ms in options.messages:
         conditions = Conditions(message_ms, options.emit_ms, options.seconds)
@@ -38,14 +38,14 @@ def capacities(options: argparse.Namespace) -> str:
         rows = [cells(trial, options.p99_ms) for trial in sorted(found.trials, key=lambda trial: trial.streams)]
         parts.append(
             f"{options.workers} process(es). Messages of {message_ms} ms, scores every {options.emit_ms} ms, "
-            f"{options.seconds:g} s timed per trial; "
+            f"{options.seconds:g} s measured per trial; "
             f"lag in ms.\n\n{markdown(COLUMNS, rows)}\n\n{advice(found, asked)}"
         )
     return "\n\n".join(parts)
 
 
 class Uploads(threading.Thread):
-    """Uploads a recording again and again.
+    """Uploads a recording repeatedly.
 
     Args:
         url: Server.
@@ -57,10 +57,10 @@ class Uploads(threading.Thread):
         self._url, self._path = url, path
         self._enough = threading.Event()
         self.seconds: list[float] = []
-        """That each took."""
+        """Duration of each upload."""
 
     def run(self) -> None:
-        """Until told to stop."""
+        """Upload until `stop` is called."""
         while not self._enough.is_set():
             started_s = time.monotonic()
             with self._path.open("rb") as body:
@@ -69,13 +69,13 @@ class Uploads(threading.Thread):
             self.seconds.append(time.monotonic() - started_s)
 
     def stop(self) -> None:
-        """Begin no further one, wait for the last."""
+        """Start no further upload, and wait for the current one."""
         self._enough.set()
         self.join(UPLOAD_S)
 
 
 def with_uploads(options: argparse.Namespace) -> str:
-    """The streams' lag without and with an upload."""
+    """Measure the streams' lag without and with an upload."""
     rows, took = [], ""
     conditions = Conditions(options.messages[-1], options.emit_ms, options.seconds)
     allow_open_files(options.streams + 256)
@@ -91,35 +91,35 @@ def with_uploads(options: argparse.Namespace) -> str:
         uploads.start()
         rows.append((f"{options.hours:g} h", *cells(run_trial(target, options.streams, conditions), options.p99_ms)))
         uploads.stop()
-        took = ", ".join(f"{seconds:.1f} s" for seconds in uploads.seconds) or "none was finished"
+        took = ", ".join(f"{seconds:.1f} s" for seconds in uploads.seconds) or "none finished"
     return (
-        f"{options.workers} process(es). Messages of {conditions.message_ms} ms, {options.seconds:g} s timed; "
+        f"{options.workers} process(es). Messages of {conditions.message_ms} ms, {options.seconds:g} s measured; "
         "lag in ms, "
         f"limit {options.p99_ms:g}.\n\n"
-        f"{markdown(('upload', *COLUMNS), rows)}\n\nThe uploads took {took}."
+        f"{markdown(('upload', *COLUMNS), rows)}\n\nDuration of the uploads: {took}."
     )
 
 
 def main() -> None:
-    """Run one form and print Markdown."""
+    """Run one of the two forms and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--p99-ms", type=float, default=150.0, help="limit of the lag's 99th percentile")
-    parser.add_argument("--messages", type=int, nargs="+", default=[20, 100], help="audio in one message, ms")
-    parser.add_argument("--emit-ms", type=int, default=100, help="audio between two score messages")
-    parser.add_argument("--seconds", type=float, default=10.0, help="timed per trial")
-    parser.add_argument("--minutes", type=float, default=6.0, help="longest search")
-    parser.add_argument("--max", type=int, default=2000, help="most streams tried")
-    parser.add_argument("--uploads", action="store_true", help="streams beside an upload, instead of the search")
-    parser.add_argument("--streams", type=int, default=200, help="with --uploads: how many")
+    parser.add_argument("--messages", type=int, nargs="+", default=[20, 100], help="audio per message, ms")
+    parser.add_argument("--emit-ms", type=int, default=100, help="audio between two score messages, ms")
+    parser.add_argument("--seconds", type=float, default=10.0, help="measured time per trial")
+    parser.add_argument("--minutes", type=float, default=6.0, help="maximum duration of the search")
+    parser.add_argument("--max", type=int, default=2000, help="maximum number of streams to try")
+    parser.add_argument("--uploads", action="store_true", help="measure streams with a concurrent upload, no search")
+    parser.add_argument("--streams", type=int, default=200, help="with --uploads: number of streams")
     parser.add_argument("--hours", type=float, default=1.0, help="with --uploads: length of the recording")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the server")
+    parser.add_argument("--workers", type=int, default=1, help="number of server processes")
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()
     text = with_uploads(options) if options.uploads else capacities(options)
     print(text)
     if options.record:
-        record("live streams beside an upload" if options.uploads else "live streams", about, text)
+        record("live streams with a concurrent upload" if options.uploads else "live streams", about, text)
 
 
 if __name__ == "__main__":

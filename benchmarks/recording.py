@@ -1,4 +1,4 @@
-"""Where the figures go: tables with machine, commit and command at the end of `benchmarks/RESULTS.md`."""
+"""Append results with machine, commit and command to `benchmarks/RESULTS.md`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import speech_qc  # noqa: F401  # first: turns the telemetry of ONNX Runtime off
+import speech_qc  # noqa: F401  # first, because it disables ONNX Runtime's telemetry
 
 # isort: split
 import numpy as np
@@ -21,7 +21,7 @@ RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 
 
 def machine() -> str:
-    """Processor, cores, Python, and the libraries that do the work."""
+    """Describe the machine: processor, cores, Python and the main libraries."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -35,7 +35,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Short hash of the working tree's commit, `+` when more than the results has changes."""
+    """Return the short commit hash, with `+` if files other than the results have changes."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -45,19 +45,19 @@ def commit() -> str:
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def record(title: str, about: str, text: str, places: Mapping[str, str] | None = None) -> None:
-    """Append an entry; the command is that of this process.
+    """Append an entry with the command line of this process.
 
     Args:
         title: What was measured.
-        about: Of the machine, taken at the start.
+        about: Description of the machine, taken at the start.
         text: The tables.
-        places: Arguments of this machine alone, such as folders, and what is written instead.
+        places: Machine-specific arguments, such as folders, and the text to write instead.
     """
     arguments = [(places or {}).get(argument, argument) for argument in sys.argv[1:] if argument != "--record"]
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])

@@ -1,10 +1,10 @@
-"""Hours in minutes: streams that come and go, uploads, and hostile clients, at a share of what the machine carries.
+"""Soak test: streams that start and end, uploads, and hostile clients, at a share of the machine's capacity.
 
     python benchmarks/soak.py --minutes 60 --streams 60 [--record]
 
-Starts a server of its own (or takes the one of --url and --pid, with the key of --api-key-file or SPEECHQC_API_KEY
-where it wants one), and prints once a minute what must not grow: resident memory, threads, descriptors, places; at the
-end what was lost. Ends with 1 if anything leaked or a frame was lost.
+Starts a server, or uses the one given by --url and --pid, with the key of --api-key-file or SPEECHQC_API_KEY if it
+requires one. Once a minute it prints what must not grow (resident memory, threads, descriptors, places), and at the end
+what was lost. The exit code is 1 if anything leaked or a frame was lost.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from recording import machine, markdown, record  # noqa: E402  # beside this file
+from recording import machine, markdown, record  # noqa: E402  # in this folder
 
-from speech_qc.capacity.host import started_server  # noqa: E402  # found where the line above says
+from speech_qc.capacity.host import started_server  # noqa: E402  # on the path added above
 from speech_qc.client.credentials import bearer, find_api_key  # noqa: E402
 
 MESSAGE_S, FRAME_S, RATE_HZ = 0.1, 0.02, 16_000
 STREAM_S = (5.0, 60.0)
-"""Shortest and longest stream."""
+"""Minimum and maximum length of a stream."""
 MOST_GROWTH = 0.05
-"""Of resident memory, after the first quarter."""
+"""Maximum growth of resident memory after the first quarter."""
 
 
 @dataclass
 class Tally:
-    """What came of everybody."""
+    """Counts of all clients' results."""
 
     streams: int = 0
     frames: int = 0
@@ -54,13 +54,13 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def fail(self, what: str) -> None:
-        """Note a failure, and say it at once."""
+        """Record a failure and print it immediately."""
         self.failures.append(what)
         sys.stdout.write(f"failure: {what}\n")
         sys.stdout.flush()
 
     def line(self) -> str:
-        """For people."""
+        """Return the counts as text."""
         return (
             f"streams {self.streams}, frames {self.frames}, lost {self.lost_frames}, uploads {self.uploads}, "
             f"refused {self.refused}, hostile {self.hostile}, failures {len(self.failures)}"
@@ -69,7 +69,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Sample:
-    """The server at one moment."""
+    """The state of the server at one time."""
 
     rss_mib: float
     threads: int
@@ -79,7 +79,7 @@ class Sample:
 
 
 def audio(seconds: float, seed: int) -> bytes:
-    """Noise in syllables, 16-bit."""
+    """Generate noise modulated like syllables, 16-bit."""
     rng = np.random.default_rng(seed)
     count = round(seconds * RATE_HZ)
     shape = np.clip(np.sin(2 * np.pi * 3 * np.arange(count) / RATE_HZ) + 0.3, 0, 1)
@@ -87,14 +87,14 @@ def audio(seconds: float, seed: int) -> bytes:
 
 
 def wav(samples: bytes) -> bytes:
-    """A WAV file around 16-bit samples."""
+    """Encode 16-bit samples as a WAV file."""
     form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16)
     head = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(samples))
     return b"RIFF" + struct.pack("<I", len(head) + len(samples)) + head + samples
 
 
 async def send_paced(link: ClientConnection, sound: bytes, messages: int) -> None:
-    """Send so many messages in real time, round and round through a sound."""
+    """Send a number of messages in real time, looping over a sound."""
     size = round(MESSAGE_S * RATE_HZ) * 2
     begun = time.monotonic()
     for number in range(messages):
@@ -104,7 +104,7 @@ async def send_paced(link: ClientConnection, sound: bytes, messages: int) -> Non
 
 
 async def one_stream(url: str, api_key: str | None, tally: Tally, rng: random.Random, sound: bytes) -> None:
-    """A paced stream to its end; every frame of it must come."""
+    """Run a paced stream to its end; every frame must be scored."""
     messages = round(rng.uniform(*STREAM_S) / MESSAGE_S)
     following = 0
     key = bearer(api_key)
@@ -144,7 +144,7 @@ async def one_stream(url: str, api_key: str | None, tally: Tally, rng: random.Ra
 async def keep_streaming(
     url: str, api_key: str | None, tally: Tally, rng: random.Random, sound: bytes, end_s: float
 ) -> None:
-    """One stream after the other."""
+    """Run one stream after another."""
     await asyncio.sleep(rng.uniform(0, 5))
     while time.monotonic() < end_s:
         try:
@@ -157,7 +157,7 @@ async def keep_streaming(
 async def keep_uploading(
     url: str, api_key: str | None, tally: Tally, rng: random.Random, end_s: float, every_s: float
 ) -> None:
-    """One recording after the other, with pauses."""
+    """Upload one recording after another, with pauses."""
     async with httpx.AsyncClient(timeout=120, headers=bearer(api_key)) as web:
         while time.monotonic() < end_s:
             body = wav(audio(rng.uniform(1, 60), rng.randrange(1000)))
@@ -176,10 +176,10 @@ async def keep_uploading(
 async def keep_attacking(
     url: str, api_key: str | None, tally: Tally, rng: random.Random, sound: bytes, end_s: float
 ) -> None:
-    """Broken bodies, vanishing clients, silent sockets, garbage; what they get back does not matter."""
+    """Send malformed bodies, disconnect early, stay silent, send garbage; the responses do not matter."""
     port = int(url.rsplit(":", 1)[1])
     good = wav(sound[:64_000])
-    # With a key where there are keys, or nothing would get past the door.
+    # With a key if the server requires one, because otherwise everything would be rejected on arrival.
     host = b"Host: x\r\n" + "".join(f"{name}: {value}\r\n" for name, value in bearer(api_key).items()).encode()
     upload = b"POST /v1/inspect HTTP/1.1\r\n" + host
     upgrade = (
@@ -192,9 +192,9 @@ async def keep_attacking(
             attack = rng.randrange(6)
             if attack == 0:
                 writer.write(rng.randbytes(rng.randrange(1, 5000)))
-            elif attack == 1:  # an upload that its sender leaves
+            elif attack == 1:  # an upload whose client disconnects
                 writer.write(upload + b"Content-Length: 90000\r\n\r\n" + good[:20_000])
-            elif attack == 2:  # bytes that are no recording any more
+            elif attack == 2:  # a corrupted recording
                 body = bytearray(good)
                 for _ in range(20):
                     body[rng.randrange(200)] = rng.randrange(256)
@@ -203,7 +203,7 @@ async def keep_attacking(
                 writer.write(upgrade + b"\x82\xfe\x3e\x80" + bytes(4) + bytes(rng.randrange(8000)))
             elif attack == 4:  # garbage after the handshake
                 writer.write(upgrade + rng.randbytes(400))
-            # 5 says nothing at all
+            # 5 sends nothing
             with suppress(TimeoutError):
                 await asyncio.wait_for(reader.read(1 << 16), rng.uniform(0.1, 3))
             if rng.random() < 0.5:
@@ -214,7 +214,7 @@ async def keep_attacking(
 
 
 async def look(pid: int, url: str, api_key: str | None) -> Sample:
-    """What the system and the server's own metrics say."""
+    """Sample the server's state from the system and the server's metrics."""
     status = await asyncio.to_thread(Path(f"/proc/{pid}/status").read_text)
     facts = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     async with httpx.AsyncClient(timeout=30, headers=bearer(api_key)) as web:
@@ -230,7 +230,7 @@ async def look(pid: int, url: str, api_key: str | None) -> Sample:
 
 
 async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namespace) -> int:
-    """Run everybody, look once in a while, judge."""
+    """Run all clients, sample the server periodically, and print the verdict."""
     tally, sound, samples = Tally(), audio(30, 1), []
     begun = time.monotonic()
     end_s = begun + 60 * options.minutes
@@ -242,16 +242,16 @@ async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namesp
     tasks = [keep_streaming(url, api_key, tally, rng(), sound, end_s) for _ in range(options.streams)]
     tasks += [keep_uploading(url, api_key, tally, rng(), end_s, 5.0) for _ in range(options.uploaders)]
     tasks += [keep_attacking(url, api_key, tally, rng(), sound, end_s) for _ in range(options.hostile)]
-    everybody = asyncio.gather(*tasks)
-    while not everybody.done():
-        await asyncio.wait({everybody}, timeout=min(60.0, 3 * options.minutes))
+    clients = asyncio.gather(*tasks)
+    while not clients.done():
+        await asyncio.wait({clients}, timeout=min(60.0, 3 * options.minutes))
         sample = await look(pid, url, api_key)
         samples.append(sample)
         minutes = (time.monotonic() - begun) / 60
         print(f"{minutes:6.1f} min  {sample.rss_mib:7.1f} MiB  {sample.threads:3} threads  "
               f"{sample.descriptors:4} descriptors  {sample.tasks:4} tasks  {sample.places:4} places  "
               f"{tally.line()}", flush=True)  # fmt: skip
-    everybody.result()
+    clients.result()
     await asyncio.sleep(options.settle_s)
     last = await look(pid, url, api_key)
     quarter = min(len(samples) // 4, len(samples) - 1)
@@ -264,11 +264,11 @@ async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namesp
     wrong += [f"memory grew by {100 * growth:.1f} %"] if growth > MOST_GROWTH else []
     if last.threads > first.threads + 2:
         wrong.append(f"threads grew from {first.threads} to {last.threads}")
-    spare = 5  # a connection of ours and of a scrape may still be open
+    spare = 5  # a connection of this program or of a scrape may still be open
     for name in ("descriptors", "tasks"):
         before, now = getattr(options.idle, name), getattr(last, name)
         if now > before + spare:
-            wrong.append(f"{now} {name} are left, {before} were there at the start")
+            wrong.append(f"{now} {name} at the end, {before} at the start")
     print(f"end: {last}; memory at most {100 * growth:+.1f} % after the first quarter; {tally.line()}")
     verdict = "; ".join(wrong) or "nothing leaked, nothing lost"
     print(verdict)
@@ -284,8 +284,8 @@ async def soak(url: str, pid: int, api_key: str | None, options: argparse.Namesp
 
 
 def report(looks: tuple[Sample, ...], growth: float, tally: Tally, verdict: str, options: argparse.Namespace) -> str:
-    """What is written down: the server at five moments, and what came of everybody."""
-    names = ("before", "after a quarter", "the largest since", "the last under load", "at rest")
+    """Return the recorded text: the server at five times, and all clients' results."""
+    names = ("before", "after a quarter", "maximum since", "last under load", "idle")
     rows = [
         (
             name, f"{look.rss_mib:.1f} MiB", str(look.threads), str(look.descriptors), str(look.tasks),
@@ -295,26 +295,28 @@ def report(looks: tuple[Sample, ...], growth: float, tally: Tally, verdict: str,
     ]  # fmt: skip
     table = markdown(("server", "resident memory", "threads", "descriptors", "tasks", "places taken"), rows)
     crowd = (
-        f"{options.minutes:g} minutes, {options.streams} streams at a time that come and go, "
-        f"{options.uploaders} clients that upload, {options.hostile} hostile ones."
+        f"{options.minutes:g} minutes, {options.streams} concurrent streams that start and end, "
+        f"{options.uploaders} uploading clients, {options.hostile} hostile clients."
     )
     end = f"Memory grew by at most {100 * growth:.1f} % after the first quarter; {tally.line()}; {verdict}."
     return f"{crowd}\n\n{table}\n\n{end}"
 
 
 async def main() -> int:
-    """Read the options, start a server, soak it."""
+    """Parse the options, start a server and run the soak test."""
     options_of = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options_of.add_argument("--minutes", type=float, default=60.0)
-    options_of.add_argument("--streams", type=int, default=60, help="at a time; 80 %% of what speech-qc capacity finds")
+    options_of.add_argument(
+        "--streams", type=int, default=60, help="concurrent; 80 %% of the result of speech-qc capacity"
+    )
     options_of.add_argument("--uploaders", type=int, default=2)
     options_of.add_argument("--hostile", type=int, default=4)
-    options_of.add_argument("--settle-s", type=float, default=15.0, help="rest before the last look")
+    options_of.add_argument("--settle-s", type=float, default=15.0, help="idle time before the last sample")
     options_of.add_argument("--seed", type=int, default=1)
-    options_of.add_argument("--url", help="ws://127.0.0.1:port of a server that runs already on this machine")
-    options_of.add_argument("--pid", type=int, help="its process")
-    options_of.add_argument("--api-key-file", type=Path, help="holds its key; SPEECHQC_API_KEY by default")
-    options_of.add_argument("--record", action="store_true", help="append the end to benchmarks/RESULTS.md")
+    options_of.add_argument("--url", help="ws://127.0.0.1:port of a running server on this machine")
+    options_of.add_argument("--pid", type=int, help="process ID of that server")
+    options_of.add_argument("--api-key-file", type=Path, help="file with its key (default: SPEECHQC_API_KEY)")
+    options_of.add_argument("--record", action="store_true", help="append the result to benchmarks/RESULTS.md")
     options = options_of.parse_args()
     options.about = machine()
     if options.url:
@@ -328,9 +330,9 @@ async def main() -> int:
 
 
 async def measure(url: str, pid: int | None, api_key: str | None, options: argparse.Namespace) -> int:
-    """Soak a server that is ready; returns the exit code."""
+    """Run the soak test on a server that is ready; return the exit code."""
     if pid is None:
-        raise SystemExit("expected --pid, the process of the server of --url")
+        raise SystemExit("--url requires --pid, the process ID of the server")
     options.idle = await look(pid, url, api_key)
     return await soak(url, pid, api_key, options)
 

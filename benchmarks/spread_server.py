@@ -1,6 +1,6 @@
-"""The servers that `bench_spread.py` compares: a parent, its workers, and the three ways connections reach them.
+"""The servers that `bench_spread.py` compares: a parent, its workers, and three ways to distribute connections.
 
-Started by `bench_spread.py` only, as `python spread_server.py parent …` and `python spread_server.py worker …`.
+Only `bench_spread.py` starts it, as `python spread_server.py parent …` and `python spread_server.py worker …`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from functools import partial
 
 import uvloop
 
-# What the workers do not need is imported inside functions: a worker is this script, and must start quickly.
+# Workers run this script too and must start quickly, so modules that they do not need are imported inside functions.
 
 HOST = "127.0.0.1"
-PERIOD_S = 0.1  # between two bursts of CPU of a connection, and between two reports of a worker, as in `WorkerServer`
+PERIOD_S = 0.1  # between CPU bursts of a connection, and between reports of a worker as in `WorkerServer`
 BACKLOG = 2048  # as in `workers/acceptor.py` and uvicorn
-SETTLE_S = 0.3  # until workers have noticed and reported that connections ended
+SETTLE_S = 0.3  # time for workers to notice and report closed connections
 PASSED, REUSEPORT, SHARED = "descriptors passed by the parent", "SO_REUSEPORT socket per worker", "one shared socket"
 VARIANTS = (PASSED, REUSEPORT, SHARED)
 
@@ -32,22 +32,22 @@ class BusyConnection(asyncio.Protocol):
     """A worker's end of a connection: answers with the worker's number, then uses some CPU every 100 ms.
 
     Args:
-        connections: Those of the worker that are open.
-        number: Identifies the worker.
-        burn_ns: CPU per 100 ms.
+        connections: The worker's open connections.
+        number: Number of the worker.
+        burn_ns: CPU time per 100 ms.
     """
 
     def __init__(self, connections: set[BusyConnection], number: int, burn_ns: float) -> None:
         self._connections, self._number, self._burn_ns = connections, number, burn_ns
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Answer."""
+        """Send the worker's number and schedule the first burst."""
         self._connections.add(self)
         transport.write(bytes([self._number]))  # type: ignore[attr-defined]  # uvloop's transports inherit nothing
         self._plan()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the reason does not matter
-        """Stop."""
+        """Remove the connection and stop the bursts."""
         self._connections.discard(self)
         self._next.cancel()
 
@@ -62,13 +62,13 @@ class BusyConnection(asyncio.Protocol):
 
 
 async def run_worker(variant: str, burn_us: float, source: int, number: int) -> None:
-    """Serve until killed; says on standard output that it is ready.
+    """Serve until killed; write a line to standard output when ready.
 
     Args:
         variant: One of `VARIANTS`.
-        burn_us: CPU of a connection per 100 ms.
+        burn_us: CPU time of a connection per 100 ms.
         source: Descriptor of the channel to the parent or of the shared socket; with SO_REUSEPORT the port.
-        number: Identifies the worker.
+        number: Number of the worker.
     """
     from speech_qc.workers import ConnectionReceiver, Job, Member
 
@@ -104,7 +104,7 @@ async def run_worker(variant: str, burn_us: float, source: int, number: int) -> 
 
 
 def bound_socket(port: int, *, reuse_port: bool) -> socket.socket:
-    """A socket that does not listen yet."""
+    """Return a bound socket that does not listen yet."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if reuse_port:
@@ -115,13 +115,13 @@ def bound_socket(port: int, *, reuse_port: bool) -> socket.socket:
 
 
 def run_parent(variant: str, workers: int, port: int, burn_us: float) -> None:
-    """Run the workers until SIGTERM and restart those that end, with our supervisor or with a minimal one."""
+    """Run the workers until SIGTERM and restart those that exit, with our supervisor or with a minimal one."""
     from speech_qc.settings import Settings
     from speech_qc.workers import Supervisor, supervisor
 
     command = [sys.executable, __file__, "worker", variant, str(burn_us)]
     if variant == PASSED:
-        logging.disable()  # the supervisor would log every worker that is killed here
+        logging.disable()  # the supervisor would log every killed worker
         supervisor.HEALTHY_S = 0.0  # so that every restart has the same delay
         Supervisor(Settings(host=HOST, port=port, workers=workers), command).run()
         return
@@ -151,12 +151,12 @@ def run_parent(variant: str, workers: int, port: int, burn_us: float) -> None:
 
 
 class Server:
-    """A parent with its workers, started and stopped here.
+    """A parent process with its workers.
 
     Args:
-        variant: How connections reach the workers.
-        workers: How many.
-        burn_us: CPU of a connection per 100 ms.
+        variant: One of `VARIANTS`.
+        workers: Number of workers.
+        burn_us: CPU time of a connection per 100 ms.
     """
 
     def __init__(self, variant: str, workers: int, burn_us: float) -> None:
@@ -164,7 +164,7 @@ class Server:
         self._pids: dict[int, int] = {}
 
     async def start(self) -> None:
-        """Return when all workers are ready."""
+        """Start the processes; return when all workers are ready."""
         from speech_qc.capacity.host import free_port
 
         self.port = free_port()
@@ -176,13 +176,13 @@ class Server:
             await self._next_ready()
 
     async def restart_worker(self, number: int) -> None:
-        """Kill one worker; returns when its successor is ready."""
+        """Kill one worker; return when its successor is ready."""
         os.kill(self._pids[number], signal.SIGKILL)
         await self._next_ready()
-        await asyncio.sleep(SETTLE_S)  # the supervisor learns of it at about the same time
+        await asyncio.sleep(SETTLE_S)  # until the supervisor has noticed it, too
 
     async def stop(self) -> None:
-        """End all processes."""
+        """Stop all processes."""
         with suppress(ProcessLookupError):
             self._process.terminate()
         await self._process.wait()
@@ -191,7 +191,7 @@ class Server:
         assert self._process.stdout is not None
         line = await asyncio.wait_for(self._process.stdout.readline(), 60)
         if not line:
-            raise SystemExit(f"the server ({self.variant}) ended; its messages are above")
+            raise SystemExit(f"the server ({self.variant}) exited; its messages are above")
         number, pid = map(int, line.split())
         self._pids[number] = pid
 

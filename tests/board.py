@@ -1,4 +1,4 @@
-"""What the board asks, and work that makes its figures move; for tests with a Prometheus beside the service."""
+"""The dashboard's queries, and load that changes its figures; for tests with Prometheus and the service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions(window: str = "20s") -> dict[str, str]:
-    """Every expression as Grafana would send it, by the panel's title."""
+    """Return every expression as Grafana sends it, by panel title."""
     found = {
         f"{panel['title']}: {target['legendFormat']}": target["expr"]
         for panel in panels()
@@ -36,7 +36,7 @@ def expressions(window: str = "20s") -> dict[str, str]:
 
 
 async def load(port: int) -> None:
-    """A little of everything: uploads, a bad one, streams, some too many, all too fast."""
+    """Generate a mixed load: uploads, an invalid one, streams, more streams than places, all faster than real time."""
     samples, rate_hz = soundfile.read(SAMPLE, dtype="float32")
     address = f"127.0.0.1:{port}"
     async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as http:

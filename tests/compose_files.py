@@ -1,4 +1,4 @@
-"""The Compose files as data."""
+"""Parse the Compose files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with Compose's own tags, whose values are taken as they stand."""
+    """YAML loader that ignores Compose's own tags and keeps their values."""
 
 
 def _plain(loader: _Loader, node: yaml.Node) -> Any:

@@ -21,7 +21,7 @@ ClientFactory = Callable[..., TestClient]
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of the machine that runs the tests must not reach them."""
+    """Isolate tests from the settings of the machine."""
     for name in list(os.environ):
         if name.startswith("SPEECHQC_"):
             monkeypatch.delenv(name)
@@ -29,7 +29,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def untouched_logging() -> Iterator[None]:
-    """What a command sets up for its log must not reach the next test."""
+    """Reset the log configuration of a command before the next test."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield
@@ -40,7 +40,7 @@ def untouched_logging() -> Iterator[None]:
 
 @pytest.fixture
 def make_client() -> Iterator[ClientFactory]:
-    """A client of a server with these settings; its lifespan runs until the test ends."""
+    """Return a client of a server with these settings; its lifespan runs until the test ends."""
     with ExitStack() as stack:
 
         def make(runner: Runner | None = None, **settings: Any) -> TestClient:

@@ -2,8 +2,8 @@
 # Unpack Prometheus into FOLDER (usr/bin/prometheus, usr/bin/promtool) for the tests that run it.
 # Usage: fetch_prometheus.sh FOLDER
 #
-# Does nothing where both programs are installed, and needs no root. When the package is not available, it prints the
-# reason and succeeds: the tests are then skipped.
+# Does nothing if both programs are installed, and does not require root. If the package is not available, it prints the
+# reason and succeeds; the tests are then skipped.
 set -u
 
 skip() {

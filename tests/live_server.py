@@ -1,4 +1,4 @@
-"""A server on a real port of this machine, for what the ASGI test client cannot show."""
+"""A server on a real local port, for tests that the ASGI test client cannot cover."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from waiting import until
 
 
 def port_of(url: str) -> int:
-    """Port of the address that `serving` gives."""
+    """Return the port of the address that `serving` yields."""
     return int(url.rsplit(":", 1)[1])
 
 
 async def open_to(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to it."""
+    """Open a connection to the server."""
     return await asyncio.open_connection("127.0.0.1", port_of(url))
 
 
 def connections(app: FastAPI) -> float:
-    """How many connections it has."""
+    """Return the number of the server's connections."""
     found: float | None = app.state.parts.metrics.registry.get_sample_value("speechqc_connections")
     assert found is not None
     return found
 
 
 async def until_no_connection(app: FastAPI) -> None:
-    """Wait until it has closed all connections."""
+    """Wait until the server has closed all connections."""
     await until(lambda: connections(app) == 0, "the server has closed every connection")
 
 
 async def small_socket(url: str) -> socket.socket:
-    """A connection to it that takes little at a time; a server with a small send buffer soon sees that nobody reads."""
+    """Open a connection with a small receive buffer, so the server soon notices that the client does not read."""
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     plain.setblocking(False)
@@ -52,7 +52,7 @@ async def small_socket(url: str) -> socket.socket:
 
 
 async def short_sleep(delay_s: float) -> None:
-    """Sleep at most 10 ms: uvicorn looks every 0.1 s whether it should end, and waits as long when it ends."""
+    """Sleep at most 10 ms: uvicorn checks every 0.1 s whether it should stop, and waits as long when it stops."""
     await asyncio.sleep(min(delay_s, 0.01))
 
 
@@ -60,9 +60,9 @@ async def short_sleep(delay_s: float) -> None:
 async def serving(
     runner: Runner | None = None, *, send_buffer_bytes: int | None = None, **settings: Any
 ) -> AsyncIterator[tuple[str, FastAPI]]:
-    """A real server on a free port of this machine: its address and its application.
+    """Run a real server on a free local port; yield its address and its application.
 
-    A small send buffer, which accepted connections inherit, shows soon that a client does not read.
+    With a small send buffer, which accepted connections inherit, the server soon notices that a client does not read.
     """
     app = create_app(Settings(**settings), runner or EchoRunner(lookahead_frames=2))
     server = StreamServer(app, host="127.0.0.1", port=0, log_level="warning", access_log=False, ws_ping_interval=None)

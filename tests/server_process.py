@@ -1,4 +1,4 @@
-"""A server in a process of its own, its log in a file."""
+"""A server in a separate process, with its log in a file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PATIENCE_S = 120.0
 
 
 class ServerProcess:
-    """A process that serves, or the parent of those that do.
+    """A server process, or the parent of several workers.
 
     Args:
-        process: It.
-        port: Where it listens.
-        log: File that it writes to.
+        process: The process.
+        port: The port on which it listens.
+        log: Its log file.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -28,11 +28,11 @@ class ServerProcess:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def until(self, happened: Callable[[], object], what: str) -> None:
-        """Wait until something has happened; the failure shows the log."""
+        """Wait until a condition is true; a failure shows the log."""
         block_until(happened, what, patience_s=PATIENCE_S, every_s=0.05, details=self.log)
 
     def ends(self) -> int:
-        """Exit code, once it has ended."""
+        """Wait for the exit and return the exit code."""
         try:
             return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:

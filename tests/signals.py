@@ -1,8 +1,9 @@
-"""Small signals that the tests make themselves, and the WAV bytes of any of them."""
+"""Small synthetic signals for tests, and their encoding as WAV bytes."""
 
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 
 import numpy as np
 import soundfile
@@ -12,13 +13,18 @@ Float32 = NDArray[np.float32]
 
 
 def white_noise(seconds: float, *, level_dbfs: float = -20.0, rate_hz: int = 16_000, seed: int = 0) -> Float32:
-    """Gaussian noise of a level."""
+    """Generate Gaussian noise at a level."""
     samples = np.random.default_rng(seed).standard_normal(round(seconds * rate_hz))
     return (samples * 10 ** (level_dbfs / 20)).clip(-0.99, 0.99).astype(np.float32)
 
 
 def voice(seconds: float, *, rate_hz: int = 16_000, pitch_hz: float = 130.0, seed: int = 0) -> Float32:
-    """Something like speech: a gliding buzz through three formants, in syllables with pauses."""
+    """Generate a speech-like sound: a gliding buzz through three formants, in syllables with pauses."""
+    return _voice(seconds, rate_hz, pitch_hz, seed).copy()
+
+
+@lru_cache(maxsize=32)
+def _voice(seconds: float, rate_hz: int, pitch_hz: float, seed: int) -> Float32:
     rng = np.random.default_rng(seed)
     count = round(seconds * rate_hz)
     time = np.arange(count) / rate_hz

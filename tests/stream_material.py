@@ -1,4 +1,4 @@
-"""A client's side of a conversation, spoken through the ASGI test client."""
+"""The client's side of a conversation, through the ASGI test client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pcm16(samples: np.ndarray) -> bytes:
 
 
 def receive(session: WebSocketTestSession) -> dict[str, Any]:
-    """Next message, held to its type; a close frame as {"type": "close", ...}."""
+    """Return the next message, validated against its type; a close frame as {"type": "close", ...}."""
     message = session.receive()
     if message["type"] == "websocket.close":
         return {"type": "close", "code": message["code"], "reason": message.get("reason", "")}
@@ -31,7 +31,7 @@ def receive(session: WebSocketTestSession) -> dict[str, Any]:
 
 
 def receive_all(session: WebSocketTestSession) -> list[dict[str, Any]]:
-    """Everything up to the close frame."""
+    """Return all messages up to the close frame."""
     messages = [receive(session)]
     while messages[-1]["type"] != "close":
         messages.append(receive(session))
@@ -39,7 +39,7 @@ def receive_all(session: WebSocketTestSession) -> list[dict[str, Any]]:
 
 
 def receive_until(session: WebSocketTestSession, kind: str) -> list[dict[str, Any]]:
-    """Everything up to the first message of a type, or to the close."""
+    """Return all messages up to the first one of a type, or to the close."""
     messages = [receive(session)]
     while messages[-1]["type"] not in (kind, "close"):
         messages.append(receive(session))
@@ -49,7 +49,7 @@ def receive_until(session: WebSocketTestSession, kind: str) -> list[dict[str, An
 def converse(
     client: TestClient, said: Iterable[bytes | str], query: str = "", *, close: bool = True
 ) -> list[dict[str, Any]]:
-    """Say everything, then hear everything up to the close."""
+    """Send everything, then receive everything up to the close."""
     with client.websocket_connect(f"/v1/stream{query}") as session:
         for message in said:
             if isinstance(message, bytes):
@@ -70,7 +70,7 @@ def cut(audio: bytes, size: int) -> list[bytes]:
 
 
 def frames_of(messages: list[dict[str, Any]], channel: int = 0) -> dict[str, list[float | None]]:
-    """All frames of one channel by label; fails where a message does not follow the one before."""
+    """Return all frames of one channel by label; fail if a message does not continue the previous one."""
     columns: dict[str, list[float | None]] = {}
     following = 0
     for message in of_type(messages, "scores"):

@@ -1,4 +1,4 @@
-"""Documents are held against the code."""
+"""Documents match the code."""
 
 import re
 import shutil
@@ -81,7 +81,7 @@ def test_a_python_example_prints_what_the_page_shows(code, shown, tmp_path, samp
 
     printed = capsys.readouterr().out
     assert NUMBER.sub("#", printed) == NUMBER.sub("#", shown)
-    # Another processor rounds otherwise; a score next to a threshold may then cross it a frame earlier.
+    # Other processors round differently, so a score near a threshold may cross it one frame earlier.
     expected = [pytest.approx(float(number), abs=0.05) for number in NUMBER.findall(shown)]
     assert [float(number) for number in NUMBER.findall(printed)] == expected
 

@@ -1,4 +1,4 @@
-"""Who may import whom, walked from the source; a wrong import is a wrong design."""
+"""The allowed imports between modules, checked in the source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVICE = ROOT / "service"
 PACKAGE = SERVICE / "speech_qc"
 
 GROUND = {"contract", "errors", "exit_codes", "file_stamp", "gc_tuning", "settings", "shutdown", "version"}
-"""What everything may import; these import each other and the vocabulary at most."""
+"""Modules that everything may import; they import at most each other and the vocabulary."""
 SCORED = {"audio", "engine", "scoring"}
 HEAVY = {"torch", "training", "onnx"}
 WEB = {"fastapi", "starlette", "uvicorn"}
@@ -32,7 +32,7 @@ def modules(folder: Path) -> list[tuple[str, Path]]:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Every module that is imported anywhere in a file, within functions as well."""
+    """Return every module imported in a file, including imports within functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -47,7 +47,7 @@ NAMES = {name for name, _ in OURS}
 
 
 def room(name: str) -> str:
-    """Folder of a module; a module at the root is a room of its own, and so is the package's `__init__`."""
+    """Return the folder of a module; a module at the root, like the package's `__init__`, counts as its own folder."""
     if name == "speech_qc":
         return "__init__"
     parts = name.split(".")
@@ -56,7 +56,7 @@ def room(name: str) -> str:
 
 
 def rooms_of(path: Path) -> set[str]:
-    """Rooms that a file imports from."""
+    """Return the folders from which a file imports."""
     return {room(name) for name in imports_of(path) & NAMES if name != "speech_qc"}
 
 
@@ -120,6 +120,7 @@ def test_training_takes_only_shared_parts_of_the_service(name, path):
 
 
 SERVING = ("speech_qc.cli.serve", "speech_qc.app", "speech_qc.server.server")
+EMBEDDED = ("speech_qc.embedded.detector", "speech_qc.embedded.stream")
 CLIENTS = ("speech_qc.cli.stream", "speech_qc.cli.settings", "speech_qc.cli.keys")
 MODEL = {"onnxruntime", "scipy"}
 TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
@@ -129,7 +130,7 @@ TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
     ("names", "unwanted"),
     [
         (("speech_qc",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "httpx", "asyncio"}),
-        (("speech_qc.embedded.detector", "speech_qc.embedded.stream"), WEB | TRAINING | {"httpx", "prometheus_client", "websockets", "rich", "typer"}),
+        (EMBEDDED, WEB | TRAINING | {"httpx", "prometheus_client", "websockets", "rich", "typer"}),
         (("speech_qc.cli.main",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "rich", "httpx"}),
         (("speech_qc.cli.inspect",), WEB | TRAINING | {"httpx", "prometheus_client", "websockets"}),
         (CLIENTS, WEB | MODEL | TRAINING | {"prometheus_client"}),

@@ -1,4 +1,4 @@
-"""A later model is not worse than the floors in `models/gate.json` on the frozen set."""
+"""The shipped model passes the limits in `models/gate.json` on the frozen set."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from training.evaluation.models import model_scorer
 from training.evaluation.contenders import Contender, Judgement, model_contender
 from training.evaluation.gate import GATE_PATH, failures, fingerprint, gate_figures
+from training.evaluation.models import model_scorer
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_the_shipped_model_passes_every_floor(shipped, gate):
 
 
 def test_a_model_that_hears_half_as_well_does_not_pass(shipped, gate):
-    """The gate can be missed: the same model with its scores blurred by noise falls short in most figures."""
+    """The gate can fail: the same model with noisy scores misses most limits."""
     rng = np.random.default_rng(0)
 
     def blur(judgement: Judgement) -> Judgement:

@@ -18,7 +18,125 @@ ROOT = Path(__file__).resolve().parent.parent
 BANNED = tuple(
     line.strip()
     for line in """
-PHRASES
+all that was heard
+anybody there
+are as ever
+asked anew
+at the door
+at the most
+blinded by
+breaks it off
+broke off
+broken off
+by himself
+by itself
+by way of
+came none
+came something else
+came too slowly
+cannot be had
+cannot be made so
+closed unheard
+come and go
+come in order
+come into being
+come late
+could be had
+could not be had
+delays anybody
+detectors of others
+everything is forgotten
+for its turn
+for want of a gpu
+found no place
+free to share
+gave up
+given up
+given up unrun
+goes away
+going away
+has heard nothing
+in the making
+in the midst of
+is going away
+is it true
+is over by itself
+it is as it was
+its watch
+keeps strangers out
+labels out of
+last words
+late long before
+least verdict
+left over and not scored
+less full steps
+let go of
+looks by the clock
+looks through all
+looks whether
+made anew
+may come in
+may not come in
+mended by what
+model file anew
+nobody could use
+nobody hears
+nobody is called
+nobody speaks
+none came
+not to be had
+nothing phones home
+of no use
+on its way
+on the way
+on their way
+once is over
+options out of
+out of turn
+over by itself
+python's lock
+say the close
+say the summary
+score what came
+sets nothing
+so far came
+so many seconds
+some thousand
+something unexpected went wrong
+speaks no
+stands still
+stood still
+strangers out
+taken in turn
+that this is meant
+the keys were read
+the net is torn
+the server goes away
+the stream goes on
+the time of the token
+the very same
+the whole story
+the word to stop
+time to drain is over
+to the bottom
+told to stop
+turns connections away
+under way
+wants a key
+way against way
+what becomes of
+what came of
+what speaks for
+what to mend
+whatever is set
+when to come again
+where messages do
+who has a key
+who may come in
+whoever comes
+without a word
+writes it down
+written anew
 """.strip().splitlines()
 )
 """Lower case, matched in text whose line breaks are spaces."""

@@ -1,4 +1,4 @@
-"""The Python API: the answers of the server without one, whatever a program passes in."""
+"""The Python API: the same results as from a server, for every kind of input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Document = dict[str, Any]
 
 
 def call(seconds: float = 4.0, rate_hz: int = 16_000, seed: int = 0) -> Float32:
-    """Speech with a loud second half and a gap, so that there are events and verdicts to compare."""
+    """Return speech with a loud second half and a gap, so that there are events and verdicts to compare."""
     samples = voice(seconds, rate_hz=rate_hz, seed=seed) + white_noise(
         seconds, level_dbfs=-50, rate_hz=rate_hz, seed=seed
     )
@@ -72,7 +72,7 @@ RATE_HZ = 16_000
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    """The defaults, whatever the environment of the machine says."""
+    """Use the default settings, regardless of the machine's environment."""
     with pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith("SPEECHQC_")]:
             environment.delenv(name)
@@ -86,19 +86,19 @@ def detector(settings: Settings, shipped_runner: OnnxRunner) -> Detector:
 
 @pytest.fixture(autouse=True)
 def model_of_this_process(monkeypatch: pytest.MonkeyPatch, detector: Detector) -> None:
-    """On the CPU, like the server that it is compared with."""
+    """Run on the CPU, like the server with which it is compared."""
     monkeypatch.setattr(embedded_detector, "_detector", detector)
 
 
 @pytest.fixture(scope="module")
 def server(settings: Settings, shipped_runner: OnnxRunner) -> Iterator[TestClient]:
-    """One for all tests, since none of them changes it."""
+    """One detector for all tests, because no test changes it."""
     with TestClient(create_app(settings, shipped_runner)) as client:
         yield client
 
 
 def comparable(document: Document) -> Document:
-    """A document without what differs between two runs of anything."""
+    """Return a document without the values that differ between any two runs."""
     assert set(document) >= {"request_id", "timing"}
     return {name: value for name, value in document.items() if name not in ("request_id", "timing")}
 
@@ -111,7 +111,7 @@ def assert_same_frames(found: Document, expected: Document) -> None:
 
 
 def assert_same_document(found: Document, expected: Document) -> None:
-    """Frames to the tolerance, everything else exactly; of what differs between runs, the names."""
+    """Compare frames to the tolerance, everything else exactly; only the names of values that differ between runs."""
     assert list(found) == list(expected)
     assert list(found["timing"]) == list(expected["timing"])
     found, expected = comparable(found), comparable(expected)
@@ -386,7 +386,7 @@ def updates_of(stream: Stream, pieces: list[Any]) -> list[StreamUpdate]:
 
 
 def columns_of(updates: list[StreamUpdate], channel: int = 0) -> dict[str, Float32]:
-    """Scores of all updates by label; fails where one does not follow the one before."""
+    """Return the scores of all updates by label; fail if an update does not continue the previous one."""
     columns = defaultdict(list)
     following = 0
     for update in updates:
@@ -513,7 +513,7 @@ def test_a_sample_that_was_cut_off_by_the_end_is_left_out_and_logged(caplog):
     with Stream() as stream:
         stream.push(pcm16(CALL)[:-1])
     assert stream.result.duration_s == round(3.9999375, 6)
-    assert "ended within a sample: 1 bytes" in caplog.text
+    assert "the last 1 bytes were not scored" in caplog.text
 
 
 def test_an_array_cannot_follow_a_part_of_a_sample():
@@ -596,7 +596,7 @@ def test_a_stream_with_an_impossible_option_is_refused(options, kind, message):
 
 
 class FailingRunner(EchoRunner):
-    """Fails at the n-th step."""
+    """A runner that fails at the n-th step."""
 
     def __init__(self, step: int) -> None:
         super().__init__(lookahead_frames=2)
@@ -700,7 +700,7 @@ def test_it_works_inside_a_running_event_loop():
 
 
 def run_program(program: str, *arguments: object) -> str:
-    """Run Python code in a process of its own."""
+    """Run Python code in a separate process."""
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
     run = subprocess.run(command, cwd=ROOT / "service", capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr

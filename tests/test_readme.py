@@ -1,4 +1,4 @@
-"""What the README shows is what the program prints."""
+"""The README shows the actual output of the program."""
 
 import re
 from pathlib import Path
@@ -32,5 +32,5 @@ def test_the_sample_output_is_real(printed, document):
     )
     assert [event[0] for event in ours] == [event[0] for event in theirs]
     for mine, real in zip(ours, theirs, strict=True):
-        # Another processor rounds otherwise; a score next to a threshold may then cross it a frame earlier.
+        # Other processors round differently, so a score near a threshold may cross it one frame earlier.
         assert mine[1:] == pytest.approx(real[1:], abs=0.05)

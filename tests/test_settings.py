@@ -71,7 +71,7 @@ def test_a_wrong_file_stops_the_start_and_says_where(tmp_path, monkeypatch, name
     ],
 )
 def test_a_file_that_cannot_be_read_is_not_quoted(tmp_path, monkeypatch, name, text, where):
-    """The line that is wrong may be that of a secret."""
+    """The invalid line may contain a secret."""
     (tmp_path / name).write_text(text)
     monkeypatch.setenv("SPEECHQC_CONFIG", str(tmp_path / name))
     with pytest.raises(SettingsError, match=where) as raised:

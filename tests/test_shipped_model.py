@@ -1,4 +1,4 @@
-"""What is promised of the model in `models/`: its numbers, its licences, and one answer however it is run."""
+"""Properties of the model in `models/`: figures, licences, and the same result however it is run."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_the_model_knows_where_it_came_from(shipped_runner):
 
 
 def test_steady_noise_is_heard_and_silence_is_not(shipped_runner):
-    """The plainest case of all, on signals made here: hiss is noise and nobody speaks; digital silence is neither."""
+    """The simplest case, with synthetic signals: hiss is noise without speech; digital silence is neither."""
     index = shipped_runner.contract.index
     hiss, _ = whole(shipped_runner, features_of(white_noise(4.0, level_dbfs=-30)))
     silence, _ = whole(shipped_runner, features_of(np.zeros(64_000, np.float32)))
@@ -86,7 +86,7 @@ def test_steady_noise_is_heard_and_silence_is_not(shipped_runner):
 
 
 def test_the_sample_is_heard_as_it_was_made(shipped_runner, sample_path):
-    """Alone until 3.4 s, a fan from 3.4 to 6.5 s, a ring-back tone from 6.9 s on."""
+    """The sample: the talker alone until 3.4 s, a fan from 3.4 to 6.5 s, a ring-back tone from 6.9 s on."""
     import soundfile
 
     samples, _ = soundfile.read(sample_path, dtype="float32")

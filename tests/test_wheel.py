@@ -1,4 +1,4 @@
-"""The wheel as users install it: one import package with its model, and a command that works from anywhere."""
+"""The wheel as users install it: one import package with its model, and a command that works in any folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory) -> Path:
-    """Executables of an empty virtual environment with the wheel in it.
+    """Return the executables of a new virtual environment that contains only the wheel.
 
     The libraries that it needs come from the environment of this test; its own copy of the package does not, since an
     editable installation is found by a `.pth` file, which only the environment that it belongs to reads.
@@ -62,7 +62,7 @@ def test_the_wheel_has_one_import_package_with_model_types_console_and_profiles(
 @pytest.mark.slow
 def test_an_installed_wheel_inspects_the_sample(installed: Path, tmp_path: Path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    (tmp_path / "speech_qc").mkdir()  # a folder of that name where the command is called is not this package
+    (tmp_path / "speech_qc").mkdir()  # a folder of that name in the working directory must not be imported
     command = [str(installed / "speech-qc"), "inspect", str(ROOT / "examples" / "sample.wav"), "--format", "json"]
     run = subprocess.run(
         [*command, "--device", "cpu", "--no-frames"], cwd=tmp_path, env=environment, capture_output=True, text=True

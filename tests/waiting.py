@@ -1,4 +1,4 @@
-"""Waiting for something that happens elsewhere, and the test's failure when it does not happen in time."""
+"""Wait for asynchronous conditions; the test fails if they do not become true in time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 PATIENCE_S = 8.0
-"""Less than the server's default time-outs (10 s and more), so that none of them can bring about what is awaited."""
+"""Less than the server's default time-outs (10 s and more), so that none of them can make a condition true."""
 
 Condition = Callable[[], object]
 Details = Callable[[], object]
@@ -21,14 +21,14 @@ async def until(
     every_s: float = 0.005,
     details: Details | None = None,
 ) -> None:
-    """Wait until something has happened, while the event loop runs on.
+    """Wait until a condition is true, while the event loop keeps running.
 
     Args:
-        happened: True once it has.
-        what: What is awaited, for the failure.
-        patience_s: After so long the test fails.
-        every_s: Time between two looks.
-        details: What the failure shows besides, such as the log of a server.
+        happened: Returns whether the condition is true.
+        what: Description of the condition, for the failure.
+        patience_s: Time after which the test fails.
+        every_s: Time between two checks.
+        details: Additional information for the failure, such as a server's log.
     """
     deadline_s = time.monotonic() + patience_s
     while not happened():
@@ -44,7 +44,7 @@ def block_until(
     every_s: float = 0.02,
     details: Details | None = None,
 ) -> None:
-    """Wait as `until` does, where no event loop runs."""
+    """Wait like `until`, but without an event loop."""
     deadline_s = time.monotonic() + patience_s
     while not happened():
         assert time.monotonic() < deadline_s, _never(what, patience_s, details)

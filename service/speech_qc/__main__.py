@@ -2,12 +2,12 @@
 
 import sys
 
-from speech_qc.gc_tuning import collect_seldom
+from speech_qc.gc_tuning import raise_gc_thresholds
 
 
 def main() -> int:
     """Run the command of `sys.argv`; returns the exit code."""
-    collect_seldom()  # before the imports, which create many objects
+    raise_gc_thresholds()  # before the imports, which create many objects
     from speech_qc.cli.main import main as run
 
     return run()

@@ -94,7 +94,7 @@ def _make_state(
         metrics=metrics,
         models=Generations(settings, runner, metrics, load),
         streams=StreamRegistry(settings.max_streams),
-        ring=policy.ring,
+        key_ring=policy.ring,
         quotas=quotas,
         uploads=UploadPlaces(settings.max_uploads, quotas, memory, metrics),
         memory=memory,
@@ -119,7 +119,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         member.offer(lambda: generate_latest(state.metrics.registry).decode())
     await models.start()
     if member is not None:
-        member.offer_reload(models.reload_told)
+        member.offer_reload(models.reload_result)
     watcher: asyncio.Task[None] | None = None
     if settings.model_watch_s:
         watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
@@ -129,12 +129,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if watcher is not None:
             watcher.cancel()
             await asyncio.wait({watcher})
-        await streams.drain(drain.work_left_s)  # a server has started the drain earlier, so little time may be left
-        await asyncio.shield(models.drain(max(drain.work_left_s, drain.left_s / 4), drain.left_s / 4))
+        await streams.drain(drain.work_remaining_s)  # which a server may have started earlier
+        await asyncio.shield(models.drain(max(drain.work_remaining_s, drain.remaining_s / 4), drain.remaining_s / 4))
         if member is not None:
             member.close()
         with suppress(TimeoutError):  # the receiver of the spans may be unreachable
-            await asyncio.wait_for(asyncio.to_thread(state.tracing.close), drain.left_s / 2)
+            await asyncio.wait_for(asyncio.to_thread(state.tracing.close), drain.remaining_s / 2)
 
 
 def _add_middleware(app: FastAPI, policy: AccessPolicy, state: AppState) -> None:

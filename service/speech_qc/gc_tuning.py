@@ -16,12 +16,12 @@ COLLECT_S = 10.0
 leave little garbage in the meantime."""
 
 
-def collect_seldom() -> None:
+def raise_gc_thresholds() -> None:
     """Make collections rare from now on; programs call this before anything else, imported modules never call it."""
     gc.set_threshold(*THRESHOLDS)
 
 
-def keep_what_is_here() -> None:
+def freeze_startup_objects() -> None:
     """Exclude the modules, the model and the application from collection, because they live as long as the process.
 
     No collection runs first: imports leave a few hundred dead objects, and finding them would add a tenth of a second

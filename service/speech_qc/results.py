@@ -24,7 +24,7 @@ from speech_qc.wire.schemas import (
     TimingAnswer,
     VerdictAnswer,
 )
-from speech_qc.wire.server_messages import EventNews
+from speech_qc.wire.server_messages import EventMessage
 from speech_qc.wire.vocabulary import Status
 
 Frames = dict[str, NDArray[np.float32]]
@@ -170,7 +170,7 @@ class StreamUpdate:
     first_frame: int
     start_s: float
     channels: tuple[Frames, ...]
-    events: tuple[EventNews, ...]
+    events: tuple[EventMessage, ...]
 
     def __repr__(self) -> str:
         count = len(next(iter(self.channels[0].values()), ()))

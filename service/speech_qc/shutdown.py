@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-LAST_S = 2.0
+RESERVED_S = 2.0
 """Reserved to notify clients whose work did not finish and to end the process; also the minimum of the whole budget."""
 
 
@@ -18,7 +18,7 @@ class DrainDeadline:
     """
 
     def __init__(self, drain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._work_s, self._all_s = drain_s - min(LAST_S, drain_s / 4), max(drain_s, LAST_S)
+        self._work_s, self._all_s = drain_s - min(RESERVED_S, drain_s / 4), max(drain_s, RESERVED_S)
         self._clock = clock
         self._began_s: float | None = None
 
@@ -28,12 +28,12 @@ class DrainDeadline:
             self._began_s = self._clock()
 
     @property
-    def work_left_s(self) -> float:
+    def work_remaining_s(self) -> float:
         """Seconds until unfinished work is aborted."""
         return max(0.0, self._work_s - self._passed_s())
 
     @property
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         """Seconds until the process must have ended."""
         return max(0.0, self._all_s - self._passed_s())
 

@@ -31,7 +31,7 @@ class AppState:
     metrics: Metrics
     models: Generations
     streams: StreamRegistry
-    ring: KeyRing | None
+    key_ring: KeyRing | None
     """None if no key is needed."""
     quotas: Quotas
     uploads: UploadPlaces

@@ -1,4 +1,4 @@
-"""What uploads hold in memory is bounded for all together: recordings, scores, answers that nobody takes."""
+"""The memory of all uploads together is limited: recordings, scores, and responses that clients do not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from speech_qc.server.timeouts import SlowReaderCheck
 from waiting import until
 
 MINUTE = wav_bytes(voice(60.0))
-"""With the scores of its frames it holds 0.9 MB while it is inspected, and its answer has some 200 KB."""
+"""With frame scores it takes 0.9 MB of memory during inspection, and its response has about 200 KB."""
 
 
 def post(recording: bytes) -> bytes:
@@ -113,5 +113,5 @@ def test_a_client_that_takes_too_little_is_found_by_looks(least, waiting, stuck)
 def test_what_is_taken_while_more_is_written_counts():
     unread = SlowReaderCheck(10.0, 100)
     for now_s in range(30):
-        unread.took(1000)
+        unread.add_taken(1000)
         assert not unread.is_stuck(60_000, float(now_s))

@@ -1,4 +1,4 @@
-"""Each kind of bad input gets its own error: the right status, a code, a message that says what to do; never a 500."""
+"""Each kind of bad input gets its own error: a status, a code and a message that says what to do; never a 500."""
 
 import struct
 
@@ -175,7 +175,7 @@ def test_unknown_paths_and_methods_have_the_same_error_body(client):
 
 def test_more_uploads_than_places_get_429_with_a_time_to_retry(make_client):
     client = make_client(max_uploads=1)
-    client.app.state.parts.uploads.taken = 1  # one is under way
+    client.app.state.parts.uploads.taken = 1  # one is in progress
     answer = client.post("/v1/inspect", content=wav_bytes(SECOND))
     assert_error(answer, 429, "overloaded", "try again")
     assert int(answer.headers["retry-after"]) > 0

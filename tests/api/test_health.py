@@ -10,7 +10,7 @@ from speech_qc.engine import EchoRunner
 
 
 class FailingRunner(EchoRunner):
-    """Fails every step after its warm-up."""
+    """Fails every step after the warm-up."""
 
     broken = False
 
@@ -70,7 +70,7 @@ def test_what_nobody_expected_is_counted_as_an_error_of_ours(make_client, monkey
 
 
 def test_every_status_of_a_route_has_a_series_before_it_came(make_client):
-    """Else a rate of errors would be zero while the first ones come."""
+    """Otherwise an error rate would be zero at the first errors."""
     names = {labels for name, labels in samples_of(make_client()) if name == "speechqc_http_requests_total"}
     for status in ("200", "422", "500", "503"):
         assert (("route", "/v1/inspect"), ("status", status)) in names

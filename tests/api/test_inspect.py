@@ -46,7 +46,7 @@ def test_the_answer_is_what_openapi_declares(make_client):
 
 
 def test_frames_carry_the_scores_that_the_model_gave_for_them(make_client):
-    """The echo model writes into each row what it heard there, so a shift by one frame would show."""
+    """The echo model writes its input into each row, so a shift by one frame would be visible."""
     from speech_qc.audio.features import FrontEnd
     from speech_qc.engine import EchoRunner
 

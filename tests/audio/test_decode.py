@@ -1,4 +1,4 @@
-"""Decoding what is well formed: every format, any cut of the bytes, in bounded memory."""
+"""Decode well-formed files: every format, any split of the bytes, in bounded memory."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_every_format_decodes_as_libsndfile_does(container: str, subtype: str, t
     expected = reference(recording)
     samples, decoder = decoded(recording, 4096)
     assert samples.dtype == np.float32
-    # mpg123's last bit depends on how much is asked for at a time.
+    # mpg123's last bit depends on the block size of the reads.
     np.testing.assert_allclose(samples, expected, rtol=0, atol=1e-6 if container == "MP3" else 0)
     assert decoder.frames == len(expected)
     name = "wav" if container == "WAVEX" else container.lower()
@@ -198,9 +198,9 @@ def test_a_flac_without_a_total_reads_to_the_end() -> None:
 
 def test_an_mp3_without_an_encoders_tag_is_read_to_the_end() -> None:
     samples = noise(160_000, 1)
-    samples[:40_000] = 0  # small first frames: the length that libsndfile guesses is far too long
+    samples[:40_000] = 0  # small first frames: libsndfile's estimate of the length is far too long
     recording = written("MP3", "MPEG_LAYER_III", samples)
-    second = recording.index(recording[:2], 100)  # the first frame holds only the tag
+    second = recording.index(recording[:2], 100)  # the first frame contains only the tag
     result, decoder = decoded(recording[second:])
     assert len(result) >= 160_000
     assert decoder.info == AudioInfo(16_000, 1, "mp3/MPEG_LAYER_III", None)
@@ -214,7 +214,7 @@ def test_a_big_endian_wav_is_left_to_libsndfile() -> None:
 
 
 def peak_bytes_of_push(seconds: int) -> int:
-    """Largest memory while a WAV of so many seconds arrives in pieces and each block is dropped."""
+    """Return the peak memory while a WAV of this length arrives in pieces and each block is discarded."""
     header = riff(pcm_format(), b"data" + struct.pack("<I", seconds * 32_000), size=36 + seconds * 32_000)
     piece = bytes(64_000)
     tracemalloc.start()

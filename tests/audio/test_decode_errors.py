@@ -1,4 +1,4 @@
-"""Decoding what is broken, foreign or too large: the right error, early, with a message that helps."""
+"""Decode corrupt, unsupported or too large files: the right error, early, with a helpful message."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_a_declared_duration_above_the_limit_is_refused_at_once() -> None:
     decoder = Decoder(DecodeLimits(max_duration_s=0.5))
     decoder.push(written("FLAC", "PCM_16"))
     with pytest.raises(PayloadTooLarge, match=r"at most 0\.5 s of audio, got 2\.5 s"):
-        decoder.finish()  # before any block is asked for
+        decoder.finish()  # before any block is requested
 
 
 def test_an_undeclared_duration_above_the_limit_is_refused_when_reached() -> None:

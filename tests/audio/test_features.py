@@ -16,7 +16,7 @@ WAVE = {name: SPEC.mel_bands + i for i, name in enumerate(WAVEFORM_COLUMNS)}
 
 
 def rows(samples, hops=None):
-    """Feature rows of as many hops as fit, or of the first `hops`."""
+    """Return the feature rows of all complete hops, or of the first `hops`."""
     found = FRONT_END(np.asarray(samples, np.float32)[None])[0]
     return found[:hops]
 
@@ -149,7 +149,7 @@ def test_runs_of_zeros_and_of_identical_samples_are_found():
 
 
 def longest_run(marks):
-    """Longest run of True, counted one by one."""
+    """Return the longest run of True, counted one by one."""
     return max((len(list(group)) for mark, group in itertools.groupby(marks) if mark), default=0)
 
 

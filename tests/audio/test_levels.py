@@ -1,4 +1,4 @@
-"""Level measures on signals whose figures are known beforehand."""
+"""Level measures on signals with known levels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pcm16(samples: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def voiced(rate_hz: int = 16_000, seconds: float = 5.0) -> NDArray[np.float64]:
-    """Decaying formants every 8 ms with a slow rise and fall; peak 1."""
+    """Generate decaying formants every 8 ms with a slow rise and fall; peak 1."""
     t = np.arange(rate_hz // 125) / rate_hz
     period = sum(np.exp(-np.pi * w * t) * np.sin(2 * np.pi * f * t) for f, w in ((500, 80), (1500, 120), (2500, 160)))
     train = np.tile(period, int(seconds * 125))
@@ -83,12 +83,12 @@ def test_block_size_changes_nothing(block: int) -> None:
 @pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 1600, 4096, 30_011])
 def test_each_full_piece_is_told_with_its_mean_square(block: int) -> None:
     samples = white(30_011).astype(np.float32)
-    samples[:4096] = 0.0  # silence is told as well
+    samples[:4096] = 0.0  # silence is reported, too
     told: list[tuple[Samples, float]] = []
     meter = LevelMeter(16_000, lambda piece, square: told.append((piece.copy(), square)))
     for start in range(0, len(samples), block):
         meter.push(samples[start : start + block])
-        meter.result()  # looks at the piece that is not full yet, and tells nobody
+        meter.result()  # includes the incomplete piece, and reports no run
     pieces = samples[: 7 * 4096].reshape(7, 4096)
     np.testing.assert_array_equal([piece for piece, _ in told], pieces)
     np.testing.assert_allclose([square for _, square in told], np.mean(pieces.astype(np.float64) ** 2, axis=1))
@@ -115,7 +115,7 @@ def test_asking_for_figures_does_not_disturb_the_stream() -> None:
 
 def test_zeros_count_as_digital_silence_from_ten_milliseconds_on() -> None:
     samples = white(16_000)
-    samples[1_000:1_159] = 0  # one too few
+    samples[1_000:1_159] = 0  # one sample too short
     samples[8_100:8_260] = 0  # across the border of two pieces
     samples[15_840:] = 0  # open at the end
     assert measure(samples).digital_silence_ratio == pytest.approx(320 / 16_000)
@@ -161,7 +161,7 @@ def test_plateaus_of_fine_values_are_those_counted_one_by_one(seed: int) -> None
 
 
 def in_runs_at(samples: NDArray[np.floating], value: float | np.float32) -> float:
-    """Share of samples in runs of three or more at exactly this value, counted one by one."""
+    """Return the share of samples in runs of at least three with exactly this value, counted one by one."""
     runs = [len(list(group)) for at, group in itertools.groupby(samples == value) if at]
     return sum(length for length in runs if length >= 3) / len(samples)
 

@@ -1,4 +1,4 @@
-"""Resampling: exact lengths, true positions, and no influence of how the input was cut."""
+"""Resampling: exact lengths and positions, independent of how the input is split."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_tone_keeps_its_phase(rate_hz: int) -> None:
     tone = np.sin(2 * np.pi * 1000 * np.arange(count) / rate_hz).astype(np.float32)
     out = resample(tone, rate_hz, 160)
     expected = np.sin(2 * np.pi * 1000 * np.arange(len(out)) / TARGET_RATE_HZ)
-    edge = 400  # the filter sees the start and the end of the tone
+    edge = 400  # the filter also covers the start and the end of the tone
     np.testing.assert_allclose(out[edge:-edge], expected[edge:-edge], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The buffer of recent samples, held against a plain array of everything."""
+"""The buffer of recent samples, compared with a plain array of all samples."""
 
 from __future__ import annotations
 

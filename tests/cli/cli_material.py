@@ -1,4 +1,4 @@
-"""Recordings, profiles and a model for tests of the command line."""
+"""Recordings, profiles and a model for command-line tests."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ profiles:
   fails:
     limits: {peak_dbfs: {fail_above: -199}}
 """
-"""Verdicts that do not depend on a model: what has speech passes, warns or fails."""
+"""Profiles whose verdict depends only on the presence of speech, not on a model."""
 
 
 def noise(seconds: float, *, level: float = 0.2, seed: int = 1) -> NDArray[np.float32]:
-    """White noise, in which the echo model hears speech, float32 (n,)."""
+    """Return white noise, which the echo model scores as speech, float32 (n,)."""
     return np.random.default_rng(seed).normal(0, level, round(seconds * RATE_HZ)).clip(-1, 1).astype(np.float32)
 
 
 def write(path: Path, samples: NDArray[np.float32], rate_hz: int = RATE_HZ) -> Path:
-    """Write a recording, folders included."""
+    """Write a recording, and create its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate_hz)
     return path

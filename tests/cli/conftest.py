@@ -8,7 +8,7 @@ from cli_material import PROFILES, noise, write
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with profiles whose verdicts are known."""
+    """Change to an empty folder with profiles whose verdicts are known."""
     profiles = tmp_path / "profiles.yaml"
     profiles.write_text(PROFILES)
     place = tmp_path / "place"

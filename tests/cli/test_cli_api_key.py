@@ -1,4 +1,4 @@
-"""Clients that show a key: the Python class and the commands, from a file or the environment."""
+"""Clients that send a key from a file or the environment: the Python class and the commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from speech_qc.settings import Settings, unknown_variables
 
 @pytest.fixture
 def place(workplace, monkeypatch):
-    """The folder has a recording, a keys file and the key in a file; this is the key."""
+    """Return a key; the folder has a recording, a keys file, and the key in a file."""
     monkeypatch.delenv("SPEECHQC_API_KEY", raising=False)
     write(Path("talk.wav"), noise(1.0))
     text, key = make_key("desk")
@@ -130,7 +130,7 @@ def test_a_file_that_holds_no_key_is_told_before_anything_is_sent(place, capsys,
 def test_a_key_without_a_server_to_send_it_to_is_an_error(place, capsys):
     for command in (["inspect", "talk.wav"], ["capacity"]):
         assert main([*command, "--api-key-file", "key"]) == 2
-        assert "name it with --url" in capsys.readouterr().err
+        assert "set one with --url" in capsys.readouterr().err
 
 
 def test_the_class_opens_streams_with_a_key_and_is_told_without(place):
@@ -157,7 +157,7 @@ def test_a_key_that_would_break_the_head_is_refused_without_being_repeated():
 
 @pytest.mark.slow
 def test_no_option_takes_the_key_itself_and_no_process_has_it_in_its_arguments(place):
-    """The clients that `capacity` starts get it over a pipe."""
+    """`capacity` passes the key to its client processes through a pipe."""
 
     async def main() -> list[str]:
         async with serving(api_keys_file=Path("keys.jsonl")) as (url, _):
@@ -185,13 +185,13 @@ def test_no_option_takes_the_key_itself_and_no_process_has_it_in_its_arguments(p
 
 
 def command_lines() -> set[str]:
-    """Of all processes that can be seen."""
+    """Return the command lines of all visible processes."""
     found = set()
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             found.add(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
-            continue  # it has just ended
+            continue  # it has just exited
     return found
 
 

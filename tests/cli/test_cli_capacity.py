@@ -29,7 +29,7 @@ def a_trial(streams: int = 10, p99: float = 100.0, **changes) -> Trial:
 
 
 def against_a_server(work: Callable[[str], Answer], **settings: Any) -> Answer:
-    """Run something that blocks beside a server of this process."""
+    """Run a blocking function while a server of this process is running."""
 
     async def both() -> Answer:
         async with serving(**settings) as (url, _):
@@ -89,7 +89,7 @@ def test_a_trial_holds_only_when_nothing_was_lost_and_nothing_failed():
 
 def test_the_advice_names_four_fifths_and_says_when_it_is_a_lower_bound():
     options = CapacityOptions()
-    assert "SPEECHQC_MAX_STREAMS=8 (80% of it)" in advice(CapacityResult("m", [a_trial()], 10, True, "so"), options)
+    assert "SPEECHQC_MAX_STREAMS=8 (80% of that)" in advice(CapacityResult("m", [a_trial()], 10, True, "so"), options)
     assert advice(CapacityResult("m", [a_trial()], 10, False, "time"), options).startswith("At least 10 streams")
     assert "Not even 10 streams" in advice(CapacityResult("m", [a_trial()], 0, True, "so"), options)
     late = [a_trial(), a_trial(20, 900.0, late_p99_ms=80.0)]
@@ -107,7 +107,7 @@ def test_frames_of_a_scores_message_are_counted_without_parsing_it():
 def test_gaps_and_missing_frames_are_counted_as_lost():
     plan = Plan("http://127.0.0.1/v1/stream", 1, 100, 320, 880, 0.0, 0.0, 1.0, 1.0, 1)
     load, caller, outcome = Load(plan, bytes(16_000)), LoadClient(0.0, 0.0, 0), Outcome()
-    caller.sent_s.extend([0.0] * 4)  # 400 ms: 20 frames are due
+    caller.sent_s.extend([0.0] * 4)  # 400 ms: 20 frames are expected
     text = '{"type":"scores","first_frame":%d,"start_s":0,"channels":[{"channel":0,"frames":{"speech":[1,1,1,1,1]}}]}'
     load._on_text(caller, (text % 0).encode())
     load._on_text(caller, (text % 10).encode())  # 5 … 9 are missing, and so will be 15 … 19
@@ -205,7 +205,7 @@ def test_the_command_prints_the_table_and_what_to_set(monkeypatch, capsys):
 
     code, table, code_json, text = against_a_server(measure)
     assert code == code_json == 0
-    assert "p99" in table and "At least 3 streams hold p99 2000 ms" in table and "SPEECHQC_MAX_STREAMS=2" in table
+    assert "p99" in table and "At least 3 streams stay within p99" in table and "SPEECHQC_MAX_STREAMS=2" in table
     found = json.loads(text)
     assert found["streams"] == 3 and found["max_streams"] == 2 and not found["complete"]
     assert found["trials"][0]["lag_ms"]["p99"] > 0 and found["trials"][0]["holds"]

@@ -269,7 +269,7 @@ def test_reader_that_leaves_ends_the_run_without_a_word(workplace: Path) -> None
         [sys.executable, "-c", code, str(here.parents[1]), str(here)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        bufsize=0,  # what is not asked for stays in the pipe, and one document is more than it holds
+        bufsize=0,  # unread output stays in the pipe, whose capacity is less than one document
     )
     assert process.stdout is not None
     assert process.stdout.read(10) == b'{"file":"a'

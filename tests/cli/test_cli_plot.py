@@ -27,7 +27,7 @@ def pixels(path: str) -> NDArray[np.float32]:
 def test_picture_is_wide_colourful_and_announced_on_stderr(talk: Path, capsys: Capture) -> None:
     assert run("inspect", talk, "--format", "json", "--no-frames", "--plot", "out.png") == 0
     out, err = capsys.readouterr()
-    assert "frames" not in json.loads(out)["channels"][0]  # they were needed for the picture, not asked for
+    assert "frames" not in json.loads(out)["channels"][0]  # the plot requires them, but the user did not request them
     assert err == "out.png: talk.wav\n"
     picture = pixels("out.png")
     height, width, _ = picture.shape

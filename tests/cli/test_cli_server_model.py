@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 class Server:
-    """Notes what it is asked to serve."""
+    """Record the settings of each served model."""
 
     def __init__(self) -> None:
         self.app: Any = None

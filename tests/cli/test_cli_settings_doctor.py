@@ -101,7 +101,7 @@ def test_doctor_looks_at_everything_and_says_what_to_do(monkeypatch: pytest.Monk
 
 
 def test_doctor_knows_the_service_that_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the container of a running service, for example."""
+    """For example in the container of a running service."""
 
     async def main() -> None:
         async with serving() as (url, _):

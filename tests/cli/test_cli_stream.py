@@ -145,7 +145,7 @@ def test_history_forgets_the_oldest_and_says_that_it_is_not_complete():
 
 
 def test_lanes_and_events_are_drawn_as_they_come(monkeypatch, talk, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich treats this as a terminal
     monkeypatch.setenv("TERM", "xterm-256color")
     pictures: list[str] = []
     drawn = TerminalView.picture

@@ -32,7 +32,7 @@ class ServerTransport(httpx.AsyncBaseTransport):
         self._lifespan: AbstractAsyncContextManager[object] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        async with self._starting:  # the requests that come with the first one wait for the server, too
+        async with self._starting:  # requests sent together with the first one also wait for the server
             if self._lifespan is None:
                 self._lifespan = self._app.router.lifespan_context(self._app)
                 await self._lifespan.__aenter__()
@@ -54,7 +54,7 @@ def _no_runner(settings: object) -> EchoRunner:
 
 
 def answering(*answers: httpx.Response | Exception) -> tuple[httpx.MockTransport, list[httpx.Request]]:
-    """A server that gives these answers one after another, the last one for ever."""
+    """A server that sends these responses in sequence and repeats the last one."""
     requests: list[httpx.Request] = []
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -118,7 +118,7 @@ def test_full_server_is_asked_again(talk: Path, capsys: Capture) -> None:
     transport, requests = answering(busy, busy, httpx.Response(418, text="teapot"))
     assert ask(transport, talk) == 2
     assert len(requests) == 3
-    assert requests[2].content == talk.read_bytes()  # the body was sent anew
+    assert requests[2].content == talk.read_bytes()  # the body was sent again
     assert "418" in capsys.readouterr().err
 
 
@@ -139,8 +139,8 @@ def test_server_that_stays_full_is_given_up(talk: Path, capsys: Capture) -> None
             lambda: httpx.Response(404, text="<html>"),
             "answered 404 Not Found; is it the address of",
         ),
-        (lambda: httpx.Response(200, text="hello"), "answered something else"),
-        (lambda: httpx.Response(200, json={"channels": [{"frames": 3}]}), "answered something else"),
+        (lambda: httpx.Response(200, text="hello"), "sent an unexpected answer"),
+        (lambda: httpx.Response(200, json={"channels": [{"frames": 3}]}), "sent an unexpected answer"),
     ],
 )
 def test_server_that_is_none_is_an_error_in_one_sentence(

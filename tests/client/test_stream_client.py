@@ -15,7 +15,15 @@ from websockets.asyncio.server import ServerConnection, serve
 from live_server import serving
 from signals import voice, white_noise
 from speech_qc.client.stream import MAX_WAITING, NoStream, StreamClient, StreamClosed, _no_stream, encode, stream_url
-from speech_qc.wire.server_messages import Configured, EventNews, Finalized, Scores, StreamError, StreamWarning, Summary
+from speech_qc.wire.server_messages import (
+    Configured,
+    EventMessage,
+    Finalized,
+    Scores,
+    StreamError,
+    StreamWarning,
+    Summary,
+)
 from stream_material import pcm16
 
 SAMPLES = (voice(2.0) + white_noise(2.0, level_dbfs=-40)).astype(np.float32)
@@ -39,7 +47,7 @@ def test_a_stream_from_connect_to_summary():
             frames = [value for m in messages if isinstance(m, Scores) for value in m.channels[0].frames["noise"]]
             assert len(frames) == 100
             kinds = {type(message) for message in messages}
-            assert kinds <= {Scores, EventNews, StreamWarning, Finalized, Configured, Summary}
+            assert kinds <= {Scores, EventMessage, StreamWarning, Finalized, Configured, Summary}
             assert {Scores, Finalized, Configured} <= kinds
 
     asyncio.run(main())
@@ -126,7 +134,7 @@ def test_nobody_who_listens_is_no_reason_to_be_cut():
 
 @asynccontextmanager
 async def answering(answer: bytes | None) -> AsyncIterator[str]:
-    """Something else than a stream: whoever connects is told this, or nothing."""
+    """A server that is not a stream: it sends these bytes, or nothing, to each client."""
 
     async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if answer is not None:
@@ -142,7 +150,7 @@ async def answering(answer: bytes | None) -> AsyncIterator[str]:
 
 
 async def refusal(url: str, **options: Any) -> str:
-    """What a client is told that finds no stream there."""
+    """Return the error message of a client that finds no stream at the URL."""
     with pytest.raises(NoStream) as caught:
         await StreamClient.connect(url, **options)
     assert isinstance(caught.value, OSError), "who waits for one must get this one"
@@ -185,7 +193,7 @@ def test_a_server_that_is_not_there_or_silent_is_said_to_be():
     async def main() -> None:
         async with answering(None) as url:
             assert "got no answer within 0.1 s" in await refusal(url, open_timeout_s=0.1)
-        told = await refusal(url)  # nobody listens any more
+        told = await refusal(url)  # the server no longer listens
         assert "cannot connect (connection refused): start one" in told
         assert "cannot resolve the host name" in str(_no_stream(url, socket.gaierror(), 1.0))
 
@@ -203,9 +211,7 @@ def test_tls_where_there_is_none_is_said():
 def test_a_path_that_the_server_does_not_have_is_said_to_be_wrong():
     async def main() -> None:
         async with serving() as (url, _):
-            assert "HTTP 403 instead of a WebSocket: give the server's address" in await refusal(
-                url + "/v2/stream"
-            )
+            assert "HTTP 403 instead of a WebSocket: give the server's address" in await refusal(url + "/v2/stream")
 
     asyncio.run(main())
 
@@ -236,11 +242,11 @@ WARNING = '{"type":"warning","code":"silence","message":"nothing is heard","chan
 
 @asynccontextmanager
 async def told_much(last: str | None = None) -> AsyncIterator[StreamClient]:
-    """A client of a server that says more than is kept unread, then one thing more, or closes with 1013."""
+    """A client whose server sends more than the unread limit, then one more message, or closes with 1013."""
 
     async def tell(link: ServerConnection) -> None:
         async def hear() -> None:
-            """Take everything: unread audio would reset the connection at its end, and the reason would be lost."""
+            """Read everything: unread audio would reset the connection at its end and lose the close reason."""
             async for asked in link:
                 if isinstance(asked, str) and last is not None:
                     await link.send(last)

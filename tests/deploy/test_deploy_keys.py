@@ -1,4 +1,4 @@
-"""docker-compose.keys.yml: who has no key gets nothing but health."""
+"""docker-compose.keys.yml: a client without a key has access only to the health endpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def keys(*words: str, file: Path) -> str:
 
 @pytest.fixture(scope="module")
 def keyed(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Path, str]]:
-    """The service alone, its keys file on the host, and a key in it."""
+    """The service alone, with its keys file on the host and a key in it."""
     folder = tmp_path_factory.mktemp("keys") / "mounted"
     folder.mkdir()
     file = folder / "keys.jsonl"

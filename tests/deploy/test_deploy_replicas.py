@@ -1,4 +1,4 @@
-"""docker-compose.scale.yml: streams and uploads over two replicas behind nginx, one of which dies or leaves."""
+"""docker-compose.scale.yml: streams and uploads on two replicas behind nginx, one of which is killed or stopped."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PACE_S = 0.1
 
 
 class Caller:
-    """One live stream in real time, and what came back.
+    """One live stream in real time, and its scores.
 
     Args:
-        stream: Open.
-        replica: The container that has it.
-        audio: Samples at 16 kHz, sent again and again.
+        stream: An open stream.
+        replica: The container that serves it.
+        audio: Samples at 16 kHz, sent repeatedly.
     """
 
     def __init__(self, stream: StreamClient, replica: str, audio: NDArray[np.float32]) -> None:
@@ -42,7 +42,7 @@ class Caller:
 
     @property
     def frames(self) -> int:
-        """Scored so far; checks that none is missing or comes twice."""
+        """Return the number of scored frames; check that none is missing or repeated."""
         expected = 0
         for message in self.got:
             if isinstance(message, Scores):
@@ -74,14 +74,14 @@ class Caller:
         return await self.stream.close()
 
     async def scored(self, frames: int) -> None:
-        """Wait for so many frames."""
+        """Wait for this number of frames."""
         async with asyncio.timeout(60):
             while self.frames < frames:
                 self._news.clear()
                 await self._news.wait()
 
     async def ended(self) -> None:
-        """Wait for an end that comes from the other side."""
+        """Wait until the server ends the stream."""
         async with asyncio.timeout(120):
             await asyncio.wait([self._tasks[1]])
 
@@ -102,7 +102,7 @@ def is_healthy(container: str) -> bool:
 
 
 def both_take_part(stack: Stack) -> list[str]:
-    """The two replicas, once both are healthy."""
+    """Return the two replicas when both are healthy."""
     block_until(lambda: len(stack.containers("speech-qc")) == 2, "two replicas")
     replicas = stack.containers("speech-qc")
     for one in replicas:
@@ -111,7 +111,7 @@ def both_take_part(stack: Stack) -> list[str]:
 
 
 async def call(stack: Stack, replicas: list[str], audio: NDArray[np.float32], pool: AsyncExitStack) -> Caller:
-    """Open a stream through nginx, see who got it."""
+    """Open a stream through nginx and find the replica that serves it."""
 
     async def counts() -> list[float]:
         return [await asyncio.to_thread(figure, one, ACTIVE) for one in replicas]
@@ -128,7 +128,7 @@ async def call(stack: Stack, replicas: list[str], audio: NDArray[np.float32], po
 
 
 async def going_on(callers: list[Caller]) -> None:
-    """Each of them gets further scores."""
+    """Check that each stream receives further scores."""
     for one in callers:
         await one.scored(one.frames + 25)
 
@@ -139,7 +139,7 @@ async def hear(callers: list[Caller]) -> None:
 
 
 async def new_ones_work(stack: Stack, audio: NDArray[np.float32], number: int) -> None:
-    """Streams and uploads through nginx, all of which must succeed."""
+    """Run streams and uploads through nginx; all must succeed."""
     url = stack.address("nginx")
     for _ in range(number):
         async with StreamClient.connect(url, encoding="linear16", open_timeout_s=30) as stream:
@@ -217,7 +217,7 @@ def test_when_a_replica_dies_streams_of_the_other_go_on_and_new_ones_work(scaled
 
 
 def test_when_a_replica_leaves_its_clients_get_their_summary_and_1012(scaled: Stack, audio):
-    scaled.up()  # brings back the one that died
+    scaled.up()  # restarts the killed one
     replicas = both_take_part(scaled)
     block_until(lambda: len(ask(scaled.address("prometheus"), 'up{job="speech-qc"} == 1')) == 2, "two replicas again")
 
@@ -243,7 +243,7 @@ def test_when_a_replica_leaves_its_clients_get_their_summary_and_1012(scaled: St
                 assert one.end is None
                 await one.hang_up()
             await stopping
-            # The server hands the signal on when all is done; the init process reports that as 128 + 15.
+            # The server re-raises the signal when all is done, and the init process reports it as 128 + 15.
             assert inspect(leaving)["State"]["ExitCode"] in (0, 143)
 
     asyncio.run(scenario())
@@ -257,7 +257,7 @@ def test_more_replicas_take_part_without_a_restart_of_nginx(scaled: Stack, audio
 
     async def scenario() -> None:
         async with AsyncExitStack() as pool:
-            await asyncio.sleep(3)  # nginx looks for new addresses every second
+            await asyncio.sleep(3)  # nginx resolves the addresses every second
             callers = [await call(scaled, replicas, audio, pool) for _ in range(3)]
             assert {one.replica for one in callers} == set(replicas)
 

@@ -1,4 +1,4 @@
-"""docker-compose.yml: a process that cannot serve any more ends, and the engine of Docker starts it again."""
+"""docker-compose.yml: a process that can no longer serve exits, and Docker restarts it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS = {"SPEECHQC_STEP_DEADLINE_S": "2", "SPEECHQC_EXIT_WHEN_DEAD_S": "1"}
 
 @pytest.fixture(scope="module")
 def frail(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The service alone, on a device that can be made to hang."""
+    """The service alone, with a device that can be made to hang."""
     folder = tmp_path_factory.mktemp("frail")
     program = folder / "frail.yml"
     lines = ["services:", "  speech-qc:", f"    command: [python, /hanging_server.py, {SWITCH}]"]
@@ -38,7 +38,7 @@ def frail(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
 
 
 def inspected(stack: Stack) -> int | None:
-    """Status of an answer to the sample; None where no answer comes."""
+    """Return the status of the response to the sample; None without a response."""
     with suppress(httpx.TransportError):
         url = f"{stack.address('speech-qc')}/v1/inspect?frames=false"
         return httpx.post(url, content=SAMPLE.read_bytes(), timeout=60).status_code
@@ -46,7 +46,7 @@ def inspected(stack: Stack) -> int | None:
 
 
 def exit_codes(container: str, since_s: float) -> list[str]:
-    """With what the process of a container has ended since then."""
+    """Return the exit code of a container's process since then."""
     words = [f"--since={since_s:.0f}", f"--until={time.time():.0f}", f"--filter=container={container}"]
     return docker("events", *words, "--filter=event=die", "--format={{.Actor.Attributes.exitCode}}").split()
 

@@ -1,4 +1,4 @@
-"""deploy/upgrade.sh, nginx's reload and `down`: what an operator does while callers talk."""
+"""deploy/upgrade.sh, nginx's reload and `down`: operations during live streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAUSE_S = 0.2
 
 @pytest.fixture(scope="module")
 def stack(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Two replicas behind nginx, whose version is that of SPEECH_QC_TAG."""
+    """Two replicas behind nginx with the version of SPEECH_QC_TAG."""
     name = IMAGE.partition(":")[0]
     docker("tag", IMAGE, f"{name}:{NEXT}")
     folder = tmp_path_factory.mktemp("broken")
@@ -53,7 +53,7 @@ def versions(stack: Stack) -> list[str]:
 
 
 async def upload_on(stack: Stack, statuses: list[int], end: asyncio.Event) -> None:
-    """One recording after the other through nginx, each over a connection of its own."""
+    """Upload one recording after another through nginx, each over a new connection."""
     while not end.is_set():
         async with httpx.AsyncClient(timeout=60) as web:
             answer = await web.post(f"{stack.address('nginx')}/v1/inspect?frames=false", content=SAMPLE.read_bytes())
@@ -62,7 +62,7 @@ async def upload_on(stack: Stack, statuses: list[int], end: asyncio.Event) -> No
 
 
 async def talk(stack: Stack, opened: asyncio.Event) -> StreamClosed:
-    """A stream in real time, until the other side ends it; how."""
+    """Run a stream in real time until the server ends it; return how it ended."""
     audio, _ = soundfile.read(SAMPLE, dtype="float32")
     async with StreamClient.connect(stack.address("nginx"), encoding="linear16", open_timeout_s=60) as stream:
 
@@ -123,7 +123,7 @@ def test_nginx_takes_another_configuration_and_cuts_no_stream(stack: Stack):
         await asyncio.to_thread(stack.compose, *words)
         await asyncio.sleep(5)
         assert not talking.done()
-        # `down` ends nginx and replicas at once, so that the replicas' last words come through.
+        # `down` stops nginx and the replicas at the same time, so that the replicas' last messages pass through nginx.
         ending = asyncio.create_task(asyncio.to_thread(stack.compose, "stop"))
         end = await talking
         await ending

@@ -1,4 +1,4 @@
-"""docker-compose.yml as a newcomer starts it: the sample, the board, the first alarm."""
+"""docker-compose.yml as a new user starts it: the sample, the dashboard, the first alert."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_prometheus_sees_what_it_should_and_the_board_has_data(watched: Stack):
     )
     for _ in range(4):
         asyncio.run(load(watched.ports["speech-qc"]))
-        time.sleep(6)  # scrapes come every 5 s; between two of them something has risen
+        time.sleep(6)  # scrapes run every 5 s, and values increase between two of them
     silent = [name for name, text in expressions("1m").items() if not ask(prometheus, text)]
     assert not silent
     rules = [

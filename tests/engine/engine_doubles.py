@@ -1,4 +1,4 @@
-"""Small real implementations that the engine's tests are built from."""
+"""Small real implementations for the engine's tests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from speech_qc.engine import EchoRunner, Engine, Lane, Stepper
 LIVE = Lane("live", hops=10, priority=0)
 FLUSH = Lane("flush", hops=2, priority=1)
 UPLOAD = Lane("upload", hops=40, priority=2)
-LANES = [UPLOAD, LIVE, FLUSH]  # not in order of priority
+LANES = [UPLOAD, LIVE, FLUSH]  # not sorted by priority
 
 SPEC = FeatureSpec()
-PATIENCE_S = 10.0  # a test that would hang fails after this
+PATIENCE_S = 10.0  # a hanging test fails after this time
 
 
 class ManualClock:
-    """Seconds that pass only when told to."""
+    """A clock that advances only when the test advances it."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -36,7 +36,7 @@ class ManualClock:
 
 
 class RecordingObserver:
-    """Keeps everything it is told."""
+    """Records all calls."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, int]] = []
@@ -62,7 +62,7 @@ class RecordingObserver:
 
 
 class FailingRunner(EchoRunner):
-    """Echoes, but raises in the steps with these numbers (from 0, warm-up not counted)."""
+    """An echo runner that raises in the steps with these numbers (from 0, without the warm-up)."""
 
     def __init__(self, failing: Sequence[int]) -> None:
         super().__init__()
@@ -72,13 +72,13 @@ class FailingRunner(EchoRunner):
     def run(self, features: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         number, self.calls = self.calls, self.calls + 1
         if number in self.failing:
-            state += 1000.0  # a runner that breaks off half-way through must not leave traces
+            state += 1000.0  # a step that fails midway must not leave traces
             raise OSError("device lost")
         return super().run(features, state)
 
 
 class GatedRunner(EchoRunner):
-    """Echoes, but each step waits in the device thread until the gate is open."""
+    """An echo runner whose steps wait in the device thread until the gate is open."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -99,19 +99,19 @@ class GatedRunner(EchoRunner):
 
 
 def plain_front_end(samples: np.ndarray) -> np.ndarray:
-    """Samples [B, n] to features [B, T, F]: column c of hop k is the hop's first sample plus c / 10."""
+    """Convert samples [B, n] to features [B, T, F]: column c of hop k is the hop's first sample plus c / 10."""
     hops = (samples.shape[1] - SPEC.overlap_samples) // SPEC.hop_samples
     first = samples[:, : hops * SPEC.hop_samples : SPEC.hop_samples]  # [B, T]
     return (first[:, :, np.newaxis] + np.arange(SPEC.columns) / 10).astype(np.float32)
 
 
 def chunk(value: float, lane: Lane = LIVE) -> np.ndarray:
-    """Make one chunk of the lane in which every sample has the value."""
+    """Return one chunk of the lane in which every sample has this value."""
     return np.full(lane.hops * SPEC.hop_samples + SPEC.overlap_samples, value, np.float32)
 
 
 def random_chunks(seed: int, count: int, lane: Lane = LIVE) -> list[np.ndarray]:
-    """Cut `count` chunks, which overlap as those of a stream do, out of noise."""
+    """Cut `count` chunks out of noise, with the overlap of stream chunks."""
     step = lane.hops * SPEC.hop_samples
     noise = np.random.default_rng(seed).normal(-8.0, 3.0, count * step + SPEC.overlap_samples).astype(np.float32)
     return [noise[k * step : (k + 1) * step + SPEC.overlap_samples] for k in range(count)]
@@ -119,7 +119,7 @@ def random_chunks(seed: int, count: int, lane: Lane = LIVE) -> list[np.ndarray]:
 
 @contextlib.asynccontextmanager
 async def running(runner: EchoRunner | None = None, **options: Any) -> AsyncIterator[Engine]:
-    """Start an engine with small bounds and stop it at the end."""
+    """Start an engine with small limits and stop it at the end."""
     settings: dict[str, Any] = {"lanes": LANES, "capacity": 8, "max_batch": 4, "max_queue": 8} | options
     bounds = {name: settings.pop(name) for name in ("capacity", "max_batch", "pad_to_bucket") if name in settings}
     steps = Stepper(runner or EchoRunner(), settings.pop("front_end", plain_front_end), **bounds)
@@ -134,12 +134,12 @@ async def running(runner: EchoRunner | None = None, **options: Any) -> AsyncIter
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run an asynchronous test that may not hang."""
+    """Run an asynchronous test with a time-out."""
     asyncio.run(asyncio.wait_for(test, 2 * PATIENCE_S))
 
 
 async def outcome(future: asyncio.Future[Any]) -> BaseException | None:
-    """Wait for a future; what it raised, or None."""
+    """Wait for a future; return its exception, or None."""
     await asyncio.wait({future}, timeout=PATIENCE_S)
     assert future.done(), "the future was left pending"
     return future.exception()

@@ -49,7 +49,7 @@ def test_echo_scores_tell_position_column_and_loudness() -> None:
     changed = features.copy()
     changed[:, contract.index("music")] += 1.0
     differs = np.any(runner.expected(changed) != scores, axis=0)
-    # one column moves its own label and, being part of the mean, the two that follow loudness
+    # one column changes its own label and, as part of the mean, the two labels that follow loudness
     assert {contract.label_names[c] for c in np.flatnonzero(differs)} == {"music", "speech", "snr_db"}
     loud, silent = (
         runner.expected(np.full((2, SPEC.columns), 0.0, np.float32)),

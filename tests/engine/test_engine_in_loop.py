@@ -1,4 +1,4 @@
-"""Steps in the event loop instead of a thread: the same answers, the same rules."""
+"""Steps in the event loop instead of a thread: the same results and the same rules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from speech_qc.errors import Draining, EngineDead, InferenceError, StartupError
 
 
 async def scores_of(engine: Engine, streams: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """Several streams at the same time, each chunk submitted when the one before is answered."""
+    """Run several concurrent streams; each chunk is submitted after the result of the previous one."""
 
     async def one(chunks: list[np.ndarray]) -> np.ndarray:
         number = engine.open_session()
@@ -58,7 +58,7 @@ def test_steps_run_in_the_loops_own_thread() -> None:
 
     async def test() -> None:
         async with running(front_end=front_end, in_loop=True) as engine:
-            threads.clear()  # warming up is done beside the loop, where another engine may be at work
+            threads.clear()  # the warm-up runs outside the loop, in which another engine may be running
             await engine.submit(engine.open_session(), chunk(1.0), "live")
         assert threads == {threading.current_thread()}
 
@@ -86,7 +86,7 @@ def test_what_was_submitted_in_one_turn_shares_a_step_and_is_answered_in_order()
 
 
 def test_a_chunk_submitted_by_the_receiver_of_an_answer_is_not_forgotten() -> None:
-    """The loop has no moment in which a thread is busy; work that appears while answers are given must be seen."""
+    """There is no busy thread to wait for, so work submitted while results are delivered must be noticed."""
 
     async def test() -> None:
         async with running(in_loop=True) as engine:

@@ -1,4 +1,4 @@
-"""The seven rules of the engine, one section each; what else it promises is in test_engine_sessions.py."""
+"""The seven rules of the engine, one section each; test_engine_sessions.py covers the rest."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_rule_1_all_device_work_is_in_one_thread_and_the_loop_stays_free() -> No
         async with running(runner, front_end=front_end) as engine:
             future = engine.submit(engine.open_session(), chunk(1.0), "live")
             await runner.in_flight()
-            assert not future.done()  # and yet this line is reached: the loop is not in the step
+            assert not future.done()  # this line is reached, so the step does not block the loop
             runner.gate.set()
             await future
             await engine.submit(engine.open_session(), chunk(1.0), "live")
@@ -57,7 +57,7 @@ def test_rule_1_all_device_work_is_in_one_thread_and_the_loop_stays_free() -> No
     run(test())
 
 
-# Rule 2: a step takes what waits, one per session, oldest first; buckets, fixed T, all of them warm before ready.
+# Rule 2: a step takes pending chunks, one per session, oldest first; buckets, fixed T, all warmed up before ready.
 
 
 def test_rule_2_a_step_takes_whatever_queued_up_while_the_device_was_busy() -> None:
@@ -181,7 +181,7 @@ def test_rule_3_live_overtakes_upload_and_waits_for_one_upload_step_at_most() ->
     run(test())
 
 
-# Rule 4: submit never waits; a session whose client left is dropped when popped; deadlines.
+# Rule 4: submit never waits; a chunk of a disconnected client is dropped when popped; deadlines.
 
 
 def test_rule_4_overload_is_refused_not_queued() -> None:
@@ -197,7 +197,7 @@ def test_rule_4_overload_is_refused_not_queued() -> None:
             assert engine.status.queued == 2
             runner.gate.set()
             await asyncio.gather(first, *waiting)
-            await engine.submit(refused, chunk(0.0), "live")  # the refusal left nothing behind
+            await engine.submit(refused, chunk(0.0), "live")  # the refusal left no state
         assert observer.refusals == ["queue"]
 
     run(test())
@@ -242,7 +242,7 @@ def test_rule_4_a_chunk_past_its_deadline_is_answered_and_counted() -> None:
     run(test())
 
 
-# Rule 5: a failed step fails exactly its own entries; commit after success; dead after k in a row; nobody left waiting.
+# Rule 5: a failed step fails exactly its own entries; commit after success; dead after k in a row; no caller waits.
 
 
 def test_rule_5_a_failed_step_fails_exactly_its_own_entries() -> None:
@@ -315,7 +315,7 @@ def test_rule_5_a_dispatcher_that_breaks_leaves_no_future_pending() -> None:
             running_one = engine.submit(engine.open_session(), chunk(0.0), "live")
             await runner.in_flight()
             waiting_one = engine.submit(engine.open_session(), chunk(0.0), "live")
-            del clock.now_s  # the next look at the clock raises in the dispatcher
+            del clock.now_s  # the next read of the clock raises in the dispatcher
             runner.gate.set()
             for future in (running_one, waiting_one):
                 error = await outcome(future)
@@ -428,7 +428,7 @@ def test_rule_6_batch_mates_do_not_change_scores(pad_to_bucket: bool) -> None:
     run(test())
 
 
-# Rule 7: drain finishes what was accepted, then stops.
+# Rule 7: drain finishes accepted work, then stops.
 
 
 def test_rule_7_drain_finishes_accepted_work_and_further_chunks_of_open_sessions() -> None:
@@ -471,7 +471,7 @@ def test_rule_7_drain_gives_up_at_its_limit_and_answers_the_rest() -> None:
             assert isinstance(await outcome(waiting), Draining)
             assert not in_step.done()
             runner.gate.set()
-            assert await outcome(in_step) is None  # the step was under way, so its scores are handed out
+            assert await outcome(in_step) is None  # the step was in progress, so its scores are delivered
             await drain
 
     run(test())
@@ -481,7 +481,7 @@ def test_rule_7_stop_answers_all_that_remains_and_may_be_called_twice() -> None:
     async def test() -> None:
         async with running() as engine:
             futures = [engine.submit(engine.open_session(), chunk(0.0), "live") for _ in range(3)]
-            await engine.stop()  # before the dispatcher ever saw them
+            await engine.stop()  # before the dispatcher received them
             assert [type(await outcome(future)) for future in futures] == [Draining] * 3
             await engine.stop()
             assert engine.status.alive

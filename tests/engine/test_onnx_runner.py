@@ -161,7 +161,7 @@ def test_scores_of_the_wrong_length_are_an_inference_error(tiny_model: Path) -> 
     features, state = random_input(2, 10)
     runner = OnnxRunner(tiny_model, "cpu")
     with pytest.raises(InferenceError, match="from the model"):
-        runner.run(features, state[:1])  # broadcasts inside the graph, so the runtime itself does not mind
+        runner.run(features, state[:1])  # broadcasts inside the graph, so the runtime accepts it
 
 
 def test_cuda_that_is_not_to_be_had_stops_the_start(
@@ -184,7 +184,7 @@ def test_auto_without_cuda_falls_back_and_says_so(
     assert runner.provider == "CPUExecutionProvider"
     assert runner.provider_fallback
     assert "the model runs on the CPU" in caplog.text
-    assert capfd.readouterr().out == ""  # stdout belongs to the command that is running
+    assert capfd.readouterr().out == ""  # standard output belongs to the running command
 
 
 @pytest.mark.gpu
@@ -194,7 +194,7 @@ def test_cuda_gives_the_scores_of_the_cpu(tiny_model: Path, cuda_here: bool) -> 
     cpu, cuda = OnnxRunner(tiny_model, "cpu"), OnnxRunner(tiny_model, "cuda")
     assert (cuda.provider, cuda.provider_fallback, cuda.fixed_shapes) == ("CUDAExecutionProvider", False, True)
     cuda.warm_up([(8, 10)])
-    for batch in (8, 3):  # with buffers of its own, and without
+    for batch in (8, 3):  # with own buffers, and without
         given = random_input(batch, 10, seed=batch)
         for one, other in zip(cpu.run(*given), cuda.run(*given), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)

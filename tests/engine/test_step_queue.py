@@ -87,7 +87,7 @@ def test_live_entry_waits_for_one_lower_step_at_most(entry: Maker) -> None:
     backlog = push(queue, entry(LIVE), entry(LIVE), entry(LIVE))
     push(queue, entry(UPLOAD), entry(UPLOAD))
     assert queue.pop(0.0).entries == backlog[:1]
-    assert lane_of(queue.pop(0.0)) == "upload"  # overdue: overtakes the two that still wait
+    assert lane_of(queue.pop(0.0)) == "upload"  # overdue: overtakes the two pending ones
     assert queue.pop(0.0).entries == backlog[1:2]
     assert queue.pop(0.0).entries == backlog[2:], "an upload overtook an entry for the second time"
     assert lane_of(queue.pop(0.0)) == "upload"
@@ -106,7 +106,7 @@ def test_no_wait_is_unbounded_under_random_load(entry: Maker, seed: int) -> None
     rng = np.random.default_rng(seed)
     queue = make_queue(max_batch=2, max_queue=12, max_passes=3)
     came: dict[int, int] = {}  # session to the step during which it was pushed
-    lower_steps: dict[int, int] = {}  # steps of lower lanes that a waiting entry has seen, the one it came in included
+    lower_steps: dict[int, int] = {}  # steps of lower lanes since an entry's arrival, including that step
     priority = {lane.name: lane.priority for lane in LANES}
     waiting: dict[int, Entry] = {}
     served_last: str | None = None

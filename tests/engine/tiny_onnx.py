@@ -1,4 +1,4 @@
-"""A tiny ONNX model that keeps the contract, built in code; every part can be made wrong."""
+"""A tiny ONNX model that fulfils the contract, built in code; every part can be made invalid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOPS_PER_FRAME = 2
 
 
 def tiny_contract(**changes: object) -> ModelContract:
-    """Contract of the tiny model: the echo labels, a state as wide as there are labels."""
+    """Return the contract of the tiny model: the echo labels, and a state with one value per label."""
     contract = echo_contract()
     return contract.model_copy(
         update={"name": "tiny", "version": "0.1.0", "state_size": len(contract.labels)} | changes
@@ -36,11 +36,11 @@ def write_tiny_model(
 
     Args:
         path: File to write.
-        document: JSON text for the metadata; by default the contract that fits.
-        metadata: Whether to write any.
-        frames: Time axis that the scores declare.
+        document: JSON text for the metadata; by default the matching contract.
+        metadata: Whether to write metadata.
+        frames: Declared time axis of the scores.
         state_name: Name of the state input.
-        batch: Batch axis that everything declares.
+        batch: Declared batch axis of all tensors.
         elem_type: Type of the state input and output.
     """
     contract = tiny_contract()

@@ -1,4 +1,4 @@
-"""A real server whose device can be made to hang, as a process of its own."""
+"""A real server, in a separate process, whose device can be made to hang."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOUND = wav_bytes(voice(0.5))
 
 
 class Frail(ServerProcess):
-    """A server whose device hangs once `hang` has been called and a step begins."""
+    """A server whose device hangs in the next step after `hang` is called."""
 
     def __init__(self, folder: Path, port: int, settings: dict[str, str]) -> None:
         self._switch = folder / "switch"
@@ -38,7 +38,7 @@ class Frail(ServerProcess):
 
     @property
     def may_hang(self) -> bool:
-        """Whether the step that will hang has not begun."""
+        """Whether the hanging step has not started yet."""
         return self._switch.exists()
 
     def readiness(self) -> tuple[int, str] | None:

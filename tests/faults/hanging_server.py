@@ -1,7 +1,7 @@
-"""A server whose device can be made to hang, as a process: python hanging_server.py SWITCH [CHANNEL WORKER].
+"""A server process whose device can be made to hang: python hanging_server.py SWITCH [CHANNEL WORKER].
 
-A step that begins while there is a file SWITCH takes that file away and hangs for ever, so that the next process of the
-same command is sound. `serve` starts it as its users do; with several workers the parent starts this file for each.
+A step that starts while the file SWITCH exists removes the file and hangs indefinitely, so the next process with the
+same command works. `serve` starts the server as users do; with several workers, the parent starts this file for each.
 """
 
 from __future__ import annotations

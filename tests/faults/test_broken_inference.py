@@ -1,4 +1,4 @@
-"""Inference that raises or hangs, in a real server: everybody is told, readiness says so, liveness goes on."""
+"""Inference raises or hangs in a real server: all clients are notified, readiness fails, liveness continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOUND = wav_bytes(voice(1.0))
 
 
 class Troubled(EchoRunner):
-    """Raises or hangs when told to."""
+    """A runner that raises or hangs on demand."""
 
     def __init__(self) -> None:
         super().__init__(lookahead_frames=2)
@@ -38,14 +38,14 @@ class Troubled(EchoRunner):
 
 
 async def stream_to_its_end(url: str) -> tuple[list[dict], int | None]:
-    """Its messages and its close; where it was refused before it was open, the body of the answer and its status."""
+    """Return a stream's messages and close code, or body and status if it was refused before it was open."""
     messages = []
     try:
         link = await connect(f"{url}/v1/stream", compression=None)
     except InvalidStatus as error:
         return [json.loads(error.response.body)], error.response.status_code
     async with link:
-        with suppress(ConnectionClosed):  # refused at the door, with the reason on its way
+        with suppress(ConnectionClosed):  # refused before it is accepted, with the reason in the response
             await link.send(SECOND)
         try:
             while True:
@@ -60,7 +60,7 @@ def test_a_device_that_raises_once_too_often_ends_all_and_says_so():
         async with serving(runner, max_step_failures=3) as (url, _), httpx.AsyncClient() as web:
             base = url.replace("ws:", "http:")
             runner.raising = True
-            for _ in range(3):  # streams that come together may share a step, those that come after each other cannot
+            for _ in range(3):  # streams opened together may share a step, consecutive ones cannot
                 streams = await asyncio.gather(*(stream_to_its_end(url) for _ in range(4)))
                 for messages, code in streams:
                     assert code in (1011, 503)

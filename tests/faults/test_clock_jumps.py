@@ -1,4 +1,4 @@
-"""The wall clock jumps, as NTP, virtual machines and operators make it: nobody who is served notices."""
+"""The wall clock jumps, because of NTP, virtual machines or operators, without an effect on clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALLOWED = {
 
 
 def wall_clocks_of(path: Path) -> set[str]:
-    """Functions of `time` and `datetime` that tell the time of day, called or handed on."""
+    """Find uses of functions of `time` and `datetime` that return the time of day, called or passed on."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and node.attr in WALL_CLOCKS and isinstance(node.value, ast.Name):
@@ -49,7 +49,7 @@ def test_only_what_has_to_mean_the_same_elsewhere_reads_the_wall_clock():
 
 
 class JumpingClock:
-    """Years forwards and backwards, a new one at every look."""
+    """A clock that jumps years forwards or backwards at every call."""
 
     def __init__(self) -> None:
         self._jumps = itertools.cycle([0.0, 3e8, -3e8, 1e9, -1e9])
@@ -62,7 +62,7 @@ class JumpingClock:
 
 
 async def heard(url: str) -> tuple[np.ndarray, float, float]:
-    """Scores of a stream that pauses in between, and how long the server says that it and a recording took."""
+    """Return the scores of a stream with a pause, and the reported durations of the stream and of a recording."""
     async with StreamClient.connect(url, labels=["speech", "noise"]) as stream:
         audio = pcm16(SAMPLES)
         for start in range(0, len(audio), 3200):

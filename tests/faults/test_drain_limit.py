@@ -1,4 +1,4 @@
-"""SIGTERM to a real process where everything hangs that can: whoever waits is told, and the end comes in time."""
+"""SIGTERM to a real process in which everything hangs: waiting clients are notified, and the process exits in time."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from websockets.exceptions import ConnectionClosed
 from signals import voice
 from speech_qc.capacity.host import free_port
 from speech_qc.exit_codes import FATAL
-from speech_qc.shutdown import LAST_S, DrainDeadline
+from speech_qc.shutdown import RESERVED_S, DrainDeadline
 from stream_material import pcm16
 from waiting import until
 
 DRAIN_S = 4.0
 LATE_S = 1.5
-"""What a busy machine may add."""
+"""Margin for a busy machine."""
 PATIENT = {
     "DRAIN_S": str(DRAIN_S), "STEP_DEADLINE_S": "60", "UPLOAD_IDLE_S": "60", "READ_TIMEOUT_S": "60",
     "HEADER_TIMEOUT_S": "60", "STREAM_SEND_TIMEOUT_S": "60", "STREAM_IDLE_S": "60", "LOG_LEVEL": "debug",
 }  # fmt: skip
-"""No bound but that of the drain ends anything."""
+"""Only the drain limit ends anything."""
 
 
 class Clients:
-    """Those of one server that keep it from coming to an end by itself."""
+    """The clients of one server that keep it from exiting on its own."""
 
     def __init__(self, server: Frail) -> None:
         self._server = server
@@ -61,7 +61,7 @@ class Clients:
             self.answers.append(repr(error).encode())
 
     async def streams(self, speaking: asyncio.Event) -> int | None:
-        """A live stream until its end; the code of its close."""
+        """Run a live stream to its end; return its close code."""
         async with connect(self._server.url.replace("http", "ws") + "/v1/stream", compression=None) as link:
             try:
                 assert json.loads(await link.recv())["type"] == "ready"
@@ -74,7 +74,7 @@ class Clients:
 
 
 async def hang_all(server: Frail) -> tuple[list[bytes], int | None, float]:
-    """Answers of the uploads, the stream's close, and seconds from the signal until all that was said."""
+    """Return the uploads' responses, the stream's close code, and the time from the signal until all were received."""
     speaking = asyncio.Event()
     async with Clients(server) as clients:
         await clients.says(b"GET /health/live HTTP/1.1\r\nX-Never-Ends: ")
@@ -106,7 +106,7 @@ def test_a_process_whose_streams_and_uploads_hang_ends_in_time_and_tells_them(tm
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps_in", "codes"), [("thread", (0, 1)), ("loop", (1,))])
 def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, codes):
-    """A loop that stands still hears of no signal: its process is ended from beside it, which is no end in order."""
+    """A blocked event loop handles no signal: another thread ends the process, which is not a clean exit."""
     with started(tmp_path, free_port(), **PATIENT, WORKERS="2", STEPS_IN=steps_in, EXIT_WHEN_DEAD_S="0") as server:
         server.until(lambda: "2 workers listen" in server.log(), "both workers")
         server.hang()
@@ -128,10 +128,10 @@ def test_workers_that_hang_end_in_time_too(tmp_path, steps_in, codes):
 def test_the_time_to_drain_is_one_for_all():
     now_s = 100.0
     drain = DrainDeadline(30.0, lambda: now_s)
-    assert (drain.work_left_s, drain.left_s) == (30.0 - LAST_S, 30.0)
+    assert (drain.work_remaining_s, drain.remaining_s) == (30.0 - RESERVED_S, 30.0)
     now_s += 20
     drain.begin()
-    assert (drain.work_left_s, drain.left_s) == (10.0 - LAST_S, 10.0)
+    assert (drain.work_remaining_s, drain.remaining_s) == (10.0 - RESERVED_S, 10.0)
     now_s += 20
-    assert (drain.work_left_s, drain.left_s) == (0.0, 0.0)
-    assert DrainDeadline(0.0, lambda: now_s).left_s == LAST_S, "a process needs a moment to end"
+    assert (drain.work_remaining_s, drain.remaining_s) == (0.0, 0.0)
+    assert DrainDeadline(0.0, lambda: now_s).remaining_s == RESERVED_S, "a process needs a moment to end"

@@ -1,4 +1,4 @@
-"""SIGTERM to a real process that is busy: whatever it has accepted is answered, then it ends."""
+"""SIGTERM to a busy real process: all accepted work is answered, then it exits."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def server(tmp_path):
 
 
 async def upload_until_refused(port: int, outcomes: list[object]) -> None:
-    """One upload after the other; an answer is its status, a connection that could not be made says so."""
+    """Upload repeatedly; record each status, and connections that could not be opened."""
 
     async def body():
-        for start in range(0, len(SOUND), 65_536):  # slow enough that some are under way at any moment
+        for start in range(0, len(SOUND), 65_536):  # slow enough that some are in progress at any time
             yield SOUND[start : start + 65_536]
             await asyncio.sleep(0.01)
 
@@ -115,7 +115,7 @@ def test_sigterm_under_load_leaves_nothing_accepted_unanswered(server):
         return await asyncio.gather(*streams)
 
     ended = asyncio.run(asyncio.wait_for(main(), 90))
-    assert process.wait(30) in (0, -signal.SIGTERM)  # uvicorn ends by the signal it was sent, once all is done
+    assert process.wait(30) in (0, -signal.SIGTERM)  # uvicorn re-raises the signal when all is done
     assert set(outcomes) <= {200, 503}, outcomes
     for code, messages, sent in ended:
         assert code == 1012

@@ -1,4 +1,4 @@
-"""Clients that send far more than audio: they are cut, and the others go on as if nothing were."""
+"""Clients that flood the server are disconnected, and other clients are not affected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FLOODS = {
 
 
 async def send_all(writer: asyncio.StreamWriter, data: bytes, times: int) -> bool:
-    """Whether the other side took it all."""
+    """Return whether the server read everything."""
     try:
         for _ in range(times):
             writer.write(data)
@@ -71,7 +71,7 @@ def test_a_flood_of_frames_without_audio_is_cut(kind, closed):
 
 
 def test_others_are_served_while_many_flood():
-    flood = FLOODS["empty pings"] * 40_000  # 240 KB at once
+    flood = FLOODS["empty pings"] * 40_000  # 240 KB in one write
 
     async def attack(url: str, end: asyncio.Event) -> None:
         while not end.is_set():
@@ -98,13 +98,13 @@ def test_others_are_served_while_many_flood():
             await until(lambda: connections(app) <= 1, "the attackers' connections are closed")
             return waits
 
-    # The attackers share this loop, so it is slow enough; it was as long as the attack before.
+    # The attackers share this event loop, so it is slow enough; without the limit it took as long as the attack.
     assert max(asyncio.run(asyncio.wait_for(main(), 110))) < 5.0
 
 
 @pytest.mark.parametrize("size", [160, 80])
 def test_real_time_in_small_frames_and_much_more_than_real_time_in_larger_ones_are_no_flood(size):
-    """10 and 5 ms of A-law at once, more than the first credit allows for frames without audio."""
+    """Send more frames of 20 and 10 ms of A-law in one go than the initial credit allows without audio."""
     sound = bytes(range(256)) * (int(FRAMES) * 2 * size // 256)
 
     async def main() -> int:
@@ -132,7 +132,7 @@ def test_a_client_that_pings_and_does_not_read_fills_no_memory():
             plain, loop = await small_socket(url), asyncio.get_running_loop()
             await loop.sock_sendall(plain, UPGRADE)
             most = 0
-            for _ in range(int(FRAMES) // 100 + 5):  # below the bound on frames, then at it
+            for _ in range(int(FRAMES) // 100 + 5):  # below the frame limit, then at it
                 try:
                     await loop.sock_sendall(plain, FLOODS["pings"] * 100)
                 except ConnectionError:

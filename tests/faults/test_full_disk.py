@@ -1,4 +1,4 @@
-"""A disk that takes nothing more: the service writes none of what it is sent, so it serves on; commands say so."""
+"""A full disk: the service writes nothing that it receives, so it keeps serving; commands report the error."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from speech_qc.security.api_keys import read_keys
 from waiting import block_until, until
 
 LONG = white_noise(60.0)
-"""Some 2 MB as 16 bit: more than form parsers keep in memory."""
+"""About 2 MB as 16 bit: more than form parsers keep in memory."""
 PATIENCE_S = 200.0
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 PATH = os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
 class Watched:
-    """Files that are opened for writing in this process while it is watched; hooks stay, so there is one for all."""
+    """Records files opened for writing in this process. Audit hooks cannot be removed, so all tests share one."""
 
     opened: list[str] | None = None
 
@@ -86,7 +86,7 @@ def test_nothing_that_is_sent_is_written_anywhere(form, monkeypatch):
             await upload(url, form)
             await converse(url)
             assert app.state.parts.uploads.taken == app.state.parts.engine.status.sessions == 0
-            # Connections that were closed end with the next turns of the loop.
+            # Closed connections end in the next iterations of the event loop.
             await until(lambda: open_files() <= before, "no file is open that was not open before")
 
     try:
@@ -117,7 +117,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's full device")
 @pytest.mark.slow
 def test_a_server_on_a_full_disk_serves_on_although_its_log_is_lost():
-    """Decoders written in C included, and with a log that cannot be written either."""
+    """This includes decoders written in C, and a log that cannot be written."""
     port = free_port()
     environment = os.environ | {"PYTHONPATH": PATH, "SPEECHQC_DEVICE": "cpu", "SPEECHQC_MAX_BATCH": "1"}
     with open("/dev/full", "wb") as full:
@@ -152,7 +152,7 @@ def test_a_server_on_a_full_disk_serves_on_although_its_log_is_lost():
 
 
 class FullDisk:
-    """Files that can be opened, but take nothing."""
+    """A file that can be opened but not written."""
 
     def __init__(self, descriptor: int, *_: object, **__: object) -> None:
         self._descriptor = descriptor
@@ -198,9 +198,9 @@ def test_results_that_cannot_be_written_are_an_error_with_its_exit_code(tmp_path
 
     with open("/dev/full", "wb") as full:
         code, told = run("-f", "json", out=full)
-    assert "a result cannot be written" in told and "No space left" in told
+    assert "cannot write a result" in told and "No space left" in told
     assert code == 2, told
     results = Path(tmp_path / "results")
     code, told = run("-f", "json", "--out", str(results), out=subprocess.DEVNULL)
-    assert (code, "a result cannot be written" in told) == (2, True), told
+    assert (code, "cannot write a result" in told) == (2, True), told
     assert list(results.iterdir()) == [], "no half of a result is left"

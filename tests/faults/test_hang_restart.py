@@ -1,4 +1,4 @@
-"""An engine that hangs, in a process of its own: it says so, it ends within a bound, and the next one serves."""
+"""A hanging engine in a separate process: the process reports it, exits in time, and the next one serves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frail_server import started
 
 from speech_qc.capacity.host import free_port
 from speech_qc.exit_codes import FATAL
-from speech_qc.server.watchdog import LOOK_S, Watchdog
+from speech_qc.server.watchdog import CHECK_S, Watchdog
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_worker_whose_engine_hangs_is_replaced(tmp_path, steps_in, why):
 
 
 def served(log: str) -> set[str]:
-    """Processes of workers that have served."""
+    """Return the process IDs of the workers that have served."""
     return set(re.findall(r"worker \d \(process (\d+)\) is ready", log))
 
 
@@ -69,26 +69,26 @@ def test_without_an_end_in_the_settings_a_process_stays_and_is_not_ready(tmp_pat
         with pytest.raises(subprocess.TimeoutExpired):
             server.process.wait(3)
         assert server.readiness() == (503, "dead")
-        server.process.send_signal(signal.SIGINT)  # and can be ended, although a thread of it hangs
+        server.process.send_signal(signal.SIGINT)  # and can be stopped, although one of its threads hangs
         assert server.ends() == FATAL
 
 
 class Watched:
-    """A watchdog whose time is told, and whether it has ended the process."""
+    """A watchdog with a manual clock; records whether it would have ended the process."""
 
     def __init__(self, limit_s: float) -> None:
         self.now_s, self.ended = 100.0, False
         self.dog = Watchdog(limit_s, clock=lambda: self.now_s, end=self._end)
         self.dog.beat()
-        self.dog.stop()  # its thread; the test looks itself
+        self.dog.stop()  # the watchdog's thread; the test calls the check directly
 
     def _end(self) -> None:
         self.ended = True
 
     def after(self, seconds: float) -> bool:
-        for _ in range(round(seconds / LOOK_S)):
-            self.now_s += LOOK_S
-            self.dog.look()
+        for _ in range(round(seconds / CHECK_S)):
+            self.now_s += CHECK_S
+            self.dog.check()
         return self.ended
 
 
@@ -111,6 +111,6 @@ def test_a_shutdown_may_take_the_time_it_asks_for():
 def test_a_process_that_was_stopped_as_a_whole_goes_on():
     watched = Watched(10.0)
     watched.now_s += 3600
-    watched.dog.look()
+    watched.dog.check()
     assert not watched.after(9)
     assert watched.after(1)

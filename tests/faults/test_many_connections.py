@@ -1,4 +1,4 @@
-"""More connections than one process takes: told so, counted, and health is heard all the same."""
+"""More connections than one process accepts: they are refused and counted, and health still responds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Crowd:
-    """Connections to one server that say nothing."""
+    """Silent connections to one server."""
 
     def __init__(self, url: str, app, until_end: AsyncExitStack) -> None:
         self._port, self._app, self._until_end = int(url.rsplit(":", 1)[1]), app, until_end
@@ -149,7 +149,7 @@ def test_far_too_many_are_closed_unheard_so_that_the_process_keeps_its_descripto
         for _attempt in range(5):
             reader, _writer = await crowd.one()
             async with asyncio.timeout(8):
-                answer = await reader.read()  # to the end, without having asked
+                answer = await reader.read()  # closed without a request
             assert answer.startswith(b"HTTP/1.1 503 ") and b"retry-after: 5" in answer
             await crowd.until_connected(4 + RESERVED_CONNECTIONS)
         assert crowd.value("speechqc_connections_refused_total") == 5
@@ -174,7 +174,7 @@ def test_without_a_limit_of_its_own_there_is_room_for_all_places_and_more():
 
 
 def test_a_connection_is_kept_for_its_next_request_longer_than_clients_keep_theirs():
-    """httpx and Node keep an idle connection for 5 s; if the server closed it as early, a request could be lost."""
+    """httpx and Node keep idle connections for 5 s; if the server closed them then, a request could be lost."""
     server = StreamServer(create_app(Settings(), EchoRunner()))
     assert server.config.timeout_keep_alive == Settings().keep_alive_s > 5.0
 
@@ -182,13 +182,13 @@ def test_a_connection_is_kept_for_its_next_request_longer_than_clients_keep_thei
 def test_the_other_time_outs_do_not_end_a_connection_that_waits_for_its_next_request():
     async def main() -> None:
         async with (
-            serving(header_timeout_s=0.2, read_timeout_s=0.2, upload_idle_s=0.2) as (url, app),
+            serving(header_timeout_s=0.1, read_timeout_s=0.1, upload_idle_s=0.1) as (url, app),
             AsyncExitStack() as until_end,
         ):
             crowd = Crowd(url, app, until_end)
             wire = await crowd.one()
             assert (await crowd.ask(get("/health/live"), wire))[0] == 200
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.4)
             assert (await crowd.ask(get("/health/live"), wire))[0] == 200
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Connections that are slow, half open or cut, against a real server: each is ended, and nothing is left of it."""
+"""Slow, half-open or aborted connections to a real server: each is closed without leaving anything behind."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_normal_client_is_not_disturbed_by_the_bounds():
     async def main() -> None:
         async with serving(**QUICK, max_header_bytes=4096) as (url, _):
             reader, writer = await open_to(url)
-            for _ in range(3):  # over one connection, with a body larger than the bound of a head
+            for _ in range(3):  # over one connection, with a body larger than the header limit
                 writer.write(post(len(SOUND)) + SOUND)
                 head = await reader.readuntil(b"\r\n\r\n")
                 assert head.startswith(b"HTTP/1.1 200 ")
@@ -154,11 +154,11 @@ def test_a_client_that_does_not_take_its_answer_is_cut():
     async def main() -> None:
         async with serving(send_buffer_bytes=4096, **QUICK) as (url, app):
             plain, loop = await small_socket(url), asyncio.get_running_loop()
-            sound = wav_bytes(white_noise(60.0))  # 3000 frames of 12 labels: some 200 KB of JSON
+            sound = wav_bytes(white_noise(60.0))  # 3000 frames of 12 labels: about 200 KB of JSON
             await loop.sock_sendall(plain, post(len(sound)) + sound)
             await until(lambda: at_rest(app), "nothing is left of the client")
 
-            await asyncio.sleep(1.5)  # nothing is read until the server has given up
+            await asyncio.sleep(1.5)  # nothing is read until the server has closed the connection
             received = b""
             try:
                 while piece := await asyncio.wait_for(loop.sock_recv(plain, 1 << 16), 5):
@@ -198,14 +198,14 @@ def test_clients_that_vanish_within_a_message_leave_nothing():
 
 
 def test_a_half_open_socket_is_closed_by_the_idle_time():
-    """The other machine lost its power: no FIN, no RST, no pong ever comes."""
+    """The client's machine loses power: no FIN, no RST, no pong arrives."""
 
     async def main() -> None:
         async with serving(stream_idle_s=0.3) as (url, app):
             reader, writer = await open_to(url)
             writer.write(UPGRADE)
             await reader.readuntil(b"\r\n\r\n")
-            writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is one for reading, too
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # it also has read methods
             await until(lambda: len(app.state.parts.streams) == 1, "the stream has begun")
             await until(lambda: at_rest(app), "nothing is left of the client")
             writer.transport.abort()
@@ -214,7 +214,7 @@ def test_a_half_open_socket_is_closed_by_the_idle_time():
 
 
 def test_what_is_left_of_a_body_that_was_refused_is_passed_over_but_not_for_ever():
-    """The connection serves on, and the rest is not taken for the head of the next request."""
+    """The connection stays usable, and the rest is not parsed as the next request's header."""
 
     async def main() -> None:
         async with serving(**QUICK, max_upload_bytes=50_000) as (url, app):

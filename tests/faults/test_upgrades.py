@@ -1,4 +1,4 @@
-"""Connections that ask to become streams and do not, or do not end as streams: each is told why and ended."""
+"""Upgrade requests that do not become streams or do not end as streams: each gets a reason and is closed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_is_no_handshake_is_answered_and_leaves_no_connection(case):
 
 
 def test_a_stream_cannot_be_asked_for_while_an_upload_is_under_way():
-    """Its answer would come in the midst of the stream's messages."""
+    """Its response would be mixed with the stream's messages."""
     begun = b"POST /v1/inspect HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 
     async def main() -> bytes:
@@ -71,11 +71,11 @@ def test_a_stream_cannot_be_asked_for_while_an_upload_is_under_way():
             return answer
 
     answer = asyncio.run(main())
-    assert answer.startswith(b"HTTP/1.1 400 ") and b"connection of its own" in answer
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"on a new connection" in answer
 
 
 def test_a_stream_whose_client_reads_nothing_at_its_end_is_cut():
-    """What was said before the close waits in the connection's buffer, and closing would wait for it for ever."""
+    """Unsent messages are in the connection's buffer, and closing would wait for them indefinitely."""
 
     async def main() -> None:
         async with serving(send_buffer_bytes=4096, **QUICK) as (url, app):
@@ -97,7 +97,7 @@ def test_a_stream_whose_client_reads_nothing_at_its_end_is_cut():
 
 
 def test_no_log_line_holds_the_query_or_a_header_of_a_stream(caplog):
-    """Not even at `debug`, where the WebSocket library tells headers and payloads."""
+    """Not even at `debug`, where the WebSocket library logs headers and payloads."""
     said = STREAM.replace(b"/stream", b"/stream?token=sqt_hidden1&session_name=hidden2") + b"X-API-Key: hidden3\r\n\r\n"
     told = logging.getLogger("uvicorn.error")
 
@@ -126,7 +126,7 @@ def test_no_log_line_holds_the_query_or_a_header_of_a_stream(caplog):
 
 @pytest.mark.slow
 def test_a_stream_that_is_closing_keeps_nobody_else_from_an_orderly_end():
-    """Its client says that it closes, and does not take what was sent before; meanwhile the server is told to stop."""
+    """The client sends a close but does not read earlier messages; meanwhile the server receives SIGTERM."""
 
     async def main() -> bytes:
         async with serving(send_buffer_bytes=4096, drain_s=4.0, read_timeout_s=60.0) as (url, app):
@@ -142,7 +142,7 @@ def test_a_stream_that_is_closing_keeps_nobody_else_from_an_orderly_end():
             parts = app.state.parts
             await until(lambda: parts.uploads.taken == 1 and len(parts.streams) == 0, "upload begun, stream ended")
             reading = asyncio.create_task(reader.read())
-        # by here the server has ended in order, and has told the upload that it could not finish it
+        # by now the server has exited cleanly, and has told the upload's client that it could not finish it
         answer = await asyncio.wait_for(reading, 8)
         writer.close()
         plain.close()

@@ -1,4 +1,4 @@
-"""The long run: prints counts, and ends with 1 if anything was bad.
+"""The long run: prints counts; the exit code is 1 if anything failed.
 
 python -m tests.fuzz --recordings 10000 --conversations 1000
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from fuzz_run import run  # noqa: E402  # found where the line above says
+from fuzz_run import run  # noqa: E402  # on the path added above
 from fuzz_talk import run_conversations  # noqa: E402
 
 MOST_GROWTH_BYTES = 64 * 2**20
 
 
 def main() -> int:
-    """Run both."""
+    """Run recordings and conversations."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--recordings", type=int, default=10_000)
     options.add_argument("--conversations", type=int, default=1_000)

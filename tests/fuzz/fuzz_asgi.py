@@ -1,4 +1,4 @@
-"""Speaks ASGI to the application without a network, in one event loop: fast enough for thousands of inputs."""
+"""Call the application through ASGI in one event loop, without a network: fast enough for thousands of inputs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from speech_qc.engine import EchoRunner
 from speech_qc.settings import Settings
 
 HANG_S = 20.0
-"""An input that takes so long hangs; the slowest take a fraction of a second."""
+"""An input that takes longer than this hangs; the slowest take a fraction of a second."""
 
 
 @asynccontextmanager
 async def application(**settings: object) -> AsyncIterator[FastAPI]:
-    """A running application whose scores cost nothing."""
+    """A running application with an echo model, whose scores cost almost nothing."""
     bounds: dict[str, Any] = {"max_duration_s": 60.0, "max_upload_bytes": 4 * 1024 * 1024, "stream_idle_s": 5.0}
     app = create_app(Settings(**(bounds | settings)), EchoRunner(lookahead_frames=2))
     async with app.router.lifespan_context(app):
@@ -27,7 +27,7 @@ async def application(**settings: object) -> AsyncIterator[FastAPI]:
 
 
 def at_rest(app: FastAPI) -> bool:
-    """Whether nothing is held by anybody."""
+    """Whether no place is in use and no memory is reserved."""
     parts = app.state.parts
     return parts.uploads.taken == 0 and parts.engine.status.sessions == 0 and len(parts.streams) == 0
 
@@ -35,7 +35,7 @@ def at_rest(app: FastAPI) -> bool:
 async def post(
     app: FastAPI, body: bytes, *, query: bytes = b"", content_type: bytes = b"audio/wav"
 ) -> tuple[int, bytes]:
-    """Status and body of an upload's answer; raises TimeoutError when there is none."""
+    """Return status and body of an upload's response; raises TimeoutError if there is none."""
     messages: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
     status, content = 0, bytearray()
 
@@ -66,7 +66,7 @@ async def post(
 async def converse(
     app: FastAPI, said: Sequence[bytes | str], *, query: bytes = b"", leave: bool = False
 ) -> tuple[list[str], int | None]:
-    """Texts and close code of a stream that says all this; the client then leaves, or waits for the close."""
+    """Send all this on a stream; return texts and close code. The client then disconnects, or waits for the close."""
     waiting: list[dict[str, Any]] = [{"type": "websocket.connect"}]
     for one in said:
         kind = "bytes" if isinstance(one, bytes) else "text"

@@ -1,4 +1,4 @@
-"""Recordings that are broken by chance: a few good ones of every format, and ways to spoil them."""
+"""Randomly corrupted recordings: a few valid ones of every format, and ways to corrupt them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Mutation = Callable[[bytearray, np.random.Generator], None]
 
 INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 HEAD_BYTES = 120
-"""Where the fields lie that say most; half of all changes go there."""
+"""Bytes at the start with the most important fields, which get half of all changes."""
 
 
 def seeds() -> dict[str, bytes]:
-    """Good recordings, 0.3 s each."""
+    """Return valid recordings, 0.3 s each."""
     mono = voice(0.3)
     stereo = np.stack([mono, mono[::-1]], axis=1)
     made = {
@@ -84,10 +84,10 @@ MUTATIONS: tuple[Mutation, ...] = (_flip, _overwrite, _overwrite, _noise, _cut, 
 
 
 def spoiled(number: int, good: dict[str, bytes]) -> tuple[str, bytes]:
-    """Broken recording of this number: always the same one.
+    """Return the corrupted recording with this number; always the same one.
 
     Returns:
-        The format that it was made from, and the bytes.
+        The original format, and the bytes.
     """
     rng = np.random.default_rng([number, 20_02])
     name = list(good)[number % len(good)]
@@ -95,7 +95,7 @@ def spoiled(number: int, good: dict[str, bytes]) -> tuple[str, bytes]:
     for _ in range(1 + int(rng.geometric(0.5))):
         if data:
             MUTATIONS[int(rng.integers(len(MUTATIONS)))](data, rng)
-    if rng.random() < 0.05:  # the head of one format on the body of another
+    if rng.random() < 0.05:  # the header of one format with the body of another
         other = good[list(good)[int(rng.integers(len(good)))]]
         data[:HEAD_BYTES] = other[:HEAD_BYTES]
     return name, bytes(data)

@@ -1,4 +1,4 @@
-"""Requests made up from the OpenAPI document: each is answered, never with a 500, and as the document says."""
+"""Requests generated from the OpenAPI document: each gets a documented response, never a 500."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from speech_qc.settings import Settings
 
 
 def run_schemathesis(schemathesis: Any, *, examples: int) -> int:
-    """Call every operation with so many made-up requests.
+    """Call every operation with this number of generated requests.
 
     Returns:
-        How many were sent.
+        The number of requests sent.
     """
     from fastapi.testclient import TestClient
 

@@ -1,4 +1,4 @@
-"""Sends broken recordings and conversations to the application and counts the answers."""
+"""Send corrupted recordings and conversations to the application and count the responses."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from fuzz_asgi import application, at_rest, post
 from fuzz_audio import seeds, spoiled
 
 ANSWERS = frozenset({200, 400, 413, 415, 422})
-"""What a broken recording may be answered; 429 and above would mean that it did something to the server."""
+"""Acceptable statuses for a corrupted recording; 429 and above would mean that it affected the server."""
 
 WARM_UP = 0.2
-"""Share of the inputs before growth is measured: allocators and caches fill up first."""
+"""Share of the inputs before memory growth is measured, because allocators and caches fill up first."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
 class Tally:
-    """What came of the inputs."""
+    """Counts of the results."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     by_format: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -35,7 +35,7 @@ class Tally:
     growth_bytes: int = 0
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the counts as text."""
         total = sum(self.statuses.values())
         shares = ", ".join(f"{count} × {status}" for status, count in sorted(self.statuses.items()))
         return [
@@ -47,7 +47,7 @@ class Tally:
 
 
 async def fuzz_audio(count: int, *, first: int = 0) -> Tally:
-    """Send so many broken recordings, one after the other."""
+    """Send this number of corrupted recordings, one after another."""
     tally, good = Tally(), seeds()
     before = 0
     async with application() as app:
@@ -78,12 +78,12 @@ async def fuzz_audio(count: int, *, first: int = 0) -> Tally:
 
 
 def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not say."""
+    """Return the memory of this process; 0 if the system does not report it."""
     gc.collect()
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * PAGE_BYTES if statm.exists() else 0
 
 
 def run(count: int, *, first: int = 0) -> Tally:
-    """As `fuzz_audio`, from outside an event loop."""
+    """Run `fuzz_audio` from outside an event loop."""
     return asyncio.run(fuzz_audio(count, first=first))

@@ -1,4 +1,4 @@
-"""Broken input by the thousand: no 500, no hang, no growth. `make fuzz` sends more of it."""
+"""Thousands of corrupted inputs: no 500, no hang, no memory growth. `make fuzz` sends more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One client that sends as fast as it can, and fifty that speak: these must not notice."""
+"""One client that sends as fast as possible must not affect fifty real-time clients."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ SECONDS = MESSAGES * MESSAGE_S
 AUDIO = cut(pcm16(white_noise(SECONDS, level_dbfs=-30)), round(16_000 * MESSAGE_S) * 2)
 
 ATTEMPTS = 3
-"""Other programs may hold the machine up in one run; a server that is unfair is so in each."""
+"""Number of attempts: other programs may slow one run down, but an unfair server fails in every run."""
 
 
 @dataclass
 class Heard:
-    """What the clients of one run saw."""
+    """Measurements of the clients in one run."""
 
     frames: list[int] = field(default_factory=list)
-    """Frames that each paced client got scores of."""
+    """Number of scored frames of each paced client."""
     lags_s: list[float] = field(default_factory=list)
-    """From sending a message to the scores that it completes, of all paced clients."""
+    """Times from sending a message until the scores that it completes, of all paced clients."""
     late_s: list[float] = field(default_factory=list)
-    """By how much each paced client's last message left late."""
+    """Delay of each paced client's last message."""
     burst_frames: int = 0
-    """Frames of the one that does not pace itself, when the others had ended."""
+    """Number of scored frames of the unpaced client when the others have ended."""
 
     def lag_s(self, share: float) -> float:
         return float(np.quantile(self.lags_s, share))
 
 
 async def paced(url: str, heard: Heard, delay_s: float) -> None:
-    """Speak in real time; note when each message's scores come."""
+    """Send in real time; record when the scores of each message are received."""
     async with connect(f"{url}/v1/stream?labels=noise", compression=None) as link:
         await link.recv()
         await asyncio.sleep(delay_s)
@@ -65,7 +65,7 @@ async def paced(url: str, heard: Heard, delay_s: float) -> None:
             if message["type"] == "scores":
                 assert message["first_frame"] == following
                 following += len(message["channels"][0]["frames"]["noise"])
-                latest = len(sent_s) - 1  # scores of the message that was sent last, or late ones of one before
+                latest = len(sent_s) - 1  # scores of the last message sent, or late ones of an earlier message
                 complete = min(latest, int((following * 0.02 + 0.06) / MESSAGE_S) - 1)
                 if 2 <= complete < MESSAGES - 1:
                     heard.lags_s.append(now_s - sent_s[complete])
@@ -77,7 +77,7 @@ async def paced(url: str, heard: Heard, delay_s: float) -> None:
 
 
 async def burst(link: ClientConnection, heard: Heard) -> None:
-    """Send as fast as the socket takes it, and read."""
+    """Send as fast as the socket accepts data, and read."""
 
     async def pour() -> None:
         while True:
@@ -116,7 +116,7 @@ async def one_run(*, with_burst: bool) -> Heard:
 
 @pytest.mark.slow
 def test_fifty_paced_clients_do_not_notice_one_that_sends_as_fast_as_it_can():
-    """The bound is relative to the same fifty alone, on the same machine, a moment before."""
+    """The limit is relative to the same fifty clients alone, measured just before on the same machine."""
     seen = []
     for _ in range(ATTEMPTS):
         alone = asyncio.run(one_run(with_burst=False))
@@ -131,9 +131,9 @@ def test_fifty_paced_clients_do_not_notice_one_that_sends_as_fast_as_it_can():
             "greedy": beside.burst_frames * 0.02 / SECONDS,
         })  # fmt: skip
         keep_pace = max(beside.late_s) < max(alone.late_s) + MESSAGE_S
-        # The greedy one costs a place in every step and its turns in the loop, in which these clients live, too.
+        # The unpaced client takes a place in every step and time in the event loop, which these clients share.
         bounded = beside.lag_s(0.5) < 3 * alone.lag_s(0.5) + 0.02 and beside.lag_s(0.95) < 3 * alone.lag_s(0.95) + 0.05
-        served = beside.burst_frames * 0.02 > SECONDS  # faster than real time, what is left of the machine
+        served = beside.burst_frames * 0.02 > SECONDS  # faster than real time, with the remaining capacity
         if keep_pace and bounded and served:
             return
     pytest.fail(f"in each of {ATTEMPTS} attempts the paced clients noticed, or the greedy one starved: {seen}")

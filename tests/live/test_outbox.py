@@ -1,4 +1,4 @@
-"""What waits for a client: sent at once where that can be, else in order, bounded, and told when there is room."""
+"""Messages to a client: sent immediately if possible, else queued in order up to a limit until there is room."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from speech_qc.live.outbox import Outbox
 
 
 class Line:
-    """A client that takes messages as long as it is open."""
+    """A client that accepts messages while it is open."""
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
         self.at_once = 0
         self.open = asyncio.Event()
-        self.ready = True  # for messages at once
+        self.ready = True  # for immediate messages
 
     def send_now(self, text: bytes) -> bool:
         if self.ready:
@@ -65,10 +65,10 @@ def test_what_cannot_be_sent_at_once_is_sent_later_and_nothing_overtakes_it() ->
         line.ready = False
         box.force(b"1")
         line.ready = True
-        box.force(b"2")  # could be sent at once, but 1 waits
+        box.force(b"2")  # could be sent immediately, but 1 is queued
         await turns()
         assert box.sending_since == 7.0
-        box.force(b"3")  # could be, but 1 is being sent
+        box.force(b"3")  # could be sent immediately, but 1 is being sent
         assert line.taken == [b"0"]
         line.open.set()
         await turns()
@@ -133,7 +133,7 @@ def test_what_waits_can_be_forgotten_for_a_last_word() -> None:
         for _ in range(3):
             box.force(b"lost")
         box.clear()
-        assert (box.full, rooms) == (False, [1, 1])  # when the first was handed over, and now
+        assert (box.full, rooms) == (False, [1, 1])  # when the first was sent, and now
         box.force(b"why")
         box.close()
         line.open.set()

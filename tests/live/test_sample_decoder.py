@@ -1,4 +1,4 @@
-"""Bytes to samples, and what the watch says of them."""
+"""Bytes to samples, and the warnings of the input checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_
 from speech_qc.audio.levels import LevelMeter
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.errors import InvalidAudio
-from speech_qc.live.input_checks import LOOK_S, REPEAT_S, InputChecks
+from speech_qc.live.input_checks import LEVEL_CHECK_S, REPEAT_S, InputChecks
 from speech_qc.wire.vocabulary import Encoding
 
 CODES = bytes(np.random.default_rng(5).integers(0, 256, 4000, dtype=np.uint8))
@@ -60,7 +60,7 @@ def test_floats_that_are_no_numbers_are_refused():
 
 
 def paced(watch: InputChecks, seconds: float, pace: float, start_s: float = 0.0, piece_s: float = 0.1) -> list[str]:
-    """Let audio of a length arrive at a pace; the codes of what is said."""
+    """Send audio of this length at this pace; return the warning codes."""
     codes: list[str] = []
     for number in range(round(seconds / piece_s)):
         warn = watch.arrived(piece_s, start_s + number * piece_s / pace)
@@ -101,14 +101,14 @@ def test_who_says_keep_alive_may_be_slow():
 
 
 def listen(watch: InputChecks, samples: np.ndarray, rate_hz: int = 16_000) -> list[str]:
-    """Let a channel hear samples in pieces of 100 ms, with looks when they are due."""
+    """Pass samples to a channel in pieces of 100 ms, with checks when they are due."""
     meter, said = LevelMeter(rate_hz), []
     for start in range(0, len(samples), rate_hz // 10):
         piece, now_s = samples[start : start + rate_hz // 10], start / rate_hz
         meter.push(piece)
-        said += watch.heard(0, piece, float(np.mean(np.square(piece))), now_s)
-        if watch.wants_look(0):
-            said += watch.look(0, meter.result(), meter.samples, now_s)
+        said += watch.check_samples(0, piece, float(np.mean(np.square(piece))), now_s)
+        if watch.levels_due(0):
+            said += watch.check_levels(0, meter.result(), meter.samples, now_s)
     return [warn.code for warn in said]
 
 
@@ -127,7 +127,7 @@ def test_silence_is_said_after_ten_seconds_and_again_when_it_comes_back_later():
 
 
 def test_clipping_is_said():
-    cut_off = np.clip(8 * voice(LOOK_S * 2), -0.9, 0.9).astype(np.float32)
+    cut_off = np.clip(8 * voice(LEVEL_CHECK_S * 2), -0.9, 0.9).astype(np.float32)
     assert listen(InputChecks(16_000, 1, "linear16"), cut_off) == ["clipping"]
 
 

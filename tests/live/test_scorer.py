@@ -1,4 +1,4 @@
-"""Between a stream's session and the engine: chunks end where messages do, and a failed step is tried again."""
+"""The link of session and engine: chunks are aligned to messages, and a failed step is retried."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pcm(rate_hz: int, channels: int = 1) -> bytes:
 
 
 async def until_all_is_scored(scorer: Scorer, samples: int) -> None:
-    """Wait until so many samples came and no chunk of them is left; no message tells that."""
+    """Wait until this number of samples is received and all their chunks are done; no message reports that."""
     session = scorer.sessions[0]
 
     def scored() -> bool:
@@ -41,7 +41,7 @@ async def until_all_is_scored(scorer: Scorer, samples: int) -> None:
     (8_000, 300, 100, 2), (16_000, 20, 20, 1), (8_000, 20, 20, 1),
 ])  # fmt: skip
 def test_a_messages_scores_come_before_the_next_message_is_sent(rate_hz, message_ms, emit_ms, channels):
-    """Without the alignment each chunk would wait for the first samples of the next message, and this for ever."""
+    """Without the alignment, every chunk of the stream would wait for the first samples of the next message."""
     samples = rate_hz * message_ms // 1000
     first, *pieces = cut(pcm(rate_hz, channels), 2 * channels * samples)
 
@@ -69,7 +69,7 @@ def test_a_messages_scores_come_before_the_next_message_is_sent(rate_hz, message
 
 
 class Stumbling(EchoRunner):
-    """Fails once at each of these steps."""
+    """A runner that fails once at each of these steps."""
 
     def __init__(self, failing: set[int]) -> None:
         super().__init__(lookahead_frames=2)
@@ -78,7 +78,7 @@ class Stumbling(EchoRunner):
     def run(self, features: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.steps += 1
         if self.steps in self.failing:
-            state += 100.0  # must not be seen
+            state += 100.0  # must not be visible
             raise RuntimeError("the device stumbled")
         return super().run(features, state)
 

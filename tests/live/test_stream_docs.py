@@ -1,4 +1,4 @@
-"""The page for strangers is held against the code: a client written from it alone must work."""
+"""The protocol page matches the code: a client written only from it must work."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def test_every_option_encoding_warning_and_setting_is_described():
     for name in (*KNOWN, *LIVE_ENCODINGS, *get_args(WarningCode)):
         assert f"`{name}`" in PAGE, name
     for name in Settings.model_fields:
-        if name.startswith("stream_") and name != "stream_send_queue_bytes":  # of no concern to a client
+        if name.startswith("stream_") and name != "stream_send_queue_bytes":  # not relevant to a client
             assert f"SPEECHQC_{name.upper()}" in PAGE, name
 
 

@@ -1,4 +1,4 @@
-"""What is bounded, what is cut, and that nobody else pays for it."""
+"""Limits of streams, disconnections, and no effect on other clients."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PIECES = cut(SECOND, 3200)
 
 
 class Peer:
-    """A client without a network: a script of what it says, a record of what it was told."""
+    """A client without a network: it sends scripted messages and records received ones."""
 
     def __init__(self, say: Callable[[Peer], AsyncIterator[bytes | str | None]]) -> None:
         self._script = say(self)
@@ -62,9 +62,9 @@ class Peer:
         return message
 
     def tap(self, sink: Callable[[bytes], bool] | None) -> None:
-        """This client's audio is received."""
+        """Receive this client's audio."""
 
-    def send_now(self, text: bytes) -> bool:  # noqa: ARG002  # it has no short way
+    def send_now(self, text: bytes) -> bool:  # noqa: ARG002  # it has no fast path
         return False
 
     async def send(self, text: bytes) -> None:
@@ -145,7 +145,7 @@ def test_a_client_that_does_not_read_costs_bounded_memory_and_is_cut():
             peer.reading.clear()
             stream = stream_of(parts, peer)
             assert await stream.run() == "overloaded"
-            # 4 KiB of messages, one being sent, half a second of audio that waits: then the socket is not read.
+            # After 4 KiB of messages, one being sent, and half a second of queued audio, the socket is not read.
             assert peer.taken < 30
             assert peer.aborted
             assert parts.engine.status.sessions == 0
@@ -237,7 +237,7 @@ def test_a_reader_that_stops_on_a_real_socket_is_cut():
             )
             await reader.readuntil(b"\r\n\r\n")
             writer.transport.pause_reading()  # type: ignore[attr-defined]
-            # Masked with zeros, so the payload is as it is: one message of 16 000 bytes, half a second.
+            # Masked with zeros, so the payload is unchanged: one message of 16 000 bytes, half a second.
             frame = b"\x82\xfe" + (16_000).to_bytes(2, "big") + bytes(4) + SECOND[:16_000]
 
             async def pour() -> None:
@@ -308,7 +308,7 @@ async def _rest(link: Any) -> AsyncIterator[str]:
 
 
 class FailingRunner(EchoRunner):
-    """Fails the steps whose numbers it is given, counted from the end of the warm-up."""
+    """A runner that fails the steps with these numbers, counted from the end of the warm-up."""
 
     def __init__(self, failing: range) -> None:
         super().__init__(lookahead_frames=2)
@@ -341,7 +341,7 @@ def test_a_dead_engine_ends_streams_with_1011_and_refuses_new_ones(make_client):
     *_, error, close = converse(client, [SECOND])
     assert (error["error"]["code"], close["code"]) == ("engine_dead", 1011)
     with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/stream"):
-        pass  # before it is open, so that a balancer asks another server
+        pass  # before it is open, so that a load balancer tries another server
     assert (refused.value.status_code, refused.value.json()["error"]["code"]) == (503, "engine_dead")
     metrics = client.get("/metrics").text
     assert 'speechqc_refusals_total{reason="dead"} 0.0' not in metrics

@@ -1,4 +1,4 @@
-"""Streams and connections are freed when they end, without Python's collector, which a server has look seldom."""
+"""Streams and connections are freed when they end, without the garbage collector, which rarely runs in a server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def in_memory() -> Counter[str]:
 def no_collector(monkeypatch):
     monkeypatch.setattr(gc_tuning, "COLLECT_S", 1e9)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # of what test clients of earlier tests have left
+        warnings.simplefilter("ignore", ResourceWarning)  # objects left by the test clients of earlier tests
         gc.collect()
     gc.disable()
     yield
@@ -53,7 +53,7 @@ def no_collector(monkeypatch):
 
 @asynccontextmanager
 async def a_stream(url: str, query: str = "") -> AsyncIterator[ClientConnection]:
-    """A stream that has taken some audio."""
+    """A stream that has received some audio."""
     async with connect(f"{url}/v1/stream{query}", compression=None) as link:
         for piece in PIECES:
             await link.send(piece)
@@ -147,7 +147,7 @@ def test_nothing_is_left_for_the_collector(ending: Callable[[str], Awaitable[Non
             def left() -> Counter[str]:
                 return in_memory() - before
 
-            # The server may hear of an end a little later than the client.
+            # The server may notice an end slightly later than the client.
             await until(lambda: not left(), "nothing is left in memory", every_s=0.05, details=left)
 
     asyncio.run(asyncio.wait_for(main(), 20))
@@ -155,7 +155,7 @@ def test_nothing_is_left_for_the_collector(ending: Callable[[str], Awaitable[Non
 
 def test_cycles_are_found_by_the_clock(monkeypatch):
     class Thing:
-        """Keeps itself."""
+        """An object with a reference to itself."""
 
         itself: Thing
 

@@ -1,4 +1,4 @@
-"""Streams and uploads leave the right counts behind."""
+"""Streams and uploads are counted correctly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream_material import converse, cut, pcm16, receive
 
 
 def counted(client, name, **labels):
-    """Sum of the samples of this name that have these labels."""
+    """Return the sum of the samples with this name and these labels."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     return sum(
         sample.value

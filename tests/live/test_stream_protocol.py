@@ -91,7 +91,7 @@ def test_scores_are_sent_while_the_stream_goes_on(make_client):
         for piece in cut(SECOND, 3200):
             session.send_bytes(piece)
         heard = 0
-        while heard < 40:  # of 50 frames, without a word about the end
+        while heard < 40:  # of 50 frames, without an end marker
             message = receive(session)
             if message["type"] == "scores":
                 heard += len(message["channels"][0]["frames"]["noise"])
@@ -108,7 +108,7 @@ def test_finalize_scores_all_but_what_needs_the_future_and_the_stream_goes_on(ma
         session.send_bytes(SECOND)
         session.send_text(CLOSE)
         rest = receive_all(session)
-    # 50 frames came; two are look-ahead, and the window of the next one reaches beyond the end.
+    # 50 frames were received; two are look-ahead, and the window of the next one extends beyond the end.
     assert first[-1] == {"type": "finalized", "frames": 47}
     assert len(frames_of(first)["noise"]) == 47
     assert frames_of(first + rest) == frames_of(converse(client, [SECOND + SECOND]))

@@ -1,4 +1,4 @@
-"""The model is replaced under way: whoever has begun keeps the old one, and a failure changes nothing."""
+"""The model is reloaded while serving: work in progress keeps the old one, and a failure changes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECOND = pcm16(white_noise(1.0, level_dbfs=-30))
 
 
 class Versioned(EchoRunner):
-    """A model whose version can be told from its scores, too: `noise` is a constant."""
+    """A model whose version is also visible in its scores: `noise` is a constant."""
 
     def __init__(self, version: str, *, broken: str = "") -> None:
         super().__init__(lookahead_frames=2)
@@ -45,7 +45,7 @@ class Versioned(EchoRunner):
 
 
 class Shelf:
-    """What the next load gives: a runner, or an error to raise."""
+    """Result of the next load: a runner, or an error to raise."""
 
     def __init__(self) -> None:
         self.next: Runner | Exception = Versioned("2.0.0")
@@ -153,7 +153,7 @@ def test_only_an_admin_key_reloads(tmp_path, make_client):
     assert client.post("/v1/model/reload").status_code == 401
     refused = client.post("/v1/model/reload", headers={"X-API-Key": plain})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
-    assert make_client().post("/v1/model/reload").status_code == 403  # a server without keys has no admin
+    assert make_client().post("/v1/model/reload").status_code == 403  # a server without keys has no admin key
 
 
 def test_no_more_old_models_are_kept_than_there_is_memory_for(served, shelf):

@@ -1,7 +1,7 @@
-"""The promise: the same audio gets the same answer, as a file or live, however cut, alone or among strangers.
+"""The same audio gets the same result: as a file or live, however it is split, alone or with other streams.
 
-Frames are compared to 1e-4, everything else exactly. With the echo model, whose scores spell out what it heard, and
-with the shipped one.
+Frames are compared to 1e-4, everything else exactly. The tests use the echo model, whose scores repeat its input, and
+the shipped model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
 
 
 def call(seconds: float, rate_hz: int = 16_000, seed: int = 0) -> np.ndarray:
-    """A telephone call with trouble: speech over noise, a loud stretch, a gap of digital zeros, an abrupt end."""
+    """Generate a disturbed telephone call: speech over noise, a loud part, a gap of digital zeros, an abrupt end."""
     samples = voice(seconds, rate_hz=rate_hz, seed=seed) + white_noise(
         seconds, level_dbfs=-48, rate_hz=rate_hz, seed=seed
     )
@@ -54,7 +54,7 @@ def as_pcm16(samples: np.ndarray) -> bytes:
 
 
 def wav_of(samples: np.ndarray, rate_hz: int = 16_000) -> bytes:
-    """The very integers that `as_pcm16` sends."""
+    """Return the exact integers that `as_pcm16` sends."""
     return wav_bytes((samples * 32767).astype("<i2"), rate_hz)
 
 
@@ -66,7 +66,7 @@ def inspected(client: TestClient, audio: bytes) -> dict[str, Any]:
 
 
 def streamed(client: TestClient, messages: Sequence[bytes], query: str = "") -> list[dict[str, Any]]:
-    """Everything that a stream is told."""
+    """All messages that a stream receives."""
     told: list[dict[str, Any]] = []
     with client.websocket_connect(f"/v1/stream{query}") as session:
         for piece in messages:
@@ -93,7 +93,7 @@ def cut_at_random(audio: bytes, seed: int) -> list[bytes]:
 
 
 def assert_same_answer(told: list[dict[str, Any]], body: dict[str, Any]) -> None:
-    """Hold a conversation to the answer to the file, channel by channel."""
+    """Compare a conversation with the file's result, channel by channel."""
     summary = told[-1]
     assert summary["type"] == "summary"
     assert summary["frames"] == body["audio"]["frames"]
@@ -231,10 +231,10 @@ def test_stereo_is_two_monos(make_client, runner):
 
 @pytest.mark.parametrize("others", [31, pytest.param(255, marks=pytest.mark.slow)])
 def test_alone_is_as_among_strangers(runner, others):
-    """One stream is measured among others, over real sockets, so that its chunks share steps with theirs."""
+    """One stream runs with others over real sockets, so that their chunks share steps."""
     from live_server import serving
 
-    files = 2 * (others + 1) + 100  # both ends of each connection are here
+    files = 2 * (others + 1) + 100  # both ends of each connection are in this process
     if allow_open_files(files) < files:
         pytest.skip(f"{files} open files are needed, more than this system allows")
     samples, pieces = call(2.0), cut(as_pcm16(call(2.0)), 3200)
@@ -247,7 +247,7 @@ def test_alone_is_as_among_strangers(runner, others):
             return [json.loads(message.model_dump_json(exclude_unset=True)) async for message in stream]
 
     async def stranger(url: str, audio: list[bytes]) -> None:
-        """Send and read; what it is told is of no interest."""
+        """Send and read; the messages are not checked."""
         async with connect(f"{url}/v1/stream", compression=None, open_timeout=60) as link:
             for piece in audio:
                 await link.send(piece)
@@ -279,7 +279,7 @@ def test_alone_is_as_among_strangers(runner, others):
 @pytest.mark.slow
 @pytest.mark.parametrize("hops", [2, 10, 40])
 def test_neither_lane_nor_batch_matters_to_the_shipped_model(shipped_runner, hops):
-    """On the CPU the difference was exactly zero; the bound is for runtimes that choose their kernels by shape."""
+    """On the CPU the difference was exactly zero; the tolerance is for runtimes that choose kernels by shape."""
     from speech_qc.audio.features import FrontEnd
 
     samples = np.stack([call(4.0, seed=seed) for seed in range(8)])

@@ -13,7 +13,7 @@ FLOOR_DB = np.linspace(-60.0, -85.0, SPEC.mel_bands)
 
 
 def raised(first: int, last: int, level_db: float) -> np.ndarray:
-    """The floor with mel bands first … last at a level."""
+    """Return the noise floor with mel bands first … last at a level."""
     spectrum = FLOOR_DB.copy()
     spectrum[first : last + 1] = level_db
     return spectrum
@@ -30,7 +30,7 @@ def test_band_is_what_stands_out_of_the_floor(first, last):
 
 def test_strong_floor_elsewhere_does_not_draw_the_band_away():
     floor = FLOOR_DB.copy()
-    floor[:8] = -20.0  # a hum that was there before, 20 dB above the event
+    floor[:8] = -20.0  # a hum that started earlier, 20 dB above the event
     inside = floor.copy()
     inside[40:50] = -40.0
     _, bands = BandFinder(SPEC).find(inside, floor)

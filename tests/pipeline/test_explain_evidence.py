@@ -25,7 +25,7 @@ def event(label: str, onset: int, offset: int) -> Event:
 
 
 def scores(**spans: tuple[int, int, float]) -> np.ndarray:
-    """Scores (FRAMES, C): 0 but for the labels' spans; SNR unknown but for its span."""
+    """Return scores (FRAMES, C): 0 except in the labels' spans; SNR unknown except in its span."""
     frames = np.zeros((FRAMES, len(CONTRACT.labels)), np.float32)
     frames[:, CONTRACT.index("snr_db")] = np.nan
     for label, (start, stop, value) in spans.items():
@@ -34,7 +34,7 @@ def scores(**spans: tuple[int, int, float]) -> np.ndarray:
 
 
 def sound(start: int, stop: int, first: int, last: int) -> np.ndarray:
-    """Mel power (FRAMES, BANDS): speech in the low half with pauses, and a lasting noise in a band."""
+    """Return mel power (FRAMES, BANDS): speech with pauses in the low half, and continuous noise in a band."""
     power = np.full((FRAMES, BANDS), FLOOR_DB, np.float16)
     power[start:stop, first : last + 1] = NOISE_DB
     talking = np.arange(FRAMES) % 100 < 75
@@ -56,7 +56,7 @@ def test_lasting_noise_is_found_under_speech_that_is_20_db_louder():
 
 
 def test_floor_is_not_taken_from_where_the_label_is_still_heard():
-    frames = scores(noise=(0, 500, 0.4))  # below the thresholds, but heard
+    frames = scores(noise=(0, 500, 0.4))  # below the thresholds, but audible
     frames[200:400, CONTRACT.index("noise")] = 0.9
     found = explained(event("noise", 200, 400), frames, sound(0, 500, 10, 20))
     assert found.over_floor_db == pytest.approx(NOISE_DB - FLOOR_DB, abs=0.1)

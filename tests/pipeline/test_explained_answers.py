@@ -18,7 +18,7 @@ FIELDS = {"band", "over_floor_db", "snr_db", "kind", "kind_score", "unknown"}
 
 
 def hissing_voice() -> np.ndarray:
-    """Eight seconds of voice; in three of them noise between 0.8 and 2 kHz."""
+    """Generate eight seconds of voice, with noise between 0.8 and 2 kHz in three of them."""
     samples = voice(8.0)
     spectrum = np.fft.rfft(np.random.default_rng(3).standard_normal(48_000))
     hertz = np.fft.rfftfreq(48_000, 1 / 16_000)

@@ -17,13 +17,13 @@ FRONT_END = FrontEnd()
 
 
 def accept(session, chunk, scores):
-    """Hand the scores of one chunk over, read as an engine would."""
+    """Pass on the scores of one chunk, read like the engine."""
     (reading,) = ChunkReader(session.contract)(chunk[None], scores)
     return session.accept(reading)
 
 
 def run(runner, samples, *, sizes, hops=10, rate_hz=16_000, **options):
-    """Push blocks of these sizes in turn and score chunk by chunk, as a server would."""
+    """Push blocks of these sizes cyclically and score chunk by chunk, like a server."""
     session = Session(runner.contract, rate_hz, keep_frames=True, **options)
     state = np.zeros((1, runner.contract.state_size), np.float32)
     updates = []
@@ -81,7 +81,7 @@ def test_other_rates_do_not_depend_on_blocks_either(rate_hz):
 
 
 def test_frame_times_stay_true_under_lookahead():
-    """A burst in frame 30 is seen in frame 30, however far the model looks ahead."""
+    """A burst in frame 30 is scored in frame 30, whatever the model's look-ahead."""
     samples = np.zeros(16_000, np.float32)
     samples[30 * 320 : 31 * 320] = 0.5
     for lookahead in (0, 1, 5):
@@ -93,7 +93,7 @@ def test_frame_times_stay_true_under_lookahead():
 
 
 def test_the_end_of_a_recording_is_not_heard_as_silence():
-    """What windows and look-ahead reach beyond the end is the sound mirrored, not zeros."""
+    """Beyond the end, windows and look-ahead contain mirrored sound, not zeros."""
     runner = EchoRunner(lookahead_frames=5)
     session = Session(runner.contract, 16_000)
     noise = white_noise(1.0)

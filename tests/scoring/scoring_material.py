@@ -1,4 +1,4 @@
-"""Contracts and scores to test with; imported by the tests of this folder."""
+"""Contracts and scores for the tests in this folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def make_contract(labels: Sequence[str] = tuple(LABEL_CATALOG), **overrides: dict[str, Any]) -> ModelContract:
-    """A contract with these labels; enter 0.6, exit 0.4, at least 0.1 s, gaps under 0.2 s merged unless overridden."""
+    """Return a contract with these labels; by default enter 0.6, exit 0.4, at least 0.1 s, gaps under 0.2 s merged."""
     specs = []
     for name in labels:
         family, kind = LABEL_CATALOG[name]
@@ -28,7 +28,7 @@ def make_contract(labels: Sequence[str] = tuple(LABEL_CATALOG), **overrides: dic
 
 
 def quiet(contract: ModelContract, frames: int, level_dbfs: float = -60.0) -> tuple[FloatArray, FloatArray]:
-    """Scores in which nothing is found, and levels to go with them."""
+    """Return scores without events, and matching levels."""
     scores = np.zeros((frames, len(contract.labels)), np.float32)
     for column, label in enumerate(contract.labels):
         if label.kind != "probability":
@@ -37,7 +37,7 @@ def quiet(contract: ModelContract, frames: int, level_dbfs: float = -60.0) -> tu
 
 
 def cut(length: int, sizes: Sequence[int]) -> list[slice]:
-    """Slices of these sizes, in turn and repeated, that cover `length`; a size of 0 gives an empty slice."""
+    """Return slices that cover `length`, with these sizes repeated cyclically; a size of 0 gives an empty slice."""
     slices, start, turn = [], 0, 0
     while start < length:
         size = sizes[turn % len(sizes)] if any(sizes) else length

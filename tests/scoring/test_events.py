@@ -40,7 +40,7 @@ def one_label(
 
 
 def slow_events(contract: ModelContract, scores: FloatArray, level: FloatArray) -> list[tuple[int, int, str, Event]]:
-    """All updates as (frame known, column, phase, event), found frame by frame with no event numbers."""
+    """Return all updates as (frame known, column, phase, event), found frame by frame, without event numbers."""
     hop = contract.features.frame_hop_s
     speech = scores[:, contract.index("speech")] >= np.float32(0.6)
     found = []
@@ -105,7 +105,7 @@ def slow_events(contract: ModelContract, scores: FloatArray, level: FloatArray) 
     return sorted(found, key=lambda item: item[:2])
 
 
-# Both thresholds, and odd values beside them whose means do not fall on a bound of severity.
+# Both thresholds, and nearby odd values whose means are not on a severity limit.
 SCORE = st.sampled_from([0.0, 0.2013, 0.3917, 0.4, 0.5071, 0.6, 0.6133, 0.9519, 0.9973])
 
 
@@ -235,7 +235,7 @@ def test_every_other_probability_label_can_be_an_event_with_its_own_family() -> 
 def test_memory_and_time_do_not_grow_with_a_stream_that_never_rests() -> None:
     contract = make_contract(noise={"merge_gap_s": 0.2})
     scores, level = quiet(contract, 5000)
-    scores[::4, contract.index("noise")] = 0.9  # merged for ever
+    scores[::4, contract.index("noise")] = 0.9  # merged without end
     tracker = EventTracker(contract)
     assert [u.phase for u in tracker.push(scores, level)] == ["begin"]
     assert len(tracker._tracks) == 1

@@ -31,7 +31,7 @@ def event(label: str, onset: int, offset: int | None, number: int = 0, score: fl
 
 @st.composite
 def reports(draw: st.DrawFn, label: st.SearchStrategy[str] | None = None) -> Report:
-    """Reports as trackers make them: events of one label and channel neither overlap nor touch."""
+    """Strategy for reports like those of trackers: events of one label and channel neither overlap nor touch."""
     frames = draw(st.integers(1, 500_000))
     known = st.lists(st.sampled_from(["noise", "music", "clipping"]), unique=True, max_size=3)
     labels = draw(known) if label is None else [draw(label)]
@@ -43,7 +43,7 @@ def reports(draw: st.DrawFn, label: st.SearchStrategy[str] | None = None) -> Rep
             for onset, offset in zip(edges[::2], edges[1::2], strict=False):
                 events.append(event(name, onset, offset, len(events), draw(st.integers(0, 100)) / 100))
         channels.append(ChannelReport(channel, events))
-    # The last frame is rarely full: the recording ends inside it.
+    # The last frame is rarely complete, because the recording ends within it.
     return Report(draw(st.text(max_size=20)), frames * 0.02 - draw(st.integers(0, 19)) / 1000, channels)
 
 
@@ -52,7 +52,7 @@ def text_of(name: str, report: Report) -> str:
 
 
 def expected(report: Report) -> list[tuple[int, str, float, float, str, float]]:
-    """(channel, label, onset, offset, severity, mean score) of all events, sorted."""
+    """Return (channel, label, onset, offset, severity, mean score) of all events, sorted."""
     return sorted(
         (c.channel, e.label, round(e.onset_s, 6), round(e.offset_s or 0.0, 6), e.severity, round(e.score_mean, 2))
         for c in report.channels
@@ -124,7 +124,7 @@ def read_webvtt(text: str) -> list[tuple[int, str, float, float, str, float]]:
 
 
 def read_textgrid(text: str) -> tuple[str, dict[str, list[tuple[str, str, str]]]]:
-    """Read by tokens, as Praat does: numbers, quoted strings and <flags>; everything else is decoration."""
+    """Parse tokens like Praat: numbers, quoted strings and <flags>; everything else is ignored."""
     tokens = iter(re.findall(r'"(?:[^"]|"")*"|<\w+>|(?<![\w\[])\d+(?:\.\d+)?(?![\w\]])', text))
 
     def string() -> str:

@@ -1,4 +1,4 @@
-"""What is read off the scores of a step: the same for a stream alone as among others, and as the report says it."""
+"""Reading the scores of a step: the same for a stream alone and with others, and consistent with the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEASURES = [c for c, label in enumerate(CONTRACT.labels) if label.kind != "proba
 
 
 def random_scores(batch: int, frames: int, seed: int) -> np.ndarray:
-    """Scores [B, n, C] of every kind, some exactly at their thresholds."""
+    """Return scores [B, n, C] of every kind, some exactly at their thresholds."""
     rng = np.random.default_rng(seed)
     scores = rng.beta(0.4, 0.4, (batch, frames, len(NAMES))).astype(np.float32)
     for column, label in enumerate(CONTRACT.labels):
@@ -57,7 +57,7 @@ def test_a_block_read_among_others_is_the_block_read_alone(batch: int, frames: i
 @settings(max_examples=60, deadline=None)
 @given(frames=st.integers(1, 2 * TEXT_FRAMES), seed=st.integers(0, 10_000))
 def test_the_text_of_a_block_is_the_reports_json(frames: int, seed: int) -> None:
-    """With and without the short cut for blocks of live streams."""
+    """With and without the shortcut for blocks of live streams."""
     block = READER.read_one(random_scores(1, frames, seed)[0])
     expected = frame_columns(CONTRACT, block.shown, NAMES)
     assert (block.made_text is None) == (frames > TEXT_FRAMES)

@@ -47,7 +47,7 @@ def test_any_cut_into_blocks_gives_the_same_summary_bit_for_bit(frames: int, siz
     meter, whole = SummaryMeter(contract), SummaryMeter(contract)
     for part in cut(frames, sizes):
         meter.push(scores[part], level[part])
-        meter.result()  # a look in between changes nothing
+        meter.result()  # an intermediate read changes nothing
     whole.push(scores, level)
     assert meter.result() == whole.result()
 

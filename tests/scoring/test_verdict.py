@@ -234,7 +234,7 @@ def test_events_are_counted_per_minute() -> None:
 
 
 def test_one_event_in_a_short_recording_warns_and_two_fail_it() -> None:
-    """One in five seconds is twelve a minute, but may be a false one."""
+    """One event in five seconds is twelve per minute, but may be a false alarm."""
     limits = {"dropouts_per_min": {"warn_above": 2.0, "fail_above": 12.0}}
     one = verdict(limits, duration_s=4.9, events={"dropout": 1})
     assert (one.status, codes(one)) == ("warn", ["dropouts_per_min_above"])

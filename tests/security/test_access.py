@@ -1,4 +1,4 @@
-"""Who gets in: keys, tokens, origins, lengths; over HTTP and over WebSocket."""
+"""Access control: keys, tokens, origins, lengths; over HTTP and WebSocket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOUND = wav_bytes(voice(0.5))
 
 @pytest.fixture
 def keyed(tmp_path, make_client):
-    """Makes a server with keys: itself, a plain key, an admin key."""
+    """Return a function that creates a server with keys: the server, a plain key, an admin key."""
 
     def make(plain=None, **settings):
         file = tmp_path / "keys.jsonl"
@@ -152,7 +152,7 @@ def test_pages_of_strangers_can_neither_post_nor_open_sockets(make_client):
     evil = {"Origin": "https://evil.example"}
     assert code_of(client.post("/v1/inspect", content=SOUND, headers=evil)) == (403, "forbidden")
     assert code_of(client.post("/v1/inspect", content=SOUND, headers={"Origin": "null"})) == (403, "forbidden")
-    assert client.get("/v1/model", headers=evil).status_code == 200  # the browser keeps the answer from the page
+    assert client.get("/v1/model", headers=evil).status_code == 200  # the browser hides the response from the page
     assert "access-control-allow-origin" not in client.get("/v1/model", headers=evil).headers
     with (
         pytest.raises((WebSocketDenialResponse, WebSocketDisconnect)),

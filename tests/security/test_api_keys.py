@@ -1,4 +1,4 @@
-"""Keys as files and hashes, without a server."""
+"""Key files and hashes, without a server."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_serve_refuses_to_serve_strangers_before_it_loads_a_model(capsys, tmp_pa
 def test_serve_says_which_variables_set_nothing(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("SPEECHQC_API_KEY_FILE", "keys.jsonl")  # it is KEYS
     assert main(["serve", "--host", "0.0.0.0", "--model", str(tmp_path / "none.onnx")]) == 2
-    assert "SPEECHQC_API_KEY_FILE sets nothing" in caplog.text
+    assert "SPEECHQC_API_KEY_FILE is not a setting and has no effect" in caplog.text
 
 
 def test_a_secret_that_is_too_short_is_not_repeated_in_the_message(monkeypatch):

@@ -1,4 +1,4 @@
-"""Every undocumented attribute of uvicorn and websockets that the server rests on, by name.
+"""Every undocumented attribute of uvicorn and websockets on which the server depends, by name.
 
 The versions are capped in pyproject.toml; raise the cap when this test passes with the newer one.
 """
@@ -43,7 +43,7 @@ USED = {
     },
     WorkerServer: {"config", "lifespan", "on_tick", "server_state", "shutdown", "startup"},
 }  # fmt: skip
-"""By class of ours: what it reads, sets, calls or overrides of the class of uvicorn's that it extends."""
+"""Attributes that each of our classes reads, sets, calls or overrides of the uvicorn class that it extends."""
 
 UVICORN = {
     BoundedHttpProtocol: HttpToolsProtocol,
@@ -56,11 +56,11 @@ ELSEWHERE = {
     ServerState: {"connections"},
     ServerProtocol: {"handshake_exc", "send_close", "fail", "data_to_send", "state", "close_sent", "logger", "debug"},
 }
-"""What is used of objects that uvicorn holds."""
+"""Attributes used of objects that uvicorn owns."""
 
 
 def names_of(cls: type) -> set[str]:
-    """Attributes of a class and of its objects: what it defines, and what its methods set on themselves."""
+    """Return the attributes of a class and its instances, including those that its methods set on `self`."""
     names = set(dir(cls))
     for base in cls.__mro__[:-1]:
         try:
@@ -76,7 +76,7 @@ def names_of(cls: type) -> set[str]:
 
 
 def used_by(cls: type) -> set[str]:
-    """What the source of a class of ours takes from outside itself, on `self` or by `super()`."""
+    """Return the inherited attributes that one of our classes uses on `self` or through `super()`."""
     used, own = set(), set()
     for part in (cls, ConnectionTimeouts) if issubclass(cls, ConnectionTimeouts) else (cls,):
         for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(part)))):

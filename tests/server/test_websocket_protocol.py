@@ -1,4 +1,4 @@
-"""The short way through uvicorn's WebSocket protocol: it is taken, it changes nothing, and it keeps the order."""
+"""The fast path through uvicorn's WebSocket protocol: it is used, changes nothing, and keeps the order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from speech_qc.server.websocket_frames import MessageBoundary, text_frame_head, 
 from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
 from stream_material import CLOSE, FINALIZE, KEEP_ALIVE, converse, cut, frames_of, of_type, pcm16
 
-# Loud and soft by turns, so that two messages in the wrong order cannot go unseen.
+# Alternately loud and soft, so that two messages in the wrong order are noticed.
 SWELL = (white_noise(1.0, level_dbfs=-20) * np.repeat(np.geomspace(0.01, 1, 100), 160)).astype(np.float32)
 SECOND = pcm16(np.concatenate([SWELL[::2], SWELL[::-2]]))
 PIECES = cut(SECOND, 3200)
@@ -36,7 +36,7 @@ PIECES = cut(SECOND, 3200)
 
 
 def frame(payload: bytes, opcode: Opcode = Opcode.BINARY, *, fin: bool = True, mask: bool = True) -> bytes:
-    """A frame as websockets would send it."""
+    """Return a frame as websockets sends it."""
     return Frame(opcode, payload, fin).serialize(mask=mask, extensions=[])
 
 
@@ -92,7 +92,7 @@ def test_a_message_begins_where_all_frames_before_it_are_complete(frames, data):
         else:
             stream += frame(payload, Opcode.TEXT if kind == "text" else Opcode.BINARY, mask=mask)
         boundaries.add(len(stream))
-    # Cut near every boundary, where a head comes in pieces, and anywhere else.
+    # Split near every boundary, so that a header arrives in pieces, and anywhere else.
     near = {cut + shift for cut in boundaries for shift in range(-3, 16)}
     cuts = sorted({0, len(stream)} | (near & set(range(len(stream)))) | data.draw(st.sets(st.integers(0, len(stream)))))
     boundary = MessageBoundary()
@@ -106,14 +106,14 @@ def test_a_message_begins_where_all_frames_before_it_are_complete(frames, data):
 def test_no_bytes_are_too_odd_for_a_look(data: bytes):
     found = whole_binary_message(data)
     if found is not None:
-        assert frame(found)[:2] == data[:2] or data[1] in (0xFE, 0xFF)  # a length written longer than it must be
+        assert frame(found)[:2] == data[:2] or data[1] in (0xFE, 0xFF)  # a length field longer than necessary
 
 
 # -- a real server --------------------------------------------------------------------------------------------------
 
 
 class Link:
-    """A client that decides which bytes share a segment."""
+    """A client that controls which bytes share a segment."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: ClientProtocol) -> None:
         self._reader, self._writer, self._protocol = reader, writer, protocol
@@ -121,12 +121,12 @@ class Link:
         self.closed: Close | None = None
 
     async def send(self, data: bytes) -> None:
-        """Write bytes as they are."""
+        """Write bytes unchanged."""
         self._writer.write(data)
         await self._writer.drain()
 
     async def hear(self, enough: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
-        """Read until the close, or until it is enough."""
+        """Read until the close, or until the condition is met."""
         while self.closed is None and not enough():
             data = await self._reader.read(65_536)
             if not data:
@@ -141,7 +141,7 @@ class Link:
 
 
 class Watching:
-    """What went on in the server: protocol objects, segments, and messages by the way that they took."""
+    """Events in the server: protocol objects, segments, and messages by path."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.protocols: list[LiveWebSocketProtocol] = []
@@ -178,9 +178,9 @@ class Watching:
         monkeypatch.setattr(LiveStream, "_audio", receive)
 
     async def next_segment(self, before: int) -> None:
-        """Wait until the server has read what was sent, so that what follows comes in another segment."""
+        """Wait until the server has read the sent bytes, so that the next ones arrive in a new segment."""
         async with asyncio.timeout(5):
-            while self.segments <= before:  # noqa: ASYNC110  # nothing tells
+            while self.segments <= before:  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(0.001)
 
 
@@ -191,7 +191,7 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
 
 @asynccontextmanager
 async def linked(query: str = "", **options: object) -> AsyncIterator[Link]:
-    """A stream that is ready."""
+    """Open a stream and wait until it is ready."""
     async with serving(**options) as (url, _):  # type: ignore[arg-type]
         uri = parse_uri(f"{url}/v1/stream{query}")
         reader, writer = await asyncio.open_connection(uri.host, uri.port)
@@ -208,11 +208,11 @@ async def linked(query: str = "", **options: object) -> AsyncIterator[Link]:
 
 
 def conversation(watching: Watching, parts: Sequence[bytes], **options: object) -> tuple[list[dict[str, Any]], Close]:
-    """Send each part in a segment of its own, then CloseStream; everything that was told, and the close."""
+    """Send each part in a separate segment, then CloseStream; return all received messages and the close."""
 
     async def main() -> tuple[list[dict[str, Any]], Close]:
         watching.at_once = watching.received = watching.parsed = (
-            0  # a conversation by the slow way may have come before
+            0  # there may have been an earlier conversation on the slow path
         )
         async with linked(**options) as link:
             for part in (*parts, frame(CLOSE.encode(), Opcode.TEXT)):
@@ -228,7 +228,7 @@ def conversation(watching: Watching, parts: Sequence[bytes], **options: object) 
 
 @pytest.fixture
 def expected(make_client) -> dict[str, list[float | None]]:
-    """The second's frames by the slow way."""
+    """Return the frames of the second part, received on the slow path."""
     return frames_of(converse(make_client(), [SECOND]))
 
 
@@ -252,7 +252,7 @@ def halves(data: bytes) -> list[bytes]:
 
 
 def fragments(piece: bytes) -> bytes:
-    """One message in three frames, with a ping between."""
+    """Return one message in three frames, with a ping between them."""
     first, middle, last = piece[:1001], piece[1001:2000], piece[2000:]
     return (
         frame(first, fin=False)
@@ -305,13 +305,13 @@ def test_audio_keeps_its_order_however_frames_and_segments_lie(watching, expecte
 
 
 def unmasked(payload: bytes) -> tuple[bytes, bytes]:
-    """Head and payload of a message whose mask is zero, so that the payload travels as it is."""
+    """Return header and payload of a message with a zero mask, so that the payload is sent unchanged."""
     return bytes((0x82, 0xFE)) + len(payload).to_bytes(2, "big") + bytes(4), payload
 
 
 @pytest.mark.parametrize("cut_at", ["nothing", "length", "mask", "payload"])
 def test_a_payload_that_looks_like_a_frame_is_a_payload(watching, make_client, cut_at):
-    """Clients may write head and payload apart, so that a segment begins within a frame."""
+    """Clients may write header and payload separately, so that a segment starts within a frame."""
     head, payload = unmasked(frame(SECOND[:1000]) * 3)
     looks = whole_binary_message(payload[: len(payload) // 3])
     assert looks == SECOND[:1000], "or this proves nothing"
@@ -342,7 +342,7 @@ def test_a_new_message_within_a_fragmented_one_is_a_violation(watching):
 
 
 def test_audio_keeps_its_order_while_there_is_no_room(watching, make_client):
-    """What finds no room is left to the receiver; what comes next must not pass it, although room came meanwhile."""
+    """A message without room goes to the receiver's queue; later ones must not overtake it, even if there is room."""
     audio = b"".join(cut(SECOND, 3200) * 6)
     parts = [b"".join(map(frame, cut(audio[:96_000], 3200))), *map(frame, cut(audio[96_000:], 3200))]
     told, close = conversation(watching, parts, stream_max_ahead_s=0.2)

@@ -1,4 +1,4 @@
-"""What the code says of its metrics."""
+"""The metrics as defined in the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUFFIX = {"counter": "_total", "info": "_info"}
 
 
 def metric_rows() -> dict[str, tuple[str, tuple[str, ...], str]]:
-    """Type, labels and meaning of every metric of ours, by the name of its series."""
+    """Return type, labels and help text of every metric of this service, by series name."""
     metrics = Metrics()
     labels: dict[str, tuple[str, ...]] = {}
     for collector in metrics.registry._collector_to_names:
@@ -26,6 +26,6 @@ def metric_rows() -> dict[str, tuple[str, tuple[str, ...], str]]:
 
 
 def metrics_in(text: str) -> set[str]:
-    """Our metrics in a text of expressions: without the parts of a histogram."""
+    """Return the service's metrics in a text of expressions, without histogram suffixes."""
     found = set(re.findall(r"(?<![:\w])speechqc_\w+", text))
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in found}

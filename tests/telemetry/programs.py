@@ -1,4 +1,4 @@
-"""Programs that some machines have: run where they are there, skipped with the reason elsewhere."""
+"""Optional programs: run if installed, else the test is skipped with the reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def program(name: str) -> str:
-    """Path of a program, or the test is skipped."""
+    """Return the path of a program, or skip the test."""
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"{name} is not installed (Debian and Ubuntu: apt-get install prometheus)")
@@ -17,7 +17,7 @@ def program(name: str) -> str:
 
 
 def run(name: str, *words: str) -> str:
-    """Run it; what it says, or the test fails with that."""
+    """Run a program; return its output, or fail the test with it."""
     done = subprocess.run([program(name), *words], capture_output=True, text=True, timeout=300, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said

@@ -1,4 +1,4 @@
-"""The board shows what is there: each of its expressions, and each rule, is answered by a Prometheus under load."""
+"""Every expression of the dashboard and every rule returns data from Prometheus under load."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def until_answered(url: str, log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a Prometheus with our rules that scrapes a server with two workers, which has work to do."""
+    """Yield the address of a Prometheus with our rules that scrapes a busy server with two workers."""
     binary = program("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     port, its_port = free_port(), free_port()
@@ -102,7 +102,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         address = f"http://127.0.0.1:{its_port}"
         for _ in range(3):
             asyncio.run(load(port))
-            time.sleep(2.5)  # scrapes between which something has risen
+            time.sleep(2.5)  # scrapes between which values have increased
         yield address
 
 

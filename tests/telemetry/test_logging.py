@@ -1,4 +1,4 @@
-"""A log line is for machines where no human reads, and never holds what was heard."""
+"""Log lines are JSON unless a person reads them, and never contain audio or payloads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG = "speech_qc.test"
 
 @pytest.fixture
 def lines():
-    """Formats what is logged from now on as JSON; gives the objects."""
+    """Format log records as JSON from now on; return a function that gives the objects."""
     sink = io.StringIO()
     handler = logging.StreamHandler(sink)
     handler.setFormatter(json_formatter(worker=3))

@@ -1,4 +1,4 @@
-"""What documents, rules and board say of the metrics is what the code has."""
+"""Documents, rules and dashboard match the metrics in the code."""
 
 from __future__ import annotations
 

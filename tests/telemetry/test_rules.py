@@ -1,4 +1,4 @@
-"""Recording and alert rules: sound, tested, explained."""
+"""Recording and alert rules: valid, tested, documented."""
 
 from __future__ import annotations
 

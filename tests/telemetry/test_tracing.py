@@ -1,4 +1,4 @@
-"""Traces are off unless wanted, join the caller's, and hold no payload."""
+"""Traces are off by default, join the caller's trace, and contain no payload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.fixture
 def traced(make_client, monkeypatch):
-    """A client of a server whose spans stay in memory, and those spans."""
+    """Yield a client of a server whose spans stay in memory, and those spans."""
     sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="the extra `otel` is not installed")
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -75,7 +75,7 @@ def test_without_the_setting_no_sdk_is_imported():
 
 def test_fastapi_makes_no_telemetry_of_its_own(make_client, monkeypatch):
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
-    chosen = getattr(make_client().app, "_telemetry", {})  # older versions have none
+    chosen = getattr(make_client().app, "_telemetry", {})  # older versions lack it
     assert not any(chosen.get(name) for name in ("tracing", "metrics", "logs", "auto_configure"))
 
 

@@ -1,4 +1,4 @@
-"""Made once for all training tests: a corpus, a finished run on it, and the model file exported from that."""
+"""Shared by all training tests: a corpus, a finished run on it, and the model file exported from the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    # Small nets are slower with more, and with one the order of sums is always the same.
+    # Small nets are slower with more threads, and with one thread the order of sums is fixed.
     pytest.importorskip("torch").set_num_threads(1)
 
 

@@ -1,4 +1,4 @@
-"""Cases with a truth that tests choose, and contenders whose scores tests choose."""
+"""Cases with ground truth and contenders with scores that tests choose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.evaluation.contenders import Contender, Judgement
 
 
 def case(name: str = "made", frames: int = 400, **changes: Any) -> Case:
-    """A case of silence; `truth` gives spans of frames by label, `open_` spans that do not count."""
+    """Return a silent case; `truth` gives spans of frames by label, `open_` spans that do not count."""
     truth: Mapping[str, Sequence[tuple[int, int]]] = changes.pop("truth", {})
     open_: Mapping[str, Sequence[tuple[int, int]]] = changes.pop("open_", {})
     values: Mapping[str, np.ndarray] = changes.pop("values", {})
@@ -29,7 +29,7 @@ def case(name: str = "made", frames: int = 400, **changes: Any) -> Case:
 
 
 def says(frames: int = 400, whole: Mapping[str, float] | None = None, **spans: Sequence[tuple[int, int]]) -> Judgement:
-    """Scores of 0.9 in spans and 0.1 elsewhere, by label."""
+    """Return scores of 0.9 in spans and 0.1 elsewhere, by label."""
     scores = {label: np.full(frames, 0.1, np.float32) for label in spans}
     for label, pairs in spans.items():
         for start, stop in pairs:
@@ -38,5 +38,5 @@ def says(frames: int = 400, whole: Mapping[str, float] | None = None, **spans: S
 
 
 def fixed(judgements: Sequence[Judgement], name: str = "made", **enter: float) -> Contender:
-    """A contender that says what it was told to."""
+    """Return a contender with predefined scores."""
     return Contender(name, lambda cases: list(judgements)[: len(cases)], enter)

@@ -1,4 +1,4 @@
-"""A made-up corpus: harmonic bursts for speech, shaped noise, tones for music, a decaying room; seconds long."""
+"""A synthetic corpus: harmonic bursts for speech, shaped noise, tones for music, a decaying room; seconds long."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def seconds(count: float, rate_hz: int = RATE_HZ) -> NDArray[np.float64]:
 
 
 def talk(length_s: float, pitch_hz: float, seed: int = 0, rate_hz: int = RATE_HZ) -> Float32:
-    """Bursts of a harmonic and a little breathy sound, four a second with pauses between, over a faint hiss."""
+    """Generate harmonic, slightly breathy bursts, four per second with pauses, over a faint hiss."""
     time = seconds(length_s, rate_hz)
     breath, hiss = np.random.default_rng(seed).normal(0.0, 1.0, (2, time.size))
     voice = sum(np.sin(2 * np.pi * pitch_hz * k * time) / k for k in range(1, 12)) + 0.1 * breath
@@ -46,12 +46,12 @@ def talk(length_s: float, pitch_hz: float, seed: int = 0, rate_hz: int = RATE_HZ
 
 
 def rush(length_s: float, seed: int = 0, scale: float = 0.05) -> Float32:
-    """White noise."""
+    """Generate white noise."""
     return np.random.default_rng(seed).normal(0.0, scale, int(length_s * RATE_HZ)).astype(np.float32)
 
 
 def knocks(length_s: float, seed: int = 0) -> Float32:
-    """Three decaying knocks a second."""
+    """Generate three decaying knocks per second."""
     time = seconds(length_s)
     return (rush(length_s, seed, 0.2) * np.exp(-((time * 3.0) % 1.0) * 12.0)).astype(np.float32)
 
@@ -62,7 +62,7 @@ def chord(length_s: float) -> Float32:
 
 
 def room() -> Float32:
-    """A direct sound and a strong tail: clarity (C50) of about -3 dB."""
+    """Generate a direct sound with a strong tail: clarity (C50) of about -3 dB."""
     tail = rush(0.8, 5, 0.1) * np.exp(-seconds(0.8) / 0.3)
     tail[0] = 1.0
     return tail.astype(np.float32)
@@ -86,7 +86,7 @@ def stem(kind: str, sound_class: str = "", speaker: str = "", **changes: Any) ->
 
 
 def made_pool() -> Pool:
-    """Speech of two talkers, two noises, music and a room, all in memory."""
+    """Return speech of two talkers, two noises, music and a room, all in memory."""
     parts = [
         (stem("speech", speaker="ann"), talk(2.0, 180.0, 1)),
         (stem("speech", speaker="bob"), talk(2.0, 110.0, 2)),
@@ -99,7 +99,7 @@ def made_pool() -> Pool:
 
 
 def row(path: str, kind: str, split: str = "train", **changes: str) -> dict[str, str]:
-    """One manifest row that is right; `changes` make it wrong."""
+    """Return a valid manifest row; `changes` make it invalid."""
     values = dict.fromkeys(COLUMNS, "") | {
         "path": path,
         "kind": kind,
@@ -128,7 +128,7 @@ def write_sound(path: Path, samples: NDArray[np.floating], rate_hz: int = RATE_H
 
 
 def write_corpus(folder: Path) -> Path:
-    """Write a corpus that can be trained on: per split three talkers, two noises, music, a room."""
+    """Write a corpus for training: per split three talkers, two noises, music, a room."""
     rows = []
     for shift, split in enumerate(("train", "valid")):
         sounds = [

@@ -1,4 +1,4 @@
-"""Aims: what was measured against what was wanted, without good will."""
+"""Aims: measured figures are compared strictly with the aims."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_an_aim_is_met_at_its_bound_and_not_beyond() -> None:
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     text = aims_markdown({"labels": {"speech": {"auroc": 0.995}, "dropout": {"auroc": 0.8}}})
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()[2:]}
-    assert len(lines) == len(text.splitlines()) - 2 - 1  # both lines' false events have one name
+    assert len(lines) == len(text.splitlines()) - 2 - 1  # the false events of both lines have the same name
     assert "| ≥ 0.992 | 0.995 | yes |" in lines["`speech`, frame AUROC"]
     assert "| ≥ 0.970 | 0.800 | no |" in lines["`dropout`, frame AUROC"]
     assert "| – | not measured |" in lines["`noise`, frame AUROC"]

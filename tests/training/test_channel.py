@@ -1,4 +1,4 @@
-"""What a line does: codecs, overload, packet loss, band limits."""
+"""Effects of a line: codecs, overload, packet loss, band limits."""
 
 from __future__ import annotations
 
@@ -188,6 +188,6 @@ def test_a_loss_is_audible_unless_its_filling_is_like_what_was_sent() -> None:
     heard = samples.copy()
     heard[3200:3520] = samples[3200 - 320 : 3520 - 320]  # ten periods later: the same
     heard[6400:6720] = 0.0
-    heard[9600:9920] = samples[9600 - 312 : 9920 - 312]  # a quarter of a period off: another waveform, the same sound
+    heard[9600:9920] = samples[9600 - 312 : 9920 - 312]  # a quarter period off: same sound
     heard[12800:13120] = tone(2000.0)[12800:13120]
     np.testing.assert_array_equal(np.flatnonzero(audibly_lost(heard, samples, lost, 320)), [20, 40])

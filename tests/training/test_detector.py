@@ -1,4 +1,4 @@
-"""The net answers the same whole or in chunks, never looks further ahead than it says, and is as large as stated."""
+"""The net gives the same scores whole or in chunks, respects its look-ahead, and has the stated size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = FeatureSpec().columns
 def small(fusion: Fusion = "early", seed: int = 0) -> Detector:
     torch.manual_seed(seed)
     net = Detector(SMALL_NET.model_copy(update={"fusion": fusion}))
-    for norm in (net.norm1, net.norm2, net.norm3):  # statistics as after training, so that nothing cancels by chance
+    for norm in (net.norm1, net.norm2, net.norm3):  # statistics as after training, so that no terms cancel by chance
         norm.running_mean.normal_(0.0, 0.3)
         norm.running_var.uniform_(0.5, 2.0)
     net.mean.normal_(0.0, 0.5)

@@ -1,4 +1,4 @@
-"""Figures say what they claim: known scores give known figures, and each material holds what its name says."""
+"""Known scores give known figures, and each material contains what its name says."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_material_has_one_shape_and_its_own_levels(mixed: Material) -> None:
     assert mixed.target.shape == mixed.mask.shape == (40, SAMPLES // 320, len(FIRST_LABELS))
     assert mixed.seconds == pytest.approx(80.0)
     np.testing.assert_allclose(
-        np.maximum(baseline.frame_level_db(mixed.features, FeatureSpec()), -80.0),  # below, the logarithm's floor tells
+        np.maximum(baseline.frame_level_db(mixed.features, FeatureSpec()), -80.0),  # below, the logarithm is clipped
         np.maximum(mixed.level_dbfs, -80.0),
         atol=0.1,
     )

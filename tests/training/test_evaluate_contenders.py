@@ -1,4 +1,4 @@
-"""Contenders answer for every frame of every case, and baselines know what they claim to know."""
+"""Contenders score every frame of every case, and baselines support the labels that they claim."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sound(samples):
 
 
 def level_score(features):
-    """A net that looks two frames ahead and says the energy of the frame itself as `noise`."""
+    """A net with two frames of look-ahead that returns the energy of the frame itself as `noise`."""
     energy = features[..., CONTRACT.features.mel_bands].reshape(len(features), -1, 2).mean(axis=2)
     scores = np.zeros((*energy.shape, len(CONTRACT.labels)), np.float32)
     scores[..., CONTRACT.index("noise")] = 1.0 / (1.0 + np.exp(-(energy + 8.0)))

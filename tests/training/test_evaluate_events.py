@@ -1,4 +1,4 @@
-"""Event figures on truths of which the right answer is known by counting."""
+"""Event figures on ground truth for which the expected result can be counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPANS = ((50, 150), (250, 300))
 
 
 def line(found, truth=SPANS, open_=(), frames=400):
-    """A timeline of one case of `tone`: scores of 0.9 in `found`, truth in `truth`, spans that do not count."""
+    """Return a timeline of one case of `tone`: scores of 0.9 in `found`, truth in `truth`, masked spans in `open_`."""
     score, true, mask = np.full(frames, 0.1), np.zeros(frames), np.ones(frames, bool)
     for start, stop in found:
         score[start:stop] = 0.9
@@ -68,7 +68,7 @@ def test_what_was_left_open_counts_neither_way() -> None:
     assert figures(invented, open_=[(330, 400)])["precision"] == 1.0
     early = [(20, 150), (250, 300)]
     assert figures(early)["recall"] == 0.5
-    assert figures(early, open_=[(15, 50)])["recall"] == 1.0  # the open stretch before the onset widens the collar
+    assert figures(early, open_=[(15, 50)])["recall"] == 1.0  # the masked span before the onset widens the collar
 
 
 def test_delay_is_the_time_to_the_first_frame_at_the_threshold() -> None:
@@ -119,7 +119,7 @@ def test_psds_is_one_for_the_truth_and_near_nothing_for_chance() -> None:
     chance = psds_curve(timeline([rng.random(1500) for _ in truths], truths, masks), "music")
     assert psds({"music": perfect}) == pytest.approx(1.0)
     assert psds({"music": chance}) < 0.3
-    assert psds({"music": perfect, "tone": chance}) < 0.5  # the spread over labels costs
+    assert psds({"music": perfect, "tone": chance}) < 0.5  # the spread over labels lowers the result
     assert psds({}) is None
 
 

@@ -155,7 +155,7 @@ def test_ratings_are_correlated_clip_by_clip_and_by_condition() -> None:
         judgements.append(Judgement({}, {"bak": rating + rng.normal(0.0, 1.0), "noise_ratio": 0.5}))
     figures = rating_figures(cases, judgements)
     assert set(figures) == {"bak"}
-    assert set(figures["bak"]) == {"bak"}  # what never changes is correlated with nothing
+    assert set(figures["bak"]) == {"bak"}  # a constant has no correlation
     row = figures["bak"]["bak"]
     assert 0.5 < row["pearson"] < 0.95 < row["pearson_of_conditions"]
     assert (row["cases"], row["conditions"]) == (90, 9)
@@ -195,7 +195,7 @@ def test_what_follows_another_recording_is_judged_alone() -> None:
     assert pair.seconds == first.seconds + second.seconds
     assert not pair.mask[:100].any()
     assert pair.mask[100:].all()
-    # Whoever still hears the first recording's noise is worse here than on the second one by itself.
+    # A contender whose state still contains the first recording's noise scores worse here than on the second one alone.
     slow = Contender("slow", lambda cases: [says(200, noise=[(0, 130), (150, 200)]) for _ in cases], {"noise": 0.5})
     figures = followed_figures(slow, [first, second], [says(100, noise=[(0, 100)]), says(100, noise=[(50, 100)])])
     assert figures["cases"] == 1

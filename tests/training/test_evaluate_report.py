@@ -1,4 +1,4 @@
-"""The command measures whoever is named on whatever is named, and writes it down."""
+"""The command measures the given contenders on the given materials and writes the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.evaluation.markdown import report_markdown
 
 
 def labelled(folder: Path) -> Path:
-    """Two made calls: a talker, then a talker in noise."""
+    """Write two synthetic calls: a talker, then a talker in noise."""
     for i in range(2):
         write_sound(folder / f"call{i}.wav", np.r_[talk(2.0, 130.0 + i, i), talk(2.0, 130.0 + i, i) + rush(2.0, i)])
         (folder / f"call{i}.txt").write_text("0.0\t4.0\tspeech\n2.0\t4.0\tnoise\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Label tracks are read back as they were written, and mistakes in them are named."""
+"""Label tracks are read back as written, and errors in them are reported."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_folder_gives_a_case_per_channel_and_judges_only_what_was_listened_for
     assert not left.target.any()
     assert np.flatnonzero(right.target[:, noise]).tolist() == list(range(10, 30))
     assert right.mask[:, noise].all()
-    assert not right.mask[:, speech].any()  # nobody has said whether speech was listened for
+    assert not right.mask[:, speech].any()  # it is unknown whether speech was annotated
     assert b.target[:, speech].sum() == 25
     assert b.facts == {"language": ("hsb",)}
     assert left.facts == {"source": ("calls",)}

@@ -1,4 +1,4 @@
-"""An exported file computes what PyTorch computes and declares what it is, or it does not come into being."""
+"""An exported file matches PyTorch and its contract, or it is not created."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from training.model import Detector, Fusion
 
 
 def calibrated_net(run: Path, contract: ModelContract) -> Detector:
-    """The run's net with the calibration that the file declares."""
+    """Return the run's net with the calibration declared in the file."""
     net, _ = read_run(run)
     for row, name in enumerate(("scale", "shift")):
         values = contract.training["calibration"][name]
@@ -46,7 +46,7 @@ def calibrated_net(run: Path, contract: ModelContract) -> Detector:
 
 
 def bytes_of(net: Detector, **changes: object) -> bytes:
-    """A model file of a net, not written anywhere."""
+    """Return the bytes of a net's model file."""
     contract = echo_contract().model_copy(
         update={"labels": label_specs(net.config), "state_size": net.state_size} | changes
     )
@@ -203,7 +203,7 @@ def test_the_command_line_writes_model_golden_vectors_and_card(
 def test_a_measure_is_fitted_where_it_is_hard_as_much_as_where_it_is_easy() -> None:
     rng = np.random.default_rng(0)
     target = np.concatenate([np.full(9000, 40.0), rng.uniform(-10.0, 20.0, 1000)])
-    logit = np.log((target + 15.0) / (45.0 - target)) * 0.5 + 0.7  # squeezed and shifted
+    logit = np.log((target + 15.0) / (45.0 - target)) * 0.5 + 0.7  # scaled and shifted
     scale, shift = fit_measure(logit, target, -15.0, 45.0)
     value = -15.0 + 60.0 / (1.0 + np.exp(-(logit * scale + shift)))
     assert np.abs(value - target)[9000:].mean() < 1.0
@@ -234,7 +234,7 @@ def test_thresholds_rise_until_clean_speech_is_quiet(run: Path) -> None:
     assert per_hour <= FALSE_EVENTS_PER_HOUR
     assert quiet["noise"] > 0.65
     assert quiet["speech"] == 0.5
-    judged["noise"] = torn, (torn > 0.5).astype(np.float64)  # here quiet would cost what was worth finding
+    judged["noise"] = torn, (torn > 0.5).astype(np.float64)  # here fewer false events would cost too much F1
     found, per_hour = quiet_thresholds(net, enter, judged, [clean])
     assert found["noise"] < 0.65
     assert per_hour > FALSE_EVENTS_PER_HOUR

@@ -1,4 +1,4 @@
-"""Batches are new mixtures first; used again they come at another level and colour, and the targets stay."""
+"""Batches contain new mixtures first; reused ones have a different level and colour, and the same targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frame figures against definitions spelled out by brute force."""
+"""Frame figures compared with brute-force definitions."""
 
 from __future__ import annotations
 

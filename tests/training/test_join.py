@@ -1,4 +1,4 @@
-"""Joined corpora keep what is held out apart: from training, and what chooses from what is reported."""
+"""Joined corpora keep held-out material out of training, and selection material apart from reported figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A manifest is used whole or refused with every mistake named; speakers and licences are kept apart."""
+"""A manifest is valid or is rejected with all errors; speakers and licences are separated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a clip mends the teacher where it is known to err, and only there."""
+"""Known facts about a clip correct the teacher where it is known to be wrong, and only there."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_clips_are_made_with_enough_speech_and_what_is_known_of_them() -> None:
 
 def test_clips_carry_opinions_over_speech_and_every_other_target(clips: Path) -> None:
     mos = MosClips(clips, "train", LABELS)
-    assert len(mos) == 3  # the teacher came no further
+    assert len(mos) == 3  # the teacher has rated only these
     features, value, mask = mos.take(0, 2)
     assert len(features) == 2
     column = LABELS.index("sig")

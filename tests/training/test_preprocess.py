@@ -1,4 +1,4 @@
-"""Stems come out at one rate and level, without DC and edge silence; what is broken is refused and counted."""
+"""Stems have one rate and level after preprocessing, without DC or edge silence; unusable files are counted."""
 
 from __future__ import annotations
 

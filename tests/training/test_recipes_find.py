@@ -1,4 +1,4 @@
-"""Each recipe reads a made-up tree of its corpus: names and lists only, no sound is opened."""
+"""Each recipe reads a synthetic tree of its corpus: only names and lists, no audio is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.corpora.listings import FSD50K_CLASSES, licence_of
 from training.corpora.manifest import KINDS, SPLITS, Stem
 from training.corpora.recipes import RECIPES, FoundRecording, RecipeError, find, split_of
 
-# Recipe: files of its tree, and for each the values that count; None: the file is left out.
+# Recipe: files of its tree, each with its expected values; None: the file is left out.
 TREES: dict[str, dict[str, dict[str, str] | None]] = {
     "librispeech": {
         "LibriSpeech/train-clean-100/103/1240/103-1240-0000.flac": {
@@ -74,7 +74,7 @@ TREES: dict[str, dict[str, dict[str, str] | None]] = {
             "split": "valid",
             "licence": "CC-BY-NC-3.0 (NON-COMMERCIAL)",
         },
-        "FSD50K.dev_audio/12.wav": None,  # somebody speaks
+        "FSD50K.dev_audio/12.wav": None,  # with speech
         "FSD50K.eval_audio/13.wav": {"sound_class": "unlabelled", "split": "test"},
     },
     "rirs-noises": {
@@ -148,7 +148,7 @@ LIST_OF = {"common-voice": "cv-", "speech-commands": "_list.txt", "esc-50": "esc
 
 
 def plant(root: Path, name: str) -> None:
-    """Write the empty files of a recipe's tree and the lists that belong to it."""
+    """Write the empty files of a recipe's tree and its lists."""
     for path in TREES[name]:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).touch()

@@ -1,4 +1,4 @@
-"""The sounds of a corpus become stems of one form, and rows that the check accepts."""
+"""The sounds of a corpus become stems of one format, with rows that pass the check."""
 
 from __future__ import annotations
 

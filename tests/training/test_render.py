@@ -1,4 +1,4 @@
-"""A plan becomes the same bits every time, and its targets say what its stems really are."""
+"""Rendering a plan is deterministic, and the targets match the stems."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plan_of(*sources: SourcePlan, channel: ChannelPlan = TRANSPARENT) -> MixPlan
 
 
 def without_speech(plan: MixPlan) -> MixPlan:
-    """The sources by themselves at the levels that they have beside the speech."""
+    """Return the sources without the speech, at the same levels as with it."""
     sources = tuple(replace(s, level_db=s.level_db + plan.speech_dbfs) for s in plan.sources)
     return replace(plan, speech=(), sources=sources)
 
@@ -115,7 +115,7 @@ def test_noise_is_present_where_its_span_is_and_absent_elsewhere(pool: Pool) -> 
     target = render(plan_of(fan(-6.0, RATE_HZ, 2 * RATE_HZ)), pool).targets["noise"]
     assert target.value[50:100].all()
     assert target.mask[50:100].all()
-    away = np.r_[0:44, 106:200]  # the 220 ms mean reaches five frames beyond the span
+    away = np.r_[0:44, 106:200]  # the 220 ms mean extends five frames beyond the span
     assert not target.value[away].any()
     assert target.mask[away].all()
 

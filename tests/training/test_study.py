@@ -1,4 +1,4 @@
-"""Studies: the same mixtures and steps for every variant, results kept, tables from what was measured."""
+"""Studies: the same mixtures and steps for every variant, stored results, tables of the measurements."""
 
 from __future__ import annotations
 

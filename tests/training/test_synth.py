@@ -1,4 +1,4 @@
-"""Synthetic sounds have the frequencies and cadences that their names promise."""
+"""Synthetic sounds have the frequencies and cadences of their names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNT = 4 * RATE_HZ
 
 
 def peaks_hz(samples: Float32, count: int) -> list[float]:
-    """Frequencies of the `count` strongest lines, ascending, 25 Hz apart at least."""
+    """Return the frequencies of the `count` strongest lines, ascending, at least 25 Hz apart."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     frequency = np.fft.rfftfreq(len(samples), 1 / RATE_HZ)
     found = []

@@ -1,4 +1,4 @@
-"""What every label means, at the exact limits of its definition."""
+"""The definition of every label, tested at its exact limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPEECH_DBFS = -20.0
 
 
 def energy(*runs: tuple[float, int]) -> Float64:
-    """Frame energies from (level in dBFS, frames)."""
+    """Return frame energies from (level in dBFS, frames)."""
     return np.concatenate([np.full(count, 10.0 ** (level / 10.0)) for level, count in runs])
 
 
@@ -40,7 +40,7 @@ def judge(
     clipped: Float64 | None = None,
     lost: Float64 | None = None,
 ) -> dict[str, FrameTarget]:
-    """Targets of FRAMES frames of steady speech (or none) beside sources."""
+    """Return the targets of FRAMES frames of steady speech (or none) with sources."""
     speech = np.zeros(FRAMES) if speech_dbfs is None else steady(speech_dbfs)
     stems = {"dry": speech, "speech": speech, "floor": steady(floor_dbfs)}
     none = np.zeros(FRAMES)
@@ -55,7 +55,7 @@ def judge(
 
 
 def state_of(target: FrameTarget) -> str:
-    """One word for a target that is the same in every frame."""
+    """Return the value of a target that is the same in every frame, as one word."""
     if not target.mask.any():
         return "masked"
     assert target.mask.all()
@@ -113,7 +113,7 @@ def test_the_active_level_is_that_of_the_speech_frames_alone() -> None:
         (-20.0, -57.99, "masked"),
         (-20.0, -59.99, "masked"),
         (-20.0, -60.01, "absent"),
-        # near quiet speech it is the speech that counts, down to what is faint whatever is said
+        # for soft speech the limit follows the speech level, down to an absolute minimum
         (-35.0, -62.99, "present"),
         (-35.0, -63.01, "masked"),
         (-35.0, -74.99, "masked"),
@@ -122,7 +122,7 @@ def test_the_active_level_is_that_of_the_speech_frames_alone() -> None:
         (-55.0, -74.01, "masked"),
         (-55.0, -79.99, "masked"),
         (-55.0, -80.01, "absent"),
-        # with nobody speaking there are absolute limits alone
+        # without speech only the absolute limits apply
         (None, -57.99, "present"),
         (None, -58.01, "masked"),
         (None, -67.99, "masked"),
@@ -223,7 +223,7 @@ def test_clarity_compares_the_first_50_ms_with_the_rest() -> None:
     assert targets.clarity_c50_db(response, 16_000) == pytest.approx(10.0, abs=1e-4)
 
 
-# Who speaks, and what is left open
+# Speech, and masked frames
 
 
 @pytest.mark.parametrize(("level", "expected"), [(-40.0, "present"), (-52.0, "masked"), (-61.0, "absent")])
@@ -233,7 +233,7 @@ def test_a_competing_talker_counts_as_speech_where_heard(level: float, expected:
     stems["speech"] = stems["dry"]
     other = energy((-120, 36), (level, 24))
     judged = label_targets(stems, [(talker, other)], True, None, np.zeros(FRAMES), np.zeros(FRAMES))
-    tail = slice(44, FRAMES)  # both the smoothing and the target talker are over
+    tail = slice(44, FRAMES)  # after the end of both the smoothing and the target talker
     speech = judged["speech"]
     assert state_of(FrameTarget(speech.value[tail], speech.mask[tail])) == expected
     rival = judged["interfering_speech"]
@@ -315,7 +315,7 @@ def test_a_talker_as_loud_as_the_first_interferes_only_while_both_speak() -> Non
     assert weaker.mask[70:].all()
 
 
-# Losses nobody hears
+# Inaudible losses
 
 
 def test_a_loss_whose_filling_passes_for_what_was_sent_is_left_open() -> None:

@@ -1,4 +1,4 @@
-"""A configuration is checked whole before anything is read or mixed."""
+"""A configuration is completely validated before anything is read or mixed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_configurations_of_the_repository_are_valid(path: Path) -> None:
     config = read_config(path)
-    assert config.name in ("speech-qc-base", "speech-qc-tiny")  # several runs and versions make one model
+    assert config.name in ("speech-qc-base", "speech-qc-tiny")  # several runs and versions lead to one model
     assert config.data.commercial_only
     assert set(config.loss_weights) <= set(config.model.labels)
 

@@ -1,4 +1,4 @@
-"""A short run on a made-up corpus learns, stops, and resumes to the same weights."""
+"""A short run on a synthetic corpus learns, stops, and resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def checkpoint(run: Path, name: str = "last.pt") -> dict[str, Any]:
 
 
 def stopped_run(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that somebody stopped after its first step was saved."""
+    """A run that was stopped after its first step was saved."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -111,7 +111,7 @@ def test_a_run_can_start_from_another_and_says_so(run: Path, corpus: Path, tmp_p
     first, second = checkpoint(run, "best.pt"), checkpoint(tmp_path / "second")
     assert second["start"]["steps"] == first["progress"]["step"]
     assert second["start"]["config"] == first["config"]
-    for name in ("gru.weight_hh_l0", "mean", "spread"):  # next to no learning rate: what is there was taken over
+    for name in ("gru.weight_hh_l0", "mean", "spread"):  # with almost no learning rate, copied
         torch.testing.assert_close(second["net"][name], first["ema"][name], atol=1e-6, rtol=0)
 
 
@@ -124,7 +124,7 @@ def test_a_start_that_does_not_fit_is_refused(run: Path, corpus: Path, tmp_path:
 
 
 def test_a_run_of_the_first_version_starts_one_with_opinion_scores(run: Path, corpus: Path, tmp_path: Path) -> None:
-    """Its image layer was linear over flattened maps, and it had no opinion scores."""
+    """The first version's image layer was linear over flattened maps, and it had no opinion scores."""
     first = checkpoint(run, "best.pt")
     image = first["ema"]["image.weight"]
     first["ema"]["image.weight"] = image.flatten(1)
@@ -155,7 +155,7 @@ def test_half_of_what_is_predicted_follows_when_asked() -> None:
     torch.manual_seed(0)
     net = Detector(SMALL_NET)
     features = torch.randn(4, 20, net.spec.columns)
-    # Half of them at once either way: a batch of another size may sum in another order.
+    # Half of them per batch in both cases, because a batch of another size may sum in a different order.
     alone, after = predict(net, features, 2), predict(net, features, follow=True)
     ahead = SMALL_NET.lookahead_frames
     assert after[:2].equal(alone[:2])

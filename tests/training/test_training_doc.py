@@ -1,4 +1,4 @@
-"""The training guide's constants, commands and configurations are those of the code."""
+"""The constants, commands and configurations in the training guide match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections from the parent's door to workers, all in one event loop."""
+"""Connections from the parent's acceptor to workers, all in one event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from speech_qc.capacity.host import free_port
 from speech_qc.errors import SettingsError
 from speech_qc.workers import fd_passing
 from speech_qc.workers.acceptor import Acceptor
-from speech_qc.workers.fd_passing import MOST_ON_THE_WAY, ConnectionReceiver, ConnectionSender
+from speech_qc.workers.fd_passing import MAX_IN_TRANSIT, ConnectionReceiver, ConnectionSender
 from waiting import until
 
 PATIENCE_S = 5.0
@@ -27,7 +27,7 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Desk(asyncio.Protocol):
-    """Greets with the worker's name, and hangs up when the client says anything."""
+    """Send the worker's name, and disconnect when the client sends anything."""
 
     def __init__(self, worker: FakeWorker) -> None:
         self._worker = worker
@@ -46,47 +46,47 @@ class Desk(asyncio.Protocol):
 
 
 class FakeWorker:
-    """A worker's end of the pair, with the parent's beside it."""
+    """A worker's end of the socket pair, together with the parent's end."""
 
-    def __init__(self, name: str, door: Acceptor) -> None:
+    def __init__(self, name: str, acceptor: Acceptor) -> None:
         self.name, self.fit = name, True
-        self._door = door
+        self._acceptor = acceptor
         ours, self.end = socket.socketpair()
-        self.giver, self.taker = ConnectionSender(ours), ConnectionReceiver(self.end)
+        self.sender, self.receiver = ConnectionSender(ours), ConnectionReceiver(self.end)
         self.open: set[asyncio.Transport] = set()
 
     def start(self) -> None:
-        self.taker.start(self._adopt, self.report)
+        self.receiver.start(self._adopt, self.report)
 
     def report(self) -> None:
-        self.giver.note(self.taker.taken, len(self.open), self.fit)
-        self._door.update()
+        self.sender.note(self.receiver.taken, len(self.open), self.fit)
+        self._acceptor.update()
 
     async def _adopt(self, connection: socket.socket) -> None:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: Desk(self), connection)
 
     async def end_all(self) -> None:
-        self._door.remove(self.giver)
+        self._acceptor.remove(self.sender)
         if self.end.fileno() >= 0:
-            await self.taker.finish()
+            await self.receiver.finish()
         for transport in self.open:
             transport.abort()
 
 
 class Hall:
-    """A door, its workers and its clients."""
+    """An acceptor with its workers and clients."""
 
-    def __init__(self, door: Acceptor, port: int) -> None:
-        self.door, self.port = door, port
+    def __init__(self, acceptor: Acceptor, port: int) -> None:
+        self.acceptor, self.port = acceptor, port
         self.workers: list[FakeWorker] = []
         self._writers: list[asyncio.StreamWriter] = []
 
     def worker(self, name: str, *, takes: bool = True) -> FakeWorker:
-        one = FakeWorker(name, self.door)
+        one = FakeWorker(name, self.acceptor)
         self.workers.append(one)
         if takes:
             one.start()
-        self.door.add(one.giver)
+        self.acceptor.add(one.sender)
         return one
 
     async def call(self, host: str = "127.0.0.1") -> Client:
@@ -95,11 +95,11 @@ class Hall:
         return client
 
     async def greeted(self) -> str:
-        """Connect, stay, and return who greets."""
+        """Connect, stay connected, and return the worker's name."""
         return await name_of(await self.call())
 
     async def split(self, connections: int) -> Counter[str]:
-        """Who greets that many clients that all come at once and stay."""
+        """Open this number of connections concurrently, keep them, and count them by worker."""
         return Counter(await asyncio.gather(*(self.greeted() for _ in range(connections))))
 
     async def end(self) -> None:
@@ -107,7 +107,7 @@ class Hall:
             writer.close()
         for worker in self.workers:
             await worker.end_all()
-        self.door.close()
+        self.acceptor.close()
         for writer in self._writers:
             with suppress(ConnectionError):
                 await writer.wait_closed()
@@ -210,8 +210,8 @@ def test_a_connection_that_nobody_can_have_now_is_kept_for_the_next_worker():
             dead = one.worker("dead", takes=False)
             dead.end.close()
             client = await one.call()
-            await until(lambda: one.door._held is not None, "the connection is kept")
-            one.door.remove(dead.giver)
+            await until(lambda: one.acceptor._held is not None, "the connection is kept")
+            one.acceptor.remove(dead.sender)
             one.worker("a")
             assert await name_of(client) == "a"
 
@@ -222,13 +222,13 @@ def test_a_worker_that_hangs_keeps_a_bounded_number_waiting():
     async def scenario() -> None:
         async with hall() as one:
             hangs = one.worker("hangs", takes=False)
-            clients = [await one.call() for _ in range(MOST_ON_THE_WAY + 6)]
-            await until(lambda: hangs.giver.load == MOST_ON_THE_WAY, "the hanging worker has got its most")
+            clients = [await one.call() for _ in range(MAX_IN_TRANSIT + 6)]
+            await until(lambda: hangs.sender.load == MAX_IN_TRANSIT, "the hanging worker has got its most")
             one.worker("a")
-            assert [await name_of(client) for client in clients[MOST_ON_THE_WAY:]] == ["a"] * 6
-            assert await one.split(MOST_ON_THE_WAY) == {"a": MOST_ON_THE_WAY}, "also when the other has fewer"
+            assert [await name_of(client) for client in clients[MAX_IN_TRANSIT:]] == ["a"] * 6
+            assert await one.split(MAX_IN_TRANSIT) == {"a": MAX_IN_TRANSIT}, "also when the other has fewer"
             hangs.start()
-            assert [await name_of(client) for client in clients[:MOST_ON_THE_WAY]] == ["hangs"] * MOST_ON_THE_WAY
+            assert [await name_of(client) for client in clients[:MAX_IN_TRANSIT]] == ["hangs"] * MAX_IN_TRANSIT
 
     play(scenario)
 
@@ -248,22 +248,22 @@ def test_a_worker_whose_engine_is_dead_gets_none_while_another_is_fit():
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["Linux", "macOS"])
 def test_the_parent_closes_its_copy_at_once_but_on_macos_when_it_was_taken(monkeypatch, keeps):
-    monkeypatch.setattr(fd_passing, "KEEPS_UNTIL_TAKEN", keeps)
+    monkeypatch.setattr(fd_passing, "CLOSE_AFTER_ACK", keeps)
     ours, theirs = socket.socketpair()
-    giver = ConnectionSender(ours)
+    sender = ConnectionSender(ours)
     given = [socket.socket() for _ in range(3)]
     with theirs:
-        assert all(giver.give(connection) for connection in given)
+        assert all(sender.give(connection) for connection in given)
         assert [connection.fileno() >= 0 for connection in given] == [keeps] * 3
-        giver.note(taken=2, still_open=2, fit=True)
+        sender.note(taken=2, still_open=2, fit=True)
         assert [connection.fileno() >= 0 for connection in given] == [False, False, keeps]
-        giver.close()
+        sender.close()
         assert given[2].fileno() < 0
 
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["closed at once", "kept until taken"])
 def test_a_client_hears_the_end_when_its_worker_hangs_up(monkeypatch, keeps):
-    monkeypatch.setattr(fd_passing, "KEEPS_UNTIL_TAKEN", keeps)
+    monkeypatch.setattr(fd_passing, "CLOSE_AFTER_ACK", keeps)
 
     async def scenario() -> None:
         async with hall("a") as one:
@@ -280,11 +280,11 @@ def test_what_is_on_its_way_when_a_worker_leaves_still_arrives():
         async with hall() as one:
             leaves = one.worker("leaves", takes=False)
             clients = [await one.call() for _ in range(10)]
-            await until(lambda: leaves.giver.load == 10, "the connections are on their way")
-            one.door.remove(leaves.giver)
+            await until(lambda: leaves.sender.load == 10, "the connections are on their way")
+            one.acceptor.remove(leaves.sender)
             leaves.start()
-            await leaves.taker.finish()
-            assert leaves.taker.taken == 10
+            await leaves.receiver.finish()
+            assert leaves.receiver.taken == 10
             assert [await name_of(client) for client in clients] == ["leaves"] * 10
 
     play(scenario)
@@ -295,7 +295,7 @@ def test_a_parent_that_hangs_does_not_keep_a_worker_from_leaving(monkeypatch):
 
     async def scenario() -> None:
         async with hall("a") as one:
-            await asyncio.wait_for(one.workers[0].taker.finish(), PATIENCE_S)
+            await asyncio.wait_for(one.workers[0].receiver.finish(), PATIENCE_S)
 
     play(scenario)
 

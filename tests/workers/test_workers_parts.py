@@ -1,4 +1,4 @@
-"""The parts of several processes, each by itself."""
+"""The components of several processes, each alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from speech_qc.settings import Settings
 from speech_qc.workers import Job, Member, Supervisor, member, supervisor
 from speech_qc.workers.acceptor import bind_all
 from speech_qc.workers.metrics_merge import merge
-from speech_qc.workers.supervisor import FIRST_DELAY_S, HEALTHY_S, MOST_DELAY_S, delay_s, ended
+from speech_qc.workers.supervisor import FIRST_DELAY_S, HEALTHY_S, MOST_DELAY_S, describe_exit, restart_delay_s
 
 SECRET = "a secret of the parent"
 
@@ -72,12 +72,12 @@ def test_types_survive_the_merge():
 
 
 def test_the_wait_before_a_start_doubles_up_to_a_bound_and_begins_anew_after_a_healthy_life():
-    waits = [delay_s(None, 0.1)]
+    waits = [restart_delay_s(None, 0.1)]
     for _ in range(10):
-        waits.append(delay_s(waits[-1], 1.0))
+        waits.append(restart_delay_s(waits[-1], 1.0))
     assert waits[:4] == [FIRST_DELAY_S, 2 * FIRST_DELAY_S, 4 * FIRST_DELAY_S, 8 * FIRST_DELAY_S]
     assert waits[-1] == MOST_DELAY_S
-    assert delay_s(waits[-1], HEALTHY_S) == FIRST_DELAY_S
+    assert restart_delay_s(waits[-1], HEALTHY_S) == FIRST_DELAY_S
 
 
 def test_a_program_that_cannot_be_started_ends_the_parent_with_the_reason(tmp_path):
@@ -87,9 +87,9 @@ def test_a_program_that_cannot_be_started_ends_the_parent_with_the_reason(tmp_pa
 
 
 def test_ends_are_said_in_words():
-    assert ended(3) == "ended with exit code 3"
-    assert ended(-9) == "was terminated by SIGKILL"
-    assert ended(-60) == "was terminated by signal 60"
+    assert describe_exit(3) == "ended with exit code 3"
+    assert describe_exit(-9) == "was terminated by SIGKILL"
+    assert describe_exit(-60) == "was terminated by signal 60"
 
 
 def test_a_job_arrives_as_it_was_said(monkeypatch):
@@ -109,23 +109,23 @@ def test_a_job_arrives_as_it_was_said(monkeypatch):
 
 @asynccontextmanager
 async def joined(on_orphaned=None) -> AsyncIterator[tuple[socket.socket, Member]]:
-    """Worker 1 of 3 and the parent's end of its channel."""
+    """Yield worker 1 of 3 and the parent's end of its channel."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     one = Member(theirs, 1, 3, on_orphaned)
     one.offer(lambda: text_of(5))
     await one.join()
     with ours:
-        assert await hear(ours) == {"type": "up"}
+        assert await receive(ours) == {"type": "up"}
         yield ours, one
         one.close()
 
 
-async def hear(ours: socket.socket) -> dict:
+async def receive(ours: socket.socket) -> dict:
     return json.loads(await asyncio.get_running_loop().sock_recv(ours, 1 << 20))
 
 
-async def say(ours: socket.socket, **message: object) -> None:
+async def send(ours: socket.socket, **message: object) -> None:
     await asyncio.get_running_loop().sock_sendall(ours, json.dumps(message).encode() + b"\n")
 
 
@@ -141,8 +141,8 @@ def by_worker(text: str, name: str) -> list[float | None]:
 def test_a_worker_answers_with_its_own_metrics():
     async def scenario() -> dict:
         async with joined() as (ours, _):
-            await say(ours, type="read", id=4)
-            return await hear(ours)
+            await send(ours, type="read", id=4)
+            return await receive(ours)
 
     assert asyncio.run(scenario()) == {"type": "text", "id": 4, "text": text_of(5)}
 
@@ -154,7 +154,7 @@ def test_a_scrape_joins_the_others_series_with_its_own():
             asked = (await asyncio.get_running_loop().sock_recv(ours, 1 << 20)).splitlines()
             for line, value in reversed(list(zip(asked, (7, 8), strict=True))):
                 identity = json.loads(line)["id"]
-                await say(ours, type="series", id=identity, texts={"0": text_of(value)}, restarts={"0": 2})
+                await send(ours, type="series", id=identity, texts={"0": text_of(value)}, restarts={"0": 2})
             first, second = await asyncio.gather(*scrapes)
             assert by_worker(second, "x_active") == [8, 5, None], "each scrape gets its own answer"
             return first
@@ -207,7 +207,7 @@ def test_capacity_counts_the_steps_of_all_workers_and_advises_places_for_each():
     assert parse_steps(text.replace("batch_size", "other")) is None
     trial = Trial(100, (1.0,) * 5, 1.0, 1.0, 1, 0, 0, None, None, 0.0, None, None)
     finding = CapacityResult("m", [trial], 100, True, "so", workers=2)
-    assert "SPEECHQC_MAX_STREAMS=40 (80% of it, for each of the 2 processes)" in advice(finding, CapacityOptions())
+    assert "SPEECHQC_MAX_STREAMS=40 (80% of that, for each of the 2 processes)" in advice(finding, CapacityOptions())
 
 
 @pytest.mark.skipif(not PROC.exists(), reason="the figures of a process are read from /proc")

@@ -1,4 +1,4 @@
-"""Another model in all workers: each has it, or the answer says which has not."""
+"""Reload the model in all workers: each has it, or the response names those that do not."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from speech_qc.security.api_keys import make_key, write_keys
 from speech_qc.settings import Settings, default_model_path
 from speech_qc.workers import Member, member
 from speech_qc.workers.channel import Channel
-from speech_qc.workers.reload import ALL_S, RELOAD_S, Reloads, is_good
+from speech_qc.workers.reload import ALL_S, RELOAD_S, Reloads, all_succeeded
 
 
 def put(path: Path, version: str) -> None:
-    """Put the shipped model in place under another version, at once, as a deployment should."""
+    """Replace the model file atomically by the shipped model with another version, as a deployment should."""
     model = onnx.load(default_model_path())
     contract = ModelContract.model_validate_json(
         next(one.value for one in model.metadata_props if one.key == METADATA_KEY)
@@ -40,7 +40,7 @@ def put(path: Path, version: str) -> None:
 
 
 class Reloading:
-    """A server of two workers whose model file is ours."""
+    """A server of two workers with a model file of the test."""
 
     def __init__(self, server: WorkersServer, file: Path, key: str) -> None:
         self.server, self.file, self._key = server, file, key
@@ -51,7 +51,7 @@ class Reloading:
         )
 
     def versions(self) -> list[str]:
-        """Of the models that the workers serve with, worker by worker."""
+        """Return the versions of the workers' models, by worker."""
         text, found = self.server.get("/metrics").text, {}
         for line in text.splitlines():
             if line.startswith("speechqc_model_info{"):
@@ -138,7 +138,7 @@ def test_a_worker_that_is_down_during_a_reload_comes_back_with_the_new_model(run
 
 
 class Fleet:
-    """Workers that answer as they are told."""
+    """Workers with predefined responses."""
 
     def __init__(self, **answers: str) -> None:
         self.answers = {int(name.removeprefix("w")): outcome for name, outcome in answers.items()}
@@ -168,14 +168,14 @@ def test_when_the_first_fails_no_other_is_asked():
     reloads = fleet.reloads()
     found = asyncio.run(reloads.run(1))
     assert told(found) == ["kept", "failed", "kept"] and fleet.asked == [1]
-    assert not is_good(found) and reloads.done == 0
+    assert not all_succeeded(found) and reloads.done == 0
 
 
 def test_one_that_fails_later_is_named_and_one_that_is_started_counts_as_on_its_way():
     found = asyncio.run(Fleet(w0="replaced", w1="failed").reloads().run())
     assert told(found) == ["replaced", "failed", "starting"]
-    assert not is_good(found)
-    assert is_good({0: found[0], 2: found[2]})
+    assert not all_succeeded(found)
+    assert all_succeeded({0: found[0], 2: found[2]})
 
 
 def test_a_second_reload_does_not_begin_beside_the_first_and_none_without_workers():
@@ -191,7 +191,7 @@ def test_a_second_reload_does_not_begin_beside_the_first_and_none_without_worker
 
 
 class HalfReloaded(Member):
-    """A worker whose fellow kept the old model."""
+    """A worker while the other worker has kept the old model."""
 
     def __init__(self) -> None:
         self.worker, self.workers = 0, 2

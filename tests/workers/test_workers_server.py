@@ -1,4 +1,4 @@
-"""Several processes behind one port, from outside."""
+"""Several processes behind one port, tested from outside."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory):
 
 
 def open_stream(server: WorkersServer, until_end: ExitStack, seconds: float = 1.0) -> ClientConnection:
-    """A live stream with some speech on its way."""
+    """A live stream with some speech in flight."""
     stream = until_end.enter_context(connect(f"ws://127.0.0.1:{server.port}/v1/stream", compression=None))
     assert json.loads(stream.recv(10))["type"] == "ready"
     if seconds:
@@ -43,7 +43,7 @@ def streams_by_worker(server: WorkersServer) -> list[float]:
 
 
 def hear_out(stream: ClientConnection) -> tuple[list[dict], int]:
-    """All messages up to the close, and its code."""
+    """Return all messages up to the close, and the close code."""
     messages = []
     try:
         while True:
@@ -72,7 +72,7 @@ def test_one_scrape_shows_every_series_of_both_workers_each_family_once(server):
         for sample in family.samples:
             by_worker[sample.labels["worker"]].add(sample.name)
     assert {"speechqc_model_info", "speechqc_streams_active", "speechqc_stream_lag_seconds_bucket"} <= by_worker["0"]
-    # What has no labels is there from the start; the rest depends on what each worker has served.
+    # Series without labels exist from the start; the rest depend on what each worker has served.
     assert {name for name in by_worker["0"] ^ by_worker["1"] if "http_request" not in name} == set()
     found = server.series()
     assert (found["speechqc_worker_up", "0"], found["speechqc_worker_up", "1"]) == (1, 1)
@@ -152,7 +152,7 @@ def test_a_second_signal_ends_what_does_not_end(tmp_path):
         server.process.send_signal(signal.SIGTERM)
         server.until(lambda: "SIGTERM received: draining the workers for up to 60 s" in server.log(), "drain")
         server.until(lambda: "Waiting for connections to close" in server.log(), "waiting for the upload")
-        assert server.process.poll() is None, "an upload under way is waited for"
+        assert server.process.poll() is None, "the server waits for an upload in progress"
         server.process.send_signal(signal.SIGTERM)
         assert server.ends() == 128 + signal.SIGTERM
 
@@ -189,10 +189,10 @@ def test_a_port_that_is_taken_is_named_before_any_worker_starts(tmp_path):
 
 
 def test_a_connection_that_a_worker_adopts_has_the_bounds_of_any_other(server):
-    for _ in range(2):  # one at each worker
+    for _ in range(2):  # one per worker
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
             head = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 1000) for number in range(40))
-            with suppress(BrokenPipeError):  # it may be refused before all of it is sent
+            with suppress(BrokenPipeError):  # it may be refused before it is completely sent
                 client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 431 ")
 

@@ -1,4 +1,4 @@
-"""`speech-qc serve --workers` as its users start it: a parent process on a free port, its log in a file."""
+"""`speech-qc serve --workers` as users start it: a parent process on a free port, with its log in a file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Series = dict[tuple[str, str | None], float]
 
 
 class WorkersServer(ServerProcess):
-    """A parent with its workers, which write to one log."""
+    """A parent with its workers, which share one log."""
 
     def pids(self) -> dict[int, int]:
-        """The process that served last, by worker."""
+        """Return the last process ID of each worker."""
         return {int(w): int(p) for w, p in re.findall(r"worker (\d+) \(process (\d+)\) is ready", self.log())}
 
     def get(self, path: str) -> httpx.Response:
-        """Ask over a connection of its own, so that any worker may answer; again when that worker has just ended."""
+        """Send a request over a new connection, so that any worker may respond; retry if the worker has just exited."""
         answers: list[httpx.Response] = []
 
         def answered() -> bool:
@@ -44,7 +44,7 @@ class WorkersServer(ServerProcess):
         return answers[0]
 
     def series(self) -> Series:
-        """Values by metric and worker; those with further labels are added up."""
+        """Return values by metric and worker; series with further labels are summed."""
         found: Series = {}
         for family in text_string_to_metric_families(self.get("/metrics").text):
             for sample in family.samples:
@@ -57,7 +57,7 @@ class WorkersServer(ServerProcess):
 def started(
     folder: Path, *, workers: int = 2, port: int | None = None, ready: bool = True, **settings: str
 ) -> Iterator[WorkersServer]:
-    """Start a server; wait until all of its workers serve, unless not `ready`."""
+    """Start a server; with `ready`, wait until all of its workers serve."""
     port = port or free_port()
     environment = os.environ | {f"SPEECHQC_{name}": value for name, value in (FEW_SHAPES | settings).items()}
     words = ["serve", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]

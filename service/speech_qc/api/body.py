@@ -146,7 +146,7 @@ async def _received(request: Request, limits: BodyLimits) -> AsyncIterator[bytes
         raise ClientLeft("the client disconnected before its recording was complete") from error
 
 
-async def client_leaves(request: Request) -> None:
+async def wait_for_disconnect(request: Request) -> None:
     """Wait until the client disconnects; call it only after the whole body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -29,12 +29,12 @@ async def live() -> HealthAnswer:
 async def ready(state: State, response: Response) -> ReadyAnswer:
     """Answers 200 while the model is warm and the engine accepts new work. Send traffic only then."""
     status = state.engine.status
-    word: ReadyState = "ready"
+    ready_state: ReadyState = "ready"
     if not status.ready:
         response.status_code = 503
-        word = "dead" if not status.alive else "draining" if status.draining else "starting"
+        ready_state = "dead" if not status.alive else "draining" if status.draining else "starting"
     return ReadyAnswer(
-        status=word,
+        status=ready_state,
         provider=status.provider,
         provider_fallback=state.model.provider_fallback,
         model=state.identity,

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from speech_qc.admission.memory import Reservation
 from speech_qc.admission.uploads import ClientLeft
-from speech_qc.api.body import Upload, body_limits, client_leaves, open_upload
+from speech_qc.api.body import Upload, body_limits, open_upload, wait_for_disconnect
 from speech_qc.api.deps import From, RequestId, State
 from speech_qc.audio.decode import Decoder
 from speech_qc.model.reload import Generation
@@ -186,7 +186,7 @@ async def _until(pieces: AsyncIterator[bytes], complete: asyncio.Event) -> Async
 async def _leaves(request: Request, complete: asyncio.Event) -> None:
     """Wait until the body is complete and the client then disconnects, so that its place can be released."""
     await complete.wait()
-    await client_leaves(request)
+    await wait_for_disconnect(request)
 
 
 def _count_result(state: AppState, inspection: RecordingFindings) -> None:

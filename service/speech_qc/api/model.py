@@ -11,7 +11,7 @@ from speech_qc.api.deps import From, State
 from speech_qc.errors import Forbidden, ReloadFailed
 from speech_qc.wire.schemas import ErrorAnswer, ModelAnswer, ReloadAnswer
 from speech_qc.workers.channel import Message
-from speech_qc.workers.reload import FAILED, GOOD, in_words, is_good
+from speech_qc.workers.reload import FAILED, GOOD, all_succeeded, describe
 
 router = APIRouter()
 
@@ -63,31 +63,31 @@ async def reload(state: State, caller: From) -> dict[str, Any]:
             "send SIGHUP to the process"
         )
     if state.member is None:
-        done = await state.models.reload_told()
+        done = await state.models.reload_result()
         if done["outcome"] == FAILED:
             raise ReloadFailed(done["message"])
         return _reloaded(done)
     found = await state.member.reload_all()
-    workers = [_reloaded(said) | {"worker": number} for number, said in found.items()]
-    if not is_good(found):
+    workers = [_reloaded(result) | {"worker": number} for number, result in found.items()]
+    if not all_succeeded(found):
         raise ReloadFailed(_failure_message(found), workers=workers)
-    outcome = "replaced" if any(said["outcome"] == "replaced" for said in found.values()) else "unchanged"
+    outcome = "replaced" if any(result["outcome"] == "replaced" for result in found.values()) else "unchanged"
     return _reloaded(found[state.member.worker]) | {"outcome": outcome, "workers": workers}
 
 
-def _reloaded(said: Message) -> dict[str, Any]:
+def _reloaded(result: Message) -> dict[str, Any]:
     """Convert the outcome of one process to the response format."""
-    model = {name: said[name] for name in ("name", "version", "sha256")} if "sha256" in said else None
-    told = {"outcome": said["outcome"], "model": model, "old_models": said.get("old")}
-    return told | ({"message": said["message"]} if said.get("message") else {})
+    model = {name: result[name] for name in ("name", "version", "sha256")} if "sha256" in result else None
+    fields = {"outcome": result["outcome"], "model": model, "old_models": result.get("old")}
+    return fields | ({"message": result["message"]} if result.get("message") else {})
 
 
 def _failure_message(found: Mapping[int, Message]) -> str:
     """Return the message for a reload that failed in some or all workers."""
-    done = sum(said["outcome"] in GOOD for said in found.values())
+    done = sum(result["outcome"] in GOOD for result in found.values())
     if not done:
-        return next(str(said["message"]) for said in found.values() if said["outcome"] == FAILED)
+        return next(str(result["message"]) for result in found.values() if result["outcome"] == FAILED)
     return (
         f"{done} of {len(found)} workers use the new file, the others keep their model: "
-        f"{in_words(found)}; reload again, or restore the old file and reload"
+        f"{describe(found)}; reload again, or restore the old file and reload"
     )

@@ -12,7 +12,7 @@ from speech_qc.api.error_responses import answer
 from speech_qc.errors import EngineDead, SpeechQCError
 from speech_qc.live.options import StreamOptions, parse_options
 from speech_qc.live.scorer import LiveLanes
-from speech_qc.live.stream import Gone, LiveStream
+from speech_qc.live.stream import ClientGone, LiveStream
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.factory import make_lanes
 from speech_qc.security.access_policy import chosen_protocol
@@ -74,7 +74,7 @@ async def _refuse(socket: _Socket, error: SpeechQCError, identity: str) -> None:
     try:
         await socket.send(error_text(error, identity))
         await socket.close(error.ws_close, close_reason(error))
-    except Gone:
+    except ClientGone:
         return
 
 
@@ -109,7 +109,7 @@ class _Socket:
         try:
             await self._websocket.send({"type": "websocket.send", "text": text.decode()})
         except (WebSocketDisconnect, OSError, RuntimeError) as error:
-            raise Gone from error
+            raise ClientGone from error
 
     def send_now(self, text: bytes) -> bool:
         """Send a text message if it need not wait; return whether it was sent."""
@@ -120,7 +120,7 @@ class _Socket:
         try:
             await self._websocket.close(code, reason)
         except (WebSocketDisconnect, OSError, RuntimeError) as error:
-            raise Gone from error
+            raise ClientGone from error
 
     def abort(self) -> None:
         """Abort the connection: closing it gracefully would wait indefinitely for a client that does not read."""

@@ -32,7 +32,7 @@ async def token(state: State, caller: From) -> JSONResponse:
     Tokens are for browsers, which cannot send a key when they open a WebSocket. An open stream continues after its
     token has expired.
     """
-    if state.ring is None or caller.key is None:
+    if state.key_ring is None or caller.key is None:
         raise Forbidden("this server has no keys and needs no tokens: open the stream without one")
-    answer = TokenAnswer(token=state.ring.make_token(caller.key), expires_in_s=state.ring.token_s)
+    answer = TokenAnswer(token=state.key_ring.make_token(caller.key), expires_in_s=state.key_ring.token_s)
     return JSONResponse(answer.model_dump(), headers={"Cache-Control": "no-store"})

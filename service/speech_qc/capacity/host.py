@@ -215,8 +215,8 @@ def started_server(
             host = Host(f"http://127.0.0.1:{port}", running.pid, api_key)
             if not _becomes_ready(host, running):
                 log.seek(0)
-                said = log.read()[-2000:].decode(errors="replace").strip() or "(no output)"
-                raise HostError(f"expected the server to be ready within {START_S:g} s, it was not: {said}")
+                output = log.read()[-2000:].decode(errors="replace").strip() or "(no output)"
+                raise HostError(f"expected the server to be ready within {START_S:g} s, it was not: {output}")
             yield host
         finally:
             running.terminate()

@@ -105,11 +105,11 @@ def measure(options: CapacityOptions, notes: Console) -> CapacityResult:
     complete = not ended and not reached and not refused
     if refused and not ended:
         ended = (
-            "the server has no more places, although the machine may sustain more; raise SPEECHQC_MAX_STREAMS there, or "
+            "the server has no more places, although the machine may sustain more; raise SPEECHQC_MAX_STREAMS there or "
             "the limit of the key, and measure again"
         )
     if not ended:
-        ended = "the maximum number to try passed" if reached else "the next larger number failed"
+        ended = "the search reached the maximum number to try" if reached else "the next larger number failed"
     return CapacityResult(f"{model['name']} {model['version']}", trials, search.holds, complete, ended, workers)
 
 
@@ -185,7 +185,7 @@ def document(finding: CapacityResult, options: CapacityOptions) -> dict[str, Any
 
 COLUMNS = (
     "streams", "p50", "p90", "p95", "p99", "max", "answer p99", "server CPU", "client CPU", "KiB/stream", "batch",
-    "lost", "failed", "held",
+    "lost", "failed", "passed",
 )  # fmt: skip
 
 

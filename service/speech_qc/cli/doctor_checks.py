@@ -97,7 +97,7 @@ def check_model(settings: Settings) -> Iterator[CheckResult]:
         yield CheckResult(name, "fail", str(error), "see the message for what to fix")
         return
     contract = runner.contract
-    yield CheckResult("model", "ok", f"{contract.name} {contract.version} ({runner.sha256[:12]}) fits this service")
+    yield CheckResult("model", "ok", f"{contract.name} {contract.version} ({runner.sha256[:12]}) is compatible")
     hops = settings.live_chunk_hops
     features = np.zeros((1, hops, contract.features.columns), np.float32)
     state = np.zeros((1, contract.state_size), np.float32)
@@ -259,7 +259,9 @@ def _serves(settings: Settings) -> str | None:
     """Return the version of speech-qc that already runs at the address; None if there is none or another service."""
     import httpx
 
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # every address: this one as well
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+        settings.host, settings.host
+    )  # a wildcard address includes loopback
     try:
         answer = httpx.get(f"http://{host}:{settings.port}/health/live", timeout=3)
         if answer.status_code == httpx.codes.UNAUTHORIZED and answer.json()["error"]["code"] == Unauthorized.code:
@@ -315,7 +317,7 @@ def _is_synchronised() -> bool | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
-        said = ctypes.CDLL(None).adjtimex(ctypes.byref(ctypes.create_string_buffer(512)))  # modes 0: read only
+        status = ctypes.CDLL(None).adjtimex(ctypes.byref(ctypes.create_string_buffer(512)))  # modes 0: read only
     except (OSError, AttributeError):
         return None
-    return None if said < 0 else said != TIME_ERROR
+    return None if status < 0 else status != TIME_ERROR

@@ -85,7 +85,7 @@ def find_sources(arguments: Sequence[str]) -> Found:
 
 
 def _recordings_in(folder: Path) -> Iterator[Path]:
-    """Walk a folder in order of names, without hidden files, such as the `._` files that macOS creates on other disks."""
+    """Walk a folder in order of names; skip hidden files, such as the `._` files that macOS creates on other disks."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):

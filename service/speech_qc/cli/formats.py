@@ -46,7 +46,7 @@ def export_bytes(form: Format, source: Source, document: Document, *, scores: bo
 
 
 def with_file_column(source: Source, chunks: Iterator[bytes], *, header: bool) -> Iterator[bytes]:
-    """Add the file's name as the first column of every CSV line, so that the lines of several files can be concatenated.
+    """Add the file's name as the first column of every CSV line, so that several results can be concatenated.
 
     Args:
         source: The recording, for its name.

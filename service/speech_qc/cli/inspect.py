@@ -80,7 +80,7 @@ def _check(options: InspectCommand, found: Found) -> None:
     if options.scores and options.form not in (Format.table, Format.csv):
         raise CommandError(
             f"--scores needs --format table or csv; --format {options.form} "
-            + ("already contains the scores" if options.form in (Format.json, Format.jsonl) else "cannot contain scores")
+            + ("contains the scores anyway" if options.form in (Format.json, Format.jsonl) else "cannot contain scores")
         )
     if options.scores and options.form is Format.table and found.several and options.out is None:
         raise CommandError("--scores prints one recording: for several, use --format csv or --out DIR")

@@ -1,4 +1,4 @@
-"""A live stream for reading: sparklines that move while it lasts, events and warnings as they come, what it came to."""
+"""Shows a live stream: sparklines that move with the audio, events and warnings as they arrive, and the summary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from speech_qc.cli.sparklines import blocks, column_means
 from speech_qc.cli.tables import HEADLINES, SEVERITY_STYLES, clock, detail, output_console, without_padding
 from speech_qc.wire.server_messages import (
     AnyServerMessage,
-    EventNews,
+    EventMessage,
     Ready,
     Scores,
     StreamError,
@@ -30,42 +30,42 @@ from speech_qc.wire.server_messages import (
 Float32 = NDArray[np.float32]
 
 COLUMN_S = 0.1
-"""What a character of a moving sparkline covers."""
+"""Audio per character of a moving sparkline."""
 DRAW_S = 0.05
-"""Shortest time between two drawings."""
+"""Minimum time between two updates of the display."""
 NEWS_SHOWN = 8
 HISTORY_S = 600.0
-"""A stream that lasted no longer gets sparklines in its summary; memory stays bounded."""
+"""Scores kept per stream, which bounds memory; the summary of a longer stream has no sparklines."""
 SNR_SHOWN_DB = 40.0
 
 
 class View(Protocol):
-    """Shows a stream; `close` it in any case."""
+    """Shows a stream; always call `close` at the end."""
 
     def take(self, message: AnyServerMessage) -> None:
         """Show one message."""
 
     def close(self) -> None:
-        """The stream is over: show what it came to."""
+        """Show the summary after the stream has ended."""
 
 
 class JsonView:
-    """Every message as one line of JSON."""
+    """Prints every message as one line of JSON."""
 
     def take(self, message: AnyServerMessage) -> None:
-        """Print it at once, for whoever reads the pipe."""
+        """Print the message and flush, for the reader of the pipe."""
         sys.stdout.write(message.model_dump_json(exclude_unset=True) + "\n")
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Nothing remains to be shown."""
+        """Do nothing: all messages have been printed."""
 
 
 class History:
-    """Scores of one channel as far as they are shown; bounded.
+    """The most recent scores of one channel; bounded.
 
     Args:
-        labels: In the order of the stream.
+        labels: Labels in the order of the stream.
         hop_s: Seconds between frames.
     """
 
@@ -75,7 +75,7 @@ class History:
         self._kept = self.total = 0
 
     def add(self, frames: dict[str, list[float | None]]) -> None:
-        """Take the next frames."""
+        """Append the next frames."""
         arrays = {label: np.array(values, np.float32) for label, values in frames.items()}
         count = max((len(values) for values in arrays.values()), default=0)
         for label, parts in self._parts.items():
@@ -86,7 +86,7 @@ class History:
             self._kept -= max(len(parts.popleft()) for parts in self._parts.values())
 
     def last(self, label: str, count: int) -> Float32:
-        """The last frames, at most `count`, float32 (n,)."""
+        """Return the last frames, at most `count`, float32 (n,)."""
         taken, parts = 0, list[Float32]()
         for part in reversed(self._parts[label]):
             parts.append(part)
@@ -96,26 +96,26 @@ class History:
         return np.concatenate(parts[::-1])[-count:] if parts else np.zeros(0, np.float32)
 
     def complete(self) -> dict[str, Float32] | None:
-        """All scores by label; None when the stream was longer than what is kept, or there are none."""
+        """Return all scores by label; None if old ones were discarded, or there are none."""
         if self.total != self._kept or not self.total:
             return None
         return {label: np.concatenate(parts) for label, parts in self._parts.items()}
 
 
 class TerminalView:
-    """Lanes that move on a terminal, lines anywhere else; the summary as `speech-qc inspect` shows a recording.
+    """Moving sparklines on a terminal, a line per event otherwise; the summary looks like that of `speech-qc inspect`.
 
     Args:
-        source: Names the stream.
-        ready: What was agreed on.
-        notes: Standard error.
+        source: The audio source, for its name.
+        ready: The server's `ready` message.
+        notes: Console on standard error.
     """
 
     def __init__(self, source: Source, ready: Ready, notes: Console) -> None:
         self._source, self._ready, self._notes = source, ready, notes
         self._console = output_console(sys.stdout)
         self._histories = [History(ready.labels, ready.frame_hop_s) for _ in range(ready.channels)]
-        self._running: dict[tuple[int, int], EventNews] = {}
+        self._running: dict[tuple[int, int], EventMessage] = {}
         self._news: deque[Text] = deque(maxlen=NEWS_SHOWN)
         self._summary: Summary | None = None
         self._drawn_s = 0.0
@@ -129,7 +129,7 @@ class TerminalView:
         if isinstance(message, Scores):
             for part in message.channels:
                 self._histories[part.channel].add(part.frames)
-        elif isinstance(message, EventNews):
+        elif isinstance(message, EventMessage):
             self._event(message)
         elif isinstance(message, StreamWarning):
             where = "" if message.channel is None or self._ready.channels == 1 else f"channel {message.channel}: "
@@ -144,7 +144,7 @@ class TerminalView:
             self._live.update(self.picture(), refresh=True)
 
     def close(self) -> None:
-        """Leave the summary on the screen."""
+        """Print the summary."""
         if self._live is not None:
             self._live.stop()
         if self._summary is None:
@@ -156,10 +156,10 @@ class TerminalView:
         sys.stdout.flush()
 
     def picture(self) -> RenderableType:
-        """The stream at this moment."""
+        """Render the current state of the stream."""
         ready, hop_s = self._ready, self._ready.frame_hop_s
-        heard_s = self._histories[0].total * hop_s
-        head = f"{self._source.name}  {clock(heard_s)}  {ready.model.name} {ready.model.version}"
+        scored_s = self._histories[0].total * hop_s
+        head = f"{self._source.name}  {clock(scored_s)}  {ready.model.name} {ready.model.version}"
         parts: list[RenderableType] = [Text(printable(head), style="bold")]
         for channel, history in enumerate(self._histories):
             if ready.channels > 1:
@@ -173,7 +173,7 @@ class TerminalView:
         return self._console.options.ascii_only
 
     def _sparklines(self, channel: int) -> list[str]:
-        """Speech, the headlines, SNR, and every cause that is going on."""
+        """Labels to show: speech, the headlines, SNR, and every cause with an event in progress."""
         running = {event.label for (where, _), event in self._running.items() if where == channel}
         return [label for label in self._ready.labels if label in (*HEADLINES, "snr_db") or label in running]
 
@@ -181,7 +181,7 @@ class TerminalView:
         per_column = max(1, round(COLUMN_S / self._ready.frame_hop_s))
         margin = max(len(name) for name in self._ready.labels) + 2
         columns = max(1, self._console.width - margin - 7)
-        # Whole columns from the beginning, so that a sparkline moves and does not flicker.
+        # Align columns to the start of the stream, so that a sparkline moves without flickering.
         kept = columns * per_column + history.total % per_column
         values = history.last(label, kept)
         line = ""
@@ -191,7 +191,7 @@ class TerminalView:
         figure = "–" if not np.isfinite(now) else f"{now:.1f}" if label == "snr_db" else f"{now:.2f}"
         return Text(f"{label:<{margin}}{figure:>5} {line}", no_wrap=True)
 
-    def _event(self, event: EventNews) -> None:
+    def _event(self, event: EventMessage) -> None:
         key = (event.channel, event.event_id)
         if event.phase == "begin":
             self._running[key] = event
@@ -206,7 +206,7 @@ class TerminalView:
         self._tell(text, self._console)
 
     def _tell(self, text: Text, console: Console) -> None:
-        """Below the sparklines while they are drawn, else as a line."""
+        """Show a line below the sparklines, or print it if there are none."""
         if self._live is not None:
             self._news.append(text)
         elif console is self._console:
@@ -216,7 +216,7 @@ class TerminalView:
             console.print(text)
 
     def _document(self, summary: Summary) -> dict[str, Any]:
-        """The summary as the document that a recording's inspection gives."""
+        """Convert the summary to the document format of `POST /v1/inspect`."""
         ready = self._ready
         channels = [channel.model_dump() for channel in summary.channels]
         for channel, history in zip(channels, self._histories, strict=True):

@@ -1,6 +1,7 @@
-"""The command line `speech-qc`: declares the options and turns every outcome into an exit code.
+"""The command line `speech-qc`: declares the options and maps every outcome to an exit code.
 
-What the commands do stands in `speech_qc.cli`; it is imported when a command runs, so that `--help` is quick.
+The commands are implemented in the other modules of `speech_qc.cli`, which are imported only when a command runs, so
+that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ On = Annotated[Device | None, typer.Option("--device", help="Where inference run
 
 app = typer.Typer(
     name="speech-qc",
-    help="Hears noise and interference in speech: scores for every 20 ms, events, levels, verdicts.",
+    help="Detects noise and interference in speech: scores every 20 ms, events, levels, verdicts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,67 +54,70 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _all_commands(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options that stand before any command."""
+    """Options before the command."""
 
 
 @app.command(
     "inspect",
-    epilog="Exit codes: 0 all passed (or nothing reached --fail-on), 1 a verdict reached it, 2 an error: a recording "
-    "that cannot be read, a wrong option, no model. An error outweighs a verdict; it does not stop the other files.",
+    epilog="Exit codes: 0 no verdict reached --fail-on, 1 a verdict reached it, 2 an error, such as an unreadable "
+    "recording, an invalid option or a missing model. An error takes precedence over verdicts; it does not stop the "
+    "other files.",
 )
 def _inspect(
     context: typer.Context,
     files: Annotated[
         list[str],
-        typer.Argument(help="Recordings, folders (searched to the bottom), or quoted glob patterns.", metavar="FILES"),
+        typer.Argument(help="Recordings, folders (searched recursively), or quoted glob patterns.", metavar="FILES"),
     ],
     form: Annotated[
         Format,
         typer.Option(
             "--format",
             "-f",
-            help="How to write the results. json: one document, an array for several files; jsonl: a line per file.",
+            help="Output format. json: one document, or an array for several files; jsonl: a line per file.",
         ),
     ] = Format.table,
     out: Annotated[
         Path | None, typer.Option(help="Folder for one result file per recording.", show_default=False)
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="Limits of the verdict.", show_default=False)] = None,
+    profile: Annotated[str | None, typer.Option(help="Verdict profile.", show_default=False)] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels; all by default.")] = None,
-    channels: Annotated[ChannelMode, typer.Option(help="Each channel by itself, or their mean.")] = "split",
-    frames: Annotated[bool, typer.Option("--frames/--no-frames", help="Scores of every 20 ms in JSON.")] = True,
+    channels: Annotated[ChannelMode, typer.Option(help="Inspect each channel separately, or their mean.")] = "split",
+    frames: Annotated[
+        bool, typer.Option("--frames/--no-frames", help="Include the scores of every 20 ms frame in JSON.")
+    ] = True,
     scores: Annotated[
         bool, typer.Option("--scores", help="Print a line per 20 ms (table: up to 30 s; csv: instead of events).")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what speaks for each event: band, level over the floor, SNR, kind.")
+        bool, typer.Option("--explain", help="Show the evidence for each event: band, level over the floor, SNR, kind.")
     ] = False,
     fail_on: Annotated[
         FailOn,
         typer.Option(
-            help="Least verdict that makes the exit code 1. 'unknown' (no speech, too short) passes with 'fail' and "
-            "counts with 'warn'."
+            help="Exit 1 if any verdict is at least this severe. 'unknown' (no speech, too short) counts only with "
+            "'warn'."
         ),
     ] = FailOn.fail,
     url: Annotated[
-        str | None, typer.Option(help="Ask this server instead of running the model here.", show_default=False)
+        str | None, typer.Option(help="Use this server instead of running the model here.", show_default=False)
     ] = None,
     api_key_file: KeyFile = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the recording, its scores and events (.png, .svg or .pdf). Several recordings: -1, -2 … before "
-            "the extension; several channels: -ch0, -ch1 …",
+            help="Draw the recording, its scores and events (.png, .svg or .pdf). With several recordings, -1, -2 … is "
+            "added to the name; with several channels, -ch0, -ch1 …",
             show_default=False,
         ),
     ] = None,
     model: Model = None,
     device: On = None,
 ) -> None:
-    """Inspect recordings: what disturbs the speech, where, and whether it is good enough."""
+    """Inspect recordings: what disturbs the speech, where, and whether the quality is good enough."""
     from speech_qc.cli.inspect import inspect
 
     question = Question(profile, labels, channels, frames, explain)
@@ -129,12 +133,12 @@ def _serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on, instead of SPEECHQC_PORT.")] = None,
     model: Model = None,
     device: On = None,
-    log_level: Annotated[LogLevel | None, typer.Option(help="Least severe level that is logged.")] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Minimum level of log messages.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that serve the port together, instead of SPEECHQC_WORKERS.")
+        int | None, typer.Option(help="Number of worker processes, instead of SPEECHQC_WORKERS.")
     ] = None,
 ) -> None:
-    """Serve HTTP and WebSocket; all other settings come from SPEECHQC_* variables."""
+    """Run the HTTP and WebSocket server; SPEECHQC_* environment variables set everything else."""
     from speech_qc.cli.serve import serve
 
     _run(
@@ -152,36 +156,39 @@ def _serve(
 
 @app.command(
     "stream",
-    epilog="Exit codes: 0 passed (or nothing reached --fail-on), 1 a verdict reached it, 2 an error. Ctrl-C ends the "
-    "stream in order, so that the summary still comes; a second one breaks it off.",
+    epilog="Exit codes: 0 no verdict reached --fail-on, 1 a verdict reached it, 2 an error. Ctrl-C ends the stream "
+    "gracefully, with a summary; a second Ctrl-C aborts it.",
 )
 def _stream(
     source: Annotated[str, typer.Argument(help="A recording, or - for raw samples on standard input.", metavar="FILE")],
-    url: Annotated[str, typer.Option(help="Server to play into.")] = "ws://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="Server to stream to.")] = "ws://127.0.0.1:8000",
     api_key_file: KeyFile = None,
     realtime: Annotated[
         bool | None,
         typer.Option(
             "--realtime/--fast",
-            help="At the pace of the recording (default), or as fast as the server takes it (default of -).",
+            help="Send in real time (default for a recording), or as fast as the server accepts (default for -).",
             show_default=False,
         ),
     ] = None,
-    encoding: Annotated[Encoding, typer.Option(help="How the samples are sent; with -, what they are.")] = "linear16",
+    encoding: Annotated[
+        Encoding, typer.Option(help="Encoding of the samples that are sent; with -, of the input.")
+    ] = "linear16",
     rate: Annotated[
         int | None,
-        typer.Option(help="Samples per second; the recording's own, or 16000 of -.", show_default=False),
+        typer.Option(help="Samples per second; default: that of the recording, 16000 for -.", show_default=False),
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, max=2, help="Channels; the recording's own, or 1 of -.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=2, help="Channels; default: those of the recording, 1 for -.", show_default=False),
     ] = None,
     emit_ms: Annotated[int, typer.Option(help="Audio between two score messages, ms.")] = 100,
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels; all by default.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Limits of the verdict.", show_default=False)] = None,
-    fail_on: Annotated[FailOn, typer.Option(help="Least verdict that makes the exit code 1.")] = FailOn.fail,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every message of the server, one per line.")] = False,
+    profile: Annotated[str | None, typer.Option(help="Verdict profile.", show_default=False)] = None,
+    fail_on: Annotated[FailOn, typer.Option(help="Exit 1 if any verdict is at least this severe.")] = FailOn.fail,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every server message, one per line.")] = False,
 ) -> None:
-    """Play a recording or standard input into a server and watch its scores live."""
+    """Stream a recording or standard input to a server and watch the scores live."""
     from speech_qc.cli.stream import StreamCommand, stream
 
     command = StreamCommand(
@@ -204,15 +211,17 @@ def _stream(
 
 @app.command(
     "capacity",
-    epilog="Exit codes: 0 a number was found, 1 not even the smallest number holds, 2 an error.",
+    epilog="Exit codes: 0 a number was found, 1 even the smallest number failed, 2 an error.",
 )
 def _capacity(
     p99_ms: Annotated[float, typer.Option(min=1, help="Limit of the lag's 99th percentile, ms.")] = 150.0,
     message_ms: Annotated[int, typer.Option(min=10, max=1000, help="Audio in one message, ms.")] = 100,
     emit_ms: Annotated[int, typer.Option(min=20, max=1000, help="Audio between two score messages, ms.")] = 100,
-    most: Annotated[int, typer.Option("--max", min=1, max=20_000, help="Most streams to try.")] = 2000,
-    seconds: Annotated[float, typer.Option(min=1, help="Timed in each trial, s.")] = 10.0,
-    minutes_limit: Annotated[float, typer.Option(min=0.1, help="No trial begins that would end later.")] = 6.0,
+    most: Annotated[int, typer.Option("--max", min=1, max=20_000, help="Maximum number of streams to try.")] = 2000,
+    seconds: Annotated[float, typer.Option(min=1, help="Measured time per trial, s.")] = 10.0,
+    minutes_limit: Annotated[
+        float, typer.Option(min=0.1, help="Time limit, minutes: no trial starts that would exceed it.")
+    ] = 6.0,
     url: Annotated[
         str | None, typer.Option(help="Measure this server instead of starting one here.", show_default=False)
     ] = None,
@@ -222,7 +231,7 @@ def _capacity(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Find out how many live streams this machine carries, and what limit to set."""
+    """Measure how many live streams this machine sustains, and which limit to set."""
     from speech_qc.capacity.trial import Conditions
     from speech_qc.cli.capacity import CapacityOptions, capacity
 
@@ -235,7 +244,7 @@ def _capacity(
 @app.command("model")
 def _model(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what GET /v1/model answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document of GET /v1/model.")] = False,
     model: Model = None,
     device: On = None,
 ) -> None:
@@ -246,29 +255,32 @@ def _model(
         _run(lambda: show_model(model, device, as_json=as_json, seams=context.obj))
 
 
-@app.command("settings", epilog="Exit codes: 0 all values are right, 2 one is wrong.")
+@app.command("settings", epilog="Exit codes: 0 all values are valid, 2 one is invalid.")
 def _settings(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the page docs/settings.md, whatever is set here.")
+        bool, typer.Option("--markdown", help="Print the page docs/settings.md, independent of this environment.")
     ] = False,
 ) -> None:
-    """Print every setting, its value and where that comes from; secrets are hidden."""
+    """Print every setting with its value and source; secrets are hidden."""
     from speech_qc.cli.settings import settings
 
     _run(lambda: settings(as_json=as_json, as_markdown=as_markdown))
 
 
-@app.command("doctor", epilog="Exit codes: 0 all well, 1 it will serve, but not well, 2 it will not serve.")
+@app.command(
+    "doctor",
+    epilog="Exit codes: 0 all is well, 1 the service will run, but not well, 2 the service will not run.",
+)
 def _doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Look whether this machine can serve with these settings, and say what to do where not."""
+    """Check whether this machine can run the service with these settings, with advice on each problem."""
     from speech_qc.cli.doctor import doctor
 
     with _quiet_log():
         _run(lambda: doctor(as_json=as_json))
 
 
-keys_app = typer.Typer(help="Make, list and remove API keys.", no_args_is_help=True)
+keys_app = typer.Typer(help="Create, list and remove API keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
 KeysFile = Annotated[
@@ -278,15 +290,17 @@ KeysFile = Annotated[
 
 @keys_app.command("add")
 def _keys_add(
-    name: Annotated[str, typer.Argument(help="Whose key it is; for logs and lists.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="Name of the key's owner, for logs and lists.", metavar="NAME")],
     file: KeysFile = None,
-    admin: Annotated[bool, typer.Option("--admin", help="May also reload the model.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="The key may also reload the model.")] = False,
     max_streams: Annotated[
-        int | None, typer.Option(min=1, help="Live channels at the same time.", show_default=False)
+        int | None, typer.Option(min=1, help="Maximum number of concurrent live channels.", show_default=False)
     ] = None,
-    uploads_per_minute: Annotated[int | None, typer.Option(min=1, help="Uploads.", show_default=False)] = None,
+    uploads_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of uploads per minute.", show_default=False)
+    ] = None,
 ) -> None:
-    """Make a key and print it, once: the file keeps only its hash."""
+    """Create a key and print it once; the file stores only its hash."""
     from speech_qc.cli.keys import add
 
     _run(lambda: add(name, file, admin=admin, max_streams=max_streams, uploads_per_minute=uploads_per_minute))
@@ -294,7 +308,7 @@ def _keys_add(
 
 @keys_app.command("list")
 def _keys_list(file: KeysFile = None) -> None:
-    """Print the keys' ids, names and bounds."""
+    """Print the ids, names and limits of all keys."""
     from speech_qc.cli.keys import show
 
     _run(lambda: show(file))
@@ -302,10 +316,10 @@ def _keys_list(file: KeysFile = None) -> None:
 
 @keys_app.command("remove")
 def _keys_remove(
-    key: Annotated[str, typer.Argument(help="Id of a key, or the name where only one has it.", metavar="KEY")],
+    key: Annotated[str, typer.Argument(help="Id of a key, or its name if that is unique.", metavar="KEY")],
     file: KeysFile = None,
 ) -> None:
-    """Remove a key; a running server refuses it within seconds."""
+    """Remove a key; a running server rejects it within seconds."""
     from speech_qc.cli.keys import remove
 
     _run(lambda: remove(key, file))
@@ -316,10 +330,10 @@ def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> in
 
     Args:
         argv: Arguments without the program's name; None for those of the process.
-        seams: What to put in place of the model's loader, the network or the server.
+        seams: Replacements for the model loader, the network or the server.
 
     Returns:
-        The exit code: 0 all well, 1 a verdict at or above `--fail-on`, 2 an error.
+        The exit code: 0 success, 1 a verdict at least as severe as `--fail-on`, 2 an error.
     """
     try:
         app(None if argv is None else list(argv), prog_name="speech-qc", obj=seams or Seams())
@@ -331,7 +345,7 @@ def main(argv: Sequence[str] | None = None, *, seams: Seams | None = None) -> in
 
 
 def _run(command: Callable[[], int]) -> NoReturn:
-    """Run a command and end with its exit code; here, since the option parser has its own idea of interruptions."""
+    """Run a command and exit with its code; handle interrupts here, since the option parser treats them differently."""
     try:
         code = command()
     except BrokenPipeError:
@@ -347,7 +361,7 @@ def _run(command: Callable[[], int]) -> NoReturn:
 
 @contextmanager
 def _quiet_log() -> Iterator[None]:
-    """Keep the service's log off the terminal: whatever goes wrong comes as an error, in one sentence."""
+    """Keep the service's log off the terminal: the command reports each problem as one error message."""
     logger = logging.getLogger("speech_qc")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -358,6 +372,6 @@ def _quiet_log() -> Iterator[None]:
 
 
 def _drop_stdout() -> None:
-    """Send what is still to be flushed nowhere, so that the interpreter's end is as quiet as this one."""
+    """Redirect standard output to the null device, so that the interpreter's final flush does not fail."""
     if isinstance(sys.stdout, TextIOWrapper):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""The `model` command: what a model file declares of itself."""
+"""The `model` command: prints what a model file declares."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from speech_qc.settings import load_settings
 
 
 def model(path: Path | None, device: str | None, *, as_json: bool, seams: Seams) -> int:
-    """Load a model as the service would, and print its contract.
+    """Load a model as the service does, and print its contract.
 
     Args:
-        path: Model file; None for the one of the settings.
-        device: Where to load it; None for the one of the settings.
+        path: Model file; None for the one in the settings.
+        device: Device to load it on; None for the one in the settings.
         as_json: Print one JSON document, the same as `GET /v1/model`.
-        seams: Loads the model.
+        seams: Provides the model loader.
 
     Returns:
         The exit code.
 
     Raises:
-        StartupError: The file cannot be served.
+        StartupError: The model cannot be loaded.
     """
     settings = load_settings(model_path=path, device=device)
     runner = seams.make_runner(settings)
@@ -85,5 +85,5 @@ def _page(document: Mapping[str, Any], labels: tuple[LabelSpec, ...]) -> Rendera
         )
     parts: list[RenderableType] = [facts, table]
     if document["contract"]["metrics"]:
-        parts.append(Text("Measured figures and the sources of the training material: --json", style="dim"))
+        parts.append(Text("For metrics and the sources of the training data, use --json.", style="dim"))
     return Group(*parts)

@@ -1,4 +1,4 @@
-"""What commands can be asked, and how they answer the shell, in types that cost nothing to import."""
+"""Option types of the commands; cheap to import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """Formats of a result."""
+    """Output formats."""
 
     table = "table"
     json = "json"
@@ -26,7 +26,7 @@ class Format(StrEnum):
 
 
 class FailOn(StrEnum):
-    """Least verdict that makes the exit code 1."""
+    """Minimum severity of a verdict for exit code 1."""
 
     fail = "fail"
     warn = "warn"
@@ -34,19 +34,19 @@ class FailOn(StrEnum):
 
 
 COUNTED = {FailOn.fail: {"fail"}, FailOn.warn: {"fail", "warn", "unknown"}, FailOn.never: set[str]()}
-"""Verdicts that count. `unknown` is no fault of a recording, but who asks for no warnings wants nothing unjudged."""
+"""Verdicts that count. `unknown` is not a defect, but `--fail-on warn` also rejects recordings without a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of every recording.
+    """Options for the inspection of each recording.
 
     Args:
         profile: Name of a verdict profile; None for the default one.
         labels: Comma-separated labels; None for all.
-        channels: Each channel by itself, or their mean.
-        frames: Whether the answer should hold the score of every frame.
-        explain: Whether it should say what speaks for each event.
+        channels: Inspect each channel separately, or their mean.
+        frames: Whether to include the scores of every frame.
+        explain: Whether to include the evidence for each event.
     """
 
     profile: str | None = None
@@ -58,20 +58,20 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class InspectCommand:
-    """Everything that the command line says.
+    """All options of the `inspect` command.
 
     Args:
         files: Files, folders and glob patterns.
         form: Format of the result.
         out: Folder for one result file per recording; None for standard output.
-        question: What to ask of each.
+        question: Options for the inspection of each recording.
         scores: Print a line per frame.
-        fail_on: Which verdicts make the exit code 1.
-        url: Server to ask; None to run the model here.
+        fail_on: Which verdicts cause exit code 1.
+        url: Server to use; None to run the model here.
         plot: Picture to draw; None for none.
-        model: Model file; None for the one of the settings.
-        device: Where to run it; None for the one of the settings.
-        api_key_file: Holds the key for the server at `url`; None for the environment's.
+        model: Model file; None for the one in the settings.
+        device: Device to run it on; None for the one in the settings.
+        api_key_file: File with the key for the server at `url`; None for the environment variable.
     """
 
     files: Sequence[str]

@@ -1,4 +1,4 @@
-"""Where a live stream's audio comes from: a recording, decoded block by block, or raw samples on standard input."""
+"""Audio sources of a live stream: a recording, decoded block by block, or raw samples on standard input."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
 MAX_CHANNELS = 2
 STDIN_RATE_HZ = 16_000
 STDIN_PORTIONS = 16
-"""Read ahead of a server that is behind; then the pipe fills up, and whoever writes to it waits."""
+"""Portions buffered if the server is behind; then the pipe fills up, which applies back-pressure to its writer."""
 UNLIMITED = DecodeLimits(max_bytes=1 << 62, max_duration_s=float("inf"), max_channels=1 << 16)
-"""A file on this machine's disk is read block by block."""
+"""No limits are needed: a local file is read block by block."""
 SAMPLE_BYTES = {"linear16": 2, "float32": 4, "mulaw": 1, "alaw": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How the audio is sent.
+    """Format of the audio that is sent.
 
     Args:
-        encoding: Of the samples.
+        encoding: Encoding of the samples.
         rate_hz: Samples per second of each channel.
-        channels: Interleaved.
+        channels: Number of interleaved channels.
     """
 
     encoding: Encoding
@@ -50,22 +50,22 @@ class Wire:
 
     @property
     def portion_bytes(self) -> int:
-        """Bytes of a message."""
+        """Bytes per message."""
         return round(self.rate_hz * PORTION_S) * self.channels * SAMPLE_BYTES[self.encoding]
 
 
 class Recording:
-    """A recording to be played; a context manager.
+    """A recording to be streamed; call `close` at the end.
 
     Args:
-        path: Where it lies.
-        encoding: How to send it.
-        rate_hz: To resample it to; None for its own, as far as streams have it.
-        channels: Channels wanted; None for its own.
+        path: Path of the recording.
+        encoding: Encoding to send it in.
+        rate_hz: Rate to resample it to; None for its own, clipped to the range that streams support.
+        channels: Expected number of channels; None for its own.
 
     Raises:
-        CommandError: Streams have no such rate, or not so many channels.
-        SpeechQCError: It cannot be read.
+        CommandError: The file does not exist, or the number of channels is wrong or not supported.
+        SpeechQCError: The recording cannot be read.
     """
 
     def __init__(self, path: Path, encoding: Encoding, rate_hz: int | None, channels: int | None) -> None:
@@ -76,17 +76,17 @@ class Recording:
         if channels is not None and channels != info.channels:
             self._file.close()
             raise CommandError(
-                f"--channels {channels}: the recording has {info.channels}; leave the option out for a recording"
+                f"--channels {channels}: the recording has {info.channels}; omit the option for a recording"
             )
         if info.channels > MAX_CHANNELS:
             self._file.close()
-            raise CommandError(f"a stream has at most {MAX_CHANNELS} channels, the recording has {info.channels}")
+            raise CommandError(f"expected at most {MAX_CHANNELS} channels, the recording has {info.channels}")
         rate = rate_hz or min(MAX_RATE_HZ, max(MIN_RATE_HZ, info.sample_rate_hz))
         self._file_rate_hz = info.sample_rate_hz
         self.wire = Wire(encoding, rate, info.channels)
 
     async def portions(self) -> AsyncIterator[bytes]:
-        """Its audio, message by message."""
+        """Yield the audio, message by message."""
         wire = self.wire
         count = round(wire.rate_hz * PORTION_S)
         resamplers = [Resampler(self._file_rate_hz, wire.rate_hz) for _ in range(wire.channels)]
@@ -112,7 +112,7 @@ class Recording:
 
 
 def _one_or_more(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, 1) as (n,), which is how a client sends one channel; (n, 2) as it is."""
+    """Return (n, 1) as (n,), the shape that the client expects for one channel; (n, 2) unchanged."""
     return samples[:, 0] if samples.shape[1] == 1 else samples
 
 
@@ -120,9 +120,9 @@ class StandardInput:
     """Raw samples from a pipe, for example from ffmpeg or arecord.
 
     Args:
-        encoding: What they are.
+        encoding: Encoding of the samples.
         rate_hz: Samples per second; None for 16000.
-        channels: Interleaved; None for 1.
+        channels: Number of interleaved channels; None for 1.
     """
 
     def __init__(self, encoding: Encoding, rate_hz: int | None, channels: int | None) -> None:
@@ -131,32 +131,32 @@ class StandardInput:
         self._room = threading.Semaphore(STDIN_PORTIONS)
 
     async def portions(self) -> AsyncIterator[bytes]:
-        """What comes, as soon as it comes."""
+        """Yield the samples as soon as they arrive."""
         loop = asyncio.get_running_loop()
-        # A daemon: a read that nobody answers must not keep the program from ending.
+        # A daemon thread: a blocked read must not keep the program from exiting.
         threading.Thread(target=self._read, args=(loop,), daemon=True).start()
         while (portion := await self._portions.get()) is not None:
             self._room.release()
             yield portion
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Read in a thread of its own; by the descriptor, since Python's own buffer is locked while it waits."""
+        """Read in a separate thread, from the descriptor, since Python's buffer stays locked during a blocked read."""
         try:
-            with suppress(OSError):  # closed: the end, too
+            with suppress(OSError):  # a closed descriptor is the end of the input, too
                 descriptor = sys.stdin.fileno()
                 while portion := os.read(descriptor, self.wire.portion_bytes):
                     self._room.acquire()
                     loop.call_soon_threadsafe(self._portions.put_nowait, portion)
         finally:
-            with suppress(RuntimeError):  # the program has ended meanwhile
+            with suppress(RuntimeError):  # the event loop is already closed
                 loop.call_soon_threadsafe(self._portions.put_nowait, None)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: standard input stays open."""
 
 
-async def at_its_pace(portions: AsyncIterator[bytes], wire: Wire) -> AsyncIterator[bytes]:
-    """Hold each portion back until the time that its last sample would be spoken."""
+async def in_real_time(portions: AsyncIterator[bytes], wire: Wire) -> AsyncIterator[bytes]:
+    """Delay each portion until its last sample would have been spoken."""
     bytes_per_s = wire.rate_hz * wire.channels * SAMPLE_BYTES[wire.encoding]
     started_s, given = time.monotonic(), 0
     async for portion in portions:

@@ -1,7 +1,7 @@
-"""Draws one channel of an inspected recording: what was heard, and what the scores say of it.
+"""Draws one channel of an inspected recording: the signal and its scores.
 
-Waveform, spectrogram, scores, causes, SNR and events over one time axis. Needs matplotlib (`speech-qc[plot]`), which
-is imported when something is drawn. It must not know where the answer came from.
+Waveform, spectrogram, scores, causes, SNR and events share one time axis. Needs matplotlib (`speech-qc[plot]`), which
+is imported only when a picture is drawn. Does not depend on where the inspection ran.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ COLORS: Mapping[str, str] = {
     "reverberation": "#5f7f3a",
     "snr_db": "#2f7d4f",
 }
-"""One colour per label, warm for noise, violet and blue for competitors, red and green for impairments."""
+"""One colour per label: warm for noise, violet and blue for competing sounds, red and green for impairments."""
 STATUS_COLORS = {"pass": "#2e8b57", "warn": "#d08a00", "fail": "#c0293b", "unknown": "#66737f"}
 SEVERITY_ALPHA = {"minor": 0.45, "moderate": 0.72, "severe": 1.0}
 HEADLINES = ("speech", "noise", "interference")
 CAUSES = tuple(n for n, (family, _) in LABEL_CATALOG.items() if family in ("noise", "interference", "impairment"))
 SPECTRUM_RANGE_DB = 75.0
 MAX_POINTS = 1_600
-"""Frames are averaged down to so many points; also the columns of the heat map."""
+"""Maximum points of a curve, to which frames are averaged, and columns of the heat map."""
 MAX_BARS = 2_000
-"""Events drawn per channel; the longest, when there are more."""
+"""Maximum events drawn per channel; the longest ones if there are more."""
 MAX_BOXES = 200
-"""Bands drawn over the spectrogram; those of the longest events, when there are more."""
+"""Maximum bands drawn over the spectrogram; those of the longest events if there are more."""
 MAX_TICKS = 12
 SNR_RANGE_DB = (-12.0, 48.0)
 
@@ -65,35 +65,35 @@ _STYLE: dict[str, Any] = {
     "ytick.color": MUTED,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
-    "text.parse_math": False,  # a file name may hold dollar signs
+    "text.parse_math": False,  # a file name may contain dollar signs
     "svg.fonttype": "none",
 }
 
 
 def check_available(target: Path) -> None:
-    """Make sure that the picture can be drawn before anything is inspected.
+    """Check before the inspection that the picture can be drawn.
 
     Raises:
         CommandError: matplotlib is missing, or the picture's format is not one of `SUFFIXES`.
     """
     if target.suffix.lower() not in SUFFIXES:
-        raise CommandError(f"--plot: expected a name ending in {', '.join(SUFFIXES)}, given {str(target)!r}")
+        raise CommandError(f"--plot: expected a name ending in {', '.join(SUFFIXES)}, got {str(target)!r}")
     if find_spec("matplotlib") is None:
         raise CommandError("--plot needs matplotlib, which is not installed: pip install 'speech-qc[plot]'")
 
 
 def plot_channel(path: Path, document: Mapping[str, Any], position: int, target: Path, *, mix: bool = False) -> None:
-    """Draw one channel into a file; the suffix chooses the format.
+    """Draw one channel to a file; the suffix chooses the format.
 
     Args:
-        path: The recording; it is decoded once more, in bounded memory.
-        document: Its inspection, with scores as arrays float32 (M,), NaN where there is no value.
-        position: Which of the document's channels.
+        path: The recording; it is decoded again, in bounded memory.
+        document: Result of its inspection, with scores as arrays float32 (M,), NaN for missing values.
+        position: Index of the channel in the document.
         target: File to write.
-        mix: The document's channel is the mean of the recording's.
+        mix: The document's channel is the mean of all channels of the recording.
 
     Raises:
-        ClientError: The file is no longer the recording that was inspected.
+        ClientError: The file has changed since it was inspected.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -155,7 +155,7 @@ def _dress(axis: Any, *, last: bool) -> None:
 
 
 def _name(axis: Any, text: str, color: str = INK) -> None:
-    """Write a panel's name beside it, in one column for all panels."""
+    """Write a panel's name to its left, in one column for all panels."""
     axis.text(
         -0.168, 0.5, text, transform=axis.transAxes, ha="left", va="center", color=color, fontsize=10, fontweight="bold"
     )
@@ -186,7 +186,7 @@ def _draw_sound(wave: Any, spectrum: Any, views: Views) -> None:
 
 
 def _draw_bands(axis: Any, events: Sequence[Mapping[str, Any]], duration_s: float) -> None:
-    """A frame around what each event is made of, where the answer says so."""
+    """Draw a rectangle around the band of each event, if the result contains evidence."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, withStroke
 
@@ -208,14 +208,14 @@ def _draw_bands(axis: Any, events: Sequence[Mapping[str, Any]], duration_s: floa
                 edgecolor=COLORS.get(event["label"], INK),
                 linewidth=1.4,
                 linestyle="-" if band["against"] == "floor" else (0, (4, 2)),
-                # On the dark ground as on the bright one, whatever the label's colour.
+                # Visible on dark and bright backgrounds, whatever the label's colour.
                 path_effects=[withStroke(linewidth=2.4, foreground="white"), Normal()],
             )
         )
 
 
 def _draw_score(axis: Any, label: str, values: NDArray[np.float32], duration_s: float) -> None:
-    """A filled line of means, and behind it the highest score of each point where frames were averaged."""
+    """Draw a filled line of mean scores and, behind it, the maximum of the frames averaged into each point."""
     times_s, means, highest = _points(values, duration_s)
     color = COLORS[label]
     axis.fill_between(times_s, 0, highest, color=color, alpha=0.18, linewidth=0, step="mid")
@@ -229,7 +229,7 @@ def _draw_score(axis: Any, label: str, values: NDArray[np.float32], duration_s: 
 def _draw_causes(
     axis: Any, causes: Sequence[str], frames: Mapping[str, NDArray[np.float32]], duration_s: float
 ) -> None:
-    """A row per cause, from white to the label's colour; the highest score of each column, so that clicks show."""
+    """Draw a heat map with a row per cause; each column shows its maximum score, so that clicks stay visible."""
     from matplotlib.colors import to_rgb
 
     rows = []
@@ -276,7 +276,7 @@ def _draw_snr(axis: Any, values: NDArray[np.float32], duration_s: float, overall
 
 
 def _event_rows(events: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Events by label in the catalogue's order; the longest when there are too many to draw."""
+    """Group events by label, in the order of the catalogue; keep the longest if there are too many to draw."""
     if len(events) > MAX_BARS:
         events = sorted(events, key=lambda event: (event["offset_s"] or 0.0) - event["onset_s"])[-MAX_BARS:]
     found = {event["label"] for event in events}
@@ -297,7 +297,7 @@ def _draw_events(axis: Any, rows: Mapping[str, Sequence[Mapping[str, Any]]], dur
         axis.broken_barh(spans, (row - 0.36, 0.72), facecolors=[(color, alpha) for alpha in alphas], edgecolor="none")
         for event, (onset_s, length_s) in zip(events, spans, strict=True):
             text = f"{event['severity']} {event['score_mean']:.2f}"
-            if length_s > 0.0062 * len(text) * duration_s:  # the share of the width that the text takes, and some air
+            if length_s > 0.0062 * len(text) * duration_s:  # the share of the width that the text needs, plus margin
                 dark = event["severity"] == "minor"
                 axis.text(
                     onset_s + length_s / 2,
@@ -340,7 +340,7 @@ def _draw_title(figure: Any, name: str, document: Mapping[str, Any], position: i
 def _points(
     values: NDArray[np.float32], duration_s: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Reduce frames to at most `MAX_POINTS` points: time of the middle, mean and highest known value, float64 (K,)."""
+    """Reduce frames to at most `MAX_POINTS` points: centre time, mean and maximum of the known values, float64 (K,)."""
     count = min(len(values), MAX_POINTS)
     if count == 0:
         return np.zeros(0), np.zeros(0), np.zeros(0)
@@ -352,7 +352,7 @@ def _points(
 
 
 def _time_text(seconds: float, duration_s: float) -> str:
-    """A time on an axis of this length: `2.5 s`, `1:05`, `1:05:00`."""
+    """Format a time for an axis of this length: `2.5 s`, `1:05`, `1:05:00`."""
     if duration_s < 120:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Answers from a server: uploads a file as it is read and turns every way to fail into one sentence."""
+"""Inspection by a server: uploads each file while it is read, and reports every failure as one sentence."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from speech_qc.cli.seams import CommandError
 from speech_qc.client.credentials import bearer
 
 UPLOAD_BYTES = 1 << 18
-"""Read from disk at a time."""
+"""Bytes read from disk at a time."""
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=900.0)
-"""Seconds; the answer to hours of audio on a CPU takes minutes."""
+"""Seconds; hours of audio take minutes on a CPU."""
 ATTEMPTS = 5
-"""A server that is full or about to be replaced is asked so often."""
+"""Maximum attempts if the server is overloaded or shutting down."""
 LONGEST_WAIT_S = 30.0
-"""Between two attempts, whatever the server proposes."""
+"""Maximum wait between two attempts, whatever the server proposes."""
 BUSY = frozenset({429, 503})
 
 
 class RemoteAnswerer:
-    """Asks a server.
+    """Inspects recordings with a server.
 
     Args:
         server: Address of the server, for example `http://127.0.0.1:8000`.
-        question: What to ask.
-        api_key: To send along; None where the server has no keys.
-        transport: Carries the requests; None for the network.
+        question: Options of the inspection.
+        api_key: Key to send; None for a server without keys.
+        transport: HTTP transport; None for the network.
         sleep: Waits between attempts, seconds.
 
     Raises:
-        CommandError: The address is none.
+        CommandError: The address is invalid.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RemoteAnswerer:
     ) -> None:
         parts = urlsplit(server)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise CommandError(f"--url: expected an address like http://127.0.0.1:8000, given {server!r}")
+            raise CommandError(f"--url: expected an address like http://127.0.0.1:8000, got {server!r}")
         self._server = server.rstrip("/")
         self._query = {"channels": question.channels, "frames": "true" if question.frames else "false"}
         self._query |= {"profile": question.profile} if question.profile else {}
@@ -64,7 +64,7 @@ class RemoteAnswerer:
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:
-        """Nothing is sent yet."""
+        """Do nothing: no request is needed yet."""
         return self
 
     async def __aexit__(
@@ -85,7 +85,7 @@ class RemoteAnswerer:
         try:
             return _with_arrays(orjson.loads(answer.content))
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise CommandError(f"{self._server} answered something else; is it a speech-qc server?") from error
+            raise CommandError(f"{self._server} sent an unexpected answer; is it a speech-qc server?") from error
 
     async def _post(self, path: Path) -> httpx.Response:
         """Send one request; the body is read from disk while it is sent."""
@@ -98,10 +98,10 @@ class RemoteAnswerer:
             raise CommandError(f"{self._server} did not answer in time ({type(error).__name__})") from error
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise CommandError(f"{self._server} cannot be reached or broke off: {reason}") from error
+            raise CommandError(f"{self._server} cannot be reached or closed the connection: {reason}") from error
 
     def _refusal(self, answer: httpx.Response) -> str:
-        """Put an error answer into a sentence: the server's own where it is in the body."""
+        """Return an error response as one sentence: the server's own message, if the body contains one."""
         try:
             message = str(orjson.loads(answer.content)["error"]["message"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -127,10 +127,10 @@ def _retry_after_s(answer: httpx.Response) -> float:
 
 
 def _with_arrays(document: Any) -> Document:
-    """Put the scores into arrays, as `inspection_document` has them.
+    """Convert the scores to arrays, as in `inspection_document`.
 
     Raises:
-        KeyError, TypeError, ValueError: The document is no inspection.
+        KeyError, TypeError, ValueError: The document is not the result of an inspection.
     """
     for channel in document["channels"]:
         for name in ("events", "levels", "summary", "verdict"):

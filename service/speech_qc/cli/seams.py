@@ -1,4 +1,4 @@
-"""What the commands take from outside, so that scripts and tests can put something else in its place."""
+"""External dependencies of the commands, which scripts and tests can replace."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ if TYPE_CHECKING:  # `speech-qc --help` should not wait for ONNX Runtime, FastAP
 
 
 class CommandError(Exception):
-    """A command cannot do what was asked; the message goes to stderr and the exit code is 2.
+    """The command failed; the message goes to standard error and the exit code is 2.
 
-    Not part of the error tree of `speech_qc.errors`: no client of the service ever sees it.
+    Not part of the error tree of `speech_qc.errors`: the service never sends it to a client.
     """
 
 
 def load_runner(settings: Settings) -> Runner:
-    """Load the model file, see `speech_qc.pipeline.factory.make_runner`."""
+    """Load the model file; see `speech_qc.pipeline.factory.make_runner`."""
     from speech_qc.pipeline.factory import make_runner
 
     return make_runner(settings)
 
 
 def run_server(app: Any, **options: Any) -> None:
-    """Serve until a signal ends it, see `speech_qc.server.server.run_server`."""
+    """Serve until a signal; see `speech_qc.server.server.run_server`."""
     from speech_qc.server import server
 
     server.run_server(app, **options)
 
 
 def supervise(settings: Settings) -> int:
-    """Serve with several processes until a signal, see `speech_qc.workers.Supervisor`; returns the exit code."""
+    """Serve with several processes until a signal, and return the exit code; see `speech_qc.workers.Supervisor`."""
     from speech_qc.workers import Supervisor
 
-    # -P: a folder named `speech_qc` where the command is called must not be taken for this one.
+    # -P: do not import a folder named `speech_qc` in the current directory instead of this package.
     return Supervisor(settings, [sys.executable, "-P", "-m", "speech_qc.cli.worker"]).run()
 
 
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """The outside world of a command.
+    """Replaceable dependencies of a command.
 
     Args:
         make_runner: Loads the model.
-        transport: Carries requests to a server; None for the network.
+        transport: HTTP transport for requests to a server; None for the network.
         run_server: Runs an ASGI application; blocks.
         supervise: Runs several processes with these settings; blocks.
     """

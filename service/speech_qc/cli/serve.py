@@ -1,4 +1,4 @@
-"""The `serve` command: everything that can be wrong at a start is found before the port is opened."""
+"""The `serve` command: all settings, profiles and the model are checked before the port is opened."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def serve(
     workers: int | None,
     seams: Seams,
 ) -> int:
-    """Load model and profiles, then serve until a signal; options that are None come from the environment.
+    """Load model and profiles, then serve until a signal; an option that is None is taken from the settings.
 
     Returns:
         The exit code.
 
     Raises:
-        StartupError: A setting, a profile or the model is wrong; the port was not opened.
+        StartupError: A setting, a profile or the model is invalid; the port was not opened.
     """
     settings = load_settings(
         host=host, port=port, model_path=model, device=device, log_level=log_level, workers=workers
     )
     configure_logging(settings)
     for name in unknown_variables(os.environ):
-        logger.warning("%s sets nothing: there is no such setting, see `speech-qc settings` for the names", name)
+        logger.warning("%s is not a setting and has no effect: see `speech-qc settings` for all names", name)
     check_exposure(settings)
     if settings.workers > 1:
         return seams.supervise(_with_shared_secret(settings))
@@ -54,16 +54,16 @@ def serve(
 
 
 def _with_shared_secret(settings: Settings) -> Settings:
-    """Tokens that one worker signs must be good at the others, too."""
+    """Return settings with a token secret that all workers share, so that each accepts the tokens of the others."""
     if settings.token_secret is not None:
         return settings
     return settings.model_copy(update={"token_secret": SecretStr(secrets.token_hex())})
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
-    """Options of uvicorn that every server process has."""
+    """Return the options of uvicorn for every server process."""
     return {
         "log_level": settings.log_level,
-        "log_config": None,  # uvicorn's lines go where the others go, and look like them
-        "access_log": False,  # the application writes its own, with request ids
+        "log_config": None,  # uvicorn's messages use the application's log format and destination
+        "access_log": False,  # the application logs requests itself, with request ids
     }

@@ -1,4 +1,4 @@
-"""The `settings` command: every setting with its value and where that comes from, or the page that documents them."""
+"""The `settings` command: prints every setting with its value and source, or the page that documents them."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def settings(*, as_json: bool, as_markdown: bool) -> int:
     """Print all settings.
 
     Args:
-        as_json: One object, name to value and source.
-        as_markdown: The document `docs/settings.md` instead, which does not depend on this machine.
+        as_json: Print one JSON object: name to value and source.
+        as_markdown: Print the page `docs/settings.md`, which does not depend on this machine.
 
     Returns:
         The exit code.
 
     Raises:
-        SettingsError: A value is wrong.
+        SettingsError: A value is invalid.
     """
     if as_markdown:
         text = markdown()
@@ -67,21 +67,21 @@ def settings(*, as_json: bool, as_markdown: bool) -> int:
 
 
 def markdown() -> str:
-    """The page that documents the settings."""
-    said = meanings()
+    """Return the page that documents the settings."""
+    meaning_of = meanings()
     lines = [
         f"| `{PREFIX}{name.upper()}` | {type_of(field.annotation)} | {bounds_of(field)} | {_default(field)} | "
-        f"{' '.join(said.get(name, '').split())} |"
+        f"{' '.join(meaning_of.get(name, '').split())} |"
         for name, field in Settings.model_fields.items()
     ]
     return HEAD.format(prefix=PREFIX, config=CONFIG_VARIABLE) + "\n".join(lines) + "\n"
 
 
 def meanings() -> dict[str, str]:
-    """The docstring of each setting.
+    """Return the docstring of each setting.
 
-    Read from the source when somebody asks: pydantic would do it at every start, which takes longer than all else that
-    is done with the settings.
+    They are read from the source only when needed: pydantic would read them at every start, which takes longer than
+    everything else that the settings need.
     """
     (settings_class,) = ast.parse(inspect.getsource(Settings)).body
     assert isinstance(settings_class, ast.ClassDef)
@@ -95,7 +95,7 @@ def meanings() -> dict[str, str]:
 
 
 def type_of(annotation: Any) -> str:
-    """A type as people write it."""
+    """Return a readable name of a type."""
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     members = [one for one in get_args(annotation) if one is not type(None)]
@@ -106,7 +106,7 @@ def type_of(annotation: Any) -> str:
 
 
 def bounds_of(field: FieldInfo) -> str:
-    """The bounds of a number, `≥ 1, ≤ 64`."""
+    """Return the bounds of a number, for example `≥ 1, ≤ 64`."""
     found = [
         f"{sign} {getattr(bound, name)}"
         for bound in field.metadata
@@ -125,7 +125,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _rows(now: Settings) -> Iterator[tuple[str, Any, str]]:
-    """Name, value and source of each setting."""
+    """Yield name, value and source of each setting."""
     variables, in_file = {name.upper() for name in os.environ}, file_values()
     for name in Settings.model_fields:
         value = getattr(now, name)

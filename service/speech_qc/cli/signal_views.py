@@ -1,4 +1,4 @@
-"""A recording reduced to what a picture can show, in memory that does not grow with its length."""
+"""Reduces a recording to the resolution of a picture, in memory that does not grow with its length."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from speech_qc.audio.decode import decode_file
 from speech_qc.audio.resample import Resampler
 
 RATE_HZ = 16_000
-"""What the model hears."""
+"""Sample rate of the model."""
 WINDOW_SAMPLES = 400
 FFT_SIZE = 512
-HOP_SAMPLES = 160  # a column is never shorter
+HOP_SAMPLES = 160  # minimum length of a column
 MAX_COLUMNS = 1_600
-"""About the pixels that a picture has across."""
+"""About the width of a picture in pixels."""
 MAX_SPECTRA_PER_COLUMN = 24
-"""A column of a long recording shows the mean of so many spectra, evenly spread; all would take a minute per hour."""
+"""Spectra averaged per column of a long recording, evenly spaced; using all would take a minute per hour of audio."""
 FLOOR = 1e-12  # -120 dB
 UNLIMITED = DecodeLimits(max_bytes=1 << 62, max_duration_s=float("inf"), max_channels=1 << 16)
-"""The recording has been inspected, so it is within the limits."""
+"""No limits are needed: the recording was already inspected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """One channel for drawing.
+    """Drawing data of one channel.
 
     Attributes:
-        low: float32 (K,), lowest sample of each column.
-        high: float32 (K,), highest.
+        low: float32 (K,), minimum sample of each column.
+        high: float32 (K,), maximum sample of each column.
         power_db: float32 (FFT_SIZE / 2 + 1, K), a full-scale sine is about 0 dB.
-        column_s: Seconds that a column covers.
+        column_s: Seconds per column.
     """
 
     low: NDArray[np.float32]
@@ -44,16 +44,16 @@ class Views:
 
 
 def read_views(path: Path, channel: int | None, duration_s: float, *, max_columns: int = MAX_COLUMNS) -> Views:
-    """Decode a recording once more, block by block, for its picture.
+    """Decode a recording again, block by block, for its picture.
 
     Args:
         path: The recording.
-        channel: Which channel; None for the mean of all.
-        duration_s: Its length, as the inspection found it.
-        max_columns: Most columns K.
+        channel: Index of the channel; None for the mean of all.
+        duration_s: Its length according to the inspection.
+        max_columns: Maximum number of columns K.
 
     Raises:
-        ClientError: The file is no longer the recording that was inspected.
+        ClientError: The file has changed since it was inspected.
     """
     with decode_file(path, UNLIMITED) as file:
         resampler = Resampler(file.info.sample_rate_hz, RATE_HZ)
@@ -66,11 +66,11 @@ def read_views(path: Path, channel: int | None, duration_s: float, *, max_column
 
 
 class _Painter:
-    """Reduces samples to columns; keeps the samples of one column and one block.
+    """Reduces samples to columns; buffers one column and one block.
 
     Args:
-        total: Samples to expect; what comes beyond is left out.
-        max_columns: Most columns.
+        total: Expected number of samples; further samples are ignored.
+        max_columns: Maximum number of columns.
     """
 
     def __init__(self, total: int, max_columns: int) -> None:
@@ -85,21 +85,21 @@ class _Painter:
         self._column = 0
 
     def push(self, samples: NDArray[np.float32]) -> None:
-        """Take more samples, float32 (n,)."""
+        """Add samples, float32 (n,)."""
         self._rest = np.concatenate([self._rest, samples])
-        # The last window of a column reaches into the next one.
+        # The last window of a column extends into the next one.
         while len(self._rest) >= self._size + WINDOW_SAMPLES and self._column < len(self._low):
             self._paint(self._size)
 
     def finish(self) -> Views:
-        """Paint what is left; silence follows the end."""
+        """Paint the remaining columns, padded with silence."""
         while len(self._rest) and self._column < len(self._low):
             self._paint(min(self._size, len(self._rest)))
         decibels = 10.0 * np.log10(np.maximum(self._power, FLOOR))
         return Views(self._low, self._high, decibels.astype(np.float32), self._size / RATE_HZ)
 
     def _paint(self, own: int) -> None:
-        """Turn the first `own` samples into a column."""
+        """Reduce the first `own` samples to a column."""
         samples = self._rest[: own + WINDOW_SAMPLES - 1]
         self._low[self._column], self._high[self._column] = samples[:own].min(), samples[:own].max()
         padded = np.pad(samples, (0, own + WINDOW_SAMPLES - 1 - len(samples)))

@@ -15,10 +15,10 @@ ASCII_BLOCKS = " .:-=+*#@"
 NO_VALUE = "·"
 ASCII_NO_VALUE = "?"
 MAX_COLUMNS = 120
-TICK_COLUMNS = 10  # at least so many between two times on the ruler
+TICK_COLUMNS = 10  # minimum distance of two times on the ruler
 TICKS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
 SNR_SHOWN_DB = (0.0, 40.0)
-"""From an empty to a full block."""
+"""SNR shown as an empty and as a full block."""
 
 _STYLES = {"speech": "cyan", "headline": "yellow", "noise": "yellow", "interference": "magenta", "impairment": "red"}
 
@@ -26,13 +26,13 @@ _STYLES = {"speech": "cyan", "headline": "yellow", "noise": "yellow", "interfere
 def sparkline_grid(
     frames: Mapping[str, NDArray[np.float32]], labels: Sequence[str], hop_s: float, width: int, ascii_only: bool
 ) -> Iterator[Text]:
-    """Draw a sparkline per label with a ruler of seconds below.
+    """Draw a sparkline per label, and a ruler of seconds below.
 
     Args:
-        frames: Scores by label, float32 (M,), NaN where there is no value.
-        labels: Which to draw.
+        frames: Scores by label, float32 (M,), NaN for missing values.
+        labels: Labels to draw.
         hop_s: Seconds between frames.
-        width: Columns in all; a column shows the mean of its frames.
+        width: Total number of columns; a column shows the mean of its frames.
         ascii_only: Draw without block characters.
     """
     names = {label: "snr_db 0–40" if label == "snr_db" else label for label in labels}
@@ -46,18 +46,18 @@ def sparkline_grid(
         if label == "snr_db":
             low, high = SNR_SHOWN_DB
             values = (values - low) / (high - low)
-        family = LABEL_CATALOG[label][0] if label in LABEL_CATALOG else ""  # a newer server may know more
+        family = LABEL_CATALOG[label][0] if label in LABEL_CATALOG else ""  # a newer server may have more labels
         style = "magenta" if label == "interference" else _STYLES.get(family, "green")
         yield Text(names[label].ljust(margin)).append(blocks(values, ascii_only), style=style)
     yield Text(" " * margin + _ruler(columns, total * hop_s), style="dim")
 
 
 def column_means(values: NDArray[np.float32], columns: int) -> NDArray[np.float64]:
-    """Mean of the known values in each of `columns` stretches of equal length, float64; NaN where none is known.
+    """Return the mean of the known values in each of `columns` equal intervals, float64; NaN if none is known.
 
     Args:
-        values: float32 (M,) with M of at least `columns`.
-        columns: How many.
+        values: float32 (M,), with M at least `columns`.
+        columns: Number of intervals.
     """
     starts = (np.arange(columns) * len(values)) // columns
     known = np.isfinite(values)
@@ -67,7 +67,7 @@ def column_means(values: NDArray[np.float32], columns: int) -> NDArray[np.float6
 
 
 def blocks(values: NDArray[np.float64], ascii_only: bool = False) -> str:
-    """Values of 0 to 1 as characters of rising height; what lies beyond is drawn as the nearest."""
+    """Draw values from 0 to 1 as characters of increasing height; other values are clipped to that range."""
     heights = ASCII_BLOCKS if ascii_only else BLOCKS
     unknown = ASCII_NO_VALUE if ascii_only else NO_VALUE
     steps = np.rint(np.clip(np.nan_to_num(values), 0.0, 1.0) * (len(heights) - 1)).astype(int)
@@ -75,7 +75,7 @@ def blocks(values: NDArray[np.float64], ascii_only: bool = False) -> str:
 
 
 def _ruler(columns: int, duration_s: float) -> str:
-    """Times under the columns that they begin at."""
+    """Return a line of times, each starting at its column."""
     per_column_s = duration_s / columns
     step_s = next((step for step in TICKS_S if step >= TICK_COLUMNS * per_column_s), TICKS_S[-1])
     line = ""

@@ -1,4 +1,4 @@
-"""The `stream` command: play a recording or standard input into a server, show what it says, end with its verdict."""
+"""The `stream` command: stream a recording or standard input to a server, and show its scores and verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from speech_qc.cli.api_key_option import api_key_for, with_hint
 from speech_qc.cli.files import Source
 from speech_qc.cli.live_view import JsonView, TerminalView, View
 from speech_qc.cli.options import COUNTED, FailOn
-from speech_qc.cli.playback import MAX_RATE_HZ, MIN_RATE_HZ, Recording, StandardInput, at_its_pace
+from speech_qc.cli.playback import MAX_RATE_HZ, MIN_RATE_HZ, Recording, StandardInput, in_real_time
 from speech_qc.cli.seams import CommandError
 from speech_qc.client.stream import Encoding, NoStream, StreamClient, StreamClosed
 from speech_qc.exit_codes import FOUND, OK
@@ -26,21 +26,21 @@ STDIN = "-"
 
 @dataclass(frozen=True, slots=True)
 class StreamCommand:
-    """Everything that the command line says.
+    """All options of the command.
 
     Args:
         source: A recording, or `-`.
-        url: Server.
-        realtime: At the pace of the audio; None for the source's usual way.
-        encoding: How samples are sent.
-        rate_hz: Samples per second; None for the source's own.
-        channels: Channels; likewise.
+        url: Address of the server.
+        realtime: Send in real time; None for the default of the source.
+        encoding: Encoding of the samples that are sent.
+        rate_hz: Samples per second; None for the default of the source.
+        channels: Number of channels; None for the default of the source.
         emit_ms: Audio between two score messages.
         labels: Comma-separated labels; None for all.
-        profile: Limits of the verdict; None for the default ones.
-        fail_on: Which verdicts make the exit code 1.
-        as_json: Print the messages as they are.
-        api_key_file: Holds the key for the server; None for the environment's.
+        profile: Verdict profile; None for the default one.
+        fail_on: Which verdicts cause exit code 1.
+        as_json: Print the messages as JSON.
+        api_key_file: File with the key for the server; None for the environment variable.
     """
 
     source: str
@@ -68,7 +68,7 @@ def stream(command: StreamCommand) -> int:
         SpeechQCError: The recording cannot be read.
     """
     if command.rate_hz is not None and not MIN_RATE_HZ <= command.rate_hz <= MAX_RATE_HZ:
-        raise CommandError(f"--rate: expected {MIN_RATE_HZ} to {MAX_RATE_HZ}, given {command.rate_hz}")
+        raise CommandError(f"--rate: expected {MIN_RATE_HZ} to {MAX_RATE_HZ}, got {command.rate_hz}")
     api_key = api_key_for(command.api_key_file, url=command.url)
     audio = _source(command)
     try:
@@ -86,7 +86,7 @@ def _source(command: StreamCommand) -> Recording | StandardInput:
 
 
 async def _play(command: StreamCommand, audio: Recording | StandardInput, api_key: str | None) -> Summary:
-    """Open the stream and see it through."""
+    """Open the stream, send the audio, and return the summary."""
     wire = audio.wire
     labels = None if command.labels is None else [label.strip() for label in command.labels.split(",")]
     try:
@@ -118,7 +118,7 @@ async def _play(command: StreamCommand, audio: Recording | StandardInput, api_ke
 async def _converse(
     command: StreamCommand, audio: Recording | StandardInput, client: StreamClient, view: View
 ) -> Summary:
-    """Send and listen at the same time; returns the summary of a stream that ended in order."""
+    """Send audio and receive messages concurrently; return the summary when the stream has ended gracefully."""
     stop = asyncio.Event()
     paced = command.realtime if command.realtime is not None else command.source != STDIN
     fast = command.realtime is False
@@ -127,23 +127,23 @@ async def _converse(
         with _interruptible(stop):
             async for message in client:
                 if isinstance(message, StreamWarning) and message.code == "too_fast" and not command.as_json and fast:
-                    continue  # that was asked for
+                    continue  # the user asked for it
                 view.take(message)
-        await speaker  # what went wrong with the audio, if anything
+        await speaker  # raises the error of the audio source, if there was one
     except StreamClosed as error:
         raise CommandError(str(error)) from error
     finally:
         speaker.cancel()
         await asyncio.wait({speaker})
         if not speaker.cancelled():
-            speaker.exception()  # it has been told, or the stream's own end says more
+            speaker.exception()  # mark as retrieved: it was raised above, or the stream's error has more information
     if client.summary is None:
         raise CommandError("the stream ended without a summary")
     return client.summary
 
 
 async def _speak(audio: Recording | StandardInput, client: StreamClient, stop: asyncio.Event, *, paced: bool) -> None:
-    """Send all audio or until told to stop, then end the stream in order."""
+    """Send audio until its end or until `stop` is set, then end the stream gracefully."""
     sending = asyncio.create_task(_send(audio, client, paced=paced))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -159,13 +159,13 @@ async def _speak(audio: Recording | StandardInput, client: StreamClient, stop: a
 
 async def _send(audio: Recording | StandardInput, client: StreamClient, *, paced: bool) -> None:
     portions = audio.portions()
-    async for portion in at_its_pace(portions, audio.wire) if paced else portions:
+    async for portion in in_real_time(portions, audio.wire) if paced else portions:
         await client.send(portion)
 
 
 @contextmanager
 def _interruptible(stop: asyncio.Event) -> Iterator[None]:
-    """Let the first Ctrl-C end the stream in order; the second one interrupts, as everywhere."""
+    """Let the first Ctrl-C end the stream gracefully; the second one interrupts as usual."""
     loop = asyncio.get_running_loop()
 
     def first() -> None:

@@ -1,4 +1,4 @@
-"""An answer for reading in a terminal: the table of a run, and everything about one recording."""
+"""Results for the terminal: the table of a run, and the details of one recording."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from speech_qc.cli.files import Source, printable
 from speech_qc.cli.sparklines import sparkline_grid
 from speech_qc.contract import LABEL_CATALOG
 
-if TYPE_CHECKING:  # commands that print tables need not have a model
+if TYPE_CHECKING:  # commands that print tables need not import the model code
     from speech_qc.cli.answers import Document
 
 PIPE_WIDTH = 140
-"""Columns when the output is no terminal and COLUMNS is not set; rich would take 80."""
+"""Width if the output is not a terminal and COLUMNS is not set; rich would use 80."""
 FILE_WIDTH = 120
-"""Columns in result files."""
+"""Width of result files."""
 SCORES_MAX_S = 30.0
-"""Seconds of audio up to which every frame is printed: 1500 lines."""
+"""Maximum length of a recording whose frames are all printed: 1500 lines."""
 REASONS_SHOWN = 2
 WIDE = 110
-"""Columns from which the table of a run has room for reasons."""
+"""Minimum width of a terminal for the column of reasons."""
 
 STATUS_STYLES = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red", "unknown": "bold magenta"}
 SEVERITY_STYLES = {"minor": "", "moderate": "yellow", "severe": "red"}
@@ -35,7 +35,7 @@ HEADLINES = tuple(name for name, (family, _) in LABEL_CATALOG.items() if family 
 
 
 def output_console(file: TextIO) -> Console:
-    """Console for a stream: colours for a terminal, plain text of a fixed width for anything else."""
+    """Return a console for a file: colours on a terminal, otherwise plain text of a fixed width."""
     console = Console(file=file, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(file=file, highlight=False, width=PIPE_WIDTH)
@@ -43,19 +43,19 @@ def output_console(file: TextIO) -> Console:
 
 
 def rendered(renderable: RenderableType) -> bytes:
-    """Render for a result file: no colours."""
+    """Render for a result file, without colours."""
     sink = io.StringIO()
     Console(file=sink, highlight=False, width=FILE_WIDTH, force_terminal=False, color_system=None).print(renderable)
     return without_padding(sink.getvalue()).encode()
 
 
 def without_padding(text: str) -> str:
-    """Take away the spaces with which rich fills its lines."""
+    """Remove the trailing spaces with which rich pads its lines."""
     return "\n".join(line.rstrip(" ") for line in text.split("\n"))
 
 
 class RunTable:
-    """The table of a run, a row per channel; keeps figures only, so that its size does not depend on the audio."""
+    """The table of a run, with a row per channel; it stores only figures, so its size does not depend on the audio."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[Text | str, ...]] = []
@@ -85,7 +85,7 @@ class RunTable:
         return len(self._rows)
 
     def shown(self, width: int) -> Group:
-        """The table with the first reasons of each verdict: in a column where there is room, else in lines below."""
+        """Return the table with the first reasons of each verdict: in a column if there is room, otherwise below."""
         if width >= WIDE:
             return Group(self._table(reasons=True))
         below = [
@@ -96,7 +96,7 @@ class RunTable:
         return Group(self._table(), *([Text()] if below else []), *below)
 
     def figures(self) -> Table:
-        """The table without reasons."""
+        """Return the table without reasons."""
         return self._table()
 
     def _table(self, *, reasons: bool = False) -> Table:
@@ -116,18 +116,18 @@ class RunTable:
 
 
 def open_table() -> Table:
-    """A table in this program's style: a line under the headings, nothing else."""
+    """Return a table in this program's style: a line under the headings, no other lines."""
     return Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def detail(source: Source, document: Document, width: int, *, ascii_only: bool = False) -> Group:
-    """Everything about one recording: what it is, its verdict, its events, its scores over time.
+    """Render the details of one recording: its format, verdict, events and scores over time.
 
     Args:
-        source: Names the recording.
-        document: The answer.
-        width: Columns that there are for the sparklines.
-        ascii_only: Draw with characters that any terminal has.
+        source: The recording, for its name.
+        document: The result.
+        width: Columns available for the sparklines.
+        ascii_only: Draw with ASCII characters only.
     """
     table = RunTable()
     table.add(source, document)
@@ -152,7 +152,7 @@ def detail(source: Source, document: Document, width: int, *, ascii_only: bool =
 
 
 def frame_lines(document: Document) -> Iterator[str]:
-    """One line per frame and channel: time, then speech, noise, interference and SNR as far as they were asked for."""
+    """Yield a line per frame and channel: time, then speech, noise, interference and SNR, if requested."""
     hop_s, several = document["frame_hop_s"], len(document["channels"]) > 1
     for channel in document["channels"]:
         frames: Mapping[str, Any] = channel.get("frames", {})
@@ -168,7 +168,7 @@ def frame_lines(document: Document) -> Iterator[str]:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them: `3.42 s`, `2:05`, `1:02:05`."""
+    """Format a duration: `3.42 s`, `2:05`, `1:02:05`."""
     if seconds < 60:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -177,7 +177,7 @@ def clock(seconds: float) -> str:
 
 
 def tally(statuses: Sequence[str], errors: int) -> str:
-    """One line about a run, a verdict per channel: `12 verdicts: 9 pass, 2 warn, 1 fail; 1 error`."""
+    """Return a summary line of a run, with a verdict per channel: `12 verdicts: 9 pass, 2 warn, 1 fail; 1 error`."""
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STATUS_STYLES if status in statuses)
     text = f"{len(statuses)} verdict{'' if len(statuses) == 1 else 's'}" + (f": {counts}" if counts else "")
     return text + (f"; {errors} error{'' if errors == 1 else 's'}" if errors else "")
@@ -211,7 +211,7 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
 
 
 def _evidence_cells(evidence: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Band, level over the floor, SNR and kind; why one is missing stands in JSON."""
+    """Format band, level over the floor, SNR and kind; JSON has the reason if one is missing."""
     band, kind = evidence.get("band"), evidence.get("kind")
     return (
         "–" if band is None else f"{band['low_hz']:.0f}–{band['high_hz']:.0f}",
@@ -222,7 +222,7 @@ def _evidence_cells(evidence: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _levels_line(levels: Mapping[str, float | None]) -> str:
-    """The signal's own figures in one line."""
+    """Format the signal levels in one line."""
     clipped, silence = levels["clipped_ratio"], levels["digital_silence_ratio"]
     return (
         f"level {_number(levels['rms_dbfs'], '.1f')} dBFS, peak {_number(levels['peak_dbfs'], '.1f')} dBFS, "
@@ -233,7 +233,7 @@ def _levels_line(levels: Mapping[str, float | None]) -> str:
 
 
 def _sparkline_labels(channel: Mapping[str, Any]) -> list[str]:
-    """Labels worth a sparkline: speech, the headlines, SNR, and every cause that made an event."""
+    """Labels to show as sparklines: speech, the headlines, SNR, and every cause with an event."""
     found = {event["label"] for event in channel["events"]}
     return [label for label in channel["frames"] if label in (*HEADLINES, "snr_db") or label in found]
 
@@ -251,7 +251,7 @@ def _percent(ratio: float | None) -> str:
 
 
 def _reasons(reasons: Iterable[Mapping[str, Any]]) -> Text:
-    """The first reasons, one per line; all of them stand in the detail and in JSON."""
+    """Format the first reasons, one per line; the details and JSON contain all of them."""
     texts = [str(reason["message"]) for reason in reasons]
     more = len(texts) - REASONS_SHOWN
     shown = texts[:REASONS_SHOWN] + ([f"… and {more} more"] if more > 0 else [])

@@ -1,4 +1,4 @@
-"""The program of one worker process; `speech-qc serve --workers` starts it, nobody else does."""
+"""The program of one worker process; only `speech-qc serve --workers` starts it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from speech_qc.exit_codes import ERROR, FOUND, OK
-from speech_qc.gc_tuning import collect_seldom
+from speech_qc.gc_tuning import raise_gc_thresholds
 
-if TYPE_CHECKING:  # imported when the collector has been told, which is for the sake of imports
+if TYPE_CHECKING:  # imported in `main`, after garbage collection is tuned, which speeds up the imports
     from speech_qc.workers import Job, Member
 
 
 def main(descriptor: int) -> int:
-    """Serve until the parent says otherwise.
+    """Serve until the parent stops this worker.
 
     Args:
         descriptor: This worker's end of the channel.
@@ -22,7 +22,7 @@ def main(descriptor: int) -> int:
     Returns:
         The exit code.
     """
-    collect_seldom()
+    raise_gc_thresholds()
     from speech_qc.errors import StartupError
     from speech_qc.workers import Job, Member
 
@@ -50,8 +50,8 @@ def _serve(job: Job, member: Member) -> None:
     settings = job.settings
     configure_logging(settings, job.worker)
     app = create_app(settings, make_runner(settings), member=member)
-    taker = ConnectionReceiver(socket.socket(fileno=job.handover))
-    WorkerServer(app, member, taker, **server_options(settings)).run()
+    receiver = ConnectionReceiver(socket.socket(fileno=job.handover))
+    WorkerServer(app, member, receiver, **server_options(settings)).run()
 
 
 if __name__ == "__main__":

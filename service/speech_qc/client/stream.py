@@ -63,8 +63,8 @@ class StreamClosed(Exception):
     """
 
     def __init__(self, code: int, reason: str, error: StreamError | None) -> None:
-        said = error.error.message if error is not None else reason or "the connection was lost"
-        super().__init__(f"the stream was closed with {code}: {said}")
+        problem = error.error.message if error is not None else reason or "the connection was lost"
+        super().__init__(f"the stream was closed with {code}: {problem}")
         self.code, self.reason, self.error = code, reason, error
 
     @property
@@ -370,8 +370,8 @@ class _Connecting:
         except NoStream:
             raise
         except (OSError, WebSocketException) as error:
-            if isinstance(error, InvalidStatus) and (said := _refusal(error)) is not None:
-                raise StreamClosed(REFUSED, "", said) from error
+            if isinstance(error, InvalidStatus) and (refusal := _refusal(error)) is not None:
+                raise StreamClosed(REFUSED, "", refusal) from error
             raise _no_stream(self._address, error, self._timeout_s) from error
         return StreamClient(socket, ready, self._encoding, self._channels)
 

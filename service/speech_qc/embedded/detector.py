@@ -90,7 +90,7 @@ class Detector:
         Args:
             source: The recording.
             sample_rate: Of samples.
-            channels: Each channel by itself, or their mean.
+            channels: `split` to inspect each channel separately, `mix` for their mean.
             profile: Limits of the verdict.
             labels: Which to give.
             frames: Keep the score of every frame.
@@ -161,7 +161,7 @@ def inspect(
         source: A path; the bytes of a recording; an open binary file, which is read from its position to its end; or
             samples as float32 or float64 in [-1, 1] or as int16, of shape (n,) or (n, channels).
         sample_rate: Of samples, 8000 to 192000 Hz; a recording's header says its own.
-        channels: `split` for each channel by itself, `mix` for their mean.
+        channels: `split` to inspect each channel separately, `mix` for their mean.
         profile: Limits of the verdict by name; None for the default.
         labels: Labels to give, as a list or comma-separated; None for all.
         frames: Keep the score of every frame. Without them and without `explain` memory does not grow with the length.

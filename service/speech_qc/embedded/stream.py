@@ -22,7 +22,7 @@ from speech_qc.pipeline.factory import FLUSH_HOPS
 from speech_qc.pipeline.session import Session
 from speech_qc.pipeline.sources import Bytes, PushedAudio, WholeNumber, whole_number
 from speech_qc.results import StreamResult, StreamUpdate
-from speech_qc.wire.server_messages import EventNews
+from speech_qc.wire.server_messages import EventMessage
 from speech_qc.wire.vocabulary import Encoding
 
 logger = logging.getLogger(__name__)
@@ -137,8 +137,8 @@ class Stream:
             self._check_usable()
             if self._result is not None:
                 return []
-            if rest_bytes := self._audio.rest_bytes:
-                logger.warning("the stream ended within a sample: %d bytes were left over and not scored", rest_bytes)
+            if rest := self._audio.rest_bytes:
+                logger.warning("the stream ended in the middle of a sample: the last %d bytes were not scored", rest)
             with self._failing_for_good():
                 for session in self._sessions:
                     session.finish()
@@ -196,7 +196,7 @@ class Stream:
             readings = self._stepper.step(chunks, size)
             accepted = [session.accept(reading) for session, reading in zip(self._sessions, readings, strict=True)]
             events = tuple(
-                EventNews(phase=news.phase, channel=channel, **event_fields(news.event))
+                EventMessage(phase=news.phase, channel=channel, **event_fields(news.event))
                 for channel, update in enumerate(accepted)
                 for news in update.events
                 if news.event.label in self._labels

@@ -34,7 +34,7 @@ SILENCE_DBFS = -70.0
 SILENCE_S = 10.0
 """Longer than people pause on a working line."""
 
-LOOK_S = 10.0
+LEVEL_CHECK_S = 10.0
 """Seconds of audio between two checks of the level measures."""
 
 CLIPPED_RATIO = 0.001
@@ -43,7 +43,7 @@ CLIPPED_RATIO = 0.001
 NARROW_SHARE = 0.25
 """If all signal is below this share of the band, the declared rate is too high for the content."""
 
-NARROW_LOOKS = 3
+NARROW_CHECKS = 3
 """Consecutive checks that must find it: a hum before anyone speaks is narrow, too."""
 
 JUMP = 0.5
@@ -83,7 +83,7 @@ class _Channel:
     since_look_s: float = 0.0
     clipped: float = 0.0  # samples, at the last check
     looked_at: int = 0  # samples, at the last check
-    narrow_looks: int = 0
+    narrow_checks: int = 0
 
 
 class InputChecks:
@@ -146,7 +146,7 @@ class InputChecks:
             self._clear("too_slow", None)
         return None
 
-    def heard(self, channel: int, samples: Float32, mean_square: float, now_s: float) -> list[InputWarning]:
+    def check_samples(self, channel: int, samples: Float32, mean_square: float, now_s: float) -> list[InputWarning]:
         """Check one channel's samples, a few thousand at a time; return warnings about once per second of audio.
 
         Args:
@@ -187,11 +187,11 @@ class InputChecks:
         )
         return [warn for warn in (silence, mismatch) if warn is not None]
 
-    def wants_look(self, channel: int) -> bool:
+    def levels_due(self, channel: int) -> bool:
         """Whether the level measures of a channel are due for `look`."""
-        return self._channels[channel].since_look_s >= LOOK_S
+        return self._channels[channel].since_look_s >= LEVEL_CHECK_S
 
-    def look(self, channel: int, levels: Levels, samples: int, now_s: float) -> list[InputWarning]:
+    def check_levels(self, channel: int, levels: Levels, samples: int, now_s: float) -> list[InputWarning]:
         """Check how the level measures of the whole stream have changed since the last check.
 
         Args:
@@ -208,17 +208,17 @@ class InputChecks:
         sums.looked_at = samples
         width_hz, band_hz = levels.bandwidth_hz, self._rate_hz / 2
         narrow = width_hz is not None and width_hz < NARROW_SHARE * band_hz
-        sums.narrow_looks = sums.narrow_looks + 1 if narrow else 0
+        sums.narrow_checks = sums.narrow_checks + 1 if narrow else 0
         clipping = self._check(
             share >= CLIPPED_RATIO,
             "clipping",
-            f"{100 * share:.1f} % of the samples of channel {channel} were clipped in the last {LOOK_S:g} s: lower the "
-            "gain before the A/D converter",
+            f"{100 * share:.1f} % of the samples of channel {channel} were clipped in the last {LEVEL_CHECK_S:g} s: "
+            "lower the gain before the A/D converter",
             channel,
             now_s,
         )
         mismatch = self._check(
-            sums.narrow_looks >= NARROW_LOOKS,
+            sums.narrow_checks >= NARROW_CHECKS,
             "rate_mismatch",
             f"channel {channel} has no signal above {width_hz or 0:.0f} Hz of {band_hz:.0f} Hz: the actual rate seems "
             f"to be lower than the declared sample_rate of {self._rate_hz} Hz, or the audio was resampled from a lower "

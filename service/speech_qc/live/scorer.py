@@ -30,7 +30,7 @@ from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.wire.client_messages import Message
 from speech_qc.wire.encode import to_json
-from speech_qc.wire.server_messages import Configured, EventNews, Finalized
+from speech_qc.wire.server_messages import Configured, EventMessage, Finalized
 from speech_qc.wire.server_messages import Summary as SummaryMessage
 
 Float32 = NDArray[np.float32]
@@ -381,7 +381,7 @@ class Scorer:
                 self._pending[channel].append(update.block.text())
             for news in update.events:
                 if news.event.label in self._shown:
-                    self._send(EventNews(phase=news.phase, channel=channel, **event_fields(news.event)))
+                    self._send(EventMessage(phase=news.phase, channel=channel, **event_fields(news.event)))
         self._accepted = self.sessions[0].frames_done
         if self._rows >= self._emit_rows:
             self._rows %= self._emit_rows

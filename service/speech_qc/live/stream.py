@@ -53,7 +53,7 @@ MAX_TEXT_CHARS = 65_536
 """Maximum length of a text message; valid messages are much shorter."""
 
 
-class Gone(Exception):
+class ClientGone(Exception):
     """The client has disconnected."""
 
 
@@ -67,7 +67,7 @@ class Socket(Protocol):
         """Offer binary messages to `sink` first, as they arrive, in order; `receive` returns those that it rejects."""
 
     async def send(self, text: bytes) -> None:
-        """Send a text message; wait while the client is behind. Raises Gone."""
+        """Send a text message; wait while the client is behind. Raises ClientGone."""
 
     def send_now(self, text: bytes) -> bool:
         """Send a text message if it need not wait; return whether it was sent."""
@@ -234,7 +234,7 @@ class LiveStream:
             records, text = await self._scorer.summary(self._session_id, time.monotonic() - self._started_s)
             self._count(records)
             self._outbox.force(text)
-        except Gone:
+        except ClientGone:
             return DISCONNECTED
         except SpeechQCError as fault:
             error = fault.with_traceback(None)  # its frames reference the stream, which references the error
@@ -304,7 +304,7 @@ class LiveStream:
                 await self._socket.close(code, reason)
         except TimeoutError:
             self._socket.abort()
-        except Gone:
+        except ClientGone:
             pass
         return OK if error is None else error.code
 
@@ -402,9 +402,9 @@ class LiveStream:
                 self._warn(warn)
             self._piece_warnings.clear()
         for channel in range(len(channels)):
-            if self._checks.wants_look(channel):
+            if self._checks.levels_due(channel):
                 session = self._scorer.sessions[channel]
-                for warn in self._checks.look(channel, session.levels(), session.samples_in, now_s):
+                for warn in self._checks.check_levels(channel, session.levels(), session.samples_in, now_s):
                     self._warn(warn)
         self._scorer.decode_s += time.monotonic() - now_s
 
@@ -473,7 +473,7 @@ def _checking(checks: InputChecks, warnings: list[InputWarning]) -> OnPiece:
     """Return a callback that collects the warnings of `checks`; it has no reference to the stream or its scorer."""
 
     def on_piece(channel: int, samples: Float32, mean_square: float) -> None:
-        warnings.extend(checks.heard(channel, samples, mean_square, time.monotonic()))
+        warnings.extend(checks.check_samples(channel, samples, mean_square, time.monotonic()))
 
     return on_piece
 

@@ -166,7 +166,7 @@ class Generations:
         finally:
             self._reloading = False
 
-    async def reload_told(self) -> dict[str, Any]:
+    async def reload_result(self) -> dict[str, Any]:
         """Reload, and return the result in the form that processes exchange; see `speech_qc.workers.reload`."""
         try:
             done = await self.reload()

@@ -72,7 +72,7 @@ class InspectOptions:
 
     Args:
         profile: Limits of the verdict.
-        channels: Each channel by itself, or their mean.
+        channels: `split` to inspect each channel separately, `mix` for their mean.
         keep_frames: Keep the scores of every frame.
         max_events: Events kept per channel.
         explain: Give evidence for each event; the scores are kept for that, too.
@@ -95,8 +95,9 @@ class InspectOptions:
 class Recording:
     """The channels of one recording; used by one task or thread at a time.
 
-    `open` it when the header is known, `push` what is decoded, and carry chunks to the model: `next_hops`, the
-    session's `take`, then `accept`. After the last block `finish`, carry the rest, then ask for `records`.
+    Call `open` when the header is known and `push` for each decoded block. Pass chunks to the model with `next_hops`,
+    the session's `take` and `accept`. After the last block call `finish`, pass the remaining chunks, then call
+    `records`.
 
     Args:
         contract: Of the model.
@@ -151,7 +152,7 @@ class Recording:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no sample has come."""
+        """Whether there were no samples so far."""
         return not self.sessions or self.sessions[0].samples_in == 0
 
     @property
@@ -160,9 +161,9 @@ class Recording:
         return sum(session.frames_done for session in self.sessions)
 
     def next_hops(self, channel: int, large: int, small: int) -> int | None:
-        """Hops of a channel's next chunk; None when too little audio is there, or nothing is left.
+        """Return the hops of a channel's next chunk; None if there is too little audio, or nothing is left.
 
-        Large chunks while audio comes; at the end a large one if it is mostly used, else small ones.
+        Large chunks while there is more audio; at the end a large one if most of it is used, else small ones.
         """
         session = self.sessions[channel]
         hops = session.remaining_hops
@@ -177,23 +178,23 @@ class Recording:
         self.sessions[channel].accept(reading)
 
     def keep_spectrum(self, channel: int, chunk: Block) -> None:
-        """Keep what the evidence needs of a chunk, if any is wanted; takes a moment."""
+        """Keep what the evidence needs of a chunk, if evidence is wanted; takes about a millisecond."""
         if self._keepers:
             self._keepers[channel].add(chunk)
 
     def finish(self) -> None:
-        """There is no more audio.
+        """Note that there is no more audio.
 
         Raises:
-            InvalidAudio: None came at all.
+            InvalidAudio: There were no samples.
         """
         if self.is_empty:
-            raise InvalidAudio("expected samples, the recording holds none: upload the finished recording")
+            raise InvalidAudio("expected samples, the recording has none: upload the finished recording")
         for session in self.sessions:
             session.finish()
 
     def records(self) -> list[ChannelRecord]:
-        """Say everything about each channel; when all chunks were accepted."""
+        """Return the findings about each channel, once all chunks are accepted."""
         return [session.record(self._options.profile) for session in self.sessions]
 
     def explain(self, records: Sequence[ChannelRecord]) -> list[list[Evidence]] | None:

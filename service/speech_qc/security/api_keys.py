@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 SECRET_BYTES = 32
 ID_BYTES = 5
-LOOK_S = 1.0
+CHECK_S = 1.0
 """Seconds between two checks whether the file has changed: a removed key is valid no longer than that."""
 
 _KEY = re.compile(r"sqc_([0-9a-f]{10})_[A-Za-z0-9_-]{43}")
@@ -208,7 +208,7 @@ class KeyRing:
     def _reread(self) -> None:
         """Read the file again if it has changed; if it cannot be used, log that and keep the current keys."""
         now_s = self._clock()
-        if now_s - self._checked_s < LOOK_S:
+        if now_s - self._checked_s < CHECK_S:
             return
         self._checked_s = now_s
         stamp = file_stamp(self._path)

@@ -22,7 +22,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from speech_qc.errors import PayloadTooLarge, ProtocolError, TooManyConnections
-from speech_qc.server.raw_response import headers_of, raw_answer
+from speech_qc.server.raw_response import headers_of, raw_response
 from speech_qc.server.timeouts import ConnectionLimits, ConnectionTimeouts, SlowReaderCheck
 from speech_qc.settings import RESERVED_CONNECTIONS, Settings
 from speech_qc.wire.encode import to_json
@@ -144,7 +144,7 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
             self._refuse_connection()
         elif not self._between_requests():
             # The pending response would be written into the stream, and its handler would never get its body.
-            self.transport.write(raw_answer(ProtocolError(
+            self.transport.write(raw_response(ProtocolError(
                 "expected a WebSocket upgrade without pending requests, got one before an earlier response was sent: "
                 "open the stream on a new connection"
             )))  # fmt: skip
@@ -173,13 +173,13 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
     def _refuse_connection(self) -> None:
         """Write the error directly: there may be no request, and an upgrade request has no application to answer it."""
         self.on_refused()
-        self.transport.write(raw_answer(self._too_many()))
+        self.transport.write(raw_response(self._too_many()))
         self.transport.close()
 
     def _too_many(self) -> TooManyConnections:
         limit, retry_after_s = self.limits.max_connections, TooManyConnections.retry_after_s
         return TooManyConnections(
-            f"expected at most {limit} open connections, this is one more: close unused ones, "
+            f"expected at most {limit} connections at the same time, got one more: close unused connections, "
             f"try again in {retry_after_s} s, or raise SPEECHQC_MAX_CONNECTIONS",
             max_connections=limit,
             retry_after_s=retry_after_s,
@@ -190,7 +190,7 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
         error = PayloadTooLarge(
             f"expected request headers of at most {limit} bytes: send fewer or shorter ones", max_bytes=limit
         )
-        self.transport.write(raw_answer(error, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
+        self.transport.write(raw_response(error, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         self.transport.close()
 
     def _between_requests(self) -> bool:

@@ -20,7 +20,7 @@ def headers_of(error: SpeechQCError, body: bytes) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def raw_answer(error: SpeechQCError, status: int | None = None) -> bytes:
+def raw_response(error: SpeechQCError, status: int | None = None) -> bytes:
     """Return the whole response; the caller then closes the connection.
 
     Args:

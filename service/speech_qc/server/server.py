@@ -30,7 +30,7 @@ from speech_qc.state import AppState
 
 logger = logging.getLogger("speech_qc.server")
 
-NEWCOMER_S = 1.0
+FIRST_REQUEST_S = 1.0
 """Longest wait, during shutdown, for the first request of a new connection; slower clients can retry elsewhere."""
 
 
@@ -115,8 +115,8 @@ class StreamServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         self._reload_at_hangup()
-        gc_tuning.collect_seldom()
-        gc_tuning.keep_what_is_here()
+        gc_tuning.raise_gc_thresholds()
+        gc_tuning.freeze_startup_objects()
         if self._on_started is not None:
             await self._on_started()
 
@@ -148,9 +148,9 @@ class StreamServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         if not self.force_exit:
-            await self._parts.streams.drain(self._parts.drain.work_left_s)
+            await self._parts.streams.drain(self._parts.drain.work_remaining_s)
             await self._wait_for_first_requests()
-        left_s = self._parts.drain.work_left_s
+        left_s = self._parts.drain.work_remaining_s
         self.config.timeout_graceful_shutdown = left_s  # type: ignore[assignment]  # any number will do
         await super().shutdown(sockets)
         gc.unfreeze()  # otherwise frozen objects would be reported as leaks at exit
@@ -162,13 +162,13 @@ class StreamServer(uvicorn.Server):
         """
         self._parts.drain.begin()
         if self._watchdog is not None:
-            self._watchdog.beat(self._parts.drain.left_s + LEAST_LIMIT_S)
+            self._watchdog.beat(self._parts.drain.remaining_s + LEAST_LIMIT_S)
         if self._owns_process and self._last_resort is None:
-            self._last_resort = end_after(self._parts.drain.left_s)
+            self._last_resort = end_after(self._parts.drain.remaining_s)
 
     async def _wait_for_first_requests(self) -> None:
         """Wait briefly for the first requests of new connections: uvicorn closes connections without a request."""
-        end_s = time.monotonic() + min(NEWCOMER_S, self._parts.drain.work_left_s)
+        end_s = time.monotonic() + min(FIRST_REQUEST_S, self._parts.drain.work_remaining_s)
         while time.monotonic() < end_s and not self.force_exit:
             if not any(isinstance(one, BoundedHttpProtocol) and one.is_new for one in self.server_state.connections):
                 return
@@ -193,4 +193,4 @@ def run_server(app: FastAPI, **config: Any) -> None:
     server = StreamServer(app, **config)
     server.run()
     if not server.started:
-        raise SettingsError("the server did not start; the log above says why")
+        raise SettingsError("the server did not start: see the log above")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from speech_qc.settings import Settings
 
-LOOKS = 4
+CHECKS_PER_TIMEOUT = 4
 """Checks of a connection within its shortest time-out."""
-LONGEST_LOOK_S = 10.0
+MAX_CHECK_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,12 @@ class ConnectionLimits:
         )
 
     @property
-    def look_s(self) -> float:
+    def check_interval_s(self) -> float:
         """Interval between two checks of a connection."""
-        return min(self.header_timeout_s, self.read_timeout_s, LONGEST_LOOK_S * LOOKS) / LOOKS
+        return (
+            min(self.header_timeout_s, self.read_timeout_s, MAX_CHECK_INTERVAL_S * CHECKS_PER_TIMEOUT)
+            / CHECKS_PER_TIMEOUT
+        )
 
 
 class SlowReaderCheck:
@@ -53,7 +56,7 @@ class SlowReaderCheck:
         self._waiting_bytes = self._taken_bytes = 0
         self._since_s = 0.0
 
-    def took(self, size: int) -> None:
+    def add_taken(self, size: int) -> None:
         """Count bytes that the client read between two checks while more was written."""
         self._taken_bytes += size
 
@@ -88,11 +91,11 @@ class ConnectionTimeouts(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Count what the client read of a full buffer: a check misses it if the buffer has filled up again."""
         low, high = self.transport.get_write_buffer_limits()
-        self._unread.took(high - low)
+        self._unread.add_taken(high - low)
         super().resume_writing()
 
     def _schedule_check(self, check: Callable[[], None]) -> None:
-        self._check_timer = self.loop.call_later(self.limits.look_s, check)
+        self._check_timer = self.loop.call_later(self.limits.check_interval_s, check)
 
     def _cancel_check(self) -> None:
         if self._check_timer is not None:

@@ -22,10 +22,10 @@ logger = logging.getLogger("speech_qc.watchdog")
 
 LEAST_LIMIT_S = 10.0
 """Minimum limit: an event loop that is merely slow must not end any streams."""
-LOOK_S = 1.0
-LAST_WORDS_S = 2.0
+CHECK_S = 1.0
+LOG_TIMEOUT_S = 2.0
 """Longest wait for the log message: logging itself may be what hangs."""
-SHORT_WORDS_S = 0.2
+SHORT_LOG_TIMEOUT_S = 0.2
 """The same, when the drain time has expired."""
 
 
@@ -38,14 +38,14 @@ def end_after(seconds: float) -> threading.Thread:
     """Exit after this many seconds, if the process is still running then."""
 
     def end() -> None:
-        time.sleep(max(0.0, seconds - SHORT_WORDS_S))
-        words = threading.Thread(
+        time.sleep(max(0.0, seconds - SHORT_LOG_TIMEOUT_S))
+        log_thread = threading.Thread(
             target=logger.critical,
             args=("the drain time has expired and something hangs: the process exits (exit code %d)", FATAL),
             daemon=True,
         )
-        words.start()
-        words.join(SHORT_WORDS_S)
+        log_thread.start()
+        log_thread.join(SHORT_LOG_TIMEOUT_S)
         end_now()
 
     thread = threading.Thread(target=end, name="speechqc-last-resort", daemon=True)
@@ -88,22 +88,22 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """End the process if a call of `beat` is overdue."""
         now_s = self._clock()
         slept_s, self._looked_s = now_s - self._looked_s, now_s
-        if slept_s > LOOK_S + self._limit_s / 2:
+        if slept_s > CHECK_S + self._limit_s / 2:
             # This thread was late, too: the whole process was suspended, so the event loop could not run.
             self._due_s = max(self._due_s, now_s + self._limit_s)
         elif now_s >= self._due_s:
-            words = threading.Thread(target=self._log_reason, daemon=True)
-            words.start()
-            words.join(LAST_WORDS_S)
+            log_thread = threading.Thread(target=self._log_reason, daemon=True)
+            log_thread.start()
+            log_thread.join(LOG_TIMEOUT_S)
             self._end()
 
     def _run(self) -> None:
-        while not self._stopped.wait(LOOK_S):
-            self.look()
+        while not self._stopped.wait(CHECK_S):
+            self.check()
 
     @staticmethod
     def _log_reason() -> None:

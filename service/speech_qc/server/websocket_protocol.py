@@ -21,7 +21,7 @@ from websockets.frames import Frame
 from websockets.protocol import OPEN
 
 from speech_qc.errors import ProtocolError
-from speech_qc.server.raw_response import raw_answer
+from speech_qc.server.raw_response import raw_response
 from speech_qc.server.timeouts import ConnectionLimits, ConnectionTimeouts, SlowReaderCheck
 from speech_qc.server.websocket_frames import MessageBoundary, text_frame_head, whole_binary_message
 from speech_qc.settings import Settings
@@ -78,7 +78,7 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
             logger.info("stream dropped: %s", reason)
             self.transport.abort()
             return
-        self._credit = min(FRAMES, self._credit + FRAMES_PER_S * self.limits.look_s)
+        self._credit = min(FRAMES, self._credit + FRAMES_PER_S * self.limits.check_interval_s)
         self._schedule_check(self._tick)
 
     def shutdown(self) -> None:
@@ -103,7 +103,7 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
         error = ProtocolError(
             f"expected a WebSocket handshake (RFC 6455, section 4): GET, HTTP/1.1, no body; {why.__cause__ or why}"
         )
-        self.transport.write(raw_answer(error))
+        self.transport.write(raw_response(error))
         self.handshake_complete = self.close_sent = True
         self.transport.close()
 

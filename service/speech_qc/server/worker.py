@@ -18,18 +18,18 @@ class WorkerServer(StreamServer):
     Args:
         app: The application.
         member: Reports readiness and load to the parent.
-        taker: Receives the connections.
+        receiver: Receives the connections.
         config: Options of `StreamServer`.
     """
 
-    def __init__(self, app: FastAPI, member: Member, taker: ConnectionReceiver, **config: Any) -> None:
+    def __init__(self, app: FastAPI, member: Member, receiver: ConnectionReceiver, **config: Any) -> None:
         super().__init__(app, on_started=member.join, **config)
-        self._member, self._taker = member, taker
+        self._member, self._receiver = member, receiver
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start without sockets; the parent sends connections only after the model is warm."""
         await super().startup(sockets or [])
-        self._taker.start(self._adopt, self._report)
+        self._receiver.start(self._adopt, self._report)
 
     async def on_tick(self, counter: int) -> bool:
         """Report closed connections to the parent, ten times a second."""
@@ -40,7 +40,7 @@ class WorkerServer(StreamServer):
         """Take the connections in transit, refuse further ones, then shut down as usual."""
         self.begin_to_drain()
         self._member.leave()
-        await self._taker.finish()
+        await self._receiver.finish()
         await super().shutdown(sockets)
 
     async def _adopt(self, connection: socket.socket) -> None:
@@ -54,4 +54,4 @@ class WorkerServer(StreamServer):
 
     def _report(self) -> None:
         fit = self._parts.engine.status.alive
-        self._member.report(self._taker.taken, len(self.server_state.connections), fit)
+        self._member.report(self._receiver.taken, len(self.server_state.connections), fit)

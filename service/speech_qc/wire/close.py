@@ -29,7 +29,7 @@ ADVICE: dict[str, str] = {
 """What to do, by error code; the preceding `error` message contains the full text."""
 
 
-SITUATIONS: dict[str, str] = {
+ADVICE_BY_DETAIL: dict[str, str] = {
     "idle_s": "send audio or KeepAlive in time, CloseStream at the end",
     "unread_s": "read messages while you send audio, then retry",
 }
@@ -38,7 +38,7 @@ SITUATIONS: dict[str, str] = {
 
 def close_reason(error: SpeechQCError) -> str:
     """Return the reason of the close frame, at most 123 bytes: `code: what to do`."""
-    known = [advice for key, advice in SITUATIONS.items() if key in error.detail]
+    known = [advice for key, advice in ADVICE_BY_DETAIL.items() if key in error.detail]
     advice = known[0] if known else ADVICE.get(error.code, "see the last error message")
     text = f"{error.code}: {advice.format(retry_after_s=error.retry_after_s)}"
     return text.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

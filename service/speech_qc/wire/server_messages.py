@@ -52,7 +52,7 @@ class Scores(Message):
     channels: list[ScoresChannel]
 
 
-class EventNews(EventAnswer, Message):
+class EventMessage(EventAnswer, Message):
     """An event has begun, with its values so far, or has ended, with its final values."""
 
     type: Literal["event"] = "event"
@@ -107,9 +107,9 @@ class Summary(Message):
 
 
 ServerMessage = Annotated[
-    Ready | Scores | EventNews | StreamWarning | StreamError | Configured | Finalized | Summary,
+    Ready | Scores | EventMessage | StreamWarning | StreamError | Configured | Finalized | Summary,
     Field(discriminator="type"),
 ]
-AnyServerMessage = Ready | Scores | EventNews | StreamWarning | StreamError | Configured | Finalized | Summary
+AnyServerMessage = Ready | Scores | EventMessage | StreamWarning | StreamError | Configured | Finalized | Summary
 SERVER: TypeAdapter[AnyServerMessage] = TypeAdapter(ServerMessage)
 """Parses the messages of a server."""

@@ -19,7 +19,7 @@ logger = logging.getLogger("speech_qc.workers")
 
 BACKLOG = 2048
 """Listen backlog per address, as in uvicorn; the kernel's own limit may be lower."""
-REST_S = 0.1
+PAUSE_S = 0.1
 """Pause after a system error, such as too many open files, which would otherwise repeat immediately."""
 
 
@@ -79,19 +79,19 @@ class Acceptor:
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         self._sockets = bind_all(host, port)
-        self._givers: list[ConnectionSender] = []  # least recently chosen first
+        self._senders: list[ConnectionSender] = []  # least recently chosen first
         self._held: socket.socket | None = None
         self._pause_timer: asyncio.TimerHandle | None = None
         self._listening = self._watching = self._closed = False
 
-    def add(self, giver: ConnectionSender) -> None:
+    def add(self, sender: ConnectionSender) -> None:
         """Add a worker that is ready; the first one opens the port.
 
         Raises:
             SettingsError: Another server has opened the port since it was bound.
         """
         if self._closed:
-            giver.close()
+            sender.close()
             return
         if not self._listening:
             try:
@@ -100,14 +100,14 @@ class Acceptor:
             except OSError as error:
                 raise _no_address(self._host, self._port, error) from error
             self._listening = True
-        self._givers.insert(0, giver)
+        self._senders.insert(0, sender)
         self.update()
 
-    def remove(self, giver: ConnectionSender) -> None:
+    def remove(self, sender: ConnectionSender) -> None:
         """Remove a worker that accepts no more connections; idempotent, and allowed without `add`."""
-        if giver in self._givers:
-            self._givers.remove(giver)
-        giver.close()
+        if sender in self._senders:
+            self._senders.remove(sender)
+        sender.close()
         self.update()
 
     def update(self) -> None:
@@ -116,7 +116,7 @@ class Acceptor:
             connection, self._held = self._held, None
             self._give(connection)
         able = not self._closed and self._pause_timer is None and self._held is None
-        wanted = able and any(giver.has_room for giver in self._givers)
+        wanted = able and any(sender.has_room for sender in self._senders)
         if wanted == self._watching:
             return
         self._watching = wanted
@@ -140,9 +140,9 @@ class Acceptor:
         self.update()
         for one in self._sockets:
             one.close()
-        for giver in self._givers:
-            giver.close()
-        self._givers.clear()
+        for sender in self._senders:
+            sender.close()
+        self._senders.clear()
 
     def _accept(self, listener: socket.socket) -> None:
         if not self._watching:  # a connection to another address took the last room in this loop iteration
@@ -152,7 +152,7 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # the client has already disconnected
             return
         except OSError as error:
-            logger.error("cannot accept connections: %s; retrying in %g s", error, REST_S)
+            logger.error("cannot accept connections: %s; retrying in %g s", error, PAUSE_S)
             self._pause()
         else:
             self._give(connection)
@@ -160,16 +160,16 @@ class Acceptor:
 
     def _give(self, connection: socket.socket) -> None:
         # The sort is stable. A worker with a dead engine comes last: it refuses everything, so its load is the lowest.
-        for giver in sorted(self._givers, key=lambda one: (not one.fit, one.load)):
-            if giver.has_room and giver.give(connection):
-                self._givers.remove(giver)
-                self._givers.append(giver)
+        for sender in sorted(self._senders, key=lambda one: (not one.fit, one.load)):
+            if sender.has_room and sender.give(connection):
+                self._senders.remove(sender)
+                self._senders.append(sender)
                 return
         self._held = connection
         self._pause()
 
     def _pause(self) -> None:
-        self._pause_timer = asyncio.get_running_loop().call_later(REST_S, self._resume)
+        self._pause_timer = asyncio.get_running_loop().call_later(PAUSE_S, self._resume)
 
     def _resume(self) -> None:
         self._pause_timer = None

@@ -45,7 +45,7 @@ class Channel:
         """Create a channel from one end of a socket pair, and take ownership of it."""
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LIMIT_BYTES))
 
-    def say(self, kind: str, **content: Any) -> None:
+    def send(self, kind: str, **content: Any) -> None:
         """Send a message; it is dropped if the other side has exited, which `hear` detects."""
         if not self._writer.is_closing():
             self._writer.write(encode(kind, **content))
@@ -59,19 +59,19 @@ class Channel:
         """
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self.say(kind, id=number)
+        self.send(kind, id=number)
         try:
             return await asyncio.wait_for(answer, wait_s)
         finally:
             del self._asked[number]
 
-    def settle(self, message: Message) -> None:
+    def resolve(self, message: Message) -> None:
         """Pass a reply to the pending `ask` with the same id; late replies are dropped."""
         asked = self._asked.get(message["id"])
         if asked is not None and not asked.done():
             asked.set_result(message)
 
-    async def hear(self) -> Message | None:
+    async def receive(self) -> Message | None:
         """Return the next message; None if the other side has exited."""
         try:
             line = await self._reader.readline()
@@ -92,7 +92,7 @@ def encode(kind: str, **content: Any) -> bytes:
     return json.dumps({"type": kind, **content}).encode() + b"\n"
 
 
-def hear_first(end: socket.socket) -> Message | None:
+def receive_first(end: socket.socket) -> Message | None:
     """Wait for the first message without an event loop; None if the parent has exited."""
     with end.makefile("rb", buffering=0) as lines:  # unbuffered, so that later messages are left to the event loop
         return _decode(lines.readline())

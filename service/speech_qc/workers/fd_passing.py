@@ -18,12 +18,12 @@ from contextlib import suppress
 
 logger = logging.getLogger("speech_qc.workers")
 
-MOST_ON_THE_WAY = 64
+MAX_IN_TRANSIT = 64
 """Maximum connections in transit to one worker, so that a worker that hangs delays no more than these. The kernel's own
 limit is about 270 on Linux."""
 FINISH_S = 1.0
 """Longest wait for the parent's end of file, which arrives within milliseconds unless the parent hangs."""
-KEEPS_UNTIL_TAKEN = sys.platform == "darwin"
+CLOSE_AFTER_ACK = sys.platform == "darwin"
 """macOS may lose a descriptor that its sender closes while it is in transit.
 
 Source: Chromium's IPC channel, https://crbug.com/298276."""
@@ -51,7 +51,7 @@ class ConnectionSender:
     @property
     def has_room(self) -> bool:
         """Whether the number of connections in transit is below the limit."""
-        return self._given - self._taken < MOST_ON_THE_WAY
+        return self._given - self._taken < MAX_IN_TRANSIT
 
     def give(self, connection: socket.socket) -> bool:
         """Pass a connection to the worker; return False if that fails, and the caller keeps the connection."""
@@ -60,7 +60,7 @@ class ConnectionSender:
         except OSError:  # the worker has exited, or the kernel's buffer is full
             return False
         self._given += 1
-        if KEEPS_UNTIL_TAKEN:
+        if CLOSE_AFTER_ACK:
             self._kept.append(connection)
         else:
             connection.close()

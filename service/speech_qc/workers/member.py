@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from speech_qc.errors import ReloadFailed, StartupError
 from speech_qc.settings import Settings
-from speech_qc.workers.channel import Channel, Message, encode, hear_first
+from speech_qc.workers.channel import Channel, Message, encode, receive_first
 from speech_qc.workers.metrics_merge import merge
 from speech_qc.workers.reload import ALL_S, FAILED
 
@@ -52,10 +52,10 @@ class Job:
     @staticmethod
     def receive(end: socket.socket) -> Job | None:
         """Wait for the job; None if the parent has exited."""
-        said = hear_first(end)
-        if said is None:
+        job = receive_first(end)
+        if job is None:
             return None
-        return Job(said["worker"], said["workers"], Settings.model_validate(said["settings"]), said["handover"])
+        return Job(job["worker"], job["workers"], Settings.model_validate(job["settings"]), job["handover"])
 
 
 class Member:
@@ -97,19 +97,19 @@ class Member:
         """Report that this worker is ready, and start answering the parent's requests."""
         self._channel = await Channel.over(self._end)
         self._listener = asyncio.create_task(self._listen(self._channel))
-        self._channel.say("up")
+        self._channel.send("up")
 
     def report(self, taken: int, still_open: int, fit: bool) -> None:
         """Report this worker's load to the parent if it has changed; see `ConnectionSender.note`."""
         load = (taken, still_open, fit)
         if self._channel is not None and load != self._load:
             self._load = load
-            self._channel.say("load", taken=taken, open=still_open, fit=fit)
+            self._channel.send("load", taken=taken, open=still_open, fit=fit)
 
     def leave(self) -> None:
         """Ask the parent to send no more connections; those in transit still arrive."""
         if self._channel is not None:
-            self._channel.say("leaving")
+            self._channel.send("leaving")
 
     async def reload_all(self) -> dict[int, Message]:
         """Reload the model in all workers, this one first; return the outcome of each worker.
@@ -120,8 +120,8 @@ class Member:
         why = "the parent process has exited"
         if self._channel is not None:
             try:
-                said = await self._channel.ask("reload_all", ALL_S)
-                return {int(worker): found for worker, found in said["workers"].items()}
+                reply = await self._channel.ask("reload_all", ALL_S)
+                return {int(worker): found for worker, found in reply["workers"].items()}
             except TimeoutError:
                 why = f"the parent process did not answer within {ALL_S:g} s"
             except ConnectionError:
@@ -138,10 +138,10 @@ class Member:
     async def scrape(self) -> str:
         """Return the metrics of all workers; those that do not answer count as not up."""
         texts: dict[int, str | None] = dict.fromkeys(range(self.workers))
-        said = await self._collect()
-        texts.update({int(worker): text for worker, text in said.get("texts", {}).items()})
+        reply = await self._collect()
+        texts.update({int(worker): text for worker, text in reply.get("texts", {}).items()})
         texts[self.worker] = self._read()
-        return merge(texts, {int(worker): times for worker, times in said.get("restarts", {}).items()})
+        return merge(texts, {int(worker): times for worker, times in reply.get("restarts", {}).items()})
 
     async def _collect(self) -> Message:
         if self._channel is None:
@@ -153,11 +153,11 @@ class Member:
             return {}
 
     async def _listen(self, channel: Channel) -> None:
-        while (message := await channel.hear()) is not None:
+        while (message := await channel.receive()) is not None:
             if message["type"] == "read":
-                channel.say("text", id=message["id"], text=self._read())
+                channel.send("text", id=message["id"], text=self._read())
             elif message["type"] in ("series", "reloads"):
-                channel.settle(message)
+                channel.resolve(message)
             elif message["type"] == "reload":
                 reloading = asyncio.create_task(self._reload_here(channel, message["id"]))
                 self._reloads.add(reloading)
@@ -167,14 +167,14 @@ class Member:
 
     async def _reload_here(self, channel: Channel, identity: int) -> None:
         """Reload the model and reply to the parent, whatever happens."""
-        said: Message = {"outcome": FAILED, "message": "the worker has no model yet"}
+        reply: Message = {"outcome": FAILED, "message": "the worker has no model yet"}
         try:
             if self._reload is not None:
-                said = await self._reload()
+                reply = await self._reload()
         except Exception as error:
             logger.exception("the reload failed")
-            said = {"outcome": FAILED, "message": f"{type(error).__name__}: {error}"}
-        channel.say("reloaded", id=identity, **said)
+            reply = {"outcome": FAILED, "message": f"{type(error).__name__}: {error}"}
+        channel.send("reloaded", id=identity, **reply)
 
 
 def _secrets(settings: Settings) -> dict[str, str]:

@@ -78,19 +78,19 @@ class Reloads:
     @staticmethod
     def _logged(found: dict[int, Message]) -> dict[int, Message]:
         found = dict(sorted(found.items()))
-        level = logging.INFO if is_good(found) else logging.ERROR
-        logger.log(level, "reload of the model: %s", in_words(found))
+        level = logging.INFO if all_succeeded(found) else logging.ERROR
+        logger.log(level, "reload of the model: %s", describe(found))
         return found
 
 
-def is_good(found: Mapping[int, Message]) -> bool:
+def all_succeeded(found: Mapping[int, Message]) -> bool:
     """Whether every worker uses the current file, or will use it once it has started."""
-    return all(said["outcome"] in GOOD for said in found.values())
+    return all(result["outcome"] in GOOD for result in found.values())
 
 
-def in_words(found: Mapping[int, Message]) -> str:
+def describe(found: Mapping[int, Message]) -> str:
     """Return the outcome of each worker as text."""
     return "; ".join(
-        f"worker {number} {said['outcome']}" + (f" ({said['message']})" if said.get("message") else "")
-        for number, said in found.items()
+        f"worker {number} {result['outcome']}" + (f" ({result['message']})" if result.get("message") else "")
+        for number, result in found.items()
     )

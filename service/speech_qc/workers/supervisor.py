@@ -26,7 +26,7 @@ logger = logging.getLogger("speech_qc.workers")
 
 READ_S = 2.0
 """Longest wait for the metrics of one worker."""
-LATE_S = 1.0
+KILL_GRACE_S = 1.0
 """Extra time before workers are killed: they normally exit when the drain time expires, unless all threads hang."""
 FIRST_DELAY_S = 0.5
 MOST_DELAY_S = 30.0
@@ -35,7 +35,7 @@ HEALTHY_S = 60.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def delay_s(previous_s: float | None, lived_s: float) -> float:
+def restart_delay_s(previous_s: float | None, lived_s: float) -> float:
     """Return the delay before a worker is restarted, seconds.
 
     Args:
@@ -49,9 +49,9 @@ class _Worker:
     """One worker process, and the parent's ends of its two socket pairs."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, channel: Channel, giver: ConnectionSender, reloads_before: int
+        self, process: asyncio.subprocess.Process, channel: Channel, sender: ConnectionSender, reloads_before: int
     ) -> None:
-        self.process, self.channel, self.giver, self.reloads_before = process, channel, giver, reloads_before
+        self.process, self.channel, self.sender, self.reloads_before = process, channel, sender, reloads_before
         self.up = self.served = False
         self.failure: str | None = None
 
@@ -66,12 +66,12 @@ class _Worker:
     async def reload(self) -> Message:
         """Reload the model in this worker; `speech_qc.workers.reload` describes the result."""
         try:
-            said = await self.channel.ask("reload", RELOAD_S)
+            reply = await self.channel.ask("reload", RELOAD_S)
         except TimeoutError:
             return {"outcome": FAILED, "message": f"no answer within {RELOAD_S:g} s; it may still be loading"}
         except ConnectionError:
             return {"outcome": "starting", "message": "the worker exited during the reload"}
-        return {name: value for name, value in said.items() if name not in ("type", "id")}
+        return {name: value for name, value in reply.items() if name not in ("type", "id")}
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, unless the process has exited."""
@@ -115,8 +115,8 @@ class Supervisor:
             raise SettingsError("several workers need Linux or macOS: set SPEECHQC_WORKERS=1, or omit --workers")
         return asyncio.run(self._run(Acceptor(self._settings.host, self._settings.port)))
 
-    async def _run(self, door: Acceptor) -> int:
-        self._door = door
+    async def _run(self, acceptor: Acceptor) -> int:
+        self._acceptor = acceptor
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
@@ -127,7 +127,7 @@ class Supervisor:
             self._stop()  # stop the others if one has failed
             await asyncio.wait(tasks)
         finally:
-            door.close()
+            acceptor.close()
             self._send(signal.SIGKILL)
         errors = [error for task in tasks if (error := task.exception()) is not None]
         if errors or self._failure:
@@ -144,7 +144,7 @@ class Supervisor:
                 return
             if number not in self._served:
                 raise StartupError(why)
-            wait_s = delay_s(wait_s, time.monotonic() - started_s)
+            wait_s = restart_delay_s(wait_s, time.monotonic() - started_s)
             logger.error("%s; restarting it in %g s", why, wait_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
@@ -161,13 +161,13 @@ class Supervisor:
             code = await worker.process.wait()
         finally:
             del self._workers[number]
-            self._door.remove(worker.giver)
+            self._acceptor.remove(worker.sender)
         if self._stopping.is_set() and code not in (0, -signal.SIGTERM):
             self._code = self._code or FOUND
         name = f"worker {number} (process {worker.process.pid})"
         if worker.failure is not None:
             return f"{name} failed to start: {worker.failure}"
-        return f"{name} {ended(code)}{'' if worker.served else ' before it was ready; see the log above'}"
+        return f"{name} {describe_exit(code)}{'' if worker.served else ' before it was ready; see the log above'}"
 
     async def _start(self, number: int) -> _Worker:
         reloads_before = self._reloads.done
@@ -199,31 +199,31 @@ class Supervisor:
 
     async def _listen(self, number: int, worker: _Worker) -> None:
         """Process the messages of a worker until it closes its end."""
-        while (message := await worker.channel.hear()) is not None:
+        while (message := await worker.channel.receive()) is not None:
             match message["type"]:
                 case "up":
                     worker.up = worker.served = True
                     self._note_up(number, worker)
                 case "load":
-                    worker.giver.note(message["taken"], message["open"], message["fit"])
-                    self._door.update()
+                    worker.sender.note(message["taken"], message["open"], message["fit"])
+                    self._acceptor.update()
                 case "leaving":
-                    self._door.remove(worker.giver)
+                    self._acceptor.remove(worker.sender)
                 case "failed":
                     worker.failure = message["message"]
                 case "text" | "reloaded":
-                    worker.channel.settle(message)
+                    worker.channel.resolve(message)
                 case "reload_all":
                     self._start_task(self._reload_for(number, worker, message["id"]))
                 case "collect":
                     self._start_task(self._answer(worker, message["id"]))
         worker.up = False
-        self._door.remove(worker.giver)
+        self._acceptor.remove(worker.sender)
         worker.channel.close()
 
     def _note_up(self, number: int, worker: _Worker) -> None:
         try:
-            self._door.add(worker.giver)
+            self._acceptor.add(worker.sender)
         except SettingsError as error:
             self._failure = error
             self._stop()
@@ -242,7 +242,7 @@ class Supervisor:
         others = {number: one for number, one in self._workers.items() if one is not asker and one.up}
         texts = await asyncio.gather(*(one.read() for one in others.values()))
         found = dict(zip(others, texts, strict=True))
-        asker.channel.say("series", id=identity, texts=found, restarts=self._restarts)
+        asker.channel.send("series", id=identity, texts=found, restarts=self._restarts)
 
     def _start_task(self, work: Coroutine[Any, Any, object]) -> None:
         """Run a coroutine in the background, so that the message loop can continue."""
@@ -260,7 +260,7 @@ class Supervisor:
         return await worker.reload()
 
     async def _reload_for(self, number: int, asker: _Worker, identity: int) -> None:
-        asker.channel.say("reloads", id=identity, workers=await self._reloads.run(number))
+        asker.channel.send("reloads", id=identity, workers=await self._reloads.run(number))
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
@@ -275,9 +275,11 @@ class Supervisor:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self._door.close()
+        self._acceptor.close()
         self._send(signal.SIGTERM)
-        asyncio.get_running_loop().call_later(DrainDeadline(self._settings.drain_s).left_s + LATE_S, self._kill_all)
+        asyncio.get_running_loop().call_later(
+            DrainDeadline(self._settings.drain_s).remaining_s + KILL_GRACE_S, self._kill_all
+        )
 
     def _kill_all(self) -> None:
         logger.error("workers %s did not exit in time: killing them", sorted(self._workers))
@@ -289,7 +291,7 @@ class Supervisor:
             worker.send(number)
 
 
-def ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Describe how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
