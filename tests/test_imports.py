@@ -126,6 +126,7 @@ MODEL = {"onnxruntime", "scipy"}
 TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "unwanted"),
     [

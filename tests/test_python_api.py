@@ -635,6 +635,7 @@ def streamed(samples: Float32) -> Document:
     return stream.result.to_dict()
 
 
+@pytest.mark.slow
 def test_ten_threads_get_the_answers_of_one():
     signals = [call(2.0, seed=seed) for seed in range(10)]
     expected = [(comparable(inspect(signal, RATE_HZ).to_dict()), streamed(signal)) for signal in signals]
@@ -716,6 +717,7 @@ stream.result.to_dict()
 """
 
 
+@pytest.mark.slow
 def test_using_it_loads_no_web_framework_and_starts_no_thread(sample_path):
     program = USE + "import threading; print(threading.active_count(), *sys.modules)"
     threads, *modules = run_program(program, sample_path).split()
@@ -739,6 +741,7 @@ assert os.getpid() not in {process for process, _ in found}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_loads_its_own_model(sample_path, monkeypatch):
     monkeypatch.setenv("SPEECHQC_DEVICE", "cpu")

@@ -152,6 +152,7 @@ def test_a_rate_outside_the_range_is_refused_in_other_formats(tmp_path: Path) ->
     fails_alike(written("AU", "PCM_16", rate_hz=4_000), InvalidAudio, "got 4000 Hz", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("bits", [32, 64])
 def test_a_sample_that_is_not_finite_is_refused_with_its_position(bad: float, bits: int, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -134,7 +135,7 @@ class Link:
             self._protocol.receive_data(data)
             for event in self._protocol.events_received():
                 if isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-                    self.told.append(json.loads(event.data))
+                    self.told.append(json.loads(bytes(event.data)))
                 elif isinstance(event, Frame) and event.opcode is Opcode.CLOSE:
                     self.closed = Close.parse(event.data)
         return self.told
@@ -190,9 +191,9 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
 
 
 @asynccontextmanager
-async def linked(query: str = "", **options: object) -> AsyncIterator[Link]:
+async def linked(query: str = "", **options: Any) -> AsyncIterator[Link]:
     """Open a stream and wait until it is ready."""
-    async with serving(**options) as (url, _):  # type: ignore[arg-type]
+    async with serving(**options) as (url, _):
         uri = parse_uri(f"{url}/v1/stream{query}")
         reader, writer = await asyncio.open_connection(uri.host, uri.port)
         protocol = ClientProtocol(uri, max_size=None)
@@ -207,7 +208,7 @@ async def linked(query: str = "", **options: object) -> AsyncIterator[Link]:
             writer.close()
 
 
-def conversation(watching: Watching, parts: Sequence[bytes], **options: object) -> tuple[list[dict[str, Any]], Close]:
+def conversation(watching: Watching, parts: Sequence[bytes], **options: Any) -> tuple[list[dict[str, Any]], Close]:
     """Send each part in a separate segment, then CloseStream; return all received messages and the close."""
 
     async def main() -> tuple[list[dict[str, Any]], Close]:
@@ -233,11 +234,14 @@ def expected(make_client) -> dict[str, list[float | None]]:
 
 
 def test_audio_takes_the_short_way_and_scores_come_back_by_it(watching, expected, monkeypatch):
-    sent = []
+    sent: list[bytes] = []
     send = LiveWebSocketProtocol.send_now
-    monkeypatch.setattr(
-        LiveWebSocketProtocol, "send_now", lambda protocol, text: sent.append(text) or send(protocol, text)
-    )
+
+    def noted(protocol: LiveWebSocketProtocol, text: bytes) -> bool:
+        sent.append(text)
+        return send(protocol, text)
+
+    monkeypatch.setattr(LiveWebSocketProtocol, "send_now", noted)
     told, close = conversation(watching, [frame(piece) for piece in PIECES])
     assert (watching.at_once, watching.received) == (len(PIECES), 0)
     assert watching.parsed == 2, "the request and CloseStream; audio was not even parsed by the library"
@@ -375,13 +379,17 @@ def test_nothing_is_sent_at_once_while_the_client_is_behind_and_nothing_is_lost(
     asyncio.run(main())
 
 
+def told_last(link: Link, text: bytes) -> bool:
+    return bool(link.told[-1] == json.loads(text))
+
+
 def test_a_message_at_once_is_a_message_like_any_other(watching):
     async def main() -> None:
         async with linked() as link:
             for size in (0, 125, 126, 65_535, 65_536):
                 text = json.dumps({"type": "x" * size}).encode()
                 assert watching.protocols[-1].send_now(text)
-                await link.hear(lambda text=text: link.told[-1] == json.loads(text))
+                await link.hear(partial(told_last, link, text))
 
     asyncio.run(asyncio.wait_for(main(), 10))
 

@@ -58,7 +58,8 @@ def knocks(length_s: float, seed: int = 0) -> Float32:
 
 def chord(length_s: float) -> Float32:
     time = seconds(length_s)
-    return (0.1 * sum(np.sin(2 * np.pi * f * time) for f in (220.0, 277.2, 329.6))).astype(np.float32)
+    tones = [np.sin(2 * np.pi * f * time) for f in (220.0, 277.2, 329.6)]
+    return (0.1 * np.sum(tones, axis=0)).astype(np.float32)
 
 
 def room() -> Float32:

@@ -50,7 +50,7 @@ def test_g711_keeps_speech_to_about_35_db(law: str) -> None:
 def test_a_converter_rounds_to_16_bits() -> None:
     steps = code(talk(0.5, 150.0), ChannelPlan()) * 32768.0
     np.testing.assert_array_equal(steps, np.round(steps))
-    assert np.abs(code(np.float32([-3.0, 3.0]), ChannelPlan())).max() <= 1.0
+    assert np.abs(code(np.array([-3.0, 3.0], np.float32), ChannelPlan())).max() <= 1.0
 
 
 def test_a_transparent_line_changes_nothing() -> None:

@@ -23,6 +23,7 @@ def small(fusion: Fusion = "early", seed: int = 0) -> Detector:
     torch.manual_seed(seed)
     net = Detector(SMALL_NET.model_copy(update={"fusion": fusion}))
     for norm in (net.norm1, net.norm2, net.norm3):  # statistics as after training, so that no terms cancel by chance
+        assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean.normal_(0.0, 0.3)
         norm.running_var.uniform_(0.5, 2.0)
     net.mean.normal_(0.0, 0.5)

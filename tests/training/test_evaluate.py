@@ -138,6 +138,7 @@ def test_calibration_makes_scores_probabilities_and_says_what_it_could_not(mixed
     assert any(remark.startswith("music: the calibration mixtures contain only one class") for remark in remarks)
 
 
+@pytest.mark.slow
 def test_the_figures_in_a_model_file_are_measured_again_the_same(model: Path, corpus: Path) -> None:
     contract = ModelContract.model_validate_json(
         onnx_session(model.read_bytes()).get_modelmeta().custom_metadata_map["speechqc"]
@@ -150,6 +151,7 @@ def test_the_figures_in_a_model_file_are_measured_again_the_same(model: Path, co
     assert "curve" not in json.dumps(figures)
 
 
+@pytest.mark.slow
 def test_a_missing_model_or_manifest_is_an_error_with_a_way_out(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_missing_model_or_manifest_is_an_error_with_a_way_out(
     assert "expected a manifest at" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_card_keeps_the_prose_and_renews_the_figures(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"# Prose above\n\n{card.BEGIN}\nold\n{card.END}\n\nProse below\n", encoding="utf-8")
@@ -173,6 +176,7 @@ def test_the_card_keeps_the_prose_and_renews_the_figures(model: Path, tmp_path: 
     assert path.read_text(encoding="utf-8") == first
 
 
+@pytest.mark.slow
 def test_a_card_without_markers_is_left_alone(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "README.md"
     path.write_text("# Only prose\n", encoding="utf-8")

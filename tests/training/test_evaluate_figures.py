@@ -169,7 +169,7 @@ def test_reliability_bins_say_how_often_a_score_is_right() -> None:
 def test_det_points_go_from_all_missed_to_all_false() -> None:
     rng = np.random.default_rng(0)
     truth = np.r_[np.ones(500), np.zeros(500)]
-    points = np.array(det_points(rng.normal(truth, 0.5), truth))
+    points = np.array(det_points(truth + rng.normal(0.0, 0.5, len(truth)), truth))
     assert (np.diff(points[:, 0]) >= 0).all()
     assert (np.diff(points[:, 1]) <= 0).all()
     assert points[-1, 1] == 0.0

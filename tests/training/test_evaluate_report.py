@@ -15,6 +15,8 @@ from made_corpus import rush, talk, write_sound
 from training.evaluate import main
 from training.evaluation.markdown import report_markdown
 
+pytestmark = pytest.mark.slow
+
 
 def labelled(folder: Path) -> Path:
     """Write two synthetic calls: a talker, then a talker in noise."""

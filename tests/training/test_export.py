@@ -35,6 +35,8 @@ from training.export import ExportError, export, export_graph, golden_path, main
 from training.material import Material
 from training.model import Detector, Fusion
 
+pytestmark = pytest.mark.slow
+
 
 def calibrated_net(run: Path, contract: ModelContract) -> Detector:
     """Return the run's net with the calibration declared in the file."""

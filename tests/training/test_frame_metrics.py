@@ -79,7 +79,7 @@ def test_the_chosen_threshold_keeps_the_false_rate_and_has_the_best_f1(limit: fl
 
 
 def test_where_no_threshold_keeps_the_rate_the_highest_is_taken() -> None:
-    assert best_f1_threshold(np.ones(10), np.arange(10) % 2, 0.1) == pytest.approx(0.95)
+    assert best_f1_threshold(np.ones(10), np.arange(10.0) % 2, 0.1) == pytest.approx(0.95)
 
 
 def test_platt_scaling_finds_the_line_that_made_the_truth() -> None:

@@ -22,7 +22,7 @@ LABELS = (*FIRST_LABELS, *MOS_LABELS)
 CLEAN = {"snr_db": 45.0, "clipped": 0.0, "lost": 0.0, "c50_db": 30.0, "narrow": 0.0, "low_rate": 0.0}
 
 
-def rated(teacher: tuple[float, float, float] = (3.2, 4.0, 3.0), **changes: float) -> np.ndarray:
+def rated(teacher: tuple[float, float, float] = (3.2, 4.0, 3.0), /, **changes: float) -> np.ndarray:
     facts = {name: np.array([value]) for name, value in (CLEAN | changes).items()}
     result: np.ndarray = targets_of(facts, np.array([teacher]))[0]
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,9 +246,11 @@ def test_licence_addresses_are_named(address: str, licence: str) -> None:
 
 
 def test_what_may_not_be_sold_is_seen_as_such_by_the_manifest() -> None:
-    values = {"path": "a", "kind": "noise", "sound_class": "dog", "source": "s", "speaker": "", "language": ""}
-    rest = {"sample_rate_hz": 16000, "seconds": 1.0, "split": "train", "original": "a"}
-    commercial = {name: Stem(**values, **rest, licence=recipe.licence).commercial for name, recipe in RECIPES.items()}
+    values: dict[str, Any] = {
+        "path": "a", "kind": "noise", "sound_class": "dog", "source": "s", "speaker": "", "language": "",
+        "sample_rate_hz": 16000, "seconds": 1.0, "split": "train", "original": "a",
+    }  # fmt: skip
+    commercial = {name: Stem(**values, licence=recipe.licence).commercial for name, recipe in RECIPES.items()}
     assert [name for name, free in commercial.items() if not free] == ["esc-50", "fsd50k"]
 
 

@@ -21,6 +21,8 @@ from training.model import FIRST_LABELS
 from training.pcen import PcenDetector, running_mean
 from training.study import build, main, read_study, teach
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"seed": 3, "steps": 3, "batch_size": 4, "mixtures": 16, "clip_seconds": 2.0}
 CHECKED = {"valid_mixtures": 3, "valid_clean": 2, "valid_noise": 1}
 VARIANTS = [

@@ -23,6 +23,8 @@ from training.material import VALID_SEED_OFFSET, make_checks
 from training.model import FIRST_LABELS, Detector
 from training.train import followed, predict, train
 
+pytestmark = pytest.mark.slow
+
 
 def checkpoint(run: Path, name: str = "last.pt") -> dict[str, Any]:
     document: dict[str, Any] = torch.load(run / name, weights_only=True)
