@@ -38,6 +38,20 @@ def test_the_changelog_knows_the_version():
     assert re.search(rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", text("CHANGELOG.md"), re.M)
 
 
+def anchors(page: str) -> set[str]:
+    """Anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S), re.M)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
+    return set(plain) | set(re.findall(r'<a id="([^"]+)">', page))
+
+
+def test_links_within_documents_lead_to_a_heading():
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", path.read_text(encoding="utf-8")):
+            page = (path.parent / target if target else path).read_text(encoding="utf-8")
+            assert anchor in anchors(page), f"{path.name} links to {target}#{anchor}"
+
+
 def test_links_between_documents_lead_somewhere():
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
                  ROOT / "models/README.md", ROOT / "examples/README.md"]:  # fmt: skip

@@ -141,7 +141,7 @@ written anew
 )
 """Lower case, matched in text whose line breaks are spaces."""
 
-FOLDERS = ("service", "training", "benchmarks", "examples", "deploy")
+FOLDERS = ("service", "training", "benchmarks", "examples", "deploy", "tests")
 DOCUMENTS = ("*.md", "docs/*.md", "models/*.md", "examples/*.md")
 OTHER_FILES = ("Makefile", "Dockerfile", "docker-compose*.yml", "deploy/**/*.yml", "deploy/**/*.conf", "deploy/*.sh",
                "service/**/*.html", "service/**/*.yaml", "training/**/*.yaml", "pyproject.toml", ".ci/run")  # fmt: skip
@@ -176,6 +176,8 @@ def texts() -> list[tuple[str, list[tuple[int, str]]]]:
     found = []
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
+            if path == Path(__file__).resolve():
+                continue
             found.append((str(path.relative_to(ROOT)), [(line, flat(text)) for line, text in words_of(path)]))
     for pattern in (*DOCUMENTS, *OTHER_FILES):
         for path in sorted(ROOT.glob(pattern)):

@@ -578,6 +578,22 @@ def test_a_push_that_is_refused_takes_nothing_and_harms_nothing(audio, kind, mes
     assert stream.result.to_dict() == expected.result.to_dict()
 
 
+@pytest.mark.parametrize("pending", [1, 2, 3])
+@pytest.mark.parametrize("trailing", [0, 1, 3])
+def test_a_refused_push_keeps_the_bytes_of_a_sample_that_was_cut(pending, trailing):
+    samples, expected, stream = voice(1.0), Stream(), Stream(encoding="float32")
+    expected.push(samples)
+    expected.finish()
+    stored, at = samples.tobytes(), 4 * 5_000 + pending
+    stream.push(stored[:at])
+    unfit = stored[at : at + 4 - pending] + (1000 * CALL).tobytes()
+    with pytest.raises(InvalidAudio, match="magnitude"):
+        stream.push(unfit + unfit[:trailing])
+    stream.push(stored[at:])
+    stream.finish()
+    assert stream.result.to_dict() == expected.result.to_dict()
+
+
 @pytest.mark.parametrize(("options", "kind", "message"), [
     ({"sample_rate": 0}, InvalidAudio, "8000 to 192000"),
     ({"sample_rate": None}, ProtocolError, "sample_rate: expected a whole number"),

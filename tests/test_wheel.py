@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from server_process import ServerProcess
+from speech_qc.capacity.host import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -27,10 +30,10 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory) -> Path:
-    """Return the executables of a new virtual environment that contains only the wheel.
+    """Executables of a virtual environment that contains the wheel, and nothing else of its own.
 
-    The libraries that it needs come from the environment of this test; its own copy of the package does not, since an
-    editable installation is found by a `.pth` file, which only the environment that it belongs to reads.
+    The libraries that it needs are borrowed from the environment of this test. The package itself is not: an editable
+    installation is found through a `.pth` file, which only its own environment reads.
     """
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -59,10 +62,16 @@ def test_the_wheel_has_one_import_package_with_model_types_console_and_profiles(
     } <= recorded
 
 
+def hostile_folder(folder: Path) -> None:
+    """Make a package of the same name where a command is called; importing it fails."""
+    (folder / "speech_qc").mkdir()
+    (folder / "speech_qc" / "__init__.py").write_text("raise ImportError('this is another package of that name')")
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_inspects_the_sample(installed: Path, tmp_path: Path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    (tmp_path / "speech_qc").mkdir()  # a folder of that name in the working directory must not be imported
+    hostile_folder(tmp_path)
     command = [str(installed / "speech-qc"), "inspect", str(ROOT / "examples" / "sample.wav"), "--format", "json"]
     run = subprocess.run(
         [*command, "--device", "cpu", "--no-frames"], cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -80,3 +89,20 @@ def test_an_installed_wheel_inspects_the_sample(installed: Path, tmp_path: Path)
     ).stdout.split()
     assert Path(model).parent.parent == Path(package)
     assert installed.parent in Path(package).parents, "the package that was asked is the installed one"
+
+
+@pytest.mark.slow
+def test_workers_of_an_installed_wheel_start_from_any_folder(installed: Path, tmp_path: Path):
+    hostile_folder(tmp_path)
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(installed / "speech-qc"), "serve", "--workers", "2", "--device", "cpu", "--port", str(port)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    server = ServerProcess(process, port, tmp_path / "log")
+    try:
+        server.until(lambda: "2 workers listen" in server.log() or process.poll() is not None, "both workers are up")
+        assert process.poll() is None, server.log()
+    finally:
+        process.terminate()
+    assert server.ends() == 0, server.log()

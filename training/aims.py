@@ -1,4 +1,4 @@
-"""Targets for the model's figures and whether it meets them: one table of the model card.
+"""Aims for the figures of the model, and whether it meets them: one table of the model card.
 
 The aims apply to material from corpora that the model has not seen. Aims that the available material cannot test are
 listed with a dash.

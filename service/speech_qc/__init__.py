@@ -19,7 +19,7 @@ from speech_qc.errors import SpeechQCError as SpeechQCError
 from speech_qc.version import __version__ as __version__
 
 # Published builds of ONNX Runtime report machine and models to their vendor, unless this is set before they load.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # A library stays silent until the program that uses it configures logging.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

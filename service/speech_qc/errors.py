@@ -23,7 +23,7 @@
        ├─ SettingsError
        └─ ContractError
 
-Knows nothing of HTTP libraries or sockets; `speech_qc.api` turns these into responses in one place.
+Independent of HTTP libraries and sockets; `speech_qc.api` turns these into responses in one place.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class InferenceError(SpeechQCError):
 
 
 class EngineDead(SpeechQCError):
-    """Several consecutive steps failed; the server is not ready until a restart."""
+    """Several consecutive steps failed, or a step hangs; the server is not ready until a restart or a reload."""
 
     code = "engine_dead"
     http_status = 503
@@ -210,7 +210,7 @@ class StartupError(SpeechQCError):
 
 
 class SettingsError(StartupError):
-    """A setting has a value outside its type or bounds."""
+    """A setting is invalid, or the file or address that it names cannot be used."""
 
     code = "settings_error"
 

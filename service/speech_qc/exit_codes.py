@@ -5,7 +5,9 @@ from __future__ import annotations
 OK = 0
 """Success; in `inspect` and `stream` no verdict reached `--fail-on`, in `doctor` no check warns or fails."""
 FOUND = 1
-"""A verdict reached `--fail-on`, `doctor` warns, `capacity` found no sustainable load, or a worker had to be killed."""
+"""A verdict reached `--fail-on`, `doctor` warns, or `capacity` found no sustainable load."""
+WORKER_FAILED = 1
+"""A worker process had to be killed, or lost its parent."""
 ERROR = 2
 """An invalid option or setting, a recording that cannot be read, or a server that cannot start."""
 FATAL = 70

@@ -1,12 +1,13 @@
-"""What the Python API gives: the answer of `POST /v1/inspect` and of a stream, as objects with NumPy arrays.
+"""Results of the Python API: the responses for a recording and for a stream, as objects with NumPy arrays.
 
 All of it can be pickled, so that worker processes can return it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,12 @@ class Channel:
 
     Attributes:
         channel: Its index in the recording; 0 for the mean of all.
-        frames: Scores by label, float32 (frames,), NaN where there is no value; empty where none were kept.
+        frames: Scores by label, float32 (frames,), NaN where there is no value; empty if none were kept.
         events: In order of `event_id`; each has `label`, `onset_s`, `offset_s`, `score_max`, `score_mean`, `severity`
-            and, where it was asked for, `evidence`.
+            and, if it was requested, `evidence`.
         events_dropped: Events beyond the limit, found but not listed.
-        levels: Measures of the signal itself, at its own rate.
-        summary: Figures of the whole channel; `unknown` says of each None why it is one.
+        levels: Measurements of the signal itself, at its own rate.
+        summary: Figures of the whole channel; `unknown` gives the reason for each None.
         verdict: `status` (`pass`, `warn`, `fail`, `unknown`) and `reasons`.
     """
 
@@ -58,7 +59,7 @@ class Channel:
 
     @classmethod
     def of(cls, found: ChannelFindings, frames: Frames | None = None) -> Channel:
-        """Make it from the type that crosses the wire."""
+        """Create it from the wire type."""
         return cls(
             channel=found.channel,
             frames=frames or {},
@@ -74,12 +75,22 @@ class Channel:
 
 
 class _Result:
-    """What recordings and streams share: channels, and the verdict of the worst of them."""
+    """The common part of both results: the channels, and the verdict on the worst one."""
 
-    def __init__(self, document: dict[str, Any], channels: Iterable[Channel]) -> None:
+    def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
         """As `to_dict`, but with scores as arrays, NaN where there is no value."""
-        self.channels = tuple(channels)
+
+    @cached_property
+    def channels(self) -> tuple[Channel, ...]:
+        """One per channel; read from the document when they are first asked for."""
+        return tuple(
+            Channel.of(
+                ChannelFindings(**{name: value for name, value in answer.items() if name != "frames"}),
+                answer.get("frames"),
+            )
+            for answer in self.document["channels"]
+        )
 
     @property
     def verdict(self) -> VerdictAnswer:
@@ -88,26 +99,26 @@ class _Result:
         return min(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.status))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document as JSON has it: lists of numbers, None where there is no value.
+        """Return the document as plain JSON values: lists of numbers, None where there is no value.
 
         Returns:
-            A new dict that `json.dumps` takes.
+            A new dict that `json.dumps` accepts.
         """
         document: dict[str, Any] = orjson.loads(to_json(self.document))
         return document
 
 
 class Inspection(_Result):
-    """The findings about one recording; `to_dict()` is the answer of `POST /v1/inspect`.
+    """The findings about one recording; `to_dict()` is the response of `POST /v1/inspect`.
 
     Attributes:
-        model: Name, version and checksum of the model that gave the answer.
+        model: Name, version and checksum of the model that scored the recording.
         audio: Length, rate, channels, encoding and number of frames.
         frame_hop_s: Seconds from one frame to the next; frame i covers [i · hop, (i + 1) · hop).
         channels: One per channel, or one for their mean.
-        verdict: Of the worst channel.
+        verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
-        document: The whole answer as a dict with scores as arrays.
+        document: The whole result as a dict, with scores as arrays.
 
     Example:
         >>> for event in result.channels[0].events:
@@ -117,11 +128,7 @@ class Inspection(_Result):
 
     def __init__(self, document: dict[str, Any]) -> None:
         """Read the document of `pipeline.documents.inspection_document`, which holds frames as arrays."""
-        channels = []
-        for answer in document["channels"]:
-            rest = {name: value for name, value in answer.items() if name != "frames"}
-            channels.append(Channel.of(ChannelFindings(**rest), answer.get("frames")))
-        super().__init__(document, channels)
+        super().__init__(document)
         self.model = ModelInfo(**document["model"])
         self.audio = AudioAnswer(**document["audio"])
         self.frame_hop_s: float = document["frame_hop_s"]
@@ -132,14 +139,14 @@ class Inspection(_Result):
 
 
 class StreamResult(_Result):
-    """The findings about a whole stream; `to_dict()` holds what the `summary` message of `/v1/stream` says of it.
+    """The findings about a whole stream; `to_dict()` has the fields of the `summary` message that describe the audio.
 
     Attributes:
         duration_s: Seconds of audio.
         frames: Frames of each channel.
         channels: One per channel; their `frames` are empty, since a stream of any length takes constant memory.
-        verdict: Of the worst channel.
-        document: The whole as a dict.
+        verdict: Verdict on the worst channel.
+        document: The whole result as a dict.
     """
 
     def __init__(self, duration_s: float, frames: int, channels: Sequence[ChannelFindings]) -> None:
@@ -148,7 +155,7 @@ class StreamResult(_Result):
             "frames": frames,
             "channels": [found.model_dump(exclude_unset=True) for found in channels],
         }
-        super().__init__(document, map(Channel.of, channels))
+        super().__init__(document)
         self.duration_s, self.frames = duration_s, frames
 
     def __repr__(self) -> str:
@@ -157,13 +164,13 @@ class StreamResult(_Result):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StreamUpdate:
-    """What became known by a push.
+    """The new scores and events after a push.
 
     Attributes:
-        first_frame: Index of its first frame in the stream; updates are gapless.
+        first_frame: Index of its first frame in the stream; updates follow each other without gaps.
         start_s: Start of that frame, seconds from the start of the stream.
         channels: Scores of its frames by label, for each channel, float32 (n,), NaN where there is no value; empty
-            arrays where only events became known.
+            arrays if there are only events.
         events: Events that have begun or ended, with their `phase` (`begin`, `end`) and `channel`.
     """
 

@@ -139,8 +139,8 @@ class Settings(BaseSettings):
     """Seconds between two checks of the model file; it is reloaded when it has changed and is stable. 0: never."""
 
     api_keys_file: Path | None = None
-    """File written by `speech-qc keys`; with it, every request except those below needs one of its keys. It is reread
-    when it changes."""
+    """File written by `speech-qc keys`; with it, every request needs one of its keys, except those for pages, health
+    and metrics. It is reread when it changes."""
     allow_anonymous: bool = False
     """Serve without keys on an address that other machines can reach; only if something else restricts access."""
     health_needs_key: bool = False

@@ -82,7 +82,7 @@ async def talk(stack: Stack, opened: asyncio.Event) -> StreamClosed:
         finally:
             sending.cancel()
             await asyncio.wait({sending})
-    raise AssertionError("it ended by itself")
+    raise AssertionError("it ended early")
 
 
 def test_a_version_that_does_not_become_healthy_leaves_the_old_ones(stack: Stack):

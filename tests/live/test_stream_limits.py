@@ -100,7 +100,7 @@ def stream_of(parts: AppState, peer: Peer, *query: tuple[str, str]) -> LiveStrea
         settings=parts.settings,
         metrics=parts.metrics,
         reader=parts.reader,
-        hub=parts.streams,
+        registry=parts.streams,
     )
 
 
@@ -161,7 +161,7 @@ def test_a_client_that_reads_again_in_time_is_told_why():
             peer.reading.clear()
             task = asyncio.create_task(stream_of(parts, peer).run())
             await until(lambda: parts.engine.status.sessions == 1, "the stream has begun")
-            await until(lambda: parts.engine.status.sessions == 0, "it was given up, though not yet cut off")
+            await until(lambda: parts.engine.status.sessions == 0, "it was dropped, though not yet cut off")
             peer.reading.set()
             assert await task == "overloaded"
             assert peer.told[-1]["error"]["detail"]["unread_s"] == 0.2

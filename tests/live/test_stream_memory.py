@@ -166,7 +166,7 @@ def test_cycles_are_found_by_the_clock(monkeypatch):
             there = weakref.ref(thing)
             del thing
             await asyncio.sleep(0.3)
-            assert there() is not None, "it went by itself, so this test shows nothing"
+            assert there() is not None, "it was freed before the collection, so this test shows nothing"
             monkeypatch.setattr(gc_tuning, "COLLECT_S", 0.1)
             await until(lambda: there() is None, "the collector has freed it")
 

@@ -42,6 +42,7 @@ def test_band_of_a_noise_is_named_by_the_shipped_model(make_client, shipped_runn
     for event in noises:
         evidence = event["evidence"]
         assert evidence["band"]["low_hz"] == pytest.approx(800, rel=0.15)
+        assert all(isinstance(evidence["band"][end], int) for end in ("low_hz", "high_hz")), "whole Hz, as documented"
         assert evidence["band"]["high_hz"] == pytest.approx(2_000, rel=0.15)
         assert evidence["band"]["against"] == "floor" and evidence["over_floor_db"] > 20
         assert evidence["kind"] in ("stationary_noise", "transient_noise")

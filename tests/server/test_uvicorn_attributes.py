@@ -6,17 +6,22 @@ The versions are capped in pyproject.toml; raise the cap when this test passes w
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import textwrap
 
 import pytest
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.websockets import WebSocket
+from uvicorn.lifespan.on import LifespanOn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.asyncio.client import connect
 from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 
+from live_server import serving
 from speech_qc.server.http_protocol import BoundedHttpProtocol
 from speech_qc.server.server import StreamServer
 from speech_qc.server.timeouts import ConnectionTimeouts
@@ -53,6 +58,12 @@ UVICORN = {
 }
 ELSEWHERE = {
     uvicorn.Server: {"started"},
+    uvicorn.Config: {"http_protocol_class", "ws_max_size", "timeout_graceful_shutdown", "ssl"},
+    LifespanOn: {"state"},
+    RequestResponseCycle: {"response_complete"},
+    HttpToolsProtocol: {"transport"},
+    WebSocketsSansIOProtocol: {"transport"},
+    WebSocket: {"_receive"},
     ServerState: {"connections"},
     ServerProtocol: {"handshake_exc", "send_close", "fail", "data_to_send", "state", "close_sent", "logger", "debug"},
 }
@@ -108,3 +119,16 @@ def test_what_is_used_of_objects_that_uvicorn_holds_is_there(cls):
     missing = ELSEWHERE[cls] - names_of(cls) - names_of(Protocol if cls is ServerProtocol else cls)
     missing -= set(getattr(cls, "__dataclass_fields__", ()))
     assert not missing
+
+
+def test_a_stream_finds_the_protocol_object_behind_its_socket():
+    """If it does not, messages take the slow path through ASGI, and nothing else tells."""
+    found = []
+
+    async def main() -> None:
+        async with serving() as (url, app), connect(f"{url}/v1/stream", compression=None) as link:
+            await link.recv()
+            found.extend(stream._socket._direct for stream in app.state.parts.streams._streams)
+
+    asyncio.run(main())
+    assert [type(one).__mro__[1] for one in found] == [LiveWebSocketProtocol]

@@ -280,7 +280,7 @@ def test_what_is_on_its_way_when_a_worker_leaves_still_arrives():
         async with hall() as one:
             leaves = one.worker("leaves", takes=False)
             clients = [await one.call() for _ in range(10)]
-            await until(lambda: leaves.sender.load == 10, "the connections are on their way")
+            await until(lambda: leaves.sender.load == 10, "the connections are in transit")
             one.acceptor.remove(leaves.sender)
             leaves.start()
             await leaves.receiver.finish()

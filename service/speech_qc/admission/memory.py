@@ -1,7 +1,7 @@
 """One limit on the memory that all uploads of a server use together, so that they cannot exhaust the machine.
 
 It counts recordings that must be complete before they can be decoded, the scores of all frames until the response is
-built, and responses that clients have not read yet. Knows no HTTP.
+built, and responses that clients have not read yet. Independent of HTTP.
 """
 
 from __future__ import annotations

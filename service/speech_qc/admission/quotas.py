@@ -1,4 +1,4 @@
-"""Concurrency and rate limits of each API key. Knows no HTTP.
+"""Concurrency and rate limits of each API key. Independent of HTTP.
 
 Each process counts separately, as it does for the places of uploads and streams.
 """

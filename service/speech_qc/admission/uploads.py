@@ -1,4 +1,4 @@
-"""A limit on concurrent uploads, and a count of how each of them ended. Knows no HTTP."""
+"""A limit on concurrent uploads, and a count of how each of them ended. Independent of HTTP."""
 
 from __future__ import annotations
 

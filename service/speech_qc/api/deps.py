@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
 from speech_qc.security.caller import ANONYMOUS, Caller
 from speech_qc.state import AppState
+from speech_qc.wire.schemas import ErrorAnswer
 
 
 def app_state(connection: HTTPConnection) -> AppState:
@@ -31,3 +32,9 @@ def caller(connection: HTTPConnection) -> Caller:
 State = Annotated[AppState, Depends(app_state)]
 RequestId = Annotated[str, Depends(request_id)]
 From = Annotated[Caller, Depends(caller)]
+
+ACCESS_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorAnswer, "description": "No valid key"},
+    403: {"model": ErrorAnswer, "description": "The key lacks permission, or the server has no keys"},
+}
+"""For the OpenAPI page: how a route that needs a key may refuse."""

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import APIRouter
 
-from speech_qc.api.deps import From, State
+from speech_qc.api.deps import ACCESS_ERRORS, From, State
 from speech_qc.errors import Forbidden, ReloadFailed
-from speech_qc.wire.schemas import ErrorAnswer, ModelAnswer, ReloadAnswer
+from speech_qc.pipeline.documents import model_answer
+from speech_qc.wire.schemas import ErrorAnswer, ModelAnswer, ModelInfo, ReloadAnswer, WorkerReload
+from speech_qc.wire.vocabulary import ReloadOutcome
 from speech_qc.workers.channel import Message
 from speech_qc.workers.reload import FAILED, GOOD, all_succeeded, describe
 
 router = APIRouter()
 
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorAnswer, "description": "No valid key"},
-    403: {"model": ErrorAnswer, "description": "The key lacks permission, or the server has no keys"},
-}
-
 
 @router.get("/v1/model", tags=["inspect"], summary="The model in use", response_model=ModelAnswer)
 async def model(state: State) -> ModelAnswer:
     """Everything that the model file declares: labels with thresholds, latency, training, data, metrics."""
-    generation = state.models.current
-    contract, model = generation.contract, generation.model
-    return ModelAnswer(
-        model=generation.identity,
-        provider=model.provider,
-        provider_fallback=model.provider_fallback,
-        latency_s=contract.latency_s,
-        frame_hop_s=contract.features.frame_hop_s,
-        profiles=list(state.profiles.names),
-        default_profile=state.settings.default_profile,
-        contract=contract,
-    )
+    return model_answer(state.models.current.model, state.profiles, state.settings.default_profile)
 
 
 @router.post(
@@ -43,7 +28,7 @@ async def model(state: State) -> ModelAnswer:
     tags=["access"],
     summary="Reload the model",
     response_model=ReloadAnswer,
-    responses=_REFUSED
+    responses=ACCESS_ERRORS
     | {
         409: {
             "model": ErrorAnswer,
@@ -51,7 +36,7 @@ async def model(state: State) -> ModelAnswer:
         }
     },
 )
-async def reload(state: State, caller: From) -> dict[str, Any]:
+async def reload(state: State, caller: From) -> ReloadAnswer:
     """Load and warm up the file of `SPEECHQC_MODEL_PATH` while the current model serves, then use it for new work.
 
     Streams and uploads in progress keep their model. With several processes, one loads the file first, then the
@@ -66,20 +51,33 @@ async def reload(state: State, caller: From) -> dict[str, Any]:
         done = await state.models.reload_result()
         if done["outcome"] == FAILED:
             raise ReloadFailed(done["message"])
-        return _reloaded(done)
+        return ReloadAnswer(outcome=done["outcome"], model=_model_of(done), old_models=done["old"])
     found = await state.member.reload_all()
-    workers = [_reloaded(result) | {"worker": number} for number, result in found.items()]
+    workers = [_worker_reload(number, result) for number, result in found.items()]
     if not all_succeeded(found):
-        raise ReloadFailed(_failure_message(found), workers=workers)
-    outcome = "replaced" if any(result["outcome"] == "replaced" for result in found.values()) else "unchanged"
-    return _reloaded(found[state.member.worker]) | {"outcome": outcome, "workers": workers}
+        raise ReloadFailed(
+            _failure_message(found), workers=[worker.model_dump(exclude_unset=True) for worker in workers]
+        )
+    outcome: ReloadOutcome = "unchanged"
+    if any(result["outcome"] == "replaced" for result in found.values()):
+        outcome = "replaced"
+    own = found[state.member.worker]
+    return ReloadAnswer(outcome=outcome, model=_model_of(own), old_models=own["old"], workers=workers)
 
 
-def _reloaded(result: Message) -> dict[str, Any]:
-    """Convert the outcome of one process to the response format."""
-    model = {name: result[name] for name in ("name", "version", "sha256")} if "sha256" in result else None
-    fields = {"outcome": result["outcome"], "model": model, "old_models": result.get("old")}
-    return fields | ({"message": result["message"]} if result.get("message") else {})
+def _model_of(result: Message) -> ModelInfo:
+    return ModelInfo(name=result["name"], version=result["version"], sha256=result["sha256"])
+
+
+def _worker_reload(worker: int, result: Message) -> WorkerReload:
+    """Convert the outcome of one process."""
+    answer = WorkerReload(
+        worker=worker,
+        outcome=result["outcome"],
+        model=_model_of(result) if "sha256" in result else None,
+        old_models=result.get("old"),
+    )
+    return answer.model_copy(update={"message": result["message"]}) if result.get("message") else answer
 
 
 def _failure_message(found: Mapping[int, Message]) -> str:

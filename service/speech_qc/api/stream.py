@@ -65,7 +65,7 @@ def _live(
         settings=state.settings,
         metrics=state.metrics,
         reader=generation.reader,
-        hub=state.streams,
+        registry=state.streams,
     )
 
 

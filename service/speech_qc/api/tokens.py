@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from speech_qc.api.deps import From, State
+from speech_qc.api.deps import ACCESS_ERRORS, From, State
 from speech_qc.errors import Forbidden
-from speech_qc.wire.schemas import ErrorAnswer, TokenAnswer
+from speech_qc.wire.schemas import TokenAnswer
 
 router = APIRouter()
-
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorAnswer, "description": "No valid key"},
-    403: {"model": ErrorAnswer, "description": "The key lacks permission, or the server has no keys"},
-}
 
 
 @router.post(
@@ -24,7 +17,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     tags=["access"],
     summary="A short-lived token for a key",
     response_model=TokenAnswer,
-    responses=_REFUSED,
+    responses=ACCESS_ERRORS,
 )
 async def token(state: State, caller: From) -> JSONResponse:
     """Create a token that opens streams for a minute, as `/v1/stream?token=…`.

@@ -1,6 +1,6 @@
 """Audio processing: decoding, resampling, level measures and model features.
 
-Uses NumPy, SciPy, libsndfile and soxr. Knows nothing of asyncio, HTTP, models or scores, so that the service and the
+Uses NumPy, SciPy, libsndfile and soxr. Independent of asyncio, HTTP, models and scores, so that the service and the
 training code run the same code on the same samples. This file defines what the modules share: the description of a
 recording, and the limits on its size.
 """

@@ -1,7 +1,7 @@
 """Decode recordings to float32 blocks, from an HTTP body while it arrives or from a file on disk.
 
 WAV and RF64 are decoded here as their bytes arrive, in constant memory. Any other format must be complete first: the
-body is collected (at most `DecodeLimits.max_bytes`), then libsndfile reads it block by block. Knows nothing of HTTP:
+body is collected (at most `DecodeLimits.max_bytes`), then libsndfile reads it block by block. Independent of HTTP:
 the caller pushes bytes and translates the errors.
 """
 

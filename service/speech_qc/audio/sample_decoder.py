@@ -36,8 +36,17 @@ class SampleDecoder:
         self._rest = b""
 
     @property
+    def rest(self) -> bytes:
+        """Bytes of an incomplete sample that are waiting for the rest of it; set it to undo a refused message."""
+        return self._rest
+
+    @rest.setter
+    def rest(self, rest: bytes) -> None:
+        self._rest = rest
+
+    @property
     def rest_bytes(self) -> int:
-        """Bytes of an incomplete sample that are waiting for the rest of it."""
+        """Number of bytes in `rest`."""
         return len(self._rest)
 
     def pieces(self, message: bytes) -> Iterator[list[Float32]]:

@@ -185,7 +185,7 @@ def free_port() -> int:
 
 @contextmanager
 def started_server(
-    max_streams: int, *, program: Sequence[str] = (sys.executable, "-m", "speech_qc"), **settings: str
+    max_streams: int, *, program: Sequence[str] = (sys.executable, "-P", "-m", "speech_qc"), **settings: str
 ) -> Iterator[Host]:
     """Run a server in its own process, with the settings of this environment, until the block ends.
 

@@ -169,7 +169,7 @@ def _trial(streams: int, results: Sequence[tuple[Outcome, list[Float32]]], *, me
 
 
 def _start(plan: Plan, audio: bytes) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "speech_qc.capacity.load"]
+    command = [sys.executable, "-P", "-m", "speech_qc.capacity.load"]
     load = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     if load.stdin is None:
         raise HostError("a client process has no standard input")

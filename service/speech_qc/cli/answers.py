@@ -56,7 +56,7 @@ class LocalAnswerer:
     """
 
     def __init__(self, detector: Detector, question: Question) -> None:
-        detector.profiles.get(question.profile or detector.settings.default_profile)  # fail before minutes of work
+        detector.profile(question.profile)  # fail before minutes of work
         detector.labels(question.labels)
         self._detector, self._question = detector, question
         self._stopping = threading.Event()
@@ -119,6 +119,8 @@ async def answers_in_order(
             return source, await task
         except (SpeechQCError, CommandError, OSError) as error:
             return source, error
+        finally:
+            del task  # the error keeps this frame, which would keep the task, which keeps the error
 
     try:
         for source in sources:

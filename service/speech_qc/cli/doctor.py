@@ -9,7 +9,7 @@ from dataclasses import asdict
 import orjson
 from rich.text import Text
 
-from speech_qc.cli.doctor_checks import CheckResult, all_findings
+from speech_qc.cli.doctor_checks import CheckResult, all_results
 from speech_qc.cli.tables import open_table, output_console, without_padding
 from speech_qc.errors import SettingsError
 from speech_qc.exit_codes import ERROR, FOUND, OK
@@ -22,7 +22,7 @@ def doctor(*, as_json: bool) -> int:
     """Run every check and print the results with advice.
 
     Returns:
-        0 if all is well, 1 if the service will run but not well, 2 if it will not run.
+        0 if there are no problems, 1 if the service will run but with problems, 2 if it will not run.
     """
     findings = list(_findings())
     text = _json(findings) if as_json else _page(findings)
@@ -44,7 +44,7 @@ def _findings() -> Iterator[CheckResult]:
         yield CheckResult("settings", "fail", str(error), "correct the settings; the other checks need them")
         return
     yield CheckResult("settings", "ok", "every value is within its bounds")
-    yield from all_findings(settings)
+    yield from all_results(settings)
 
 
 def _json(findings: list[CheckResult]) -> str:

@@ -198,7 +198,7 @@ def check_memory(settings: Settings, limit_mib: float | None = None) -> CheckRes
     limit = _memory_limit_mib() if limit_mib is None else limit_mib
     if limit is None:
         return CheckResult("memory", "ok", f"about {needed:.0f} MiB needed; the available memory cannot be read here")
-    text = f"{limit:.0f} MiB, about {needed:.0f} needed if all places are taken and uploads have the maximum size"
+    text = f"{limit:.0f} MiB, about {needed:.0f} needed if all places are taken and uploads fill their memory limit"
     if limit < needed:
         advice = "add memory, or lower SPEECHQC_MAX_HELD_BYTES, SPEECHQC_MAX_STREAMS or SPEECHQC_WORKERS"
         return CheckResult("memory", "warn", text, advice)
@@ -245,7 +245,7 @@ CHECKS: tuple[Callable[[Settings], CheckResult], ...] = (
 )
 
 
-def all_findings(settings: Settings) -> Iterator[CheckResult]:
+def all_results(settings: Settings) -> Iterator[CheckResult]:
     """Run every check, the quick ones first."""
     yield check_environment(dict(os.environ))
     yield check_libraries()

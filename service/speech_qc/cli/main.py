@@ -270,7 +270,7 @@ def _settings(
 
 @app.command(
     "doctor",
-    epilog="Exit codes: 0 all is well, 1 the service will run, but not well, 2 the service will not run.",
+    epilog="Exit codes: 0 no problems, 1 the service will run, but with problems, 2 the service will not run.",
 )
 def _doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Check whether this machine can run the service with these settings, with advice on each problem."""

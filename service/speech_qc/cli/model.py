@@ -16,6 +16,7 @@ from speech_qc.cli.seams import Seams
 from speech_qc.cli.tables import open_table, output_console, without_padding
 from speech_qc.contract import LabelSpec
 from speech_qc.exit_codes import OK
+from speech_qc.pipeline.documents import model_answer
 from speech_qc.scoring import load_profiles
 from speech_qc.settings import load_settings
 
@@ -38,16 +39,8 @@ def model(path: Path | None, device: str | None, *, as_json: bool, seams: Seams)
     settings = load_settings(model_path=path, device=device)
     runner = seams.make_runner(settings)
     contract = runner.contract
-    document = {
-        "model": {"name": contract.name, "version": contract.version, "sha256": runner.sha256},
-        "provider": runner.provider,
-        "provider_fallback": runner.provider_fallback,
-        "latency_s": contract.latency_s,
-        "frame_hop_s": contract.features.frame_hop_s,
-        "profiles": list(load_profiles(settings.profiles_path).names),
-        "default_profile": settings.default_profile,
-        "contract": contract.model_dump(mode="json"),
-    }
+    answer = model_answer(runner, load_profiles(settings.profiles_path), settings.default_profile)
+    document = answer.model_dump(mode="json")
     if as_json:
         text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"
     else:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio import DecodeLimits
-from speech_qc.audio.decode import FileDecoder, decode_file
+from speech_qc.audio.decode import LIVE_ENCODINGS, FileDecoder, decode_file
 from speech_qc.audio.resample import Resampler
 from speech_qc.cli.files import printable
 from speech_qc.cli.seams import CommandError
@@ -31,7 +31,7 @@ STDIN_PORTIONS = 16
 """Portions buffered if the server is behind; then the pipe fills up, which applies back-pressure to its writer."""
 UNLIMITED = DecodeLimits(max_bytes=1 << 62, max_duration_s=float("inf"), max_channels=1 << 16)
 """No limits are needed: a local file is read block by block."""
-SAMPLE_BYTES = {"linear16": 2, "float32": 4, "mulaw": 1, "alaw": 1}
+SAMPLE_BYTES = {encoding: width for encoding, (_, width) in LIVE_ENCODINGS.items()}
 
 
 @dataclass(frozen=True, slots=True)

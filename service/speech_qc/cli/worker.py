@@ -6,7 +6,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from speech_qc.exit_codes import ERROR, FOUND, OK
+from speech_qc.exit_codes import ERROR, OK, WORKER_FAILED
 from speech_qc.gc_tuning import raise_gc_thresholds
 
 if TYPE_CHECKING:  # imported in `main`, after garbage collection is tuned, which speeds up the imports
@@ -29,7 +29,7 @@ def main(descriptor: int) -> int:
     end = socket.socket(fileno=descriptor)
     job = Job.receive(end)
     if job is None:
-        return FOUND
+        return WORKER_FAILED
     member = Member(end, job.worker, job.workers)
     try:
         _serve(job, member)

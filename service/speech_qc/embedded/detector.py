@@ -1,4 +1,4 @@
-"""Inspect recordings in this process, and the one model that it loads for that."""
+"""Inspects recordings in this process, with one model that is loaded at first use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from speech_qc.pipeline.documents import (
     inspection_document,
     model_info,
 )
-from speech_qc.pipeline.factory import decode_limits, make_profiles, make_runner
+from speech_qc.pipeline.factory import check_default_profile, decode_limits, make_runner
 from speech_qc.pipeline.recording import InspectOptions
 from speech_qc.pipeline.sources import Source, WholeNumber, opened
 from speech_qc.results import Inspection
-from speech_qc.scoring import Profile
+from speech_qc.scoring import Profile, load_profiles
 from speech_qc.settings import Settings, load_settings
 from speech_qc.wire.vocabulary import ChannelMode
 
@@ -32,7 +32,7 @@ UNLIMITED_BYTES = 1 << 62
 
 
 class Detector:
-    """A loaded model with the settings that it is used with; any thread may call it.
+    """A loaded model and its settings; can be used from any thread.
 
     Args:
         settings: Profiles, limits, and the size of live chunks.
@@ -45,14 +45,14 @@ class Detector:
     def __init__(self, settings: Settings, runner: Runner | None = None) -> None:
         self.settings = settings
         self.model = DirectModel(runner or make_runner(settings))
-        self.profiles = make_profiles(settings)
+        self.profiles = load_profiles(settings.profiles_path)
         self._limits = decode_limits(settings.model_copy(update={"max_upload_bytes": UNLIMITED_BYTES}))
 
     def labels(self, wanted: Labels) -> tuple[str, ...]:
         """Choose labels, in the model's order; all of them for None.
 
         Raises:
-            ProtocolError: The model has no such label, or none is left.
+            ProtocolError: The model lacks one of the labels, or the list is empty.
         """
         if wanted is None or isinstance(wanted, str):
             joined = wanted
@@ -89,13 +89,13 @@ class Detector:
 
         Args:
             source: The recording.
-            sample_rate: Of samples.
+            sample_rate: Sample rate of an array, Hz; None for all other sources.
             channels: `split` to inspect each channel separately, `mix` for their mean.
-            profile: Limits of the verdict.
-            labels: Which to give.
-            frames: Keep the score of every frame.
+            profile: Name of the verdict profile; None for the default one.
+            labels: Labels to return; None for all.
+            frames: Return the scores of every frame.
             explain: Find the evidence for each event.
-            on_step: Called before each step of the model, every few seconds of audio; what it raises ends the work.
+            on_step: Called before each step of the model, every few seconds of audio; if it raises, the work ends.
         """
         chosen = self.labels(labels)
         limits = self.profile(profile)
@@ -114,19 +114,21 @@ class Detector:
 _loading = threading.Lock()
 _detector: Detector | None = None
 _inherited: list[Detector] = []
-"""Models of parent processes, never freed: ONNX Runtime would wait for threads that the fork has not copied."""
+"""Models of parent processes, never freed: ONNX Runtime would wait for threads that do not exist after the fork."""
 
 
 def default_detector() -> Detector:
-    """Return the model of this process, loaded at the first call as the `SPEECHQC_*` environment says.
+    """Return the model of this process; the first call loads it, with the settings of the `SPEECHQC_*` environment.
 
     Raises:
         StartupError: A setting is wrong, or the model cannot be loaded; the next call tries again.
     """
     global _detector
-    with _loading:  # or two threads that come first would load it twice
+    with _loading:  # otherwise two simultaneous first calls would load it twice
         if _detector is None:
-            _detector = Detector(load_settings())
+            loaded = Detector(load_settings())
+            check_default_profile(loaded.settings, loaded.profiles)
+            _detector = loaded
         return _detector
 
 
@@ -160,22 +162,22 @@ def inspect(
     Args:
         source: A path; the bytes of a recording; an open binary file, which is read from its position to its end; or
             samples as float32 or float64 in [-1, 1] or as int16, of shape (n,) or (n, channels).
-        sample_rate: Of samples, 8000 to 192000 Hz; a recording's header says its own.
+        sample_rate: Sample rate of an array, 8000 to 192000 Hz; recordings declare theirs in the header.
         channels: `split` to inspect each channel separately, `mix` for their mean.
-        profile: Limits of the verdict by name; None for the default.
-        labels: Labels to give, as a list or comma-separated; None for all.
-        frames: Keep the score of every frame. Without them and without `explain` memory does not grow with the length.
+        profile: Name of the verdict profile; None for the default one.
+        labels: Labels to return, as a list or comma-separated; None for all.
+        frames: Return the scores of every frame. Without them and without `explain`, memory does not grow with length.
         explain: Find the evidence for each event: its frequency band, its level above the noise floor, its SNR.
 
     Returns:
         The findings; `to_dict()` gives the document of `POST /v1/inspect`.
 
     Raises:
-        InvalidAudio: The file cannot be opened, is damaged or holds no samples; or samples of another type, shape or
-            scale.
-        UnsupportedFormat: The bytes are of no format that can be read.
+        InvalidAudio: The file cannot be opened, is damaged or contains no samples; or the array has the wrong type,
+            shape or scale.
+        UnsupportedFormat: The bytes are not in a readable format.
         PayloadTooLarge: More seconds or channels than `SPEECHQC_MAX_DURATION_S` and `SPEECHQC_MAX_CHANNELS` allow.
-        ProtocolError: No such option, profile or label; samples without their rate, or something that is no recording.
+        ProtocolError: An unknown option, profile or label; an array without a sample rate; or a source of another type.
         InferenceError: The model failed.
         StartupError: A setting is wrong, or the model cannot be loaded.
         OSError: An open file cannot be read.

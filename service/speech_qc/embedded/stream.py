@@ -34,23 +34,23 @@ MAX_STREAM_CHANNELS = 64
 
 
 class Stream:
-    """Live audio of any length: push it as it arrives, get scores and events as they become known.
+    """Live audio of any length: push it as it arrives, and get scores and events as they become available.
 
-    Memory is constant. Call `finish` after the last audio, or use the stream in a `with` statement, which does so; then
-    `result` holds events, levels, summary and verdict of the whole stream. Different streams run in different threads
-    at the same time; calls to the same stream wait for each other.
+    Memory is constant. Call `finish` after the last audio, or use the stream in a `with` statement, which calls it.
+    Then `result` has events, levels, summary and verdict of the whole stream. Different streams may run in different
+    threads at the same time; simultaneous calls to the same stream wait for each other.
 
     Args:
         sample_rate: Samples per second of each channel, 8000 to 192000.
         encoding: Encoding of bytes: `linear16`, `mulaw`, `alaw` or `float32`, little-endian. Arrays need none.
         channels: Interleaved channels, 1 to 64; each is scored separately.
-        profile: Limits of the verdict by name; None for the default.
-        labels: Labels to give, as a list or comma-separated; None for all.
-        detector: A model to use instead of that of the process.
+        profile: Name of the verdict profile; None for the default one.
+        labels: Labels to return, as a list or comma-separated; None for all.
+        detector: A loaded model, to use instead of the one that the process shares.
 
     Raises:
-        ProtocolError: An encoding, profile, label or number of channels that does not exist.
-        InvalidAudio: A sample rate outside the bounds.
+        ProtocolError: An unknown encoding, profile or label, or an invalid number of channels.
+        InvalidAudio: The sample rate is out of bounds.
         StartupError: A setting is wrong, or the model cannot be loaded.
 
     Example:
@@ -93,17 +93,17 @@ class Stream:
         self._result: StreamResult | None = None
 
     def push(self, audio: Bytes | NDArray[Any]) -> list[StreamUpdate]:
-        """Take audio of any length; if it is refused, none of it is taken and the stream can continue.
+        """Accept audio of any length; if it is rejected, the stream is unchanged and can continue.
 
         Args:
-            audio: Bytes in the stream's encoding, cut anywhere, even within a sample; or samples as float32 or float64
-                in [-1, 1] or as int16, of shape (n,) or (n, channels). The caller may reuse the memory afterwards.
+            audio: Bytes in the stream's encoding, split anywhere, even within a sample; or samples as float32 or
+                float64 in [-1, 1] or as int16, of shape (n,) or (n, channels). The caller may reuse the memory.
 
         Returns:
-            What became known, in order; often nothing, since the model works in chunks of 100 ms.
+            The new scores and events, in order; often none, because the model works in chunks of 100 ms.
 
         Raises:
-            InvalidAudio: Samples of another type, shape or scale.
+            InvalidAudio: The samples have the wrong type, shape or scale.
             ProtocolError: Neither bytes nor an array, or an array after bytes that ended within a sample.
             InferenceError: The model failed; the stream cannot continue.
             RuntimeError: The stream is finished, or has failed.
@@ -122,12 +122,12 @@ class Stream:
             return updates
 
     def finish(self) -> list[StreamUpdate]:
-        """Score what is left and make the result; further calls give nothing.
+        """Score the remaining audio and build the result; further calls return an empty list.
 
         The end of a `with` block calls it, too. Call it inside the block to get these last updates.
 
         Returns:
-            What became known by the end.
+            The last scores and events.
 
         Raises:
             InferenceError: The model failed; there is no result.
@@ -179,7 +179,7 @@ class Stream:
 
     @contextmanager
     def _failing_for_good(self) -> Iterator[None]:
-        """Make any error final: afterwards the channels may hold different numbers of samples."""
+        """Mark the stream as failed after any error: its channels may then contain different numbers of samples."""
         try:
             yield
         except BaseException:

@@ -2,7 +2,7 @@
 
 One event loop, one dispatcher task, one device thread. There is no timer: a step takes the chunks that were queued
 while the device was busy. `speech_qc.engine.queue` selects the chunks of a step, `speech_qc.engine.step` runs it. This
-module must not know HTTP, sockets, audio formats or labels.
+module must not depend on HTTP, sockets, audio formats or labels.
 """
 
 from __future__ import annotations
@@ -366,7 +366,7 @@ class Engine:
         self._failures_in_row = 0
         entries, step_s, batch = step.entries, step.ended_s - step.started_s, len(step.entries)
         queue_s = [step.started_s - entry.submitted_s for entry in entries]
-        if not result.good.all():
+        if not result.usable.all():
             self._answer_broken(entries, result)
         for entry, scores, reading, wait_s in zip(entries, result.scores, result.readings, queue_s, strict=True):
             if not entry.future.done():
@@ -375,12 +375,12 @@ class Engine:
 
     def _answer_broken(self, entries: list[Entry], result: StepScores) -> None:
         """Fail the entries whose row of the step is not finite."""
-        rows = list(zip(entries, result.good, result.heard, strict=True))
+        rows = list(zip(entries, result.usable, result.input_finite, strict=True))
         fail_entries(
-            [entry for entry, _, heard in rows if not heard],
+            [entry for entry, _, input_finite in rows if not input_finite],
             InvalidAudio("expected finite samples in [-1, 1], got NaN or infinity: check the source of the audio"),
         )
-        broken = [entry for entry, good, heard in rows if heard and not good]
+        broken = [entry for entry, good, input_finite in rows if input_finite and not good]
         if broken:
             logger.error("scores of %d of %d chunks in a step are not finite", len(broken), len(entries))
             fail_entries(broken, InferenceError("expected finite scores for this chunk, got NaN or infinity: retry"))

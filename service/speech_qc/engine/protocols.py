@@ -51,9 +51,9 @@ class StepScores(NamedTuple):
 
     scores: FloatArray
     """float32 [B, T / hops_per_frame, C]."""
-    good: npt.NDArray[np.bool_]
+    usable: npt.NDArray[np.bool_]
     """[B]; False if a row is not finite and so unusable; its state is unchanged."""
-    heard: npt.NDArray[np.bool_]
+    input_finite: npt.NDArray[np.bool_]
     """[B]; False if the samples of a row were not finite."""
     readings: Iterable[Any]
     """One per row, from `read_out`."""
@@ -96,7 +96,7 @@ class Model(Protocol):
 
 
 class Runner(Model, Protocol):
-    """A loaded model that keeps no state itself; called from one thread only."""
+    """A loaded model that keeps no state itself; calls may overlap only if `fixed_shapes` is False."""
 
     def run(self, features: FloatArray, state: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Run one step.

@@ -1,7 +1,7 @@
 """Selects the entries of the next step: pure policy, no clock, no thread, no waiting.
 
-The engine asks `StepQueue` whenever the device is free; the queue then selects from all queued entries. Must not know
-what a step does or how long it takes.
+The engine calls `StepQueue` whenever the device is free; the queue then selects from all queued entries. Must not
+depend on what a step does or how long it takes.
 """
 
 from __future__ import annotations

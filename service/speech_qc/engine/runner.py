@@ -1,7 +1,7 @@
 """Runs a model file with ONNX Runtime; the only module that imports it.
 
-Checks at load time whether the file can be served, and reports which execution provider actually runs it. Must not know
-sessions, batching or audio: features and state in, scores and new state out.
+Checks at load time whether the file can be served, and reports which execution provider actually runs it. Must not
+depend on sessions, batching or audio: features and state in, scores and new state out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SILENT, WARNING = 4, 2  # ONNX Runtime's severity numbers; WARNING is its defaul
 
 
 class OnnxRunner:
-    """A loaded model file; call it from one thread at a time.
+    """A loaded model file; calls may overlap on the CPU, where no buffers are bound.
 
     Args:
         model_path: ONNX file with its contract in the metadata.

@@ -1,6 +1,6 @@
 """One inference step over many sessions: gather state, compute features, run, check, commit state.
 
-Runs in the device thread. Must not know asyncio, the queue, or the receivers of the scores.
+Runs in the device thread. Must not depend on asyncio, the queue, or the receivers of the scores.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ class Stepper:
         """
         count = len(slots)
         stacked = np.concatenate(samples).reshape(count, -1)  # [B, n]
-        heard = np.asarray(np.isfinite(stacked).all(axis=1))  # [B]
-        if not heard.all():
-            stacked[~heard] = 0.0
+        input_finite = np.asarray(np.isfinite(stacked).all(axis=1))  # [B]
+        if not input_finite.all():
+            stacked[~input_finite] = 0.0
         started_s = time.perf_counter()
         features = self._features(stacked, lane)  # [B, T, F]
         features_s = time.perf_counter() - started_s
@@ -141,12 +141,12 @@ class Stepper:
         if not good.all():
             scores = np.where(good[:, None, None], scores, np.float32(0.0))
         readings = self._read_out(stacked, scores)
-        good &= heard
+        good &= input_finite
         if good.all():
             self._state[rows] = new_state  # commit only after everything that can fail
         else:
             self._state[rows[good]] = new_state[good]
-        return StepScores(scores, good, heard, readings, features_s)
+        return StepScores(scores, good, input_finite, readings, features_s)
 
     def _features(self, samples: FloatArray, lane: Lane) -> FloatArray:
         """Call the front end and check the shape of its result, [B, T, F]."""

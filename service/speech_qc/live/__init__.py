@@ -2,5 +2,5 @@
 
 `options` parses what the client requests, `stream` runs the stream from start to close, `scorer` moves chunks between
 session and engine, `input_checks` detects audio problems that the sender should fix, `outbox` bounds the messages that
-wait for the client. Knows neither FastAPI nor uvicorn; `speech_qc.api.stream` is the socket.
+wait for the client. Uses neither FastAPI nor uvicorn; `speech_qc.api.stream` provides the socket.
 """

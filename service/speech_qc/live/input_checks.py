@@ -188,7 +188,7 @@ class InputChecks:
         return [warn for warn in (silence, mismatch) if warn is not None]
 
     def levels_due(self, channel: int) -> bool:
-        """Whether the level measures of a channel are due for `look`."""
+        """Whether the level measures of a channel are due for `check_levels`."""
         return self._channels[channel].since_look_s >= LEVEL_CHECK_S
 
     def check_levels(self, channel: int, levels: Levels, samples: int, now_s: float) -> list[InputWarning]:

@@ -94,7 +94,7 @@ class LiveStream:
         settings: Limits and time-outs.
         metrics: Counts streams.
         reader: The engine's reader.
-        hub: Registry that counts the places of live channels.
+        registry: Registry that counts the places of live channels.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class LiveStream:
         settings: Settings,
         metrics: Metrics,
         reader: ChunkReader,
-        hub: StreamRegistry,
+        registry: StreamRegistry,
     ) -> None:
         self._socket, self._session_id, self._settings, self._metrics = socket, session_id, settings, metrics
-        self._contract, self._identity, self._profiles, self._hub = contract, identity, profiles, hub
+        self._contract, self._identity, self._profiles, self._registry = contract, identity, profiles, registry
         self._options = options
         self._checks = InputChecks(options.rate_hz, options.channels, options.encoding)
         self._piece_warnings: list[InputWarning] = []  # about the piece that is being taken
@@ -146,12 +146,12 @@ class LiveStream:
             Overloaded, Draining, EngineDead: The stream was refused; nothing was sent.
         """
         try:
-            self._hub.check(self._options.channels)
+            self._registry.check(self._options.channels)
         except CapacityError as refusal:
             self._metrics.refuse("draining" if isinstance(refusal, Draining) else "streams")
             raise
         self._scorer.open()
-        self._hub.add(self, self._options.channels)
+        self._registry.add(self, self._options.channels)
         self._metrics.streams_started.inc()
         self._metrics.streams_active.inc()
         outcome = ABORTED
@@ -162,7 +162,7 @@ class LiveStream:
             raise
         finally:
             self._scorer.close()
-            self._hub.remove(self)
+            self._registry.remove(self)
             self._metrics.streams_active.dec()
             self._metrics.streams_ended.labels(outcome).inc()
             for session in self._scorer.sessions:

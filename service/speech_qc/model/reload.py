@@ -2,7 +2,7 @@
 
 A generation is a model with its engine and its reader, which belong together. Streams and uploads keep the generation
 that they started with, so that their scores do not change midway. The engine stops when the last of them has ended.
-Knows no HTTP.
+Independent of HTTP.
 """
 
 from __future__ import annotations

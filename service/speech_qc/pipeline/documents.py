@@ -1,4 +1,4 @@
-"""An inspection as documents: the JSON document, and the plain report that the label exports are made from.
+"""Converts an inspection to documents: the JSON document, and the report from which label exports are written.
 
 Built from the types of `speech_qc.wire.schemas`. Server, command line and Python API share it, so all three return the
 same document for a recording.
@@ -19,7 +19,7 @@ from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.explain import Evidence
 from speech_qc.pipeline.recording import RecordingFindings, Timing
 from speech_qc.pipeline.session import ChannelRecord
-from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, Report, Summary, Verdict
+from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, Profiles, Report, Summary, Verdict
 from speech_qc.wire.schemas import (
     AudioAnswer,
     BandAnswer,
@@ -29,6 +29,7 @@ from speech_qc.wire.schemas import (
     EvidenceAnswer,
     InspectAnswer,
     LevelsAnswer,
+    ModelAnswer,
     ModelInfo,
     ReasonAnswer,
     SummaryAnswer,
@@ -42,11 +43,26 @@ def model_info(model: Model) -> ModelInfo:
     return ModelInfo(name=model.contract.name, version=model.contract.version, sha256=model.sha256)
 
 
+def model_answer(model: Model, profiles: Profiles, default_profile: str) -> ModelAnswer:
+    """Describe a loaded model, as `GET /v1/model` and `speech-qc model --json` do."""
+    contract = model.contract
+    return ModelAnswer(
+        model=model_info(model),
+        provider=model.provider,
+        provider_fallback=model.provider_fallback,
+        latency_s=contract.latency_s,
+        frame_hop_s=contract.features.frame_hop_s,
+        profiles=list(profiles.names),
+        default_profile=default_profile,
+        contract=contract,
+    )
+
+
 def choose_labels(contract: ModelContract, wanted: str | None) -> tuple[str, ...]:
     """Return the labels of a comma-separated list, in the model's order; all labels if there is no list.
 
     Raises:
-        ProtocolError: The model has no such label, or the list holds none; the message lists those that it has.
+        ProtocolError: The model has no such label, or the list is empty; the message lists the labels of the model.
     """
     names = contract.label_names
     if wanted is None or not wanted.strip():
@@ -76,8 +92,8 @@ def event_fields(event: Event) -> dict[str, Any]:
         "family": event.family,
         "onset_s": round(event.onset_s, 3),
         "offset_s": None if event.offset_s is None else round(event.offset_s, 3),
-        "score_max": round(event.score_max, 4),
-        "score_mean": round(event.score_mean, 4),
+        "score_max": _probability(event.score_max),
+        "score_mean": _probability(event.score_mean),
         "severity": event.severity,
     }
 
@@ -160,6 +176,11 @@ def inspection_document(
             for answer, record in zip(document["channels"], inspection.channels, strict=True)
         ]
     return document
+
+
+def _probability(score: float) -> float:
+    """Round a score; a model's sigmoid may exceed 1 by a rounding error, which the type would reject."""
+    return round(min(max(score, 0.0), 1.0), 4)
 
 
 def _evidence(evidence: Evidence) -> EvidenceAnswer:

@@ -93,9 +93,18 @@ def make_profiles(settings: Settings) -> Profiles:
         SettingsError: The file cannot be used, or lacks the default profile.
     """
     profiles = load_profiles(settings.profiles_path)
+    check_default_profile(settings, profiles)
+    return profiles
+
+
+def check_default_profile(settings: Settings, profiles: Profiles) -> None:
+    """Check that the default profile exists.
+
+    Raises:
+        SettingsError: It does not.
+    """
     if settings.default_profile not in profiles.names:
         raise SettingsError(
             f"SPEECHQC_DEFAULT_PROFILE={settings.default_profile!r} is not among the profiles: "
             f"{', '.join(profiles.names)}"
         )
-    return profiles

@@ -1,6 +1,6 @@
 """Inspects an upload while it arrives: decodes and resamples in a worker thread, scores through the engine.
 
-The event loop only moves chunks. Knows no HTTP; `pipeline.direct` inspects without an engine.
+The event loop only moves chunks. Independent of HTTP; `pipeline.direct` inspects without an engine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One recording from decoded blocks to findings: its channels, apart from who decodes and who runs the model.
+"""One recording, from decoded blocks to findings, independent of how it is decoded and of what runs the model.
 
-`pipeline.inspector` drives it through the engine, `pipeline.direct` without one; both get the same answer. Knows
+`pipeline.inspector` drives it through the engine, `pipeline.direct` without one, with the same results. Depends on
 neither asyncio nor HTTP.
 """
 
@@ -26,7 +26,7 @@ Block = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds spent, summed over channels; a step that is shared counts whole for each that shares it."""
+    """Seconds spent, summed over channels; a shared step counts in full for each recording that shares it."""
 
     decode_s: float
     features_s: float
@@ -53,7 +53,7 @@ class RecordingFindings:
     channels: list[ChannelRecord]
     timing: Timing
     evidence: list[list[Evidence]] | None = None
-    """For each event of each channel, in order; None when none was asked for."""
+    """For each event of each channel, in order; None if it was not requested."""
 
     @property
     def duration_s(self) -> float:
@@ -68,15 +68,15 @@ class RecordingFindings:
 
 @dataclass(frozen=True, slots=True)
 class InspectOptions:
-    """What the caller wants to know.
+    """Options of an inspection.
 
     Args:
         profile: Limits of the verdict.
         channels: `split` to inspect each channel separately, `mix` for their mean.
         keep_frames: Keep the scores of every frame.
         max_events: Events kept per channel.
-        explain: Give evidence for each event; the scores are kept for that, too.
-        deadline_s: Longest work, decoding and inference together; waiting for bytes does not count. None: no bound.
+        explain: Find evidence for each event; this also keeps the scores.
+        deadline_s: Maximum time for decoding and inference; waiting for bytes does not count. None: no limit.
     """
 
     profile: Profile
@@ -100,23 +100,23 @@ class Recording:
     `records`.
 
     Args:
-        contract: Of the model.
+        contract: Contract of the model.
         options: What to keep and how to judge.
-        reader: Of the same contract, where many recordings share one.
+        reader: Reader for the same contract, if many recordings share one.
     """
 
     def __init__(self, contract: ModelContract, options: InspectOptions, reader: ChunkReader | None = None) -> None:
         self._contract, self._options = contract, options
         self._reader = reader or ChunkReader(contract)
         self.sessions: list[Session] = []
-        """One per channel, once it is open."""
-        self._keepers: list[SpectrumKeeper] = []  # one per session when evidence is wanted, else none
+        """One per channel, after `open`."""
+        self._keepers: list[SpectrumKeeper] = []  # one per session if evidence is requested, else none
 
     def open(self, info: AudioInfo) -> None:
-        """Make the sessions, now that the number of channels is known.
+        """Create the sessions, now that the number of channels is known.
 
         Raises:
-            InvalidAudio: A sample rate that no speech recording has.
+            InvalidAudio: The sample rate is not supported.
         """
         options = self._options
         count = 1 if options.channels == "mix" else info.channels
@@ -178,7 +178,7 @@ class Recording:
         self.sessions[channel].accept(reading)
 
     def keep_spectrum(self, channel: int, chunk: Block) -> None:
-        """Keep what the evidence needs of a chunk, if evidence is wanted; takes about a millisecond."""
+        """Keep what the evidence needs of a chunk, if evidence is requested; takes about a millisecond."""
         if self._keepers:
             self._keepers[channel].add(chunk)
 
@@ -198,12 +198,12 @@ class Recording:
         return [session.record(self._options.profile) for session in self.sessions]
 
     def explain(self, records: Sequence[ChannelRecord]) -> list[list[Evidence]] | None:
-        """Find the evidence for every event, if it was asked for; takes about a millisecond each."""
+        """Find the evidence for every event, if it was requested; takes about a millisecond each."""
         if not self._options.explain:
             return None
         explainer = Explainer(self._contract)
         evidence = []
         for record, keeper in zip(records, self._keepers, strict=True):
-            assert record.frames is not None  # the sessions were told to keep them
+            assert record.frames is not None  # the sessions are configured to keep them
             evidence.append(explainer.explain(record.events, record.frames, keeper.kept()))
         return evidence

@@ -1,7 +1,7 @@
 """The state of one channel: samples in, chunks out, scores in, results out. Files and live audio share this path.
 
 A session belongs to one channel. It resamples, cuts chunks for the engine, keeps frame times correct although the model
-looks ahead, and tracks events, levels and summary. It must not know HTTP, sockets or asyncio, and it never runs a
+looks ahead, and tracks events, levels and summary. It must not use HTTP, sockets or asyncio, and it never runs a
 model: its owner passes chunks to the engine and scores back.
 """
 

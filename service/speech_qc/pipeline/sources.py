@@ -1,4 +1,4 @@
-"""Where a program's audio comes from: recordings as path, bytes, open file or array, live audio as bytes or arrays."""
+"""Audio sources of a program: recordings as path, bytes, open file or array; live audio as bytes or arrays."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class BlockSource(Protocol):
 
     @property
     def info(self) -> AudioInfo | None:
-        """What the header says; known with the first block."""
+        """Properties that the header declares; known with the first block."""
 
     def __iter__(self) -> Iterator[Block]:
-        """Decode block by block, as they are asked for."""
+        """Decode block by block, on demand."""
 
 
 class BytesSource:
@@ -49,7 +49,7 @@ class BytesSource:
 
     Args:
         source: The bytes, or an object with `read(size)`, which is read from its position to its end.
-        limits: Bounds.
+        limits: Limits on the recording.
     """
 
     def __init__(self, source: Bytes | BinaryIO, limits: DecodeLimits) -> None:
@@ -60,18 +60,18 @@ class BytesSource:
 
     @property
     def info(self) -> AudioInfo | None:
-        """What the header says; known with the first block."""
+        """Properties that the header declares; known with the first block."""
         return self._decoder.info
 
     def __iter__(self) -> Iterator[Block]:
-        """Decode block by block; raises what `Decoder` raises, and OSError where the file cannot be read."""
+        """Decode block by block; raises the errors of `Decoder`, and OSError if the file cannot be read."""
         is_empty = True
         for piece in self._pieces():
             is_empty = False
             yield from self._decoder.push(piece)
         if is_empty:
             raise InvalidAudio(
-                "expected the bytes of a recording, got none: pass the whole file; rewind one that was read before"
+                "expected the bytes of a recording, got none: pass the whole file; rewind a file that was read before"
             )
         yield from self._decoder.finish()
 
@@ -99,16 +99,16 @@ class ArraySource:
     Args:
         samples: float32, float64 or int16, (n,) or (n, channels).
         rate_hz: Samples per second.
-        limits: Bounds.
+        limits: Limits on the recording.
 
     Raises:
-        InvalidAudio: Another type or shape, samples that are not finite, or an impossible rate.
+        InvalidAudio: The type, shape or rate is not supported, or a sample is not finite.
         PayloadTooLarge: More channels or seconds than the limits allow.
     """
 
     def __init__(self, samples: NDArray[Any], rate_hz: int, limits: DecodeLimits) -> None:
         check_rate_hz(rate_hz)
-        samples = np.asarray(samples)  # subclasses index in ways of their own
+        samples = np.asarray(samples)  # subclasses may index differently
         check_samples(samples)
         if samples.size == 0:
             raise InvalidAudio(f"expected samples, got an empty array of shape {samples.shape}: check its source")
@@ -124,19 +124,19 @@ class ArraySource:
         self.info = AudioInfo(rate_hz, channels, f"array/{samples.dtype.name}", len(samples))
 
     def __iter__(self) -> Iterator[Block]:
-        """Give blocks of float32."""
+        """Yield blocks of float32."""
         for start in range(0, len(self._samples), ARRAY_BLOCK):
             block = float_samples(self._samples[start : start + ARRAY_BLOCK])
             yield block[:, None] if block.ndim == 1 else block
 
 
 class PushedAudio:
-    """Bytes and arrays of a live stream as pieces of one array per channel; used by one stream.
+    """Converts the bytes and arrays of a live stream to pieces, one array per channel; used by one stream.
 
     Args:
         encoding: Encoding of bytes.
         channels: Interleaved channels.
-        piece_samples: Most samples of one channel in a piece.
+        piece_samples: Maximum samples per channel in a piece.
     """
 
     def __init__(self, encoding: Encoding, channels: int, piece_samples: int) -> None:
@@ -146,29 +146,34 @@ class PushedAudio:
 
     @property
     def rest_bytes(self) -> int:
-        """Bytes of a sample whose other bytes have not come."""
+        """Bytes of an incomplete sample that wait for the rest of it."""
         return self._decoder.rest_bytes
 
     def pieces(self, audio: Bytes | NDArray[Any]) -> Iterator[list[Block]]:
-        """Check and convert what is pushed; consume the pieces before the next call.
+        """Check and convert audio; exhaust the iterator before the next call.
 
         Returns:
             Pieces of one float32 (n,) per channel, contiguous, n >= 1.
 
         Raises:
-            InvalidAudio: Samples of another type, shape or scale; before the first piece is returned.
+            InvalidAudio: The samples have the wrong type, shape or scale; raised before the first piece is returned.
             ProtocolError: Neither bytes nor an array, or an array after bytes that ended within a sample.
         """
         if isinstance(audio, np.ndarray):
-            return self._split(np.asarray(audio))  # subclasses index in ways of their own
+            return self._split(np.asarray(audio))  # subclasses may index differently
         if not isinstance(audio, Bytes):
             raise ProtocolError(f"expected bytes or a NumPy array, got {type(audio).__name__}: convert it")
         pieces = self._decoder.pieces(bytes(audio))
         if not self._is_float:
             return pieces
-        decoded = list(pieces)
-        for samples in (samples for piece in decoded for samples in piece):
-            _check_scale(samples)
+        rest = self._decoder.rest
+        try:
+            decoded = list(pieces)
+            for samples in (samples for piece in decoded for samples in piece):
+                _check_scale(samples)
+        except InvalidAudio:
+            self._decoder.rest = rest  # as before the refused push
+            raise
         return iter(decoded)
 
     def _split(self, samples: NDArray[Any]) -> Iterator[list[Block]]:
@@ -186,7 +191,7 @@ class PushedAudio:
 
 
 def _check_scale(samples: Block) -> None:
-    """Refuse what `Session.push` would refuse, before any channel has taken its part."""
+    """Reject what `Session.push` would reject, before any channel has accepted its part."""
     peak = float(np.abs(samples).max(initial=0.0))
     if not peak <= MAX_MAGNITUDE:
         raise InvalidAudio(
@@ -197,7 +202,7 @@ def _check_scale(samples: Block) -> None:
 
 
 def flat_bytes(source: Bytes) -> memoryview:
-    """View bytes one by one; copies only what does not lie in one piece.
+    """Return a flat view of bytes; copies only those that are not contiguous.
 
     Returns:
         One-dimensional, of format `B`.
@@ -207,10 +212,10 @@ def flat_bytes(source: Bytes) -> memoryview:
 
 
 def whole_number(name: str, value: WholeNumber) -> int:
-    """Turn an option such as a sample rate into an int.
+    """Convert an option such as a sample rate to an int.
 
     Raises:
-        ProtocolError: It has a fraction, or is no number at all.
+        ProtocolError: The value has a fraction or is not a number.
     """
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and value == int(value):
@@ -219,10 +224,10 @@ def whole_number(name: str, value: WholeNumber) -> int:
 
 
 def check_samples(samples: NDArray[Any]) -> None:
-    """Refuse an array that cannot be audio.
+    """Reject an array that cannot be audio.
 
     Raises:
-        InvalidAudio: Another type or shape than documented.
+        InvalidAudio: The type or shape is not supported.
     """
     if samples.dtype not in (np.float32, np.float64, np.int16):
         raise InvalidAudio(
@@ -234,10 +239,10 @@ def check_samples(samples: NDArray[Any]) -> None:
 
 
 def float_samples(samples: NDArray[Any]) -> Block:
-    """Turn samples into float32; integers are divided by 32768, as in a WAV file.
+    """Convert samples to float32; integers are divided by 32768, as in a WAV file.
 
     Raises:
-        InvalidAudio: Samples that are not finite.
+        InvalidAudio: A sample is not finite.
     """
     if samples.dtype == np.int16:
         return samples.astype(np.float32) / np.float32(32768)
@@ -251,17 +256,17 @@ def float_samples(samples: NDArray[Any]) -> Block:
 def opened(
     source: Source, sample_rate: WholeNumber | None, limits: DecodeLimits
 ) -> AbstractContextManager[BlockSource]:
-    """Open whatever a program calls a recording.
+    """Open a recording from any source that a program can pass.
 
     Args:
         source: The recording.
-        sample_rate: Of an array; files say theirs themselves.
-        limits: Bounds.
+        sample_rate: Sample rate of an array; None for files, which declare their own.
+        limits: Limits on the recording.
 
     Raises:
-        ProtocolError: A type that is no recording, an array without its rate, or a rate for a file.
-        InvalidAudio: The file cannot be opened, or an array of another type or shape.
-        UnsupportedFormat: The file is not a recording that can be read.
+        ProtocolError: The source has another type, an array has no sample rate, or another source has one.
+        InvalidAudio: The file cannot be opened, or the array has the wrong type or shape.
+        UnsupportedFormat: The file is not in a readable format.
         PayloadTooLarge: More seconds or channels than the limits allow.
     """
     if isinstance(source, np.ndarray):
@@ -276,10 +281,10 @@ def opened(
     if isinstance(source, io.TextIOBase):
         raise ProtocolError("expected a file opened in binary mode, got one in text mode: open it with mode 'rb'")
     if sample_rate is not None:
-        raise ProtocolError("sample_rate is for arrays of samples; a recording's header says its own: leave it out")
+        raise ProtocolError("sample_rate is only for arrays, because a recording's header says its own: leave it out")
     if isinstance(source, str | PathLike):
         try:
             return decode_file(os.fsdecode(source), limits)
-        except ValueError as error:  # a NUL character, or one that no file name can hold
+        except ValueError as error:  # a NUL or another character that file names cannot contain
             raise InvalidAudio(f"expected the path of a file, got {source!r} ({error}): check the path") from error
     return nullcontext(BytesSource(source, limits))

@@ -1,6 +1,6 @@
 """Turns frame scores into events, severity, summary, verdict and export files.
 
-Pure functions and small streaming classes over NumPy arrays. Knows nothing of audio bytes, inference, asyncio or HTTP.
+Pure functions and small streaming classes over NumPy arrays. Independent of audio bytes, inference, asyncio and HTTP.
 """
 
 from speech_qc.scoring.events import Event, EventTracker, EventUpdate

@@ -1,7 +1,7 @@
 """The meaning of the columns of a score block, computed once per contract and shared by events and summary.
 
 All consumers of scores use the same float32 thresholds and reject the same malformed blocks. With separate code, a
-frame could count as noisy in the summary but not in the events. Knows nothing of how scores are computed.
+frame could count as noisy in the summary but not in the events. Independent of how scores are computed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Summarises a whole recording: how much speech and how much noise and interference it has, and the ratio of the two.
+"""Summarises a whole recording: the shares of speech, noise and interference, and the signal-to-noise ratio.
 
 Frames are collected in fixed portions at absolute positions and summed portion by portion. So the order of additions,
 and every bit of the result, does not depend on how the stream was split into blocks, and the small blocks of a live

@@ -1,4 +1,4 @@
-"""API keys: how they are created, stored and checked. Knows files and hashes, no HTTP.
+"""API keys: how they are created, stored and checked. Independent of HTTP.
 
 A key is `sqc_<id>_<secret>`; the secret is 256 random bits. The file stores SHA-256 of the whole key, without salt and
 without stretching. Both protect passwords that people choose: stretching makes guesses slow, and salt makes precomputed

@@ -1,4 +1,4 @@
-"""Refuse to start a server without keys that other machines can reach, unless that is allowed. Knows only settings."""
+"""Refuse to start a server without keys that other machines can reach, unless that is allowed."""
 
 from __future__ import annotations
 

@@ -232,4 +232,4 @@ def bounded_http_protocol(settings: Settings, on_refused: Callable[[], None]) ->
         on_refused: Called for each connection that is refused because there are too many.
     """
     bound = {"limits": ConnectionLimits.of(settings), "on_refused": staticmethod(on_refused)}
-    return type("BoundGuardedHttpProtocol", (BoundedHttpProtocol,), bound)
+    return type("ConfiguredHttpProtocol", (BoundedHttpProtocol,), bound)

@@ -257,7 +257,7 @@ def _is_utf8(pieces: list[bytes]) -> bool:
 
 def bounded_websocket_protocol(settings: Settings) -> type[LiveWebSocketProtocol]:
     """Return the protocol class with the limits of these settings, for uvicorn's option `ws`."""
-    return type("BoundAudioSocketProtocol", (LiveWebSocketProtocol,), {"limits": ConnectionLimits.of(settings)})
+    return type("ConfiguredWebSocketProtocol", (LiveWebSocketProtocol,), {"limits": ConnectionLimits.of(settings)})
 
 
 _discreet = logging.getLogger("speech_qc.socket")

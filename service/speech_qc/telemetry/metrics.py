@@ -30,7 +30,7 @@ from speech_qc.errors import (
     Unauthorized,
 )
 from speech_qc.version import __version__
-from speech_qc.wire.vocabulary import Status, WarningCode
+from speech_qc.wire.vocabulary import ReloadOutcome, Status, WarningCode
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -44,7 +44,7 @@ or no memory left for recordings and responses."""
 
 PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
-RELOADS = ("replaced", "unchanged", "failed")
+RELOADS = (*get_args(ReloadOutcome), "failed")
 STAGES = ("decode", "features", "queue", "inference", "total")
 
 NO_ROUTE = "other"

@@ -1,4 +1,4 @@
-"""The messages that a client can send besides audio: one discriminated union. Knows pydantic and nothing of sockets."""
+"""The messages that a client can send besides audio: one discriminated union. Independent of sockets."""
 
 from __future__ import annotations
 

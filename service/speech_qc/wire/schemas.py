@@ -61,8 +61,8 @@ class AudioAnswer(Answer):
 class BandAnswer(Answer):
     """The frequency band of an event."""
 
-    low_hz: float = Field(ge=0)
-    high_hz: float = Field(ge=0)
+    low_hz: int = Field(ge=0)
+    high_hz: int = Field(ge=0)
     against: BandReference = Field(
         description="What the event's spectrum was compared with: the floor around it, or its own strongest band."
     )
@@ -233,4 +233,4 @@ class ReloadAnswer(Answer):
     outcome: ReloadOutcome = Field(description="`unchanged`: the file contains the model in use.")
     model: ModelInfo
     old_models: int = Field(description="Earlier models that streams still use.")
-    workers: list[WorkerReload] | None = Field(None, description="With several processes: the result in each.")
+    workers: list[WorkerReload] | None = Field(default=None, description="With several processes: the result in each.")

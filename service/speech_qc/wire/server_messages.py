@@ -2,7 +2,7 @@
 
 The server builds its messages from these types, and `speech_qc.client.stream` parses into them. Only `Scores`, which is
 sent many times a second for each stream, is encoded directly from arrays; a test checks that form against its type.
-Knows pydantic and nothing of sockets.
+Independent of sockets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Ready(Message):
     model: ModelInfo
     frame_hop_s: float
     latency_s: float = Field(
-        description="From a sample's arrival until its frame's scores are sent, without computing time."
+        description="Longest time from a frame's last sample until its scores are sent, without computing time."
     )
     encoding: Encoding
     sample_rate_hz: int
@@ -52,12 +52,16 @@ class Scores(Message):
     channels: list[ScoresChannel]
 
 
-class EventMessage(EventAnswer, Message):
-    """An event has begun, with its values so far, or has ended, with its final values."""
+class _EventHead(Message):
+    """Fields of an event message before those of the event; a base class, since pydantic orders fields by bases."""
 
     type: Literal["event"] = "event"
     phase: Phase
     channel: int
+
+
+class EventMessage(EventAnswer, _EventHead):
+    """An event has begun (with the values so far) or ended (complete)."""
 
 
 class StreamWarning(Message):
@@ -95,7 +99,7 @@ class Finalized(Message):
 
 
 class Summary(Message):
-    """Last message of a stream that ended cleanly."""
+    """Last message of a stream that ended gracefully; when the server shuts down, an `error` follows."""
 
     type: Literal["summary"] = "summary"
     session_id: str

@@ -10,11 +10,8 @@ Encoding = Literal["linear16", "mulaw", "alaw", "float32"]
 ChannelMode = Literal["split", "mix"]
 """Whether to inspect each channel separately, or the mean of all."""
 
-ExportFormat = Literal["csv", "audacity", "textgrid", "rttm", "webvtt"]
-"""Label tracks for other programs."""
-
 AnswerFormat = Literal["json", "csv", "audacity", "textgrid", "rttm", "webvtt"]
-"""Response formats of `POST /v1/inspect`: JSON, or one of `ExportFormat`."""
+"""Response formats of `POST /v1/inspect`: JSON, or a label track for other programs."""
 
 Severity = Literal["minor", "moderate", "severe"]
 """Severity of an event."""

@@ -46,12 +46,12 @@ class Channel:
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LIMIT_BYTES))
 
     def send(self, kind: str, **content: Any) -> None:
-        """Send a message; it is dropped if the other side has exited, which `hear` detects."""
+        """Send a message; it is dropped if the other side has exited, which `receive` detects."""
         if not self._writer.is_closing():
             self._writer.write(encode(kind, **content))
 
     async def ask(self, kind: str, wait_s: float) -> Message:
-        """Send a message with a new `id` and wait for the reply, which the reader passes to `settle`.
+        """Send a message with a new `id` and wait for the reply, which the reader passes to `resolve`.
 
         Raises:
             TimeoutError: No reply arrived in time.

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from speech_qc.errors import SettingsError, StartupError
-from speech_qc.exit_codes import FOUND, OK, of_signal
+from speech_qc.exit_codes import OK, WORKER_FAILED, of_signal
 from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
 from speech_qc.workers.acceptor import Acceptor
@@ -163,7 +163,7 @@ class Supervisor:
             del self._workers[number]
             self._acceptor.remove(worker.sender)
         if self._stopping.is_set() and code not in (0, -signal.SIGTERM):
-            self._code = self._code or FOUND
+            self._code = self._code or WORKER_FAILED
         name = f"worker {number} (process {worker.process.pid})"
         if worker.failure is not None:
             return f"{name} failed to start: {worker.failure}"
@@ -283,7 +283,7 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         logger.error("workers %s did not exit in time: killing them", sorted(self._workers))
-        self._code = self._code or FOUND
+        self._code = self._code or WORKER_FAILED
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
