@@ -20,9 +20,10 @@ import httpx
 from bench_inspect import write_audio
 from recording import ROOT, machine, markdown, record
 
-from speech_qc.capacity.host import allow_open_files, started_server
+from speech_qc.capacity.host import Host, allow_open_files, started_server
 from speech_qc.capacity.trial import Conditions, Target, run_trial
 
+SHORT_UPLOADS = 20  # of one minute each
 UPLOAD_S = 900.0  # time-out of an upload
 
 
@@ -34,7 +35,8 @@ class Cost:
         chunk_us: Microseconds of server CPU per stream message.
         p99_ms: 99th percentile of the lag.
         lost: Frames that were expected but not received.
-        times_real_time: Seconds of audio per second of server CPU, for the upload.
+        times_real_time: Seconds of audio per second of server CPU, for the long upload.
+        short_times_real_time: The same for short uploads with frames in the answer.
     """
 
     chunk_us: float
@@ -42,30 +44,44 @@ class Cost:
     lost: int
     times_real_time: float
 
+    short_times_real_time: float
+
     def cells(self) -> list[str]:
-        """Return the values as a table row."""
-        return [f"{self.chunk_us:.0f}", f"{self.p99_ms:.0f}", str(self.lost), f"{self.times_real_time:.0f}"]
+        """As a row of the table."""
+        return [
+            f"{self.chunk_us:.0f}", f"{self.p99_ms:.0f}", str(self.lost), f"{self.times_real_time:.0f}",
+            f"{self.short_times_real_time:.0f}",
+        ]  # fmt: skip
 
 
-def measure(program: Sequence[str], options: argparse.Namespace, recording: Path) -> Cost:
-    """Start one server, run streams and an upload, and stop it."""
+def measure(program: Sequence[str], options: argparse.Namespace, recording: Path, minute: Path) -> Cost:
+    """Start one server, run streams and uploads, and stop it."""
     conditions = Conditions(options.message_ms, 100, options.seconds)
     with started_server(options.streams + 16, program=program, device="cpu") as host:
         trial = run_trial(Target.of(host), options.streams, conditions)
         if trial.server_cpu is None:
             raise SystemExit("the CPU time of the server is not available on this machine: run this on Linux")
-        before = host.cpu_s() or 0.0
-        with recording.open("rb") as body:
-            answer = httpx.post(f"{host.url}/v1/inspect?frames=false", content=body, timeout=UPLOAD_S)
-        answer.raise_for_status()
-        upload_s = (host.cpu_s() or 0.0) - before
+        long_s = uploads_cpu_s(host, recording, 1, frames=False)
+        uploads_cpu_s(host, minute, 1, frames=True)  # the first one fills caches
+        short_s = uploads_cpu_s(host, minute, SHORT_UPLOADS, frames=True)
     messages_per_s = options.streams * 1000 / options.message_ms
     return Cost(
         chunk_us=trial.server_cpu / messages_per_s * 1e6,
         p99_ms=trial.lag_ms[3],
         lost=trial.lost_frames,
-        times_real_time=options.hours * 3600 / upload_s,
+        times_real_time=options.hours * 3600 / long_s,
+        short_times_real_time=60 * SHORT_UPLOADS / short_s,
     )
+
+
+def uploads_cpu_s(host: Host, recording: Path, count: int, *, frames: bool) -> float:
+    """Upload a recording several times, one after the other; returns seconds of server CPU."""
+    before = host.cpu_s() or 0.0
+    for _ in range(count):
+        with recording.open("rb") as body:
+            url = f"{host.url}/v1/inspect?frames={str(frames).lower()}"
+            httpx.post(url, content=body, timeout=UPLOAD_S).raise_for_status()
+    return (host.cpu_s() or 0.0) - before
 
 
 def main() -> None:
@@ -85,30 +101,35 @@ def main() -> None:
     costs: dict[str, list[Cost]] = {name: [] for name in programs}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        recording = Path(folder) / "long.wav"
+        recording, minute = Path(folder) / "long.wav", Path(folder) / "minute.wav"
         write_audio(ROOT / "examples" / "sample.wav", options.hours * 3600, recording)
+        write_audio(ROOT / "examples" / "sample.wav", 60, minute)
         for pair in range(options.pairs):
             for name in sorted(programs, reverse=bool(pair % 2)):
-                cost = measure(programs[name], options, recording)
+                cost = measure(programs[name], options, recording, minute)
                 costs[name].append(cost)
                 rows.append([str(pair + 1), name, *cost.cells()])
                 print(*rows[-1], file=sys.stderr)
     middle = {
-        name: [
-            statistics.median(values) for values in zip(*((c.chunk_us, c.times_real_time) for c in found), strict=True)
-        ]
+        name: (
+            statistics.median(cost.chunk_us for cost in found),
+            statistics.median(cost.times_real_time for cost in found),
+            statistics.median(cost.short_times_real_time for cost in found),
+        )
         for name, found in costs.items()
     }
     ratios = [this / other for this, other in zip(middle["this"], middle["other"], strict=True)]
-    for name, (chunk_us, times) in middle.items():
-        rows.append(["median", name, f"{chunk_us:.0f}", "", "", f"{times:.0f}"])
+    for name, (chunk_us, long, short) in middle.items():
+        rows.append(["median", name, f"{chunk_us:.0f}", "", "", f"{long:.0f}", f"{short:.0f}"])
+    headings = [
+        "pair", "checkout", "server CPU per message, µs", "p99 lag, ms", "lost", "long upload, x real time",
+        "short uploads",
+    ]  # fmt: skip
     text = (
         f"{options.streams} streams, messages of {options.message_ms} ms, {options.seconds:g} s measured, one process; "
-        f"then an upload of {options.hours:g} h without frames.\n\n"
-        + markdown(
-            ["pair", "checkout", "server CPU per message, µs", "p99 lag, ms", "lost", "upload, x real time"], rows
-        )
-        + f"\n\nRatio of the medians, this to other: {ratios[0]:.3f} CPU per message, {ratios[1]:.3f} upload speed."
+        f"then an upload of {options.hours:g} h without frames, then {SHORT_UPLOADS} of one minute with frames.\n\n"
+        f"{markdown(headings, rows)}\n\nRatio of the medians, this to other: {ratios[0]:.3f} CPU per message, "
+        f"{ratios[1]:.3f} speed of the long upload, {ratios[2]:.3f} of the short ones."
     )
     print(text)
     if options.record:

@@ -123,7 +123,7 @@ def test_what_is_used_of_objects_that_uvicorn_holds_is_there(cls):
 
 def test_a_stream_finds_the_protocol_object_behind_its_socket():
     """If it does not, messages take the slow path through ASGI, and nothing else tells."""
-    found = []
+    found: list[object] = []
 
     async def main() -> None:
         async with serving() as (url, app), connect(f"{url}/v1/stream", compression=None) as link:
