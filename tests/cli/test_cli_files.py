@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speech_qc.cli.files import Source, find_sources, replaced_when_complete, result_names, write_file
+from speech_qc.cli.files import InputFile, find_sources, replaced_when_complete, result_names, write_file
 
 
 def touch(*names: str) -> None:
@@ -65,7 +65,7 @@ def test_shape_of_the_result_depends_on_the_arguments_not_on_what_they_hold(
 
 
 def names(*paths: str, extension: str = "json") -> list[str]:
-    return result_names([Source(Path(path)) for path in paths], extension)
+    return result_names([InputFile(Path(path)) for path in paths], extension)
 
 
 def test_result_is_named_after_the_stem() -> None:
@@ -113,4 +113,4 @@ def test_draft_keeps_the_extension_and_becomes_the_target() -> None:
 
 
 def test_name_that_is_no_utf8_or_holds_control_characters_is_made_printable() -> None:
-    assert Source(Path(os.fsdecode(b"a\xff\x1b[31m.wav"))).name == "a��[31m.wav"
+    assert InputFile(Path(os.fsdecode(b"a\xff\x1b[31m.wav"))).name == "a��[31m.wav"

@@ -14,7 +14,7 @@ import pytest
 from cli_material import RATE_HZ, noise, run, write
 
 from speech_qc.cli.answers import answers_in_order
-from speech_qc.cli.files import Source
+from speech_qc.cli.files import InputFile
 from speech_qc.cli.main import main
 from speech_qc.cli.seams import Seams
 from speech_qc.engine import EchoRunner
@@ -248,7 +248,7 @@ def test_recordings_are_inspected_side_by_side_but_no_more_than_allowed() -> Non
         return {"name": path.name}
 
     async def collect() -> list[Any]:
-        sources = [Source(Path(str(i))) for i in range(9)]
+        sources = [InputFile(Path(str(i))) for i in range(9)]
         return [answer async for _, answer in answers_in_order(sources, inspect, 4)]
 
     answers = asyncio.run(collect())

@@ -14,7 +14,7 @@ from cli_material import noise, run, write
 
 from live_server import serving
 from speech_qc.cli.live_view import HISTORY_S, History, TerminalView
-from speech_qc.cli.playback import Recording
+from speech_qc.cli.playback import PlayedRecording
 from speech_qc.wire.server_messages import SERVER
 
 
@@ -121,7 +121,7 @@ def test_a_recording_that_breaks_off_is_an_error_after_its_summary(talk, capsys)
 
 def test_portions_hold_every_sample_once(workplace):
     path = write(Path("long.wav"), noise(0.7734))
-    recording = Recording(path, "float32", None, None)
+    recording = PlayedRecording(path, "float32", None, None)
 
     async def collect() -> list[bytes]:
         return [portion async for portion in recording.portions()]

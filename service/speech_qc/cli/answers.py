@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from speech_qc.cli.files import Source
+from speech_qc.cli.files import InputFile
 from speech_qc.cli.options import Question
 from speech_qc.cli.seams import CommandError
 from speech_qc.embedded.detector import Detector
@@ -94,8 +94,8 @@ class LocalAnswerer:
 
 
 async def answers_in_order(
-    sources: Sequence[Source], inspect: Callable[[Path], Awaitable[Document]], workers: int
-) -> AsyncGenerator[tuple[Source, Document | Exception]]:
+    sources: Sequence[InputFile], inspect: Callable[[Path], Awaitable[Document]], workers: int
+) -> AsyncGenerator[tuple[InputFile, Document | Exception]]:
     """Inspect several recordings concurrently and yield the results in the order of the recordings.
 
     At most `workers` results exist at a time, even if one slow recording delays those after it.
@@ -108,12 +108,12 @@ async def answers_in_order(
     Returns:
         Each source with its document, or with the error that prevented its inspection.
     """
-    running: deque[tuple[Source, asyncio.Task[Document]]] = deque()
+    running: deque[tuple[InputFile, asyncio.Task[Document]]] = deque()
 
     async def answer(path: Path) -> Document:
         return await inspect(path)
 
-    async def oldest() -> tuple[Source, Document | Exception]:
+    async def oldest() -> tuple[InputFile, Document | Exception]:
         source, task = running.popleft()
         try:
             return source, await task

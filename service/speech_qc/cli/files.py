@@ -19,7 +19,7 @@ AUDIO_EXTENSIONS = frozenset({
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class InputFile:
     """One recording to inspect.
 
     Args:
@@ -45,7 +45,7 @@ class Found:
             format of the result, which must not depend on the number of files in a folder.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[InputFile]
     missing: Sequence[str]
     several: bool
 
@@ -61,7 +61,7 @@ def find_sources(arguments: Sequence[str]) -> Found:
     Args:
         arguments: As given on the command line.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[str, InputFile] = {}
     missing: list[str] = []
     several = len(arguments) != 1
     for argument in arguments:
@@ -80,7 +80,7 @@ def find_sources(arguments: Sequence[str]) -> Found:
         if not paths:
             missing.append(f"{printable(argument)}: {problem}")
         for found in paths:
-            sources.setdefault(os.path.realpath(found), Source(found))
+            sources.setdefault(os.path.realpath(found), InputFile(found))
     return Found(list(sources.values()), missing, several)
 
 
@@ -102,7 +102,7 @@ def _matches(pattern: str) -> Iterator[Path]:
             yield path
 
 
-def result_names(sources: Sequence[Source], extension: str) -> list[str]:
+def result_names(sources: Sequence[InputFile], extension: str) -> list[str]:
     """Name one result file per recording, so that all names differ, even on file systems that ignore case.
 
     The name is `<stem>.<extension>` if that is unique. For recordings with the same stem, their folders are added as a
@@ -130,7 +130,7 @@ def result_names(sources: Sequence[Source], extension: str) -> list[str]:
             levels[position] += 1
 
 
-def _stem(source: Source, level: int, common: str | None, number: int) -> str:
+def _stem(source: InputFile, level: int, common: str | None, number: int) -> str:
     """Return the name of a recording's result without its extension, more specific with every level."""
     if level == 0:
         return source.path.stem

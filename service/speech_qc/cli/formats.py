@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from speech_qc.cli.answers import Document
-from speech_qc.cli.files import Source
+from speech_qc.cli.files import InputFile
 from speech_qc.cli.options import Format
 from speech_qc.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
 from speech_qc.wire.encode import to_json
@@ -26,12 +26,12 @@ def extension(form: Format) -> str:
     return _EXTENSIONS.get(form) or EXPORTS[form].extension
 
 
-def json_bytes(source: Source, document: Document) -> bytes:
+def json_bytes(source: InputFile, document: Document) -> bytes:
     """Encode a result as JSON, with the name of its file as the first field."""
     return to_json({"file": source.name} | document)
 
 
-def export_bytes(form: Format, source: Source, document: Document, *, scores: bool = False) -> Iterator[bytes]:
+def export_bytes(form: Format, source: InputFile, document: Document, *, scores: bool = False) -> Iterator[bytes]:
     """Render one of the label exports.
 
     Args:
@@ -45,7 +45,7 @@ def export_bytes(form: Format, source: Source, document: Document, *, scores: bo
     return (chunk.encode() for chunk in chunks)
 
 
-def with_file_column(source: Source, chunks: Iterator[bytes], *, header: bool) -> Iterator[bytes]:
+def with_file_column(source: InputFile, chunks: Iterator[bytes], *, header: bool) -> Iterator[bytes]:
     """Add the file's name as the first column of every CSV line, so that several results can be concatenated.
 
     Args:
@@ -66,7 +66,7 @@ def with_file_column(source: Source, chunks: Iterator[bytes], *, header: bool) -
         yield b"".join(name + b"," + line for line in lines)
 
 
-def report_of(source: Source, document: Document) -> Report:
+def report_of(source: InputFile, document: Document) -> Report:
     """Convert a result document to the input of the label exports."""
     hop_s = document["frame_hop_s"]
     channels = []

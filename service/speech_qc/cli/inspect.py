@@ -20,7 +20,7 @@ from rich.text import Text
 
 from speech_qc.cli.answers import Answerer, Document, LocalAnswerer, answers_in_order
 from speech_qc.cli.api_key_option import api_key_for
-from speech_qc.cli.files import Found, Source, find_sources, replaced_when_complete, result_names, write_file
+from speech_qc.cli.files import Found, InputFile, find_sources, replaced_when_complete, result_names, write_file
 from speech_qc.cli.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
 from speech_qc.cli.options import COUNTED, Format, InspectCommand
 from speech_qc.cli.seams import CommandError, Seams
@@ -177,14 +177,14 @@ class Run:
             return not self._found.several or options.out is not None
         return options.question.frames and options.form in (Format.json, Format.jsonl)
 
-    async def _deliver_or_note(self, source: Source, number: int, answer: Document) -> None:
+    async def _deliver_or_note(self, source: InputFile, number: int, answer: Document) -> None:
         """Deliver in a thread, so that a picture that takes seconds does not delay other recordings."""
         try:
             await asyncio.to_thread(self._deliver, source, number, answer)
         except SpeechQCError as error:  # the file was changed or removed after its inspection, so it cannot be drawn
             self._note_error(source, error)
 
-    def _deliver(self, source: Source, number: int, document: Document) -> None:
+    def _deliver(self, source: InputFile, number: int, document: Document) -> None:
         """Write one result to its destination; called for one result at a time."""
         options = self._options
         if options.plot is not None:
@@ -204,7 +204,7 @@ class Run:
         self._written += 1
         self._statuses.extend(channel["verdict"]["status"] for channel in document["channels"])
 
-    def _alone(self, source: Source, document: Document) -> Iterator[bytes]:
+    def _alone(self, source: InputFile, document: Document) -> Iterator[bytes]:
         """Render the result of one recording as a complete file."""
         options = self._options
         if options.form is Format.table:
@@ -216,7 +216,7 @@ class Run:
         else:
             yield from export_bytes(options.form, source, document, scores=options.scores)
 
-    def _among_others(self, source: Source, document: Document) -> Iterator[bytes]:
+    def _among_others(self, source: InputFile, document: Document) -> Iterator[bytes]:
         """Render the result of one recording as part of the output for several."""
         alone = self._alone(source, document)
         first = self._written == 0
@@ -226,7 +226,7 @@ class Run:
             return with_file_column(source, alone, header=first)
         return alone
 
-    def _print_detail(self, source: Source, document: Document) -> None:
+    def _print_detail(self, source: InputFile, document: Document) -> None:
         console, scores = self._stdout, self._options.scores
         if scores and document["audio"]["duration_s"] > SCORES_MAX_S:
             raise CommandError(
@@ -236,7 +236,7 @@ class Run:
             _emit(f"{line}\n".encode(console.encoding, "replace") for line in (*frame_lines(document), ""))
         self._show(detail(source, document, console.width, ascii_only=console.options.ascii_only))
 
-    def _draw(self, source: Source, number: int, document: Document, picture: Path) -> None:
+    def _draw(self, source: InputFile, number: int, document: Document, picture: Path) -> None:
         """Draw every channel of a recording; file names get a number per recording and a suffix per channel."""
         from speech_qc.cli.plot import plot_channel
 
@@ -249,7 +249,7 @@ class Run:
                 plot_channel(source.path, document, position, draft, mix=self._options.question.channels == "mix")
             self._notes.print(Text(f"{target}: {source.name}" + (f", channel {position}" if count > 1 else "")))
 
-    def _note_error(self, source: Source, error: Exception) -> None:
+    def _note_error(self, source: InputFile, error: Exception) -> None:
         self._errors += 1
         message = error.message if isinstance(error, SpeechQCError) else str(error)
         self._notes.print(Text(f"error: {source.name}: {message}"))

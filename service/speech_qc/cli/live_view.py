@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from speech_qc.cli.files import Source, printable
+from speech_qc.cli.files import InputFile, printable
 from speech_qc.cli.sparklines import blocks, column_means
 from speech_qc.cli.tables import HEADLINES, SEVERITY_STYLES, clock, detail, output_console, without_padding
 from speech_qc.wire.server_messages import (
@@ -111,7 +111,7 @@ class TerminalView:
         notes: Console on standard error.
     """
 
-    def __init__(self, source: Source, ready: Ready, notes: Console) -> None:
+    def __init__(self, source: InputFile, ready: Ready, notes: Console) -> None:
         self._source, self._ready, self._notes = source, ready, notes
         self._console = output_console(sys.stdout)
         self._histories = [History(ready.labels, ready.frame_hop_s) for _ in range(ready.channels)]

@@ -54,7 +54,7 @@ class Wire:
         return round(self.rate_hz * PORTION_S) * self.channels * SAMPLE_BYTES[self.encoding]
 
 
-class Recording:
+class PlayedRecording:
     """A recording to be streamed; call `close` at the end.
 
     Args:

@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from speech_qc.cli.api_key_option import api_key_for, with_hint
-from speech_qc.cli.files import Source
+from speech_qc.cli.files import InputFile
 from speech_qc.cli.live_view import JsonView, TerminalView, View
 from speech_qc.cli.options import COUNTED, FailOn
-from speech_qc.cli.playback import MAX_RATE_HZ, MIN_RATE_HZ, Recording, StandardInput, in_real_time
+from speech_qc.cli.playback import MAX_RATE_HZ, MIN_RATE_HZ, PlayedRecording, StandardInput, in_real_time
 from speech_qc.cli.seams import CommandError
 from speech_qc.client.stream import Encoding, NoStream, StreamClient, StreamClosed
 from speech_qc.exit_codes import FOUND, OK
@@ -79,13 +79,13 @@ def stream(command: StreamCommand) -> int:
     return FOUND if COUNTED[command.fail_on].intersection(statuses) else OK
 
 
-def _source(command: StreamCommand) -> Recording | StandardInput:
+def _source(command: StreamCommand) -> PlayedRecording | StandardInput:
     if command.source == STDIN:
         return StandardInput(command.encoding, command.rate_hz, command.channels)
-    return Recording(Path(command.source), command.encoding, command.rate_hz, command.channels)
+    return PlayedRecording(Path(command.source), command.encoding, command.rate_hz, command.channels)
 
 
-async def _play(command: StreamCommand, audio: Recording | StandardInput, api_key: str | None) -> Summary:
+async def _play(command: StreamCommand, audio: PlayedRecording | StandardInput, api_key: str | None) -> Summary:
     """Open the stream, send the audio, and return the summary."""
     wire = audio.wire
     labels = None if command.labels is None else [label.strip() for label in command.labels.split(",")]
@@ -108,7 +108,7 @@ async def _play(command: StreamCommand, audio: Recording | StandardInput, api_ke
             view.take(client.ready)
         else:
             name = "standard input" if command.source == STDIN else command.source
-            view = TerminalView(Source(Path(name)), client.ready, notes)
+            view = TerminalView(InputFile(Path(name)), client.ready, notes)
         try:
             return await _converse(command, audio, client, view)
         finally:
@@ -116,7 +116,7 @@ async def _play(command: StreamCommand, audio: Recording | StandardInput, api_ke
 
 
 async def _converse(
-    command: StreamCommand, audio: Recording | StandardInput, client: StreamClient, view: View
+    command: StreamCommand, audio: PlayedRecording | StandardInput, client: StreamClient, view: View
 ) -> Summary:
     """Send audio and receive messages concurrently; return the summary when the stream has ended gracefully."""
     stop = asyncio.Event()
@@ -142,7 +142,9 @@ async def _converse(
     return client.summary
 
 
-async def _speak(audio: Recording | StandardInput, client: StreamClient, stop: asyncio.Event, *, paced: bool) -> None:
+async def _speak(
+    audio: PlayedRecording | StandardInput, client: StreamClient, stop: asyncio.Event, *, paced: bool
+) -> None:
     """Send audio until its end or until `stop` is set, then end the stream gracefully."""
     sending = asyncio.create_task(_send(audio, client, paced=paced))
     stopping = asyncio.create_task(stop.wait())
@@ -157,7 +159,7 @@ async def _speak(audio: Recording | StandardInput, client: StreamClient, stop: a
         sending.result()
 
 
-async def _send(audio: Recording | StandardInput, client: StreamClient, *, paced: bool) -> None:
+async def _send(audio: PlayedRecording | StandardInput, client: StreamClient, *, paced: bool) -> None:
     portions = audio.portions()
     async for portion in in_real_time(portions, audio.wire) if paced else portions:
         await client.send(portion)

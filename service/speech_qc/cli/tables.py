@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from speech_qc.cli.files import Source, printable
+from speech_qc.cli.files import InputFile, printable
 from speech_qc.cli.sparklines import sparkline_grid
 from speech_qc.contract import LABEL_CATALOG
 
@@ -60,7 +60,7 @@ class RunTable:
     def __init__(self) -> None:
         self._rows: list[tuple[Text | str, ...]] = []
 
-    def add(self, source: Source, document: Document) -> None:
+    def add(self, source: InputFile, document: Document) -> None:
         """Add the rows of one recording."""
         several = len(document["channels"]) > 1
         for channel in document["channels"]:
@@ -120,7 +120,7 @@ def open_table() -> Table:
     return Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
-def detail(source: Source, document: Document, width: int, *, ascii_only: bool = False) -> Group:
+def detail(source: InputFile, document: Document, width: int, *, ascii_only: bool = False) -> Group:
     """Render the details of one recording: its format, verdict, events and scores over time.
 
     Args:

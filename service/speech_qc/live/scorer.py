@@ -28,8 +28,8 @@ from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE
 from speech_qc.pipeline.recording import Timing
 from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session
 from speech_qc.telemetry.metrics import Metrics
-from speech_qc.wire.client_messages import Message
 from speech_qc.wire.encode import to_json
+from speech_qc.wire.message import Message
 from speech_qc.wire.server_messages import Configured, EventMessage, Finalized
 from speech_qc.wire.server_messages import Summary as SummaryMessage
 

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from speech_qc.errors import ProtocolError
-
-
-class Message(BaseModel):
-    """Base of all messages of a stream, in both directions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: str
-
-    def document(self) -> dict[str, Any]:
-        """Return the message as it is sent: the type first, and without optional fields that were not set."""
-        return {"type": self.type} | self.model_dump(exclude_unset=True)
+from speech_qc.wire.message import Message
 
 
 class KeepAlive(Message):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from speech_qc.wire.client_messages import Message
+from speech_qc.wire.message import Message
 from speech_qc.wire.schemas import Answer, ChannelFindings, EventAnswer, ModelInfo, TimingAnswer
 from speech_qc.wire.schemas import ErrorDetail as ErrorDetail
 from speech_qc.wire.vocabulary import Encoding, Phase, WarningCode
