@@ -18,19 +18,14 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
+from recording import machine, markdown, record
+from soak import audio, send_paced, wav
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from recording import machine, markdown, record  # noqa: E402  # in this folder
-from soak import audio, send_paced, wav  # noqa: E402
-
-from speech_qc.capacity.host import started_server  # noqa: E402  # on the path added above
+from speech_qc.capacity.host import started_server
 
 LOAD_S = 5.0
 """Time from the start of the load to the signal."""

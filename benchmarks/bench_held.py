@@ -15,16 +15,13 @@ import io
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import httpx
+import soundfile
+from recording import machine, markdown, record
+from soak import RATE_HZ, audio, wav
 
-import httpx  # noqa: E402
-import soundfile  # noqa: E402
-from recording import machine, markdown, record  # noqa: E402  # in this folder
-from soak import RATE_HZ, audio, wav  # noqa: E402
-
-from speech_qc.capacity.host import started_server  # noqa: E402  # on the path added above
-from speech_qc.pipeline.inspector import BARE_FRAME_BYTES, FRAME_BYTES  # noqa: E402
+from speech_qc.capacity.host import started_server
+from speech_qc.pipeline.inspector import BARE_FRAME_BYTES, FRAME_BYTES
 
 MIB = 2**20
 FRAME_S = 0.02

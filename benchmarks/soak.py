@@ -23,16 +23,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from recording import machine, markdown, record
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from recording import machine, markdown, record  # noqa: E402  # in this folder
-
-from speech_qc.capacity.host import started_server  # noqa: E402  # on the path added above
-from speech_qc.client.credentials import bearer, find_api_key  # noqa: E402
+from speech_qc.capacity.host import started_server
+from speech_qc.client.credentials import bearer, find_api_key
 
 MESSAGE_S, FRAME_S, RATE_HZ = 0.1, 0.02, 16_000
 STREAM_S = (5.0, 60.0)
