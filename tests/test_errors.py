@@ -1,5 +1,6 @@
 from speech_qc import errors
 from speech_qc.errors import SpeechQCError
+from speech_qc.wire.schemas import ErrorAnswer
 
 
 def tree(kind=SpeechQCError):
@@ -38,6 +39,7 @@ def test_the_body_is_the_same_for_all():
                 "request_id": "id-1",
             }
         }
+        assert ErrorAnswer(**body).model_dump() == body, "the type that OpenAPI shows"
 
 
 def test_the_drawing_names_every_error():
