@@ -129,7 +129,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if watcher is not None:
             watcher.cancel()
             await asyncio.wait({watcher})
-        await streams.drain(drain.work_remaining_s)  # which a server may have started earlier
+        await streams.drain(drain.work_remaining_s)  # the deadline may have started in the server
         await asyncio.shield(models.drain(max(drain.work_remaining_s, drain.remaining_s / 4), drain.remaining_s / 4))
         if member is not None:
             member.close()

@@ -8,10 +8,8 @@ from speech_qc.admission.memory import MemoryBudget
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
-from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine, Model
 from speech_qc.model.reload import Generations
-from speech_qc.pipeline.session import ChunkReader
 from speech_qc.scoring import Profiles
 from speech_qc.security.api_keys import KeyRing
 from speech_qc.settings import Settings
@@ -50,16 +48,6 @@ class AppState:
     def engine(self) -> Engine:
         """The engine that runs the model in use."""
         return self.models.current.engine
-
-    @property
-    def reader(self) -> ChunkReader:
-        """The engine's reader, which the sessions share."""
-        return self.models.current.reader
-
-    @property
-    def contract(self) -> ModelContract:
-        """Contract of the model in use."""
-        return self.models.current.contract
 
     @property
     def identity(self) -> ModelInfo:

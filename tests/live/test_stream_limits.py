@@ -16,13 +16,12 @@ from websockets.asyncio.client import connect
 
 from live_server import serving
 from signals import white_noise
+from speech_qc.api.stream import live_stream
 from speech_qc.app import create_app
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import SpeechQCError
 from speech_qc.live.options import parse_options
-from speech_qc.live.scorer import LiveLanes
 from speech_qc.live.stream import LiveStream
-from speech_qc.pipeline.factory import make_lanes
 from speech_qc.settings import Settings
 from speech_qc.state import AppState
 from speech_qc.wire.close import MAX_REASON_BYTES, close_reason
@@ -88,19 +87,9 @@ async def running(runner: EchoRunner | None = None, **settings: object) -> Async
 
 
 def stream_of(parts: AppState, peer: Peer, *query: tuple[str, str]) -> LiveStream:
-    return LiveStream(
-        peer,
-        parse_options(query, parts.contract, parts.profiles, "default"),
-        session_id="s",
-        engine=parts.engine,
-        contract=parts.contract,
-        identity=parts.identity,
-        lanes=LiveLanes.of(make_lanes(parts.settings)),
-        profiles=parts.profiles,
-        settings=parts.settings,
-        metrics=parts.metrics,
-        reader=parts.reader,
-        registry=parts.streams,
+    generation = parts.models.current
+    return live_stream(
+        peer, parse_options(query, generation.contract, parts.profiles, "default"), parts, generation, "s"
     )
 
 

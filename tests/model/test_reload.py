@@ -224,6 +224,6 @@ def test_sighup_reloads(shelf, monkeypatch):
         async with serving(Versioned("1.0.0")) as (_, app):
             monkeypatch.setattr(app.state.parts.models, "_load", shelf)
             os.kill(os.getpid(), 1)
-            await until(lambda: app.state.parts.contract.version == "2.0.0", "the new model is in use")
+            await until(lambda: app.state.parts.models.current.contract.version == "2.0.0", "the new model is in use")
 
     asyncio.run(main())

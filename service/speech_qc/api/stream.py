@@ -12,7 +12,7 @@ from speech_qc.api.error_responses import answer
 from speech_qc.errors import EngineDead, SpeechQCError
 from speech_qc.live.options import StreamOptions, parse_options
 from speech_qc.live.scorer import LiveLanes
-from speech_qc.live.stream import ClientGone, LiveStream
+from speech_qc.live.stream import ClientGone, LiveStream, Socket
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.factory import make_lanes
 from speech_qc.security.access_policy import chosen_protocol
@@ -44,15 +44,16 @@ async def stream(websocket: WebSocket, state: State, identity: RequestId, caller
                 state.settings.default_profile,
             )
             with state.quotas.stream(caller, options.channels):
-                await _live(socket, options, state, generation, identity).run()
+                await live_stream(socket, options, state, generation, identity).run()
     except SpeechQCError as error:
         state.metrics.streams_ended.labels(error.code).inc()
         await _refuse(socket, error, identity)
 
 
-def _live(
-    socket: _Socket, options: StreamOptions, state: AppState, generation: Generation, identity: str
+def live_stream(
+    socket: Socket, options: StreamOptions, state: AppState, generation: Generation, identity: str
 ) -> LiveStream:
+    """Wire one stream to the parts of the server and to the model that it keeps."""
     return LiveStream(
         socket,
         options,

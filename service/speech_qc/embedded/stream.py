@@ -15,14 +15,13 @@ from speech_qc.embedded.detector import Detector, Labels, default_detector
 from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.documents import (
     channel_findings,
-    event_fields,
+    event_message,
     frame_columns,
 )
 from speech_qc.pipeline.factory import FLUSH_HOPS
 from speech_qc.pipeline.session import Session
 from speech_qc.pipeline.sources import Bytes, PushedAudio, WholeNumber, whole_number
 from speech_qc.results import StreamResult, StreamUpdate
-from speech_qc.wire.server_messages import EventMessage
 from speech_qc.wire.vocabulary import Encoding
 
 logger = logging.getLogger(__name__)
@@ -196,7 +195,7 @@ class Stream:
             readings = self._stepper.step(chunks, size)
             accepted = [session.accept(reading) for session, reading in zip(self._sessions, readings, strict=True)]
             events = tuple(
-                EventMessage(phase=news.phase, channel=channel, **event_fields(news.event))
+                event_message(channel, news)
                 for channel, update in enumerate(accepted)
                 for news in update.events
                 if news.event.label in self._labels

@@ -23,14 +23,14 @@ from speech_qc.engine import Engine, Lane, StepResult
 from speech_qc.errors import InferenceError
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
-from speech_qc.pipeline.documents import channel_findings, event_fields, timing_answer
+from speech_qc.pipeline.documents import channel_findings, event_message, timing_answer
 from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE
 from speech_qc.pipeline.recording import Timing
 from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.message import Message
-from speech_qc.wire.server_messages import Configured, EventMessage, Finalized
+from speech_qc.wire.server_messages import Configured, Finalized
 from speech_qc.wire.server_messages import Summary as SummaryMessage
 
 Float32 = NDArray[np.float32]
@@ -381,7 +381,7 @@ class Scorer:
                 self._pending[channel].append(update.block.text())
             for news in update.events:
                 if news.event.label in self._shown:
-                    self._send(EventMessage(phase=news.phase, channel=channel, **event_fields(news.event)))
+                    self._send(event_message(channel, news))
         self._accepted = self.sessions[0].frames_done
         if self._rows >= self._emit_rows:
             self._rows %= self._emit_rows

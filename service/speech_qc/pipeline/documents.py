@@ -19,7 +19,7 @@ from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.explain import Evidence
 from speech_qc.pipeline.recording import RecordingFindings, Timing
 from speech_qc.pipeline.session import ChannelRecord
-from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, Profiles, Report, Summary, Verdict
+from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, EventUpdate, Profiles, Report, Summary, Verdict
 from speech_qc.wire.schemas import (
     AudioAnswer,
     BandAnswer,
@@ -36,6 +36,7 @@ from speech_qc.wire.schemas import (
     TimingAnswer,
     VerdictAnswer,
 )
+from speech_qc.wire.server_messages import EventMessage
 
 
 def model_info(model: Model) -> ModelInfo:
@@ -96,6 +97,11 @@ def event_fields(event: Event) -> dict[str, Any]:
         "score_mean": _probability(event.score_mean),
         "severity": event.severity,
     }
+
+
+def event_message(channel: int, update: EventUpdate) -> EventMessage:
+    """Build the message of a live event that has begun or ended."""
+    return EventMessage(phase=update.phase, channel=channel, **event_fields(update.event))
 
 
 def channel_fields(
