@@ -20,11 +20,13 @@ from speech_qc.pipeline.explain import Evidence
 from speech_qc.pipeline.recording import RecordingFindings, Timing
 from speech_qc.pipeline.session import ChannelRecord
 from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, EventUpdate, Profiles, Report, Summary, Verdict
+from speech_qc.scoring.details import DropoutDetail, EventDetail
 from speech_qc.wire.schemas import (
     AudioAnswer,
     BandAnswer,
     ChannelAnswer,
     ChannelFindings,
+    DropoutDetailAnswer,
     EventAnswer,
     EvidenceAnswer,
     InspectAnswer,
@@ -34,6 +36,7 @@ from speech_qc.wire.schemas import (
     ReasonAnswer,
     SummaryAnswer,
     TimingAnswer,
+    ToneDetailAnswer,
     VerdictAnswer,
 )
 from speech_qc.wire.server_messages import EventMessage
@@ -87,7 +90,8 @@ def frame_columns(contract: ModelContract, frames: NDArray[np.float32], labels: 
 
 def event_fields(event: Event) -> dict[str, Any]:
     """Return the fields of `EventAnswer`, rounded, without its evidence."""
-    return {
+    detail = {} if event.detail is None else {"detail": _detail(event.detail)}
+    return detail | {
         "event_id": event.event_id,
         "label": event.label,
         "family": event.family,
@@ -97,6 +101,13 @@ def event_fields(event: Event) -> dict[str, Any]:
         "score_mean": _probability(event.score_mean),
         "severity": event.severity,
     }
+
+
+def _detail(detail: EventDetail) -> DropoutDetailAnswer | ToneDetailAnswer:
+    if isinstance(detail, DropoutDetail):
+        return DropoutDetailAnswer(kind=detail.kind, gap_ms=round(detail.gap_ms, 1))
+    frequencies = [round(frequency, 1) for frequency in detail.frequencies_hz]
+    return ToneDetailAnswer(kind=detail.kind, frequencies_hz=frequencies, digits=detail.digits)
 
 
 def event_message(channel: int, update: EventUpdate) -> EventMessage:

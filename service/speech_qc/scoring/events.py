@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from speech_qc.contract import Family, ModelContract
 from speech_qc.errors import ProtocolError
+from speech_qc.scoring.details import EventDetail
 from speech_qc.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, frames_reaching, power_of
 from speech_qc.scoring.reading import SCORE_ONE, SNR_ONE, ScoreBlock, ScoreReader
 from speech_qc.scoring.severity import EventMeasures, rate
@@ -46,6 +47,7 @@ class Event:
         severity: Rated by `speech_qc.scoring.severity`.
         onset_frame: First frame of the event.
         offset_frame: First frame after the event; None while it is open.
+        detail: Details of a dropout or a tone; None if there are none.
     """
 
     event_id: int
@@ -58,6 +60,7 @@ class Event:
     severity: Severity
     onset_frame: int
     offset_frame: int | None
+    detail: EventDetail | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from speech_qc.contract import Family, ModelContract
 from speech_qc.wire.vocabulary import (
     BandReference,
+    LossKind,
     ReadyState,
     ReloadOutcome,
     Severity,
     Status,
+    ToneKind,
     WorkerReloadOutcome,
 )
 
@@ -79,6 +81,21 @@ class EvidenceAnswer(Answer):
     unknown: dict[str, str]
 
 
+class DropoutDetailAnswer(Answer):
+    """What replaced the lost samples of a dropout."""
+
+    kind: LossKind
+    gap_ms: float = Field(ge=0, examples=[20.0])
+
+
+class ToneDetailAnswer(Answer):
+    """What kind of tone was found."""
+
+    kind: ToneKind
+    frequencies_hz: list[float] = Field(description="Components of the tone, or the fundamental of a hum.")
+    digits: str | None = Field(description="Keys of a telephone (DTMF), masked by default; null for other tones.")
+
+
 class EventAnswer(Answer):
     """A time span in which one label was detected."""
 
@@ -90,6 +107,9 @@ class EventAnswer(Answer):
     score_max: float = Field(ge=0, le=1)
     score_mean: float = Field(ge=0, le=1)
     severity: Severity
+    detail: DropoutDetailAnswer | ToneDetailAnswer | None = Field(
+        default=None, description="Details of a dropout or a tone; absent if there are none."
+    )
     evidence: EvidenceAnswer | None = Field(default=None, description="Absent without explain=true.")
 
 

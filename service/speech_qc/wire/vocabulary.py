@@ -16,6 +16,12 @@ AnswerFormat = Literal["json", "csv", "audacity", "textgrid", "rttm", "webvtt"]
 Severity = Literal["minor", "moderate", "severe"]
 """Severity of an event."""
 
+LossKind = Literal["zeros", "repeated", "faded", "cut"]
+"""What replaced lost samples: zeros, a repetition, a fade, or nothing (the sound after the gap follows at once)."""
+
+ToneKind = Literal["hum", "whistle", "dial", "busy", "ringback", "sit", "fax_cng", "fax_ced", "dtmf", "beep", "other"]
+"""Kind of a tone: mains hum, call progress and fax tones (`sit`: special information tones), keys, or other tones."""
+
 Phase = Literal["begin", "end"]
 """Whether a live event has begun or ended."""
 
