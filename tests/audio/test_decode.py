@@ -12,8 +12,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speech_qc.audio.decode import AudioInfo, DecodeLimits, Decoder, decode_file, pcm_to_float
-from speech_qc.audio.wav import BLOCK_FRAMES
+from speech_qc.audio import AudioInfo, DecodeLimits
+from speech_qc.audio.decode import Decoder, decode_file
+from speech_qc.audio.pcm import BLOCK_FRAMES, pcm_to_float
 from speech_qc.errors import InvalidAudio
 from speech_qc.settings import Settings
 

@@ -13,7 +13,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech_qc.audio.decode import DecodeLimits, Decoder, decode_file
+from speech_qc.audio import DecodeLimits
+from speech_qc.audio.decode import Decoder, decode_file
+from speech_qc.audio.segments import Segment, Window
 from speech_qc.audio.wav import HEADER_LIMIT_BYTES
 from speech_qc.errors import ClientError, InvalidAudio, PayloadTooLarge, UnsupportedFormat
 
@@ -192,10 +194,10 @@ def rf64(data_bytes: int) -> bytes:
     [
         wav(data_bytes=0x30000000, data=b""),
         wav(tag=0x0011, bits=4, block_align=256, data_bytes=0x30000000, data=b""),
-        rf64(1 << 40),
+        rf64((1 << 40) + 12_345),
         b"FORM\x30\x00\x00\x00AIFFCOMM" + bytes(20),
         b".snd\0\0\0\x18\x30\0\0\0" + bytes(20),
-        b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0" + struct.pack("<Q", 1 << 40) + bytes(20),
+        b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0" + struct.pack("<Q", (1 << 40) + 12_345) + bytes(20),
     ],
     ids=["wav", "adpcm", "rf64", "aiff", "au", "w64"],
 )
@@ -236,22 +238,9 @@ def test_an_undeclared_duration_above_the_limit_is_refused_when_reached() -> Non
         decoder.push(recording[WAV_HEADER_BYTES + 16_000 :])
 
 
-@pytest.mark.parametrize("came", [2, 15_999, 31_998])
-def test_fewer_bytes_than_a_wav_declares_is_called_truncated(came: int, tmp_path: Path) -> None:
-    recording = wav()[: WAV_HEADER_BYTES + came]
-    error = fails_alike(recording, InvalidAudio, "truncated: .* 32000 bytes .*upload the whole file", tmp_path)
-    assert f"got {came}: upload" in error.message
-
-
 @pytest.mark.parametrize(
     ("container", "subtype"),
     [
-        ("WAV", "IMA_ADPCM"),
-        ("WAV", "GSM610"),
-        ("RF64", "PCM_16"),
-        ("W64", "PCM_16"),
-        ("AIFF", "PCM_16"),
-        ("AU", "PCM_16"),
         ("FLAC", "PCM_16"),
         ("OGG", "VORBIS"),
         ("MP3", "MPEG_LAYER_III"),
@@ -279,9 +268,6 @@ def test_half_a_recording_is_refused(container: str, subtype: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("recording", "match"),
     [
-        (wav(block_align=4, byte_rate=64_000), "block align of 2 for 1 channels of 16 bits, got 4"),
-        (wav(block_align=0), "block align of 2 for 1 channels of 16 bits, got 0"),
-        (wav(byte_rate=31_999), "byte rate of 32000 for 16000 Hz with 2 bytes per frame, got 31999"),
         (b"RIFF\x40\0\0\0WAVE" + chunk(b"fmt ", bytes(14)) + chunk(b"data", bytes(90)), "16 bytes or more, got 14"),
         (b"RIFF\x40\0\0\0WAVE" + chunk(b"data", bytes(90)), "'fmt ' chunk before the samples"),
         (b"RF64\xff\xff\xff\xffWAVE" + wav(data_bytes=0xFFFFFFFF)[12:], "'ds64' chunk"),
@@ -346,8 +332,7 @@ def test_a_damaged_recording_gives_samples_or_a_client_error(kind: str, flips: l
 
 
 def test_libsndfile_may_seek_before_the_start_of_a_body() -> None:
-    decoder = Decoder(DecodeLimits())
-    decoder.push(written("FLAC", "PCM_16"))
-    assert decoder.collected is not None
-    decoder.collected.seek(10)
-    assert decoder.collected.seek(-1) == 10
+    window = Window(io.BytesIO(bytes(100)), Segment(20, 80))
+    window.seek(10)
+    assert window.seek(-1) == window.seek(1 << 63) == 10
+    assert len(window.read()) == 50

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio import DecodeLimits
-from speech_qc.audio.decode import LIVE_ENCODINGS, FileDecoder, decode_file
+from speech_qc.audio.decode import FileDecoder, decode_file
+from speech_qc.audio.pcm import LIVE_ENCODINGS
 from speech_qc.audio.resample import Resampler
 from speech_qc.cli.files import printable
 from speech_qc.cli.seams import CommandError

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from speech_qc.audio.decode import LIVE_ENCODINGS
+from speech_qc.audio.pcm import LIVE_ENCODINGS
 from speech_qc.contract import ModelContract
 from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.documents import choose_labels
