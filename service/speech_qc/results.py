@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.schemas import (
     AudioAnswer,
+    AudioWarningAnswer,
     ChannelFindings,
     EventAnswer,
     LevelsAnswer,
@@ -115,6 +116,7 @@ class Inspection(_Result):
         model: Name, version and checksum of the model that scored the recording.
         audio: Length, rate, channels, encoding and number of frames.
         frame_hop_s: Seconds from one frame to the next; frame i covers [i · hop, (i + 1) · hop).
+        warnings: What was wrong with the recording, although it was read; each has `code` and `message`.
         channels: One per channel, or one for their mean.
         verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
@@ -132,6 +134,7 @@ class Inspection(_Result):
         self.model = ModelInfo(**document["model"])
         self.audio = AudioAnswer(**document["audio"])
         self.frame_hop_s: float = document["frame_hop_s"]
+        self.warnings = tuple(AudioWarningAnswer(**warning) for warning in document["warnings"])
         self.timing = TimingAnswer(**document["timing"])
 
     def __repr__(self) -> str:

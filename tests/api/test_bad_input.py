@@ -40,7 +40,6 @@ BODIES = {
     "text with a WAV name": (b"this is only text, not audio at all", 415, "unsupported_format", "text"),
     "one byte": (b"R", 415, "unsupported_format", "first bytes"),
     "a JPEG": (b"\xff\xd8\xff\xe0" + bytes(100), 415, "unsupported_format", "first bytes"),
-    "truncated WAV": (wav_bytes(SECOND)[:20_000], 422, "invalid_audio", "upload the whole file"),
     "truncated header": (wav_bytes(SECOND)[:30], 422, "invalid_audio", "header"),
     "header only": (header(), 422, "invalid_audio", "header only"),
     "header only, length open": (header(data_bytes=0xFFFFFFFF), 422, "invalid_audio", "header only"),
@@ -54,7 +53,6 @@ BODIES = {
     "the largest float": (
         wav_bytes(np.full(8_000, 3e38, np.float32), subtype="FLOAT"), 422, "invalid_audio", "expected float samples",
     ),
-    "5 GB declared by the header": (rf64(5 * 10**9) + bytes(1000), 413, "payload_too_large", "at most"),
     "truncated FLAC": (wav_bytes(SECOND, container="FLAC")[:-2000], 422, "invalid_audio", ""),
     "broken FLAC": (wav_bytes(SECOND, container="FLAC")[:200] + bytes(5000), 422, "invalid_audio", ""),
     "unknown codec in WAV": (header(tag=0x1234, data_bytes=4) + bytes(4), 415, "unsupported_format", ""),

@@ -112,8 +112,9 @@ def test_a_refusal_of_the_server_is_told_as_it_was_said(talk, capsys):
 
 
 def test_a_recording_that_breaks_off_is_an_error_after_its_summary(talk, capsys):
-    talk.write_bytes(talk.read_bytes()[:20_000])
-    assert play(talk, "--fast", "--json") == 2
+    flac = write(talk.with_suffix(".flac"), noise(3.0))
+    flac.write_bytes(flac.read_bytes()[:-20_000])
+    assert play(flac, "--fast", "--json") == 2
     captured = capsys.readouterr()
     assert '"type":"summary"' in captured.out
     assert captured.err.startswith("error: ")

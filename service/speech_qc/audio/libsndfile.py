@@ -253,8 +253,8 @@ def declared_bytes(head: bytes) -> int | None:
     elif head[:4] in (b".snd", b"dns."):
         start, size = struct.unpack_from(">II" if head[:1] == b"." else "<II", head, 4)
     elif head[:4] == b"riff":
-        size = min(struct.unpack_from("<Q", head, 16)[0], 1 << 62)
-        return None if is_endless(size) else size
+        long_size: int = struct.unpack_from("<Q", head, 16)[0]
+        return long_size if long_size < 1 << 63 else None
     return None if is_placeholder(size) or is_endless(size) else start + size
 
 

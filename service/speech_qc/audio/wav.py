@@ -205,9 +205,9 @@ def is_placeholder(size: int) -> bool:
 def is_endless(size: int) -> bool:
     """Whether a size that exceeds the file is a recorder's round stand-in, such as 0x80000000 or 2 000 000 000.
 
-    A header of up to 256 bytes may be counted in it or not.
+    A header of up to 256 bytes may be counted in it or not. Sizes of 64 bits are not affected.
     """
-    if size < _ENDLESS_BYTES:
+    if not _ENDLESS_BYTES <= size < 1 << 32:
         return False
     return size % 1_000_000 == 0 or (size + 256) % (1 << 16) <= 512
 

@@ -108,7 +108,7 @@ class ChunkWalker:
         self.unread_bytes = 0
         self._pad = odd  # chunks are padded to even sizes, but some writers forget it
         self._head = b""
-        self._skip = 0
+        self._skip = self._chunk_bytes = 0  # of the current chunk: bytes to come, bytes so far
         self._name = b""
         self._lost = False
         self._lost_bytes, self._is_zero = 0, True
@@ -122,6 +122,7 @@ class ChunkWalker:
             if self._skip:
                 count = min(self._skip, len(view))
                 self._skip -= count
+                self._chunk_bytes += count
                 view = view[count:]
                 continue
             if self._pad:
@@ -140,7 +141,8 @@ class ChunkWalker:
         if self._head and not self.found:
             self._lose(memoryview(self._head))
         if self._skip and not _is_metadata(self._name):
-            self._is_zero = False  # its size exceeds the file, so these are not the chunk that they seem to be
+            # Its size exceeds the file, so these bytes are not the chunk that they seem to be.
+            self._lost_bytes, self._is_zero = self._lost_bytes + self._chunk_bytes, False
         if not self._is_zero:
             self.unread_bytes = self._lost_bytes
 
@@ -152,11 +154,10 @@ class ChunkWalker:
         elif name == b"RIFF" or name in LONG_FORMS:
             self.found, self.rest = "riff", head + bytes(view)
         elif all(0x20 <= byte < 0x7F for byte in name):
-            self._name, self._skip = name, size + (size & 1)
+            self._name, self._skip, self._chunk_bytes = name, size + (size & 1), len(head)
         else:
             self._lost = True
             self._lose(memoryview(head))
-            self._lose(view)
 
     def _lose(self, view: memoryview) -> None:
         self._lost_bytes += len(view)

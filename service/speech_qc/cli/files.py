@@ -5,6 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import secrets
+import shutil
+import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,20 +21,25 @@ AUDIO_EXTENSIONS = frozenset({
 """Extensions that are searched for in folders; a file that is named explicitly is always tried."""
 
 
+STANDARD_INPUT = "-"
+
+
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """One recording to inspect.
 
     Args:
         path: Its path, as the user wrote it or as it was found.
+        label: Its name in results, if that is not the path.
     """
 
     path: Path
+    label: str = ""
 
     @property
     def name(self) -> str:
         """The path as text that is safe in terminals and JSON documents."""
-        return printable(os.fsencode(self.path).decode("utf-8", "replace"))
+        return self.label or printable(os.fsencode(self.path).decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +63,37 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def find_sources(arguments: Sequence[str]) -> Found:
+@contextmanager
+def standard_input_copied(arguments: Sequence[str]) -> Iterator[Path | None]:
+    """Copy standard input to a temporary file if an argument is `-`: it can be read once only, a file several times.
+
+    Yields:
+        The file; None if no argument is `-`.
+    """
+    if STANDARD_INPUT not in arguments:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="speech-qc-") as folder:
+        target = Path(folder, "stdin")
+        with target.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        yield target
+
+
+def find_sources(arguments: Sequence[str], standard_input: Path | None = None) -> Found:
     """Resolve files, folders (searched recursively) and glob patterns (`**` matches subfolders).
 
     Args:
         arguments: As given on the command line.
+        standard_input: The file to read for `-`.
     """
     sources: dict[str, InputFile] = {}
     missing: list[str] = []
     several = len(arguments) != 1
     for argument in arguments:
+        if argument == STANDARD_INPUT and standard_input is not None:
+            sources.setdefault(argument, InputFile(standard_input, argument))
+            continue
         path = Path(argument)
         if path.is_dir():
             several = True

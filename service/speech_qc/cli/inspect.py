@@ -18,9 +18,18 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from speech_qc.audio.raw_format import parse_channels, raw_format
 from speech_qc.cli.answers import Answerer, Document, LocalAnswerer, answers_in_order
 from speech_qc.cli.api_key_option import api_key_for
-from speech_qc.cli.files import Found, InputFile, find_sources, replaced_when_complete, result_names, write_file
+from speech_qc.cli.files import (
+    Found,
+    InputFile,
+    find_sources,
+    replaced_when_complete,
+    result_names,
+    standard_input_copied,
+    write_file,
+)
 from speech_qc.cli.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
 from speech_qc.cli.options import COUNTED, Format, InspectCommand
 from speech_qc.cli.seams import CommandError, Seams
@@ -54,8 +63,12 @@ def inspect(options: InspectCommand, seams: Seams) -> int:
         SpeechQCError: Nothing can be inspected: there is no model, or no such profile.
         BrokenPipeError: The reader of standard output has closed the pipe.
     """
+    with standard_input_copied(options.files) as standard_input:
+        return _inspect(options, find_sources(options.files, standard_input), seams)
+
+
+def _inspect(options: InspectCommand, found: Found, seams: Seams) -> int:
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    found = find_sources(options.files)
     _check(options, found)
     api_key = api_key_for(options.api_key_file, url=options.url)
     for message in found.missing:
@@ -187,6 +200,9 @@ class Run:
     def _deliver(self, source: InputFile, number: int, document: Document) -> None:
         """Write one result to its destination; called for one result at a time."""
         options = self._options
+        if options.form not in (Format.json, Format.jsonl):  # these contain the warnings
+            for warning in document.get("warnings", ()):
+                self._notes.print(Text(f"warning: {source.name}: {warning['message']}"))
         if options.plot is not None:
             self._draw(source, number, document, options.plot)
             if not options.question.frames and options.form in (Format.json, Format.jsonl):
@@ -241,12 +257,15 @@ class Run:
         from speech_qc.cli.plot import plot_channel
 
         count = len(document["channels"])
+        question = self._options.question
+        given, mode = parse_channels(question.channels)
+        raw = raw_format(question.encoding, question.sample_rate, given)
         stem = f"{picture.stem}-{number}" if self._found.several else picture.stem
         for position, channel in enumerate(document["channels"]):
             name = f"{stem}-ch{channel['channel']}" if count > 1 else stem
             target = picture.with_name(name + picture.suffix)
             with replaced_when_complete(target) as draft:
-                plot_channel(source.path, document, position, draft, mix=self._options.question.channels == "mix")
+                plot_channel(source.path, document, position, draft, mix=mode == "mix", raw=raw)
             self._notes.print(Text(f"{target}: {source.name}" + (f", channel {position}" if count > 1 else "")))
 
     def _note_error(self, source: InputFile, error: Exception) -> None:

@@ -22,7 +22,7 @@ from speech_qc.cli.seams import CommandError, Seams
 from speech_qc.errors import SpeechQCError
 from speech_qc.exit_codes import CLOSED_PIPE, ERROR, INTERRUPTED, OK
 from speech_qc.version import __version__
-from speech_qc.wire.vocabulary import ChannelMode, Device, Encoding, LogLevel
+from speech_qc.wire.vocabulary import Device, Encoding, LogLevel, RawEncoding
 
 Model = Annotated[Path | None, typer.Option(help="Model file, instead of SPEECHQC_MODEL_PATH.", show_default=False)]
 KeyFile = Annotated[
@@ -70,7 +70,10 @@ def _inspect(
     context: typer.Context,
     files: Annotated[
         list[str],
-        typer.Argument(help="Recordings, folders (searched recursively), or quoted glob patterns.", metavar="FILES"),
+        typer.Argument(
+            help="Recordings, folders (searched recursively), quoted glob patterns, or - for standard input.",
+            metavar="FILES",
+        ),
     ],
     form: Annotated[
         Format,
@@ -85,7 +88,22 @@ def _inspect(
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Verdict profile.", show_default=False)] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels; all by default.")] = None,
-    channels: Annotated[ChannelMode, typer.Option(help="Inspect each channel separately, or their mean.")] = "split",
+    channels: Annotated[
+        str,
+        typer.Option(
+            help="split: inspect each channel separately; mix: their mean. With --encoding also the number of "
+            "channels, as in 2 or 2,mix.",
+            metavar="split|mix|N",
+        ),
+    ] = "split",
+    encoding: Annotated[
+        RawEncoding | None,
+        typer.Option(help="Encoding of audio without a header; recordings have one.", show_default=False),
+    ] = None,
+    sample_rate: Annotated[
+        int | None,
+        typer.Option(help="Samples per second of audio without a header.", show_default=False),
+    ] = None,
     frames: Annotated[
         bool, typer.Option("--frames/--no-frames", help="Include the scores of every 20 ms frame in JSON.")
     ] = True,
@@ -120,7 +138,7 @@ def _inspect(
     """Inspect recordings: what disturbs the speech, where, and whether the quality is good enough."""
     from speech_qc.cli.inspect import inspect
 
-    question = Question(profile, labels, channels, frames, explain)
+    question = Question(profile, labels, channels, frames, explain, encoding, sample_rate)
     command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, device, api_key_file)
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))

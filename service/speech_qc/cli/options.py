@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from speech_qc.wire.vocabulary import ChannelMode
+    from speech_qc.wire.vocabulary import RawEncoding
 
 
 class Format(StrEnum):
@@ -44,16 +44,20 @@ class Question:
     Args:
         profile: Name of a verdict profile; None for the default one.
         labels: Comma-separated labels; None for all.
-        channels: Inspect each channel separately, or their mean.
+        channels: Inspect each channel separately, or their mean; or the channels of audio without a header.
         frames: Whether to include the scores of every frame.
         explain: Whether to include the evidence for each event.
+        encoding: Encoding of audio without a header; None for recordings.
+        sample_rate: Its sample rate, Hz; None for the usual one.
     """
 
     profile: str | None = None
     labels: str | None = None
-    channels: ChannelMode = "split"
+    channels: str = "split"
     frames: bool = True
     explain: bool = False
+    encoding: RawEncoding | None = None
+    sample_rate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

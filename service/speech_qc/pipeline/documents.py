@@ -23,6 +23,7 @@ from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, EventUpdate,
 from speech_qc.scoring.details import DropoutDetail, EventDetail
 from speech_qc.wire.schemas import (
     AudioAnswer,
+    AudioWarningAnswer,
     BandAnswer,
     ChannelAnswer,
     ChannelFindings,
@@ -179,6 +180,7 @@ def inspection_document(
             frames=inspection.frame_total,
         ),
         frame_hop_s=contract.features.frame_hop_s,
+        warnings=[AudioWarningAnswer(code=warning.code, message=warning.message) for warning in inspection.warnings],
         channels=[
             ChannelAnswer(**channel_fields(channel, record, labels, None if evidence is None else evidence[channel]))
             for channel, record in enumerate(inspection.channels)

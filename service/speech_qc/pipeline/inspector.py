@@ -83,7 +83,7 @@ class Inspector:
                 await self._feed(lambda piece=piece: decoder.push(piece), decoder)  # type: ignore[misc]
         async with self._on_time():
             await self._feed_all(await asyncio.to_thread(decoder.finish), decoder)
-            return await self._finish(decoder.info)
+            return await self._finish(decoder)
 
     @asynccontextmanager
     async def _on_time(self) -> AsyncIterator[None]:
@@ -173,14 +173,15 @@ class Inspector:
         self._queue_s += result.queue_s
         self._step_s += result.step_s - result.features_s
 
-    async def _finish(self, info: AudioInfo | None) -> RecordingFindings:
+    async def _finish(self, decoder: Decoder) -> RecordingFindings:
         """Flush every channel and collect the findings."""
         recording = self._recording
         recording.finish()
+        info = decoder.info
         assert info is not None  # finish() refuses an empty recording
         await self._advance()
         records = recording.records()
         evidence = await asyncio.to_thread(recording.explain, records) if self._options.explain else None
         total_s = time.perf_counter() - self._started_s
         timing = Timing(self._decode_s, self._features_s, self._queue_s, self._step_s, total_s)
-        return RecordingFindings(info, records, timing, evidence)
+        return RecordingFindings(info, records, timing, decoder.warnings, evidence)

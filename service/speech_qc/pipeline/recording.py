@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio import AudioInfo
+from speech_qc.audio import AudioInfo, AudioWarning
 from speech_qc.audio.features import FrontEnd
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
@@ -52,6 +52,8 @@ class RecordingFindings:
     audio: AudioInfo
     channels: list[ChannelRecord]
     timing: Timing
+    warnings: Sequence[AudioWarning] = ()
+    """What was wrong with the recording, although it was read."""
     evidence: list[list[Evidence]] | None = None
     """For each event of each channel, in order; None if it was not requested."""
 

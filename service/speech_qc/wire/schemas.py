@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from speech_qc.contract import Family, ModelContract
 from speech_qc.wire.vocabulary import (
+    AudioWarningCode,
     BandReference,
     LossKind,
     ReadyState,
@@ -183,6 +184,13 @@ class TimingAnswer(Answer):
     total_s: float
 
 
+class AudioWarningAnswer(Answer):
+    """A problem with a recording that was inspected all the same."""
+
+    code: AudioWarningCode
+    message: str
+
+
 class InspectAnswer(Answer):
     """The response for an inspected recording."""
 
@@ -190,6 +198,7 @@ class InspectAnswer(Answer):
     model: ModelInfo
     audio: AudioAnswer
     frame_hop_s: float
+    warnings: list[AudioWarningAnswer] = Field(description="What was wrong with the recording, although it was read.")
     channels: list[ChannelAnswer]
     timing: TimingAnswer
 
