@@ -41,7 +41,7 @@ async def exchange(url: str, pieces: Sequence[bytes], *, answers: int = 1) -> li
         writer.write(piece)
         await writer.drain()
         await asyncio.sleep(0.02)
-    found = []
+    found: list[tuple[bytes, bytes]] = []
     async with asyncio.timeout(10):
         while len(found) < answers:
             head = await reader.readuntil(b"\r\n\r\n")

@@ -159,6 +159,7 @@ def inspection_document(
     model: ModelInfo,
     *,
     request_id: str,
+    profile: str,
     labels: Sequence[str],
     frames: bool = True,
 ) -> dict[str, Any]:
@@ -171,6 +172,7 @@ def inspection_document(
     document = InspectAnswer(
         request_id=request_id,
         model=model,
+        profile=profile,
         audio=AudioAnswer(
             duration_s=round(inspection.duration_s, 6),
             sample_rate_hz=audio.sample_rate_hz,

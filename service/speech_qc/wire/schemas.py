@@ -188,6 +188,7 @@ class InspectAnswer(Answer):
 
     request_id: str
     model: ModelInfo
+    profile: str = Field(description="Name of the profile that judged.", examples=["default"])
     audio: AudioAnswer
     frame_hop_s: float
     channels: list[ChannelAnswer]
