@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from speech_qc.api.deps import request_id
-from speech_qc.errors import MethodNotAllowed, NotFound, ProtocolError, RequestTimeout, SpeechQCError
+from speech_qc.errors import MethodNotAllowed, ProtocolError, RequestTimeout, SpeechQCError
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,6 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 404:
-            message = f"expected the path of an endpoint, got {request.url.path}: see GET /docs for all endpoints"
-            return answer(NotFound(message), request)
         if error.status_code == 405:
             allowed = {"Allow": (error.headers or {}).get("Allow", "")}
             message = f"{request.url.path} does not accept {request.method}: use {allowed['Allow']}"
