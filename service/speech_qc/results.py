@@ -114,6 +114,7 @@ class Inspection(_Result):
 
     Attributes:
         model: Name, version and checksum of the model that scored the recording.
+        profile: Name of the profile that judged.
         audio: Length, rate, channels, encoding and number of frames.
         frame_hop_s: Seconds from one frame to the next; frame i covers [i · hop, (i + 1) · hop).
         warnings: What was wrong with the recording, although it was read; each has `code` and `message`.
@@ -132,6 +133,7 @@ class Inspection(_Result):
         """Read the document of `pipeline.documents.inspection_document`, which holds frames as arrays."""
         super().__init__(document)
         self.model = ModelInfo(**document["model"])
+        self.profile: str = document["profile"]
         self.audio = AudioAnswer(**document["audio"])
         self.frame_hop_s: float = document["frame_hop_s"]
         self.warnings = tuple(AudioWarningAnswer(**warning) for warning in document["warnings"])
@@ -145,6 +147,7 @@ class StreamResult(_Result):
     """The findings about a whole stream; `to_dict()` has the fields of the `summary` message that describe the audio.
 
     Attributes:
+        profile: Name of the profile that judged.
         duration_s: Seconds of audio.
         frames: Frames of each channel.
         channels: One per channel; their `frames` are empty, since a stream of any length takes constant memory.
@@ -152,14 +155,15 @@ class StreamResult(_Result):
         document: The whole result as a dict.
     """
 
-    def __init__(self, duration_s: float, frames: int, channels: Sequence[ChannelFindings]) -> None:
+    def __init__(self, profile: str, duration_s: float, frames: int, channels: Sequence[ChannelFindings]) -> None:
         document = {
+            "profile": profile,
             "duration_s": duration_s,
             "frames": frames,
             "channels": [found.model_dump(exclude_unset=True) for found in channels],
         }
         super().__init__(document)
-        self.duration_s, self.frames = duration_s, frames
+        self.profile, self.duration_s, self.frames = profile, duration_s, frames
 
     def __repr__(self) -> str:
         return f"<StreamResult {self.verdict.status}: {self.duration_s:g} s, {len(self.channels)} channel(s)>"

@@ -59,10 +59,12 @@ class RunTable:
 
     def __init__(self) -> None:
         self._rows: list[tuple[Text | str, ...]] = []
+        self._judges: dict[str, None] = {}  # in the order of their first recording
 
     def add(self, source: InputFile, document: Document) -> None:
         """Add the rows of one recording."""
         several = len(document["channels"]) > 1
+        self._judges[judge(document)] = None
         for channel in document["channels"]:
             summary, verdict = channel["summary"], channel["verdict"]
             events = len(channel["events"]) + channel.get("events_dropped", 0)
@@ -85,15 +87,19 @@ class RunTable:
         return len(self._rows)
 
     def shown(self, width: int) -> Group:
-        """Return the table with the first reasons of each verdict: in a column if there is room, otherwise below."""
+        """Return the table with the first reasons of each verdict: in a column if there is room, otherwise below.
+
+        A line under it names the model and the profile.
+        """
+        judges = Text(printable("; ".join(self._judges)), style="dim")
         if width >= WIDE:
-            return Group(self._table(reasons=True))
+            return Group(self._table(reasons=True), judges)
         below = [
             Text(f"{row[0]}{f' channel {row[1]}' if row[1] else ''}: {' '.join(str(row[-1]).splitlines())}")
             for row in self._rows
             if str(row[-1])
         ]
-        return Group(self._table(), *([Text()] if below else []), *below)
+        return Group(self._table(), judges, *([Text()] if below else []), *below)
 
     def figures(self) -> Table:
         """Return the table without reasons."""
@@ -115,6 +121,12 @@ class RunTable:
         return table
 
 
+def judge(document: Document) -> str:
+    """Name the model and the profile of a result; older servers do not send the profile."""
+    model, profile = document["model"], document.get("profile")
+    return f"judged by {model['name']} {model['version']}" + (f", profile {profile}" if profile else "")
+
+
 def open_table() -> Table:
     """Return a table in this program's style: a line under the headings, no other lines."""
     return Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -131,10 +143,10 @@ def detail(source: InputFile, document: Document, width: int, *, ascii_only: boo
     """
     table = RunTable()
     table.add(source, document)
-    audio, model = document["audio"], document["model"]
+    audio = document["audio"]
     rate_khz = f"{audio['sample_rate_hz'] / 1000:g} kHz"
     channels = "1 channel" if audio["channels"] == 1 else f"{audio['channels']} channels"
-    about = f"{audio['encoding']}, {rate_khz}, {channels}; judged by {model['name']} {model['version']}"
+    about = f"{audio['encoding']}, {rate_khz}, {channels}; {judge(document)}"
     parts: list[RenderableType] = [table.figures(), Text(printable(about), style="dim")]
     for channel in document["channels"]:
         parts.append(Text())

@@ -68,15 +68,19 @@ class Detector:
             joined = ",".join(names)
         return choose_labels(self.model.contract, joined)
 
-    def profile(self, name: str | None) -> Profile:
+    def profile(self, name: str | None) -> tuple[str, Profile]:
         """Find a verdict profile; the default one for None.
+
+        Returns:
+            Its name, and its limits.
 
         Raises:
             ProtocolError: There is no such profile.
         """
         if name is not None and not isinstance(name, str):
             raise ProtocolError(f"profile: expected the name of a profile, got {name!r}")
-        return self.profiles.get(name or self.settings.default_profile)
+        chosen = name or self.settings.default_profile
+        return chosen, self.profiles.get(chosen)
 
     def inspect(
         self,
@@ -106,7 +110,7 @@ class Detector:
             on_step: Called before each step of the model, every few seconds of audio; if it raises, the work ends.
         """
         chosen = self.labels(labels)
-        limits = self.profile(profile)
+        profile, limits = self.profile(profile)
         count, mode = parse_channels(str(channels))
         raw = None
         if encoding is not None or count is not None:
@@ -122,7 +126,9 @@ class Detector:
         identity = model_info(self.model.runner)
         contract = self.model.contract
         return Inspection(
-            inspection_document(found, contract, identity, request_id=uuid4().hex, labels=chosen, frames=frames)
+            inspection_document(
+                found, contract, identity, request_id=uuid4().hex, profile=profile, labels=chosen, frames=frames
+            )
         )
 
 

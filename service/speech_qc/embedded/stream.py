@@ -79,7 +79,7 @@ class Stream:
         detector = detector or default_detector()
         model, settings = detector.model, detector.settings
         self._contract = model.contract
-        self._profile = detector.profile(profile)
+        self._profile_name, self._profile = detector.profile(profile)
         self._labels = detector.labels(labels)
         self._sessions = [
             Session(model.contract, rate_hz, max_events=settings.max_events, reader=model.reader) for _ in range(count)
@@ -144,6 +144,7 @@ class Stream:
                 updates = self._advance()
                 records = [session.record(self._profile) for session in self._sessions]
             self._result = StreamResult(
+                self._profile_name,
                 round(records[0].duration_s, 6),
                 records[0].frame_total,
                 [channel_findings(channel, record, self._labels) for channel, record in enumerate(records)],

@@ -283,6 +283,7 @@ class Scorer:
         message = SummaryMessage(
             session_id=session_id,
             session_name=self.options.session_name,
+            profile=self.options.profile_name,
             duration_s=round(records[0].duration_s, 6),
             frames=records[0].frame_total,
             channels=[channel_findings(channel, record, self.options.labels) for channel, record in enumerate(records)],

@@ -160,6 +160,7 @@ def inspection_document(
     model: ModelInfo,
     *,
     request_id: str,
+    profile: str,
     labels: Sequence[str],
     frames: bool = True,
 ) -> dict[str, Any]:
@@ -172,6 +173,7 @@ def inspection_document(
     document = InspectAnswer(
         request_id=request_id,
         model=model,
+        profile=profile,
         audio=AudioAnswer(
             duration_s=round(inspection.duration_s, 6),
             sample_rate_hz=audio.sample_rate_hz,

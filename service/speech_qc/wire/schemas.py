@@ -196,6 +196,7 @@ class InspectAnswer(Answer):
 
     request_id: str
     model: ModelInfo
+    profile: str = Field(description="Name of the profile that judged.", examples=["default"])
     audio: AudioAnswer
     frame_hop_s: float
     warnings: list[AudioWarningAnswer] = Field(description="What was wrong with the recording, although it was read.")

@@ -104,6 +104,7 @@ class Summary(Message):
     type: Literal["summary"] = "summary"
     session_id: str
     session_name: str | None
+    profile: str = Field(description="Name of the profile that judged: the one in effect at the end of the stream.")
     duration_s: float
     frames: int
     channels: list[ChannelFindings]
