@@ -1,8 +1,8 @@
 """Decode recordings to float32 blocks, from an HTTP body while it arrives or from a file on disk.
 
 WAV and RF64 are decoded here as their bytes arrive, in constant memory. Any other format must be complete first: the
-body is collected (at most `DecodeLimits.max_bytes`), then libsndfile reads it block by block. Independent of HTTP:
-the caller pushes bytes and translates the errors.
+body is collected (at most `DecodeLimits.max_bytes`), then libsndfile or, in a process of its own, FFmpeg reads it
+block by block. Independent of HTTP: the caller pushes bytes and translates the errors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from speech_qc.audio import AudioInfo, DecodeLimits
+from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits
+from speech_qc.audio.media import MediaSource, media_is_installed, open_media, second_chance
+from speech_qc.audio.media_formats import find_media
+from speech_qc.audio.media_process import INSTALL, Spool
 from speech_qc.audio.wav import (
     BLOCK_FRAMES,
     CONVERTERS,
@@ -67,11 +70,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 """Maps first bytes to a reader. MPEG audio has only its frame sync: layer bits set, but not the text mark FF FE."""
 
 _KNOWN_UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
-    (rb"\x1a\x45\xdf\xa3", "WebM/Matroska"),
-    (rb"....ftyp", "MP4/M4A"),
-    (rb"\xff[\xf0\xf1\xf8\xf9]", "AAC"),
-    (rb"#!AMR", "AMR"),
-    (rb"\x30\x26\xb2\x75", "WMA/ASF"),
+    (rb"#EXTM3U|ffconcat", "a playlist"),
     (rb"PK\x03\x04|\x1f\x8b", "a compressed archive"),
     (rb"RIFF", "a RIFF file, but not WAVE"),
     (rb"\xff\xfe|\xfe\xff|[\t\r\n -~]+\Z", "text"),
@@ -158,8 +157,8 @@ class Decoder:
         """Set as soon as the header has been parsed."""
         self.frames = 0
         """Frames decoded so far."""
-        self.collected: io.BytesIO | None = None
-        """The recording so far, if only libsndfile reads its format."""
+        self.collected: io.BytesIO | Spool | None = None
+        """The recording so far, if only libsndfile or FFmpeg reads its format."""
         self.foreign_header: WavHeader | None = None
         """Header of a WAV with an encoding that only libsndfile reads."""
         self._limits = limits
@@ -169,11 +168,24 @@ class Decoder:
         self._parser: WavHeaderParser | None = None
         self._header: WavHeader | None = None
         self._samples: WavSamples | None = None
+        self._source: LibsndfileSource | MediaSource | None = None
+        self._is_closed = False
 
     @property
     def held_bytes(self) -> int:
         """Bytes collected so far."""
         return 0 if self.collected is None else self._received_bytes
+
+    @property
+    def warnings(self) -> list[AudioWarning]:
+        """What was wrong with the recording, although it was read; complete after the last block."""
+        return list(self._source.warnings) if isinstance(self._source, MediaSource) else []
+
+    def close(self) -> None:
+        """Give up the recording: kill FFmpeg's process if there is one; idempotent, and any thread may call it."""
+        self._is_closed = True
+        if isinstance(self._source, MediaSource):
+            self._source.close()
 
     def push(self, data: bytes | memoryview) -> list[Block]:
         """Decode more bytes of the recording.
@@ -223,7 +235,7 @@ class Decoder:
         if self._parser is None and self.collected is None:
             self._choose_reader()
         if self.collected is not None:
-            source = LibsndfileSource(self.collected, self._received_bytes, self._limits, self.foreign_header)
+            source = self.open_source(self.collected, self._received_bytes)
             self.info = source.info
             return self._count(source)
         if self._samples is None or self._header is None:
@@ -238,6 +250,22 @@ class Decoder:
             raise _no_samples()
         return iter(())
 
+    def open_source(self, file: io.BytesIO | io.FileIO, total_bytes: int) -> LibsndfileSource | MediaSource:
+        """Open the complete recording, after its first bytes were pushed."""
+        if isinstance(self.collected, Spool):
+            source: LibsndfileSource | MediaSource = open_media(file, total_bytes, self._limits)
+        else:
+            try:
+                source = LibsndfileSource(file, total_bytes, self._limits, self.foreign_header)
+            except (InvalidAudio, UnsupportedFormat) as error:
+                if not isinstance(error.__cause__, soundfile.LibsndfileError):
+                    raise
+                source = second_chance(error, file, total_bytes, self._limits)
+        self._source = source
+        if self._is_closed:  # in the meantime, by another thread
+            self.close()
+        return source
+
     def _choose_reader(self) -> None:
         """Select the reader by the signature and pass it the bytes buffered so far."""
         head = bytes(self._head)
@@ -249,12 +277,17 @@ class Decoder:
             self._limits.check_bytes(_declared_bytes(head) or 0, "the header declares")
             self.collected = _Body()
             self.collected.write(head)
+        elif (media := find_media(head)) is not None and media_is_installed():
+            self.collected = Spool()
+            self.collected.write(head)
         else:
             known = (name for pattern, name in _KNOWN_UNSUPPORTED if re.match(pattern, head, re.DOTALL))
-            guess = next((f", which look like {name}" for name in known), "")
+            name = next(known, None) if media is None else f"{media.container}, which FFmpeg reads"
+            guess = f", which look like {name}" if name else ""
             sender = f" (sent as {self._sender})" if self._sender else ""
+            advice = f"install it ({INSTALL}), or " if media is not None else ""
             raise UnsupportedFormat(
-                f"expected one of {READABLE}, got first bytes {head[:12]!r}{guess}{sender}: "
+                f"expected one of {READABLE}, got first bytes {head[:12]!r}{guess}{sender}: {advice}"
                 "convert the recording to WAV or FLAC",
                 first_bytes=head[:12].hex(),
             )
@@ -290,7 +323,7 @@ class Decoder:
         self._limits.check_samples(self.frames, samples.header.channels)
         return blocks
 
-    def _count(self, source: LibsndfileSource) -> Iterator[Block]:
+    def _count(self, source: LibsndfileSource | MediaSource) -> Iterator[Block]:
         for block in source:
             self.frames += len(block)
             yield block
@@ -353,7 +386,7 @@ class LibsndfileSource:
         self.info = AudioInfo(self._sound.samplerate, self._sound.channels, encoding, declared)
         self._limits = limits
         self._file, self._total_bytes = file, total_bytes
-        self._least_frames = (declared or 0) - (_MP3_SLACK_FRAMES if self._sound.format == "MP3" else 0)
+        self._least_frames = (declared or 0) - (_MP3_SLACK_FRAMES if "MPEG" in self._sound.subtype else 0)
 
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block; raise InvalidAudio or PayloadTooLarge at the first fault in the recording."""
@@ -408,16 +441,22 @@ class FileDecoder:
                 f"expected a readable file, got {path.name!r} ({error.strerror}): check the path"
             ) from error
         self.frames = 0
+        self._decoder: Decoder | None = None
         try:
             self.info, self._blocks = self._open(path.name, limits or DecodeLimits())
         except BaseException:
             self.close()
             raise
 
+    @property
+    def warnings(self) -> list[AudioWarning]:
+        """What was wrong with the recording, although it was read; complete after the last block."""
+        return [] if self._decoder is None else self._decoder.warnings
+
     def _open(self, name: str, limits: DecodeLimits) -> tuple[AudioInfo, Iterator[Block]]:
         """Read until the header has been parsed."""
         total_bytes = os.fstat(self._file.fileno()).st_size
-        decoder = Decoder(limits, filename=name, total_bytes=total_bytes)
+        decoder = self._decoder = Decoder(limits, filename=name, total_bytes=total_bytes)
         first: list[Block] = []
         while decoder.info is None:
             data = self._file.read(READ_BYTES)
@@ -426,7 +465,7 @@ class FileDecoder:
                 raise _no_samples()
             first = decoder.push(data)
             if decoder.collected is not None:
-                source = LibsndfileSource(self._file, total_bytes, limits, decoder.foreign_header)
+                source = decoder.open_source(self._file, total_bytes)
                 return source.info, iter(source)
         return decoder.info, self._read_wav(decoder, first)
 
@@ -447,7 +486,9 @@ class FileDecoder:
             self.close()
 
     def close(self) -> None:
-        """Close the file; idempotent."""
+        """Close the file and end its decoder; idempotent."""
+        if self._decoder is not None:
+            self._decoder.close()
         self._file.close()
 
     def __enter__(self) -> FileDecoder:

@@ -7,6 +7,12 @@ from typing import Literal
 Encoding = Literal["linear16", "mulaw", "alaw", "float32"]
 """How the samples of a live stream are encoded."""
 
+AudioWarningCode = Literal[
+    "header_field_ignored", "samples_missing", "bytes_not_read", "joined", "samples_damaged", "tracks_not_read",
+    "layout_changed"
+]  # fmt: skip
+"""Problems with a recording that was inspected all the same."""
+
 ChannelMode = Literal["split", "mix"]
 """Whether to inspect each channel separately, or the mean of all."""
 
