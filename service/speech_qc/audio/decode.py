@@ -1,8 +1,8 @@
 """Decode recordings to float32 blocks, from an HTTP body while it arrives or from a file on disk.
 
 WAV and headerless samples are decoded as their bytes arrive, in constant memory. Any other format must be complete
-first: the body is collected (at most `DecodeLimits.max_bytes`), then libsndfile reads it block by block. Independent of
-HTTP: the caller pushes bytes and translates the errors.
+first: the body is collected (at most `DecodeLimits.max_bytes`), then libsndfile or, in a process of its own, FFmpeg
+reads it block by block. Independent of HTTP: the caller pushes bytes and translates the errors.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat
 from speech_qc.audio.libsndfile import READABLE, LibsndfileSource, declared_bytes, no_samples
+from speech_qc.audio.media import MediaSource, media_is_installed, open_media, open_raw, second_chance
+from speech_qc.audio.media_formats import RAW_DEMUXERS, find_media
+from speech_qc.audio.media_process import INSTALL, Spool
 from speech_qc.audio.pcm import LIVE_ENCODINGS
 from speech_qc.audio.wav import WavHeader
 from speech_qc.audio.wav_reader import WavReader
@@ -38,11 +42,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 """Maps first bytes to a reader. MPEG audio has only its frame sync: layer bits set, but not the text mark FF FE."""
 
 _KNOWN_UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
-    (rb"\x1a\x45\xdf\xa3", "WebM/Matroska"),
-    (rb"....ftyp", "MP4/M4A"),
-    (rb"\xff[\xf0\xf1\xf8\xf9]", "AAC"),
-    (rb"#!AMR", "AMR"),
-    (rb"\x30\x26\xb2\x75", "WMA/ASF"),
+    (rb"#EXTM3U|ffconcat", "a playlist"),
     (rb"PK\x03\x04|\x1f\x8b", "a compressed archive"),
     (rb"RIFF", "a RIFF file, but not WAVE"),
     (rb"\xff\xfe|\xfe\xff|[\t\r\n -~]+\Z", "text"),
@@ -80,8 +80,8 @@ class Decoder:
         """Set as soon as the header has been parsed."""
         self.frames = 0
         """Frames decoded so far."""
-        self.collected: io.BytesIO | None = None
-        """The recording so far, if only libsndfile reads its format."""
+        self.collected: io.BytesIO | Spool | None = None
+        """The recording so far, if only libsndfile or FFmpeg reads its format."""
         self._limits, self._raw = limits, raw
         self._sender = ", ".join(text for text in (content_type, filename) if text)
         self._total_bytes = total_bytes
@@ -89,7 +89,8 @@ class Decoder:
         self._head = bytearray()  # until the signature is complete
         self._wav: WavReader | None = None
         self._foreign_header: WavHeader | None = None
-        self._source: LibsndfileSource | None = None
+        self._source: LibsndfileSource | MediaSource | None = None
+        self._is_closed = False
 
     @property
     def held_bytes(self) -> int:
@@ -101,6 +102,12 @@ class Decoder:
         """What was wrong with the recording, although it was read; complete after the last block."""
         found = self._wav.warnings if self._wav else []
         return found + (self._source.warnings if self._source else [])
+
+    def close(self) -> None:
+        """Give up the recording: kill FFmpeg's process if there is one; idempotent, and any thread may call it."""
+        self._is_closed = True
+        if isinstance(self._source, MediaSource):
+            self._source.close()
 
     def push(self, data: bytes | memoryview) -> list[Block]:
         """Decode more bytes of the recording.
@@ -159,10 +166,23 @@ class Decoder:
             raise no_samples()
         return iter(blocks)
 
-    def open_source(self, file: io.BytesIO | io.FileIO, total_bytes: int) -> LibsndfileSource:
-        """Open the complete recording with libsndfile, after its first bytes were pushed."""
-        self._source = LibsndfileSource(file, total_bytes, self._limits, self._foreign_header, self._raw)
-        return self._source
+    def open_source(self, file: io.BytesIO | io.FileIO, total_bytes: int) -> LibsndfileSource | MediaSource:
+        """Open the complete recording, after its first bytes were pushed."""
+        if self._raw is not None and self._raw.encoding in RAW_DEMUXERS:
+            source: LibsndfileSource | MediaSource = open_raw(file, total_bytes, self._limits, self._raw)
+        elif isinstance(self.collected, Spool):
+            source = open_media(file, total_bytes, self._limits)
+        else:
+            try:
+                source = LibsndfileSource(file, total_bytes, self._limits, self._foreign_header, self._raw)
+            except (InvalidAudio, UnsupportedFormat) as error:
+                if not isinstance(error.__cause__, soundfile.LibsndfileError):
+                    raise
+                source = second_chance(error, file, total_bytes, self._limits)
+        self._source = source
+        if self._is_closed:  # in the meantime, by another thread
+            self.close()
+        return source
 
     def _choose_reader(self) -> list[Block]:
         """Select the reader by the signature and pass it the bytes buffered so far."""
@@ -178,11 +198,18 @@ class Decoder:
             self._limits.check_bytes(declared or 0, "the header declares")
             self._collect(head)
             return []
+        media = find_media(head)
+        if media is not None and media_is_installed():
+            self.collected = Spool()
+            self.collected.write(head)
+            return []
         known = (name for pattern, name in _KNOWN_UNSUPPORTED if re.match(pattern, head, re.DOTALL))
-        guess = next((f", which look like {name}" for name in known), "")
+        name = next(known, None) if media is None else f"{media.container}, which FFmpeg reads"
+        guess = f", which look like {name}" if name else ""
         sender = f" (sent as {self._sender})" if self._sender else ""
+        advice = f"install it ({INSTALL}), or " if media is not None else ""
         raise UnsupportedFormat(
-            f"expected one of {READABLE}, got first bytes {head[:12]!r}{guess}{sender}: "
+            f"expected one of {READABLE}, got first bytes {head[:12]!r}{guess}{sender}: {advice}"
             "convert the recording to WAV or FLAC; for audio without a header, give its encoding and sample rate",
             first_bytes=head[:12].hex(),
         )
@@ -233,7 +260,7 @@ class Decoder:
         self._limits.check_samples(self.frames, header.channels)
         return blocks
 
-    def _count(self, source: LibsndfileSource) -> Iterator[Block]:
+    def _count(self, source: LibsndfileSource | MediaSource) -> Iterator[Block]:
         for block in source:
             self.frames += len(block)
             yield block
@@ -261,6 +288,7 @@ class FileDecoder:
                 f"expected a readable file, got {path.name!r} ({error.strerror}): check the path"
             ) from error
         self.frames = 0
+        self._decoder: Decoder | None = None
         total_bytes = os.fstat(self._file.fileno()).st_size
         try:
             self._decoder = Decoder(limits or DecodeLimits(), filename=path.name, total_bytes=total_bytes, raw=raw)
@@ -272,7 +300,7 @@ class FileDecoder:
     @property
     def warnings(self) -> list[AudioWarning]:
         """What was wrong with the recording, although it was read; complete after the last block."""
-        return self._decoder.warnings
+        return [] if self._decoder is None else self._decoder.warnings
 
     def _open(self, decoder: Decoder, total_bytes: int) -> tuple[AudioInfo, Iterator[Block]]:
         """Read until the header has been parsed."""
@@ -284,8 +312,8 @@ class FileDecoder:
                 break
             first = decoder.push(data)
             if decoder.collected is not None:
-                decoder.collected = None  # it is read from the disk instead
                 source = decoder.open_source(self._file, total_bytes)
+                decoder.collected = None  # it is read from the disk instead
                 return source.info, iter(source)
         assert decoder.info is not None
         return decoder.info, self._read_wav(decoder, first)
@@ -307,7 +335,9 @@ class FileDecoder:
             self.close()
 
     def close(self) -> None:
-        """Close the file; idempotent."""
+        """Close the file and end its decoder; idempotent."""
+        if self._decoder is not None:
+            self._decoder.close()
         self._file.close()
 
     def __enter__(self) -> FileDecoder:

@@ -69,7 +69,8 @@ class _Part:
         self.is_guessed = self.is_mp3 and not _mp3_has_length(self.window)
         if self.is_guessed:
             self.declared = None  # libsndfile has extrapolated from the first frame
-        self.least_frames = (self.declared or 0) - (_MP3_SLACK_FRAMES if self.is_mp3 else 0)
+        slack = _MP3_SLACK_FRAMES if "MPEG" in self.sound.subtype else 0  # also in WAV
+        self.least_frames = (self.declared or 0) - slack
 
     @property
     def layout(self) -> tuple[int, int]:

@@ -9,10 +9,17 @@ from speech_qc.audio import RawFormat, check_rate_hz
 from speech_qc.errors import InvalidAudio, ProtocolError
 from speech_qc.wire.vocabulary import ChannelMode, RawEncoding
 
-TELEPHONE_RATE_HZ = 8_000
+_USUAL_HZ: dict[RawEncoding, int] = {
+    "mulaw": 8_000,
+    "alaw": 8_000,
+    "gsm": 8_000,
+    "vox": 8_000,
+    "g726": 8_000,
+    "g722": 16_000,
+}
 """Rate of the encodings that are made for telephony, unless another one is given."""
 
-_TELEPHONE: frozenset[RawEncoding] = frozenset({"mulaw", "alaw", "gsm", "vox"})
+_MONO = ("gsm", "vox", "g722", "g726")  # their samples cannot be interleaved
 _CHANNELS = re.compile(r"(?P<mode>split|mix)|(?P<count>[1-9]\d{0,2})(,(?P<then>split|mix))?")
 
 
@@ -59,13 +66,16 @@ def raw_format(encoding: str | None, sample_rate: int | None, channels: int | No
     known = get_args(RawEncoding)
     if encoding not in known:
         raise ProtocolError(f"encoding: expected one of {', '.join(known)}, got {encoding!r}", known=list(known))
-    if sample_rate is None and encoding not in _TELEPHONE:
+    chosen = known[known.index(encoding)]
+    rate_hz = _USUAL_HZ.get(chosen) if sample_rate is None else sample_rate
+    if rate_hz is None:
         raise ProtocolError(f"expected sample_rate=… with encoding={encoding}, got none: add it, for example 16000")
-    rate_hz = TELEPHONE_RATE_HZ if sample_rate is None else sample_rate
     try:
         check_rate_hz(rate_hz)
     except InvalidAudio as error:  # the option is wrong, not the audio
         raise ProtocolError(error.message, sample_rate=rate_hz) from error
-    if encoding == "gsm" and channels not in (None, 1):
-        raise ProtocolError(f"expected one channel with encoding=gsm, got {channels}: send each channel separately")
-    return RawFormat(known[known.index(encoding)], rate_hz, channels or 1)
+    if encoding in _MONO and channels not in (None, 1):
+        raise ProtocolError(
+            f"expected one channel with encoding={encoding}, got {channels}: send each channel separately"
+        )
+    return RawFormat(chosen, rate_hz, channels or 1)

@@ -17,6 +17,9 @@ from pathlib import Path
 AUDIO_EXTENSIONS = frozenset({
     ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
     ".caf", ".sph", ".nist", ".voc",
+    ".webm", ".mka", ".mkv", ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".amr", ".awb", ".wma",
+    ".asf", ".wmv", ".spx", ".avi", ".flv", ".ts", ".mpg", ".mpeg", ".mxf", ".ac3", ".eac3", ".wv", ".ape", ".tta",
+    ".dss", ".ds2", ".qcp", ".ra", ".rm",
 })  # fmt: skip
 """Extensions that are searched for in folders; a file that is named explicitly is always tried."""
 

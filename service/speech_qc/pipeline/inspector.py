@@ -78,18 +78,22 @@ class Inspector:
             InferenceError: A step failed.
             EngineDead: No further step can succeed.
         """
-        async for piece in pieces:
+        try:
+            async for piece in pieces:
+                async with self._on_time():
+                    await self._feed(lambda piece=piece: decoder.push(piece), decoder)  # type: ignore[misc]
             async with self._on_time():
-                await self._feed(lambda piece=piece: decoder.push(piece), decoder)  # type: ignore[misc]
-        async with self._on_time():
-            await self._feed_all(await asyncio.to_thread(decoder.finish), decoder)
-            return await self._finish(decoder)
+                await self._feed_all(await asyncio.to_thread(decoder.finish), decoder)
+                return await self._finish(decoder)
+        finally:
+            decoder.close()
 
     @asynccontextmanager
     async def _on_time(self) -> AsyncIterator[None]:
         """Limit the work that is done inside to the rest of the deadline.
 
-        A decoder that hangs within a block cannot be stopped: its thread is abandoned, and the request is answered.
+        FFmpeg's process is then killed. A decoder in this process that hangs within a block cannot be stopped: its
+        thread is abandoned, and the request is answered.
         """
         limit_s, started_s = self._options.deadline_s, time.perf_counter()
         try:

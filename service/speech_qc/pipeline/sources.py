@@ -77,14 +77,18 @@ class BytesSource:
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block; raises the errors of `Decoder`, and OSError if the file cannot be read."""
         is_empty = True
-        for piece in self._pieces():
-            is_empty = False
-            yield from self._decoder.push(piece)
-        if is_empty:
-            raise InvalidAudio(
-                "expected the bytes of a recording, got none: pass the whole file; rewind a file that was read before"
-            )
-        yield from self._decoder.finish()
+        try:
+            for piece in self._pieces():
+                is_empty = False
+                yield from self._decoder.push(piece)
+            if is_empty:
+                raise InvalidAudio(
+                    "expected the bytes of a recording, got none: pass the whole file; rewind a file that was read "
+                    "before"
+                )
+            yield from self._decoder.finish()
+        finally:
+            self._decoder.close()
 
     def _pieces(self) -> Iterator[bytes | memoryview]:
         source = self._source

@@ -7,10 +7,18 @@ from typing import Literal
 Encoding = Literal["linear16", "mulaw", "alaw", "float32"]
 """How the samples of a live stream are encoded."""
 
-RawEncoding = Literal["linear16", "mulaw", "alaw", "float32", "gsm", "vox"]
+RawEncoding = Literal["linear16", "mulaw", "alaw", "float32", "gsm", "vox", "g722", "g726"]
 """How the samples of headerless audio are encoded in a file."""
 
-AudioWarningCode = Literal["header_field_ignored", "samples_missing", "bytes_not_read", "joined"]
+AudioWarningCode = Literal[
+    "header_field_ignored",
+    "samples_missing",
+    "samples_damaged",
+    "bytes_not_read",
+    "joined",
+    "tracks_not_read",
+    "layout_changed",
+]
 """Problems with a recording that was inspected all the same."""
 
 ChannelMode = Literal["split", "mix"]
