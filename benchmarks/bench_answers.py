@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import sys
 import time
 import zlib
@@ -126,10 +127,16 @@ def cells(result: Result) -> list[str]:
 HEADINGS = ("row", "what", "target", "result", "95 % interval", "trials", "talkers", "met")
 
 
-def model_version() -> str:
-    """Return name, version and checksum of the model, and the version of the package."""
+def versions() -> str:
+    """Name the model and the package; a package that lies in a checkout is named with that checkout's commit."""
     model = inspect(Sound(np.zeros(16_000), 16_000)).model
-    return f"model {model.name} {model.version} ({model.sha256[:12]}), speech-qc {speech_qc.__version__}"
+    package = f"speech-qc {speech_qc.__version__}"
+    source = Path(speech_qc.__file__)
+    tracked = ["git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name]
+    if subprocess.run(tracked, capture_output=True).returncode == 0:
+        head = ["git", "-C", str(source.parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+        package += f" at {subprocess.run(head, capture_output=True, text=True).stdout.strip()}"
+    return f"model {model.name} {model.version} ({model.sha256[:12]}), {package}"
 
 
 def chosen(rows: list[Row], wanted: list[str]) -> list[Row]:
@@ -151,7 +158,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=400, help="trials of each row")
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="measure only these rows")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", choices=("valid", "train"), default="valid", help="`train` to tune")
+    parser.add_argument("--split", choices=("valid", "test", "train"), default="valid", help="`train` to tune")
     parser.add_argument("--sources", nargs="+", default=[], help="use only speech of these sources")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
@@ -164,15 +171,15 @@ def main() -> int:
         began = time.perf_counter()
         results.append(measure(row, pool, options.trials, options.seed))
         print(" | ".join(cells(results[-1])), f"({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)
-    version = model_version()
-    intro = f"{version}; split {options.split}, seed {options.seed}."
+    version = versions()
+    intro = f"Judged by {version}; split {options.split}, seed {options.seed}."
     few = [result.key for result in results if 0 < result.talkers < LEAST_TALKERS]
     if few:
         intro += f" Fewer than {LEAST_TALKERS} talkers: {', '.join(few)}."
     table = markdown(HEADINGS, [cells(result) for result in results])
-    print(f"Commit {commit()}, {intro}\n\n{table}")
+    print(f"Benchmark of commit {commit()}. {intro}\n\n{table}")
     if options.json:
-        document = {"version": version, "commit": commit(), "split": options.split, "seed": options.seed}
+        document = {"judged": version, "benchmark_commit": commit(), "split": options.split, "seed": options.seed}
         text = json.dumps({**document, "rows": [asdict(result) for result in results]}, indent=1, ensure_ascii=False)
         options.json.write_text(text + "\n", encoding="utf-8")
     if options.record:

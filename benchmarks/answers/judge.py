@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Protocol
 
 import speech_qc
-from answers.signal import Sound, as_int16
+from answers.signal import Float64, Sound, as_int16
 
 TOLERANCE_S = 0.02  # between a loss and the event that reports it
 STATUS_ORDER = ("pass", "unknown", "warn", "fail")
@@ -21,6 +22,11 @@ class Inspect(Protocol):
 def inspect(sound: Sound, profile: str = "default") -> Any:
     """Return the `speech_qc.Inspection` of a sound in 16 bits."""
     return speech_qc.inspect(as_int16(sound.samples), sound.rate_hz, profile=profile, frames=False)
+
+
+def inspect_mix(samples: Float64, rate_hz: int) -> Any:
+    """Return the `speech_qc.Inspection` of the mean of several channels, (n, channels)."""
+    return speech_qc.inspect(as_int16(samples), rate_hz, channels="mix", frames=False)
 
 
 def labels(result: Any) -> set[str]:
@@ -63,3 +69,10 @@ def badness(result: Any) -> tuple[int, float]:
 def names_bandwidth(result: Any) -> bool:
     """Return whether the verdict fails and a reason is the bandwidth."""
     return result.verdict.status == "fail" and any(code.startswith("bandwidth") for code in codes(result))
+
+
+def names_cancellation(result: Any) -> bool:
+    """Return whether the verdict is not passed and the answer says that the channels cancel each other out."""
+    answer = result.to_dict()
+    said = json.dumps([answer.get("warnings"), [channel["verdict"] for channel in answer["channels"]]])
+    return result.verdict.status in ("warn", "fail") and ("polarity" in said or "cancel" in said)

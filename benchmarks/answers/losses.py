@@ -85,7 +85,7 @@ def concealed(speech: Float64, rate_hz: int, rng: np.random.Generator, lost_s: f
 def _pitch_periods(before: Float64, rate_hz: int, count: int) -> Float64:
     """Repeat the last one, two, then three pitch periods, 10 ms each; fade by 20 % per 10 ms after the first 10 ms.
 
-    Source: ITU-T G.711 Appendix I describes the method; written anew.
+    Source: the method of ITU-T G.711 Appendix I, without its delay.
     """
     period = _pitch(before, rate_hz)
     step = round(0.01 * rate_hz)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.signal import fftconvolve
 
-from answers.signal import Float64, Sound, add_noise, below_full_scale, resampled, shaped_noise
+from answers.signal import Float64, Sound, add_noise, below_full_scale, shaped_noise
 
 FAN_CLASSES = ("fan", "vacuum_cleaner", "airplane", "dryer", "boiler")
 """Classes of recorded noise that are steady and broad-band, as a fan or air conditioner is."""
@@ -83,13 +83,8 @@ def hiss_alone(rng: np.random.Generator, rate_hz: int, seconds: float) -> Sound:
     return Sound(noise * 10 ** (float(rng.uniform(-95, -80)) / 20), rate_hz)
 
 
-def opposite_legs(speech: Float64, rate_hz: int, rng: np.random.Generator) -> Sound:
-    """Return the mean of two legs of opposite polarity that differ by up to 0.5 dB and by their hiss."""
+def opposite_legs(speech: Float64, rng: np.random.Generator) -> Float64:
+    """Return two legs of opposite polarity that differ by up to 0.5 dB and by their hiss, (n, 2)."""
     other = -speech * 10 ** (float(rng.uniform(-0.5, 0.5)) / 20)
-    hiss = rng.standard_normal((2, len(speech))) * 10 ** (-85 / 20)
-    return Sound((speech + hiss[0] + other + hiss[1]) / 2, rate_hz)
-
-
-def at_48k(speech: Float64, rate_hz: int) -> Float64:
-    """Return speech at 48 kHz."""
-    return resampled(speech, rate_hz, 48_000)
+    hiss = rng.standard_normal((len(speech), 2)) * 10 ** (-85 / 20)
+    return below_full_scale(np.stack([speech, other], axis=1) + hiss)

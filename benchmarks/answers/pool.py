@@ -17,6 +17,7 @@ MIN_RANGE_DB = 40.0  # loud frames above quiet ones: studios and quiet rooms
 MAX_FLOOR_DBFS = -45.0
 MIN_JOINED_S = 2.0  # shorter recordings hold one word; they are used alone, not joined
 JOINT_S = 0.005
+MIN_EDGE_S = 0.015  # zeros at an edge that are long enough to look like a loss
 LEVELS_DBFS = (-28.0, -18.0)  # of active speech, about what telephones and studios record
 
 
@@ -59,7 +60,7 @@ class Pool:
 
     Args:
         folder: Holds `manifest.csv`.
-        split: `valid`, which no model was trained on, or `train`.
+        split: `valid` or `test`, which no model was trained on, or `train`.
         sources: Sources of speech; empty for all.
     """
 
@@ -78,6 +79,7 @@ class Pool:
             for row in rows
             if row["kind"] == "noise"
         }
+        self._in_zeros: list[Speech] | None = None
         self._by_talker: dict[str, list[Clip]] = {}
         for clip in self.clips:
             if clip.seconds >= MIN_JOINED_S:
@@ -122,16 +124,17 @@ class Pool:
         clip = self.clips[rng.integers(len(self.clips))]
         return Speech(_read(clip.path)[: round(seconds * POOL_RATE_HZ)], POOL_RATE_HZ, frozenset({clip.talker}))
 
-    def ending_in_zeros(self, least_s: float = 0.015) -> list[Speech]:
+    def ending_in_zeros(self) -> list[Speech]:
         """Return the recordings that end or begin in zeros as they came from their source, clean or not."""
-        found = []
-        for clip in self._all:
-            samples = _read(clip.path)
-            sounding = np.flatnonzero(as_int16(samples))
-            edge = max(sounding[0], len(samples) - 1 - sounding[-1]) if len(sounding) else 0
-            if edge >= least_s * POOL_RATE_HZ:
-                found.append(Speech(samples, POOL_RATE_HZ, frozenset({clip.talker})))
-        return found
+        if self._in_zeros is None:
+            self._in_zeros = []
+            for clip in self._all:
+                samples = _read(clip.path)
+                sounding = np.flatnonzero(as_int16(samples))
+                edge = max(sounding[0], len(samples) - 1 - sounding[-1]) if len(sounding) else 0
+                if edge >= MIN_EDGE_S * POOL_RATE_HZ:
+                    self._in_zeros.append(Speech(samples, POOL_RATE_HZ, frozenset({clip.talker})))
+        return self._in_zeros
 
     def noise(self, rng: np.random.Generator, classes: tuple[str, ...], count: int) -> Float64 | None:
         """Return samples of a recorded noise at 16 kHz, looped with 50 ms fades; None if the pool has no such class."""
@@ -147,7 +150,9 @@ class Pool:
 
 
 def _is_clean(row: dict[str, str]) -> bool:
-    return float(row["range_db"]) >= MIN_RANGE_DB and float(row["floor_dbfs"]) <= MAX_FLOOR_DBFS
+    """Return whether the range and floor of a clip are those of clean speech; a manifest without them is trusted."""
+    spread, floor = row.get("range_db"), row.get("floor_dbfs")
+    return not (spread and floor) or (float(spread) >= MIN_RANGE_DB and float(floor) <= MAX_FLOOR_DBFS)
 
 
 def _clip(folder: Path, row: dict[str, str]) -> Clip:

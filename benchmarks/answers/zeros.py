@@ -40,9 +40,9 @@ def _within_words(speech: Float64, rate_hz: int, rng: np.random.Generator) -> Fl
 
 def gated(speech: Float64, rate_hz: int, rng: np.random.Generator) -> Sound:
     """Close a noise gate in the pauses, down to digital zero, with an attack and release of a few milliseconds."""
-    threshold = active_level(speech, rate_hz) - float(rng.uniform(20, 35))
+    threshold = active_level(speech, rate_hz) - float(rng.uniform(25, 40))
     attack, release = float(rng.uniform(0.001, 0.005)), float(rng.uniform(0.005, 0.05))
-    hold = float(rng.uniform(0.03, 0.15))
+    hold = float(rng.uniform(0.05, 0.2))
     tick = 0.001  # the gate looks at the level in steps of this
     loud = frame_levels(speech, rate_hz, tick) >= threshold
     wide = np.convolve(loud, np.ones(round(hold / tick)))[: len(loud)] > 0  # stays open for the hold time
