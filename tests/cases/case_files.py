@@ -55,22 +55,24 @@ def in_four_bytes() -> bytes:
     return wav(samples, bits=24, align=4, byte_rate=4 * RATE_HZ)
 
 
-def encoded(container: str, subtype: str, samples: NDArray[np.float32] = SPEECH, rate_hz: int = RATE_HZ) -> bytes:
-    """Encode with libsndfile."""
+def encoded(
+    container: str, subtype: str, samples: NDArray[np.float32] = SPEECH, rate_hz: int = RATE_HZ, **options: Any
+) -> bytes:
+    """Encode with libsndfile; the options are those of `soundfile.write`."""
     file = io.BytesIO()
-    soundfile.write(file, samples, rate_hz, format=container, subtype=subtype)
+    soundfile.write(file, samples, rate_hz, format=container, subtype=subtype, **options)
     return file.getvalue()
 
 
-def mp3() -> bytes:
-    """Return an MP3 file that begins with its Xing or Info tag."""
-    return encoded("MP3", "MPEG_LAYER_III")
+def mp3(mode: str = "VARIABLE") -> bytes:
+    """Return an MP3 file of variable or constant bit rate that begins with its Xing or Info tag."""
+    return encoded("MP3", "MPEG_LAYER_III", bitrate_mode=mode, compression_level=0.5)
 
 
-def mp3_in_wav() -> bytes:
+def mp3_in_wav(mode: str) -> bytes:
     """Return an MP3 stream without its tag inside WAV, with the header fields that FFmpeg writes to a pipe."""
     extra = struct.pack("<HHIHHH", 12, 1, 2, 1152, 1, 1105)
-    file = mp3()
+    file = mp3(mode)
     tag_bytes = 72_000 * MP3_KBIT[file[2] >> 4] // RATE_HZ + (file[2] >> 1 & 1)  # of the first frame, MPEG-2 layer III
     return wav(file[tag_bytes:], tag=MP3_TAG, bits=0, align=576, byte_rate=0, extra=extra)
 

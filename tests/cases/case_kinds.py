@@ -16,7 +16,7 @@ TO_BE_BUILT: dict[str, str] = {
             "data_0x80000000", "data_2e9", "byte_rate_of_stereo", "byte_rate_0", "byte_rate_in_kbit", "block_align_0",
             "block_align_of_stereo", "24_bits_in_4_bytes", "data_plus_1", "data_plus_8", "data_plus_16",
             "data_plus_36", "data_plus_44", "data_twice", "two_wavs", "second_data_chunk", "data_too_small", "two_mp3",
-            "chained_ogg", "mp3_in_wav", "opus_rate_0", "broken_mp3_in_log",
+            "chained_ogg", "mp3_in_wav", "vbr_mp3_in_wav", "opus_rate_0", "broken_mp3_in_log",
         ),
         "the decoders reject such files, or read a part of them",
     ),
