@@ -204,7 +204,7 @@ def test_an_mp3_without_an_encoders_tag_is_read_to_the_end() -> None:
     second = recording.index(recording[:2], 100)  # the first frame contains only the tag
     result, decoder = decoded(recording[second:])
     assert len(result) >= 160_000
-    assert decoder.info == AudioInfo(16_000, 1, "mp3/MPEG_LAYER_III", None)
+    assert decoder.info == AudioInfo(16_000, 1, "mp3/mp3", None)
 
 
 def test_a_big_endian_wav_is_left_to_libsndfile() -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat
 from speech_qc.audio.libsndfile import READABLE, LibsndfileSource, declared_bytes, no_samples
 from speech_qc.audio.media import MediaSource, media_is_installed, open_media, open_raw, second_chance
-from speech_qc.audio.media_formats import RAW_DEMUXERS, find_media
+from speech_qc.audio.media_formats import RAW_DEMUXERS, MediaFormat, find_media
 from speech_qc.audio.media_process import INSTALL, Spool
 from speech_qc.audio.pcm import LIVE_ENCODINGS
 from speech_qc.audio.wav import WavHeader
@@ -179,6 +179,10 @@ class Decoder:
                 if not isinstance(error.__cause__, soundfile.LibsndfileError):
                     raise
                 source = second_chance(error, file, total_bytes, self._limits)
+            else:
+                if source.is_cut_short and media_is_installed():
+                    container = "mp3" if self._foreign_header is None else "wav"
+                    source = MediaSource(file, total_bytes, self._limits, MediaFormat(container, container))
         self._source = source
         if self._is_closed:  # in the meantime, by another thread
             self.close()

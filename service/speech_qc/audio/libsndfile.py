@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat
 from speech_qc.audio.pcm import BLOCK_FRAMES, check_finite
-from speech_qc.audio.segments import Segment, Window, find_segments
+from speech_qc.audio.segments import Segment, Window, find_segments, has_variable_bit_rate
 from speech_qc.audio.wav import WavHeader, is_endless, is_placeholder
 from speech_qc.audio.wav_reader import ChunkWalker, joined_warning, missing_warning, unread_warning
 from speech_qc.errors import InvalidAudio, UnsupportedFormat
@@ -28,6 +28,7 @@ READABLE = "WAV, RF64, BW64, W64, AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3
 RAW_SUBTYPES: dict[RawEncoding, str] = {"gsm": "GSM610", "vox": "VOX_ADPCM"}
 """Headerless encodings that libsndfile reads, with its name of each."""
 
+_TAG_MP3 = 0x0055
 _HEAD_BYTES = 1024  # start of a complete recording: contains the size fields and all of a NIST header
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # of the largest page
 _MP3_SLACK_FRAMES = 2 * 1152  # encoders disagree on the delay and padding they count
@@ -56,7 +57,7 @@ class _Part:
         soundfile.LibsndfileError: libsndfile rejects it.
     """
 
-    def __init__(self, file: BinaryIO, segment: Segment, raw: RawFormat | None) -> None:
+    def __init__(self, file: BinaryIO | Window, segment: Segment, raw: RawFormat | None) -> None:
         self.window = Window(file, segment)
         self.segment = segment
         options = {}
@@ -104,20 +105,27 @@ class LibsndfileSource:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: BinaryIO | Window,
         total_bytes: int,
         limits: DecodeLimits,
         header: WavHeader | None = None,
         raw: RawFormat | None = None,
     ) -> None:
+        self.warnings: list[AudioWarning] = []
+        """What could not be read as declared; complete when the iteration has ended."""
         file.seek(0)
         head = b"" if raw else file.read(_HEAD_BYTES)
         if head[:4] == b"OggS" and _ogg_is_cut(file, total_bytes):
             raise _truncated("a whole Ogg page at the end", "only part of it")
-        self.warnings: list[AudioWarning] = []
-        """What could not be read as declared; complete when the iteration has ended."""
+        self._check_size(file, head, total_bytes, header)
+        in_wav = header is not None and header.tag == _TAG_MP3
+        if header is not None and in_wav:
+            # libsndfile extrapolates the length of MP3 in WAV from one frame; it reads the same frames alone correctly.
+            end = total_bytes if header.data_bytes is None else header.data_start + header.data_bytes
+            file = Window(file, Segment(header.data_start, min(total_bytes, end)))
+        size = file.seek(0, io.SEEK_END)
         self._file, self._limits, self._raw = file, limits, raw
-        self._segments = [Segment(0, total_bytes)] if raw else find_segments(file, total_bytes)
+        self._segments = [Segment(0, size)] if raw else find_segments(file, size)
         try:
             self._first = _Part(file, self._segments[0], raw)
         except soundfile.LibsndfileError as error:
@@ -134,10 +142,14 @@ class LibsndfileSource:
             declared = self._first.least_frames = int(count[1])  # libsndfile derives the length from the file size
         limits.check_frames(declared or 0, sound.samplerate)
         limits.check_samples(declared or 0, sound.channels)
-        encoding = f"{sound.format.lower()}/{sound.subtype}"
+        encoding = f"{'wav' if in_wav else sound.format.lower()}/{sound.subtype}"
         known = declared if len(self._segments) == 1 else None
         self.info = AudioInfo(sound.samplerate, sound.channels, encoding, known)
-        self._check_size(head, total_bytes, header)
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether libsndfile would stop before the end: an MP3 of variable bit rate that declares no length."""
+        return self._first.is_guessed and has_variable_bit_rate(self._first.window)
 
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block; raise InvalidAudio or PayloadTooLarge at the first fault in the recording."""
@@ -209,7 +221,7 @@ class LibsndfileSource:
         seconds = unread_bytes * frames / max(1, min(read_bytes, position)) / self.info.sample_rate_hz
         self.warnings.append(unread_warning(unread_bytes, seconds, "they cannot be decoded together with the rest"))
 
-    def _check_size(self, head: bytes, total_bytes: int, header: WavHeader | None) -> None:
+    def _check_size(self, file: BinaryIO | Window, head: bytes, total_bytes: int, header: WavHeader | None) -> None:
         """Warn if the file is shorter than its header declares, or has unread bytes after the samples of a WAV."""
         if header is not None and header.data_bytes is not None:
             received = total_bytes - header.data_start
@@ -217,22 +229,22 @@ class LibsndfileSource:
                 missing = header.seconds(header.data_bytes - received)
                 self.warnings.append(missing_warning(header.data_bytes, received, missing))
             if header.data_bytes < received:
-                unread_bytes = self._bytes_after(header.data_start + header.data_bytes)
+                unread_bytes = _bytes_after(file, header.data_start + header.data_bytes)
                 if unread_bytes:
                     self.warnings.append(unread_warning(unread_bytes, header.seconds(unread_bytes)))
         declared = declared_bytes(head) if header is None else None
         if declared is not None and declared > total_bytes:
-            seconds = (declared - total_bytes) / total_bytes * self._first.sound.frames / self.info.sample_rate_hz
-            self.warnings.append(missing_warning(declared, total_bytes, seconds))
+            self.warnings.append(missing_warning(declared, total_bytes))
 
-    def _bytes_after(self, position: int) -> int:
-        """Count the bytes after the samples of a WAV that are not read; chunks of other kinds do not count."""
-        walker = ChunkWalker(odd=bool(position & 1))
-        self._file.seek(position)
-        while not walker.found and (data := self._file.read(1 << 20)):
-            walker.push(memoryview(data))
-        walker.finish()
-        return len(walker.rest) + len(self._file.read()) if walker.found else walker.unread_bytes
+
+def _bytes_after(file: BinaryIO | Window, position: int) -> int:
+    """Count the bytes after the samples of a WAV that are not read; chunks of other kinds do not count."""
+    walker = ChunkWalker(odd=bool(position & 1))
+    file.seek(position)
+    while not walker.found and (data := file.read(1 << 20)):
+        walker.push(memoryview(data))
+    walker.finish()
+    return len(walker.rest) + len(file.read()) if walker.found else walker.unread_bytes
 
 
 def _truncated(declared: str, received: str) -> InvalidAudio:
@@ -273,7 +285,7 @@ def _mp3_has_length(file: io.RawIOBase) -> bool:
     return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _ogg_is_cut(file: BinaryIO, total_bytes: int) -> bool:
+def _ogg_is_cut(file: BinaryIO | Window, total_bytes: int) -> bool:
     """Whether the last Ogg page is incomplete; libsndfile would drop it silently (RFC 3533, section 6)."""
     file.seek(max(0, total_bytes - _OGG_PAGE_BYTES))
     tail = file.read(_OGG_PAGE_BYTES)

@@ -18,6 +18,10 @@ _SCAN_BYTES = 1 << 20
 _OVERLAP_BYTES = 64  # longer than any pattern that is searched for
 _PAGE_HEAD_BYTES = 27
 _OPUS_RATE_HZ = 48_000
+_PROBED_FRAMES = 200
+_KBIT_V1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
+_KBIT_V2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
+_RATES_V1 = (44_100, 48_000, 32_000)  # Hz; half of it for MPEG-2, a quarter for MPEG-2.5
 _LEAST_MP3_BYTES = 512  # a shorter rest contains no audible sound
 
 
@@ -43,7 +47,7 @@ class Window(io.RawIOBase):
     would only be printed, because it cannot propagate through C.
     """
 
-    def __init__(self, file: BinaryIO, segment: Segment) -> None:
+    def __init__(self, file: BinaryIO | Window, segment: Segment) -> None:
         super().__init__()
         self._file, self._segment, self._position = file, segment, 0
 
@@ -85,7 +89,7 @@ class Window(io.RawIOBase):
         return len(data)
 
 
-def find_segments(file: BinaryIO, total_bytes: int) -> list[Segment]:
+def find_segments(file: BinaryIO | Window, total_bytes: int) -> list[Segment]:
     """Find the recordings in a file; a single one for all but Ogg and MP3. Leaves the position undefined.
 
     Args:
@@ -104,12 +108,12 @@ def find_segments(file: BinaryIO, total_bytes: int) -> list[Segment]:
     return [_with_opus_rate(file, segment) for segment in segments] if head == b"OggS" else segments
 
 
-def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
+def _read_at(file: BinaryIO | Window, position: int, size: int) -> bytes:
     file.seek(max(0, position))
     return file.read(size)
 
 
-def _occurrences(file: BinaryIO, pattern: bytes) -> Iterator[int]:
+def _occurrences(file: BinaryIO | Window, pattern: bytes) -> Iterator[int]:
     """Yield the positions of a pattern (a regular expression of a fixed, short length)."""
     position, tail = 0, b""
     while True:
@@ -125,7 +129,7 @@ def _occurrences(file: BinaryIO, pattern: bytes) -> Iterator[int]:
         tail = piece[-_OVERLAP_BYTES:]
 
 
-def _ogg_links(file: BinaryIO) -> list[int]:
+def _ogg_links(file: BinaryIO | Window) -> list[int]:
     """Return the starts of the links: a first page that does not directly follow another first page.
 
     Source: RFC 3533, sections 4 and 6: chaining is sequential, grouping puts all first pages at the start of a link.
@@ -138,14 +142,14 @@ def _ogg_links(file: BinaryIO) -> list[int]:
     return starts
 
 
-def _page_bytes(file: BinaryIO, position: int) -> int:
+def _page_bytes(file: BinaryIO | Window, position: int) -> int:
     """Return the length of the Ogg page at a position."""
     head = _read_at(file, position, _PAGE_HEAD_BYTES + 255)
     count = head[26] if len(head) > 26 else 0
     return _PAGE_HEAD_BYTES + count + sum(head[_PAGE_HEAD_BYTES : _PAGE_HEAD_BYTES + count])
 
 
-def _with_opus_rate(file: BinaryIO, segment: Segment) -> Segment:
+def _with_opus_rate(file: BinaryIO | Window, segment: Segment) -> Segment:
     """Fill in the rate of an Opus stream that does not declare one; libsndfile would take it for 8 kHz.
 
     Source: RFC 7845, section 5.1: the rate of the original input is informative, and 0 means unspecified.
@@ -171,7 +175,7 @@ def _ogg_checksum(page: bytes | bytearray) -> int:
     return crc
 
 
-def _mp3_parts(file: BinaryIO, total_bytes: int) -> list[int]:
+def _mp3_parts(file: BinaryIO | Window, total_bytes: int) -> list[int]:
     """Return where a tagged recording starts, and where one ends according to its tag while more frames follow."""
     starts = []
     for position in _occurrences(file, rb"Xing|Info"):
@@ -188,7 +192,7 @@ def _mp3_parts(file: BinaryIO, total_bytes: int) -> list[int]:
     return starts[1:] if starts and _after_id3(file, 0) == starts[0] else starts
 
 
-def _tagged_frame(file: BinaryIO, position: int) -> int | None:
+def _tagged_frame(file: BinaryIO | Window, position: int) -> int | None:
     """Return the start of the frame whose tag is at a position; None if these bytes are no tag."""
     before = (
         _read_at(file, position - 36, 36)
@@ -215,7 +219,26 @@ def _is_layer3(frame: bytes) -> bool:
     return frame[1] & 0x18 != 0x08 and frame[2] >> 4 not in (0, 15) and frame[2] >> 2 & 3 != 3
 
 
-def _after_id3(file: BinaryIO, position: int) -> int:
+def has_variable_bit_rate(file: Window) -> bool:
+    """Whether an MP3 changes its bit rate within its first frames; restores the position.
+
+    Without a tag, libsndfile extrapolates the length from the first frame, and reads no further.
+    """
+    before, position, seen = file.tell(), _after_id3(file, 0), set()
+    for _ in range(_PROBED_FRAMES):
+        frame = _read_at(file, position, 4)
+        if not _is_layer3(frame):
+            break
+        is_version1 = frame[1] & 0x18 == 0x18
+        kbit = (_KBIT_V1 if is_version1 else _KBIT_V2)[frame[2] >> 4]
+        rate_hz = _RATES_V1[frame[2] >> 2 & 3] // {0x18: 1, 0x10: 2}.get(frame[1] & 0x18, 4)
+        seen.add(kbit)
+        position += (144 if is_version1 else 72) * 1000 * kbit // rate_hz + (frame[2] >> 1 & 1)
+    file.seek(before)
+    return len(seen) > 1
+
+
+def _after_id3(file: BinaryIO | Window, position: int) -> int:
     """Skip ID3v2 tags and an ID3v1 tag."""
     while True:
         head = _read_at(file, position, 10)

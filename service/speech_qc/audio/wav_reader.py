@@ -351,12 +351,13 @@ class WavReader:
             self.warnings.append(missing_warning(self._declared, self._received, missing))
 
 
-def missing_warning(declared: int, received: int, seconds: float) -> AudioWarning:
-    """Describe bytes that the header declares and the file does not have; `seconds` is their duration."""
+def missing_warning(declared: int, received: int, seconds: float | None = None) -> AudioWarning:
+    """Describe bytes that the header declares and the file does not have; `seconds` is their duration, if known."""
+    duration = "" if seconds is None else f" (about {seconds:.3f} s)"
     return AudioWarning(
         "samples_missing",
-        f"expected {declared} bytes, as the header declares, got {received}: {declared - received} bytes (about "
-        f"{seconds:.3f} s) are missing; if the recording should be longer, upload the whole file",
+        f"expected {declared} bytes, as the header declares, got {received}: {declared - received} bytes"
+        f"{duration} are missing; if the recording should be longer, upload the whole file",
     )
 
 
