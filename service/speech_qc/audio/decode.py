@@ -12,6 +12,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -24,6 +25,7 @@ from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits
 from speech_qc.audio.media import MediaSource, media_is_installed, open_media, second_chance
 from speech_qc.audio.media_formats import find_media
 from speech_qc.audio.media_process import INSTALL, Spool
+from speech_qc.audio.native_stderr import silenced
 from speech_qc.audio.wav import (
     BLOCK_FRAMES,
     CONVERTERS,
@@ -364,7 +366,8 @@ class LibsndfileSource:
         file.seek(0)
         try:
             # Pass the descriptor: given a name that ends in .raw, soundfile would assume that there is no header.
-            self._sound = _ForwardFile(file if isinstance(file, io.BytesIO) else file.fileno(), closefd=False)
+            with silenced():
+                self._sound = _ForwardFile(file if isinstance(file, io.BytesIO) else file.fileno(), closefd=False)
         except soundfile.LibsndfileError as error:
             # The header of a WAV has already been parsed, so libsndfile must be rejecting its encoding.
             unsupported = header is not None or error.code in _UNSUPPORTED_CODES
@@ -391,11 +394,13 @@ class LibsndfileSource:
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block; raise InvalidAudio or PayloadTooLarge at the first fault in the recording."""
         frames, rate_hz = 0, self.info.sample_rate_hz
+        is_mpeg = "MPEG" in self._sound.subtype
         shape = (_MP3_BLOCK_FRAMES if self._guessed else BLOCK_FRAMES, self.info.channels)
         with self._sound:
             while True:
                 try:
-                    block = self._sound.read(out=np.empty(shape, np.float32))
+                    with silenced() if is_mpeg else nullcontext():
+                        block = self._sound.read(out=np.empty(shape, np.float32))
                 except soundfile.LibsndfileError as error:
                     raise InvalidAudio(
                         f"damaged or truncated: decoding failed after {frames} frames ({frames / rate_hz:.2f} s; "
