@@ -25,12 +25,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[plot]'
+	$(BIN)/python -m pip install --quiet --editable '.[plot,media]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) '$(TORCH)')
-	$(BIN)/python -m pip install --quiet --editable '.[dev,train,plot]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,train,plot,media]'
 	@touch $@ $(VENV)/.runtime
 
 inspect: $(VENV)/.runtime  ## Set up and inspect the sample recording

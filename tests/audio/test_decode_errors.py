@@ -76,6 +76,11 @@ def fails_alike(recording: bytes, error: type[ClientError], match: str, tmp_path
     return caught.value
 
 
+def without_media(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behave as without the extra `media`."""
+    monkeypatch.setattr("speech_qc.audio.media.pyav_folder", lambda: None)
+
+
 def test_an_empty_body_is_refused(tmp_path: Path) -> None:
     fails_alike(b"", InvalidAudio, "empty body", tmp_path)
 
@@ -86,16 +91,21 @@ def test_an_empty_body_is_refused(tmp_path: Path) -> None:
         (b"hello, this is not audio at all, sorry", "like text"),
         (b"hi", "like text"),
         ("Grüße".encode("utf-16") * 5, "like text"),
-        (b"\x1a\x45\xdf\xa3" + bytes(40), "like WebM"),
-        (b"\x00\x00\x00\x20ftypM4A " + bytes(40), "like MP4"),
-        (b"\xff\xf1\x50\x80" + bytes(40), "like AAC"),
+        (b"\x1a\x45\xdf\xa3" + bytes(40), "like matroska"),
+        (b"\x00\x00\x00\x20ftypM4A " + bytes(40), "like mp4"),
+        (b"\xff\xf1\x50\x80" + bytes(40), "like aac"),
+        (b"#EXTM3U\n#EXTINF:1,\nhttp://example.org/a.ts", "like a playlist"),
         (b"PK\x03\x04" + bytes(40), "like a compressed archive"),
-        (b"RIFF\x24\x00\x00\x00AVI LIST" + bytes(40), "but not WAVE"),
+        (b"RIFF\x24\x00\x00\x00AVI LIST" + bytes(40), "like avi"),
+        (b"RIFF\x24\x00\x00\x00RMIDdata" + bytes(40), "but not WAVE"),
         (bytes(40), "got first bytes"),
         (bytes(range(128, 228)), "got first bytes"),
     ],
 )
-def test_unknown_bytes_are_named_and_the_readable_formats_listed(first: bytes, guess: str, tmp_path: Path) -> None:
+def test_unknown_bytes_are_named_and_the_readable_formats_listed(
+    first: bytes, guess: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_media(monkeypatch)
     error = fails_alike(first, UnsupportedFormat, guess, tmp_path)
     assert repr(first[:12]) in error.message
     assert error.detail["first_bytes"] == first[:12].hex()
@@ -103,7 +113,8 @@ def test_unknown_bytes_are_named_and_the_readable_formats_listed(first: bytes, g
         assert name in error.message
 
 
-def test_unknown_bytes_are_refused_before_the_rest_arrives() -> None:
+def test_unknown_bytes_are_refused_before_the_rest_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_media(monkeypatch)
     with pytest.raises(UnsupportedFormat, match=r"sent as audio/webm, talk\.webm"):
         Decoder(DecodeLimits(), content_type="audio/webm", filename="talk.webm").push(b"\x1a\x45\xdf\xa3" + bytes(20))
 
@@ -113,9 +124,12 @@ def test_a_signature_without_audio_behind_it_is_refused(first: bytes, tmp_path: 
     fails_alike(first + bytes(100), ClientError, "upload", tmp_path)
 
 
-def test_a_wav_with_an_encoding_nobody_reads_is_unsupported(tmp_path: Path) -> None:
-    recording = wav(tag=0x0161, block_align=1000)  # Windows Media Audio
-    fails_alike(recording, UnsupportedFormat, "libsndfile rejects", tmp_path)
+def test_a_wav_with_an_encoding_nobody_reads_is_unsupported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = wav(tag=0x4321, block_align=1000)
+    fails_alike(recording, UnsupportedFormat, "tag 0x4321", tmp_path)
+    without_media(monkeypatch)
+    error = fails_alike(recording, UnsupportedFormat, "libsndfile rejects", tmp_path)
+    assert "tag 0x4321" in error.message and "pip install 'speech-qc[media]'" in error.message
 
 
 @pytest.mark.parametrize("count", [4, 11, 12, 20, 30, 40, 43, WAV_HEADER_BYTES])

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 TO_BE_BUILT: dict[str, str] = {
-    "broken_mp3_in_log": "libmpg123 writes to standard error",
     **dict.fromkeys(
         (
             "edge_zeros_16k", "edge_zeros_8k", "adpcm_padding_16k", "adpcm_padding_8k", "gated", "dtx",

@@ -6,6 +6,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import BinaryIO
 
 import numpy as np
@@ -13,6 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat
+from speech_qc.audio.native_stderr import silenced
 from speech_qc.audio.pcm import BLOCK_FRAMES, check_finite
 from speech_qc.audio.segments import Segment, Window, find_segments, has_variable_bit_rate
 from speech_qc.audio.wav import WavHeader, is_endless, is_placeholder
@@ -64,14 +66,15 @@ class _Part:
         if raw is not None:
             options = {"format": "RAW", "subtype": RAW_SUBTYPES[raw.encoding], "samplerate": raw.sample_rate_hz}
             options |= {"channels": raw.channels}
-        self.sound = _ForwardFile(self.window, closefd=False, **options)
+        with silenced():
+            self.sound = _ForwardFile(self.window, closefd=False, **options)
         self.declared: int | None = self.sound.frames if self.sound.frames < _UNKNOWN_FRAMES else None
         self.is_mp3 = self.sound.format == "MP3"
+        self.is_mpeg = "MPEG" in self.sound.subtype  # also in other containers
         self.is_guessed = self.is_mp3 and not _mp3_has_length(self.window)
         if self.is_guessed:
             self.declared = None  # libsndfile has extrapolated from the first frame
-        slack = _MP3_SLACK_FRAMES if "MPEG" in self.sound.subtype else 0  # also in WAV
-        self.least_frames = (self.declared or 0) - slack
+        self.least_frames = (self.declared or 0) - (_MP3_SLACK_FRAMES if self.is_mpeg else 0)
 
     @property
     def layout(self) -> tuple[int, int]:
@@ -189,7 +192,8 @@ class LibsndfileSource:
         with part.sound:
             while True:
                 try:
-                    block = part.sound.read(out=np.empty(shape, np.float32))
+                    with silenced() if part.is_mpeg else nullcontext():
+                        block = part.sound.read(out=np.empty(shape, np.float32))
                 except soundfile.LibsndfileError as error:
                     so_far = earlier_frames + frames
                     raise InvalidAudio(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +70,7 @@ class MediaSource:
         PayloadTooLarge: Channels or duration exceed the limits, or decoding it takes too much memory.
     """
 
-    def __init__(
-        self, file: io.BytesIO | io.FileIO, total_bytes: int, limits: DecodeLimits, media: MediaFormat
-    ) -> None:
+    def __init__(self, file: BinaryIO, total_bytes: int, limits: DecodeLimits, media: MediaFormat) -> None:
         self.warnings: list[AudioWarning] = []
         """What could not be read as declared; complete when the iteration has ended."""
         self._file = _with_descriptor(file)
@@ -255,7 +253,7 @@ class MediaSource:
         )
 
 
-def open_media(file: io.BytesIO | io.FileIO, total_bytes: int, limits: DecodeLimits) -> MediaSource:
+def open_media(file: BinaryIO, total_bytes: int, limits: DecodeLimits) -> MediaSource:
     """Open a recording of which `find_media` knows the first bytes; arguments and errors as for `MediaSource`."""
     file.seek(0)
     media = find_media(file.read(_HEAD_BYTES))
@@ -263,7 +261,7 @@ def open_media(file: io.BytesIO | io.FileIO, total_bytes: int, limits: DecodeLim
     return MediaSource(file, total_bytes, limits, media)
 
 
-def open_raw(file: io.BytesIO | io.FileIO, total_bytes: int, limits: DecodeLimits, raw: RawFormat) -> MediaSource:
+def open_raw(file: BinaryIO, total_bytes: int, limits: DecodeLimits, raw: RawFormat) -> MediaSource:
     """Open audio without a header in one of `RAW_DEMUXERS`; other arguments and errors as for `MediaSource`.
 
     Raises:
@@ -276,9 +274,7 @@ def open_raw(file: io.BytesIO | io.FileIO, total_bytes: int, limits: DecodeLimit
     return MediaSource(file, total_bytes, limits, MediaFormat(demuxer, "raw", (*options, rate)))
 
 
-def second_chance(
-    error: ClientError, file: io.BytesIO | io.FileIO, total_bytes: int, limits: DecodeLimits
-) -> MediaSource:
+def second_chance(error: ClientError, file: BinaryIO, total_bytes: int, limits: DecodeLimits) -> MediaSource:
     """Open a recording that libsndfile has rejected.
 
     Args:
@@ -288,10 +284,11 @@ def second_chance(
         limits: As for `MediaSource`.
 
     Raises:
-        ClientError: `error`, if FFmpeg does not read this container or is not installed; else as `MediaSource`.
+        ClientError: `error`, if the recording is cut off, or FFmpeg does not read this container or is not installed;
+            else as `MediaSource`.
     """
     media = find_second_chance(file)
-    if media is None:
+    if media is None or find_end(file, total_bytes, media.demuxer).declared is not None:
         raise error
     if not media_is_installed():
         codec = codec_names(file, media.demuxer)
@@ -300,16 +297,15 @@ def second_chance(
     return MediaSource(file, total_bytes, limits, media)
 
 
-def _with_descriptor(file: io.BytesIO | io.FileIO) -> io.FileIO:
+def _with_descriptor(file: BinaryIO) -> io.FileIO:
     """Return the file, or a copy if it is in the memory of this process; the original is then emptied."""
     if isinstance(file, io.FileIO):
         return file
     spool = Spool()
-    with file.getbuffer() as content:
-        for start in range(0, len(content), _COPY_BYTES):
-            spool.write(content[start : start + _COPY_BYTES])
     file.seek(0)
-    file.truncate()
+    while content := file.read(_COPY_BYTES):
+        spool.write(content)
+    file.truncate(0)
     return spool
 
 

@@ -161,5 +161,9 @@ def codec_names(file: BinaryIO, demuxer: str) -> str:
         codes = re.findall(rb"stsd\0{4}.{4}.{4}([ -~]{4})\0{6}", content, re.DOTALL)
         return ", ".join(f"FourCC {code.decode()!r}" for code in dict.fromkeys(codes))
     if demuxer == "matroska":
-        return ", ".join(name.decode() for name in dict.fromkeys(re.findall(rb"\x86[\x80-\xff](A_[ -~]+)", content)))
+        ids = (  # each is an element: 0x86, its length, the text
+            content[match.start() + 2 : match.start() + 2 + (content[match.start() + 1] & 0x7F)]
+            for match in re.finditer(rb"\x86[\x82-\xbf]A_", content)
+        )
+        return ", ".join(name.decode("ascii", "replace") for name in dict.fromkeys(ids))
     return ""

@@ -119,10 +119,28 @@ def _riff_end(file: BinaryIO, _: int) -> ContainerEnd:
     return ContainerEnd(None if len(field) < 4 or size >= 0xFFFFFF00 else size + 8)
 
 
+def _caf_end(file: BinaryIO, total_bytes: int) -> ContainerEnd:
+    """Walk through the chunks of a CAF file."""
+    position = 8
+    for _ in range(_MOST_ELEMENTS):
+        file.seek(position)
+        head = file.read(12)
+        if len(head) < 12:
+            return ContainerEnd()
+        size: int = struct.unpack_from(">q", head, 4)[0]
+        if size < 0:  # to the end of the file
+            return ContainerEnd()
+        position += 12 + size
+        if position > total_bytes:
+            return ContainerEnd(position)
+    return ContainerEnd()
+
+
 _FINDERS: dict[str, Callable[[BinaryIO, int], ContainerEnd]] = {
     "mov": _box_end,
     "matroska": _matroska_end,
     "asf": _asf_end,
+    "caf": _caf_end,
     "avi": _riff_end,
     "qcp": _riff_end,
 }

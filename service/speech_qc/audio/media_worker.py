@@ -87,8 +87,9 @@ def give_up_rights(memory_bytes: int, cpu_s: int) -> None:
     wanted = {memory: memory_bytes, "RLIMIT_CPU": cpu_s, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NPROC": 0}
     wanted["RLIMIT_NOFILE"] = 0  # those that are open stay open
     for name, value in wanted.items():
+        spare = 1 if name == "RLIMIT_CPU" else 0  # at the lower limit it ends with SIGXCPU, which tells the reason
         try:
-            resource.setrlimit(getattr(resource, name), (value, value))
+            resource.setrlimit(getattr(resource, name), (value, value + spare))
         except (AttributeError, ValueError, OSError):
             continue
 
