@@ -95,7 +95,7 @@ def give_up_rights(memory_bytes: int, cpu_s: int) -> None:
 
 
 class Decoding:
-    """Decodes the default sound track and counts what is lost on the way.
+    """Decodes the default sound track and counts what is lost.
 
     Args:
         out: Where the messages go.
