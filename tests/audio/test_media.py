@@ -91,7 +91,7 @@ def test_lossless_samples_are_exact_and_channels_stay_apart() -> None:
     made = FORMATS["ogg/flac"]
     left = np.round(voice(1.0) * 32767).astype(np.float32) / 32768
     stereo = np.stack([left, left[::-1]], axis=1)
-    samples, _ = decoded(encoded(stereo, made))
+    samples, _ = decoded(encoded(stereo.astype(np.float32), made))
     assert np.abs(samples - stereo).max() < 2 / 32768
 
 
