@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import av
 import numpy as np
@@ -75,7 +74,8 @@ def encoded(samples: NDArray[np.float32], made: Made, *, tracks: int = 1, pictur
     file = io.BytesIO()
     with av.open(file, "w", format=made.container, options=dict(made.options)) as container:
         video = container.add_stream("mpeg4", rate=10) if pictures else None
-        streams: list[Any] = [container.add_stream(made.codec, rate=made.rate_hz, layout=layout) for _ in range(tracks)]
+        added = [container.add_stream(made.codec, rate=made.rate_hz, layout=layout) for _ in range(tracks)]
+        streams = [stream for stream in added if isinstance(stream, av.AudioStream)]
         for stream in streams:
             if made.codec in BIT_RATES:
                 stream.bit_rate = BIT_RATES[made.codec]

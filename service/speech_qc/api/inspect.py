@@ -45,7 +45,9 @@ router = APIRouter()
 WARNINGS_HEADER, PROFILE_HEADER = "X-Warnings", "X-Profile"
 """Headers of label tracks, which have no place for the warnings of the recording and the name of the profile."""
 
-AUDIO_TYPES = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "application/octet-stream")
+AUDIO_TYPES = (
+    "audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/webm", "application/octet-stream"
+)  # fmt: skip
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: dict[str, Any] = {
@@ -94,8 +96,8 @@ async def inspect(request: Request, state: State, identity: RequestId, caller: F
     """Inspect a recording, sent as the request body or as a multipart part named `file`.
 
     Any `audio/*` content type is accepted; the format is detected from the bytes. Supported formats are WAV, RF64, W64,
-    AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and all others that libsndfile reads, at 8 to 192 kHz. WAV is scored
-    while it arrives.
+    AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and all others that libsndfile reads, at 8 to 192 kHz; with the extra
+    `media` also WebM, MP4, M4A, AMR, WMA and the sound of video files. WAV is scored while it arrives.
     """
     query = given_options(request.query_params.multi_items())
     with state.models.current.held() as generation:

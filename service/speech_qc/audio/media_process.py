@@ -63,7 +63,7 @@ class Spool(io.FileIO):
             super().__init__(os.dup(file.fileno()), "r+b")
 
     def __del__(self) -> None:
-        """Close the file; an abandoned recording is no fault."""
+        """Close the file; a dropped recording is no fault."""
         self.close()
 
 
@@ -151,7 +151,7 @@ class MediaProcess:
     def _take(self, count: int) -> bytearray:
         while len(self._buffer) < count:
             if self._life is None:
-                raise InvalidAudio("the recording was abandoned while it was decoded: send it again")
+                raise InvalidAudio("the decoding of the recording was aborted: send it again")
             if not self._poll.poll(STALL_S * 1000):
                 self._process.kill()
                 raise InvalidAudio(

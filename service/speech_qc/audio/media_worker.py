@@ -81,6 +81,15 @@ def end_with_parent(descriptor: int) -> None:
         sys.exit(1)
 
 
+def prefer_in_oom() -> None:
+    """Let the system end this process, not the server, if the memory of the machine or container runs out."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:  # not Linux
+        pass
+
+
 def give_up_rights(memory_bytes: int, cpu_s: int) -> None:
     """Set the limits; none of them can be raised again. A system without one of them goes without it."""
     memory = "RLIMIT_DATA" if sys.platform == "linux" else "RLIMIT_AS"  # the former does not count shared libraries
@@ -297,6 +306,7 @@ def main() -> None:
     """Decode, and report what went wrong."""
     order = json.loads(sys.argv[1])
     end_with_parent(order["parent"])
+    prefer_in_oom()
     out = os.fdopen(1, "wb", buffering=_BUFFER_BYTES, closefd=False)
     try:
         decode(out, order)
