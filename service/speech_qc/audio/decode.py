@@ -40,6 +40,7 @@ __all__ = [
     "Decoder",
     "FileDecoder",
     "decode_file",
+    "is_recording",
     "pcm_to_float",
 ]
 
@@ -77,6 +78,13 @@ _KNOWN_UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\xfe|\xfe\xff|[\t\r\n -~]+\Z", "text"),
 )
 """Formats that users send by mistake, so that the error message can name them."""
+
+_NOT_SOUND = frozenset({"a compressed archive", "a RIFF file, but not WAVE", "text"})
+_PICTURES = rb"....ftyp(he[iv][cmsx]|mi[fa][1f]|msf1|avi[fos])"
+"""Pictures in the container of MP4."""
+
+SIGNATURE_BYTES = 64
+"""Bytes at the start of a file that `is_recording` needs."""
 
 LIVE_ENCODINGS: dict[Encoding, tuple[str, int]] = {
     "linear16": ("PCM_16", 2),
@@ -117,6 +125,18 @@ def pcm_to_float(data: bytes | memoryview, encoding: Encoding) -> NDArray[np.flo
             sample=position,
         )
     return samples
+
+
+def is_recording(head: bytes) -> bool:
+    """Whether a file that starts with these bytes holds sound, in a format that can be read or only named.
+
+    Args:
+        head: The first `SIGNATURE_BYTES` bytes, or all if there are fewer.
+    """
+    if re.match(_PICTURES, head, re.DOTALL):
+        return False
+    sound = [pattern for pattern, name in _KNOWN_UNSUPPORTED if name not in _NOT_SOUND]
+    return any(re.match(pattern, head, re.DOTALL) for pattern in (*(pattern for pattern, _ in _SIGNATURES), *sound))
 
 
 class _Body(io.BytesIO):
