@@ -466,6 +466,7 @@ def test_a_stream_gets_the_answer_of_its_recording_however_it_is_cut(way):
     ours, theirs = stream.result.channels[0], expected.channels[0]
     for part in ("events", "levels", "summary", "verdict"):
         assert getattr(ours, part) == getattr(theirs, part), part
+    assert stream.result.profile == expected.profile == stream.result.to_dict()["profile"]
     assert stream.result.frames == expected.audio.frames and stream.result.duration_s == expected.audio.duration_s
 
 

@@ -26,7 +26,6 @@ TO_BE_BUILT: dict[str, str] = {
         ),
         "no measure describes it",
     ),
-    **dict.fromkeys(("folder_skips", "base64_json"), "the interface does not do this yet"),
 }  # fmt: skip
 """Kinds that are not right yet, with the reason; a kind leaves this table when it is built."""
 

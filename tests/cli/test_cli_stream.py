@@ -38,7 +38,7 @@ def test_a_recording_is_streamed_and_summed_up_as_inspect_shows_it(talk, capsys)
     assert play(talk, "--fast") == 0
     out = capsys.readouterr().out
     assert "talk.wav" in out and "2.00 s" in out and "pass" in out
-    assert "speech  " in out and "linear16, 16 kHz, 1 channel" in out
+    assert "speech  " in out and "linear16, 16 kHz, 1 channel; judged by echo 0.0.0, profile default" in out
 
 
 def test_json_prints_every_message_of_the_server_as_a_line(talk, capsys):

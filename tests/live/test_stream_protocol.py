@@ -187,7 +187,8 @@ def test_configure_changes_labels_interval_and_profile_without_a_gap(make_client
         ('{"type":"Configure","emit_ms":30}', "multiple of 20"),
         ('{"type":"Configure","emit_ms":"fast"}', "emit_ms"),
         ('{"type":"Configure","profile":"mine"}', "mine"),
-        ("x" * 5000, "JSON"),
+        ("x" * 5000, "audio in binary messages"),
+        ('{"type":"audio","data":"AAAA"}', "audio in binary messages"),
     ],
 )
 def test_a_bad_text_message_is_answered_and_the_stream_goes_on(make_client, text, part):

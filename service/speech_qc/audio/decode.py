@@ -49,6 +49,29 @@ _KNOWN_UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
 )
 """Formats that users send by mistake, so that the error message can name them."""
 
+_PICTURES = rb"....ftyp(he[iv][cmsx]|mi[fa][1f]|msf1|avi[fos])"
+"""Pictures in the container of MP4."""
+
+_AMBIGUOUS = frozenset({"loas", "eac3"})
+"""Formats with two first bytes only, which files of any other kind may have, too."""
+
+SIGNATURE_BYTES = 64
+"""Bytes at the start of a file that `is_recording` needs."""
+
+
+def is_recording(head: bytes) -> bool:
+    """Whether a file that starts with these bytes holds sound, in a format that can be read or only named.
+
+    Args:
+        head: The first `SIGNATURE_BYTES` bytes, or all if there are fewer.
+    """
+    if re.match(_PICTURES, head, re.DOTALL):
+        return False
+    media = find_media(head)
+    if media is not None and media.demuxer not in _AMBIGUOUS:
+        return True
+    return any(re.match(pattern, head, re.DOTALL) for pattern, _ in _SIGNATURES)
+
 
 class Decoder:
     """Decodes one recording while its bytes arrive; owned by one request, not thread-safe.

@@ -31,7 +31,7 @@ from speech_qc.cli.files import (
     write_file,
 )
 from speech_qc.cli.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
-from speech_qc.cli.options import COUNTED, Format, InspectCommand
+from speech_qc.cli.options import COUNTED, Format, InspectCommand, InspectFailOn
 from speech_qc.cli.seams import CommandError, Seams
 from speech_qc.cli.tables import (
     SCORES_MAX_S,
@@ -73,6 +73,8 @@ def _inspect(options: InspectCommand, found: Found, seams: Seams) -> int:
     api_key = api_key_for(options.api_key_file, url=options.url)
     for message in found.missing:
         notes.print(Text(f"error: {message}"))
+    if found.skipped:
+        notes.print(Text(found.skipped_message()))
     if not found.sources:
         return ERROR
     try:
@@ -90,6 +92,8 @@ def _check(options: InspectCommand, found: Found) -> None:
     """Reject invalid combinations of options before minutes of work."""
     if options.url and (options.model or options.device):
         raise CommandError("--model and --device apply to local inspection: omit them with --url")
+    if InspectFailOn.never in options.fail_on and len(options.fail_on) > 1:
+        raise CommandError("--fail-on: expected 'never' alone, got it with others: leave out one of them")
     if options.scores and options.form not in (Format.table, Format.csv):
         raise CommandError(
             f"--scores needs --format table or csv; --format {options.form} "
@@ -142,7 +146,9 @@ class Run:
         """The exit code for the results so far; an error takes precedence over a verdict."""
         if self._errors:
             return ERROR
-        return FOUND if COUNTED[self._options.fail_on].intersection(self._statuses) else OK
+        causes = self._options.fail_on
+        skipped = InspectFailOn.skipped in causes and bool(self._found.skipped)
+        return FOUND if skipped or any(COUNTED[cause].intersection(self._statuses) for cause in causes) else OK
 
     async def inspect_all(self, seams: Seams) -> None:
         """Inspect every recording and deliver the results in order."""
@@ -169,7 +175,7 @@ class Run:
         if len(self._table):
             self._show(self._table.shown(self._stdout.width))
         if self._found.several or self._targets:
-            self._notes.print(Text(tally(self._statuses, self._errors)))
+            self._notes.print(Text(tally(self._statuses, self._errors, len(self._found.skipped))))
 
     def _answerer(self, seams: Seams) -> Answerer:
         options = self._options

@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from speech_qc.cli.options import FailOn, Format, InspectCommand, Question
+from speech_qc.cli.options import FailOn, Format, InspectCommand, InspectFailOn, Question
 from speech_qc.cli.seams import CommandError, Seams
 from speech_qc.errors import SpeechQCError
 from speech_qc.exit_codes import CLOSED_PIPE, ERROR, INTERRUPTED, OK
@@ -62,9 +62,9 @@ def _all_commands(
 
 @app.command(
     "inspect",
-    epilog="Exit codes: 0 no verdict reached --fail-on, 1 a verdict reached it, 2 an error, such as an unreadable "
-    "recording, an invalid option or a missing model. An error takes precedence over verdicts; it does not stop the "
-    "other files.",
+    epilog="Exit codes: 0 nothing reached --fail-on, 1 a verdict or a skipped file did, 2 an error, such as an "
+    "unreadable recording, an invalid option or a missing model. An error takes precedence over verdicts; it does not "
+    "stop the other files.",
 )
 def _inspect(
     context: typer.Context,
@@ -114,12 +114,13 @@ def _inspect(
         bool, typer.Option("--explain", help="Show the evidence for each event: band, level over the floor, SNR, kind.")
     ] = False,
     fail_on: Annotated[
-        FailOn,
+        list[InspectFailOn] | None,
         typer.Option(
             help="Exit 1 if any verdict is at least this severe. 'unknown' (no speech, too short) counts only with "
-            "'warn'."
+            "'warn'. 'skipped': exit 1 if a folder has files that do not look like audio. May be repeated.",
+            show_default="fail",
         ),
-    ] = FailOn.fail,
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="Use this server instead of running the model here.", show_default=False)
     ] = None,
@@ -139,7 +140,8 @@ def _inspect(
     from speech_qc.cli.inspect import inspect
 
     question = Question(profile, labels, channels, frames, explain, encoding, sample_rate)
-    command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, device, api_key_file)
+    causes = fail_on or [InspectFailOn.fail]
+    command = InspectCommand(files, form, out, question, scores, causes, url, plot, model, device, api_key_file)
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -33,7 +33,21 @@ class FailOn(StrEnum):
     never = "never"
 
 
-COUNTED = {FailOn.fail: {"fail"}, FailOn.warn: {"fail", "warn", "unknown"}, FailOn.never: set[str]()}
+class InspectFailOn(StrEnum):
+    """What causes exit code 1 of `inspect`; `skipped` is a file in a folder that does not look like audio."""
+
+    fail = "fail"
+    warn = "warn"
+    skipped = "skipped"
+    never = "never"
+
+
+COUNTED: Mapping[str, frozenset[str]] = {
+    "fail": frozenset({"fail"}),
+    "warn": frozenset({"fail", "warn", "unknown"}),
+    "skipped": frozenset(),
+    "never": frozenset(),
+}
 """Verdicts that count. `unknown` is not a defect, but `--fail-on warn` also rejects recordings without a verdict."""
 
 
@@ -70,7 +84,7 @@ class InspectCommand:
         out: Folder for one result file per recording; None for standard output.
         question: Options for the inspection of each recording.
         scores: Print a line per frame.
-        fail_on: Which verdicts cause exit code 1.
+        fail_on: What causes exit code 1.
         url: Server to use; None to run the model here.
         plot: Picture to draw; None for none.
         model: Model file; None for the one in the settings.
@@ -83,7 +97,7 @@ class InspectCommand:
     out: Path | None = None
     question: Question = field(default_factory=Question)
     scores: bool = False
-    fail_on: FailOn = FailOn.fail
+    fail_on: Sequence[InspectFailOn] = (InspectFailOn.fail,)
     url: str | None = None
     plot: Path | None = None
     model: Path | None = None

@@ -188,11 +188,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def tally(statuses: Sequence[str], errors: int) -> str:
-    """Return a summary line of a run, with a verdict per channel: `12 verdicts: 9 pass, 2 warn, 1 fail; 1 error`."""
+def tally(statuses: Sequence[str], errors: int, skipped: int = 0) -> str:
+    """Return the last line of a run, a verdict per channel: `3 verdicts: 2 pass, 1 fail; 1 error; 1 file skipped`."""
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STATUS_STYLES if status in statuses)
     text = f"{len(statuses)} verdict{'' if len(statuses) == 1 else 's'}" + (f": {counts}" if counts else "")
-    return text + (f"; {errors} error{'' if errors == 1 else 's'}" if errors else "")
+    text += f"; {errors} error{'' if errors == 1 else 's'}" if errors else ""
+    return text + (f"; {skipped} file{'' if skipped == 1 else 's'} skipped" if skipped else "")
 
 
 def _event_table(channel: Mapping[str, Any]) -> Table:

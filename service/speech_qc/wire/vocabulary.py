@@ -43,7 +43,14 @@ Status = Literal["pass", "warn", "fail", "unknown"]
 """Status of a verdict."""
 
 WarningCode = Literal[
-    "too_fast", "too_slow", "silence", "clipping", "rate_mismatch", "encoding_mismatch", "incomplete_sample"
+    "too_fast",
+    "too_slow",
+    "silence",
+    "clipping",
+    "rate_mismatch",
+    "encoding_mismatch",
+    "incomplete_sample",
+    "ignored_messages",
 ]
 """Problems with a live stream's audio, about which its sender gets a warning."""
 
