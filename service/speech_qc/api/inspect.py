@@ -76,7 +76,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     408: {"model": ErrorAnswer, "description": "The recording arrived too slowly"},
     413: {"model": ErrorAnswer, "description": "Too many bytes, seconds or channels"},
     415: {"model": ErrorAnswer, "description": "Unsupported audio format"},
-    422: {"model": ErrorAnswer, "description": "Broken audio: empty, truncated, not finite, or with an invalid header"},
+    422: {"model": ErrorAnswer, "description": "Broken audio: empty, not finite, or with an invalid header"},
     429: {"model": ErrorAnswer, "description": "Overloaded; retry after the time in `Retry-After`"},
     500: {"model": ErrorAnswer, "description": "An inference step failed"},
     503: {"model": ErrorAnswer, "description": "Draining, or the engine is dead"},

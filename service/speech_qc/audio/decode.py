@@ -171,7 +171,7 @@ class Decoder:
             The remaining blocks, decoded one by one during iteration.
 
         Raises:
-            InvalidAudio: The recording is empty or truncated. Iteration may also raise it.
+            InvalidAudio: The recording is empty, or nothing can be decoded. Iteration may also raise it.
             UnsupportedFormat: The first bytes match no supported format, or libsndfile rejects the recording.
             PayloadTooLarge: See `push`. Iteration may also raise it.
         """

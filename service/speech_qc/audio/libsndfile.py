@@ -34,7 +34,8 @@ _TAG_MP3 = 0x0055
 _HEAD_BYTES = 1024  # start of a complete recording: contains the size fields and all of a NIST header
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # of the largest page
 _MP3_SLACK_FRAMES = 2 * 1152  # encoders disagree on the delay and padding they count
-_MP3_BLOCK_FRAMES = 4 * 1152  # small, to find where in the file the decoder stops
+_SMALL_BLOCK_FRAMES = 4 * 1152  # of compressed formats: a fault costs the block in which it is
+_COMPRESSED = frozenset({"FLAC", "OGG", "MP3", "CAF"})
 _MP3_TRAILER_BYTES = 4096  # text tags that may follow the last frame
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile reports the largest int64 if the header does not declare a length
 _UNSUPPORTED_CODES = frozenset({1, 4, 18})  # libsndfile: unrecognised format, unsupported encoding, unimplemented
@@ -119,7 +120,7 @@ class LibsndfileSource:
         file.seek(0)
         head = b"" if raw else file.read(_HEAD_BYTES)
         if head[:4] == b"OggS" and _ogg_is_cut(file, total_bytes):
-            raise _truncated("a whole Ogg page at the end", "only part of it")
+            self._warn_missing("a whole Ogg page at the end", "only part of it")
         self._check_size(file, head, total_bytes, header)
         in_wav = header is not None and header.tag == _TAG_MP3
         if header is not None and in_wav:
@@ -155,7 +156,12 @@ class LibsndfileSource:
         return self._first.is_guessed and has_variable_bit_rate(self._first.window)
 
     def __iter__(self) -> Iterator[Block]:
-        """Decode block by block; raise InvalidAudio or PayloadTooLarge at the first fault in the recording."""
+        """Decode block by block.
+
+        Raises:
+            InvalidAudio: Nothing can be decoded, or a sample is not finite.
+            PayloadTooLarge: More frames or samples than the limits allow.
+        """
         frames, joined = 0, 1
         for block in self._decode(self._first, 0):
             frames += len(block)
@@ -188,18 +194,21 @@ class LibsndfileSource:
     def _decode(self, part: _Part, earlier_frames: int) -> Iterator[Block]:
         """Decode one of the recordings in the file."""
         frames, rate_hz = 0, self.info.sample_rate_hz
-        shape = (_MP3_BLOCK_FRAMES if part.is_mp3 else BLOCK_FRAMES, self.info.channels)
+        is_compressed = part.is_mpeg or part.sound.format in _COMPRESSED
+        shape = (_SMALL_BLOCK_FRAMES if is_compressed else BLOCK_FRAMES, self.info.channels)
         with part.sound:
             while True:
                 try:
                     with silenced() if part.is_mpeg else nullcontext():
                         block = part.sound.read(out=np.empty(shape, np.float32))
                 except soundfile.LibsndfileError as error:
-                    so_far = earlier_frames + frames
-                    raise InvalidAudio(
-                        f"damaged or truncated: decoding failed after {so_far} frames ({so_far / rate_hz:.2f} s; "
-                        f"{error.error_string}): upload the whole file"
-                    ) from error
+                    if frames == 0:
+                        raise InvalidAudio(
+                            f"expected a whole recording, got one that cannot be decoded ({error.error_string}): "
+                            "upload the whole file"
+                        ) from error
+                    self._warn_damage(part, frames, error.error_string)
+                    return
                 if len(block) == 0:
                     break
                 check_finite(block, earlier_frames + frames, rate_hz)
@@ -208,16 +217,26 @@ class LibsndfileSource:
                 self._limits.check_samples(earlier_frames + frames, self.info.channels)
                 yield block
             unread_bytes = part.unread_bytes
-        if part.is_guessed and unread_bytes > _MP3_TRAILER_BYTES:
-            raise InvalidAudio(
-                "expected an MP3 with a length tag or a constant bit rate, got one of which only the first "
-                f"{frames / rate_hz:.1f} s can be read ({unread_bytes} bytes are left): convert it to WAV or FLAC, or "
-                "rewrite the tag"
-            )
         if part.is_mp3 and unread_bytes > _MP3_TRAILER_BYTES:
             self._warn_unread(part.segment.end - unread_bytes, frames, part.segment.end)
         if frames < part.least_frames:
-            raise _truncated(f"{part.least_frames} frames", f"{frames}")
+            missing_s = (part.least_frames - frames) / rate_hz
+            self._warn_missing(
+                f"{part.least_frames} frames, as the header declares", f"{frames} (about {missing_s:.1f} s are missing)"
+            )
+
+    def _warn_missing(self, expected: str, got: str) -> None:
+        message = f"expected {expected}, got {got}: if the recording should be longer, upload the whole file"
+        self.warnings.append(AudioWarning("samples_missing", message))
+
+    def _warn_damage(self, part: _Part, frames: int, reason: str) -> None:
+        """Warn that decoding stopped in the middle of a part."""
+        rest = "" if part.declared is None else f", about {(part.declared - frames) / self.info.sample_rate_hz:.1f} s,"
+        message = (
+            f"expected samples to the end, got a fault after {frames / self.info.sample_rate_hz:.1f} s ({reason}): the "
+            f"rest{rest} was not read; upload the whole file, or convert it to WAV or FLAC"
+        )
+        self.warnings.append(AudioWarning("samples_damaged", message))
 
     def _warn_unread(self, position: int, frames: int, read_bytes: int) -> None:
         """Warn about everything from a position on; `frames` in `read_bytes` give its approximate duration."""
@@ -249,10 +268,6 @@ def _bytes_after(file: BinaryIO | Window, position: int) -> int:
         walker.push(memoryview(data))
     walker.finish()
     return len(walker.rest) + len(file.read()) if walker.found else walker.unread_bytes
-
-
-def _truncated(declared: str, received: str) -> InvalidAudio:
-    return InvalidAudio(f"truncated: the header declares {declared}, got {received}: upload the whole file")
 
 
 def no_samples() -> InvalidAudio:
