@@ -228,6 +228,8 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None
     ("body", "error", "match"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", InvalidAudio, "ended with signal 11"),
+        ("worker.send_facts(os.fdopen(1, 'wb'), b'H', {})", InvalidAudio, "sent something else"),
+        ("os.write(1, b'H' + struct.pack('<I', 1) + b'{')", InvalidAudio, "sent something else"),
         ("sys.exit(3)", InvalidAudio, "ended with exit code 3"),
         ("time.sleep(600)", InvalidAudio, "got nothing for 0.3 s"),
         ("worker.give_up_rights(1 << 28, 1)\nwhile True: pass", PayloadTooLarge, "longer"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -86,7 +87,8 @@ class MediaSource:
         """What the recording is; waits for the first decoded frame."""
         if self._info is None:
             try:
-                self._info = self._read_header()
+                with _checked():
+                    self._info = self._read_header()
             except BaseException:
                 self.close()
                 raise
@@ -138,7 +140,8 @@ class MediaSource:
             kind, content = self._process.read()
             if kind != b"F":
                 break
-            samples = _to_float(content, channels)
+            with _checked():
+                samples = _to_float(content, channels)
             while count + len(samples) >= BLOCK_FRAMES:
                 room = BLOCK_FRAMES - count
                 yield np.concatenate([*waiting, samples[:room]])
@@ -147,7 +150,8 @@ class MediaSource:
             count += len(samples)
         if count:
             yield np.concatenate(waiting)
-        self._finish(kind, content)
+        with _checked():
+            self._finish(kind, content)
 
     def _finish(self, kind: bytes, content: bytes) -> None:
         """Read the last message."""
@@ -307,6 +311,18 @@ def _with_descriptor(file: BinaryIO) -> io.FileIO:
         spool.write(content)
     file.truncate(0)
     return spool
+
+
+@contextmanager
+def _checked() -> Iterator[None]:
+    """Turn a message that no sound process sends into an error of the recording."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InvalidAudio(
+            f"expected FFmpeg to decode the recording, its process sent something else ({type(error).__name__}): the "
+            "recording may be damaged; convert it to WAV or FLAC"
+        ) from error
 
 
 def _to_float(content: bytes, channels: int) -> Block:

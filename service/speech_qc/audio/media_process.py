@@ -28,9 +28,9 @@ from speech_qc.errors import InvalidAudio, PayloadTooLarge, UnsupportedFormat
 INSTALL = "pip install 'speech-qc[media]'"
 """The command that installs PyAV."""
 
-MEMORY_BYTES = 512 * 2**20
-"""Data that the process may allocate, bytes. It starts with about 30 MiB; the index of a video of several hours takes
-about 100 MiB; a broken header can ask for any amount."""
+MEMORY_BYTES = 256 * 2**20
+"""Data that the process may allocate, bytes. PyAV alone takes less than 40 MiB, and the index of a video less than
+20 MiB per hour; a broken header can ask for any amount."""
 
 CPU_S = 900
 """Processor time of one recording, seconds. Hours of audio take less than a minute; a broken file can loop forever."""
