@@ -178,6 +178,14 @@ def test_padding_and_other_chunks_after_the_samples_are_no_problem(after: bytes,
     assert warnings == []
 
 
+@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "GSM610"])
+def test_a_wav_behind_a_compressed_one_is_named(subtype: str, tmp_path: Path) -> None:
+    first = encoded("WAV", subtype, 1.0)
+    _, warnings = decoded(first + wav(), tmp_path)
+    assert codes(warnings) == ["bytes_not_read"]
+    assert f"{len(wav())} more bytes" in warnings[0].message
+
+
 def test_bw64_is_read(tmp_path: Path) -> None:
     ds64 = chunk(b"ds64", struct.pack("<QQQI", 0, len(PCM), RATE_HZ, 0))
     plain = wav(size=0xFFFFFFFF)

@@ -19,7 +19,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat
-from speech_qc.audio.libsndfile import READABLE, LibsndfileSource, declared_bytes, no_samples
+from speech_qc.audio.libsndfile import READABLE, LibsndfileSource, declared_bytes, no_samples, unread_after
 from speech_qc.audio.media import MediaSource, media_is_installed, open_media, open_raw, second_chance
 from speech_qc.audio.media_formats import RAW_DEMUXERS, MediaFormat, find_media
 from speech_qc.audio.media_process import INSTALL, Spool
@@ -191,6 +191,12 @@ class Decoder:
 
     def open_source(self, file: io.BytesIO | io.FileIO, total_bytes: int) -> LibsndfileSource | MediaSource:
         """Open the complete recording, after its first bytes were pushed."""
+        header, unread = self._foreign_header, list[AudioWarning]()
+        if header is not None and header.data_bytes is not None:
+            unread = unread_after(file, total_bytes, header)
+            if unread:  # libsndfile and FFmpeg reject a file with such bytes
+                total_bytes = header.data_start + header.data_bytes
+                file = _first_bytes(file, total_bytes)
         if self._raw is not None and self._raw.encoding in RAW_DEMUXERS:
             source: LibsndfileSource | MediaSource = open_raw(file, total_bytes, self._limits, self._raw)
         elif isinstance(self.collected, Spool):
@@ -206,6 +212,7 @@ class Decoder:
                 if source.is_cut_short and media_is_installed():
                     container = "mp3" if self._foreign_header is None else "wav"
                     source = MediaSource(file, total_bytes, self._limits, MediaFormat(container, container))
+        source.warnings += unread
         self._source = source
         if self._is_closed:  # in the meantime, by another thread
             self.close()
@@ -291,6 +298,16 @@ class Decoder:
         for block in source:
             self.frames += len(block)
             yield block
+
+
+def _first_bytes(file: io.BytesIO | io.FileIO, count: int) -> Spool:
+    """Copy the first bytes of a file to one without a name."""
+    copy = Spool()
+    file.seek(0)
+    while count > 0 and (data := file.read(min(count, READ_BYTES))):
+        copy.write(data)
+        count -= len(data)
+    return copy
 
 
 class FileDecoder:

@@ -121,7 +121,7 @@ class LibsndfileSource:
         head = b"" if raw else file.read(_HEAD_BYTES)
         if head[:4] == b"OggS" and _ogg_is_cut(file, total_bytes):
             self._warn_missing("a whole Ogg page at the end", "only part of it")
-        self._check_size(file, head, total_bytes, header)
+        self._check_size(head, total_bytes, header)
         in_wav = header is not None and header.tag == _TAG_MP3
         if header is not None and in_wav:
             # libsndfile extrapolates the length of MP3 in WAV from one frame; it reads the same frames alone correctly.
@@ -244,20 +244,23 @@ class LibsndfileSource:
         seconds = unread_bytes * frames / max(1, min(read_bytes, position)) / self.info.sample_rate_hz
         self.warnings.append(unread_warning(unread_bytes, seconds, "they cannot be decoded together with the rest"))
 
-    def _check_size(self, file: BinaryIO | Window, head: bytes, total_bytes: int, header: WavHeader | None) -> None:
-        """Warn if the file is shorter than its header declares, or has unread bytes after the samples of a WAV."""
+    def _check_size(self, head: bytes, total_bytes: int, header: WavHeader | None) -> None:
+        """Warn if the file is shorter than its header declares."""
         if header is not None and header.data_bytes is not None:
             received = total_bytes - header.data_start
             if header.data_bytes > received and not is_endless(header.data_bytes):
                 missing = header.seconds(header.data_bytes - received)
                 self.warnings.append(missing_warning(header.data_bytes, received, missing))
-            if header.data_bytes < received:
-                unread_bytes = _bytes_after(file, header.data_start + header.data_bytes)
-                if unread_bytes:
-                    self.warnings.append(unread_warning(unread_bytes, header.seconds(unread_bytes)))
         declared = declared_bytes(head) if header is None else None
         if declared is not None and declared > total_bytes:
             self.warnings.append(missing_warning(declared, total_bytes))
+
+
+def unread_after(file: BinaryIO | Window, total_bytes: int, header: WavHeader) -> list[AudioWarning]:
+    """Describe bytes behind the data chunk of a compressed WAV, which neither libsndfile nor FFmpeg reads, if any."""
+    end = header.data_start + (total_bytes if header.data_bytes is None else header.data_bytes)
+    unread_bytes = _bytes_after(file, end) if end < total_bytes else 0
+    return [unread_warning(unread_bytes, header.seconds(unread_bytes))] if unread_bytes else []
 
 
 def _bytes_after(file: BinaryIO | Window, position: int) -> int:
