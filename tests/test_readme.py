@@ -9,7 +9,7 @@ from speech_qc.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 EVENT = re.compile(r"^(?P<label>[a-z_]+) +(?P<onset>\d+\.\d\d) +(?P<offset>\d+\.\d\d) +\d", re.M)
-ROW = re.compile(r"^examples/sample\.wav +9\.97 s +(?P<verdict>\w+) +(?P<snr>-?[\d.]+)", re.M)
+ROW = re.compile(r"^examples/sample\.wav +9\.97 s +(?P<verdict>\w+) +(?P<quality>\d+) +(?P<snr>-?[\d.]+)", re.M)
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def test_the_sample_output_is_real(printed, document):
     a, b = ROW.search(shown), ROW.search(printed)
     assert a is not None and b is not None
     assert a["verdict"] == b["verdict"]
+    assert float(a["quality"]) == pytest.approx(float(b["quality"]), abs=1)
     assert float(a["snr"]) == pytest.approx(float(b["snr"]), abs=0.2)
     ours, theirs = (
         [(m["label"], float(m["onset"]), float(m["offset"])) for m in EVENT.finditer(text)] for text in (shown, printed)

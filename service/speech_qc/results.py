@@ -46,7 +46,7 @@ class Channel:
             and, if it was requested, `evidence`.
         events_dropped: Events beyond the limit, found but not listed.
         levels: Measurements of the signal itself, at its own rate.
-        summary: Figures of the whole channel; `unknown` gives the reason for each None.
+        summary: Figures of the whole channel, first its `quality`; `unknown` gives the reason for each None.
         verdict: `status` (`pass`, `warn`, `fail`, `unknown`) and `reasons`.
     """
 
@@ -99,6 +99,11 @@ class _Result:
         verdicts = [channel.verdict for channel in self.channels]
         return min(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.status))
 
+    @property
+    def quality(self) -> float | None:
+        """Lowest quality of the channels that can be judged, 0 to 100; None if there is none."""
+        return min((c.summary.quality for c in self.channels if c.summary.quality is not None), default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the document as plain JSON values: lists of numbers, None where there is no value.
 
@@ -119,6 +124,7 @@ class Inspection(_Result):
         frame_hop_s: Seconds from one frame to the next; frame i covers [i · hop, (i + 1) · hop).
         warnings: What was wrong with the recording, although it was read; each has `code` and `message`.
         channels: One per channel, or one for their mean.
+        quality: The lowest quality of its channels, 0 to 100.
         verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
         document: The whole result as a dict, with scores as arrays.
@@ -151,6 +157,7 @@ class StreamResult(_Result):
         duration_s: Seconds of audio.
         frames: Frames of each channel.
         channels: One per channel; their `frames` are empty, since a stream of any length takes constant memory.
+        quality: The lowest quality of its channels, 0 to 100.
         verdict: Verdict on the worst channel.
         document: The whole result as a dict.
     """

@@ -18,11 +18,10 @@ TO_BE_BUILT: dict[str, str] = {
         ),
         "dropouts are found in mel images, not in samples",
     ),
-    **dict.fromkeys(("hum", "whistle", "fan_worse_than_hum", "reverb"), "limits are shares of time"),
     **dict.fromkeys(
         (
             "upsampled_polyphase", "upsampled_linear", "upsampled_repeated", "upsampled_hiss", "whine",
-            "opposite_polarity", "hiss_line",
+            "opposite_polarity",
         ),
         "no measure describes it",
     ),

@@ -9,9 +9,9 @@ from scoring_material import cut, make_contract, quiet
 
 from speech_qc.errors import InferenceError
 from speech_qc.scoring import Summary, SummaryMeter
-from speech_qc.scoring.summary import PORTION_FRAMES
+from speech_qc.scoring.summary import PORTION_FRAMES, SNR_KINDS
 
-NULLABLE = ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl")
+NULLABLE = ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl", "reverberation")
 
 
 def talk(
@@ -112,6 +112,22 @@ def test_a_loud_pause_in_which_a_disturbance_is_heard_is_noise(heard: str) -> No
     assert loud_pause.snr_db == pytest.approx(10 * math.log10(2), abs=0.01)
 
 
+def test_the_noise_of_a_frame_belongs_to_the_kinds_that_explain_it() -> None:
+    contract = make_contract()
+    scores, level = quiet(contract, 1000, -25.0)
+    scores[:, contract.index("speech")] = 0.9
+    scores[:, contract.index("snr_db")] = 40.0
+    scores[:500, contract.index("snr_db")] = 10.0
+    scores[:500, contract.index("tone")] = 1.0
+    meter = SummaryMeter(contract)
+    meter.push(scores, level)
+    result = meter.result()
+    assert result.snr_db is not None
+    assert result.snr_by_kind_db["tone"] == pytest.approx(result.snr_db, abs=0.3)
+    assert result.snr_by_kind_db["music"] == 45.0
+    assert set(result.snr_by_kind_db) == set(SNR_KINDS)
+
+
 def test_syllables_that_the_speech_score_misses_do_not_make_a_clean_recording_noisy() -> None:
     missed = talk(1000, snr_db=40.0, speech_frames=500, noise=0.02, interference=0.01)
     assert missed.snr_db is not None and 33 < missed.snr_db < 43
@@ -138,8 +154,9 @@ def test_without_frames_nothing_is_known() -> None:
 def test_without_speech_there_is_no_snr_and_no_opinion_score() -> None:
     result = talk(500, speech_frames=0)
     assert result.speech_ratio == 0.0
-    assert result.snr_db is result.sig is result.bak is result.ovrl is None
-    assert result.reasons == dict.fromkeys(("snr_db", "sig", "bak", "ovrl"), "no speech was found")
+    assert result.snr_db is result.sig is result.bak is result.ovrl is result.reverberation is None
+    assert result.snr_by_kind_db == {}
+    assert result.reasons == dict.fromkeys(("snr_db", "sig", "bak", "ovrl", "reverberation"), "no speech was found")
 
 
 def test_a_few_frames_of_speech_are_not_enough_to_measure_on() -> None:
@@ -162,7 +179,7 @@ def test_a_missing_head_is_named() -> None:
     meter.push(scores, level)
     result = meter.result()
     assert result.ovrl == pytest.approx(3.0)
-    assert result.reasons == {"sig": "this model has no sig head", "bak": "this model has no bak head"}
+    assert result.reasons == {name: f"this model has no {name} head" for name in ("sig", "bak", "reverberation")}
 
 
 @given(st.integers(0, 60), st.integers(0, 10))

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from speech_qc.contract import LABEL_CATALOG
 from speech_qc.errors import ProtocolError, SettingsError
 from speech_qc.scoring import BUILT_IN_PROFILES, CODES, MEASURES, Limit, Profile, Summary, Verdict, judge, load_profiles
+from speech_qc.scoring.severity import MINOR_ABOVE_SNR_DB, MODERATE_REVERBERATION_SCORE, SEVERE_BELOW_SNR_DB
+from speech_qc.scoring.summary import SNR_KINDS
 
 RATIOS = {name: 0.0 for name, (_, kind) in LABEL_CATALOG.items() if kind == "probability"} | {"speech": 0.6}
 CLEAN = Summary(
@@ -24,12 +26,14 @@ CLEAN = Summary(
     sig=4.2,
     bak=4.2,
     ovrl=4.0,
+    reverberation=0.0,
+    snr_by_kind_db=dict.fromkeys(SNR_KINDS, 45.0),
     label_ratios=RATIOS,
     reasons={},
 )
 SILENT = dataclasses.replace(
     CLEAN, speech_frames=0, speech_ratio=0.0, snr_db=None, sig=None, bak=None, ovrl=None,
-    label_ratios=RATIOS | {"speech": 0.0},
+    reverberation=None, snr_by_kind_db={}, label_ratios=RATIOS | {"speech": 0.0},
 )  # fmt: skip
 LEVELS: dict[str, float | None] = {
     "rms_dbfs": -22.0,
@@ -72,7 +76,9 @@ def test_the_four_profiles_ship_and_each_describes_itself() -> None:
 
 def test_every_built_in_profile_passes_a_clean_recording() -> None:
     for name in load_profiles().names:
-        assert verdict(name) == Verdict("pass", ()), name
+        result = verdict(name)
+        assert (result.status, result.reasons) == ("pass", ()), name
+        assert result.quality is not None and result.quality > 90.0, name
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
@@ -103,6 +109,10 @@ def test_a_users_file_replaces_the_built_in_one(tmp_path: Path) -> None:
         ("{snr_db: {fail_below: 20, warn_below: 10}}", "limit 'snr_db'.*fail_below <= warn_below"),
         ("{noise_ratio: {warn_above: 0.5, fail_above: 0.2}}", "limit 'noise_ratio'.*warn_above <= fail_above"),
         ("{snr_db: {}}", "limit 'snr_db'.*at least one"),
+        ("{snr_db: {full_from: 30}}", "limit 'snr_db'.*at least one"),
+        ("{snr_db: {warn_below: 20, full_from: 30}}", "limit 'snr_db'.*full_from needs both"),
+        ("{snr_db: {warn_below: 20, fail_below: 10, full_from: 15}}", "limit 'snr_db'.*warn_below <= full_from"),
+        ("{snr_db: {warn_below: 20, fail_below: 10, zero_below: 15}}", "limit 'snr_db'.*zero_below <= fail_below"),
         ("{noise_ratio: {warn_above: 50}}", "limit 'noise_ratio': expected warn_above from 0 to 1, got 50"),
         ("{snr_db: {fail_below: 3}, snr_db: {fail_below: 4}}", "snr_db occurs twice"),
         ("{}", "profile 'mine', limits"),
@@ -187,7 +197,7 @@ def test_a_short_recording_is_unknown_whatever_its_figures() -> None:
 
 def test_without_speech_the_verdict_is_unknown_and_speech_limits_say_nothing() -> None:
     for name in load_profiles().names:
-        result = verdict(name, with_ratios(SILENT, noise=1.0, music=1.0), rms_dbfs=-80.0, bandwidth_hz=500.0)
+        result = verdict(name, with_ratios(SILENT, noise=1.0, music=1.0), rms_dbfs=-65.0, bandwidth_hz=500.0)
         assert (result.status, codes(result)) == ("unknown", ["no_speech"]), name
         assert (result.reasons[0].value, result.reasons[0].label) == (0.0, "speech")
 
@@ -211,16 +221,23 @@ def test_a_few_frames_of_speech_are_no_speech() -> None:
 
 def test_a_null_figure_gives_no_reason() -> None:
     limits = {name: {"fail_below": m.high, "fail_above": m.high} for name, m in MEASURES.items()}
-    nothing = dataclasses.replace(CLEAN, snr_db=None, sig=None, bak=None, ovrl=None, label_ratios={}, speech_ratio=None)
+    nothing = dataclasses.replace(
+        CLEAN, snr_db=None, sig=None, bak=None, ovrl=None, reverberation=None, snr_by_kind_db={}, label_ratios={},
+        speech_ratio=None,
+    )  # fmt: skip
     no_levels: dict[str, Any] = dict.fromkeys(LEVELS)
-    assert verdict(limits, nothing, **no_levels) == Verdict("pass", ())
+    assert verdict(limits, nothing, **no_levels) == Verdict("pass", (), 100.0)
 
 
 def test_every_measure_can_fail_a_recording_with_a_code_of_the_closed_set() -> None:
     events = {"dropout": 3, "transient_noise": 3}
     levels = {"clipped_ratio": 0.5, "digital_silence_ratio": 0.5}
-    summary = with_ratios(**dict.fromkeys(RATIOS, 0.5))
+    summary = dataclasses.replace(with_ratios(**dict.fromkeys(RATIOS, 0.5)), reverberation=0.5)
     for name, measure in MEASURES.items():
+        if (measure.source == "levels" and name not in LEVELS) or (
+            measure.source == "summary" and not hasattr(CLEAN, name)
+        ):
+            continue  # not measured by this version
         result = verdict({name: {"fail_below": measure.high}}, summary, events=events, **levels)
         assert (result.status, codes(result)) == ("fail", [f"{name}_below"]), name
         assert set(codes(result)) <= CODES
@@ -263,7 +280,139 @@ def test_telephone_speech_passes_the_call_centre_and_fails_the_data_set() -> Non
 
 
 def test_broadcast_does_not_let_clipping_pass() -> None:
-    assert codes(verdict("broadcast", clipped_ratio=1e-5, peak_dbfs=0.0)) == ["peak_dbfs_above", "clipped_ratio_above"]
+    found = codes(verdict("broadcast", clipped_ratio=1e-5, peak_dbfs=0.0))
+    assert found == ["peak_dbfs_above", "clipped_ratio_above"]
+
+
+# --- quality ---------------------------------------------------------------------------------------------------------
+
+SNR_LIMITS = {"snr_db": {"warn_below": 20.0, "fail_below": 10.0}}
+
+
+def quality(limits: Mapping[str, Any], **figures: Any) -> float:
+    result = verdict(limits, dataclasses.replace(CLEAN, **figures))
+    assert result.quality is not None
+    return result.quality
+
+
+def test_points_are_100_70_40_and_0_at_the_bounds_and_linear_between() -> None:
+    limits = {"snr_db": {"full_from": 40.0, "warn_below": 20.0, "fail_below": 10.0, "zero_below": -10.0}}
+    for snr_db, points in ((45, 100), (40, 100), (30, 85), (20, 70), (15, 55), (10, 40), (0, 20), (-10, 0), (-15, 0)):
+        assert quality(limits, snr_db=float(snr_db)) == pytest.approx(points, abs=0.1), snr_db
+
+
+def test_without_further_bounds_points_continue_at_the_slope_between_warn_and_fail() -> None:
+    for snr_db, points in ((30, 100), (25, 85), (5, 25), (0, 10), (-4, 0)):
+        assert quality(SNR_LIMITS, snr_db=float(snr_db)) == pytest.approx(points, abs=0.1), snr_db
+
+
+def test_a_single_limit_is_a_gate() -> None:
+    assert quality({"snr_db": {"warn_below": 20.0}}, snr_db=20.0) == 100.0
+    assert 40.0 <= quality({"snr_db": {"warn_below": 20.0}}, snr_db=-15.0) < 70.0
+    assert quality({"snr_db": {"fail_below": 20.0}}, snr_db=20.0) == 100.0
+    assert quality({"snr_db": {"fail_below": 20.0}}, snr_db=19.9) < 40.0
+
+
+def test_the_worst_impairment_dominates_and_several_add_up() -> None:
+    limits = SNR_LIMITS | {
+        "ovrl": {"warn_below": 3.0, "fail_below": 2.0},
+        "bak": {"warn_below": 3.0, "fail_below": 2.0},
+    }
+    one = quality(limits, snr_db=22.0, ovrl=4.5, bak=4.5)
+    assert one == pytest.approx(76.0, abs=0.1)
+    assert quality(limits, snr_db=22.0, ovrl=3.8, bak=4.5) > one - 1.0, "a slight impairment beside it hardly counts"
+    result = verdict(limits, dataclasses.replace(CLEAN, snr_db=22.0, ovrl=3.2, bak=3.2))
+    assert result.status == "warn" and result.quality == pytest.approx(65.3, abs=0.1)
+    assert codes(result) == ["quality_below", "snr_db_below", "ovrl_below", "bak_below"]
+    assert (
+        result.reasons[0].message == "Several measures together lower the quality to 65.3, below the warn limit of 70."
+    )
+    assert result.reasons[1].message == "The signal-to-noise ratio is 22 dB, near the warn limit of 20 dB."
+
+
+def test_reasons_stand_in_the_order_of_their_penalties() -> None:
+    limits = SNR_LIMITS | {
+        "ovrl": {"warn_below": 3.0, "fail_below": 2.0},
+        "bak": {"warn_below": 3.0, "fail_below": 2.0},
+    }
+    result = verdict(limits, dataclasses.replace(CLEAN, snr_db=19.0, ovrl=2.2, bak=1.5))
+    assert codes(result) == ["bak_below", "ovrl_below", "snr_db_below"]
+
+
+def test_a_verdict_of_unknown_has_no_quality() -> None:
+    assert verdict("default", SILENT).quality is None
+    assert verdict("default", duration_s=0.3).quality is None
+
+
+def test_a_loud_fan_is_judged_worse_than_a_faint_hum() -> None:
+    fan = dataclasses.replace(CLEAN, snr_db=5.0, bak=1.9, ovrl=1.9)
+    hum = dataclasses.replace(with_ratios(noise=1.0, interference=1.0, tone=1.0), snr_db=20.0, bak=3.6, ovrl=3.3)
+    for name in load_profiles().names:
+        worse, better = (verdict(name, summary).quality or 0.0 for summary in (fan, hum))
+        assert worse <= better, name
+    assert verdict("default", hum).status == "pass"
+    assert verdict("default", fan).status == "fail"
+
+
+def test_reverberation_is_judged_by_every_profile() -> None:
+    church = dataclasses.replace(CLEAN, reverberation=0.96, ovrl=2.0, sig=2.8)
+    for name in load_profiles().names:
+        result = verdict(name, church)
+        assert result.status in ("warn", "fail") and "reverberation_above" in codes(result), name
+
+
+def test_a_muted_line_with_hiss_is_a_silent_line() -> None:
+    for name in load_profiles().names:
+        result = verdict(name, SILENT, rms_dbfs=-90.0, peak_dbfs=-78.0, dc_offset=0.0)
+        assert (result.status, codes(result), result.quality) == ("fail", ["silent", "no_speech"], 0.0), name
+    assert "is -90 dBFS, below -70 dBFS" in result.reasons[0].message
+    offset = verdict("default", SILENT, rms_dbfs=-60.0, dc_offset=-0.001)
+    assert codes(offset) == ["silent", "no_speech"], "an offset is no sound"
+    assert verdict({"snr_db": {"fail_below": 3.0}}, SILENT, rms_dbfs=None).status == "fail"
+    assert verdict("default", SILENT, rms_dbfs=-60.0).status == "unknown"
+
+
+def test_the_severity_of_events_agrees_with_the_default_profile() -> None:
+    limits = load_profiles().get("default").limits
+    assert (limits["snr_db"].warn_below, limits["snr_db"].fail_below) == (MINOR_ABOVE_SNR_DB, SEVERE_BELOW_SNR_DB)
+    assert limits["reverberation"].warn_above == MODERATE_REVERBERATION_SCORE
+
+
+UNIT = st.floats(0, 1)
+
+
+@given(st.lists(UNIT, min_size=4, max_size=4), UNIT, UNIT)
+def test_points_never_rise_as_a_value_gets_worse(bounds: list[float], first: float, second: float) -> None:
+    zero, fail, warn, full = sorted(bounds)
+    better, worse = max(first, second), min(first, second)
+    below = Limit(zero_below=zero, fail_below=fail, warn_below=warn, full_from=full)
+    assert below.points(worse, 0.0, 1.0) <= below.points(better, 0.0, 1.0) + 1e-9
+    above = Limit(zero_above=full, fail_above=warn, warn_above=fail, full_to=zero)
+    assert above.points(better, 0.0, 1.0) <= above.points(worse, 0.0, 1.0) + 1e-9
+
+
+@given(st.lists(st.floats(0, 45), min_size=3, max_size=3), st.integers(0, 2), st.floats(0, 45))
+def test_the_quality_never_rises_as_one_measure_gets_worse(values: list[float], index: int, less: float) -> None:
+    limits = {f"{kind}_snr_db": {"warn_below": 20.0, "fail_below": 10.0} for kind in SNR_KINDS[:3]}
+    worse = [*values]
+    worse[index] = min(worse[index], less)
+    found = [
+        verdict(limits, dataclasses.replace(CLEAN, snr_by_kind_db=dict(zip(SNR_KINDS[:3], snrs, strict=True)))).quality
+        for snrs in (values, worse)
+    ]
+    assert found[0] is not None and found[1] is not None and found[1] <= found[0]
+
+
+@pytest.mark.parametrize("name", load_profiles().names)
+@given(st.floats(-10, 45), st.floats(1, 5), UNIT, UNIT)
+def test_status_follows_from_the_quality(
+    name: str, snr_db: float, ovrl: float, reverberation: float, lost: float
+) -> None:
+    summary = dataclasses.replace(with_ratios(dropout=lost), snr_db=snr_db, ovrl=ovrl, reverberation=reverberation)
+    result = verdict(name, summary)
+    assert result.quality is not None
+    assert result.status == ("pass" if result.quality >= 70 else "warn" if result.quality >= 40 else "fail")
+    assert bool(result.reasons) == (result.status != "pass")
 
 
 BOUND = st.floats(0, 1) | st.none()

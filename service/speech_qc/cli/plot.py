@@ -325,7 +325,7 @@ def _draw_events(axis: Any, rows: Mapping[str, Sequence[Mapping[str, Any]]], dur
 
 def _draw_title(figure: Any, name: str, document: Mapping[str, Any], position: int, height_in: float) -> None:
     channel, audio = document["channels"][position], document["audio"]
-    status = channel["verdict"]["status"]
+    status, quality = channel["verdict"]["status"], channel["summary"]["quality"]
     top = 1 - 0.3 / height_in
     shown = name if len(name) <= 80 else name[:50] + "…" + name[-29:]
     if len(document["channels"]) > 1:
@@ -334,7 +334,7 @@ def _draw_title(figure: Any, name: str, document: Mapping[str, Any], position: i
     figure.text(
         0.975,
         top,
-        status.upper(),
+        status.upper() if quality is None else f"{status.upper()} · {quality:.0f}",
         fontsize=12,
         fontweight="bold",
         color="white",

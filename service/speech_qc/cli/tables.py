@@ -74,6 +74,7 @@ class RunTable:
                     str(channel["channel"]) if several else "",
                     clock(document["audio"]["duration_s"]),
                     _status(verdict["status"]),
+                    _number(summary["quality"], ".0f"),
                     _number(summary["snr_db"], ".1f"),
                     _percent(summary["speech_ratio"]),
                     _percent(summary["noise_ratio"]),
@@ -111,7 +112,7 @@ class RunTable:
         several = any(row[1] for row in self._rows)
         if several:
             table.add_column("ch", justify="right")
-        for heading in ("length", "verdict", "SNR dB", "speech %", "noise %", "interf. %", "events"):
+        for heading in ("length", "verdict", "quality", "SNR dB", "speech %", "noise %", "interf. %", "events"):
             table.add_column(heading, justify="left" if heading == "verdict" else "right", no_wrap=True)
         if reasons:
             table.add_column("reasons", min_width=24)

@@ -139,7 +139,7 @@ def channel_fields(
     if record.events_dropped:
         fields["events_dropped"] = record.events_dropped
     fields["levels"] = LevelsAnswer(**{name: _rounded(value) for name, value in asdict(record.levels).items()})
-    fields["summary"] = _summary(record.summary)
+    fields["summary"] = _summary(record.summary, record.verdict)
     fields["verdict"] = _verdict(record.verdict)
     return fields
 
@@ -218,9 +218,18 @@ def _evidence(evidence: Evidence) -> EvidenceAnswer:
     )
 
 
-def _summary(summary: Summary) -> SummaryAnswer:
-    figures = (name for name in SummaryAnswer.model_fields if name != "unknown")
-    return SummaryAnswer(**{name: _rounded(getattr(summary, name)) for name in figures}, unknown=dict(summary.reasons))
+def _summary(summary: Summary, verdict: Verdict) -> SummaryAnswer:
+    others = {"quality", "snr_by_kind_db", "unknown"}
+    figures = {name: _rounded(getattr(summary, name)) for name in SummaryAnswer.model_fields if name not in others}
+    unknown = dict(summary.reasons)
+    if verdict.quality is None:
+        unknown["quality"] = "the verdict is unknown"
+    return SummaryAnswer(
+        quality=verdict.quality,
+        **figures,
+        snr_by_kind_db={kind: round(value, 5) for kind, value in summary.snr_by_kind_db.items()},
+        unknown=unknown,
+    )
 
 
 def _verdict(verdict: Verdict) -> VerdictAnswer:

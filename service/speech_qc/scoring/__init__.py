@@ -5,7 +5,9 @@ Pure functions and small streaming classes over NumPy arrays. Independent of aud
 
 from speech_qc.scoring.events import Event, EventTracker, EventUpdate
 from speech_qc.scoring.exports import EXPORTS, ChannelReport, Export, Report, frames_csv
-from speech_qc.scoring.profiles import BUILT_IN_PROFILES, MEASURES, Limit, Measure, Profile, Profiles, load_profiles
+from speech_qc.scoring.limits import Limit
+from speech_qc.scoring.measures import MEASURES, Measure
+from speech_qc.scoring.profiles import BUILT_IN_PROFILES, Profile, Profiles, load_profiles
 from speech_qc.scoring.reading import FRAME_DECIMALS, ScoreBatch, ScoreBlock, ScoreReader
 from speech_qc.scoring.summary import Summary, SummaryMeter
 from speech_qc.scoring.verdict import CODES, Reason, Verdict, judge

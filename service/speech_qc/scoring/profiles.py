@@ -6,95 +6,18 @@ because a profile that silently checks less than its author intended is worse th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from speech_qc.contract import LABEL_CATALOG
 from speech_qc.errors import ProtocolError, SettingsError
+from speech_qc.scoring.limits import Limit
+from speech_qc.scoring.measures import MEASURES
 
 BUILT_IN_PROFILES = Path(__file__).with_name("profiles.yaml")
 """The profiles that ship with the service."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A quantity that can have a limit.
-
-    Args:
-        subject: Its name in a sentence.
-        unit: Shown after the value; `%` for shares of time, which are 0 to 1 in the limits.
-        low: Lowest possible value.
-        high: Highest possible value.
-        label: The label that it describes; None for measurements of the signal itself.
-        needs_speech: Whether it is meaningless in a recording without speech.
-    """
-
-    subject: str
-    unit: str
-    low: float
-    high: float
-    label: str | None = None
-    needs_speech: bool = True
-
-
-def _measures() -> dict[str, Measure]:
-    table = {
-        f"{name}_ratio": Measure(f"the share of time with {name.replace('_', ' ')}", "%", 0.0, 1.0, name)
-        for name, (_, kind) in LABEL_CATALOG.items()
-        if kind == "probability"
-    }
-    table["snr_db"] = Measure("the signal-to-noise ratio", "dB", -100.0, 100.0, "snr_db")
-    for name, subject in (("sig", "the speech"), ("bak", "the background"), ("ovrl", "the overall")):
-        table[name] = Measure(f"{subject} quality score", "MOS", 1.0, 5.0, name)
-    for label, plural in (("dropout", "dropouts"), ("transient_noise", "transient_noises")):
-        words = plural.replace("_", " ")
-        table[f"{plural}_per_min"] = Measure(f"the number of {words}", "per minute", 0.0, 3000.0, label)
-    return table | {
-        "rms_dbfs": Measure("the mean level", "dBFS", -200.0, 10.0),
-        "bandwidth_hz": Measure("the bandwidth", "Hz", 0.0, 200_000.0),
-        "peak_dbfs": Measure("the peak level", "dBFS", -200.0, 10.0, needs_speech=False),
-        "clipped_ratio": Measure("the share of clipped samples", "%", 0.0, 1.0, needs_speech=False),
-        "digital_silence_ratio": Measure("the share of digital silence", "%", 0.0, 1.0, needs_speech=False),
-        "dc_offset": Measure("the size of the DC offset", "of full scale", 0.0, 1.0, needs_speech=False),
-    }
-
-
-MEASURES: Mapping[str, Measure] = MappingProxyType(_measures())
-"""Every measure that can have a limit. `dc_offset` is judged by its absolute value."""
-
-
-class Limit(BaseModel):
-    """Bounds of one measure; a value equal to a bound does not violate it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    warn_below: float | None = None
-    fail_below: float | None = None
-    warn_above: float | None = None
-    fail_above: float | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Limit:
-        bounds = (self.fail_below, self.warn_below, self.warn_above, self.fail_above)
-        given = [bound for bound in bounds if bound is not None]
-        if not given:
-            raise ValueError("expected at least one of warn_below, fail_below, warn_above, fail_above, got none")
-        if given != sorted(given):
-            raise ValueError(
-                "expected fail_below <= warn_below <= warn_above <= fail_above (those that are set), "
-                f"got {', '.join(f'{bound:g}' for bound in given)} in that order"
-            )
-        return self
-
-    def given(self) -> Iterable[tuple[str, float]]:
-        """List the bounds that are set, by name."""
-        return ((name, value) for name, value in self if value is not None)
 
 
 class Profile(BaseModel):

@@ -3,6 +3,9 @@
 The rating uses rules with named constants instead of a learned score, so that operators can predict it and users can
 dispute it. The effect of an event on the listener depends on its cause, and so does the rule:
 
+The limits agree with those of the profile `default`: a disturbance that lasts through the whole recording and is
+moderate would warn, a severe one would fail.
+
 - noise, interference and the two headline labels: the talker's level relative to the event. Without a talker, the level
   of the event itself.
 - clipping and dropout: the duration, because both destroy the speech that they cover.
@@ -19,9 +22,9 @@ from speech_qc.contract import Family
 from speech_qc.scoring.layout import MIN_SPEECH_FRAMES
 from speech_qc.wire.vocabulary import Severity
 
-MINOR_ABOVE_SNR_DB = 20.0
+MINOR_ABOVE_SNR_DB = 15.0
 """dB; noise at this distance below the talker is audible but not tiring."""
-SEVERE_BELOW_SNR_DB = 10.0
+SEVERE_BELOW_SNR_DB = 7.0
 """dB; below this, listeners with normal hearing need effort and speech recognisers miss words."""
 
 SEVERE_ABOVE_DBFS = -30.0

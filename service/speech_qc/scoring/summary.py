@@ -23,6 +23,15 @@ PORTION_FRAMES = 128
 MOS_LABELS = ("sig", "bak", "ovrl")
 """Opinion-score heads, which are optional in a model."""
 
+AVERAGED = (*MOS_LABELS, "reverberation")
+"""Optional heads whose mean over speech frames is a measure."""
+
+SNR_KINDS = ("stationary_noise", "transient_noise", "interfering_speech", "music", "tone")
+"""Kinds of disturbance whose own signal-to-noise ratio is measured."""
+
+UNEXPLAINED = 0.05
+"""Squared score of what no kind explains; without it, the faintest kind would explain all noise of a clean frame."""
+
 NO_FRAMES = "no audio was scored"
 TOO_SHORT = f"shorter than {MIN_JUDGED_S} s"
 NO_SPEECH = "no speech was found"
@@ -43,6 +52,8 @@ class Summary:
         sig: Mean opinion score of the speech signal over speech frames, 1 to 5.
         bak: The same for the background.
         ovrl: The same for the overall quality.
+        reverberation: Mean reverberation score over speech frames, 0 to 1.
+        snr_by_kind_db: `snr_db` of each kind of disturbance alone, by label; empty where `snr_db` is None.
         label_ratios: Share of frames at or above the enter threshold, for every probability label of the model.
             Empty if there are no frames.
         reasons: Reason by field name, for each field above that is None.
@@ -57,16 +68,19 @@ class Summary:
     sig: float | None
     bak: float | None
     ovrl: float | None
+    reverberation: float | None
+    snr_by_kind_db: Mapping[str, float]
     label_ratios: Mapping[str, float]
     reasons: Mapping[str, str]
 
 
 @dataclass(slots=True)
 class _Sums:
-    """Accumulated sums; `hits` is int64 [C], `mos` is float64 [number of opinion-score heads]."""
+    """Accumulated sums; `hits` is int64 [C], `mean` is float64 [heads averaged over speech], `kinds` is [kinds]."""
 
     hits: npt.NDArray[np.int64]
-    mos: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    kinds: npt.NDArray[np.float64]
     speech_power: float = 0.0
     noise_power: float = 0.0
 
@@ -85,14 +99,18 @@ class SummaryMeter:
     def __init__(self, contract: ModelContract, layout: ScoreLayout | None = None) -> None:
         layout = layout or ScoreLayout(contract)
         self._layout = layout
-        self._mos_names = [name for name in MOS_LABELS if contract.has(name)]
-        self._mos_columns = [contract.index(name) for name in self._mos_names]
+        self._mean_names = [name for name in AVERAGED if contract.has(name)]
+        self._mean_columns = [contract.index(name) for name in self._mean_names]
+        self._kinds = [name for name in SNR_KINDS if contract.has(name)]
+        self._kind_columns = [contract.index(name) for name in self._kinds]
         self._min_frames = frames_reaching(MIN_JUDGED_S, contract.features.frame_hop_s)
         self._scores = np.empty((PORTION_FRAMES, layout.width), np.float32)
         self._level_dbfs = np.empty(PORTION_FRAMES, np.float32)
         self._waiting = 0  # frames of the portion that are filled
         self._frames = 0
-        self._sums = _Sums(np.zeros(layout.width, np.int64), np.zeros(len(self._mos_columns)))
+        self._sums = _Sums(
+            np.zeros(layout.width, np.int64), np.zeros(len(self._mean_columns)), np.zeros(len(self._kinds))
+        )
 
     def push(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
         """Add the next frames.
@@ -146,14 +164,21 @@ class SummaryMeter:
         speech_frames = int(sums.hits[layout.speech])
         ratios = {layout.names[c]: int(sums.hits[c]) / frames for c in layout.probability_columns} if frames > 0 else {}
         found: dict[str, float] = {}
+        by_kind: dict[str, float] = {}
         lack = self._lack(speech_frames)
         if lack is None:
-            found["snr_db"] = self._snr_db(sums, speech_frames)
-            found |= {name: float(total) / speech_frames for name, total in zip(self._mos_names, sums.mos, strict=True)}
+            found["snr_db"] = self._snr_db(sums, speech_frames, sums.noise_power)
+            found |= {
+                name: float(total) / speech_frames for name, total in zip(self._mean_names, sums.mean, strict=True)
+            }
+            by_kind = {
+                name: self._snr_db(sums, speech_frames, float(power))
+                for name, power in zip(self._kinds, sums.kinds, strict=True)
+            }
         reasons = {f"{name}_ratio": NO_FRAMES for name in ("speech", "noise", "interference") if name not in ratios}
-        for name in ("snr_db", *MOS_LABELS):
+        for name in ("snr_db", *AVERAGED):
             if name not in found:
-                has_head = name == "snr_db" or name in self._mos_names
+                has_head = name == "snr_db" or name in self._mean_names
                 reasons[name] = lack if lack is not None and has_head else f"this model has no {name} head"
         return Summary(
             frames=frames,
@@ -165,6 +190,8 @@ class SummaryMeter:
             sig=found.get("sig"),
             bak=found.get("bak"),
             ovrl=found.get("ovrl"),
+            reverberation=found.get("reverberation"),
+            snr_by_kind_db=by_kind,
             label_ratios=ratios,
             reasons=reasons,
         )
@@ -179,9 +206,11 @@ class SummaryMeter:
             return None
         return LITTLE_SPEECH if speech_frames else NO_SPEECH
 
-    def _snr_db(self, sums: _Sums, speech_frames: int) -> float:
+    def _snr_db(self, sums: _Sums, speech_frames: int, noise_power: float) -> float:
         spec = self._layout.contract.labels[self._layout.snr]
-        ratio = (sums.speech_power / speech_frames) / (sums.noise_power / self._frames)
+        if noise_power <= 0.0:
+            return spec.high
+        ratio = (sums.speech_power / speech_frames) / (noise_power / self._frames)
         return min(max(10.0 * math.log10(ratio), spec.low), spec.high)
 
     def _add_portion(self) -> _Sums:
@@ -192,6 +221,8 @@ class SummaryMeter:
         If it counted as noise entirely, soft syllables that the speech score misses would make clean recordings look
         noisy. The square keeps the many low scores of quiet frames from adding up. The level floor keeps the noise
         power of speech frames above zero.
+
+        The noise of a frame belongs to the kinds of disturbance in proportion to their squared scores.
         """
         layout, old = self._layout, self._sums
         scores, level_dbfs = self._scores[: self._waiting], self._level_dbfs[: self._waiting]
@@ -201,9 +232,13 @@ class SummaryMeter:
         ratio = power_of(scores[:, layout.snr])
         noise_power = power / (1.0 + ratio)
         disturbed = np.maximum(scores[:, layout.noise], scores[:, layout.interference]).astype(np.float64)
+        disturbance = np.where(speech, noise_power, power * disturbed * disturbed)  # [n]
+        kinds = np.square(scores[:, self._kind_columns], dtype=np.float64)  # [n, kinds]
+        kinds *= (disturbance / (kinds.sum(axis=1) + UNEXPLAINED))[:, None]
         return _Sums(
             hits=old.hits + np.count_nonzero(hits, axis=0),
-            mos=old.mos + scores[speech][:, self._mos_columns].sum(axis=0, dtype=np.float64),
+            mean=old.mean + scores[speech][:, self._mean_columns].sum(axis=0, dtype=np.float64),
+            kinds=old.kinds + kinds.sum(axis=0),
             speech_power=old.speech_power + float((noise_power * ratio)[speech].sum()),
-            noise_power=old.noise_power + float(np.where(speech, noise_power, power * disturbed * disturbed).sum()),
+            noise_power=old.noise_power + float(disturbance.sum()),
         )

@@ -128,6 +128,9 @@ class LevelsAnswer(Answer):
 class SummaryAnswer(Answer):
     """Measurements of the whole channel; `unknown` gives the reason for each null."""
 
+    quality: float | None = Field(
+        ge=0, le=100, description="The verdict's score: pass from 70, warn from 40; null if the verdict is unknown."
+    )
     speech_ratio: float | None
     noise_ratio: float | None
     interference_ratio: float | None
@@ -135,6 +138,10 @@ class SummaryAnswer(Answer):
     sig: float | None
     bak: float | None
     ovrl: float | None
+    reverberation: float | None
+    snr_by_kind_db: dict[str, float] = Field(
+        description="`snr_db` of each kind of disturbance alone; empty where `snr_db` is null."
+    )
     unknown: dict[str, str]
 
 
