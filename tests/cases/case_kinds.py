@@ -21,7 +21,7 @@ TO_BE_BUILT: dict[str, str] = {
     **dict.fromkeys(
         (
             "upsampled_polyphase", "upsampled_linear", "upsampled_repeated", "upsampled_hiss", "whine",
-            "opposite_polarity",
+            "opposite_polarity", "hum",
         ),
         "no measure describes it",
     ),
