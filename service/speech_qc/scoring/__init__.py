@@ -5,6 +5,7 @@ Pure functions and small streaming classes over NumPy arrays. Independent of aud
 
 from speech_qc.scoring.events import Event, EventTracker, EventUpdate
 from speech_qc.scoring.exports import EXPORTS, ChannelReport, Export, Report, frames_csv
+from speech_qc.scoring.losses import LossJoin, LossSpan, SpeechLoss
 from speech_qc.scoring.profiles import BUILT_IN_PROFILES, MEASURES, Limit, Measure, Profile, Profiles, load_profiles
 from speech_qc.scoring.reading import FRAME_DECIMALS, ScoreBatch, ScoreBlock, ScoreReader
 from speech_qc.scoring.summary import Summary, SummaryMeter
@@ -22,6 +23,8 @@ __all__ = [
     "EventUpdate",
     "Export",
     "Limit",
+    "LossJoin",
+    "LossSpan",
     "Measure",
     "Profile",
     "Profiles",
@@ -30,6 +33,7 @@ __all__ = [
     "ScoreBatch",
     "ScoreBlock",
     "ScoreReader",
+    "SpeechLoss",
     "Summary",
     "SummaryMeter",
     "Verdict",

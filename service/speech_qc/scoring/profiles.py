@@ -56,6 +56,9 @@ def _measures() -> dict[str, Measure]:
         words = plural.replace("_", " ")
         table[f"{plural}_per_min"] = Measure(f"the number of {words}", "per minute", 0.0, 3000.0, label)
     return table | {
+        "lost_ratio": Measure("the share of lost sound", "%", 0.0, 1.0, "dropout"),
+        "losses_per_min": Measure("the number of losses", "per minute", 0.0, 3000.0, "dropout"),
+        "longest_loss_ms": Measure("the longest loss", "ms", 0.0, 1e9, "dropout"),
         "rms_dbfs": Measure("the mean level", "dBFS", -200.0, 10.0),
         "bandwidth_hz": Measure("the bandwidth", "Hz", 0.0, 200_000.0),
         "peak_dbfs": Measure("the peak level", "dBFS", -200.0, 10.0, needs_speech=False),

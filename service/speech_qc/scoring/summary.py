@@ -8,7 +8,7 @@ stream cost very little.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from speech_qc.contract import ModelContract
 from speech_qc.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES, FloatArray, ScoreLayout, frames_reaching, power_of
+from speech_qc.scoring.losses import SpeechLoss
 
 PORTION_FRAMES = 128
 """Frames (2.56 s) that are summed together; large enough to make NumPy's overhead small, 8 KiB per channel."""
@@ -43,6 +44,9 @@ class Summary:
         sig: Mean opinion score of the speech signal over speech frames, 1 to 5.
         bak: The same for the background.
         ovrl: The same for the overall quality.
+        lost_ratio: Share of the talker's time that was lost: losses, relative to speech and losses together.
+        losses_per_min: Losses in speech per minute.
+        longest_loss_ms: The longest of them; 0 if there are none.
         label_ratios: Share of frames at or above the enter threshold, for every probability label of the model.
             Empty if there are no frames.
         reasons: Reason by field name, for each field above that is None.
@@ -57,6 +61,9 @@ class Summary:
     sig: float | None
     bak: float | None
     ovrl: float | None
+    lost_ratio: float | None
+    losses_per_min: float | None
+    longest_loss_ms: float | None
     label_ratios: Mapping[str, float]
     reasons: Mapping[str, str]
 
@@ -92,6 +99,10 @@ class SummaryMeter:
         self._level_dbfs = np.empty(PORTION_FRAMES, np.float32)
         self._waiting = 0  # frames of the portion that are filled
         self._frames = 0
+        self._losses = 0
+        self._lost_s = self._longest_s = 0.0
+        self._unheard_s = 0.0  # of the lost time, what no frame with speech covers
+        self._hop_s = contract.features.frame_hop_s
         self._sums = _Sums(np.zeros(layout.width, np.int64), np.zeros(len(self._mos_columns)))
 
     def push(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
@@ -129,6 +140,14 @@ class SummaryMeter:
                 self._sums = self._add_portion()
                 self._waiting = 0
 
+    def add_losses(self, losses: Sequence[SpeechLoss]) -> None:
+        """Count losses that fall into speech."""
+        for loss in losses:
+            self._losses += 1
+            self._lost_s += loss.gap_s
+            self._longest_s = max(self._longest_s, loss.gap_s)
+            self._unheard_s += max(0.0, loss.gap_s - loss.speech_frames * self._hop_s)
+
     def frames_with(self, column: int, *, whole: bool = False) -> int:
         """Return the number of frames so far in which a label reaches its enter threshold.
 
@@ -150,11 +169,19 @@ class SummaryMeter:
         if lack is None:
             found["snr_db"] = self._snr_db(sums, speech_frames)
             found |= {name: float(total) / speech_frames for name, total in zip(self._mos_names, sums.mos, strict=True)}
+        if frames:
+            found["losses_per_min"] = 60.0 * self._losses / (frames * self._hop_s)
+            found["longest_loss_ms"] = 1000.0 * self._longest_s
+        if speech_frames:
+            found["lost_ratio"] = min(1.0, self._lost_s / (speech_frames * self._hop_s + self._unheard_s))
         reasons = {f"{name}_ratio": NO_FRAMES for name in ("speech", "noise", "interference") if name not in ratios}
         for name in ("snr_db", *MOS_LABELS):
             if name not in found:
                 has_head = name == "snr_db" or name in self._mos_names
                 reasons[name] = lack if lack is not None and has_head else f"this model has no {name} head"
+        reasons |= {name: NO_FRAMES for name in ("losses_per_min", "longest_loss_ms") if name not in found}
+        if "lost_ratio" not in found:
+            reasons["lost_ratio"] = NO_SPEECH if frames else NO_FRAMES
         return Summary(
             frames=frames,
             speech_frames=speech_frames,
@@ -165,6 +192,9 @@ class SummaryMeter:
             sig=found.get("sig"),
             bak=found.get("bak"),
             ovrl=found.get("ovrl"),
+            lost_ratio=found.get("lost_ratio"),
+            losses_per_min=found.get("losses_per_min"),
+            longest_loss_ms=found.get("longest_loss_ms"),
             label_ratios=ratios,
             reasons=reasons,
         )

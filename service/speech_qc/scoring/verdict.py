@@ -25,6 +25,7 @@ from speech_qc.scoring.summary import MOS_LABELS, Summary
 from speech_qc.wire.vocabulary import Status
 
 PER_MINUTE = "_per_min"
+LOSS_MEASURES = ("lost_ratio", "losses_per_min", "longest_loss_ms")
 TOO_SHORT_CODE = "too_short"
 NO_SPEECH_CODE = "no_speech"
 CODES: frozenset[str] = frozenset(
@@ -109,7 +110,7 @@ def _values(
     if values["dc_offset"] is not None:
         values["dc_offset"] = abs(values["dc_offset"])
     values |= {f"{label}_ratio": ratio for label, ratio in summary.label_ratios.items()}
-    values |= {name: getattr(summary, name) for name in ("snr_db", *MOS_LABELS)}
+    values |= {name: getattr(summary, name) for name in ("snr_db", *LOSS_MEASURES, *MOS_LABELS)}
     minutes = duration_s / 60.0
     for label in ("dropout", "transient_noise"):
         if label in summary.label_ratios:  # without the head, a count of 0 would mean nothing

@@ -134,6 +134,9 @@ class SummaryAnswer(Answer):
     sig: float | None
     bak: float | None
     ovrl: float | None
+    lost_ratio: float | None = Field(description="Share of the talker's time that was lost.")
+    losses_per_min: float | None = Field(description="Losses in speech per minute.")
+    longest_loss_ms: float | None = Field(description="Length of the longest loss; 0 if there are none.")
     unknown: dict[str, str]
 
 

@@ -186,9 +186,7 @@ def _right_edge(view: View, row: int, block: int) -> Edge:
     grid, samples = view.grid, view.samples[row]
     level = float(view.middle[row, block - 1])
     start = block * grid.block
-    far = np.flatnonzero(
-        _differs(samples[start : start + 2 * grid.block], level, float(view.spread[row, block - 1]))
-    )
+    far = np.flatnonzero(_differs(samples[start : start + 2 * grid.block], level, float(view.spread[row, block - 1])))
     at = start + (int(far[0]) if len(far) else 0)
     peaks = tuple(_spread(samples[at : at + grid.samples(near)], level) for near in _NEAR_S)
     step = 2.0 * abs(float(samples[at]) - level)

@@ -118,7 +118,7 @@ class Repeats:
         product = np.einsum("rbk,rlbk->rlb", new, sources)
         energy = np.einsum("rbk,rbk->rb", new, new)[:, None]
         source_energy = np.einsum("rlbk,rlbk->rlb", sources, sources)
-        gain = product / (source_energy + _TINY)
+        gain: Float32 = product / (source_energy + _TINY)
         match: Float32 = gain * product / (energy + _TINY)
         match[(gain < GAINS[0]) | (gain > GAINS[1])] = 0.0
         return match
