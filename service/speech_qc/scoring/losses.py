@@ -22,6 +22,9 @@ NEAR_FRAMES = 6
 SPOKEN_FRAMES = 2
 """Frames with speech on a side that make it speech."""
 
+SPOKEN_SHARE = 0.6
+"""Share of the speech label's enter threshold from which a frame counts as speech; a loss makes its score fall."""
+
 OUTLASTING_S = 0.12
 """Seconds; a longer loss may outlast the word in which it began."""
 
@@ -99,6 +102,7 @@ class LossJoin:
         self._sample_rate_hz = contract.features.sample_rate_hz
         self._samples_per_frame = contract.features.frame_samples * rate_hz  # at the product of both rates
         self._enter = layout.enter[layout.speech]
+        self._spoken_score = np.float32(SPOKEN_SHARE * self._enter)
         dropout = contract.index("dropout") if contract.has("dropout") else layout.speech
         self._columns = [layout.speech, dropout]
         self._has_dropout = contract.has("dropout")
@@ -128,12 +132,12 @@ class LossJoin:
         due = [held for held in self._held if held.due < self._frames]
         self._held = [held for held in self._held if held.due >= self._frames]
         self._recent = recent[frames:]
-        return self._spoken(due, recent)
+        return self._in_speech(due, recent)
 
     def finish(self) -> list[SpeechLoss]:
         """Return the losses that were held when the stream ended."""
         held, self._held = self._held, []
-        return self._spoken(held, self._recent)
+        return self._in_speech(held, self._recent)
 
     def _keep(self, chosen: FloatArray) -> None:
         frames = len(chosen)
@@ -142,11 +146,11 @@ class LossJoin:
             return
         self._recent = np.concatenate((self._recent[frames:], chosen))
 
-    def _spoken(self, due: Sequence[_Held], recent: FloatArray) -> list[SpeechLoss]:
+    def _in_speech(self, due: Sequence[_Held], recent: FloatArray) -> list[SpeechLoss]:
         first = self._frames - len(recent)
         found = []
         for held in sorted(due, key=lambda item: (item.due, item.onset)):
-            speech = recent[:, 0] >= self._enter
+            speech = recent[:, 0] >= self._spoken_score
             onset, offset = held.onset - first, min(held.offset, self._frames) - first
             gap_s = (held.span.stop - held.span.start) / self._rate_hz
             if not _is_spoken(speech, onset, offset, gap_s):
@@ -162,7 +166,7 @@ class LossJoin:
                     offset_frame=min(held.offset, self._frames),
                     score_max=float(scores.max()),
                     score_mean=float(scores.mean(dtype=np.float64)),
-                    speech_frames=int(np.count_nonzero(speech[onset:offset])),
+                    speech_frames=int(np.count_nonzero(recent[onset:offset, 0] >= self._enter)),
                 )
             )
         return found

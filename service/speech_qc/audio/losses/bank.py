@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_qc.audio.losses.fades import Fades
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, shifted
 from speech_qc.audio.losses.holes import Holes
 from speech_qc.audio.losses.repeats import Repeats
@@ -44,6 +45,7 @@ class LossBank:
         self._reference = np.full((streams, 2 * PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
         self._holes = Holes(grid, streams)
         self._repeats = Repeats(grid, streams)
+        self._fades = Fades(grid)
         self._starts = np.arange(0, grid.piece, grid.block)
         fall_db = REFERENCE_FALL_DB_PER_S * grid.block / grid.rate_hz
         self._rise = (10 ** (fall_db * np.arange(1, PIECE_BLOCKS + 1) / 20)).astype(np.float32)
@@ -67,6 +69,7 @@ class LossBank:
         found: list[tuple[int, Loss]] = []
         self._holes.find(self._streams[chosen], view, found)
         self._repeats.find(chosen, view, found)
+        self._fades.find(view, found)
         if len(found) > 1:
             found = _disjoint(found)
         return found

@@ -37,7 +37,7 @@ MAX_GAP_S = 5.0
 SHORT_EDGES_DB = -38.0
 """Least `short_score` of a loss."""
 
-PACKET_EDGES_DB = -45.0
+PACKET_EDGES_DB = -43.0
 """The same if the gap lasts a multiple of 10 ms to the sample, as packets do and closures of a synthesiser do not."""
 
 LONG_EDGE_DB = -55.0

@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, shifted
+from speech_qc.audio.losses.tones import is_tonal
 
 EXACT = 0.992
 """Squared correlation of a block with its source from which it is a copy (−21 dB); re-coded µ-law reaches 0.999."""
+
+SURE = 0.998
+"""Median of the same in a loss that lasts no multiple of 10 ms, or whose end is not found."""
 
 DIFFERENT = 0.95
 """Squared correlation below which a block is no copy."""
@@ -36,9 +40,7 @@ MUTE_DB = -36.0
 FADED_DB = -14.0
 """Level of the end of a copy relative to its start from which the sound has faded."""
 
-TONE_RESIDUAL = 1e-3
-"""Share of a source's energy that a predictor of order 4 leaves of one or two pure tones (−30 dB)."""
-
+_LENGTH_TOLERANCE = 0.05  # of 10 ms
 _BRIDGE = 2  # blocks that a step of the gain may spoil
 _EDGE_RESIDUAL = 0.1  # of a copy, relative to its level
 _TINY = np.float32(1e-20)
@@ -139,26 +141,28 @@ class Repeats:
             return None
         samples = view.samples[row]
         source = samples[block * grid.block - lag : (block + MIN_BLOCKS) * grid.block - lag : grid.step]
-        if _is_tonal(source - np.float32(self._mean_of(source))):
+        if is_tonal(source):
             return None
         first = _first_copied(samples, block, lag, grid)
         stop = _first_other(samples, last, lag, grid)
         muted = view.spread[row, last + 1 :] <= view.reference[row, last + 1 :] * np.float32(10 ** (MUTE_DB / 20))
-        kind = "repeated"
+        faded = True
         if len(muted) > 1 and muted[1]:
             sounding = np.flatnonzero(~muted[1:])
             stop = (last + 2 + (int(sounding[0]) if len(sounding) else len(muted) - 1)) * grid.block
-            kind = "faded"
-        elif float(view.spread[row, last]) < 10 ** (FADED_DB / 20) * float(view.spread[row, block]):
-            kind = "faded"
+        elif float(view.spread[row, last]) >= 10 ** (FADED_DB / 20) * float(view.spread[row, block]):
+            faded = False
+            if not self._is_packets(stop - first) and np.median(match[block:last]) < SURE:
+                return None
         offset = int(view.first[row])
         if offset + stop > view.ends[row]:
             return None
-        return Loss("faded" if kind == "faded" else "repeated", offset + first, offset + stop, offset + 2 * grid.piece)
+        return Loss("faded" if faded else "repeated", offset + first, offset + stop, offset + 2 * grid.piece)
 
-    @staticmethod
-    def _mean_of(samples: Float32) -> float:
-        return float(samples.mean())
+    def _is_packets(self, length: int) -> bool:
+        """Say whether a gap lasts a multiple of 10 ms."""
+        unit = self._grid.rate_hz / 100
+        return abs(length - unit * round(length / unit)) <= _LENGTH_TOLERANCE * unit
 
 
 def _gain(samples: Float32, start: int, stop: int, lag: int) -> float:
@@ -188,14 +192,3 @@ def _first_other(samples: Float32, block: int, lag: int, grid: Grid) -> int:
     gain = _gain(samples, start, stop, lag)
     others = np.flatnonzero(_residual(samples, stop, stop + grid.block, lag, gain))
     return stop + (int(others[0]) if len(others) else min(grid.block, len(samples) - stop))
-
-
-def _is_tonal(source: Float32) -> bool:
-    """Say whether one or two pure tones explain the sound."""
-    wide = source.astype(np.float64)
-    count = len(wide) - 4
-    design = np.stack([wide[3 - k : 3 - k + count] for k in range(4)], axis=1)
-    target = wide[4:]
-    weights = np.linalg.lstsq(design, target, rcond=None)[0]
-    rest = target - design @ weights
-    return bool(rest.dot(rest) < TONE_RESIDUAL * target.dot(target))
