@@ -28,12 +28,15 @@ CLEAN = Summary(
     ovrl=4.0,
     reverberation=0.0,
     snr_by_kind_db=dict.fromkeys(SNR_KINDS, 45.0),
+    lost_ratio=0.0,
+    losses_per_min=0.0,
+    longest_loss_ms=0.0,
     label_ratios=RATIOS,
     reasons={},
 )
 SILENT = dataclasses.replace(
     CLEAN, speech_frames=0, speech_ratio=0.0, snr_db=None, sig=None, bak=None, ovrl=None,
-    reverberation=None, snr_by_kind_db={}, label_ratios=RATIOS | {"speech": 0.0},
+    reverberation=None, snr_by_kind_db={}, lost_ratio=None, label_ratios=RATIOS | {"speech": 0.0},
 )  # fmt: skip
 LEVELS: dict[str, float | None] = {
     "rms_dbfs": -22.0,

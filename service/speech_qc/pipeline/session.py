@@ -7,7 +7,7 @@ model: its owner passes chunks to the engine and scores back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from speech_qc.audio.buffer import SampleBuffer
 from speech_qc.audio.features import frame_count, frame_levels_dbfs
 from speech_qc.audio.levels import LevelMeter, Levels
+from speech_qc.audio.losses import Loss, LossDetector
 from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
@@ -24,6 +25,8 @@ from speech_qc.scoring import (
     Event,
     EventTracker,
     EventUpdate,
+    LossJoin,
+    LossSpan,
     Profile,
     ScoreBatch,
     ScoreBlock,
@@ -157,7 +160,9 @@ class Session:
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
         self._meter = LevelMeter(rate_hz, on_piece)
         self._reader = reader or ChunkReader(contract)
-        self._tracker = EventTracker(contract, self._reader.scores)
+        self._detector = LossDetector(rate_hz)
+        self._losses = LossJoin(contract, self._reader.scores.layout, rate_hz)
+        self._tracker = EventTracker(contract, self._reader.scores, skip=("dropout",))
         self._summary = SummaryMeter(contract, self._reader.scores.layout)
         self._noise = contract.index("noise")
         self._buffer = SampleBuffer()
@@ -253,7 +258,7 @@ class Session:
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
         if bounded or not len(samples):
-            self._meter.push(samples)
+            self._measure(samples)
             self._append(self._resampler.push(samples))
             return
         peak = max(float(samples.max()), -float(samples.min()))
@@ -263,7 +268,7 @@ class Session:
                 "integers; divide by 32768 (16 bit) or save it as integer PCM",
                 magnitude=peak,
             )
-        self._meter.push(samples)
+        self._measure(samples)
         self._append(self._resampler.push(np.clip(samples, -1.0, 1.0) if peak > 1.0 else samples))
 
     def finish(self) -> None:
@@ -274,6 +279,7 @@ class Session:
         """
         if self._frame_total is not None:
             raise RuntimeError("finish was called twice: a session records one stream")
+        self._hold(self._detector.finish())
         self._append(self._resampler.finish())
         self._frame_total = frame_count(self._received, self._spec)
         if self._frame_total == 0:
@@ -324,9 +330,13 @@ class Session:
         levels = levels[:count]
         self._frames_done += count
         self._summary.add(block.scores, levels)
-        news = self._tracker.add(block, levels)
+        losses = self._losses.add(block.scores)
+        news = self._tracker.add(block, levels, losses)
         if self._frame_total is not None and self.done:
-            news = news + self._tracker.finish()
+            last = self._losses.finish()
+            news = news + self._tracker.finish(last)
+            losses = losses + last
+        self._summary.add_losses(losses)
         if news:
             self._note(news)
         if self._kept is not None:
@@ -359,6 +369,16 @@ class Session:
             summary=summary,
             verdict=verdict,
         )
+
+    def _measure(self, samples: Float32) -> None:
+        """Examine samples at their own rate."""
+        self._meter.push(samples)
+        self._hold(self._detector.push(samples))
+
+    def _hold(self, losses: Sequence[Loss]) -> None:
+        """Pass losses on to be joined with the scores of their frames."""
+        if losses:
+            self._losses.push([LossSpan(loss.kind, loss.start, loss.stop, loss.known) for loss in losses])
 
     def _append(self, samples: Float32) -> None:
         self._received += len(samples)

@@ -142,6 +142,9 @@ class SummaryAnswer(Answer):
     snr_by_kind_db: dict[str, float] = Field(
         description="`snr_db` of each kind of disturbance alone; empty where `snr_db` is null."
     )
+    lost_ratio: float | None = Field(description="Share of the talker's time that was lost.")
+    losses_per_min: float | None = Field(description="Losses in speech per minute.")
+    longest_loss_ms: float | None = Field(description="Length of the longest loss; 0 if there are none.")
     unknown: dict[str, str]
 
 
