@@ -21,6 +21,7 @@ from speech_qc.wire.schemas import (
     EventAnswer,
     LevelsAnswer,
     ModelInfo,
+    StereoAnswer,
     SummaryAnswer,
     TimingAnswer,
     VerdictAnswer,
@@ -80,6 +81,8 @@ class _Result:
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
         """As `to_dict`, but with scores as arrays, NaN where there is no value."""
+        stereo = document.get("stereo")
+        self.stereo = None if stereo is None else StereoAnswer(**stereo)
 
     @cached_property
     def channels(self) -> tuple[Channel, ...]:
@@ -116,6 +119,7 @@ class Inspection(_Result):
         audio: Length, rate, channels, encoding and number of frames.
         frame_hop_s: Seconds from one frame to the next; frame i covers [i · hop, (i + 1) · hop).
         channels: One per channel, or one for their mean.
+        stereo: Comparison of the channels, if there are two.
         verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
         document: The whole result as a dict, with scores as arrays.
@@ -145,16 +149,25 @@ class StreamResult(_Result):
         duration_s: Seconds of audio.
         frames: Frames of each channel.
         channels: One per channel; their `frames` are empty, since a stream of any length takes constant memory.
+        stereo: Comparison of the channels, if there are two.
         verdict: Verdict on the worst channel.
         document: The whole result as a dict.
     """
 
-    def __init__(self, duration_s: float, frames: int, channels: Sequence[ChannelFindings]) -> None:
-        document = {
+    def __init__(
+        self,
+        duration_s: float,
+        frames: int,
+        channels: Sequence[ChannelFindings],
+        stereo: StereoAnswer | None = None,
+    ) -> None:
+        document: dict[str, Any] = {
             "duration_s": duration_s,
             "frames": frames,
             "channels": [found.model_dump(exclude_unset=True) for found in channels],
         }
+        if stereo is not None:
+            document["stereo"] = stereo.model_dump()
         super().__init__(document)
         self.duration_s, self.frames = duration_s, frames
 

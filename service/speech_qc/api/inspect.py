@@ -106,6 +106,7 @@ async def inspect(
             state.settings.max_events,
             explain and is_json,
             state.settings.upload_deadline_s,
+            state.settings.show_digits,
         )
         with state.uploads.take(caller) as reservation:
             upload = await open_upload(request, body_limits(state.settings))

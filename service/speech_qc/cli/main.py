@@ -95,6 +95,9 @@ def _inspect(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the evidence for each event: band, level over the floor, SNR, kind.")
     ] = False,
+    show_digits: Annotated[
+        bool, typer.Option("--show-digits", help="Name the telephone keys in tones; by default they are masked.")
+    ] = False,
     fail_on: Annotated[
         FailOn,
         typer.Option(
@@ -120,7 +123,7 @@ def _inspect(
     """Inspect recordings: what disturbs the speech, where, and whether the quality is good enough."""
     from speech_qc.cli.inspect import inspect
 
-    question = Question(profile, labels, channels, frames, explain)
+    question = Question(profile, labels, channels, frames, explain, show_digits)
     command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, device, api_key_file)
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))

@@ -47,6 +47,7 @@ class Question:
         channels: Inspect each channel separately, or their mean.
         frames: Whether to include the scores of every frame.
         explain: Whether to include the evidence for each event.
+        show_digits: Whether to name the telephone keys in tones.
     """
 
     profile: str | None = None
@@ -54,6 +55,7 @@ class Question:
     channels: ChannelMode = "split"
     frames: bool = True
     explain: bool = False
+    show_digits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ class Detector:
         labels: Labels = None,
         frames: bool = True,
         explain: bool = False,
+        show_digits: bool = False,
         on_step: Callable[[], object] = lambda: None,
     ) -> Inspection:
         """Inspect one recording; see `inspect`.
@@ -95,13 +96,21 @@ class Detector:
             labels: Labels to return; None for all.
             frames: Return the scores of every frame.
             explain: Find the evidence for each event.
+            show_digits: Name the telephone keys in tones.
             on_step: Called before each step of the model, every few seconds of audio; if it raises, the work ends.
         """
         chosen = self.labels(labels)
         limits = self.profile(profile)
         if channels not in get_args(ChannelMode):
             raise ProtocolError(f"channels: expected 'split' or 'mix', got {channels!r}")
-        options = InspectOptions(limits, channels, frames, self.settings.max_events, explain)
+        options = InspectOptions(
+            limits,
+            channels,
+            frames,
+            self.settings.max_events,
+            explain,
+            show_digits=show_digits or self.settings.show_digits,
+        )
         with opened(source, sample_rate, self._limits) as recording:
             found = inspect_blocks(self.model, recording, options, on_step)
         identity = model_info(self.model.runner)
@@ -154,6 +163,7 @@ def inspect(
     labels: Labels = None,
     frames: bool = True,
     explain: bool = False,
+    show_digits: bool = False,
 ) -> Inspection:
     """Inspect one recording: scores for every 20 ms, events, levels, a summary and a verdict.
 
@@ -168,6 +178,7 @@ def inspect(
         labels: Labels to return, as a list or comma-separated; None for all.
         frames: Return the scores of every frame. Without them and without `explain`, memory does not grow with length.
         explain: Find the evidence for each event: its frequency band, its level above the noise floor, its SNR.
+        show_digits: Name the telephone keys in tones, which may be card numbers; otherwise they are masked (`****`).
 
     Returns:
         The findings; `to_dict()` gives the document of `POST /v1/inspect`.
@@ -196,4 +207,5 @@ def inspect(
         labels=labels,
         frames=frames,
         explain=explain,
+        show_digits=show_digits,
     )

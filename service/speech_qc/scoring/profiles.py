@@ -61,6 +61,12 @@ def _measures() -> dict[str, Measure]:
         "peak_dbfs": Measure("the peak level", "dBFS", -200.0, 10.0, needs_speech=False),
         "clipped_ratio": Measure("the share of clipped samples", "%", 0.0, 1.0, needs_speech=False),
         "digital_silence_ratio": Measure("the share of digital silence", "%", 0.0, 1.0, needs_speech=False),
+        "loudness_lufs": Measure("the loudness", "LUFS", -70.0, 40.0),
+        "loudness_range_lu": Measure("the loudness range", "LU", 0.0, 110.0),
+        "true_peak_dbtp": Measure("the true peak", "dBTP", -200.0, 40.0, needs_speech=False),
+        "noise_floor_dbfs": Measure("the noise floor", "dBFS", -140.0, 40.0),
+        "high_band_dbfs": Measure("the level of steady sound above 8 kHz", "dBFS", -200.0, 40.0, needs_speech=False),
+        "cancellation_db": Measure("the level lost by mixing the channels", "dB", -20.0, 120.0, needs_speech=False),
         "dc_offset": Measure("the size of the DC offset", "of full scale", 0.0, 1.0, needs_speech=False),
     }
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from speech_qc.wire.message import Message
-from speech_qc.wire.schemas import Answer, ChannelFindings, EventAnswer, ModelInfo, TimingAnswer
+from speech_qc.wire.schemas import Answer, ChannelFindings, EventAnswer, ModelInfo, StereoAnswer, TimingAnswer
 from speech_qc.wire.schemas import ErrorDetail as ErrorDetail
 from speech_qc.wire.vocabulary import Encoding, Phase, WarningCode
 
@@ -106,6 +106,7 @@ class Summary(Message):
     session_name: str | None
     duration_s: float
     frames: int
+    stereo: StereoAnswer | None = Field(default=None, description="Absent unless there are two channels.")
     channels: list[ChannelFindings]
     timing: TimingAnswer
 
