@@ -22,6 +22,7 @@ from speech_qc.wire.schemas import (
     EventAnswer,
     LevelsAnswer,
     ModelInfo,
+    StereoAnswer,
     SummaryAnswer,
     TimingAnswer,
     VerdictAnswer,
@@ -81,6 +82,8 @@ class _Result:
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
         """As `to_dict`, but with scores as arrays, NaN where there is no value."""
+        stereo = document.get("stereo")
+        self.stereo = None if stereo is None else StereoAnswer(**stereo)
 
     @cached_property
     def channels(self) -> tuple[Channel, ...]:
@@ -125,6 +128,7 @@ class Inspection(_Result):
         warnings: What was wrong with the recording, although it was read; each has `code` and `message`.
         channels: One per channel, or one for their mean.
         quality: The lowest quality of its channels, 0 to 100.
+        stereo: Comparison of the channels, if there are two.
         verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
         document: The whole result as a dict, with scores as arrays.
@@ -158,17 +162,27 @@ class StreamResult(_Result):
         frames: Frames of each channel.
         channels: One per channel; their `frames` are empty, since a stream of any length takes constant memory.
         quality: The lowest quality of its channels, 0 to 100.
+        stereo: Comparison of the channels, if there are two.
         verdict: Verdict on the worst channel.
         document: The whole result as a dict.
     """
 
-    def __init__(self, profile: str, duration_s: float, frames: int, channels: Sequence[ChannelFindings]) -> None:
-        document = {
+    def __init__(
+        self,
+        profile: str,
+        duration_s: float,
+        frames: int,
+        channels: Sequence[ChannelFindings],
+        stereo: StereoAnswer | None = None,
+    ) -> None:
+        document: dict[str, Any] = {
             "profile": profile,
             "duration_s": duration_s,
             "frames": frames,
             "channels": [found.model_dump(exclude_unset=True) for found in channels],
         }
+        if stereo is not None:
+            document["stereo"] = stereo.model_dump()
         super().__init__(document)
         self.profile, self.duration_s, self.frames = profile, duration_s, frames
 

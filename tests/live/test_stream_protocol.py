@@ -135,7 +135,9 @@ def test_a_stream_without_audio_is_closed_with_a_summary_that_invents_nothing(ma
     assert (summary["duration_s"], summary["frames"]) == (0, 0)
     channel = summary["channels"][0]
     assert channel["verdict"]["status"] == "unknown"
+    unknown = channel["levels"].pop("unknown")
     assert set(channel["levels"].values()) == {None}
+    assert set(unknown) == set(channel["levels"]) and set(unknown.values()) == {"no audio was received"}
     assert channel["summary"]["snr_db"] is None
 
 

@@ -156,6 +156,7 @@ class _Choice:
             settings.max_events,
             query.explain and is_json,
             settings.upload_deadline_s,
+            settings.show_digits,
         )
         return cls(query, choose_labels(generation.contract, query.labels), profile, options)
 

@@ -102,6 +102,8 @@ def _check(options: InspectCommand, found: Found) -> None:
     if options.scores and options.form is Format.table and found.several and options.out is None:
         raise CommandError("--scores prints one recording: for several, use --format csv or --out DIR")
     shows = options.form in (Format.json, Format.jsonl, Format.table)
+    if options.question.show_digits and options.url is not None:
+        raise CommandError("--show-digits: with --url, the server's setting SPEECHQC_SHOW_DIGITS decides")
     if options.question.explain and options.plot is None and not shows:
         raise CommandError(f"--explain is not available with --format {options.form}: use json, jsonl, table or --plot")
     if options.form in ONE_FILE_ONLY and found.several and options.out is None:

@@ -63,6 +63,7 @@ class Question:
         explain: Whether to include the evidence for each event.
         encoding: Encoding of audio without a header; None for recordings.
         sample_rate: Its sample rate, Hz; None for the usual one.
+        show_digits: Whether to name the telephone keys in tones.
     """
 
     profile: str | None = None
@@ -72,6 +73,7 @@ class Question:
     explain: bool = False
     encoding: RawEncoding | None = None
     sample_rate: int | None = None
+    show_digits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

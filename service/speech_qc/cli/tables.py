@@ -149,11 +149,13 @@ def detail(source: InputFile, document: Document, width: int, *, ascii_only: boo
     channels = "1 channel" if audio["channels"] == 1 else f"{audio['channels']} channels"
     about = f"{audio['encoding']}, {rate_khz}, {channels}; {judge(document)}"
     parts: list[RenderableType] = [table.figures(), Text(printable(about), style="dim")]
+    if document.get("stereo") is not None:
+        parts.append(Text(_stereo_line(document["stereo"]), style="dim"))
     for channel in document["channels"]:
         parts.append(Text())
         if len(document["channels"]) > 1:
             parts.append(Text(f"Channel {channel['channel']}", style="bold"))
-        parts.append(Text(_levels_line(channel["levels"]), style="dim"))
+        parts += [Text(line, style="dim") for line in _levels_lines(channel["levels"])]
         parts += [Text(f"• {reason['message']}") for reason in channel["verdict"]["reasons"]]
         parts += [_event_table(channel) if channel["events"] else Text("No events.", style="dim")]
         if channel.get("events_dropped"):
@@ -203,6 +205,9 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
     for heading in ("onset s", "offset s", "length s", "score", "highest"):
         table.add_column(heading, justify="right")
     table.add_column("severity")
+    detailed = any(event.get("detail") is not None for event in channel["events"])
+    if detailed:
+        table.add_column("detail")
     explained = any(event.get("evidence") is not None for event in channel["events"])
     if explained:
         table.add_column("band Hz", justify="right", no_wrap=True)
@@ -219,9 +224,22 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
             f"{event['score_mean']:.2f}",
             f"{event['score_max']:.2f}",
             Text(event["severity"], style=SEVERITY_STYLES.get(event["severity"], "")),
+            *((_detail_cell(event.get("detail")),) if detailed else ()),
             *(_evidence_cells(event.get("evidence") or {}) if explained else ()),
         )
     return table
+
+
+def _detail_cell(detail: Mapping[str, Any] | None) -> str:
+    """Format what is known about a dropout or a tone."""
+    if detail is None:
+        return ""
+    if "gap_ms" in detail:
+        return f"{detail['kind']} {detail['gap_ms']:.0f} ms"
+    if detail["digits"]:
+        return f"{detail['kind']} {detail['digits']}"
+    frequencies = "+".join(f"{hz:.0f}" for hz in detail["frequencies_hz"])
+    return f"{detail['kind']} {frequencies} Hz" if frequencies else str(detail["kind"])
 
 
 def _evidence_cells(evidence: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -235,14 +253,32 @@ def _evidence_cells(evidence: Mapping[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-def _levels_line(levels: Mapping[str, float | None]) -> str:
-    """Format the signal levels in one line."""
+def _levels_lines(levels: Mapping[str, Any]) -> list[str]:
+    """Format the signal levels in two lines, and in a third what is above 8 kHz."""
     clipped, silence = levels["clipped_ratio"], levels["digital_silence_ratio"]
-    return (
+    lines = [
         f"level {_number(levels['rms_dbfs'], '.1f')} dBFS, peak {_number(levels['peak_dbfs'], '.1f')} dBFS, "
         f"clipped {_number(None if clipped is None else 100 * clipped, '.2f')} %, "
         f"digital silence {_number(None if silence is None else 100 * silence, '.1f')} %, "
-        f"DC {_number(levels['dc_offset'], '.4f')}, band {_number(levels['bandwidth_hz'], '.0f')} Hz"
+        f"DC {_number(levels['dc_offset'], '.4f')}, band {_number(levels['bandwidth_hz'], '.0f')} Hz",
+        f"loudness {_number(levels.get('loudness_lufs'), '.1f')} LUFS, "
+        f"range {_number(levels.get('loudness_range_lu'), '.1f')} LU, "
+        f"true peak {_number(levels.get('true_peak_dbtp'), '.1f')} dBTP, "
+        f"noise floor {_number(levels.get('noise_floor_dbfs'), '.1f')} dBFS",
+    ]
+    if levels.get("high_band_dbfs") is not None:
+        tone_hz = levels.get("high_tone_hz")
+        named = "" if tone_hz is None else f", with a tone at {tone_hz:.0f} Hz"
+        lines.append(f"above 8 kHz: {levels['high_band_dbfs']:.1f} dBFS{named}")
+    return lines
+
+
+def _stereo_line(stereo: Mapping[str, Any]) -> str:
+    """Format the comparison of two channels."""
+    inverted = "; one channel is inverted" if stereo["inverted"] else ""
+    return (
+        f"channels: correlation {_number(stereo['correlation'], '.2f')}, "
+        f"channel 0 is {_number(stereo['imbalance_db'], '+.1f')} dB relative to channel 1{inverted}"
     )
 
 

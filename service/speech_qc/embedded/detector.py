@@ -93,6 +93,7 @@ class Detector:
         labels: Labels = None,
         frames: bool = True,
         explain: bool = False,
+        show_digits: bool = False,
         on_step: Callable[[], object] = lambda: None,
     ) -> Inspection:
         """Inspect one recording; see `inspect`.
@@ -107,6 +108,7 @@ class Detector:
             labels: Labels to return; None for all.
             frames: Return the scores of every frame.
             explain: Find the evidence for each event.
+            show_digits: Name the telephone keys in tones.
             on_step: Called before each step of the model, every few seconds of audio; if it raises, the work ends.
         """
         chosen = self.labels(labels)
@@ -120,7 +122,14 @@ class Detector:
                 )
             rate_hz = None if sample_rate is None else whole_number("sample_rate", sample_rate)
             raw = raw_format(encoding, rate_hz, count)
-        options = InspectOptions(limits, mode, frames, self.settings.max_events, explain)
+        options = InspectOptions(
+            limits,
+            mode,
+            frames,
+            self.settings.max_events,
+            explain,
+            show_digits=show_digits or self.settings.show_digits,
+        )
         with opened(source, sample_rate, self._limits, raw) as recording:
             found = inspect_blocks(self.model, recording, options, on_step)
         identity = model_info(self.model.runner)
@@ -176,6 +185,7 @@ def inspect(
     labels: Labels = None,
     frames: bool = True,
     explain: bool = False,
+    show_digits: bool = False,
 ) -> Inspection:
     """Inspect one recording: scores for every 20 ms, events, levels, a summary and a verdict.
 
@@ -193,6 +203,7 @@ def inspect(
         labels: Labels to return, as a list or comma-separated; None for all.
         frames: Return the scores of every frame. Without them and without `explain`, memory does not grow with length.
         explain: Find the evidence for each event: its frequency band, its level above the noise floor, its SNR.
+        show_digits: Name the telephone keys in tones, which may be card numbers; otherwise they are masked (`****`).
 
     Returns:
         The findings; `to_dict()` gives the document of `POST /v1/inspect`.
@@ -222,4 +233,5 @@ def inspect(
         labels=labels,
         frames=frames,
         explain=explain,
+        show_digits=show_digits,
     )

@@ -125,6 +125,7 @@ class LiveStream:
             engine, contract, lanes, options, self._outbox, metrics, reader,
             _checking(self._checks, self._piece_warnings),
             max_events=settings.max_events,
+            show_digits=settings.show_digits,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
         )  # fmt: skip
         piece_samples = max(1, round(options.rate_hz * PIECE_S))

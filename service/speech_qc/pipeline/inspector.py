@@ -188,4 +188,4 @@ class Inspector:
         evidence = await asyncio.to_thread(recording.explain, records) if self._options.explain else None
         total_s = time.perf_counter() - self._started_s
         timing = Timing(self._decode_s, self._features_s, self._queue_s, self._step_s, total_s)
-        return RecordingFindings(info, records, timing, decoder.warnings, evidence)
+        return RecordingFindings(info, records, timing, decoder.warnings, evidence, recording.stereo())

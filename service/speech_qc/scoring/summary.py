@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,13 @@ class Summary:
     longest_loss_ms: float | None
     label_ratios: Mapping[str, float]
     reasons: Mapping[str, str]
+
+    def without(self, frames: Mapping[str, int]) -> Summary:
+        """Return the summary without these frames of labels, which turned out to be something else."""
+        if not frames:
+            return self
+        less = {name: max(0.0, self.label_ratios.get(name, 0.0) - n / self.frames) for name, n in frames.items()}
+        return replace(self, label_ratios={**self.label_ratios, **less})
 
 
 @dataclass(slots=True)
