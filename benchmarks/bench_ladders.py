@@ -216,7 +216,7 @@ def plot(ranking: Ranking, scores: Mapping[str, Float64], path: Path) -> None:
     axes[0].legend(fontsize=6, loc="lower left")
     figure.supxlabel("step, from inaudible to hopeless", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=72, pil_kwargs={"optimize": True})
 
 
 def main() -> None:
