@@ -24,6 +24,7 @@ disturbed already.
 from __future__ import annotations
 
 import argparse
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -193,6 +194,7 @@ def total_table(rankings: Sequence[Ranking], scores: Mapping[str, Float64]) -> s
 def plot(ranking: Ranking, scores: Mapping[str, Float64], path: Path) -> None:
     """Draw the quality of every ladder with the verdicts as bands, and DistillMOS where it can hear."""
     from matplotlib.figure import Figure
+    from PIL import Image  # matplotlib requires it
 
     columns = 6
     rows = -(-len(LADDERS) // columns)
@@ -216,7 +218,9 @@ def plot(ranking: Ranking, scores: Mapping[str, Float64], path: Path) -> None:
     axes[0].legend(fontsize=6, loc="lower left")
     figure.supxlabel("step, from inaudible to hopeless", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=90)
+    Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ PACKET = RATE_HZ // 50
 STEPS = 6
 MACHINES = ("vacuum_cleaner", "washing_machine", "dryer", "engine", "airplane", "train", "fan")
 KNOCKS = ("keyboard_typing", "door_wood_knock", "mouse_click", "clapping", "footsteps", "dog")
-MP3_LEVELS = {64.0: 0.6, 40.0: 0.8, 32.0: 0.85, 16.0: 0.94, 8.0: 0.99}
+MP3_LEVELS = {64.0: 0.6, 40.0: 0.8, 32.0: 0.85, 24.0: 0.9, 16.0: 0.94, 8.0: 0.99}
 OPUS_LEVELS = {28.0: 0.9, 14.0: 0.96, 10.0: 0.98, 9.0: 0.985, 7.5: 0.99, 5.7: 1.0}
 """Compression levels of libsndfile by bit rate, kbit/s."""
 SNR_DB = (45.0, 32.0, 22.0, 14.0, 6.0, -3.0)
@@ -285,11 +285,8 @@ def _low_pass(_talker: Talker, speech: Float32, cut_hz: float) -> Float32:
 
 
 def _mp3(_talker: Talker, speech: Float32, kbit_s: float) -> Float32:
-    """Encode as MP3; rates below the codec's lowest, 8 kbit/s, stand for several generations at it."""
-    options = {"compression_level": MP3_LEVELS[max(kbit_s, 8.0)], "bitrate_mode": "CONSTANT"}
-    for _ in range(round(8.0 / kbit_s) if kbit_s < 8.0 else 1):
-        speech = _through(speech, "MP3", "MPEG_LAYER_III", RATE_HZ, options)
-    return speech
+    options = {"compression_level": MP3_LEVELS[kbit_s], "bitrate_mode": "CONSTANT"}
+    return _through(speech, "MP3", "MPEG_LAYER_III", RATE_HZ, options)
 
 
 def _opus(_talker: Talker, speech: Float32, kbit_s: float) -> Float32:
@@ -359,7 +356,7 @@ SINGLE: Mapping[str, Ladder] = {
     "concealed losses": Ladder("share of packets", SHARES, _conceal),
     "reverberation": Ladder("s", (0.1, 0.3, 0.6, 1.2, 2.2, 4.0), _reverberate),
     "band limit": Ladder("Hz", (7_500.0, 5_500.0, 3_400.0, 2_200.0, 1_400.0, 900.0), _low_pass),
-    "MP3": Ladder("kbit/s", (64.0, 40.0, 32.0, 16.0, 8.0, 4.0), _mp3),
+    "MP3": Ladder("kbit/s", tuple(MP3_LEVELS), _mp3),
     "Opus": Ladder("kbit/s", tuple(OPUS_LEVELS), _opus),
     "GSM": Ladder("times", (0.0, 1.0, 2.0, 3.0, 5.0, 8.0), _gsm),
     "MNRU": Ladder("dB", (42.0, 32.0, 25.0, 18.0, 11.0, 5.0), _mnru),

@@ -1,7 +1,7 @@
 """Judges a channel's measurements against a profile: a quality from 0 to 100, and pass, warn, fail or unknown.
 
 Each limit of the profile turns a measure into points, and what is missing to 100 is a penalty. The quality is 100 minus
-the penalties' norm of order `ORDER`, so the worst impairment dominates and several borderline ones add up. From 70
+the norm of order `ORDER` of the penalties, so the worst impairment dominates and borderline ones add up. From 70
 the verdict is `pass`, from 40 `warn`, below that `fail`. So a value beyond its warn limit at least warns, and a value
 beyond its fail limit fails.
 
@@ -17,6 +17,7 @@ These rules always apply:
   signal chain itself (clipped samples, digital silence, DC offset, peak) still count, because they do not depend on a
   talker: a recording that contains only zeros, or only overload, *fails*. If such a limit only warns, the verdict stays
   `unknown` and lists that reason as well, because `warn` would imply that everything else is good.
+- A recording that fails without speech has the quality 0, since nothing of it is of use.
 - Without speech, a channel below `SILENT_DBFS` is a silent line and fails, whether it contains zeros or faint hiss.
 - A rate of events, or a share of lost sound, fails a recording only from the second event on: a single event in a clip
   of a few seconds is a high rate and may be a false alarm. It only warns.
@@ -36,8 +37,8 @@ from speech_qc.scoring.profiles import Profile
 from speech_qc.scoring.summary import Summary
 from speech_qc.wire.vocabulary import Status
 
-ORDER = 3.0
-"""Order of the norm: two equal penalties count 1.26 times as much as one, three 1.44 times."""
+ORDER = 2.0
+"""Order of the norm: two equal penalties count 1.41 times as much as one, three 1.73 times."""
 
 SILENT_DBFS = -70.0
 """dBFS without the DC offset; an idle A-law line is at −72 dBFS, comfort noise and quiet rooms are above."""
@@ -207,12 +208,11 @@ def _without_speech(summary: Summary, levels: Mapping[str, float | None], judged
     """Judge a channel without speech: only a fault of the signal chain, or silence, can fail it."""
     failed = [_reason(item) for item in judged if item.penalty > FULL_POINTS - FAIL_POINTS]
     warned = [_reason(item) for item in judged if FULL_POINTS - WARN_POINTS < item.penalty <= FULL_POINTS - FAIL_POINTS]
-    quality = _quality([item.penalty for item in judged])
     silent = _silent(levels)
     if silent is not None and not failed:
-        failed, quality = [silent], 0.0
+        failed = [silent]
     reasons = (*failed, _no_speech(summary), *warned)
-    return Verdict("fail", reasons, quality) if failed else Verdict("unknown", reasons)
+    return Verdict("fail", reasons, 0.0) if failed else Verdict("unknown", reasons)
 
 
 def _silent(levels: Mapping[str, float | None]) -> Reason | None:
