@@ -394,7 +394,7 @@ class Session:
     def _hold(self, losses: Sequence[Loss]) -> None:
         """Pass losses on to be joined with the scores of their frames."""
         if losses:
-            self._losses.push([LossSpan(loss.kind, loss.start, loss.stop, loss.known) for loss in losses])
+            self._losses.push([LossSpan(loss.kind, loss.start, loss.stop, loss.known, loss.sure) for loss in losses])
 
     def _append(self, samples: Float32) -> None:
         self._received += len(samples)

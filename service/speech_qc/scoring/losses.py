@@ -25,6 +25,9 @@ SPOKEN_FRAMES = 2
 SPOKEN_SHARE = 0.6
 """Share of the speech label's enter threshold from which a frame counts as speech; a loss makes its score fall."""
 
+CONFIRMED = 0.9
+"""Highest `dropout` score of a loss that the samples leave unsure."""
+
 OUTLASTING_S = 0.12
 """Seconds; a longer loss may outlast the word in which it began."""
 
@@ -40,12 +43,14 @@ class LossSpan:
         start: First lost sample.
         stop: First sample after them.
         known: Sample at which the loss became known; its frame is scored only after the loss was passed on.
+        sure: Whether the samples alone prove it; otherwise the model must confirm it.
     """
 
     kind: LossKind
     start: int
     stop: int
     known: int
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,8 @@ class LossJoin:
             if not _is_spoken(speech, onset, offset, gap_s):
                 continue
             scores = recent[onset:offset, 1] if self._has_dropout else np.zeros(1, np.float32)
+            if not held.span.sure and scores.max() < CONFIRMED:
+                continue
             found.append(
                 SpeechLoss(
                     kind=held.span.kind,

@@ -14,8 +14,8 @@ from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows,
 from speech_qc.audio.losses.holes import Holes
 from speech_qc.audio.losses.repeats import Repeats
 
-QUIETEST_REFERENCE = 0.02
-"""Spread; sound that never exceeds it (a sine of −40 dBFS) is no speech whose losses matter."""
+QUIETEST_REFERENCE = 0.1
+"""Spread; sound that never exceeds it (a sine of −26 dBFS) is no speech, or so faint that its losses do not matter."""
 
 REFERENCE_FALL_DB_PER_S = 4.0
 """Fall of the reference in a pause; it outlasts a sentence and follows a softer talker within seconds."""

@@ -79,12 +79,14 @@ class Loss:
         start: First lost sample, counted from the start of the stream.
         stop: First sample after them.
         known: The sample at which the loss became known; the same however the samples arrived.
+        sure: Whether the samples alone prove it; otherwise it takes the model to confirm it.
     """
 
     kind: Literal["zeros", "repeated", "faded", "cut"]
     start: int
     stop: int
     known: int
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ QUIET_DB = -50.0
 QUIET_SPREAD = 2.5 / 32768
 """Spread below which a block is always quiet: dithered 16-bit silence."""
 
-LOUD_DB = -30.0
+LOUD_DB = -40.0
 """Spread before a gap, relative to the sound so far, below which its edge is not examined."""
 
 MIN_GAP_S = 0.005
@@ -34,20 +34,33 @@ LONG_GAP_S = 0.12
 MAX_GAP_S = 5.0
 """A longer gap is a muted line rather than a loss."""
 
-SHORT_EDGES_DB = -38.0
-"""Least `short_score` of a loss."""
+SHORT_EDGES_DB = -37.0
+"""Least `short_score` of a loss of any length."""
 
-PACKET_EDGES_DB = -43.0
+PACKET_EDGES_DB = -40.0
 """The same if the gap lasts a multiple of 10 ms to the sample, as packets do and closures of a synthesiser do not."""
 
-LONG_EDGE_DB = -55.0
+LONG_EDGE_DB = -53.0
 """Least `long_score` of a loss."""
+
+SENT_EDGES_DB = -57.0
+"""The same on a line that has sent something in all pauses so far; there, gaps of packets need little more proof."""
+
+UNSURE_EDGES_DB = -75.0
+"""Least `short_score` of a gap of packets that the model may confirm."""
+
+UNSURE_GAP_S = (0.015, 0.065)
+"""Range of its length."""
+
+SILENT_BLOCKS = PIECE_BLOCKS // 2
+"""Constant blocks in a piece (0.1 s) that show that the line does not send in pauses."""
 
 AHEAD = 8
 """Blocks after an edge (20 ms) that its examination needs."""
 
 _NEAR_S = (0.001, 0.0025, 0.01, 0.02)
 _LOOK_BACK = 4  # blocks
+_LATELY = 16  # blocks
 _PACKET_TOLERANCE = 2  # samples
 _HALF_STEP = 0.6 / 32768
 
@@ -61,12 +74,14 @@ class Edge:
         step: Twice the jump at the edge.
         peaks: Spread of the sound within 1, 2.5, 10 and 20 ms of the edge.
         reference: Level of the sound so far, as a spread.
+        lately: Highest spread of a block within 40 ms before the gap; 0 for the sound after it.
     """
 
     at: int
     step: float
     peaks: tuple[float, ...]
     reference: float
+    lately: float = 0.0
 
     def levels_db(self, reference: float) -> tuple[float, float, float, float]:
         """Return jump and peaks at 1, 2.5 and 10 ms relative to a reference, dB."""
@@ -91,6 +106,20 @@ def long_score(before: Edge, after: Edge) -> float:
     return edge + _clip(soon, -50.0, -4.0) + _clip(wide, -50.0, -4.0)
 
 
+def packet_edge(before: Edge, after: Edge) -> bool:
+    """Say whether one edge suffices for a gap of packets: a jump, or sound that is loud up to it.
+
+    Silence suppression also sends gaps of packets, but its sound has decayed before and resumes with a soft onset.
+    """
+    reference = max(before.reference, before.peaks[-1], after.peaks[-1])
+    step, _, soon, _ = before.levels_db(reference)
+    if step > -18.0 or soon > -14.0:
+        return True
+    step, _, soon, wide = after.levels_db(reference)
+    decayed = before.lately < reference * 10 ** (-25.0 / 20)
+    return step > -20.0 and soon > -12.0 and wide > -8.0 if decayed else step > -26.0 and wide > -20.0
+
+
 class Holes:
     """Finds gaps of some streams; one state per stream.
 
@@ -103,11 +132,16 @@ class Holes:
         self._grid = grid
         self._open: list[Edge | None] = [None] * streams
         self._is_open = np.zeros(streams, np.bool_)
+        self._sends_all = np.ones(streams, np.bool_)
         self._quiet_factor = np.float32(10 ** (QUIET_DB / 20))
         self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
 
     def reset(self, row: int) -> None:
         """Forget a stream."""
+        self._close(row)
+        self._sends_all[row] = True
+
+    def _close(self, row: int) -> None:
         self._open[row], self._is_open[row] = None, False
 
     def find(self, rows: NDArray[np.intp], view: View, found: list[tuple[int, Loss]]) -> None:
@@ -124,6 +158,8 @@ class Holes:
         quiet = spread <= np.maximum(reference * self._quiet_factor, np.float32(QUIET_SPREAD))
         if not quiet.any() and not self._is_open[rows].any():
             return
+        silent = np.count_nonzero(view.spread[:, PIECE_BLOCKS:] == 0.0, axis=1) >= SILENT_BLOCKS
+        self._sends_all[rows] &= ~silent
         own, before = quiet[:, 1 + _LOOK_BACK :], quiet[:, _LOOK_BACK:-1]
         changed = own != before
         if not changed.any():
@@ -147,21 +183,36 @@ class Holes:
         if falls:
             self._open[stream] = _left_edge(view, row, block)
             self._is_open[stream] = True
-        elif before is not None and view.spread[row, block] > max(QUIET_SPREAD, 0.0):
-            self.reset(stream)
+        elif before is not None:
+            self._close(stream)
             after = _right_edge(view, row, block)
-            if self._lost(before, after, int(view.ends[row])):
+            sure = self._judge(before, after, int(view.ends[row]), sends_all=bool(self._sends_all[stream]))
+            if sure is not None:
                 known = int(view.first[row]) + 2 * view.grid.piece
-                found.append((row, Loss("zeros", before.at, after.at, known)))
+                found.append((row, Loss("zeros", before.at, after.at, known, sure)))
 
-    def _lost(self, before: Edge, after: Edge, end: int) -> bool:
+    def _judge(self, before: Edge, after: Edge, end: int, *, sends_all: bool) -> bool | None:
+        """Return whether a gap is surely a loss; None if it is none."""
         length = after.at - before.at
         length_s = length / self._grid.rate_hz
         if not MIN_GAP_S <= length_s <= MAX_GAP_S:
-            return False
-        if length_s < LONG_GAP_S:
-            return short_score(before, after) >= (PACKET_EDGES_DB if self._is_packets(length) else SHORT_EDGES_DB)
-        return after.at + self._grid.samples(_NEAR_S[-1]) <= end and long_score(before, after) >= LONG_EDGE_DB
+            return None
+        packets = self._is_packets(length)
+        score = short_score(before, after)
+        if length_s < LONG_GAP_S and score >= (PACKET_EDGES_DB if packets else SHORT_EDGES_DB):
+            return True
+        if after.at + self._grid.samples(_NEAR_S[-1]) > end:
+            return None
+        if length_s >= LONG_GAP_S and long_score(before, after) >= LONG_EDGE_DB:
+            return True
+        if not packets:
+            return None
+        if packet_edge(before, after) or (sends_all and length_s < LONG_GAP_S and score >= SENT_EDGES_DB):
+            return True
+        if not sends_all:
+            return None
+        unsure = UNSURE_GAP_S[0] <= length_s <= UNSURE_GAP_S[1] and score >= UNSURE_EDGES_DB
+        return False if unsure else None
 
     def _is_packets(self, length: int) -> bool:
         """Say whether a gap lasts a multiple of 10 ms; adjacent samples may happen to have its value."""
@@ -178,7 +229,8 @@ def _left_edge(view: View, row: int, block: int) -> Edge:
     at = start + (int(far[-1]) + 1 if len(far) else 0)
     peaks = tuple(_spread(samples[at - grid.samples(near) : at], level) for near in _NEAR_S)
     step = 2.0 * abs(float(samples[at - 1]) - level)
-    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block - 1]))
+    lately = float(view.spread[row, block - _LATELY : block].max())
+    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block - 1]), lately)
 
 
 def _right_edge(view: View, row: int, block: int) -> Edge:
