@@ -11,7 +11,8 @@ from speech_qc.errors import InferenceError
 from speech_qc.scoring import Summary, SummaryMeter
 from speech_qc.scoring.summary import PORTION_FRAMES, SNR_KINDS
 
-NULLABLE = ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl", "reverberation")
+NULLABLE = ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl", "reverberation",
+            "lost_ratio", "losses_per_min", "longest_loss_ms")  # fmt: skip
 
 
 def talk(
@@ -156,7 +157,9 @@ def test_without_speech_there_is_no_snr_and_no_opinion_score() -> None:
     assert result.speech_ratio == 0.0
     assert result.snr_db is result.sig is result.bak is result.ovrl is result.reverberation is None
     assert result.snr_by_kind_db == {}
-    assert result.reasons == dict.fromkeys(("snr_db", "sig", "bak", "ovrl", "reverberation"), "no speech was found")
+    assert result.reasons == dict.fromkeys(
+        ("snr_db", "sig", "bak", "ovrl", "reverberation", "lost_ratio"), "no speech was found"
+    )
 
 
 def test_a_few_frames_of_speech_are_not_enough_to_measure_on() -> None:

@@ -232,7 +232,7 @@ def test_a_null_figure_gives_no_reason() -> None:
     limits = {name: {"fail_below": m.high, "fail_above": m.high} for name, m in MEASURES.items()}
     nothing = dataclasses.replace(
         CLEAN, snr_db=None, sig=None, bak=None, ovrl=None, reverberation=None, snr_by_kind_db={}, label_ratios={},
-        speech_ratio=None,
+        speech_ratio=None, lost_ratio=None, losses_per_min=None, longest_loss_ms=None,
     )  # fmt: skip
     no_levels: dict[str, Any] = dict.fromkeys(LEVELS)
     assert verdict(limits, nothing, **no_levels) == Verdict("pass", (), 100.0)
