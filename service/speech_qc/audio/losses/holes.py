@@ -34,17 +34,24 @@ LONG_GAP_S = 0.12
 MAX_GAP_S = 5.0
 """A longer gap is a muted line rather than a loss."""
 
+PAUSING_EDGES_DB = -34.0
+"""Least `short_score` of a loss on a line that does not send all the time.
+
+A line sends all the time until a constant gap is found that is no loss: from a noise gate, silence suppression, a
+synthesiser, or an edited pause.
+"""
+
 SHORT_EDGES_DB = -37.0
-"""Least `short_score` of a loss of any length."""
+"""The same on a line that sends all the time."""
 
 PACKET_EDGES_DB = -40.0
-"""The same if the gap lasts a multiple of 10 ms to the sample, as packets do and closures of a synthesiser do not."""
+"""The same if the gap also lasts a multiple of 10 ms to the sample, as packets do."""
 
 LONG_EDGE_DB = -53.0
 """Least `long_score` of a loss."""
 
 SENT_EDGES_DB = -57.0
-"""The same on a line that has sent something in all pauses so far; there, gaps of packets need little more proof."""
+"""The same if the gap also is constant and lasts a multiple of 20 ms."""
 
 UNSURE_EDGES_DB = -75.0
 """Least `short_score` of a gap of packets that the model may confirm."""
@@ -74,6 +81,7 @@ class Edge:
         step: Twice the jump at the edge.
         peaks: Spread of the sound within 1, 2.5, 10 and 20 ms of the edge.
         reference: Level of the sound so far, as a spread.
+        constant: Whether all samples of the gap's block at the edge are equal.
         lately: Highest spread of a block within 40 ms before the gap; 0 for the sound after it.
     """
 
@@ -81,6 +89,7 @@ class Edge:
     step: float
     peaks: tuple[float, ...]
     reference: float
+    constant: bool
     lately: float = 0.0
 
     def levels_db(self, reference: float) -> tuple[float, float, float, float]:
@@ -106,7 +115,7 @@ def long_score(before: Edge, after: Edge) -> float:
     return edge + _clip(soon, -50.0, -4.0) + _clip(wide, -50.0, -4.0)
 
 
-def packet_edge(before: Edge, after: Edge) -> bool:
+def packet_edge(before: Edge, after: Edge, *, long: bool) -> bool:
     """Say whether one edge suffices for a gap of packets: a jump, or sound that is loud up to it.
 
     Silence suppression also sends gaps of packets, but its sound has decayed before and resumes with a soft onset.
@@ -115,6 +124,8 @@ def packet_edge(before: Edge, after: Edge) -> bool:
     step, _, soon, _ = before.levels_db(reference)
     if step > -18.0 or soon > -14.0:
         return True
+    if long:
+        return False
     step, _, soon, wide = after.levels_db(reference)
     decayed = before.lately < reference * 10 ** (-25.0 / 20)
     return step > -20.0 and soon > -12.0 and wide > -8.0 if decayed else step > -26.0 and wide > -20.0
@@ -190,6 +201,8 @@ class Holes:
             if sure is not None:
                 known = int(view.first[row]) + 2 * view.grid.piece
                 found.append((row, Loss("zeros", before.at, after.at, known, sure)))
+            elif before.constant and after.constant:
+                self._sends_all[stream] = False
 
     def _judge(self, before: Edge, after: Edge, end: int, *, sends_all: bool) -> bool | None:
         """Return whether a gap is surely a loss; None if it is none."""
@@ -197,9 +210,9 @@ class Holes:
         length_s = length / self._grid.rate_hz
         if not MIN_GAP_S <= length_s <= MAX_GAP_S:
             return None
-        packets = self._is_packets(length)
+        packets = self._is_packets(length, 0.01, _PACKET_TOLERANCE)
         score = short_score(before, after)
-        if length_s < LONG_GAP_S and score >= (PACKET_EDGES_DB if packets else SHORT_EDGES_DB):
+        if length_s < LONG_GAP_S and score >= _least_short_score(packets, sends_all):
             return True
         if after.at + self._grid.samples(_NEAR_S[-1]) > end:
             return None
@@ -207,42 +220,52 @@ class Holes:
             return True
         if not packets:
             return None
-        if packet_edge(before, after) or (sends_all and length_s < LONG_GAP_S and score >= SENT_EDGES_DB):
+        if packet_edge(before, after, long=length_s >= LONG_GAP_S):
             return True
-        if not sends_all:
+        if not (sends_all and before.constant and after.constant and self._is_packets(length, 0.02, 1)):
             return None
+        if length_s < LONG_GAP_S and score >= SENT_EDGES_DB:
+            return True
         unsure = UNSURE_GAP_S[0] <= length_s <= UNSURE_GAP_S[1] and score >= UNSURE_EDGES_DB
         return False if unsure else None
 
-    def _is_packets(self, length: int) -> bool:
-        """Say whether a gap lasts a multiple of 10 ms; adjacent samples may happen to have its value."""
-        unit = self._grid.rate_hz / 100
-        return length > unit - 1 and abs(length - unit * round(length / unit)) <= _PACKET_TOLERANCE
+    def _is_packets(self, length: int, packet_s: float, tolerance: int) -> bool:
+        """Say whether a gap lasts a number of packets; adjacent samples may happen to have its value."""
+        packet = self._grid.rate_hz * packet_s
+        return length > packet - tolerance and abs(length - packet * round(length / packet)) <= tolerance
+
+
+def _least_short_score(packets: bool, sends_all: bool) -> float:
+    if not sends_all:
+        return PAUSING_EDGES_DB
+    return PACKET_EDGES_DB if packets else SHORT_EDGES_DB
 
 
 def _left_edge(view: View, row: int, block: int) -> Edge:
     """Locate the first sample of a gap whose first wholly quiet block is given."""
     grid, samples = view.grid, view.samples[row]
     level = float(view.middle[row, block])
+    band = float(view.spread[row, block])
     start = (block - 2) * grid.block
-    far = np.flatnonzero(_differs(samples[start : block * grid.block], level, float(view.spread[row, block])))
+    far = np.flatnonzero(_differs(samples[start : block * grid.block], level, band))
     at = start + (int(far[-1]) + 1 if len(far) else 0)
     peaks = tuple(_spread(samples[at - grid.samples(near) : at], level) for near in _NEAR_S)
     step = 2.0 * abs(float(samples[at - 1]) - level)
     lately = float(view.spread[row, block - _LATELY : block].max())
-    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block - 1]), lately)
+    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block - 1]), band == 0.0, lately)
 
 
 def _right_edge(view: View, row: int, block: int) -> Edge:
     """Locate the first sample after a gap whose last wholly quiet block precedes the given one."""
     grid, samples = view.grid, view.samples[row]
     level = float(view.middle[row, block - 1])
+    band = float(view.spread[row, block - 1])
     start = block * grid.block
-    far = np.flatnonzero(_differs(samples[start : start + 2 * grid.block], level, float(view.spread[row, block - 1])))
+    far = np.flatnonzero(_differs(samples[start : start + 2 * grid.block], level, band))
     at = start + (int(far[0]) if len(far) else 0)
     peaks = tuple(_spread(samples[at : at + grid.samples(near)], level) for near in _NEAR_S)
     step = 2.0 * abs(float(samples[at]) - level)
-    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block]))
+    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block]), band == 0.0)
 
 
 def _differs(samples: Float32, level: float, spread: float) -> NDArray[np.bool_]:
