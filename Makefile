@@ -25,12 +25,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[plot]'
+	$(BIN)/python -m pip install --quiet --editable '.[plot,media]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) '$(TORCH)')
-	$(BIN)/python -m pip install --quiet --editable '.[dev,train,plot]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,train,plot,media]'
 	@touch $@ $(VENV)/.runtime
 
 inspect: $(VENV)/.runtime  ## Set up and inspect the sample recording
@@ -61,8 +61,8 @@ test-gpu: $(VENV)/.dev  ## Run the tests that require a CUDA device
 	$(BIN)/python -m pip install --quiet --editable '.[cuda]'
 	$(BIN)/python -m pytest -m gpu
 
-fuzz: $(VENV)/.dev  ## Fuzz with 10000 corrupted recordings and 1000 conversations, print the counts
-	$(BIN)/python -m tests.fuzz --recordings 10000 --conversations 1000
+fuzz: $(VENV)/.dev  ## Fuzz with 11000 corrupted recordings and 1000 conversations, print the counts
+	$(BIN)/python -m tests.fuzz --recordings 10000 --media 1000 --conversations 1000
 
 # Tools that inspect the environment are installed in a separate one, so that they do not list themselves.
 $(VENV)-tools/.done: | $(VENV)/.runtime

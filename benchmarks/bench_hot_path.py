@@ -8,6 +8,10 @@ The variants keep the series of each lane, like `telemetry.metrics.Metrics`, or 
 `scores`: the message with five frames of all labels. The variants write it from arrays, like `live.scorer.Scorer`, or
 build it from its type in `wire.server_messages`.
 
+`facts`: the measurements of a live channel at its own rate, per chunk of 100 ms. The variants are `audio.levels` as it
+is, and without loudness, true peak and spectrum; the last column is a whole chunk of one stream, inference included.
+`tones`: the comparison of events with the sound, for speech without a suspect frame and for a dial tone.
+
 The variants alternate. A figure is a median of CPU time.
 """
 
@@ -18,17 +22,30 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import orjson
+import soundfile
+import soxr
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from recording import machine, markdown, record
 
+from speech_qc import Stream
+from speech_qc.audio.levels import LevelMeter
 from speech_qc.contract import LABEL_CATALOG
+from speech_qc.embedded.detector import Detector
+from speech_qc.engine import EchoRunner
+from speech_qc.pipeline.refiner import EventRefiner
+from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.server_messages import Scores, ScoresChannel
 
+Float32 = NDArray[np.float32]
+
+SAMPLE = Path(__file__).resolve().parent.parent / "examples" / "sample.wav"
 BATCHES = (1, 8, 64, 128)
 CHUNKS = 2048  # per repetition
 FRAMES = 5  # per message of 100 ms
@@ -136,6 +153,62 @@ def scores_table(repeats: int) -> str:
     return markdown(["written from arrays, µs per message", "built from its type"], [[f"{arrays:.1f}", f"{typed:.1f}"]])
 
 
+class _Idle:
+    """Stands in for a part of the meter that measures nothing."""
+
+    def push(self, *_: object) -> None: ...
+
+
+def facts_table(repeats: int) -> str:
+    """Return the CPU time of a live channel's measurements, as Markdown."""
+    sample, _ = soundfile.read(SAMPLE, dtype="float32")
+    detector = Detector(Settings(device="cpu"))
+    rows = []
+    for rate_hz in (8_000, 16_000, 48_000):
+        audio = np.tile(soxr.resample(sample, 16_000, rate_hz), 6)
+        chunks = np.split(audio[: len(audio) // (rate_hz // 10) * (rate_hz // 10)], len(audio) // (rate_hz // 10))
+
+        def measured(bare: bool, rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
+            meter = LevelMeter(rate_hz)
+            if bare:
+                for part in ("_loudness", "_true_peak", "_spectrum"):
+                    setattr(meter, part, _Idle())
+            for chunk in chunks:
+                meter.push(chunk)
+
+        def whole(rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
+            stream = Stream(sample_rate=rate_hz, detector=detector)
+            for chunk in chunks:
+                stream.push(chunk)
+
+        bare, full, chunk_us = median_us(
+            [lambda: measured(True), lambda: measured(False), whole],
+            len(chunks),
+            max(1, repeats // 10),
+        )
+        rows.append([f"{rate_hz}", f"{bare:.1f}", f"{full:.1f}", f"{chunk_us:.0f}"])
+    return markdown(["rate, Hz", "levels alone, µs per chunk", "with all facts", "a whole chunk"], rows)
+
+
+def tones_table(repeats: int) -> str:
+    """Return the CPU time per chunk of the comparison of events with the sound, as Markdown."""
+    contract = EchoRunner(2).contract
+    samples = (0.1 * np.sin(2 * np.pi * 425 * np.arange(30 * 16_000) / 16_000)).astype(np.float32)
+    cells = []
+    for score in (0.0, 0.9):
+        scores = np.zeros((FRAMES, len(contract.labels)), np.float32)
+        if contract.has("tone"):
+            scores[:, contract.index("tone")] = score
+
+        def refined(scores: Float32 = scores) -> None:
+            refiner = EventRefiner(contract)
+            for first in range(0, 1400, FRAMES):
+                refiner.refine(first, scores, [], lambda a, b: samples[a:b], done=False)
+
+        cells += [f"{median_us([refined], 280, repeats)[0]:.1f}"]
+    return markdown(["no suspect frame, µs per chunk", "a tone"], [cells])
+
+
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,7 +216,8 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()
-    text = f"{metrics_table(options.repeats)}\n\n{scores_table(options.repeats)}"
+    tables = (metrics_table, scores_table, facts_table, tones_table)
+    text = "\n\n".join(table(options.repeats) for table in tables)
     print(text)
     if options.record:
         record("metrics and messages on the hot path", about, text)

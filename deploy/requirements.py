@@ -21,8 +21,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 DEVICES = ("cpu", "gpu")
-EXTRAS = ("otel",)
-"""Extras that the images include, because operators enable them by a setting and cannot install them afterwards."""
+EXTRAS = ("otel", "media")
+"""Extras that the images include, because operators cannot install them afterwards."""
 HEAD = "# Versions in the images; written by `make pin`, which resolves the newest compatible versions.\n"
 
 

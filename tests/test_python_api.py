@@ -245,7 +245,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ("a\0b", {}, InvalidAudio, "expected the path of a file.*null byte"),
     ("\ud800.wav", {}, InvalidAudio, "expected the path of a file.*surrogates"),
     (ROOT / "README.md", {}, UnsupportedFormat, "text.*WAV or FLAC"),
-    (WAV[:3000], {}, InvalidAudio, "truncated"),
+    (WAV[:30], {}, InvalidAudio, "upload the whole file"),
     (b"", {}, InvalidAudio, "expected the bytes of a recording, got none"),
     (np.zeros((0, 2)).data, {}, InvalidAudio, "got none"),
     (CALL.tobytes(), {}, UnsupportedFormat, "first bytes"),
@@ -283,8 +283,8 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (WAV, {"labels": b"noise"}, ProtocolError, "expected names of labels, got b'noise'"),
     (WAV, {"profile": "studio"}, ProtocolError, "default.*'studio'"),
     (WAV, {"profile": ["default"]}, ProtocolError, "expected the name of a profile"),
-    (WAV, {"channels": "both"}, ProtocolError, "expected 'split' or 'mix', got 'both'"),
-    (WAV, {"channels": 2}, ProtocolError, "expected 'split' or 'mix', got 2"),
+    (WAV, {"channels": "both"}, ProtocolError, "channels: expected split, mix, or .* got 'both'"),
+    (WAV, {"channels": 2}, ProtocolError, "got 2 and no encoding: add encoding="),
 ]
 
 
@@ -466,6 +466,7 @@ def test_a_stream_gets_the_answer_of_its_recording_however_it_is_cut(way):
     ours, theirs = stream.result.channels[0], expected.channels[0]
     for part in ("events", "levels", "summary", "verdict"):
         assert getattr(ours, part) == getattr(theirs, part), part
+    assert stream.result.profile == expected.profile == stream.result.to_dict()["profile"]
     assert stream.result.frames == expected.audio.frames and stream.result.duration_s == expected.audio.duration_s
 
 

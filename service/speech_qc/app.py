@@ -17,7 +17,7 @@ from speech_qc.admission.memory import MemoryBudget
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
-from speech_qc.api import error_responses, health, inspect, model, pages, stream, tokens
+from speech_qc.api import error_responses, health, inspect, model, pages, paths, stream, tokens
 from speech_qc.api.access import Access
 from speech_qc.api.request_context import RequestContext
 from speech_qc.engine import Runner
@@ -64,10 +64,13 @@ def create_app(
         lifespan=_lifespan,
         openapi_tags=_TAGS,
         telemetry=_NO_TELEMETRY,
+        redirect_slashes=False,  # see api.paths.TrailingSlash
     )
     app.state.parts = state
     error_responses.install(app)
-    for routes in (inspect, stream, tokens, model, health, pages):
+    routers = (inspect, stream, tokens, model, health, pages)
+    paths.install(app, [route for one in routers for route in one.router.routes])
+    for routes in routers:
         app.include_router(routes.router)
         known = [route for route in routes.router.routes if isinstance(route, APIRoute)]
         state.metrics.begin_routes({route.path: {200, 500, *map(int, route.responses)} for route in known})
@@ -149,6 +152,7 @@ def _add_middleware(app: FastAPI, policy: AccessPolicy, state: AppState) -> None
             expose_headers=["X-Request-ID", "Retry-After"],
         )
     app.add_middleware(RequestContext, metrics=state.metrics, tracing=state.tracing)
+    app.add_middleware(paths.TrailingSlash)
 
 
 _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}

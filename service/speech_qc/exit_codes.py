@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 OK = 0
-"""Success; in `inspect` and `stream` no verdict reached `--fail-on`, in `doctor` no check warns or fails."""
+"""Success; in `inspect` and `stream` nothing reached `--fail-on`, in `doctor` no check warns or fails."""
 FOUND = 1
-"""A verdict reached `--fail-on`, `doctor` warns, or `capacity` found no sustainable load."""
+"""A verdict or a skipped file reached `--fail-on`, `doctor` warns, or `capacity` found no sustainable load."""
 WORKER_FAILED = 1
 """A worker process had to be killed, or lost its parent."""
 ERROR = 2

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.schemas import (
     AudioAnswer,
+    AudioWarningAnswer,
     ChannelFindings,
     EventAnswer,
     LevelsAnswer,
     ModelInfo,
+    StereoAnswer,
     SummaryAnswer,
     TimingAnswer,
     VerdictAnswer,
@@ -80,6 +82,8 @@ class _Result:
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
         """As `to_dict`, but with scores as arrays, NaN where there is no value."""
+        stereo = document.get("stereo")
+        self.stereo = None if stereo is None else StereoAnswer(**stereo)
 
     @cached_property
     def channels(self) -> tuple[Channel, ...]:
@@ -118,10 +122,13 @@ class Inspection(_Result):
 
     Attributes:
         model: Name, version and checksum of the model that scored the recording.
+        profile: Name of the profile that judged.
         audio: Length, rate, channels, encoding and number of frames.
         frame_hop_s: Seconds from one frame to the next; frame i covers [i · hop, (i + 1) · hop).
+        warnings: What was wrong with the recording, although it was read; each has `code` and `message`.
         channels: One per channel, or one for their mean.
         quality: The lowest quality of its channels, 0 to 100.
+        stereo: Comparison of the channels, if there are two.
         verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
         document: The whole result as a dict, with scores as arrays.
@@ -136,8 +143,10 @@ class Inspection(_Result):
         """Read the document of `pipeline.documents.inspection_document`, which holds frames as arrays."""
         super().__init__(document)
         self.model = ModelInfo(**document["model"])
+        self.profile: str = document["profile"]
         self.audio = AudioAnswer(**document["audio"])
         self.frame_hop_s: float = document["frame_hop_s"]
+        self.warnings = tuple(AudioWarningAnswer(**warning) for warning in document["warnings"])
         self.timing = TimingAnswer(**document["timing"])
 
     def __repr__(self) -> str:
@@ -148,22 +157,34 @@ class StreamResult(_Result):
     """The findings about a whole stream; `to_dict()` has the fields of the `summary` message that describe the audio.
 
     Attributes:
+        profile: Name of the profile that judged.
         duration_s: Seconds of audio.
         frames: Frames of each channel.
         channels: One per channel; their `frames` are empty, since a stream of any length takes constant memory.
         quality: The lowest quality of its channels, 0 to 100.
+        stereo: Comparison of the channels, if there are two.
         verdict: Verdict on the worst channel.
         document: The whole result as a dict.
     """
 
-    def __init__(self, duration_s: float, frames: int, channels: Sequence[ChannelFindings]) -> None:
-        document = {
+    def __init__(
+        self,
+        profile: str,
+        duration_s: float,
+        frames: int,
+        channels: Sequence[ChannelFindings],
+        stereo: StereoAnswer | None = None,
+    ) -> None:
+        document: dict[str, Any] = {
+            "profile": profile,
             "duration_s": duration_s,
             "frames": frames,
             "channels": [found.model_dump(exclude_unset=True) for found in channels],
         }
+        if stereo is not None:
+            document["stereo"] = stereo.model_dump()
         super().__init__(document)
-        self.duration_s, self.frames = duration_s, frames
+        self.profile, self.duration_s, self.frames = profile, duration_s, frames
 
     def __repr__(self) -> str:
         return f"<StreamResult {self.verdict.status}: {self.duration_s:g} s, {len(self.channels)} channel(s)>"

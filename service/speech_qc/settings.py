@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     """Maximum audio of one live stream that can wait to be scored, seconds; beyond it, the socket is not read."""
     stream_max_message_bytes: int = Field(default=1024 * 1024, ge=4096)
     """Largest binary message of a live stream, bytes; a larger one closes the stream with 1009."""
+    show_digits: bool = False
+    """Name the telephone keys (DTMF) that are heard. Callers key in card numbers and PINs, so by default every answer
+    has one `*` per key instead."""
     max_events: int = Field(default=10_000, ge=1)
     """Maximum events listed per channel; later ones are only counted."""
 

@@ -40,7 +40,6 @@ BODIES = {
     "text with a WAV name": (b"this is only text, not audio at all", 415, "unsupported_format", "text"),
     "one byte": (b"R", 415, "unsupported_format", "first bytes"),
     "a JPEG": (b"\xff\xd8\xff\xe0" + bytes(100), 415, "unsupported_format", "first bytes"),
-    "truncated WAV": (wav_bytes(SECOND)[:20_000], 422, "invalid_audio", "upload the whole file"),
     "truncated header": (wav_bytes(SECOND)[:30], 422, "invalid_audio", "header"),
     "header only": (header(), 422, "invalid_audio", "header only"),
     "header only, length open": (header(data_bytes=0xFFFFFFFF), 422, "invalid_audio", "header only"),
@@ -54,8 +53,6 @@ BODIES = {
     "the largest float": (
         wav_bytes(np.full(8_000, 3e38, np.float32), subtype="FLOAT"), 422, "invalid_audio", "expected float samples",
     ),
-    "5 GB declared by the header": (rf64(5 * 10**9) + bytes(1000), 413, "payload_too_large", "at most"),
-    "truncated FLAC": (wav_bytes(SECOND, container="FLAC")[:-2000], 422, "invalid_audio", ""),
     "broken FLAC": (wav_bytes(SECOND, container="FLAC")[:200] + bytes(5000), 422, "invalid_audio", ""),
     "unknown codec in WAV": (header(tag=0x1234, data_bytes=4) + bytes(4), 415, "unsupported_format", ""),
 }  # fmt: skip
@@ -129,18 +126,13 @@ def test_an_over_long_recording_of_unknown_length_is_refused(make_client):
         ("format=docx", "'webvtt'"),
         ("profile=strictest", "callcenter"),
         ("labels=noise,humming", "humming"),
-        ("channels=left", "'mix'"),
+        ("channels=left", "split, mix"),
         ("frames=perhaps", "frames"),
     ],
 )
 def test_unknown_options_are_named_and_the_known_ones_listed(client, query, hint):
     answer = client.post(f"/v1/inspect?{query}", content=wav_bytes(SECOND))
     assert_error(answer, 400, "protocol_error", hint)
-
-
-def test_a_part_of_another_name_is_refused_with_the_name_that_came(client):
-    answer = client.post("/v1/inspect", files={"audio": ("a.wav", wav_bytes(SECOND))})
-    assert_error(answer, 400, "protocol_error", "named 'file' in the multipart body, got 'audio'")
 
 
 def test_two_recordings_in_one_form_are_refused(client):

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speech_qc.audio.decode import AudioInfo, DecodeLimits, Decoder, decode_file, pcm_to_float
-from speech_qc.audio.wav import BLOCK_FRAMES
+from speech_qc.audio import AudioInfo, DecodeLimits
+from speech_qc.audio.decode import Decoder, decode_file
+from speech_qc.audio.pcm import BLOCK_FRAMES, pcm_to_float
 from speech_qc.errors import InvalidAudio
 from speech_qc.settings import Settings
 
@@ -135,7 +136,9 @@ def test_blocks_are_bounded_however_much_is_pushed() -> None:
     assert max(lengths) <= BLOCK_FRAMES
     collected = Decoder(DecodeLimits())
     assert collected.push(written("FLAC", "PCM_16", noise(BLOCK_FRAMES + 5, 1))) == []
-    assert [len(block) for block in collected.finish()] == [BLOCK_FRAMES, 5]
+    lengths = [len(block) for block in collected.finish()]
+    assert sum(lengths) == BLOCK_FRAMES + 5
+    assert max(lengths) <= BLOCK_FRAMES
 
 
 def test_blocks_do_not_share_memory_with_what_was_pushed() -> None:
@@ -203,7 +206,7 @@ def test_an_mp3_without_an_encoders_tag_is_read_to_the_end() -> None:
     second = recording.index(recording[:2], 100)  # the first frame contains only the tag
     result, decoder = decoded(recording[second:])
     assert len(result) >= 160_000
-    assert decoder.info == AudioInfo(16_000, 1, "mp3/MPEG_LAYER_III", None)
+    assert decoder.info == AudioInfo(16_000, 1, "mp3/mp3", None)
 
 
 def test_a_big_endian_wav_is_left_to_libsndfile() -> None:

@@ -30,10 +30,10 @@ def noise(seconds: float, *, level: float = 0.2, seed: int = 1) -> NDArray[np.fl
     return np.random.default_rng(seed).normal(0, level, round(seconds * RATE_HZ)).clip(-1, 1).astype(np.float32)
 
 
-def write(path: Path, samples: NDArray[np.float32], rate_hz: int = RATE_HZ) -> Path:
-    """Write a recording, and create its folders."""
+def write(path: Path, samples: NDArray[np.float32], rate_hz: int = RATE_HZ, kind: str | None = None) -> Path:
+    """Write a recording, and create its folders; the format is that of the extension, unless it is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate_hz)
+    soundfile.write(path, samples, rate_hz, format=kind)
     return path
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import typer
 
 from speech_qc.cli.main import app
-from speech_qc.cli.options import FailOn, Format
+from speech_qc.cli.options import FailOn, Format, InspectFailOn
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 
@@ -26,5 +27,5 @@ def test_every_command_and_option_is_documented() -> None:
 def test_every_format_and_fail_on_value_is_documented() -> None:
     for form in Format:
         assert f"`{form}`" in DOCUMENT
-    for value in FailOn:
-        assert value in DOCUMENT
+    for value in (*FailOn, *InspectFailOn):
+        assert re.search(rf"--fail-on [^`]*\b{value}\b", DOCUMENT)

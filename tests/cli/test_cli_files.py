@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from cli_material import noise, write
 
 from speech_qc.cli.files import InputFile, find_sources, replaced_when_complete, result_names, write_file
 
@@ -22,6 +23,71 @@ def found(*arguments: str) -> list[str]:
 def test_folder_is_searched_to_the_bottom_for_audio_only() -> None:
     touch("calls/b.WAV", "calls/a/deep/c.flac", "calls/notes.txt", "calls/._b.wav", "calls/.cache/d.wav")
     assert found("calls") == ["calls/b.WAV", "calls/a/deep/c.flac"]
+
+
+def test_files_in_a_folder_are_recognised_by_their_first_bytes() -> None:
+    for name, kind in (("a", "WAV"), ("b.dat", "FLAC"), ("c.2024-05-01", "OGG"), ("d.bin", "AIFF")):
+        write(Path("calls/x.wav"), noise(0.2), kind=kind).rename(f"calls/{name}")
+    Path("calls/e.m4x").write_bytes(b"\0\0\0\x20ftypM4A \0\0\0\0")
+    Path("calls/f.clip").write_bytes(b"\x1a\x45\xdf\xa3" + bytes(60))
+    assert found("calls") == [
+        "calls/a",
+        "calls/b.dat",
+        "calls/c.2024-05-01",
+        "calls/d.bin",
+        "calls/e.m4x",
+        "calls/f.clip",
+    ]
+
+
+NOT_AUDIO = {
+    "empty": b"",
+    "notes.txt": b"call 17, angry customer\n",
+    "table.csv": b"a,b\n1,2\n",
+    "photo.jpg": b"\xff\xd8\xff\xe0" + bytes(100),
+    "photo.heic": b"\0\0\0\x24ftypheic\0\0\0\0mif1",
+    "photo.avif": b"\0\0\0\x1cftypavif",
+    "photo.webp": b"RIFF\x10\0\0\0WEBPVP8 ",
+    "photo.png": b"\x89PNG\r\n\x1a\n" + bytes(50),
+    "paper.pdf": b"%PDF-1.7\n",
+    "archive.zip": b"PK\x03\x04" + bytes(60),
+    "raw.gsm": b"\xd2\x4f\xa2" * 33,
+    "zeros": bytes(1000),
+}
+
+
+@pytest.mark.parametrize("name", NOT_AUDIO)
+def test_other_files_in_a_folder_are_skipped_and_counted(name: str) -> None:
+    touch("calls/a.wav")
+    Path("calls", name).write_bytes(NOT_AUDIO[name])
+    result = find_sources(["calls"])
+    assert [source.path.name for source in result.sources] == ["a.wav"]
+    assert [file.path.name for file in result.skipped] == [name]
+    kind = Path(name).suffix or "without extension"
+    assert result.skipped_message() == f"skipped 1 file that does not look like audio: 1 {kind} ({name})"
+
+
+def test_what_cannot_be_opened_as_a_file_is_skipped_without_waiting() -> None:
+    touch("calls/a.wav")
+    os.mkfifo("calls/pipe")
+    os.symlink("nowhere", "calls/link")
+    assert [file.path.name for file in find_sources(["calls"]).skipped] == ["link", "pipe"]
+
+
+def test_a_skipped_file_that_is_also_named_is_inspected_and_not_counted() -> None:
+    touch("calls/a.wav", "calls/raw")
+    result = find_sources(["calls", "calls/raw", "ca*"])
+    assert [source.path.name for source in result.sources] == ["a.wav", "raw"]
+    assert not result.skipped
+
+
+def test_skipped_files_are_summed_up_by_extension() -> None:
+    touch("d/a.wav", *(f"d/{i}.txt" for i in range(5)), *(f"d/x.{i}" for i in range(9)), "d/y", "d/z\x1b")
+    message = find_sources(["d"]).skipped_message()
+    assert message.startswith(
+        "skipped 16 files that do not look like audio: 5 .txt (0.txt, …), 2 without extension (y, …)"
+    )
+    assert message.endswith(", 5 others")
 
 
 def test_named_file_is_taken_whatever_its_extension() -> None:

@@ -43,7 +43,8 @@ def test_several_recordings_make_one_table_and_a_tally_beside_it(talk: Path, cap
     rows = [line for line in out.splitlines() if line.startswith(("talk.wav", "two.flac"))]
     assert [row.split()[:2] for row in rows] == [["talk.wav", "2.00"], ["two.flac", "0"], ["two.flac", "1"]]
     assert "onset" not in out
-    assert err == "3 verdicts: 3 fail\n"
+    assert err == "3 verdicts: 3 fail\n"  # the second channel of the second is a silent line
+    assert "judged by echo 0.0.0, profile fails\n" in out
 
 
 def test_narrow_terminal_keeps_every_column(talk: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +167,31 @@ def test_out_that_is_a_file_is_refused_before_work_begins(talk: Path, capsys: Ca
 )  # fmt: skip
 def test_exit_code_follows_the_verdict(talk: Path, profile: str, fail_on: str, code: int) -> None:
     assert run("inspect", talk, "--profile", profile, "--fail-on", fail_on, "--format", "jsonl") == code
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "code"),
+    [((), 0), (("skipped",), 1), (("fail", "skipped"), 1), (("never",), 0), (("warn",), 0), (("never", "skipped"), 2)],
+)
+def test_skipped_files_are_said_and_count_if_asked(fail_on: tuple[str, ...], code: int, capsys: Capture) -> None:
+    write(Path("calls/a.wav"), noise(2.0))
+    Path("calls/b.gsm").write_bytes(bytes(330))
+    options = [part for value in fail_on for part in ("--fail-on", value)]
+    assert run("inspect", "calls", "--format", "jsonl", *options) == code
+    out, err = capsys.readouterr()
+    if code == 2:
+        assert "'never' alone" in err
+        return
+    assert len(out.splitlines()) == 1
+    assert err == ("skipped 1 file that does not look like audio: 1 .gsm (b.gsm)\n1 verdict: 1 pass; 1 file skipped\n")
+
+
+def test_skipped_does_not_count_verdicts_and_an_error_comes_first(talk: Path) -> None:
+    assert run("inspect", talk, "--profile", "fails", "--fail-on", "skipped") == 0
+    assert run("inspect", talk, "--profile", "fails", "--fail-on", "skipped", "--fail-on", "fail") == 1
+    Path("calls").mkdir()
+    Path("calls/b.gsm").write_bytes(bytes(330))
+    assert run("inspect", talk, "calls", "--fail-on", "skipped") == 2
 
 
 @pytest.mark.parametrize(("fail_on", "code"), [("fail", 0), ("warn", 1)])

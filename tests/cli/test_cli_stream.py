@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from cli_material import noise, run, write
 
 from live_server import serving
@@ -38,7 +39,7 @@ def test_a_recording_is_streamed_and_summed_up_as_inspect_shows_it(talk, capsys)
     assert play(talk, "--fast") == 0
     out = capsys.readouterr().out
     assert "talk.wav" in out and "2.00 s" in out and "pass" in out
-    assert "speech  " in out and "linear16, 16 kHz, 1 channel" in out
+    assert "speech  " in out and "linear16, 16 kHz, 1 channel; judged by echo 0.0.0, profile default" in out
 
 
 def test_json_prints_every_message_of_the_server_as_a_line(talk, capsys):
@@ -112,7 +113,9 @@ def test_a_refusal_of_the_server_is_told_as_it_was_said(talk, capsys):
 
 
 def test_a_recording_that_breaks_off_is_an_error_after_its_summary(talk, capsys):
-    talk.write_bytes(talk.read_bytes()[:20_000])
+    samples = noise(18.0)
+    samples[-100] = np.nan  # in the second block that is decoded
+    soundfile.write(talk, samples, 16_000, subtype="FLOAT")
     assert play(talk, "--fast", "--json") == 2
     captured = capsys.readouterr()
     assert '"type":"summary"' in captured.out

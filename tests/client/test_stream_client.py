@@ -211,7 +211,7 @@ def test_tls_where_there_is_none_is_said():
 def test_a_path_that_the_server_does_not_have_is_said_to_be_wrong():
     async def main() -> None:
         async with serving() as (url, _):
-            assert "HTTP 403 instead of a WebSocket: give the server's address" in await refusal(url + "/v2/stream")
+            assert "HTTP 404 instead of a WebSocket: give the server's address" in await refusal(url + "/v2/stream")
 
     asyncio.run(main())
 

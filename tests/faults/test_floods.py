@@ -174,18 +174,17 @@ def test_a_multipart_body_is_bounded_beside_its_file_too(make_client):
     client = make_client(max_upload_bytes=200_000)
     headers = {"Content-Type": "multipart/form-data; boundary=B"}
 
-    def body(pieces: int, name: bytes = b"x" * 3000):
-        for _ in range(pieces):  # in chunks: no length is declared
+    def body(*names: bytes):
+        for name in names:  # in chunks: no length is declared
             yield part % name
 
-    many = client.post("/v1/inspect", content=body(10_000), headers=headers)
+    many = client.post("/v1/inspect", content=body(*[b"labels"] * 10_000), headers=headers)
     assert (many.status_code, many.json()["error"]["code"]) == (413, "payload_too_large")
-    few = client.post("/v1/inspect", content=b"".join(body(12)) + b"--B--\r\n", headers=headers)
+    few = client.post("/v1/inspect", content=body(*[b"x" * 3000] * 12), headers=headers)
     assert (few.status_code, few.json()["error"]["code"]) == (400, "protocol_error")
-    assert "and 4 more" in few.json()["error"]["message"] and len(few.content) < 2000
-    sound = wav_bytes(white_noise(1.0))
-    fine = b"".join(body(3)) + part % b"file" + b""
-    fine = fine[: -len(b"\r\n")] + sound + b"\r\n--B--\r\n"
+    assert len(few.content) < 2000
+    fine = b"".join(body(b"labels", b"profile", b"file"))
+    fine = fine[: -len(b"\r\n")] + wav_bytes(white_noise(1.0)) + b"\r\n--B--\r\n"
     assert client.post("/v1/inspect", content=fine, headers=headers).status_code == 200
 
 

@@ -1,6 +1,6 @@
 """The long run: prints counts; the exit code is 1 if anything failed.
 
-python -m tests.fuzz --recordings 10000 --conversations 1000
+python -m tests.fuzz --recordings 10000 --media 1000 --conversations 1000
 """
 
 from __future__ import annotations
@@ -23,18 +23,24 @@ def main() -> int:
     """Run recordings and conversations."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--recordings", type=int, default=10_000)
+    options.add_argument("--media", type=int, default=1_000, help="recordings that FFmpeg decodes")
     options.add_argument("--conversations", type=int, default=1_000)
     options.add_argument("--first", type=int, default=0, help="number of the first broken recording")
     chosen = options.parse_args()
     logging.disable(logging.CRITICAL)
-    tally = run(chosen.recordings, first=chosen.first)
-    sys.stdout.write("\n".join(tally.lines()) + "\n")
-    for (name, status), count in sorted(tally.by_format.items()):
-        sys.stdout.write(f"  {name:12} {status} {count:6}\n")
-    sys.stdout.flush()
+    failed = False
+    for count, media in ((chosen.recordings, False), (chosen.media, True)):
+        if not count:
+            continue
+        tally = run(count, first=chosen.first, media=media)
+        failed |= bool(tally.bad) or tally.growth_bytes > MOST_GROWTH_BYTES
+        sys.stdout.write("\n".join(tally.lines()) + "\n")
+        for (name, status), number in sorted(tally.by_format.items()):
+            sys.stdout.write(f"  {name:16} {status} {number:6}\n")
+        sys.stdout.flush()
     codes = run_conversations(chosen.conversations)
     sys.stdout.write(f"{sum(codes.values())} conversations: {dict(sorted(codes.items(), key=str))}\n")
-    return 1 if tally.bad or tally.growth_bytes > MOST_GROWTH_BYTES else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from media_files import FORMATS, encoded
 from signals import voice, wav_bytes
 
 Mutation = Callable[[bytearray, np.random.Generator], None]
@@ -37,6 +38,15 @@ def seeds() -> dict[str, bytes]:
         "caf": wav_bytes(mono, container="CAF"),
         "w64": wav_bytes(mono, container="W64"),
     }
+    return made
+
+
+def media_seeds() -> dict[str, bytes]:
+    """Return valid recordings, 0.3 s each, in the formats that only FFmpeg decodes."""
+    made = {name: encoded(voice(0.3, rate_hz=one.rate_hz), one) for name, one in FORMATS.items()}
+    video = FORMATS["matroska/flac"]
+    made["matroska/video"] = encoded(voice(0.3), video, tracks=2, pictures=True)
+    made["mp4/video"] = encoded(voice(0.3, rate_hz=48_000), FORMATS["mp4/fragments"], pictures=True)
     return made
 
 

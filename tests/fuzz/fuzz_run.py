@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fuzz_asgi import application, at_rest, post
-from fuzz_audio import seeds, spoiled
+from fuzz_audio import media_seeds, seeds, spoiled
 
 ANSWERS = frozenset({200, 400, 413, 415, 422})
 """Acceptable statuses for a corrupted recording; 429 and above would mean that it affected the server."""
@@ -46,9 +46,9 @@ class Tally:
         ]
 
 
-async def fuzz_audio(count: int, *, first: int = 0) -> Tally:
-    """Send this number of corrupted recordings, one after another."""
-    tally, good = Tally(), seeds()
+async def fuzz_audio(count: int, *, first: int = 0, media: bool = False) -> Tally:
+    """Send this number of corrupted recordings, one after another; `media`: those that FFmpeg decodes."""
+    tally, good = Tally(), media_seeds() if media else seeds()
     before = 0
     async with application() as app:
         for step in range(count):
@@ -69,12 +69,27 @@ async def fuzz_audio(count: int, *, first: int = 0) -> Tally:
                 tally.bad.append(f"number {number} ({name}) got {status}: {content[:300].decode(errors='replace')}")
             elif not isinstance(json.loads(content), dict):
                 tally.bad.append(f"number {number} ({name}) got no document")
-            if not at_rest(app):
+            if not at_rest(app) or decoders():
                 tally.bad.append(f"number {number} ({name}) left something behind")
             if step == int(count * WARM_UP):
                 before = resident_bytes()
         tally.growth_bytes = resident_bytes() - before
     return tally
+
+
+def decoders() -> list[int]:
+    """Return the process ids of decoders that this process has started; none if the system does not list them."""
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        found += [int(text) for text in path.read_text().split() if _is_decoder(int(text))]
+    return found
+
+
+def _is_decoder(process: int) -> bool:
+    try:
+        return b"media_worker" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def resident_bytes() -> int:
@@ -84,6 +99,6 @@ def resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * PAGE_BYTES if statm.exists() else 0
 
 
-def run(count: int, *, first: int = 0) -> Tally:
+def run(count: int, *, first: int = 0, media: bool = False) -> Tally:
     """Run `fuzz_audio` from outside an event loop."""
-    return asyncio.run(fuzz_audio(count, first=first))
+    return asyncio.run(fuzz_audio(count, first=first, media=media))

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from fuzz_run import run
 from fuzz_talk import run_conversations
 
-RECORDINGS, CONVERSATIONS = 1000, 100
+RECORDINGS, MEDIA, CONVERSATIONS = 1000, 200, 100
 MOST_GROWTH_BYTES = 48 * 2**20
 
 
@@ -23,6 +23,15 @@ def test_broken_recordings_are_refused_or_answered_and_leave_nothing():
     assert sum(tally.statuses.values()) == RECORDINGS
     assert tally.statuses[200] > 0.05 * RECORDINGS, "some are still recordings, or nothing was tried"
     assert tally.statuses[422] > 0.2 * RECORDINGS
+    assert tally.growth_bytes < MOST_GROWTH_BYTES
+
+
+@pytest.mark.slow
+def test_broken_recordings_for_ffmpeg_leave_nothing_either():
+    tally = run(MEDIA, media=True)
+    assert tally.bad == []
+    assert sum(tally.statuses.values()) == MEDIA
+    assert tally.statuses[200] > 0.05 * MEDIA and tally.statuses[422] > 0.05 * MEDIA
     assert tally.growth_bytes < MOST_GROWTH_BYTES
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from live_server import serving
 from signals import white_noise
-from speech_qc.audio.decode import LIVE_ENCODINGS
+from speech_qc.audio.pcm import LIVE_ENCODINGS
 from speech_qc.errors import StartupError
 from speech_qc.live.options import KNOWN
 from speech_qc.settings import Settings

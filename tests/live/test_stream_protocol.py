@@ -135,7 +135,9 @@ def test_a_stream_without_audio_is_closed_with_a_summary_that_invents_nothing(ma
     assert (summary["duration_s"], summary["frames"]) == (0, 0)
     channel = summary["channels"][0]
     assert channel["verdict"]["status"] == "unknown"
+    unknown = channel["levels"].pop("unknown")
     assert set(channel["levels"].values()) == {None}
+    assert set(unknown) == set(channel["levels"]) and set(unknown.values()) == {"no audio was received"}
     assert channel["summary"]["snr_db"] is None
 
 
@@ -187,7 +189,8 @@ def test_configure_changes_labels_interval_and_profile_without_a_gap(make_client
         ('{"type":"Configure","emit_ms":30}', "multiple of 20"),
         ('{"type":"Configure","emit_ms":"fast"}', "emit_ms"),
         ('{"type":"Configure","profile":"mine"}', "mine"),
-        ("x" * 5000, "JSON"),
+        ("x" * 5000, "audio in binary messages"),
+        ('{"type":"audio","data":"AAAA"}', "audio in binary messages"),
     ],
 )
 def test_a_bad_text_message_is_answered_and_the_stream_goes_on(make_client, text, part):

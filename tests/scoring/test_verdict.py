@@ -28,12 +28,15 @@ CLEAN = Summary(
     ovrl=4.0,
     reverberation=0.0,
     snr_by_kind_db=dict.fromkeys(SNR_KINDS, 45.0),
+    lost_ratio=0.0,
+    losses_per_min=0.0,
+    longest_loss_ms=0.0,
     label_ratios=RATIOS,
     reasons={},
 )
 SILENT = dataclasses.replace(
     CLEAN, speech_frames=0, speech_ratio=0.0, snr_db=None, sig=None, bak=None, ovrl=None,
-    reverberation=None, snr_by_kind_db={}, label_ratios=RATIOS | {"speech": 0.0},
+    reverberation=None, snr_by_kind_db={}, lost_ratio=None, label_ratios=RATIOS | {"speech": 0.0},
 )  # fmt: skip
 LEVELS: dict[str, float | None] = {
     "rms_dbfs": -22.0,
@@ -42,6 +45,12 @@ LEVELS: dict[str, float | None] = {
     "dc_offset": 0.0001,
     "digital_silence_ratio": 0.0,
     "bandwidth_hz": 7800.0,
+    "loudness_lufs": -22.0,
+    "loudness_range_lu": 8.0,
+    "true_peak_dbtp": -2.0,
+    "noise_floor_dbfs": -70.0,
+    "high_band_dbfs": -90.0,
+    "cancellation_db": -3.0,
 }
 
 
@@ -280,8 +289,8 @@ def test_telephone_speech_passes_the_call_centre_and_fails_the_data_set() -> Non
 
 
 def test_broadcast_does_not_let_clipping_pass() -> None:
-    found = codes(verdict("broadcast", clipped_ratio=1e-5, peak_dbfs=0.0))
-    assert found == ["peak_dbfs_above", "clipped_ratio_above"]
+    found = codes(verdict("broadcast", clipped_ratio=1e-5, true_peak_dbtp=1.0))
+    assert found == ["true_peak_dbtp_above", "clipped_ratio_above"]
 
 
 # --- quality ---------------------------------------------------------------------------------------------------------

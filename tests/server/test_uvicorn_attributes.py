@@ -31,10 +31,10 @@ from speech_qc.server.worker import WorkerServer
 USED = {
     BoundedHttpProtocol: {
         "_should_upgrade", "_unset_keepalive_if_required", "app", "connection_lost", "connection_made", "connections",
-        "cycle", "data_received", "handle_websocket_upgrade", "loop", "on_header", "on_headers_complete",
+        "cycle", "data_received", "handle_websocket_upgrade", "headers", "loop", "on_header", "on_headers_complete",
         "on_message_begin", "on_message_complete", "on_url", "parser", "pipeline", "resume_writing",
         "send_400_response", "timeout_keep_alive", "timeout_keep_alive_handler", "timeout_keep_alive_task",
-        "transport",
+        "transport", "url",
     },
     LiveWebSocketProtocol: {
         "close_sent", "config", "conn", "connection_lost", "connection_made", "curr_msg_data_type", "data_received",

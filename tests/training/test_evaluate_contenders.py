@@ -37,11 +37,11 @@ def sound(samples):
 
 
 def level_score(features):
-    """A net with two frames of look-ahead that returns the energy of the frame itself as `noise`."""
+    """A net with two frames of look-ahead that derives `noise` and `snr_db` from the energy of the frame itself."""
     energy = features[..., CONTRACT.features.mel_bands].reshape(len(features), -1, 2).mean(axis=2)
     scores = np.zeros((*energy.shape, len(CONTRACT.labels)), np.float32)
-    scores[..., CONTRACT.index("noise")] = 1.0 / (1.0 + np.exp(-(energy + 8.0)))
-    scores[..., CONTRACT.index("snr_db")] = 30.0
+    noise = scores[..., CONTRACT.index("noise")] = 1.0 / (1.0 + np.exp(-(energy + 8.0)))
+    scores[..., CONTRACT.index("snr_db")] = 30.0 * (1.0 - noise)
     scores[..., CONTRACT.index("speech")] = 0.9
     return scores[:, : scores.shape[1] - CONTRACT.lookahead_frames]
 

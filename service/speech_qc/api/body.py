@@ -1,14 +1,15 @@
 """The bytes of an uploaded recording, as they arrive: a raw body, or the part `file` of a multipart body.
 
-Unlike usual form parsers, this one never spools to disk: the decoder consumes the bytes as they arrive.
+Unlike usual form parsers, this one never spools to disk: the decoder consumes the bytes as they arrive. So options in
+form fields have to precede the part `file`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
@@ -18,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from speech_qc.admission.uploads import ClientLeft
 from speech_qc.errors import PayloadTooLarge, ProtocolError, RequestTimeout
 from speech_qc.settings import Settings
+from speech_qc.wire.option_names import NAME_CHARS, single_options, unknown_options
 
 PIECE_BYTES = 1 << 18
 """Bytes per hand-over to the decoder: 8 s of 16 kHz linear audio; smaller pieces cost more overhead."""
@@ -26,8 +28,8 @@ FILE_PART = "file"
 MULTIPART_SLACK_BYTES = 1 << 16
 """Allowance for boundaries, part headers and other parts around the recording."""
 
-NAMED_PARTS, NAME_CHARS = 8, 64
-"""Maximum number of parts that an error message names, and the length of each name."""
+FIELD_BYTES = 4096
+"""Maximum length of a form field."""
 
 
 @dataclass(slots=True)
@@ -39,12 +41,14 @@ class Upload:
         filename: File name that the client declared; None for a raw body.
         total_bytes: Length of the recording, if the client declared it.
         pieces: The bytes.
+        fields: Options that preceded the recording in a form.
     """
 
     content_type: str | None
     filename: str | None
     total_bytes: int | None
     pieces: AsyncIterator[bytes]
+    fields: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +75,18 @@ def body_limits(settings: Settings) -> BodyLimits:
     )
 
 
-async def open_upload(request: Request, limits: BodyLimits) -> Upload:
+async def open_upload(request: Request, limits: BodyLimits, names: Sequence[str]) -> Upload:
     """Find the recording in a request.
 
     Args:
         request: Request whose headers have arrived.
         limits: Enforced while the body is read, so iterating over the pieces may raise the errors below, too.
+        names: Names of the fields that a form may have besides the recording.
 
     Raises:
         RequestTimeout: The body arrives too slowly.
         PayloadTooLarge: The declared length is above the limit; nothing is read.
-        ProtocolError: The multipart body is malformed or has no part `file`.
+        ProtocolError: The multipart body is malformed, has no part `file`, or has a part that does not belong there.
     """
     max_bytes = limits.max_bytes
     kind, options = parse_options_header(request.headers.get("content-type"))
@@ -100,10 +105,10 @@ async def open_upload(request: Request, limits: BodyLimits) -> Upload:
     boundary = options.get(b"boundary")
     if not boundary:
         raise ProtocolError("expected a boundary in the multipart content type, got none: let the HTTP client set it")
-    form = _Form(boundary)
+    form = _Form(boundary, names)
     pieces = form.file_bytes(stream)
     first = await anext(pieces, b"")  # reads the part's headers, which must be valid before decoding starts
-    return Upload(form.content_type, form.filename, None, _chained(first, pieces))
+    return Upload(form.content_type, form.filename, None, _chained(first, pieces), single_options(form.fields, names))
 
 
 def _content_length(request: Request) -> int | None:
@@ -153,13 +158,14 @@ async def wait_for_disconnect(request: Request) -> None:
 
 
 async def _gathered(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Join small chunks into pieces of at least `PIECE_BYTES`."""
-    waiting = bytearray()
+    """Join small chunks into pieces of at least `PIECE_BYTES`, except for the first, whose errors should not wait."""
+    waiting, least = bytearray(), 1
     async for chunk in stream:
         waiting += chunk
-        if len(waiting) >= PIECE_BYTES:
+        if len(waiting) >= least:
             yield bytes(waiting)
             waiting.clear()
+            least = PIECE_BYTES
     if waiting:
         yield bytes(waiting)
 
@@ -172,16 +178,22 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 
 class _Form:
-    """Parses a multipart body as it arrives and yields the bytes of the part `file`."""
+    """Parses a multipart body as it arrives: the fields before the part `file`, then the bytes of that part.
 
-    def __init__(self, boundary: bytes) -> None:
+    Args:
+        boundary: Boundary that the content type declares.
+        options: Names of the fields that may precede the recording.
+    """
+
+    def __init__(self, boundary: bytes, options: Sequence[str]) -> None:
         self.content_type: str | None = None
         self.filename: str | None = None
-        self._seen: list[str] = []
-        self._parts = self._bytes = self._file_bytes = 0
-        self._found = False
-        self._inside = False
-        self._ended = False
+        self.fields: list[tuple[str, str]] = []
+        self._options = options
+        self._bytes = self._file_bytes = 0
+        self._found = self._ended = False
+        self._part = ""
+        self._value = bytearray()
         self._header_name = self._header_value = b""
         self._headers: dict[bytes, bytes] = {}
         self._out = bytearray()
@@ -215,17 +227,17 @@ class _Form:
             if self._bytes - self._file_bytes > MULTIPART_SLACK_BYTES:
                 raise PayloadTooLarge(
                     f"expected at most {MULTIPART_SLACK_BYTES} bytes in addition to the part {FILE_PART!r} of a "
-                    "multipart body, got more: send only the recording",
+                    "multipart body, got more: send only the recording and its options",
                     max_bytes=MULTIPART_SLACK_BYTES,
                 )
             if self._out:
                 yield bytes(self._out)
                 self._out.clear()
         if not self._found:
-            names = ", ".join(map(repr, self._seen)) or "none"
-            if self._parts > len(self._seen):
-                names += f" and {self._parts - len(self._seen)} more"
-            raise ProtocolError(f"expected one part named {FILE_PART!r} in the multipart body, got {names}")
+            names = ", ".join(repr(name) for name, _ in self.fields[:8]) or "none"
+            raise ProtocolError(
+                f"expected the recording in a part named {FILE_PART!r} of the multipart body, got {names}: add it"
+            )
         if not self._ended:
             raise ProtocolError("expected a closing boundary at the end of the multipart body: send the whole body")
 
@@ -243,25 +255,43 @@ class _Form:
         self._header_name = self._header_value = b""
 
     def _headers_finished(self) -> None:
+        """Check that this part may be here, as soon as its headers have arrived."""
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._parts += 1
-        if len(self._seen) < NAMED_PARTS:
-            self._seen.append(name[:NAME_CHARS])
-        if name != FILE_PART:
-            return
-        if self._found:
-            raise ProtocolError("expected one part named 'file', got several: send one recording per request")
-        self._found = self._inside = True
-        self.filename = options.get(b"filename", b"").decode("utf-8", "replace") or None
-        self.content_type = self._headers.get(b"content-type", b"").decode("latin-1") or None
+        self._part = name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name == FILE_PART:
+            if self._found:
+                raise ProtocolError("expected one part named 'file', got several: send one recording per request")
+            self._found = True
+            self.filename = options.get(b"filename", b"").decode("utf-8", "replace") or None
+            self.content_type = self._headers.get(b"content-type", b"").decode("latin-1") or None
+        elif b"filename" in options:
+            raise ProtocolError(
+                f"expected the recording in a part named {FILE_PART!r} of the multipart body, got a file named "
+                f"{name[:NAME_CHARS]!r}: rename that part",
+                part=name[:NAME_CHARS],
+                expected=FILE_PART,
+            )
+        elif name not in self._options:
+            raise unknown_options([name], (*self._options, FILE_PART))
+        elif self._found:
+            raise ProtocolError(
+                f"expected {name!r} before the part {FILE_PART!r}, got it after: the recording is scored while it "
+                f"arrives, so put its options first, or into the query",
+                option=name,
+            )
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._inside:
+        if self._part == FILE_PART:
             self._out += data[start:end]
+            return
+        self._value += data[start:end]
+        if len(self._value) > FIELD_BYTES:
+            raise ProtocolError(f"{self._part}: expected at most {FIELD_BYTES} bytes, got more: shorten it")
 
     def _part_end(self) -> None:
-        self._inside = False
+        if self._part != FILE_PART:
+            self.fields.append((self._part, self._value.decode("utf-8", "replace")))
+            self._value.clear()
 
     def _end(self) -> None:
         self._ended = True

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from speech_qc.api.deps import request_id
-from speech_qc.errors import MethodNotAllowed, NotFound, ProtocolError, RequestTimeout, SpeechQCError
+from speech_qc.errors import MethodNotAllowed, ProtocolError, RequestTimeout, SpeechQCError
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +35,8 @@ def install(app: FastAPI) -> None:
             logger.error("%s: %s id=%s", error.code, error.message, request_id(request))
         return answer(error, request)
 
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(validation_error(error.errors()), request)
-
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 404:
-            message = f"expected the path of an endpoint, got {request.url.path}: see GET /docs for all endpoints"
-            return answer(NotFound(message), request)
         if error.status_code == 405:
             allowed = {"Allow": (error.headers or {}).get("Allow", "")}
             message = f"{request.url.path} does not accept {request.method}: use {allowed['Allow']}"
@@ -58,12 +49,3 @@ def install(app: FastAPI) -> None:
         logger.exception("unexpected error id=%s", identity, exc_info=error)
         fault = SpeechQCError("unexpected server error: the log has the details under this request id")
         return answer(fault, request)
-
-
-def validation_error(errors: Any) -> ProtocolError:
-    """Convert FastAPI's validation errors to one of ours; each line has the option, the problem and the value."""
-    lines = []
-    for found in errors:
-        place = ".".join(str(part) for part in found["loc"][1:]) or str(found["loc"][0])
-        lines.append(f"{place}: {found['msg'].lower()}, got {found.get('input')!r}"[:300])
-    return ProtocolError("; ".join(lines), errors=lines)

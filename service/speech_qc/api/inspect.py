@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -16,7 +17,18 @@ from speech_qc.admission.memory import Reservation
 from speech_qc.admission.uploads import ClientLeft
 from speech_qc.api.body import Upload, body_limits, open_upload, wait_for_disconnect
 from speech_qc.api.deps import From, RequestId, State
+from speech_qc.api.inspect_options import (
+    NAMES,
+    InspectQuery,
+    form_properties,
+    given_options,
+    merged,
+    parameters,
+    parsed,
+)
+from speech_qc.audio import RawFormat
 from speech_qc.audio.decode import Decoder
+from speech_qc.audio.raw_format import parse_channels, raw_format
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.documents import choose_labels, export_report, inspection_document
 from speech_qc.pipeline.factory import decode_limits, make_lanes
@@ -27,23 +39,28 @@ from speech_qc.state import AppState
 from speech_qc.telemetry.tracing import note
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.schemas import ErrorAnswer, InspectAnswer
-from speech_qc.wire.vocabulary import AnswerFormat, ChannelMode
 
 router = APIRouter()
 
-AUDIO_TYPES = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "application/octet-stream")
+WARNINGS_HEADER, PROFILE_HEADER = "X-Warnings", "X-Profile"
+"""Headers of label tracks, which have no place for the warnings of the recording and the name of the profile."""
+
+AUDIO_TYPES = (
+    "audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/webm", "application/octet-stream"
+)  # fmt: skip
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _REQUEST_BODY: dict[str, Any] = {
     "required": True,
-    "description": "The recording itself, or a multipart form with one part named `file`.",
+    "description": "The recording itself, or a multipart form with the recording in a part named `file`. Form fields "
+    "may replace query options; they have to precede the part `file`.",
     "content": dict.fromkeys(AUDIO_TYPES, _BINARY)
     | {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": {"type": "string", "format": "binary"}},
+                "properties": form_properties() | {"file": {"type": "string", "format": "binary"}},
             }
         }
     },
@@ -59,7 +76,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     408: {"model": ErrorAnswer, "description": "The recording arrived too slowly"},
     413: {"model": ErrorAnswer, "description": "Too many bytes, seconds or channels"},
     415: {"model": ErrorAnswer, "description": "Unsupported audio format"},
-    422: {"model": ErrorAnswer, "description": "Broken audio: empty, truncated, not finite, or with an invalid header"},
+    422: {"model": ErrorAnswer, "description": "Broken audio: empty, not finite, or with an invalid header"},
     429: {"model": ErrorAnswer, "description": "Overloaded; retry after the time in `Retry-After`"},
     500: {"model": ErrorAnswer, "description": "An inference step failed"},
     503: {"model": ErrorAnswer, "description": "Draining, or the engine is dead"},
@@ -73,65 +90,101 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     summary="Inspect a recording",
     response_model=InspectAnswer,
     responses=_ANSWERS,
-    openapi_extra={"requestBody": _REQUEST_BODY},
+    openapi_extra={"parameters": parameters(), "requestBody": _REQUEST_BODY},
 )
-async def inspect(
-    request: Request,
-    state: State,
-    identity: RequestId,
-    caller: From,
-    frames: Annotated[bool, Query(description="Return the scores of every 20 ms frame.")] = True,
-    channels: Annotated[ChannelMode, Query(description="Inspect each channel separately, or their mean.")] = "split",
-    format: Annotated[AnswerFormat, Query(description="`json`, or only the events as a label track.")] = "json",
-    profile: Annotated[str | None, Query(description="Verdict profile; GET /v1/model lists all.")] = None,
-    labels: Annotated[str | None, Query(description="Comma-separated labels to return; all by default.")] = None,
-    explain: Annotated[
-        bool, Query(description="Return the evidence for each event: band, level, SNR, kind of sound.")
-    ] = False,
-) -> Response:
+async def inspect(request: Request, state: State, identity: RequestId, caller: From) -> Response:
     """Inspect a recording, sent as the request body or as a multipart part named `file`.
 
     Any `audio/*` content type is accepted; the format is detected from the bytes. Supported formats are WAV, RF64, W64,
-    AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and all others that libsndfile reads, at 8 to 192 kHz. WAV is scored
-    while it arrives.
+    AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and all others that libsndfile reads, at 8 to 192 kHz; with the extra
+    `media` also WebM, MP4, M4A, AMR, WMA and the sound of video files. WAV is scored while it arrives.
     """
+    query = given_options(request.query_params.multi_items())
     with state.models.current.held() as generation:
-        chosen = choose_labels(generation.contract, labels)
-        limits = state.profiles.get(profile or state.settings.default_profile)
-        is_json = format == "json"
-        options = InspectOptions(
-            limits,
-            channels,
-            frames and is_json,
-            state.settings.max_events,
-            explain and is_json,
-            state.settings.upload_deadline_s,
-        )
+        choice = _Choice.of(query, state, generation)  # refuses a wrong option before the body arrives
         with state.uploads.take(caller) as reservation:
-            upload = await open_upload(request, body_limits(state.settings))
-            inspection = await _inspect(state, generation, request, upload, options, reservation)
+            upload = await open_upload(request, body_limits(state.settings), NAMES)
+            if upload.fields:
+                choice = _Choice.of(merged(query, upload.fields), state, generation)
+            inspection = await _inspect(state, generation, request, upload, choice, reservation)
             note({f"speechqc.{stage}_s": seconds for stage, seconds in inspection.timing.stages().items()})
             note({"speechqc.audio_s": inspection.duration_s, "speechqc.channels": len(inspection.channels)})
-            if is_json:  # encode while the memory is still reserved
-                content = await asyncio.to_thread(_encoded, inspection, generation, identity, chosen, frames)
+            if choice.is_json:  # encode while the memory is still reserved
+                content = await asyncio.to_thread(_encoded, inspection, generation, identity, choice)
     _count_result(state, inspection)
-    if is_json:
+    if choice.is_json:
         return _HeldResponse(state, content)
-    export = EXPORTS[format]
+    export = EXPORTS[choice.query.format]
     name = PurePath(upload.filename or "recording").name
-    report = export_report(inspection, generation.contract, name, chosen)
-    disposition = f'attachment; filename="inspection.{export.extension}"'
-    return StreamingResponse(
-        export.render(report), media_type=export.media_type, headers={"Content-Disposition": disposition}
-    )
+    report = export_report(inspection, generation.contract, name, choice.labels)
+    headers = {"Content-Disposition": f'attachment; filename="inspection.{export.extension}"'}
+    headers |= {PROFILE_HEADER: choice.profile.encode("ascii", "replace").decode()}
+    if inspection.warnings:
+        headers[WARNINGS_HEADER] = ", ".join(dict.fromkeys(warning.code for warning in inspection.warnings))
+    return StreamingResponse(export.render(report), media_type=export.media_type, headers=headers)
 
 
-def _encoded(
-    inspection: RecordingFindings, generation: Generation, identity: str, labels: tuple[str, ...], frames: bool
-) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What a client has asked for, once it is known to exist.
+
+    Attributes:
+        query: The options.
+        labels: Labels to return.
+        profile: Name of the verdict profile.
+        options: Options of the inspection.
+    """
+
+    query: InspectQuery
+    labels: tuple[str, ...]
+    profile: str
+    options: InspectOptions
+
+    @classmethod
+    def of(cls, given: Mapping[str, str], state: AppState, generation: Generation) -> _Choice:
+        """Look up labels and profile.
+
+        Raises:
+            ProtocolError: A value is invalid, or there is no such label or profile.
+        """
+        query, settings = parsed(given), state.settings
+        profile, is_json = query.profile or settings.default_profile, query.format == "json"
+        options = InspectOptions(
+            state.profiles.get(profile),
+            parse_channels(query.channels)[1],
+            query.frames and is_json,
+            settings.max_events,
+            query.explain and is_json,
+            settings.upload_deadline_s,
+            settings.show_digits,
+        )
+        return cls(query, choose_labels(generation.contract, query.labels), profile, options)
+
+    @property
+    def raw(self) -> RawFormat | None:
+        """Format of audio without a header; None for a recording with one.
+
+        Raises:
+            ProtocolError: An option is missing, or is only for audio without a header.
+        """
+        return raw_format(self.query.encoding, self.query.sample_rate, parse_channels(self.query.channels)[0])
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the answer is the JSON document."""
+        return self.query.format == "json"
+
+
+def _encoded(inspection: RecordingFindings, generation: Generation, identity: str, choice: _Choice) -> bytes:
     """Encode the JSON answer; in a worker thread, since it may list thousands of events and hours of frames."""
     document = inspection_document(
-        inspection, generation.contract, generation.identity, request_id=identity, labels=labels, frames=frames
+        inspection,
+        generation.contract,
+        generation.identity,
+        request_id=identity,
+        profile=choice.profile,
+        labels=choice.labels,
+        frames=choice.query.frames,
     )
     return to_json(document)
 
@@ -154,10 +207,12 @@ async def _inspect(
     generation: Generation,
     request: Request,
     upload: Upload,
-    options: InspectOptions,
+    choice: _Choice,
     reservation: Reservation,
 ) -> RecordingFindings:
-    decoder = Decoder(decode_limits(state.settings), upload.content_type, upload.filename, upload.total_bytes)
+    limits = decode_limits(state.settings)
+    decoder = Decoder(limits, upload.content_type, upload.filename, upload.total_bytes, choice.raw)
+    options = choice.options
     lanes = make_lanes(state.settings)
     async with Inspector(generation.engine, generation.contract, lanes, options, reservation.set) as inspector:
         complete = asyncio.Event()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from speech_qc.errors import InvalidAudio, PayloadTooLarge
+from speech_qc.wire.vocabulary import AudioWarningCode, RawEncoding
 
 MIN_RATE_HZ = 8_000
 """Sample rate of telephone audio; a lower rate leaves no speech band to judge."""
@@ -49,6 +50,34 @@ class AudioInfo:
     channels: int
     encoding: str
     declared_frames: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioWarning:
+    """A problem with a recording that was read all the same.
+
+    Args:
+        code: Stable name of the problem.
+        message: What was expected, what was found, and what was done.
+    """
+
+    code: AudioWarningCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawFormat:
+    """What the sender says about audio without a header.
+
+    Args:
+        encoding: Encoding of the samples.
+        sample_rate_hz: Frames per second.
+        channels: Interleaved samples per frame.
+    """
+
+    encoding: RawEncoding
+    sample_rate_hz: int
+    channels: int = 1
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.decode import LIVE_ENCODINGS, pcm_to_float
+from speech_qc.audio.pcm import LIVE_ENCODINGS, pcm_to_float
 from speech_qc.wire.vocabulary import Encoding
 
 Float32 = NDArray[np.float32]

@@ -1,27 +1,23 @@
-"""Streaming WAV reader: parses the header as bytes arrive, then decodes samples block by block.
+"""Parses the header of a WAV, RF64 or BW64 file as its bytes arrive.
 
-libsndfile is not used here because a recording is scored while it is uploaded: memory must not grow with its length,
-and a live recorder's header (no size yet) must still be readable. Handles bytes and samples only;
-`speech_qc.audio.decode` decides which sizes, rates and durations are acceptable.
+libsndfile is not used because a recording is scored while it is uploaded: memory must not grow with its length, and a
+live recorder's header, which has no size yet, must be readable. Fields that contradict each other are common in
+practice; where the samples can be read all the same, the parser reads them and warns.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from speech_qc.audio.g711 import decode_alaw, decode_mulaw
+from speech_qc.audio import AudioWarning
 from speech_qc.errors import InvalidAudio
-
-BLOCK_FRAMES = 65_536
-"""Maximum frames in one decoded block; bounds the memory of a block."""
 
 HEADER_LIMIT_BYTES = 1 << 20
 """The sample data must begin within this limit; otherwise a size field is broken or the file is not audio."""
+
+LONG_FORMS = (b"RF64", b"BW64")
+"""First bytes of the forms with 64-bit sizes (EBU Tech 3306, ITU-R BS.2088)."""
 
 _TAG_PCM, _TAG_FLOAT, _TAG_ALAW, _TAG_MULAW, _TAG_EXTENSIBLE = 0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE
 
@@ -42,28 +38,40 @@ _SUBTYPES: dict[tuple[int, int], str] = {
 }
 """Maps format tag and bytes per sample to soundfile's name of the encoding."""
 
+PADDED_24 = "PCM_24_IN_32"
+"""24 bits in four bytes; the samples show whether they are in the upper three bytes or, as ALSA has them, the lower."""
+
+_ENDLESS_BYTES = 1_000_000_000
+"""Sizes from here on are rarely true; a round one is what a live recorder writes before it knows the size."""
+
 
 @dataclass(frozen=True)
 class WavHeader:
     """Contents of the chunks before the samples.
 
     Args:
-        container: `wav` or `rf64`.
-        subtype: soundfile's name of the encoding; None if only libsndfile can read it (ADPCM, GSM, …).
+        container: `wav`, `rf64` or `bw64`.
+        tag: Format tag; 0 if unknown.
+        subtype: soundfile's name of the encoding, or `PADDED_24`; None if only libsndfile can read it (ADPCM, GSM, …).
         sample_rate_hz: Frames per second.
         channels: Samples per frame; may be 0 in a broken file.
         frame_bytes: Bytes of one frame, or of one compressed block.
+        byte_rate: Declared bytes per second; may be wrong.
         data_bytes: Declared size of the samples; None if the writer did not know it.
         data_start: Position of the first sample in the file.
+        warnings: Fields that were ignored.
     """
 
     container: str
+    tag: int
     subtype: str | None
     sample_rate_hz: int
     channels: int
     frame_bytes: int
+    byte_rate: int
     data_bytes: int | None
     data_start: int
+    warnings: tuple[AudioWarning, ...] = ()
 
     @property
     def frames(self) -> int | None:
@@ -71,6 +79,29 @@ class WavHeader:
         if self.data_bytes is None or self.subtype is None:
             return None
         return self.data_bytes // self.frame_bytes
+
+    @property
+    def layout(self) -> tuple[int, str | None, int, int, int]:
+        """What two recordings must share to be read as one."""
+        return self.tag, self.subtype, self.sample_rate_hz, self.channels, self.frame_bytes
+
+    def seconds(self, byte_count: int) -> float:
+        """Duration of this many bytes of samples; approximate if they are compressed."""
+        rate = self.sample_rate_hz * self.frame_bytes if self.subtype else self.byte_rate
+        return byte_count / rate if rate else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """The fields of a fmt chunk that are used."""
+
+    tag: int
+    subtype: str | None
+    channels: int
+    rate_hz: int
+    frame_bytes: int
+    byte_rate: int
+    warnings: tuple[AudioWarning, ...]
 
 
 class WavHeaderParser:
@@ -84,15 +115,14 @@ class WavHeaderParser:
         self.raw = bytearray()
         self.header: WavHeader | None = None
         self._position = 0  # of the next chunk in the file
-        self._format: tuple[int, int, int, int, int] | None = None  # tag, channels, rate, frame bytes, sample bytes
+        self._format: _Format | None = None
         self._long_data_bytes: int | None = None  # from ds64
 
     def push(self, data: bytes | memoryview) -> None:
         """Parse more bytes; `header` is set as soon as the data chunk begins.
 
         Raises:
-            InvalidAudio: A chunk is inconsistent with itself or another, or the samples do not begin within the header
-                limit.
+            InvalidAudio: A chunk is too short, or the samples do not begin within the header limit.
         """
         self.raw += data
         if self._position == 0:
@@ -133,13 +163,13 @@ class WavHeaderParser:
 
     def _finish_header(self, size: int, data_start: int) -> WavHeader:
         """Build the header once the samples begin."""
-        if self._format is None:
+        fmt = self._format
+        if fmt is None:
             raise InvalidAudio(
                 "expected a 'fmt ' chunk before the samples of the WAV file, got none, so the encoding is unknown: "
                 "export the recording again"
             )
-        tag, channels, rate_hz, frame_bytes, sample_bytes = self._format
-        long_form = self.raw[:4] == b"RF64"
+        long_form = bytes(self.raw[:4]) in LONG_FORMS
         if long_form and size == 0xFFFFFFFF:
             if self._long_data_bytes is None:
                 raise InvalidAudio(
@@ -154,19 +184,32 @@ class WavHeaderParser:
             if size == 0 and (is_placeholder(riff_bytes) or riff_bytes + 8 <= data_start):
                 data_bytes = None  # never filled in; in an intentionally empty file, riff_bytes counts more chunks
         return WavHeader(
-            container="rf64" if long_form else "wav",
-            subtype=_SUBTYPES.get((tag, sample_bytes)),
-            sample_rate_hz=rate_hz,
-            channels=channels,
-            frame_bytes=frame_bytes,
+            container=bytes(self.raw[:4]).decode().lower() if long_form else "wav",
+            tag=fmt.tag,
+            subtype=fmt.subtype,
+            sample_rate_hz=fmt.rate_hz,
+            channels=fmt.channels,
+            frame_bytes=fmt.frame_bytes,
+            byte_rate=fmt.byte_rate,
             data_bytes=data_bytes,
             data_start=data_start,
+            warnings=fmt.warnings,
         )
 
 
 def is_placeholder(size: int) -> bool:
     """Whether a size field means "unknown": −1 or slightly less (ffmpeg), or just below 2^31 (sox)."""
     return size >= 0xFFFFFF00 or 0x7FFFF000 <= size <= 0x7FFFFFFF
+
+
+def is_endless(size: int) -> bool:
+    """Whether a size that exceeds the file is a recorder's round stand-in, such as 0x80000000 or 2 000 000 000.
+
+    A header of up to 256 bytes may be counted in it or not. Sizes of 64 bits are not affected.
+    """
+    if not _ENDLESS_BYTES <= size < 1 << 32:
+        return False
+    return size % 1_000_000 == 0 or (size + 256) % (1 << 16) <= 512
 
 
 def _parse_ds64(chunk: bytes) -> int:
@@ -177,14 +220,11 @@ def _parse_ds64(chunk: bytes) -> int:
     return size
 
 
-def _parse_format(chunk: bytes) -> tuple[int, int, int, int, int]:
-    """Parse a fmt chunk and check that its fields are consistent.
-
-    Returns:
-        Format tag (0 if unknown), channels, rate in Hz, bytes per frame, bytes per sample.
+def _parse_format(chunk: bytes) -> _Format:
+    """Parse a fmt chunk; where the size of a frame is certain, block align and byte rate that contradict it are wrong.
 
     Raises:
-        InvalidAudio: The chunk is too short, or block align or byte rate is inconsistent with the other fields.
+        InvalidAudio: The chunk is too short.
 
     Source: Microsoft "Multiple channel audio data and WAVE files"; RFC 2361 for the tags.
     """
@@ -195,141 +235,33 @@ def _parse_format(chunk: bytes) -> tuple[int, int, int, int, int]:
     tag, channels, rate_hz, byte_rate, frame_bytes, bits = struct.unpack_from("<HHIIHH", chunk)
     if tag == _TAG_EXTENSIBLE:
         tag = struct.unpack_from("<H", chunk, 24)[0] if len(chunk) >= 40 and chunk[26:40] in _SUBFORMAT_TAILS else 0
-    sample_bytes = (bits + 7) // 8
-    if (tag, sample_bytes) in _SUBTYPES and channels:
-        if frame_bytes != channels * sample_bytes:
-            raise InvalidAudio(
-                f"expected a WAV block align of {channels * sample_bytes} for {channels} channels of {bits} bits, got "
-                f"{frame_bytes}: export the recording again",
-                channels=channels,
-                bits=bits,
-                block_align=frame_bytes,
+    sample_bytes = _sample_bytes(tag, bits, frame_bytes, channels)
+    subtype = _SUBTYPES.get((tag, sample_bytes))
+    if subtype is None or not channels:
+        return _Format(tag, subtype, channels, rate_hz, frame_bytes, byte_rate, ())
+    if tag == _TAG_PCM and 16 < bits <= 24 and sample_bytes == 4:
+        subtype = PADDED_24
+    warnings = []
+    for name, declared, right in (
+        ("block align", frame_bytes, channels * sample_bytes),
+        ("byte rate", byte_rate, rate_hz * channels * sample_bytes),
+    ):
+        if declared != right:
+            warnings.append(
+                AudioWarning(
+                    "header_field_ignored",
+                    f"expected a WAV {name} of {right} for {channels} channel(s) of {bits} bits at {rate_hz} Hz, got "
+                    f"{declared}: it was ignored",
+                )
             )
-        if byte_rate != rate_hz * frame_bytes:
-            raise InvalidAudio(
-                f"expected a WAV byte rate of {rate_hz * frame_bytes} for {rate_hz} Hz with {frame_bytes} bytes per "
-                f"frame, got {byte_rate}: export the recording again",
-                sample_rate_hz=rate_hz,
-                byte_rate=byte_rate,
-            )
-    return tag, channels, rate_hz, frame_bytes, sample_bytes
+    return _Format(tag, subtype, channels, rate_hz, channels * sample_bytes, byte_rate, tuple(warnings))
 
 
-class WavSamples:
-    """Converts the bytes of a data chunk to blocks of frames; owned by one decoder.
-
-    A push may end in the middle of a frame; less than one frame is kept between pushes. Chunks after the data chunk
-    (LIST, id3 …) are ignored, and so is an incomplete frame at the end of the data chunk.
-    """
-
-    def __init__(self, header: WavHeader) -> None:
-        if header.subtype is None:
-            raise ValueError("expected a header with a known subtype, got one that only libsndfile reads")
-        self.received_bytes = 0
-        self.frames = 0
-        self.header = header
-        self._convert = CONVERTERS[header.subtype]
-        self._rest = b""  # of an incomplete frame
-
-    def push(self, data: bytes | memoryview) -> list[NDArray[np.float32]]:
-        """Convert all frames that are now complete.
-
-        Returns:
-            Blocks of at most `BLOCK_FRAMES` frames, each float32 [n, channels], C-contiguous, a new array.
-
-        Raises:
-            InvalidAudio: A float sample is NaN or infinite.
-        """
-        header, view = self.header, memoryview(data)
-        if header.data_bytes is not None:
-            view = view[: header.data_bytes - self.received_bytes]
-        self.received_bytes += len(view)
-        blocks: list[NDArray[np.float32]] = []
-        if self._rest:
-            missing = min(header.frame_bytes - len(self._rest), len(view))
-            self._rest += view[:missing]
-            view = view[missing:]
-            if len(self._rest) < header.frame_bytes:
-                return blocks
-            blocks.append(self._block(self._rest))
-        whole = len(view) - len(view) % header.frame_bytes
-        for start in range(0, whole, BLOCK_FRAMES * header.frame_bytes):
-            blocks.append(self._block(view[start : min(start + BLOCK_FRAMES * header.frame_bytes, whole)]))
-        self._rest = bytes(view[whole:])
-        return blocks
-
-    def _block(self, data: bytes | memoryview) -> NDArray[np.float32]:
-        """Convert whole frames and count them."""
-        block = self._convert(data).reshape(-1, self.header.channels)
-        check_finite(block, self.frames, self.header.sample_rate_hz)
-        self.frames += len(block)
-        return block
-
-
-def check_finite(block: NDArray[np.float32], first_frame: int, rate_hz: int) -> None:
-    """Reject NaN and infinity, which would corrupt every later sum of the stream.
-
-    Args:
-        block: [n, channels].
-        first_frame: Position of the block in its recording.
-        rate_hz: For the position in seconds.
-
-    Raises:
-        InvalidAudio: Names the first bad sample by frame, seconds and channel.
-    """
-    finite = np.isfinite(block)
-    if finite.all():
-        return
-    row, channel = (int(i) for i in np.argwhere(~finite)[0])
-    frame = first_frame + row
-    raise InvalidAudio(
-        f"expected finite samples, got {block[row, channel]} at sample {frame} ({frame / rate_hz:.4f} s) of channel "
-        f"{channel}: fix the program that wrote the recording",
-        sample=frame,
-        position_s=frame / rate_hz,
-        channel=channel,
-    )
-
-
-Converter = Callable[[bytes | memoryview], NDArray[np.float32]]
-"""Converts whole little-endian samples to float32 1-D, scaled as in libsndfile; always returns a new array."""
-
-
-def _from_u8(data: bytes | memoryview) -> NDArray[np.float32]:
-    return (np.frombuffer(data, np.uint8).astype(np.float32) - np.float32(128)) * np.float32(2.0**-7)
-
-
-def _from_s16(data: bytes | memoryview) -> NDArray[np.float32]:
-    return np.frombuffer(data, "<i2") * np.float32(2.0**-15)  # computed in float32 (NEP 50)
-
-
-def _from_s24(data: bytes | memoryview) -> NDArray[np.float32]:
-    three = np.frombuffer(data, np.uint8).reshape(-1, 3)
-    four = np.zeros((len(three), 4), np.uint8)
-    four[:, 1:] = three  # in the upper bytes, which preserves the sign
-    return four.reshape(-1).view("<i4").astype(np.float32) * np.float32(2.0**-31)
-
-
-def _from_s32(data: bytes | memoryview) -> NDArray[np.float32]:
-    return np.frombuffer(data, "<i4").astype(np.float32) * np.float32(2.0**-31)
-
-
-def _from_f32(data: bytes | memoryview) -> NDArray[np.float32]:
-    return np.frombuffer(data, "<f4").astype(np.float32)
-
-
-def _from_f64(data: bytes | memoryview) -> NDArray[np.float32]:
-    with np.errstate(over="ignore", invalid="ignore"):  # overflow gives infinity, which `check_finite` reports
-        return np.frombuffer(data, "<f8").astype(np.float32)
-
-
-CONVERTERS: dict[str, Converter] = {
-    "PCM_U8": _from_u8,
-    "PCM_16": _from_s16,
-    "PCM_24": _from_s24,
-    "PCM_32": _from_s32,
-    "FLOAT": _from_f32,
-    "DOUBLE": _from_f64,
-    "ALAW": decode_alaw,
-    "ULAW": decode_mulaw,
-}
+def _sample_bytes(tag: int, bits: int, frame_bytes: int, channels: int) -> int:
+    """Return the bytes of one sample; block align decides only where the bits per sample leave it open."""
+    if tag in (_TAG_ALAW, _TAG_MULAW):
+        return 1  # some writers declare the 16 bits that a sample decodes to, or none
+    aligned = frame_bytes // channels if channels and frame_bytes % channels == 0 else 0
+    if bits == 0 or (tag == _TAG_PCM and 16 < bits <= 24 and aligned == 4):
+        return aligned
+    return (bits + 7) // 8

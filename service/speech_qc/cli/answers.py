@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from speech_qc.audio.raw_format import parse_channels, raw_format
 from speech_qc.cli.files import InputFile
 from speech_qc.cli.options import Question
 from speech_qc.cli.seams import CommandError
@@ -52,12 +53,13 @@ class LocalAnswerer:
         question: Options of the inspection.
 
     Raises:
-        ProtocolError: The profile or a label does not exist.
+        ProtocolError: The profile or a label does not exist, or the format of audio without a header is incomplete.
     """
 
     def __init__(self, detector: Detector, question: Question) -> None:
         detector.profile(question.profile)  # fail before minutes of work
         detector.labels(question.labels)
+        raw_format(question.encoding, question.sample_rate, parse_channels(question.channels)[0])
         self._detector, self._question = detector, question
         self._stopping = threading.Event()
 
@@ -79,11 +81,14 @@ class LocalAnswerer:
         question = self._question
         found = self._detector.inspect(
             path,
+            sample_rate=question.sample_rate,
+            encoding=question.encoding,
             channels=question.channels,
             profile=question.profile,
             labels=question.labels,
             frames=question.frames,
             explain=question.explain,
+            show_digits=question.show_digits,
             on_step=self._check,
         )
         return found.document

@@ -79,6 +79,10 @@ def check_libraries() -> CheckResult:
     if missing:
         advice = "install libsndfile 1.1 or later to read them"
         return CheckResult("libraries", "warn", f"{text}; cannot read {', '.join(missing)}", advice)
+    if not _version("av"):
+        advice = "pip install 'speech-qc[media]' to read M4A, WebM and more"
+        return CheckResult("libraries", "warn", f"{text}; no PyAV", advice)
+    text += f", PyAV {_version('av')}"
     if not _version("uvloop") and sys.platform != "win32":
         return CheckResult("libraries", "warn", f"{text}; no uvloop", "pip install uvloop: more streams per server")
     return CheckResult("libraries", "ok", text)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import secrets
+import shutil
+import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +17,18 @@ from pathlib import Path
 AUDIO_EXTENSIONS = frozenset({
     ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
     ".caf", ".sph", ".nist", ".voc",
+    ".webm", ".mka", ".mkv", ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".amr", ".awb", ".wma",
+    ".asf", ".wmv", ".spx", ".avi", ".flv", ".ts", ".mpg", ".mpeg", ".mxf", ".ac3", ".eac3", ".wv", ".ape", ".tta",
+    ".dss", ".ds2", ".qcp", ".ra", ".rm",
 })  # fmt: skip
-"""Extensions that are searched for in folders; a file that is named explicitly is always tried."""
+"""Extensions that are searched for in folders; other files there are recognised by their first bytes. A file that is
+named explicitly is always tried."""
+
+KINDS_SHOWN = 6
+"""Maximum kinds of skipped files that a message lists."""
+
+
+STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +37,16 @@ class InputFile:
 
     Args:
         path: Its path, as the user wrote it or as it was found.
+        label: Its name in results, if that is not the path.
     """
 
     path: Path
+    label: str = ""
 
     @property
     def name(self) -> str:
         """The path as text that is safe in terminals and JSON documents."""
-        return printable(os.fsencode(self.path).decode("utf-8", "replace"))
+        return self.label or printable(os.fsencode(self.path).decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,7 @@ class Found:
     Args:
         sources: Each file once, in the order of the arguments and by name within a folder or pattern.
         missing: One message per argument without a recording.
+        skipped: Files in the folders that do not look like audio; hidden ones do not count.
         several: Whether the arguments may refer to more than one file, even if only one was found. It decides the
             format of the result, which must not depend on the number of files in a folder.
     """
@@ -48,6 +64,23 @@ class Found:
     sources: Sequence[InputFile]
     missing: Sequence[str]
     several: bool
+    skipped: Sequence[InputFile] = ()
+
+    def skipped_message(self) -> str:
+        """Return a line about the files that were skipped, by extension, with an example of each."""
+        kinds: dict[str, list[InputFile]] = defaultdict(list)
+        for file in self.skipped:
+            kinds[file.path.suffix.lower()].append(file)
+        largest = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+        parts = [
+            f"{len(files)} {printable(suffix) or 'without extension'} ({printable(files[0].path.name)}"
+            + (", …)" if len(files) > 1 else ")")
+            for suffix, files in largest[:KINDS_SHOWN]
+        ]
+        if rest := sum(len(files) for _, files in largest[KINDS_SHOWN:]):
+            parts.append(f"{rest} others")
+        count = "1 file that does" if len(self.skipped) == 1 else f"{len(self.skipped)} files that do"
+        return f"skipped {count} not look like audio: {', '.join(parts)}"
 
 
 def printable(text: str) -> str:
@@ -55,51 +88,93 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def find_sources(arguments: Sequence[str]) -> Found:
+@contextmanager
+def standard_input_copied(arguments: Sequence[str]) -> Iterator[Path | None]:
+    """Copy standard input to a temporary file if an argument is `-`: it can be read once only, a file several times.
+
+    Yields:
+        The file; None if no argument is `-`.
+    """
+    if STANDARD_INPUT not in arguments:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="speech-qc-") as folder:
+        target = Path(folder, "stdin")
+        with target.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        yield target
+
+
+def find_sources(arguments: Sequence[str], standard_input: Path | None = None) -> Found:
     """Resolve files, folders (searched recursively) and glob patterns (`**` matches subfolders).
 
     Args:
         arguments: As given on the command line.
+        standard_input: The file to read for `-`.
     """
     sources: dict[str, InputFile] = {}
+    skipped: dict[str, InputFile] = {}
     missing: list[str] = []
     several = len(arguments) != 1
     for argument in arguments:
+        if argument == STANDARD_INPUT and standard_input is not None:
+            sources.setdefault(argument, InputFile(standard_input, argument))
+            continue
         path = Path(argument)
         if path.is_dir():
             several = True
-            paths = list(_recordings_in(path))
+            paths, others = _sorted_out([path])
             problem = f"no recordings in this folder; expected files ending in {' '.join(sorted(AUDIO_EXTENSIONS))}"
         elif path.exists() or not glob.has_magic(argument):
-            paths = [path] if path.exists() else []
+            paths, others = [path] if path.exists() else [], []
             problem = "no such file or folder"
         else:
             several = True
-            paths = list(_matches(argument))
+            paths, others = _sorted_out(map(Path, sorted(glob.glob(argument, recursive=True))))
             problem = "no file matches this pattern"
         if not paths:
             missing.append(f"{printable(argument)}: {problem}")
         for found in paths:
             sources.setdefault(os.path.realpath(found), InputFile(found))
-    return Found(list(sources.values()), missing, several)
+        for other in others:
+            skipped.setdefault(os.path.realpath(other), InputFile(other))
+    unheard = [file for name, file in skipped.items() if name not in sources]
+    return Found(list(sources.values()), missing, several, unheard)
 
 
-def _recordings_in(folder: Path) -> Iterator[Path]:
+def _sorted_out(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the recordings among these files and in these folders, then the other files in the folders."""
+    recordings: list[Path] = []
+    others: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            for file in _files_in(path):
+                (recordings if _is_recording(file) else others).append(file)
+        else:
+            recordings.append(path)
+    return recordings, others
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
     """Walk a folder in order of names; skip hidden files, such as the `._` files that macOS creates on other disks."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_EXTENSIONS:
-                yield Path(parent, name)
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 
-def _matches(pattern: str) -> Iterator[Path]:
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(match)
-        if path.is_dir():
-            yield from _recordings_in(path)
-        else:
-            yield path
+def _is_recording(path: Path) -> bool:
+    """Whether a file in a folder is to be inspected: by its extension, otherwise by its first bytes."""
+    from speech_qc.audio.decode import SIGNATURE_BYTES, is_recording
+
+    if path.suffix.lower() in AUDIO_EXTENSIONS:
+        return True
+    try:
+        if not path.is_file():  # opening a pipe would wait for its writer
+            return False
+        with path.open("rb") as file:
+            return is_recording(file.read(SIGNATURE_BYTES))
+    except OSError:
+        return False
 
 
 def result_names(sources: Sequence[InputFile], extension: str) -> list[str]:

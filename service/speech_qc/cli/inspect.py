@@ -18,11 +18,20 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from speech_qc.audio.raw_format import parse_channels, raw_format
 from speech_qc.cli.answers import Answerer, Document, LocalAnswerer, answers_in_order
 from speech_qc.cli.api_key_option import api_key_for
-from speech_qc.cli.files import Found, InputFile, find_sources, replaced_when_complete, result_names, write_file
+from speech_qc.cli.files import (
+    Found,
+    InputFile,
+    find_sources,
+    replaced_when_complete,
+    result_names,
+    standard_input_copied,
+    write_file,
+)
 from speech_qc.cli.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
-from speech_qc.cli.options import COUNTED, Format, InspectCommand
+from speech_qc.cli.options import COUNTED, Format, InspectCommand, InspectFailOn
 from speech_qc.cli.seams import CommandError, Seams
 from speech_qc.cli.tables import (
     SCORES_MAX_S,
@@ -54,12 +63,18 @@ def inspect(options: InspectCommand, seams: Seams) -> int:
         SpeechQCError: Nothing can be inspected: there is no model, or no such profile.
         BrokenPipeError: The reader of standard output has closed the pipe.
     """
+    with standard_input_copied(options.files) as standard_input:
+        return _inspect(options, find_sources(options.files, standard_input), seams)
+
+
+def _inspect(options: InspectCommand, found: Found, seams: Seams) -> int:
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    found = find_sources(options.files)
     _check(options, found)
     api_key = api_key_for(options.api_key_file, url=options.url)
     for message in found.missing:
         notes.print(Text(f"error: {message}"))
+    if found.skipped:
+        notes.print(Text(found.skipped_message()))
     if not found.sources:
         return ERROR
     try:
@@ -77,6 +92,8 @@ def _check(options: InspectCommand, found: Found) -> None:
     """Reject invalid combinations of options before minutes of work."""
     if options.url and (options.model or options.device):
         raise CommandError("--model and --device apply to local inspection: omit them with --url")
+    if InspectFailOn.never in options.fail_on and len(options.fail_on) > 1:
+        raise CommandError("--fail-on: expected 'never' alone, got it with others: leave out one of them")
     if options.scores and options.form not in (Format.table, Format.csv):
         raise CommandError(
             f"--scores needs --format table or csv; --format {options.form} "
@@ -85,6 +102,8 @@ def _check(options: InspectCommand, found: Found) -> None:
     if options.scores and options.form is Format.table and found.several and options.out is None:
         raise CommandError("--scores prints one recording: for several, use --format csv or --out DIR")
     shows = options.form in (Format.json, Format.jsonl, Format.table)
+    if options.question.show_digits and options.url is not None:
+        raise CommandError("--show-digits: with --url, the server's setting SPEECHQC_SHOW_DIGITS decides")
     if options.question.explain and options.plot is None and not shows:
         raise CommandError(f"--explain is not available with --format {options.form}: use json, jsonl, table or --plot")
     if options.form in ONE_FILE_ONLY and found.several and options.out is None:
@@ -129,7 +148,9 @@ class Run:
         """The exit code for the results so far; an error takes precedence over a verdict."""
         if self._errors:
             return ERROR
-        return FOUND if COUNTED[self._options.fail_on].intersection(self._statuses) else OK
+        causes = self._options.fail_on
+        skipped = InspectFailOn.skipped in causes and bool(self._found.skipped)
+        return FOUND if skipped or any(COUNTED[cause].intersection(self._statuses) for cause in causes) else OK
 
     async def inspect_all(self, seams: Seams) -> None:
         """Inspect every recording and deliver the results in order."""
@@ -156,7 +177,7 @@ class Run:
         if len(self._table):
             self._show(self._table.shown(self._stdout.width))
         if self._found.several or self._targets:
-            self._notes.print(Text(tally(self._statuses, self._errors)))
+            self._notes.print(Text(tally(self._statuses, self._errors, len(self._found.skipped))))
 
     def _answerer(self, seams: Seams) -> Answerer:
         options = self._options
@@ -187,6 +208,9 @@ class Run:
     def _deliver(self, source: InputFile, number: int, document: Document) -> None:
         """Write one result to its destination; called for one result at a time."""
         options = self._options
+        if options.form not in (Format.json, Format.jsonl):  # these contain the warnings
+            for warning in document.get("warnings", ()):
+                self._notes.print(Text(f"warning: {source.name}: {warning['message']}"))
         if options.plot is not None:
             self._draw(source, number, document, options.plot)
             if not options.question.frames and options.form in (Format.json, Format.jsonl):
@@ -241,12 +265,15 @@ class Run:
         from speech_qc.cli.plot import plot_channel
 
         count = len(document["channels"])
+        question = self._options.question
+        given, mode = parse_channels(question.channels)
+        raw = raw_format(question.encoding, question.sample_rate, given)
         stem = f"{picture.stem}-{number}" if self._found.several else picture.stem
         for position, channel in enumerate(document["channels"]):
             name = f"{stem}-ch{channel['channel']}" if count > 1 else stem
             target = picture.with_name(name + picture.suffix)
             with replaced_when_complete(target) as draft:
-                plot_channel(source.path, document, position, draft, mix=self._options.question.channels == "mix")
+                plot_channel(source.path, document, position, draft, mix=mode == "mix", raw=raw)
             self._notes.print(Text(f"{target}: {source.name}" + (f", channel {position}" if count > 1 else "")))
 
     def _note_error(self, source: InputFile, error: Exception) -> None:

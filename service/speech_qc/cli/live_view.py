@@ -227,6 +227,7 @@ class TerminalView:
                 channel["frames"] = frames
         return {
             "model": ready.model.model_dump(),
+            "profile": summary.profile,
             "audio": {
                 "duration_s": summary.duration_s,
                 "sample_rate_hz": ready.sample_rate_hz,

@@ -17,12 +17,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from speech_qc.cli.options import FailOn, Format, InspectCommand, Question
+from speech_qc.cli.options import FailOn, Format, InspectCommand, InspectFailOn, Question
 from speech_qc.cli.seams import CommandError, Seams
 from speech_qc.errors import SpeechQCError
 from speech_qc.exit_codes import CLOSED_PIPE, ERROR, INTERRUPTED, OK
 from speech_qc.version import __version__
-from speech_qc.wire.vocabulary import ChannelMode, Device, Encoding, LogLevel
+from speech_qc.wire.vocabulary import Device, Encoding, LogLevel, RawEncoding
 
 Model = Annotated[Path | None, typer.Option(help="Model file, instead of SPEECHQC_MODEL_PATH.", show_default=False)]
 KeyFile = Annotated[
@@ -62,15 +62,18 @@ def _all_commands(
 
 @app.command(
     "inspect",
-    epilog="Exit codes: 0 no verdict reached --fail-on, 1 a verdict reached it, 2 an error, such as an unreadable "
-    "recording, an invalid option or a missing model. An error takes precedence over verdicts; it does not stop the "
-    "other files.",
+    epilog="Exit codes: 0 nothing reached --fail-on, 1 a verdict or a skipped file did, 2 an error, such as an "
+    "unreadable recording, an invalid option or a missing model. An error takes precedence over verdicts; it does not "
+    "stop the other files.",
 )
 def _inspect(
     context: typer.Context,
     files: Annotated[
         list[str],
-        typer.Argument(help="Recordings, folders (searched recursively), or quoted glob patterns.", metavar="FILES"),
+        typer.Argument(
+            help="Recordings, folders (searched recursively), quoted glob patterns, or - for standard input.",
+            metavar="FILES",
+        ),
     ],
     form: Annotated[
         Format,
@@ -85,7 +88,22 @@ def _inspect(
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Verdict profile.", show_default=False)] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels; all by default.")] = None,
-    channels: Annotated[ChannelMode, typer.Option(help="Inspect each channel separately, or their mean.")] = "split",
+    channels: Annotated[
+        str,
+        typer.Option(
+            help="split: inspect each channel separately; mix: their mean. With --encoding also the number of "
+            "channels, as in 2 or 2,mix.",
+            metavar="split|mix|N",
+        ),
+    ] = "split",
+    encoding: Annotated[
+        RawEncoding | None,
+        typer.Option(help="Encoding of audio without a header; recordings have one.", show_default=False),
+    ] = None,
+    sample_rate: Annotated[
+        int | None,
+        typer.Option(help="Samples per second of audio without a header.", show_default=False),
+    ] = None,
     frames: Annotated[
         bool, typer.Option("--frames/--no-frames", help="Include the scores of every 20 ms frame in JSON.")
     ] = True,
@@ -95,13 +113,17 @@ def _inspect(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the evidence for each event: band, level over the floor, SNR, kind.")
     ] = False,
+    show_digits: Annotated[
+        bool, typer.Option("--show-digits", help="Name the telephone keys in tones; by default they are masked.")
+    ] = False,
     fail_on: Annotated[
-        FailOn,
+        list[InspectFailOn] | None,
         typer.Option(
             help="Exit 1 if any verdict is at least this severe. 'unknown' (no speech, too short) counts only with "
-            "'warn'."
+            "'warn'. 'skipped': exit 1 if a folder has files that do not look like audio. May be repeated.",
+            show_default="fail",
         ),
-    ] = FailOn.fail,
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="Use this server instead of running the model here.", show_default=False)
     ] = None,
@@ -120,8 +142,9 @@ def _inspect(
     """Inspect recordings: what disturbs the speech, where, and whether the quality is good enough."""
     from speech_qc.cli.inspect import inspect
 
-    question = Question(profile, labels, channels, frames, explain)
-    command = InspectCommand(files, form, out, question, scores, fail_on, url, plot, model, device, api_key_file)
+    question = Question(profile, labels, channels, frames, explain, encoding, sample_rate, show_digits)
+    causes = fail_on or [InspectFailOn.fail]
+    command = InspectCommand(files, form, out, question, scores, causes, url, plot, model, device, api_key_file)
     with _quiet_log():
         _run(lambda: inspect(command, context.obj))
 

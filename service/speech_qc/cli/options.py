@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from speech_qc.wire.vocabulary import ChannelMode
+    from speech_qc.wire.vocabulary import RawEncoding
 
 
 class Format(StrEnum):
@@ -33,7 +33,21 @@ class FailOn(StrEnum):
     never = "never"
 
 
-COUNTED = {FailOn.fail: {"fail"}, FailOn.warn: {"fail", "warn", "unknown"}, FailOn.never: set[str]()}
+class InspectFailOn(StrEnum):
+    """What causes exit code 1 of `inspect`; `skipped` is a file in a folder that does not look like audio."""
+
+    fail = "fail"
+    warn = "warn"
+    skipped = "skipped"
+    never = "never"
+
+
+COUNTED: Mapping[str, frozenset[str]] = {
+    "fail": frozenset({"fail"}),
+    "warn": frozenset({"fail", "warn", "unknown"}),
+    "skipped": frozenset(),
+    "never": frozenset(),
+}
 """Verdicts that count. `unknown` is not a defect, but `--fail-on warn` also rejects recordings without a verdict."""
 
 
@@ -44,16 +58,22 @@ class Question:
     Args:
         profile: Name of a verdict profile; None for the default one.
         labels: Comma-separated labels; None for all.
-        channels: Inspect each channel separately, or their mean.
+        channels: Inspect each channel separately, or their mean; or the channels of audio without a header.
         frames: Whether to include the scores of every frame.
         explain: Whether to include the evidence for each event.
+        encoding: Encoding of audio without a header; None for recordings.
+        sample_rate: Its sample rate, Hz; None for the usual one.
+        show_digits: Whether to name the telephone keys in tones.
     """
 
     profile: str | None = None
     labels: str | None = None
-    channels: ChannelMode = "split"
+    channels: str = "split"
     frames: bool = True
     explain: bool = False
+    encoding: RawEncoding | None = None
+    sample_rate: int | None = None
+    show_digits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +86,7 @@ class InspectCommand:
         out: Folder for one result file per recording; None for standard output.
         question: Options for the inspection of each recording.
         scores: Print a line per frame.
-        fail_on: Which verdicts cause exit code 1.
+        fail_on: What causes exit code 1.
         url: Server to use; None to run the model here.
         plot: Picture to draw; None for none.
         model: Model file; None for the one in the settings.
@@ -79,7 +99,7 @@ class InspectCommand:
     out: Path | None = None
     question: Question = field(default_factory=Question)
     scores: bool = False
-    fail_on: FailOn = FailOn.fail
+    fail_on: Sequence[InspectFailOn] = (InspectFailOn.fail,)
     url: str | None = None
     plot: Path | None = None
     model: Path | None = None

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio import DecodeLimits
-from speech_qc.audio.decode import LIVE_ENCODINGS, FileDecoder, decode_file
+from speech_qc.audio import AudioWarning, DecodeLimits
+from speech_qc.audio.decode import FileDecoder, decode_file
+from speech_qc.audio.pcm import LIVE_ENCODINGS
 from speech_qc.audio.resample import Resampler
 from speech_qc.cli.files import printable
 from speech_qc.cli.seams import CommandError
@@ -105,6 +106,11 @@ class PlayedRecording:
             if block is None:
                 return
             rest = rest[end:]
+
+    @property
+    def warnings(self) -> Sequence[AudioWarning]:
+        """What was wrong with the recording, although it was read; complete after its last portion."""
+        return self._file.warnings
 
     def close(self) -> None:
         """Close the file."""

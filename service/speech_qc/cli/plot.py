@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_qc.audio import RawFormat
 from speech_qc.cli.seams import CommandError
 from speech_qc.cli.signal_views import RATE_HZ, Views, read_views
 from speech_qc.cli.sparklines import TICKS_S, column_means
@@ -82,7 +83,15 @@ def check_available(target: Path) -> None:
         raise CommandError("--plot needs matplotlib, which is not installed: pip install 'speech-qc[plot]'")
 
 
-def plot_channel(path: Path, document: Mapping[str, Any], position: int, target: Path, *, mix: bool = False) -> None:
+def plot_channel(
+    path: Path,
+    document: Mapping[str, Any],
+    position: int,
+    target: Path,
+    *,
+    mix: bool = False,
+    raw: RawFormat | None = None,
+) -> None:
     """Draw one channel to a file; the suffix chooses the format.
 
     Args:
@@ -91,6 +100,7 @@ def plot_channel(path: Path, document: Mapping[str, Any], position: int, target:
         position: Index of the channel in the document.
         target: File to write.
         mix: The document's channel is the mean of all channels of the recording.
+        raw: Format of audio without a header; None if the recording has one.
 
     Raises:
         ClientError: The file has changed since it was inspected.
@@ -101,7 +111,7 @@ def plot_channel(path: Path, document: Mapping[str, Any], position: int, target:
 
     channel = document["channels"][position]
     duration_s = document["audio"]["duration_s"]
-    views = read_views(path, None if mix else channel["channel"], duration_s)
+    views = read_views(path, None if mix else channel["channel"], duration_s, raw=raw)
     frames: Mapping[str, NDArray[np.float32]] = channel.get("frames", {})
     heads = [label for label in HEADLINES if label in frames]
     causes = [label for label in CAUSES if label in frames]

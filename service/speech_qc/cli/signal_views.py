@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio import DecodeLimits
+from speech_qc.audio import DecodeLimits, RawFormat
 from speech_qc.audio.decode import decode_file
 from speech_qc.audio.resample import Resampler
 
@@ -43,19 +43,27 @@ class Views:
     column_s: float
 
 
-def read_views(path: Path, channel: int | None, duration_s: float, *, max_columns: int = MAX_COLUMNS) -> Views:
+def read_views(
+    path: Path,
+    channel: int | None,
+    duration_s: float,
+    *,
+    raw: RawFormat | None = None,
+    max_columns: int = MAX_COLUMNS,
+) -> Views:
     """Decode a recording again, block by block, for its picture.
 
     Args:
         path: The recording.
         channel: Index of the channel; None for the mean of all.
         duration_s: Its length according to the inspection.
+        raw: Format of audio without a header; None if the recording has one.
         max_columns: Maximum number of columns K.
 
     Raises:
         ClientError: The file has changed since it was inspected.
     """
-    with decode_file(path, UNLIMITED) as file:
+    with decode_file(path, UNLIMITED, raw) as file:
         resampler = Resampler(file.info.sample_rate_hz, RATE_HZ)
         painter = _Painter(max(1, round(duration_s * RATE_HZ)), max_columns)
         for block in file:

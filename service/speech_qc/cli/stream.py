@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from speech_qc.cli.api_key_option import api_key_for, with_hint
 from speech_qc.cli.files import InputFile
@@ -113,6 +114,9 @@ async def _play(command: StreamCommand, audio: PlayedRecording | StandardInput, 
             return await _converse(command, audio, client, view)
         finally:
             view.close()
+            if isinstance(audio, PlayedRecording):
+                for warning in audio.warnings:
+                    notes.print(Text(f"warning: {warning.message}"))
 
 
 async def _converse(

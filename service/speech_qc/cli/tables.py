@@ -59,10 +59,12 @@ class RunTable:
 
     def __init__(self) -> None:
         self._rows: list[tuple[Text | str, ...]] = []
+        self._judges: dict[str, None] = {}  # in the order of their first recording
 
     def add(self, source: InputFile, document: Document) -> None:
         """Add the rows of one recording."""
         several = len(document["channels"]) > 1
+        self._judges[judge(document)] = None
         for channel in document["channels"]:
             summary, verdict = channel["summary"], channel["verdict"]
             events = len(channel["events"]) + channel.get("events_dropped", 0)
@@ -86,15 +88,19 @@ class RunTable:
         return len(self._rows)
 
     def shown(self, width: int) -> Group:
-        """Return the table with the first reasons of each verdict: in a column if there is room, otherwise below."""
+        """Return the table with the first reasons of each verdict: in a column if there is room, otherwise below.
+
+        A line under it names the model and the profile.
+        """
+        judges = Text(printable("; ".join(self._judges)), style="dim")
         if width >= WIDE:
-            return Group(self._table(reasons=True))
+            return Group(self._table(reasons=True), judges)
         below = [
             Text(f"{row[0]}{f' channel {row[1]}' if row[1] else ''}: {' '.join(str(row[-1]).splitlines())}")
             for row in self._rows
             if str(row[-1])
         ]
-        return Group(self._table(), *([Text()] if below else []), *below)
+        return Group(self._table(), judges, *([Text()] if below else []), *below)
 
     def figures(self) -> Table:
         """Return the table without reasons."""
@@ -116,6 +122,12 @@ class RunTable:
         return table
 
 
+def judge(document: Document) -> str:
+    """Name the model and the profile of a result; older servers do not send the profile."""
+    model, profile = document["model"], document.get("profile")
+    return f"judged by {model['name']} {model['version']}" + (f", profile {profile}" if profile else "")
+
+
 def open_table() -> Table:
     """Return a table in this program's style: a line under the headings, no other lines."""
     return Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -132,16 +144,18 @@ def detail(source: InputFile, document: Document, width: int, *, ascii_only: boo
     """
     table = RunTable()
     table.add(source, document)
-    audio, model = document["audio"], document["model"]
+    audio = document["audio"]
     rate_khz = f"{audio['sample_rate_hz'] / 1000:g} kHz"
     channels = "1 channel" if audio["channels"] == 1 else f"{audio['channels']} channels"
-    about = f"{audio['encoding']}, {rate_khz}, {channels}; judged by {model['name']} {model['version']}"
+    about = f"{audio['encoding']}, {rate_khz}, {channels}; {judge(document)}"
     parts: list[RenderableType] = [table.figures(), Text(printable(about), style="dim")]
+    if document.get("stereo") is not None:
+        parts.append(Text(_stereo_line(document["stereo"]), style="dim"))
     for channel in document["channels"]:
         parts.append(Text())
         if len(document["channels"]) > 1:
             parts.append(Text(f"Channel {channel['channel']}", style="bold"))
-        parts.append(Text(_levels_line(channel["levels"]), style="dim"))
+        parts += [Text(line, style="dim") for line in _levels_lines(channel["levels"])]
         parts += [Text(f"• {reason['message']}") for reason in channel["verdict"]["reasons"]]
         parts += [_event_table(channel) if channel["events"] else Text("No events.", style="dim")]
         if channel.get("events_dropped"):
@@ -177,11 +191,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def tally(statuses: Sequence[str], errors: int) -> str:
-    """Return a summary line of a run, with a verdict per channel: `12 verdicts: 9 pass, 2 warn, 1 fail; 1 error`."""
+def tally(statuses: Sequence[str], errors: int, skipped: int = 0) -> str:
+    """Return the last line of a run, a verdict per channel: `3 verdicts: 2 pass, 1 fail; 1 error; 1 file skipped`."""
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STATUS_STYLES if status in statuses)
     text = f"{len(statuses)} verdict{'' if len(statuses) == 1 else 's'}" + (f": {counts}" if counts else "")
-    return text + (f"; {errors} error{'' if errors == 1 else 's'}" if errors else "")
+    text += f"; {errors} error{'' if errors == 1 else 's'}" if errors else ""
+    return text + (f"; {skipped} file{'' if skipped == 1 else 's'} skipped" if skipped else "")
 
 
 def _event_table(channel: Mapping[str, Any]) -> Table:
@@ -190,6 +205,9 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
     for heading in ("onset s", "offset s", "length s", "score", "highest"):
         table.add_column(heading, justify="right")
     table.add_column("severity")
+    detailed = any(event.get("detail") is not None for event in channel["events"])
+    if detailed:
+        table.add_column("detail")
     explained = any(event.get("evidence") is not None for event in channel["events"])
     if explained:
         table.add_column("band Hz", justify="right", no_wrap=True)
@@ -206,9 +224,22 @@ def _event_table(channel: Mapping[str, Any]) -> Table:
             f"{event['score_mean']:.2f}",
             f"{event['score_max']:.2f}",
             Text(event["severity"], style=SEVERITY_STYLES.get(event["severity"], "")),
+            *((_detail_cell(event.get("detail")),) if detailed else ()),
             *(_evidence_cells(event.get("evidence") or {}) if explained else ()),
         )
     return table
+
+
+def _detail_cell(detail: Mapping[str, Any] | None) -> str:
+    """Format what is known about a dropout or a tone."""
+    if detail is None:
+        return ""
+    if "gap_ms" in detail:
+        return f"{detail['kind']} {detail['gap_ms']:.0f} ms"
+    if detail["digits"]:
+        return f"{detail['kind']} {detail['digits']}"
+    frequencies = "+".join(f"{hz:.0f}" for hz in detail["frequencies_hz"])
+    return f"{detail['kind']} {frequencies} Hz" if frequencies else str(detail["kind"])
 
 
 def _evidence_cells(evidence: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -222,14 +253,32 @@ def _evidence_cells(evidence: Mapping[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-def _levels_line(levels: Mapping[str, float | None]) -> str:
-    """Format the signal levels in one line."""
+def _levels_lines(levels: Mapping[str, Any]) -> list[str]:
+    """Format the signal levels in two lines, and in a third what is above 8 kHz."""
     clipped, silence = levels["clipped_ratio"], levels["digital_silence_ratio"]
-    return (
+    lines = [
         f"level {_number(levels['rms_dbfs'], '.1f')} dBFS, peak {_number(levels['peak_dbfs'], '.1f')} dBFS, "
         f"clipped {_number(None if clipped is None else 100 * clipped, '.2f')} %, "
         f"digital silence {_number(None if silence is None else 100 * silence, '.1f')} %, "
-        f"DC {_number(levels['dc_offset'], '.4f')}, band {_number(levels['bandwidth_hz'], '.0f')} Hz"
+        f"DC {_number(levels['dc_offset'], '.4f')}, band {_number(levels['bandwidth_hz'], '.0f')} Hz",
+        f"loudness {_number(levels.get('loudness_lufs'), '.1f')} LUFS, "
+        f"range {_number(levels.get('loudness_range_lu'), '.1f')} LU, "
+        f"true peak {_number(levels.get('true_peak_dbtp'), '.1f')} dBTP, "
+        f"noise floor {_number(levels.get('noise_floor_dbfs'), '.1f')} dBFS",
+    ]
+    if levels.get("high_band_dbfs") is not None:
+        tone_hz = levels.get("high_tone_hz")
+        named = "" if tone_hz is None else f", with a tone at {tone_hz:.0f} Hz"
+        lines.append(f"above 8 kHz: {levels['high_band_dbfs']:.1f} dBFS{named}")
+    return lines
+
+
+def _stereo_line(stereo: Mapping[str, Any]) -> str:
+    """Format the comparison of two channels."""
+    inverted = "; one channel is inverted" if stereo["inverted"] else ""
+    return (
+        f"channels: correlation {_number(stereo['correlation'], '.2f')}, "
+        f"channel 0 is {_number(stereo['imbalance_db'], '+.1f')} dB relative to channel 1{inverted}"
     )
 
 

@@ -23,9 +23,11 @@ def main(descriptor: int) -> int:
         The exit code.
     """
     raise_gc_thresholds()
+    from speech_qc.audio.native_stderr import keep_stderr
     from speech_qc.errors import StartupError
     from speech_qc.workers import Job, Member
 
+    keep_stderr()
     end = socket.socket(fileno=descriptor)
     job = Job.receive(end)
     if job is None:

@@ -17,6 +17,7 @@ import socket as sockets
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Sequence
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -109,7 +110,9 @@ def _no_stream(url: str, error: Exception, timeout_s: float) -> NoStream:
 
 
 def _refusal(error: InvalidStatus) -> StreamError | None:
-    """Return the error with which a speech-qc server refused the upgrade; None for other servers."""
+    """Return the error with which a speech-qc server refused the upgrade; None for other servers and other paths."""
+    if error.response.status_code == HTTPStatus.NOT_FOUND:
+        return None
     try:
         return StreamError.model_validate({"type": "error", **json.loads(error.response.body or b"")})
     except (ValueError, TypeError):  # not JSON, not an object, or other fields

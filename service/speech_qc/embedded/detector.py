@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import get_args
 from uuid import uuid4
 
+import numpy as np
+
+from speech_qc.audio.raw_format import parse_channels, raw_format
 from speech_qc.engine import Runner
 from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.direct import DirectModel, inspect_blocks
@@ -18,14 +20,17 @@ from speech_qc.pipeline.documents import (
 )
 from speech_qc.pipeline.factory import check_default_profile, decode_limits, make_runner
 from speech_qc.pipeline.recording import InspectOptions
-from speech_qc.pipeline.sources import Source, WholeNumber, opened
+from speech_qc.pipeline.sources import Source, WholeNumber, opened, whole_number
 from speech_qc.results import Inspection
 from speech_qc.scoring import Profile, load_profiles
 from speech_qc.settings import Settings, load_settings
-from speech_qc.wire.vocabulary import ChannelMode
+from speech_qc.wire.vocabulary import RawEncoding
 
 Labels = str | Iterable[str] | None
 """Labels as a list, or comma-separated; None for all."""
+
+Channels = int | str
+"""`split`, `mix`, or the channels of audio without a header, as in `2` or `2,mix`."""
 
 UNLIMITED_BYTES = 1 << 62
 """The limit on uploads protects a server's memory; a program may read files of any size."""
@@ -63,51 +68,76 @@ class Detector:
             joined = ",".join(names)
         return choose_labels(self.model.contract, joined)
 
-    def profile(self, name: str | None) -> Profile:
+    def profile(self, name: str | None) -> tuple[str, Profile]:
         """Find a verdict profile; the default one for None.
+
+        Returns:
+            Its name, and its limits.
 
         Raises:
             ProtocolError: There is no such profile.
         """
         if name is not None and not isinstance(name, str):
             raise ProtocolError(f"profile: expected the name of a profile, got {name!r}")
-        return self.profiles.get(name or self.settings.default_profile)
+        chosen = name or self.settings.default_profile
+        return chosen, self.profiles.get(chosen)
 
     def inspect(
         self,
         source: Source,
         *,
         sample_rate: WholeNumber | None = None,
-        channels: ChannelMode = "split",
+        encoding: RawEncoding | None = None,
+        channels: Channels = "split",
         profile: str | None = None,
         labels: Labels = None,
         frames: bool = True,
         explain: bool = False,
+        show_digits: bool = False,
         on_step: Callable[[], object] = lambda: None,
     ) -> Inspection:
         """Inspect one recording; see `inspect`.
 
         Args:
             source: The recording.
-            sample_rate: Sample rate of an array, Hz; None for all other sources.
-            channels: `split` to inspect each channel separately, `mix` for their mean.
+            sample_rate: Sample rate of an array or of audio without a header, Hz; None for recordings.
+            encoding: Encoding of audio without a header; None for recordings and arrays.
+            channels: `split` to inspect each channel separately, `mix` for their mean; for audio without a header also
+                their number, as in `2` or `"2,mix"`.
             profile: Name of the verdict profile; None for the default one.
             labels: Labels to return; None for all.
             frames: Return the scores of every frame.
             explain: Find the evidence for each event.
+            show_digits: Name the telephone keys in tones.
             on_step: Called before each step of the model, every few seconds of audio; if it raises, the work ends.
         """
         chosen = self.labels(labels)
-        limits = self.profile(profile)
-        if channels not in get_args(ChannelMode):
-            raise ProtocolError(f"channels: expected 'split' or 'mix', got {channels!r}")
-        options = InspectOptions(limits, channels, frames, self.settings.max_events, explain)
-        with opened(source, sample_rate, self._limits) as recording:
+        profile, limits = self.profile(profile)
+        count, mode = parse_channels(str(channels))
+        raw = None
+        if encoding is not None or count is not None:
+            if isinstance(source, np.ndarray):
+                raise ProtocolError(
+                    "encoding and a number of channels are for bytes and files: leave them out for arrays"
+                )
+            rate_hz = None if sample_rate is None else whole_number("sample_rate", sample_rate)
+            raw = raw_format(encoding, rate_hz, count)
+        options = InspectOptions(
+            limits,
+            mode,
+            frames,
+            self.settings.max_events,
+            explain,
+            show_digits=show_digits or self.settings.show_digits,
+        )
+        with opened(source, sample_rate, self._limits, raw) as recording:
             found = inspect_blocks(self.model, recording, options, on_step)
         identity = model_info(self.model.runner)
         contract = self.model.contract
         return Inspection(
-            inspection_document(found, contract, identity, request_id=uuid4().hex, labels=chosen, frames=frames)
+            inspection_document(
+                found, contract, identity, request_id=uuid4().hex, profile=profile, labels=chosen, frames=frames
+            )
         )
 
 
@@ -149,11 +179,13 @@ def inspect(
     source: Source,
     sample_rate: WholeNumber | None = None,
     *,
-    channels: ChannelMode = "split",
+    encoding: RawEncoding | None = None,
+    channels: Channels = "split",
     profile: str | None = None,
     labels: Labels = None,
     frames: bool = True,
     explain: bool = False,
+    show_digits: bool = False,
 ) -> Inspection:
     """Inspect one recording: scores for every 20 ms, events, levels, a summary and a verdict.
 
@@ -162,12 +194,16 @@ def inspect(
     Args:
         source: A path; the bytes of a recording; an open binary file, which is read from its position to its end; or
             samples as float32 or float64 in [-1, 1] or as int16, of shape (n,) or (n, channels).
-        sample_rate: Sample rate of an array, 8000 to 192000 Hz; recordings declare theirs in the header.
-        channels: `split` to inspect each channel separately, `mix` for their mean.
+        sample_rate: Sample rate of an array or of audio without a header, 8000 to 192000 Hz; recordings declare theirs.
+        encoding: Encoding of audio without a header: `linear16`, `mulaw`, `alaw`, `float32`, `gsm`, …; None for
+            recordings and arrays.
+        channels: `split` to inspect each channel separately, `mix` for their mean. For audio without a header also the
+            number of interleaved channels, as in `2` or `"2,mix"`.
         profile: Name of the verdict profile; None for the default one.
         labels: Labels to return, as a list or comma-separated; None for all.
         frames: Return the scores of every frame. Without them and without `explain`, memory does not grow with length.
         explain: Find the evidence for each event: its frequency band, its level above the noise floor, its SNR.
+        show_digits: Name the telephone keys in tones, which may be card numbers; otherwise they are masked (`****`).
 
     Returns:
         The findings; `to_dict()` gives the document of `POST /v1/inspect`.
@@ -191,9 +227,11 @@ def inspect(
     return default_detector().inspect(
         source,
         sample_rate=sample_rate,
+        encoding=encoding,
         channels=channels,
         profile=profile,
         labels=labels,
         frames=frames,
         explain=explain,
+        show_digits=show_digits,
     )

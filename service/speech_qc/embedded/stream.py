@@ -11,12 +11,14 @@ from typing import Any, Self, get_args
 
 from numpy.typing import NDArray
 
+from speech_qc.audio.stereo import StereoMeter
 from speech_qc.embedded.detector import Detector, Labels, default_detector
 from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.documents import (
     channel_findings,
     event_message,
     frame_columns,
+    stereo_fields,
 )
 from speech_qc.pipeline.factory import FLUSH_HOPS
 from speech_qc.pipeline.session import Session
@@ -45,6 +47,7 @@ class Stream:
         channels: Interleaved channels, 1 to 64; each is scored separately.
         profile: Name of the verdict profile; None for the default one.
         labels: Labels to return, as a list or comma-separated; None for all.
+        show_digits: Name the telephone keys in tones, which may be card numbers; otherwise they are masked (`****`).
         detector: A loaded model, to use instead of the one that the process shares.
 
     Raises:
@@ -69,6 +72,7 @@ class Stream:
         channels: int = 1,
         profile: str | None = None,
         labels: Labels = None,
+        show_digits: bool = False,
         detector: Detector | None = None,
     ) -> None:
         if encoding not in get_args(Encoding):
@@ -79,11 +83,19 @@ class Stream:
         detector = detector or default_detector()
         model, settings = detector.model, detector.settings
         self._contract = model.contract
-        self._profile = detector.profile(profile)
+        self._profile_name, self._profile = detector.profile(profile)
         self._labels = detector.labels(labels)
         self._sessions = [
-            Session(model.contract, rate_hz, max_events=settings.max_events, reader=model.reader) for _ in range(count)
+            Session(
+                model.contract,
+                rate_hz,
+                max_events=settings.max_events,
+                reader=model.reader,
+                show_digits=show_digits or settings.show_digits,
+            )
+            for _ in range(count)
         ]
+        self._stereo = StereoMeter() if count == 2 else None
         self._audio = PushedAudio(encoding, count, piece_samples=round(rate_hz * PIECE_S))
         self._stepper = model.stepper(count)
         self._hops = settings.live_chunk_hops
@@ -117,6 +129,8 @@ class Stream:
                 for piece in pieces:
                     for session, samples in zip(self._sessions, piece, strict=True):
                         session.push(samples)
+                    if self._stereo is not None:
+                        self._stereo.push(piece[0], piece[1])
                     updates += self._advance()
             return updates
 
@@ -144,9 +158,11 @@ class Stream:
                 updates = self._advance()
                 records = [session.record(self._profile) for session in self._sessions]
             self._result = StreamResult(
+                self._profile_name,
                 round(records[0].duration_s, 6),
                 records[0].frame_total,
                 [channel_findings(channel, record, self._labels) for channel, record in enumerate(records)],
+                **stereo_fields(None if self._stereo is None else self._stereo.result()),
             )
             return updates
 

@@ -6,15 +6,15 @@ checked, and an error message says what is accepted.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from speech_qc.audio.decode import LIVE_ENCODINGS
+from speech_qc.audio.pcm import LIVE_ENCODINGS
 from speech_qc.contract import ModelContract
 from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.documents import choose_labels
 from speech_qc.scoring import Profile, Profiles
+from speech_qc.wire.option_names import single_options
 from speech_qc.wire.vocabulary import Encoding
 
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
@@ -87,18 +87,7 @@ def parse_options(
     Raises:
         ProtocolError: An option does not exist, is repeated, or has an invalid value.
     """
-    pairs = list(query)
-    unknown = sorted({name for name, _ in pairs} - set(KNOWN))
-    if unknown:
-        raise ProtocolError(
-            f"expected options from {', '.join(KNOWN)}; got {', '.join(map(repr, unknown))}: correct the query",
-            unknown=unknown,
-            known=list(KNOWN),
-        )
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if twice:
-        raise ProtocolError(f"expected each option once, got {', '.join(twice)} more than once: keep one of them")
-    given = dict(pairs)
+    given = single_options(query, KNOWN)
     asked = given.get("encoding", "linear16")
     encoding = next((known for known in LIVE_ENCODINGS if known == asked), None)
     if encoding is None:

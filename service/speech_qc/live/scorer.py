@@ -18,12 +18,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_qc.audio.stereo import StereoMeter
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine, Lane, StepResult
 from speech_qc.errors import InferenceError
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
-from speech_qc.pipeline.documents import channel_findings, event_message, timing_answer
+from speech_qc.pipeline.documents import channel_findings, event_message, stereo_fields, timing_answer
 from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE
 from speech_qc.pipeline.recording import Timing
 from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session
@@ -90,6 +91,7 @@ class Scorer:
         on_piece: Called with the samples that were pushed.
         max_events: Maximum events listed per channel.
         max_ahead_samples: Maximum samples, at the model's rate, that may wait.
+        show_digits: Name the telephone keys in tones; otherwise they are masked.
     """
 
     def __init__(
@@ -105,16 +107,23 @@ class Scorer:
         *,
         max_events: int,
         max_ahead_samples: int,
+        show_digits: bool = False,
     ) -> None:
         self.options = options
         self.sessions = [
             Session(
-                contract, options.rate_hz, max_events=max_events, reader=reader, on_piece=partial(on_piece, channel)
+                contract,
+                options.rate_hz,
+                max_events=max_events,
+                reader=reader,
+                on_piece=partial(on_piece, channel),
+                show_digits=show_digits,
             )
             for channel in range(options.channels)
         ]
         self._engine, self._contract, self._lanes, self._outbox = engine, contract, lanes, outbox
         self._metrics = metrics
+        self._stereo = StereoMeter() if options.channels == 2 else None
         self._live_seconds = metrics.audio_seconds.labels("live")
         self._live_noisy = metrics.noisy_frames.labels("live")
         self._noisy_counted = 0  # frames
@@ -186,6 +195,8 @@ class Scorer:
         """
         for session, samples in zip(self.sessions, channels, strict=True):
             session.push(samples, bounded=bounded)
+        if self._stereo is not None:
+            self._stereo.push(channels[0], channels[1])
         received = self.sessions[0].samples_received
         if self._arrivals and received - self._arrivals[-1][0] < self._overlap:
             self._arrivals.pop()  # for messages of a few samples, one entry per window is enough; keep the later time
@@ -283,10 +294,12 @@ class Scorer:
         message = SummaryMessage(
             session_id=session_id,
             session_name=self.options.session_name,
+            profile=self.options.profile_name,
             duration_s=round(records[0].duration_s, 6),
             frames=records[0].frame_total,
             channels=[channel_findings(channel, record, self.options.labels) for channel, record in enumerate(records)],
             timing=timing_answer(timing),
+            **stereo_fields(None if self._stereo is None else self._stereo.result()),
         )
         return records, to_json(message.document())
 

@@ -24,6 +24,7 @@ from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine
 from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from speech_qc.live.ignored_messages import IgnoredMessages
 from speech_qc.live.input_checks import InputChecks, InputWarning
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
@@ -117,12 +118,14 @@ class LiveStream:
         self._contract, self._identity, self._profiles, self._registry = contract, identity, profiles, registry
         self._options = options
         self._checks = InputChecks(options.rate_hz, options.channels, options.encoding)
+        self._ignored = IgnoredMessages()
         self._piece_warnings: list[InputWarning] = []  # about the piece that is being taken
         self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
         self._scorer = Scorer(
             engine, contract, lanes, options, self._outbox, metrics, reader,
             _checking(self._checks, self._piece_warnings),
             max_events=settings.max_events,
+            show_digits=settings.show_digits,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
         )  # fmt: skip
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
@@ -286,6 +289,8 @@ class LiveStream:
                 "the stream ended in the middle of a sample: "
                 f"the last {self._decoder.rest_bytes} bytes were not scored",
             ))  # fmt: skip
+        if (ignored := self._ignored.warning()) is not None:
+            self._warn(ignored)
         self._scorer.end()
 
     async def _send_close(self, sender: asyncio.Task[None], error: SpeechQCError | None) -> str:
@@ -437,7 +442,8 @@ class LiveStream:
                     )
                 )  # fmt: skip
         except ProtocolError as error:
-            await self._outbox.put(error_text(error, self._session_id))
+            if self._ignored.is_new(error):
+                await self._outbox.put(error_text(error, self._session_id))
         return False
 
     def _warn(self, warn: InputWarning) -> None:

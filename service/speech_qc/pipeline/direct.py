@@ -140,7 +140,7 @@ def inspect_blocks(
     evidence = recording.explain(records)
     total_s = time.perf_counter() - started_s
     timing = Timing(decode_s, stepper.features_s, 0.0, stepper.inference_s, total_s)
-    return RecordingFindings(info, records, timing, evidence)
+    return RecordingFindings(info, records, timing, source.warnings, evidence, recording.stereo())
 
 
 def _timed(blocks: BlockSource) -> Iterator[tuple[Block, float]]:

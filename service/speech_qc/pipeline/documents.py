@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_qc.audio.levels import NO_AUDIO, REASONS
+from speech_qc.audio.stereo import Stereo
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Model
 from speech_qc.errors import ProtocolError
@@ -23,6 +25,7 @@ from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, EventUpdate,
 from speech_qc.scoring.details import DropoutDetail, EventDetail
 from speech_qc.wire.schemas import (
     AudioAnswer,
+    AudioWarningAnswer,
     BandAnswer,
     ChannelAnswer,
     ChannelFindings,
@@ -34,6 +37,7 @@ from speech_qc.wire.schemas import (
     ModelAnswer,
     ModelInfo,
     ReasonAnswer,
+    StereoAnswer,
     SummaryAnswer,
     TimingAnswer,
     ToneDetailAnswer,
@@ -137,7 +141,7 @@ def channel_fields(
     }
     if record.events_dropped:
         fields["events_dropped"] = record.events_dropped
-    fields["levels"] = LevelsAnswer(**{name: _rounded(value) for name, value in asdict(record.levels).items()})
+    fields["levels"] = _levels(record)
     fields["summary"] = _summary(record.summary, record.verdict)
     fields["verdict"] = _verdict(record.verdict)
     return fields
@@ -159,6 +163,7 @@ def inspection_document(
     model: ModelInfo,
     *,
     request_id: str,
+    profile: str,
     labels: Sequence[str],
     frames: bool = True,
 ) -> dict[str, Any]:
@@ -171,6 +176,7 @@ def inspection_document(
     document = InspectAnswer(
         request_id=request_id,
         model=model,
+        profile=profile,
         audio=AudioAnswer(
             duration_s=round(inspection.duration_s, 6),
             sample_rate_hz=audio.sample_rate_hz,
@@ -179,11 +185,13 @@ def inspection_document(
             frames=inspection.frame_total,
         ),
         frame_hop_s=contract.features.frame_hop_s,
+        warnings=[AudioWarningAnswer(code=warning.code, message=warning.message) for warning in inspection.warnings],
         channels=[
             ChannelAnswer(**channel_fields(channel, record, labels, None if evidence is None else evidence[channel]))
             for channel, record in enumerate(inspection.channels)
         ],
         timing=timing_answer(inspection.timing),
+        **stereo_fields(inspection.stereo),
     ).model_dump(exclude_unset=True)
     if frames:
         document["channels"] = [
@@ -226,6 +234,29 @@ def _summary(summary: Summary, verdict: Verdict) -> SummaryAnswer:
         snr_by_kind_db={kind: round(value, 5) for kind, value in summary.snr_by_kind_db.items()},
         unknown=unknown,
     )
+
+
+def _levels(record: ChannelRecord) -> LevelsAnswer:
+    figures = asdict(record.levels)
+    unknown = {
+        name: REASONS[name] if record.duration_s and name in REASONS else NO_AUDIO
+        for name, value in figures.items()
+        if value is None
+    }
+    return LevelsAnswer(**{name: _rounded(value) for name, value in figures.items()}, unknown=unknown)
+
+
+def stereo_fields(stereo: Stereo | None) -> dict[str, Any]:
+    """Return the comparison of two channels as a field; no field if there are not two."""
+    if stereo is None:
+        return {}
+    answer = StereoAnswer(
+        correlation=_rounded(stereo.correlation, 4),
+        imbalance_db=_rounded(stereo.imbalance_db, 2),
+        inverted=stereo.inverted,
+        unknown=stereo.reasons,
+    )
+    return {"stereo": answer}
 
 
 def _verdict(verdict: Verdict) -> VerdictAnswer:

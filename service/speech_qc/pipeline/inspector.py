@@ -78,18 +78,22 @@ class Inspector:
             InferenceError: A step failed.
             EngineDead: No further step can succeed.
         """
-        async for piece in pieces:
+        try:
+            async for piece in pieces:
+                async with self._on_time():
+                    await self._feed(lambda piece=piece: decoder.push(piece), decoder)  # type: ignore[misc]
             async with self._on_time():
-                await self._feed(lambda piece=piece: decoder.push(piece), decoder)  # type: ignore[misc]
-        async with self._on_time():
-            await self._feed_all(await asyncio.to_thread(decoder.finish), decoder)
-            return await self._finish(decoder.info)
+                await self._feed_all(await asyncio.to_thread(decoder.finish), decoder)
+                return await self._finish(decoder)
+        finally:
+            decoder.close()
 
     @asynccontextmanager
     async def _on_time(self) -> AsyncIterator[None]:
         """Limit the work that is done inside to the rest of the deadline.
 
-        A decoder that hangs within a block cannot be stopped: its thread is abandoned, and the request is answered.
+        FFmpeg's process is then killed. A decoder in this process that hangs within a block cannot be stopped: its
+        thread is abandoned, and the request is answered.
         """
         limit_s, started_s = self._options.deadline_s, time.perf_counter()
         try:
@@ -173,14 +177,15 @@ class Inspector:
         self._queue_s += result.queue_s
         self._step_s += result.step_s - result.features_s
 
-    async def _finish(self, info: AudioInfo | None) -> RecordingFindings:
+    async def _finish(self, decoder: Decoder) -> RecordingFindings:
         """Flush every channel and collect the findings."""
         recording = self._recording
         recording.finish()
+        info = decoder.info
         assert info is not None  # finish() refuses an empty recording
         await self._advance()
         records = recording.records()
         evidence = await asyncio.to_thread(recording.explain, records) if self._options.explain else None
         total_s = time.perf_counter() - self._started_s
         timing = Timing(self._decode_s, self._features_s, self._queue_s, self._step_s, total_s)
-        return RecordingFindings(info, records, timing, evidence)
+        return RecordingFindings(info, records, timing, decoder.warnings, evidence, recording.stereo())

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio import AudioInfo
+from speech_qc.audio import AudioInfo, AudioWarning
 from speech_qc.audio.features import FrontEnd
+from speech_qc.audio.stereo import CancellationMeter, Stereo, StereoMeter
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
 from speech_qc.pipeline.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
@@ -52,8 +53,12 @@ class RecordingFindings:
     audio: AudioInfo
     channels: list[ChannelRecord]
     timing: Timing
+    warnings: Sequence[AudioWarning] = ()
+    """What was wrong with the recording, although it was read."""
     evidence: list[list[Evidence]] | None = None
     """For each event of each channel, in order; None if it was not requested."""
+    stereo: Stereo | None = None
+    """Comparison of the channels, if there are two."""
 
     @property
     def duration_s(self) -> float:
@@ -75,6 +80,7 @@ class InspectOptions:
         channels: `split` to inspect each channel separately, `mix` for their mean.
         keep_frames: Keep the scores of every frame.
         max_events: Events kept per channel.
+        show_digits: Name the telephone keys in tones; otherwise they are masked.
         explain: Find evidence for each event; this also keeps the scores.
         deadline_s: Maximum time for decoding and inference; waiting for bytes does not count. None: no limit.
     """
@@ -85,6 +91,7 @@ class InspectOptions:
     max_events: int = 10_000
     explain: bool = False
     deadline_s: float | None = None
+    show_digits: bool = False
 
     @property
     def needs_frames(self) -> bool:
@@ -110,6 +117,8 @@ class Recording:
         self._reader = reader or ChunkReader(contract)
         self.sessions: list[Session] = []
         """One per channel, after `open`."""
+        self._stereo: StereoMeter | None = None
+        self._cancellation: CancellationMeter | None = None
         self._keepers: list[SpectrumKeeper] = []  # one per session if evidence is requested, else none
 
     def open(self, info: AudioInfo) -> None:
@@ -120,6 +129,8 @@ class Recording:
         """
         options = self._options
         count = 1 if options.channels == "mix" else info.channels
+        self._stereo = StereoMeter() if info.channels == 2 else None
+        self._cancellation = CancellationMeter() if count < info.channels else None
         if options.explain:
             front_end = FrontEnd(self._contract.features)
             self._keepers = [SpectrumKeeper(front_end, MAX_FRAMES // count) for _ in range(count)]
@@ -130,6 +141,7 @@ class Recording:
                     info.sample_rate_hz,
                     keep_frames=options.needs_frames,
                     max_events=options.max_events,
+                    show_digits=options.show_digits,
                     reader=self._reader,
                 )
             )
@@ -144,8 +156,13 @@ class Recording:
             InvalidAudio: See `Session.push`.
         """
         for block in blocks:
+            if self._stereo is not None:
+                self._stereo.push(block[:, 0], block[:, 1])
             if self._options.channels == "mix":
-                self.sessions[0].push(block.mean(axis=1, dtype=np.float32))
+                mean = block.mean(axis=1, dtype=np.float32)
+                if self._cancellation is not None:
+                    self._cancellation.push(block, mean)
+                self.sessions[0].push(mean)
                 continue
             for channel, session in enumerate(self.sessions):
                 session.push(np.ascontiguousarray(block[:, channel]))
@@ -195,7 +212,12 @@ class Recording:
 
     def records(self) -> list[ChannelRecord]:
         """Return the findings about each channel, once all chunks are accepted."""
-        return [session.record(self._options.profile) for session in self.sessions]
+        cancellation_db = None if self._cancellation is None else self._cancellation.result()
+        return [session.record(self._options.profile, cancellation_db) for session in self.sessions]
+
+    def stereo(self) -> Stereo | None:
+        """Return the comparison of the channels so far; None unless there are two."""
+        return None if self._stereo is None else self._stereo.result()
 
     def explain(self, records: Sequence[ChannelRecord]) -> list[list[Evidence]] | None:
         """Find the evidence for every event, if it was requested; takes about a millisecond each."""

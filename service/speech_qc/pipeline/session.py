@@ -7,8 +7,8 @@ model: its owner passes chunks to the engine and scores back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,13 +17,18 @@ from numpy.typing import NDArray
 from speech_qc.audio.buffer import SampleBuffer
 from speech_qc.audio.features import frame_count, frame_levels_dbfs
 from speech_qc.audio.levels import LevelMeter, Levels
+from speech_qc.audio.losses import Loss, LossDetector
+from speech_qc.audio.noise_floor import NoiseFloorMeter
 from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.scoring import (
     Event,
     EventTracker,
     EventUpdate,
+    LossJoin,
+    LossSpan,
     Profile,
     ScoreBatch,
     ScoreBlock,
@@ -136,6 +141,7 @@ class Session:
         reader: Reader for the same contract, if many sessions share one.
         on_piece: Called with the pushed samples, a few thousand at a time, and their mean square, for the input checks
             of a live stream.
+        show_digits: Name the telephone keys in tones; otherwise they are masked.
 
     Raises:
         InvalidAudio: The rate is not supported.
@@ -150,6 +156,7 @@ class Session:
         max_events: int = 10_000,
         reader: ChunkReader | None = None,
         on_piece: Callable[[Float32, float], None] | None = None,
+        show_digits: bool = False,
     ) -> None:
         self.contract = contract
         self.rate_hz = rate_hz
@@ -157,9 +164,13 @@ class Session:
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
         self._meter = LevelMeter(rate_hz, on_piece)
         self._reader = reader or ChunkReader(contract)
-        self._tracker = EventTracker(contract, self._reader.scores)
+        self._detector = LossDetector(rate_hz)
+        self._losses = LossJoin(contract, self._reader.scores.layout, rate_hz)
+        self._tracker = EventTracker(contract, self._reader.scores, skip=("dropout",))
         self._summary = SummaryMeter(contract, self._reader.scores.layout)
         self._noise = contract.index("noise")
+        self._floor = NoiseFloorMeter()
+        self._refiner = EventRefiner(contract, show_digits=show_digits)
         self._buffer = SampleBuffer()
         self._taken = 0  # position of the first sample that is in no chunk yet
         self._levels_dbfs = np.zeros(0, np.float32)  # of frames whose scores have not arrived yet
@@ -253,7 +264,7 @@ class Session:
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
         if bounded or not len(samples):
-            self._meter.push(samples)
+            self._measure(samples)
             self._append(self._resampler.push(samples))
             return
         peak = max(float(samples.max()), -float(samples.min()))
@@ -263,7 +274,7 @@ class Session:
                 "integers; divide by 32768 (16 bit) or save it as integer PCM",
                 magnitude=peak,
             )
-        self._meter.push(samples)
+        self._measure(samples)
         self._append(self._resampler.push(np.clip(samples, -1.0, 1.0) if peak > 1.0 else samples))
 
     def finish(self) -> None:
@@ -274,6 +285,7 @@ class Session:
         """
         if self._frame_total is not None:
             raise RuntimeError("finish was called twice: a session records one stream")
+        self._hold(self._detector.finish())
         self._append(self._resampler.finish())
         self._frame_total = frame_count(self._received, self._spec)
         if self._frame_total == 0:
@@ -305,7 +317,7 @@ class Session:
         if len(chunk) < size:
             chunk = np.concatenate([chunk, np.zeros(size - len(chunk), np.float32)])
         self._taken += own
-        self._buffer.release(min(self._taken, self._received - self._reach))
+        self._buffer.release(min(self._taken, self._received - self._reach, self._refiner.first_needed))
         return chunk
 
     def accept(self, reading: ChunkReading) -> Update:
@@ -324,9 +336,16 @@ class Session:
         levels = levels[:count]
         self._frames_done += count
         self._summary.add(block.scores, levels)
-        news = self._tracker.add(block, levels)
-        if self._frame_total is not None and self.done:
-            news = news + self._tracker.finish()
+        self._floor.push(levels)
+        losses = self._losses.add(block.scores)
+        news = self._tracker.add(block, levels, losses)
+        ended = self._frame_total is not None and self.done
+        if ended:
+            last = self._losses.finish()
+            news = news + self._tracker.finish(last)
+            losses = losses + last
+        self._summary.add_losses(losses)
+        news = self._refiner.refine(first, block.scores, news, self._buffer.view, done=ended)
         if news:
             self._note(news)
         if self._kept is not None:
@@ -337,10 +356,17 @@ class Session:
         """Level measures of everything pushed so far; more audio may follow."""
         return self._meter.result()
 
-    def record(self, profile: Profile) -> ChannelRecord:
-        """Return the results of the stream so far; final when it is done."""
+    def record(self, profile: Profile, cancellation_db: float | None = None) -> ChannelRecord:
+        """Return the results of the stream so far; final when it is done.
+
+        Args:
+            profile: Limits of the verdict.
+            cancellation_db: Level that was lost by mixing, if this is the mean of several channels.
+        """
         duration_s = self._resampler.samples_in / self.rate_hz
-        levels, summary = self._meter.result(), self._summary.result()
+        measured, summary = self._meter.result(), self._summary.result().without(self._refiner.dropped_frames)
+        floor_dbfs = self._floor.result(measured.dc_offset)
+        levels = replace(measured, noise_floor_dbfs=floor_dbfs, cancellation_db=cancellation_db)
         figures: Mapping[str, float | None] = asdict(levels)
         verdict = judge(
             profile, duration_s=duration_s, summary=summary, levels=figures, event_counts=self._event_counts
@@ -359,6 +385,16 @@ class Session:
             summary=summary,
             verdict=verdict,
         )
+
+    def _measure(self, samples: Float32) -> None:
+        """Examine samples at their own rate."""
+        self._meter.push(samples)
+        self._hold(self._detector.push(samples))
+
+    def _hold(self, losses: Sequence[Loss]) -> None:
+        """Pass losses on to be joined with the scores of their frames."""
+        if losses:
+            self._losses.push([LossSpan(loss.kind, loss.start, loss.stop, loss.known, loss.sure) for loss in losses])
 
     def _append(self, samples: Float32) -> None:
         self._received += len(samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from typing import Any, BinaryIO, Protocol
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio import AudioInfo, DecodeLimits, check_rate_hz
+from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat, check_rate_hz
 from speech_qc.audio.decode import READ_BYTES, Decoder, decode_file
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.errors import InvalidAudio, ProtocolError
@@ -38,6 +38,10 @@ class BlockSource(Protocol):
     def info(self) -> AudioInfo | None:
         """Properties that the header declares; known with the first block."""
 
+    @property
+    def warnings(self) -> Sequence[AudioWarning]:
+        """What was wrong with the recording, although it was read; complete after the last block."""
+
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block, on demand."""
 
@@ -50,30 +54,41 @@ class BytesSource:
     Args:
         source: The bytes, or an object with `read(size)`, which is read from its position to its end.
         limits: Limits on the recording.
+        raw: Format of audio without a header; None if the recording has one.
     """
 
-    def __init__(self, source: Bytes | BinaryIO, limits: DecodeLimits) -> None:
+    def __init__(self, source: Bytes | BinaryIO, limits: DecodeLimits, raw: RawFormat | None = None) -> None:
         self._source = flat_bytes(source) if isinstance(source, Bytes) else source
         total_bytes = len(self._source) if isinstance(self._source, memoryview) else None
         name = getattr(source, "name", None)
-        self._decoder = Decoder(limits, filename=name if isinstance(name, str) else None, total_bytes=total_bytes)
+        filename = name if isinstance(name, str) else None
+        self._decoder = Decoder(limits, filename=filename, total_bytes=total_bytes, raw=raw)
 
     @property
     def info(self) -> AudioInfo | None:
         """Properties that the header declares; known with the first block."""
         return self._decoder.info
 
+    @property
+    def warnings(self) -> Sequence[AudioWarning]:
+        """What was wrong with the recording, although it was read; complete after the last block."""
+        return self._decoder.warnings
+
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block; raises the errors of `Decoder`, and OSError if the file cannot be read."""
         is_empty = True
-        for piece in self._pieces():
-            is_empty = False
-            yield from self._decoder.push(piece)
-        if is_empty:
-            raise InvalidAudio(
-                "expected the bytes of a recording, got none: pass the whole file; rewind a file that was read before"
-            )
-        yield from self._decoder.finish()
+        try:
+            for piece in self._pieces():
+                is_empty = False
+                yield from self._decoder.push(piece)
+            if is_empty:
+                raise InvalidAudio(
+                    "expected the bytes of a recording, got none: pass the whole file; rewind a file that was read "
+                    "before"
+                )
+            yield from self._decoder.finish()
+        finally:
+            self._decoder.close()
 
     def _pieces(self) -> Iterator[bytes | memoryview]:
         source = self._source
@@ -105,6 +120,8 @@ class ArraySource:
         InvalidAudio: The type, shape or rate is not supported, or a sample is not finite.
         PayloadTooLarge: More channels or seconds than the limits allow.
     """
+
+    warnings: Sequence[AudioWarning] = ()
 
     def __init__(self, samples: NDArray[Any], rate_hz: int, limits: DecodeLimits) -> None:
         check_rate_hz(rate_hz)
@@ -254,14 +271,15 @@ def float_samples(samples: NDArray[Any]) -> Block:
 
 
 def opened(
-    source: Source, sample_rate: WholeNumber | None, limits: DecodeLimits
+    source: Source, sample_rate: WholeNumber | None, limits: DecodeLimits, raw: RawFormat | None = None
 ) -> AbstractContextManager[BlockSource]:
     """Open a recording from any source that a program can pass.
 
     Args:
         source: The recording.
-        sample_rate: Sample rate of an array; None for files, which declare their own.
+        sample_rate: Sample rate of an array; None for files.
         limits: Limits on the recording.
+        raw: Format of audio without a header; None if the recording has one.
 
     Raises:
         ProtocolError: The source has another type, an array has no sample rate, or another source has one.
@@ -280,11 +298,14 @@ def opened(
         )
     if isinstance(source, io.TextIOBase):
         raise ProtocolError("expected a file opened in binary mode, got one in text mode: open it with mode 'rb'")
-    if sample_rate is not None:
-        raise ProtocolError("sample_rate is only for arrays, because a recording's header says its own: leave it out")
+    if sample_rate is not None and raw is None:
+        raise ProtocolError(
+            "sample_rate is only for arrays, because a recording's header says its own: leave it out, or add "
+            "encoding=… for audio without a header"
+        )
     if isinstance(source, str | PathLike):
         try:
-            return decode_file(os.fsdecode(source), limits)
+            return decode_file(os.fsdecode(source), limits, raw)
         except ValueError as error:  # a NUL or another character that file names cannot contain
             raise InvalidAudio(f"expected the path of a file, got {source!r} ({error}): check the path") from error
-    return nullcontext(BytesSource(source, limits))
+    return nullcontext(BytesSource(source, limits, raw))

@@ -6,6 +6,7 @@ Pure functions and small streaming classes over NumPy arrays. Independent of aud
 from speech_qc.scoring.events import Event, EventTracker, EventUpdate
 from speech_qc.scoring.exports import EXPORTS, ChannelReport, Export, Report, frames_csv
 from speech_qc.scoring.limits import Limit
+from speech_qc.scoring.losses import LossJoin, LossSpan, SpeechLoss
 from speech_qc.scoring.measures import MEASURES, Measure
 from speech_qc.scoring.profiles import BUILT_IN_PROFILES, Profile, Profiles, load_profiles
 from speech_qc.scoring.reading import FRAME_DECIMALS, ScoreBatch, ScoreBlock, ScoreReader
@@ -24,6 +25,8 @@ __all__ = [
     "EventUpdate",
     "Export",
     "Limit",
+    "LossJoin",
+    "LossSpan",
     "Measure",
     "Profile",
     "Profiles",
@@ -32,6 +35,7 @@ __all__ = [
     "ScoreBatch",
     "ScoreBlock",
     "ScoreReader",
+    "SpeechLoss",
     "Summary",
     "SummaryMeter",
     "Verdict",

@@ -12,16 +12,17 @@ stream was split into blocks, and its sum is the exact difference of two running
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from speech_qc.contract import Family, ModelContract
 from speech_qc.errors import ProtocolError
-from speech_qc.scoring.details import EventDetail
+from speech_qc.scoring.details import DropoutDetail, EventDetail
 from speech_qc.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, frames_reaching, power_of
+from speech_qc.scoring.losses import SpeechLoss
 from speech_qc.scoring.reading import SCORE_ONE, SNR_ONE, ScoreBlock, ScoreReader
 from speech_qc.scoring.severity import EventMeasures, rate
 from speech_qc.wire.vocabulary import Phase, Severity
@@ -40,8 +41,8 @@ class Event:
         event_id: Counts up from 0 per tracker, in the order in which events became known.
         label: What was found.
         family: The label's family.
-        onset_s: Start of its first frame, seconds from the start of the stream.
-        offset_s: End of its last frame; None while the event is open.
+        onset_s: Start of its first frame, seconds from the start of the stream; of a dropout, of its first sample.
+        offset_s: End of its last frame, or sample; None while the event is open.
         score_max: Highest score in [onset, offset), or so far.
         score_mean: Mean score over the same frames, merged gaps included.
         severity: Rated by `speech_qc.scoring.severity`.
@@ -115,18 +116,30 @@ class _News:
     totals: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class _LossNews:
+    """A loss as news: it begins and ends at once."""
+
+    known: int
+    column: int
+    loss: SpeechLoss
+
+
 class EventTracker:
     """Finds the events of one channel of one stream. Not thread-safe; lives as long as the stream.
 
     Args:
         contract: The model's contract: thresholds, minimum durations and merge gaps of every label.
         reader: Reader of the same contract, to share one between many trackers.
+        skip: Labels whose scores start no events, because their events are found elsewhere.
 
     Raises:
         ContractError: A label that severity needs is missing.
     """
 
-    def __init__(self, contract: ModelContract, reader: ScoreReader | None = None) -> None:
+    def __init__(
+        self, contract: ModelContract, reader: ScoreReader | None = None, *, skip: Collection[str] = ()
+    ) -> None:
         self._reader = reader or ScoreReader(contract)
         self._layout = layout = self._reader.layout
         hop_s = contract.features.frame_hop_s
@@ -137,6 +150,8 @@ class EventTracker:
         self._merge_frames = [max(1, frames_reaching(label.merge_gap_s, hop_s)) for label in contract.labels]
         self._enter = layout.enter.copy()
         self._enter[layout.speech] = np.inf  # speech itself is not a fault
+        self._followed = ~sum(1 << layout.names.index(name) for name in skip if contract.has(name))  # bits of columns
+        self._dropout = layout.names.index("dropout") if contract.has("dropout") else None
         self._running = 0  # bit c: a segment of column c is running
         self._totals = np.zeros(layout.width + 3, np.int64)  # scores, then speech frames, dB over them, power
         self._tracks: dict[int, _Track] = {}
@@ -162,50 +177,58 @@ class EventTracker:
         self._layout.check_block(scores, level_dbfs)
         return self.add(self._reader.read_one(scores), level_dbfs)
 
-    def add(self, read: ScoreBlock, level_dbfs: FloatArray) -> list[EventUpdate]:
+    def add(self, read: ScoreBlock, level_dbfs: FloatArray, losses: Sequence[SpeechLoss] = ()) -> list[EventUpdate]:
         """Process frames that have already been read; see `push`.
 
         Args:
             read: n frames from a reader of the same contract.
             level_dbfs: float32 [n], finite.
+            losses: Losses that became certain with these frames; each is a dropout.
         """
         if self._finished:
             raise ProtocolError("expected no more scores after finish(), got a block: use a new tracker per stream")
         first = self._frame
         self._frame = first + read.frames
-        crossed = (read.reached & ~self._running) | (read.fallen & self._running)
+        crossed = (read.reached & ~self._running & self._followed) | (read.fallen & self._running)
+        news = self._of_losses(losses)
         if not (crossed or self._tracks) or not read.frames:
-            return []
+            return self._number(news)
         columns = [c for c in range(self._layout.width) if crossed >> c & 1]
         columns += [c for c, track in self._tracks.items() if track.due < self._frame and c not in columns]
         if not columns:  # open events continue, nothing changes
             self._raise_maxima(read, columns)
             self._totals[:-1] += read.totals[-1]
             self._totals[-1] += _power_fixed(level_dbfs).sum()
-            return []
+            return self._number(news)
 
         block = _Block(first, read.frames, read.scores, self._run_totals(read, level_dbfs))
         self._raise_maxima(read, columns)
-        news: list[_News] = []
         for column in columns:
             self._scan(column, block, news)
         self._totals = block.totals[-1].copy() if self._tracks else np.zeros_like(self._totals)
         return self._number(news)
 
-    def finish(self) -> list[EventUpdate]:
+    def finish(self, losses: Sequence[SpeechLoss] = ()) -> list[EventUpdate]:
         """End the stream: close open events, drop events that are too short.
+
+        Args:
+            losses: The last losses; each is a dropout.
 
         Returns:
             The last updates, by column; empty when called again.
         """
         self._finished = True
-        news: list[_News] = []
+        news = self._of_losses(losses)
         for column, track in sorted(self._tracks.items()):
             if track.announced:
                 stop, totals = (self._frame, self._totals) if track.end is None else (track.end, track.after)
                 news.append(_News(self._frame, column, "end", track, track.score_max, stop, totals))
         self._tracks.clear()
         return self._number(news)
+
+    def _of_losses(self, losses: Sequence[SpeechLoss]) -> list[_News | _LossNews]:
+        """Return losses as news; none if the model has no `dropout` label."""
+        return [] if self._dropout is None else [_LossNews(loss.known, self._dropout, loss) for loss in losses]
 
     def _run_totals(self, read: ScoreBlock, level_dbfs: FloatArray) -> npt.NDArray[np.int64]:
         """Continue the running totals through a block: int64 [n + 1, C + 3], row 0 is the end of the last block."""
@@ -226,7 +249,7 @@ class EventTracker:
             if column not in scanned and highest[column] > track.score_max:
                 track.score_max = highest[column]
 
-    def _scan(self, column: int, block: _Block, news: list[_News]) -> None:
+    def _scan(self, column: int, block: _Block, news: list[_News | _LossNews]) -> None:
         """Advance one label through a block, from one state change to the next."""
         position = 0
         for change in self._changes(column, block.scores[:, column]):
@@ -262,7 +285,7 @@ class EventTracker:
         changes: list[int] = decided[states != before].tolist()
         return changes
 
-    def _advance(self, column: int, block: _Block, start: int, stop: int, news: list[_News]) -> None:
+    def _advance(self, column: int, block: _Block, start: int, stop: int, news: list[_News | _LossNews]) -> None:
         """Advance a track through local frames [start, stop), where its state is constant but updates may be due."""
         track = self._tracks.get(column)
         if track is None or start == stop:
@@ -285,12 +308,18 @@ class EventTracker:
         if start < stop:
             track.score_max = max(track.score_max, float(scores[start:stop].max()))
 
-    def _number(self, news: list[_News]) -> list[EventUpdate]:
+    def _number(self, news: list[_News | _LossNews]) -> list[EventUpdate]:
         """Sort the updates, number new events, and fill in the values."""
         if len(news) > 1:
             news.sort(key=lambda item: (item.known, item.column))
         updates = []
         for item in news:
+            if isinstance(item, _LossNews):
+                dropout = _dropout(self._next_id, self._layout.families[item.column], item.loss)
+                updates += [EventUpdate("begin", replace(dropout, offset_s=None, offset_frame=None))]
+                updates += [EventUpdate("end", dropout)]
+                self._next_id += 1
+                continue
             if item.phase == "begin":
                 item.track.event_id = self._next_id
                 self._next_id += 1
@@ -330,6 +359,24 @@ class EventTracker:
     def _seconds(self, frame: int) -> float:
         """Return the start time of a frame; one division, so that frame 57 is 1.14 and not 1.1400000000000001."""
         return frame * self._frame_samples / self._sample_rate_hz
+
+
+def _dropout(event_id: int, family: Family, loss: SpeechLoss) -> Event:
+    """Return the event of a loss; only its length decides how severe it is."""
+    measures = EventMeasures(loss.gap_s, loss.score_mean, loss.speech_frames, snr_db=None, level_dbfs=LEVEL_FLOOR_DBFS)
+    return Event(
+        event_id=event_id,
+        label="dropout",
+        family=family,
+        onset_s=loss.onset_s,
+        offset_s=loss.offset_s,
+        score_max=loss.score_max,
+        score_mean=loss.score_mean,
+        severity=rate("dropout", family, measures),
+        onset_frame=loss.onset_frame,
+        offset_frame=loss.offset_frame,
+        detail=DropoutDetail(loss.kind, 1000.0 * loss.gap_s),
+    )
 
 
 def _power_fixed(level_dbfs: FloatArray) -> npt.NDArray[np.int64]:

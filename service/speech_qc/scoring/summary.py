@@ -8,14 +8,15 @@ stream cost very little.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from speech_qc.contract import ModelContract
 from speech_qc.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES, FloatArray, ScoreLayout, frames_reaching, power_of
+from speech_qc.scoring.losses import SpeechLoss
 
 PORTION_FRAMES = 128
 """Frames (2.56 s) that are summed together; large enough to make NumPy's overhead small, 8 KiB per channel."""
@@ -54,6 +55,9 @@ class Summary:
         ovrl: The same for the overall quality.
         reverberation: Mean reverberation score over speech frames, 0 to 1.
         snr_by_kind_db: `snr_db` of each kind of disturbance alone, by label; empty where `snr_db` is None.
+        lost_ratio: Share of the talker's time that was lost: losses, relative to speech and losses together.
+        losses_per_min: Losses in speech per minute.
+        longest_loss_ms: The longest of them; 0 if there are none.
         label_ratios: Share of frames at or above the enter threshold, for every probability label of the model.
             Empty if there are no frames.
         reasons: Reason by field name, for each field above that is None.
@@ -70,8 +74,18 @@ class Summary:
     ovrl: float | None
     reverberation: float | None
     snr_by_kind_db: Mapping[str, float]
+    lost_ratio: float | None
+    losses_per_min: float | None
+    longest_loss_ms: float | None
     label_ratios: Mapping[str, float]
     reasons: Mapping[str, str]
+
+    def without(self, frames: Mapping[str, int]) -> Summary:
+        """Return the summary without these frames of labels, which turned out to be something else."""
+        if not frames:
+            return self
+        less = {name: max(0.0, self.label_ratios.get(name, 0.0) - n / self.frames) for name, n in frames.items()}
+        return replace(self, label_ratios={**self.label_ratios, **less})
 
 
 @dataclass(slots=True)
@@ -108,6 +122,10 @@ class SummaryMeter:
         self._level_dbfs = np.empty(PORTION_FRAMES, np.float32)
         self._waiting = 0  # frames of the portion that are filled
         self._frames = 0
+        self._losses = 0
+        self._lost_s = self._longest_s = 0.0
+        self._unheard_s = 0.0  # of the lost time, what no frame with speech covers
+        self._hop_s = contract.features.frame_hop_s
         self._sums = _Sums(
             np.zeros(layout.width, np.int64), np.zeros(len(self._mean_columns)), np.zeros(len(self._kinds))
         )
@@ -147,6 +165,14 @@ class SummaryMeter:
                 self._sums = self._add_portion()
                 self._waiting = 0
 
+    def add_losses(self, losses: Sequence[SpeechLoss]) -> None:
+        """Count losses that fall into speech."""
+        for loss in losses:
+            self._losses += 1
+            self._lost_s += loss.gap_s
+            self._longest_s = max(self._longest_s, loss.gap_s)
+            self._unheard_s += max(0.0, loss.gap_s - loss.speech_frames * self._hop_s)
+
     def frames_with(self, column: int, *, whole: bool = False) -> int:
         """Return the number of frames so far in which a label reaches its enter threshold.
 
@@ -175,11 +201,19 @@ class SummaryMeter:
                 name: self._snr_db(sums, speech_frames, float(power))
                 for name, power in zip(self._kinds, sums.kinds, strict=True)
             }
+        if frames:
+            found["losses_per_min"] = 60.0 * self._losses / (frames * self._hop_s)
+            found["longest_loss_ms"] = 1000.0 * self._longest_s
+        if speech_frames:
+            found["lost_ratio"] = min(1.0, self._lost_s / (speech_frames * self._hop_s + self._unheard_s))
         reasons = {f"{name}_ratio": NO_FRAMES for name in ("speech", "noise", "interference") if name not in ratios}
         for name in ("snr_db", *AVERAGED):
             if name not in found:
                 has_head = name == "snr_db" or name in self._mean_names
                 reasons[name] = lack if lack is not None and has_head else f"this model has no {name} head"
+        reasons |= {name: NO_FRAMES for name in ("losses_per_min", "longest_loss_ms") if name not in found}
+        if "lost_ratio" not in found:
+            reasons["lost_ratio"] = NO_SPEECH if frames else NO_FRAMES
         return Summary(
             frames=frames,
             speech_frames=speech_frames,
@@ -192,6 +226,9 @@ class SummaryMeter:
             ovrl=found.get("ovrl"),
             reverberation=found.get("reverberation"),
             snr_by_kind_db=by_kind,
+            lost_ratio=found.get("lost_ratio"),
+            losses_per_min=found.get("losses_per_min"),
+            longest_loss_ms=found.get("longest_loss_ms"),
             label_ratios=ratios,
             reasons=reasons,
         )

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from speech_qc.errors import PayloadTooLarge, ProtocolError, TooManyConnections
@@ -83,7 +84,44 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
             if before > self.limits.max_header_bytes:
                 self._refuse_head()
                 return
-        super().data_received(data)
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Pass data to the parser; a request to upgrade to anything but a WebSocket is served as HTTP/1.1.
+
+        RFC 9110, section 7.8, lets a server ignore `Upgrade`. The parser does not: it stops after the headers, as if
+        the rest were in the other protocol. So a new parser gets the headers again, without `Upgrade`, then the rest.
+        """
+        self._unset_keepalive_if_required()
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    if not self._ignores_upgrade():
+                        break
+                    data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        except httptools.HttpParserError:
+            self.send_400_response("the parser rejects it")
+            return
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+        else:
+            self.send_400_response("CONNECT is for proxies")
+
+    def _ignores_upgrade(self) -> bool:
+        """Whether the parser is about to stop after the headers for an upgrade that is not to a WebSocket."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT" and not self._should_upgrade()
+
+    def _head_without_upgrade(self) -> bytes:
+        """Return the request line and the headers of the current request, without `Upgrade`."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"".join((*lines, b"\r\n"))
 
     def on_message_begin(self) -> None:
         """Start counting the headers of a new request."""
@@ -105,6 +143,8 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the header time-out: the body has its own limits."""
+        if self._ignores_upgrade():
+            return  # called again for the same request, without the upgrade
         self._asked, self._in_head = True, False
         if not (self.parser.should_upgrade() and self._should_upgrade()):  # an upgrade still has to complete in time
             self._head_since_s, self._head_bytes = None, 0
@@ -116,6 +156,8 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note the end of the body; restart the keep-alive time-out if the response was sent before it."""
+        if self._ignores_upgrade():
+            return
         self._in_message = False
         super().on_message_complete()
         if self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
@@ -131,12 +173,15 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
             raise _Refused
 
     def send_400_response(self, msg: str) -> None:
-        """Send the error response, unless the connection is already closing."""
+        """Send the error response, in the form of all errors, unless the connection is already closing."""
         if not self.transport.is_closing():
             if self._in_head and self._lines_bytes > self.limits.max_header_bytes:
                 self._refuse_head()
             else:
-                super().send_400_response(msg)
+                self.transport.write(raw_response(ProtocolError(
+                    f"expected a valid HTTP/1.1 request ({msg}): check the client and any proxy in between"
+                )))  # fmt: skip
+                self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket protocol, which has its own limits."""

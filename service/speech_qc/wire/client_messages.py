@@ -8,6 +8,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from speech_qc.errors import ProtocolError
 from speech_qc.wire.message import Message
+from speech_qc.wire.option_names import NAME_CHARS
+from speech_qc.wire.text_audio import find_text_audio
 
 
 class KeepAlive(Message):
@@ -40,6 +42,14 @@ class Configure(Message):
 ClientMessage = Annotated[KeepAlive | Finalize | CloseStream | Configure, Field(discriminator="type")]
 _CLIENT: TypeAdapter[KeepAlive | Finalize | CloseStream | Configure] = TypeAdapter(ClientMessage)
 
+KINDS = {
+    "json_invalid": "not_json",
+    "dict_type": "not_an_object",
+    "union_tag_not_found": "unknown_type",
+    "union_tag_invalid": "unknown_type",
+}
+"""Kinds of messages that no client of this server sends, by pydantic's type of the error."""
+
 
 def parse_client_message(text: str) -> KeepAlive | Finalize | CloseStream | Configure:
     """Read a text message.
@@ -50,9 +60,24 @@ def parse_client_message(text: str) -> KeepAlive | Finalize | CloseStream | Conf
     try:
         return _CLIENT.validate_json(text)
     except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in found["loc"]) or "message"
-        raise ProtocolError(
-            "expected a JSON object whose type is KeepAlive, Finalize, CloseStream or Configure; "
-            f"{place}: {found['msg']}; the message is ignored and the stream continues"
-        ) from error
+        raise _unusable(text, error) from error
+
+
+def _unusable(text: str, error: ValidationError) -> ProtocolError:
+    """Return the error for a message; `detail.kind` groups those that are not even meant for this server."""
+    found = error.errors(include_url=False)[0]
+    kind = KINDS.get(found["type"])
+    if kind is not None and (where := find_text_audio(text)) is not None:
+        return ProtocolError(
+            f"expected audio in binary messages, got it as text in {where}: decode it (usually from base64) and send "
+            "the bytes in binary messages, in the encoding and at the rate that the query names; the message is "
+            "ignored and the stream continues",
+            kind="audio_as_text",
+        )
+    place = ".".join(str(part) for part in found["loc"]) or "message"
+    return ProtocolError(
+        "expected a JSON object whose type is KeepAlive, Finalize, CloseStream or Configure; "
+        f"{place}: {found['msg']}; the message is ignored and the stream continues",
+        **({"kind": kind} if kind is not None else {}),
+        **({"type": str(found["ctx"]["tag"])[:NAME_CHARS]} if found["type"] == "union_tag_invalid" else {}),
+    )

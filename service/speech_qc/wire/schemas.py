@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from speech_qc.contract import Family, ModelContract
 from speech_qc.wire.vocabulary import (
+    AudioWarningCode,
     BandReference,
     LossKind,
     ReadyState,
@@ -114,7 +115,7 @@ class EventAnswer(Answer):
 
 
 class LevelsAnswer(Answer):
-    """Measurements of the signal itself, at its native rate; null where there is nothing to measure."""
+    """Measurements of the signal itself, at its native rate; `unknown` gives the reason for each null."""
 
     rms_dbfs: float | None
     peak_dbfs: float | None
@@ -122,6 +123,24 @@ class LevelsAnswer(Answer):
     dc_offset: float | None
     digital_silence_ratio: float | None
     bandwidth_hz: float | None
+    loudness_lufs: float | None
+    loudness_max_lufs: float | None
+    loudness_range_lu: float | None
+    true_peak_dbtp: float | None
+    noise_floor_dbfs: float | None
+    high_band_dbfs: float | None
+    high_tone_hz: float | None
+    cancellation_db: float | None
+    unknown: dict[str, str]
+
+
+class StereoAnswer(Answer):
+    """Comparison of the two channels of a recording; `unknown` gives the reason for each null."""
+
+    correlation: float | None = Field(ge=-1, le=1)
+    imbalance_db: float | None = Field(description="Level of channel 0 relative to channel 1.")
+    inverted: bool | None = Field(description="Whether one channel has inverted polarity, so that their mean cancels.")
+    unknown: dict[str, str]
 
 
 class SummaryAnswer(Answer):
@@ -141,6 +160,9 @@ class SummaryAnswer(Answer):
     snr_by_kind_db: dict[str, float] = Field(
         description="`snr_db` of each kind of disturbance alone; empty where `snr_db` is null."
     )
+    lost_ratio: float | None = Field(description="Share of the talker's time that was lost.")
+    losses_per_min: float | None = Field(description="Losses in speech per minute.")
+    longest_loss_ms: float | None = Field(description="Length of the longest loss; 0 if there are none.")
     unknown: dict[str, str]
 
 
@@ -190,13 +212,23 @@ class TimingAnswer(Answer):
     total_s: float
 
 
+class AudioWarningAnswer(Answer):
+    """A problem with a recording that was inspected all the same."""
+
+    code: AudioWarningCode
+    message: str
+
+
 class InspectAnswer(Answer):
     """The response for an inspected recording."""
 
     request_id: str
     model: ModelInfo
+    profile: str = Field(description="Name of the profile that judged.", examples=["default"])
     audio: AudioAnswer
     frame_hop_s: float
+    warnings: list[AudioWarningAnswer] = Field(description="What was wrong with the recording, although it was read.")
+    stereo: StereoAnswer | None = Field(default=None, description="Absent unless there are two channels.")
     channels: list[ChannelAnswer]
     timing: TimingAnswer
 

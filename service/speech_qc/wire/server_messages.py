@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from speech_qc.wire.message import Message
-from speech_qc.wire.schemas import Answer, ChannelFindings, EventAnswer, ModelInfo, TimingAnswer
+from speech_qc.wire.schemas import Answer, ChannelFindings, EventAnswer, ModelInfo, StereoAnswer, TimingAnswer
 from speech_qc.wire.schemas import ErrorDetail as ErrorDetail
 from speech_qc.wire.vocabulary import Encoding, Phase, WarningCode
 
@@ -104,8 +104,10 @@ class Summary(Message):
     type: Literal["summary"] = "summary"
     session_id: str
     session_name: str | None
+    profile: str = Field(description="Name of the profile that judged: the one in effect at the end of the stream.")
     duration_s: float
     frames: int
+    stereo: StereoAnswer | None = Field(default=None, description="Absent unless there are two channels.")
     channels: list[ChannelFindings]
     timing: TimingAnswer
 

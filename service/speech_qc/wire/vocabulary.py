@@ -7,6 +7,20 @@ from typing import Literal
 Encoding = Literal["linear16", "mulaw", "alaw", "float32"]
 """How the samples of a live stream are encoded."""
 
+RawEncoding = Literal["linear16", "mulaw", "alaw", "float32", "gsm", "vox", "g722", "g726"]
+"""How the samples of headerless audio are encoded in a file."""
+
+AudioWarningCode = Literal[
+    "header_field_ignored",
+    "samples_missing",
+    "samples_damaged",
+    "bytes_not_read",
+    "joined",
+    "tracks_not_read",
+    "layout_changed",
+]
+"""Problems with a recording that was inspected all the same."""
+
 ChannelMode = Literal["split", "mix"]
 """Whether to inspect each channel separately, or the mean of all."""
 
@@ -29,7 +43,14 @@ Status = Literal["pass", "warn", "fail", "unknown"]
 """Status of a verdict."""
 
 WarningCode = Literal[
-    "too_fast", "too_slow", "silence", "clipping", "rate_mismatch", "encoding_mismatch", "incomplete_sample"
+    "too_fast",
+    "too_slow",
+    "silence",
+    "clipping",
+    "rate_mismatch",
+    "encoding_mismatch",
+    "incomplete_sample",
+    "ignored_messages",
 ]
 """Problems with a live stream's audio, about which its sender gets a warning."""
 

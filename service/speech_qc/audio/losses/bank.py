@@ -1,0 +1,118 @@
+"""Finds lost samples in many streams of one sample rate with a few NumPy calls per piece.
+
+State is kept in arrays with one row per stream; memory is constant. Pieces lie at absolute positions, so what is found
+does not depend on how the samples arrived, and no row depends on another one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio.losses.fades import Fades
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, shifted
+from speech_qc.audio.losses.holes import Holes
+from speech_qc.audio.losses.repeats import Repeats
+
+QUIETEST_REFERENCE = 0.1
+"""Spread; sound that never exceeds it (a sine of −26 dBFS) is no speech, or so faint that its losses do not matter."""
+
+REFERENCE_FALL_DB_PER_S = 4.0
+"""Fall of the reference in a pause; it outlasts a sentence and follows a softer talker within seconds."""
+
+_QUIETEST, _HALF = np.float32(QUIETEST_REFERENCE), np.float32(0.5)
+_NO_END = 2**62
+
+
+class LossBank:
+    """Finds the losses of several streams at one sample rate. Not thread-safe.
+
+    Args:
+        rate_hz: Sample rate of all streams.
+        streams: Number of streams S.
+
+    Raises:
+        InvalidAudio: The rate is not supported.
+    """
+
+    def __init__(self, rate_hz: int, streams: int = 1) -> None:
+        self.grid = grid = Grid.of(rate_hz)
+        self._streams = np.arange(streams)
+        self._pieces = np.zeros(streams, np.int64)
+        self._samples = np.zeros((streams, 2 * grid.piece), np.float32)
+        self._spread = np.zeros((streams, 2 * PIECE_BLOCKS), np.float32)
+        self._middle = np.zeros((streams, 2 * PIECE_BLOCKS), np.float32)
+        self._reference = np.full((streams, 2 * PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
+        self._holes = Holes(grid, streams)
+        self._repeats = Repeats(grid, streams)
+        self._fades = Fades(grid)
+        self._starts = np.arange(0, grid.piece, grid.block)
+        fall_db = REFERENCE_FALL_DB_PER_S * grid.block / grid.rate_hz
+        self._rise = (10 ** (fall_db * np.arange(1, PIECE_BLOCKS + 1) / 20)).astype(np.float32)
+
+    def push(
+        self, pieces: Float32, rows: NDArray[np.intp] | None = None, lengths: NDArray[np.int64] | None = None
+    ) -> list[tuple[int, Loss]]:
+        """Examine the next piece of some streams.
+
+        Args:
+            pieces: float32 [R, piece], finite; a last piece is padded with zeros.
+            rows: Streams that have a piece, each once, [R]; None for all of them, in order, without copying state.
+            lengths: Samples of each last piece before the padding, [R]; None if no piece is the last one.
+
+        Returns:
+            Losses that became known, each with its row of `pieces`; ordered by row, then onset.
+        """
+        chosen = slice(None) if rows is None else rows
+        view = self._view(chosen, pieces, lengths)
+        self._pieces[chosen] += 1
+        found: list[tuple[int, Loss]] = []
+        self._holes.find(self._streams[chosen], view, found)
+        self._repeats.find(chosen, view, found)
+        self._fades.find(view, found)
+        if len(found) > 1:
+            found = _disjoint(found)
+        return found
+
+    def reset(self, row: int) -> None:
+        """Forget a stream, so that its row can serve another one."""
+        self._pieces[row] = 0
+        self._samples[row] = self._spread[row] = self._middle[row] = 0.0
+        self._reference[row] = QUIETEST_REFERENCE
+        self._holes.reset(row)
+        self._repeats.reset(row)
+
+    def _view(self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None) -> View:
+        """Join each piece to the one before it, measure its blocks, and keep both for the next call."""
+        grid, count = self.grid, len(pieces)
+        high = np.maximum.reduceat(pieces, self._starts, axis=1)
+        low = np.minimum.reduceat(pieces, self._starts, axis=1)
+        spread = high - low
+        reference = np.empty((count, PIECE_BLOCKS + 1), np.float32)
+        reference[:, 0] = self._reference[chosen, -1]
+        np.multiply(spread, self._rise, out=reference[:, 1:])
+        np.maximum.accumulate(reference, axis=1, out=reference)
+        floored = np.maximum(reference[:, 1:] / self._rise, _QUIETEST)
+        first = (self._pieces[chosen] - 1) * grid.piece
+        ends = np.full(count, _NO_END, np.int64) if lengths is None else first + grid.piece + lengths
+        return View(
+            grid=grid,
+            first=first,
+            samples=shifted(self._samples, chosen, pieces),
+            spread=shifted(self._spread, chosen, spread),
+            middle=shifted(self._middle, chosen, (high + low) * _HALF),
+            reference=shifted(self._reference, chosen, floored),
+            ends=ends,
+        )
+
+
+def _disjoint(found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:
+    """Sort losses; of those that overlap keep the longer one."""
+    kept: list[tuple[int, Loss]] = []
+    for row, loss in sorted(found, key=lambda item: (item[0], item[1].start, -item[1].stop)):
+        if kept and kept[-1][0] == row and loss.start < kept[-1][1].stop:
+            if loss.stop - loss.start > kept[-1][1].stop - kept[-1][1].start:
+                kept[-1] = (row, loss)
+            continue
+        kept.append((row, loss))
+    return kept

@@ -1,0 +1,138 @@
+"""Finds gaps filled with fading copies at any distance: concealment that repeats pitch periods, as in G.711 Appendix I.
+
+Such concealment takes its copies from anywhere in the last 60 ms, so every distance would have to be compared. That is
+too much work for all sound, but these gaps end in a way of their own: the sound fades for tens of milliseconds and
+resumes within a few. Only such places are examined. There, the sound of a gap is an exact copy of earlier sound whose
+gain changes steadily; ordinary speech that fades is not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, View
+from speech_qc.audio.losses.tones import is_tonal
+
+RISE = 4.0
+"""Least ratio of the spread of two adjacent blocks where sound resumes."""
+
+LOUD_DB = -26.0
+"""Least spread of the sound that resumes, relative to the sound so far."""
+
+FADED = 0.1
+"""Highest spread before the sound resumes, relative to what it was 30 to 70 ms earlier."""
+
+EXACT = 1e-3
+"""Residual of a copy, as a share of its energy (−30 dB); no part of clean speech comes near it."""
+
+MIN_COPIES = 3
+"""Copied parts of 5 ms, among the last eight, of a loss."""
+
+MAX_PARTS = 22
+"""Parts of the longest loss, 110 ms; sound that matches for longer is periodic by itself."""
+
+_PART_BLOCKS = 2
+_NEAREST_S, _FARTHEST_S = 0.0045, 0.062  # distances of copies
+_FIRST = (2, 3)  # parts that decide whether to go on
+_AHEAD = 2  # blocks that the examination needs after the one in which the sound resumes
+_TINY = 1e-12
+
+
+class Fades:
+    """Finds faded copies of some streams; keeps no state.
+
+    Args:
+        grid: Sizes.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._nearest, self._farthest = grid.samples(_NEAREST_S) // grid.step, grid.samples(_FARTHEST_S) // grid.step
+        self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
+
+    def find(self, view: View, found: list[tuple[int, Loss]]) -> None:
+        """Examine the places at which sound resumes `_AHEAD` blocks before the end of the view, or earlier.
+
+        Args:
+            view: The samples.
+            found: Takes the losses, each with its row of the view.
+        """
+        start, stop = PIECE_BLOCKS - _AHEAD, 2 * PIECE_BLOCKS - _AHEAD
+        own, later = view.spread[:, start:stop], view.spread[:, start + 1 : stop + 1]
+        peak = np.maximum(own, later)
+        resumes = peak >= np.float32(RISE) * view.spread[:, start - 1 : stop - 1]
+        resumes &= peak >= self._loud_factor * view.reference[:, start:stop]
+        if not resumes.any():
+            return
+        for row, block in np.argwhere(resumes):
+            if _fades(view.spread[row], start + int(block)):
+                loss = self._judge(view, int(row), start + int(block))
+                if loss is not None:
+                    found.append((int(row), loss))
+
+    def _judge(self, view: View, row: int, block: int) -> Loss | None:
+        """Examine the parts before the block in which sound resumes."""
+        samples, size = view.samples[row], _PART_BLOCKS * self._grid.block
+        end = (block - 1) * self._grid.block  # the last block before may hold a cross-fade
+
+        def copied(part: int) -> bool:
+            return self._is_copy(samples, end - (part + 1) * size, end - part * size)
+
+        if not any(copied(part) for part in _FIRST):
+            return None
+        parts = [copied(part) for part in range(MAX_PARTS + 2)]
+        if sum(parts[:8]) < MIN_COPIES:
+            return None
+        first = max(part for part in range(len(parts)) if parts[part] and any(parts[max(0, part - 3) : part]))
+        if first >= MAX_PARTS:
+            return None
+        begin = end - (first + 1) * size
+        if is_tonal(samples[begin : begin + 4 * size : self._grid.step]):
+            return None
+        offset, stop = int(view.first[row]), block * self._grid.block
+        if offset + stop > view.ends[row]:
+            return None
+        return Loss("faded", offset + begin, offset + stop, offset + 2 * self._grid.piece)
+
+    def _is_copy(self, samples: Float32, start: int, stop: int) -> bool:
+        """Say whether some samples are a copy of earlier ones with a steadily changing gain."""
+        step = self._grid.step
+        part = samples[start:stop:step].astype(np.float64)
+        energy = float(part.dot(part))
+        if energy <= _TINY * len(part):
+            return False
+        past = samples[start - self._farthest * step : stop - self._nearest * step : step].astype(np.float64)
+        sources = sliding_window_view(past, len(part))  # row i: at the distance of (farthest - i) steps
+        products = sources @ part
+        energies = np.convolve(past * past, np.ones(len(part)), mode="valid")
+        match = np.where(products > 0.0, products, 0.0) ** 2 / (energies + _TINY)
+        best = self._farthest - int(match.argmax())
+        return any(
+            _residual(part, samples[start - lag : stop - lag : step].astype(np.float64)) < EXACT * energy
+            for lag in range((best - 1) * step + 1, (best + 1) * step)
+        )
+
+
+def _fades(spread: Float32, block: int) -> bool:
+    """Say whether the sound before a block has faded within the last 70 ms, but not at once."""
+    before, soon, last = spread[block - 28 : block - 12], spread[block - 8 : block - 4], spread[block - 4 : block - 1]
+    full = float(before.max())
+    middle = float(soon.max())
+    return (
+        float(spread[block - 1]) <= FADED * full
+        and 0.05 * full <= middle <= 0.75 * full
+        and float(last.max()) <= 0.4 * full
+    )
+
+
+def _residual(part: NDArray[np.float64], source: NDArray[np.float64]) -> float:
+    """Return the energy of a part that a source with a linearly changing gain does not explain."""
+    ramp = source * np.linspace(-1.0, 1.0, len(source))
+    a, b, c = float(source.dot(source)), float(source.dot(ramp)), float(ramp.dot(ramp))
+    u, v = float(source.dot(part)), float(ramp.dot(part))
+    determinant = a * c - b * b
+    if determinant <= _TINY:
+        return float(part.dot(part))
+    return float(part.dot(part)) - (u * u * c - 2.0 * u * v * b + v * v * a) / determinant

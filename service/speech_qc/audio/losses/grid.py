@@ -1,0 +1,129 @@
+"""The time grid of the loss detector: blocks of about 2.5 ms in pieces of 80 blocks, at absolute positions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio import check_rate_hz
+
+Float32 = NDArray[np.float32]
+Rows = NDArray[np.intp] | slice
+"""Streams of a call: their rows of the state; a slice if they are all."""
+
+PIECE_BLOCKS = 80
+"""Blocks per piece, 0.2 s: a concealed gap and the lag of its source fit into the piece before."""
+
+_BLOCKS_PER_S = 400
+_THINNED_HZ = 8_000  # a repetition is as exact on every k-th sample, so that it need not be sought on all of them
+
+MAX_LAG_MS = 60
+"""Longest packet in use; concealment repeats the last packet."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sizes at one sample rate.
+
+    Args:
+        rate_hz: The sample rate.
+        unit: Shortest packet of a whole number of samples that lasts 10, 20 or 40 ms; repetitions are sought at its
+            multiples.
+        step: Distance of the samples that are compared when repetitions are sought; divides `unit`.
+        block: Samples per block, a multiple of `step`.
+        lags: Number of multiples of `unit` that are examined.
+    """
+
+    rate_hz: int
+    unit: int
+    step: int
+    block: int
+    lags: int
+
+    @classmethod
+    def of(cls, rate_hz: int) -> Grid:
+        """Return the grid of a rate.
+
+        Raises:
+            InvalidAudio: The rate is not supported.
+        """
+        check_rate_hz(rate_hz)
+        unit_ms = next((ms for ms in (10, 20, 40) if rate_hz * ms % 1000 == 0), 40)
+        unit = rate_hz * unit_ms // 1000
+        wanted = rate_hz / _THINNED_HZ
+        step = min((k for k in range(1, unit + 1) if unit % k == 0), key=lambda k: abs(math.log(k / wanted)))
+        block = step * round(rate_hz / _BLOCKS_PER_S / step)
+        return cls(rate_hz, unit, step, block, MAX_LAG_MS // unit_ms)
+
+    @cached_property
+    def piece(self) -> int:
+        """Samples per piece."""
+        return PIECE_BLOCKS * self.block
+
+    def samples(self, seconds: float) -> int:
+        """Return a duration in samples."""
+        return round(seconds * self.rate_hz)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A stretch of lost samples.
+
+    Args:
+        kind: What replaced them.
+        start: First lost sample, counted from the start of the stream.
+        stop: First sample after them.
+        known: The sample at which the loss became known; the same however the samples arrived.
+        sure: Whether the samples alone prove it; otherwise it takes the model to confirm it.
+    """
+
+    kind: Literal["zeros", "repeated", "faded", "cut"]
+    start: int
+    stop: int
+    known: int
+    sure: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Two consecutive pieces of some streams, the earlier one already examined.
+
+    Args:
+        grid: Sizes.
+        first: Position of the first sample in each stream, int64 [R]; negative at the start of a stream.
+        samples: float32 [R, 2 * piece].
+        spread: Difference of the extremes of each block, float32 [R, 2 * PIECE_BLOCKS].
+        middle: Mean of the extremes of each block, likewise.
+        reference: Level of the sound so far as a difference of extremes, likewise; falls slowly.
+        ends: Length of each stream if it has ended in this view, a huge number otherwise, int64 [R].
+    """
+
+    grid: Grid
+    first: NDArray[np.int64]
+    samples: Float32
+    spread: Float32
+    middle: Float32
+    reference: Float32
+    ends: NDArray[np.int64]
+
+
+def shifted(state: Float32, rows: Rows, new: Float32) -> Float32:
+    """Move the second half of some rows to the first half, put `new` in its place, and return the rows.
+
+    Args:
+        state: float32 [S, …, 2 * n], changed in place.
+        rows: Rows to move, [R].
+        new: float32 [R, …, n].
+    """
+    half = new.shape[-1]
+    window: Float32 = state[rows]
+    window[..., :half] = window[..., half:]
+    window[..., half:] = new
+    if not isinstance(rows, slice):
+        state[rows] = window
+    return window

@@ -1,0 +1,261 @@
+"""Finds gaps filled with a constant: lost packets that nobody concealed.
+
+A gap is a run of equal or nearly equal samples. What makes it a loss is its edges. Where packets are lost, sound stops
+and resumes at full strength, usually in the middle of a wave; where a talker closes the lips, a gate closes or a codec
+stops transmitting in a pause, the sound has decayed before. Levels of edges are relative to the sound so far.
+
+The constants were chosen on speech that was cut, gated, synthesised and sent through silence suppression.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, View
+
+QUIET_DB = -50.0
+"""Spread of a quiet block relative to the sound so far; room for the ringing of a resampler."""
+
+QUIET_SPREAD = 2.5 / 32768
+"""Spread below which a block is always quiet: dithered 16-bit silence."""
+
+LOUD_DB = -40.0
+"""Spread before a gap, relative to the sound so far, below which its edge is not examined."""
+
+MIN_GAP_S = 0.005
+"""Shorter gaps are no packets; the shortest packet in use has 5 ms."""
+
+LONG_GAP_S = 0.12
+"""From here on a gap may outlast the word; its end tells nothing."""
+
+MAX_GAP_S = 5.0
+"""A longer gap is a muted line rather than a loss."""
+
+SHORT_EDGES_DB = -37.0
+"""Least `short_score` of a loss of any length."""
+
+PACKET_EDGES_DB = -40.0
+"""The same if the gap lasts a multiple of 10 ms to the sample, as packets do and closures of a synthesiser do not."""
+
+LONG_EDGE_DB = -53.0
+"""Least `long_score` of a loss."""
+
+SENT_EDGES_DB = -57.0
+"""The same on a line that has sent something in all pauses so far; there, gaps of packets need little more proof."""
+
+UNSURE_EDGES_DB = -75.0
+"""Least `short_score` of a gap of packets that the model may confirm."""
+
+UNSURE_GAP_S = (0.015, 0.065)
+"""Range of its length."""
+
+SILENT_BLOCKS = PIECE_BLOCKS // 2
+"""Constant blocks in a piece (0.1 s) that show that the line does not send in pauses."""
+
+AHEAD = 8
+"""Blocks after an edge (20 ms) that its examination needs."""
+
+_NEAR_S = (0.001, 0.0025, 0.01, 0.02)
+_LOOK_BACK = 4  # blocks
+_LATELY = 16  # blocks
+_PACKET_TOLERANCE = 2  # samples
+_HALF_STEP = 0.6 / 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One side of a gap.
+
+    Args:
+        at: Position of the first sample of the gap, or of the first one after it.
+        step: Twice the jump at the edge.
+        peaks: Spread of the sound within 1, 2.5, 10 and 20 ms of the edge.
+        reference: Level of the sound so far, as a spread.
+        lately: Highest spread of a block within 40 ms before the gap; 0 for the sound after it.
+    """
+
+    at: int
+    step: float
+    peaks: tuple[float, ...]
+    reference: float
+    lately: float = 0.0
+
+    def levels_db(self, reference: float) -> tuple[float, float, float, float]:
+        """Return jump and peaks at 1, 2.5 and 10 ms relative to a reference, dB."""
+        near, soon, wide, _ = self.peaks
+        step, near, soon, wide = (20.0 * np.log10(max(v, 1e-9) / reference) for v in (self.step, near, soon, wide))
+        return float(step), float(near), float(soon), float(wide)
+
+
+def short_score(before: Edge, after: Edge) -> float:
+    """Rate both edges of a short gap, dB; high if the sound was loud on both sides up to the gap."""
+    reference = max(before.reference, before.peaks[-1], after.peaks[-1])
+    left, right = before.levels_db(reference), after.levels_db(reference)
+    jumps = _clip(left[0], -40.0, -5.0) + _clip(right[0], -40.0, -5.0)
+    return 0.3 * jumps + _clip(left[3], -50.0, -4.0) + _clip(right[3], -50.0, -4.0)
+
+
+def long_score(before: Edge, after: Edge) -> float:
+    """Rate the first edge of a long gap, dB; high if the sound was loud up to the gap."""
+    reference = max(before.reference, before.peaks[-1], after.peaks[-1])
+    step, near, soon, wide = before.levels_db(reference)
+    edge = max(_clip(step, -40.0, -5.0), _clip(near, -50.0, 0.0) - 6.0)
+    return edge + _clip(soon, -50.0, -4.0) + _clip(wide, -50.0, -4.0)
+
+
+def packet_edge(before: Edge, after: Edge) -> bool:
+    """Say whether one edge suffices for a gap of packets: a jump, or sound that is loud up to it.
+
+    Silence suppression also sends gaps of packets, but its sound has decayed before and resumes with a soft onset.
+    """
+    reference = max(before.reference, before.peaks[-1], after.peaks[-1])
+    step, _, soon, _ = before.levels_db(reference)
+    if step > -18.0 or soon > -14.0:
+        return True
+    step, _, soon, wide = after.levels_db(reference)
+    decayed = before.lately < reference * 10 ** (-25.0 / 20)
+    return step > -20.0 and soon > -12.0 and wide > -8.0 if decayed else step > -26.0 and wide > -20.0
+
+
+class Holes:
+    """Finds gaps of some streams; one state per stream.
+
+    Args:
+        grid: Sizes.
+        streams: Number of streams S.
+    """
+
+    def __init__(self, grid: Grid, streams: int) -> None:
+        self._grid = grid
+        self._open: list[Edge | None] = [None] * streams
+        self._is_open = np.zeros(streams, np.bool_)
+        self._sends_all = np.ones(streams, np.bool_)
+        self._quiet_factor = np.float32(10 ** (QUIET_DB / 20))
+        self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
+
+    def reset(self, row: int) -> None:
+        """Forget a stream."""
+        self._close(row)
+        self._sends_all[row] = True
+
+    def _close(self, row: int) -> None:
+        self._open[row], self._is_open[row] = None, False
+
+    def find(self, rows: NDArray[np.intp], view: View, found: list[tuple[int, Loss]]) -> None:
+        """Examine the edges that lie `AHEAD` blocks before the end of the view, or earlier.
+
+        Args:
+            rows: The stream of each row of the view, [R].
+            view: The samples.
+            found: Takes the gaps, each with its row of the view.
+        """
+        start, stop = PIECE_BLOCKS - AHEAD, 2 * PIECE_BLOCKS - AHEAD
+        spread = view.spread[:, start - 1 - _LOOK_BACK : stop]
+        reference = view.reference[:, start - 1 - _LOOK_BACK : stop]
+        quiet = spread <= np.maximum(reference * self._quiet_factor, np.float32(QUIET_SPREAD))
+        if not quiet.any() and not self._is_open[rows].any():
+            return
+        silent = np.count_nonzero(view.spread[:, PIECE_BLOCKS:] == 0.0, axis=1) >= SILENT_BLOCKS
+        self._sends_all[rows] &= ~silent
+        own, before = quiet[:, 1 + _LOOK_BACK :], quiet[:, _LOOK_BACK:-1]
+        changed = own != before
+        if not changed.any():
+            return
+        loud = spread >= reference * self._loud_factor
+        width = stop - start
+        recent = loud[:, _LOOK_BACK : _LOOK_BACK + width].copy()
+        for back in range(1, _LOOK_BACK):
+            recent |= loud[:, _LOOK_BACK - back : _LOOK_BACK - back + width]
+        falls = changed & own & recent
+        relevant = falls.any(axis=1) | self._is_open[rows]
+        for row in np.flatnonzero(relevant):
+            for block in np.flatnonzero(changed[row]):
+                self._advance(int(rows[row]), int(row), view, start + int(block), bool(falls[row, block]), found)
+
+    def _advance(
+        self, stream: int, row: int, view: View, block: int, falls: bool, found: list[tuple[int, Loss]]
+    ) -> None:
+        """Open a gap, or close and judge it, at a change from or to a quiet block."""
+        before = self._open[stream]
+        if falls:
+            self._open[stream] = _left_edge(view, row, block)
+            self._is_open[stream] = True
+        elif before is not None:
+            self._close(stream)
+            after = _right_edge(view, row, block)
+            sure = self._judge(before, after, int(view.ends[row]), sends_all=bool(self._sends_all[stream]))
+            if sure is not None:
+                known = int(view.first[row]) + 2 * view.grid.piece
+                found.append((row, Loss("zeros", before.at, after.at, known, sure)))
+
+    def _judge(self, before: Edge, after: Edge, end: int, *, sends_all: bool) -> bool | None:
+        """Return whether a gap is surely a loss; None if it is none."""
+        length = after.at - before.at
+        length_s = length / self._grid.rate_hz
+        if not MIN_GAP_S <= length_s <= MAX_GAP_S:
+            return None
+        packets = self._is_packets(length)
+        score = short_score(before, after)
+        if length_s < LONG_GAP_S and score >= (PACKET_EDGES_DB if packets else SHORT_EDGES_DB):
+            return True
+        if after.at + self._grid.samples(_NEAR_S[-1]) > end:
+            return None
+        if length_s >= LONG_GAP_S and long_score(before, after) >= LONG_EDGE_DB:
+            return True
+        if not packets:
+            return None
+        if packet_edge(before, after) or (sends_all and length_s < LONG_GAP_S and score >= SENT_EDGES_DB):
+            return True
+        if not sends_all:
+            return None
+        unsure = UNSURE_GAP_S[0] <= length_s <= UNSURE_GAP_S[1] and score >= UNSURE_EDGES_DB
+        return False if unsure else None
+
+    def _is_packets(self, length: int) -> bool:
+        """Say whether a gap lasts a multiple of 10 ms; adjacent samples may happen to have its value."""
+        unit = self._grid.rate_hz / 100
+        return length > unit - 1 and abs(length - unit * round(length / unit)) <= _PACKET_TOLERANCE
+
+
+def _left_edge(view: View, row: int, block: int) -> Edge:
+    """Locate the first sample of a gap whose first wholly quiet block is given."""
+    grid, samples = view.grid, view.samples[row]
+    level = float(view.middle[row, block])
+    start = (block - 2) * grid.block
+    far = np.flatnonzero(_differs(samples[start : block * grid.block], level, float(view.spread[row, block])))
+    at = start + (int(far[-1]) + 1 if len(far) else 0)
+    peaks = tuple(_spread(samples[at - grid.samples(near) : at], level) for near in _NEAR_S)
+    step = 2.0 * abs(float(samples[at - 1]) - level)
+    lately = float(view.spread[row, block - _LATELY : block].max())
+    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block - 1]), lately)
+
+
+def _right_edge(view: View, row: int, block: int) -> Edge:
+    """Locate the first sample after a gap whose last wholly quiet block precedes the given one."""
+    grid, samples = view.grid, view.samples[row]
+    level = float(view.middle[row, block - 1])
+    start = block * grid.block
+    far = np.flatnonzero(_differs(samples[start : start + 2 * grid.block], level, float(view.spread[row, block - 1])))
+    at = start + (int(far[0]) if len(far) else 0)
+    peaks = tuple(_spread(samples[at : at + grid.samples(near)], level) for near in _NEAR_S)
+    step = 2.0 * abs(float(samples[at]) - level)
+    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block]))
+
+
+def _differs(samples: Float32, level: float, spread: float) -> NDArray[np.bool_]:
+    """Say which samples are outside the band of a quiet block."""
+    distant: NDArray[np.bool_] = np.abs(samples - np.float32(level)) > max(0.6 * spread, _HALF_STEP)
+    return distant
+
+
+def _spread(samples: Float32, level: float) -> float:
+    """Return the spread of some samples and the level of the gap."""
+    high, low = float(samples.max()), float(samples.min())
+    return max(high - low, high - level, level - low)
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)

@@ -1,0 +1,195 @@
+"""Finds gaps filled with earlier sound: packets that concealment replaced by copies of the last one.
+
+A copy at the distance of a packet, scaled by any gain, is exact; the most regular vowel differs more from one period to
+the next. The match must begin abruptly: sound that is periodic by itself, such as a tone or a hum, matches before as
+well. A copy is often faded, and silence may follow until the sound resumes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, shifted
+from speech_qc.audio.losses.tones import is_tonal
+
+EXACT = 0.992
+"""Squared correlation of a block with its source from which it is a copy (−21 dB); re-coded µ-law reaches 0.999."""
+
+SURE = 0.998
+"""Median of the same in a loss that lasts no multiple of 10 ms, or whose end is not found."""
+
+DIFFERENT = 0.95
+"""Squared correlation below which a block is no copy."""
+
+MIN_BLOCKS = 7
+"""Consecutive copied blocks of a loss; a packet of 20 ms covers 7 blocks whatever its alignment."""
+
+MAX_BLOCKS = 50
+"""Longest concealment, 125 ms; concealment falls silent after 60 to 120 ms."""
+
+GAINS = (0.1, 1.15)
+"""Least and highest gain of a copy."""
+
+LOUD_DB = -24.0
+"""Spread of a source relative to the sound so far."""
+
+MUTE_DB = -36.0
+"""Spread relative to the sound so far below which a block after a copy is muted."""
+
+FADED_DB = -14.0
+"""Level of the end of a copy relative to its start from which the sound has faded."""
+
+_LENGTH_TOLERANCE = 0.05  # of 10 ms
+_BRIDGE = 2  # blocks that a step of the gain may spoil
+_EDGE_RESIDUAL = 0.1  # of a copy, relative to its level
+_TINY = np.float32(1e-20)
+_MEAN_WEIGHT = np.float32(0.25)
+
+
+class Repeats:
+    """Finds concealed packets of some streams; one state per stream.
+
+    Args:
+        grid: Sizes.
+        streams: Number of streams S.
+    """
+
+    def __init__(self, grid: Grid, streams: int) -> None:
+        self._grid = grid
+        self._match = np.zeros((streams, grid.lags, 2 * PIECE_BLOCKS), np.float32)
+        self._mean = np.zeros((streams, 1), np.float32)
+        self._until = np.zeros(streams, np.int64)  # end of the last loss
+
+    def reset(self, row: int) -> None:
+        """Forget a stream."""
+        self._match[row], self._mean[row], self._until[row] = 0.0, 0.0, 0
+
+    def find(self, rows: Rows, view: View, found: list[tuple[int, Loss]]) -> None:
+        """Examine copies that begin `MAX_BLOCKS` blocks before the end of the view, or earlier.
+
+        Args:
+            rows: The stream of each row of the view, [R].
+            view: The samples.
+            found: Takes the losses, each with its row of the view.
+        """
+        match = shifted(self._match, rows, self._correlate(rows, view))  # [R, lags, 2 * blocks]
+        start, stop = PIECE_BLOCKS - MAX_BLOCKS, 2 * PIECE_BLOCKS - MAX_BLOCKS
+        exact = match[:, :, start : stop + MIN_BLOCKS - 1] >= np.float32(EXACT)
+        if np.count_nonzero(exact) < MIN_BLOCKS:
+            return
+        width = stop - start
+        runs = exact[:, :, :width].copy()
+        for ahead in range(1, MIN_BLOCKS):
+            runs &= exact[:, :, ahead : ahead + width]
+        if not runs.any():
+            return
+        runs &= match[:, :, start - 1 : stop - 1] < np.float32(EXACT)
+        runs &= match[:, :, start - 2 : stop - 2] < np.float32(DIFFERENT)
+        until = self._until[rows]
+        for row, block, lag in np.argwhere(runs.transpose(0, 2, 1)):
+            loss = self._judge(view, int(row), int(lag), start + int(block), match[row, lag])
+            if loss is not None and loss.start >= until[row]:
+                until[row] = loss.stop
+                found.append((int(row), loss))
+        self._until[rows] = until
+
+    def _correlate(self, rows: Rows, view: View) -> Float32:
+        """Return the squared correlation of each new block with the sound at each lag, float32 [R, lags, blocks].
+
+        A block whose gain would be negative, or far from that of a copy, has 0.
+        """
+        grid = self._grid
+        count, half = len(view.samples), grid.piece // grid.step
+        mean = self._mean[rows]
+        thin = view.samples[:, :: grid.step]
+        newest = np.add.reduce(thin[:, half:], axis=1, keepdims=True) / np.float32(half)
+        mean = (mean + _MEAN_WEIGHT * (newest - mean)).astype(np.float32)
+        self._mean[rows] = mean
+        thin = thin - mean
+        shape = (count, PIECE_BLOCKS, grid.block // grid.step)
+        new = thin[:, half:].reshape(shape)
+        row, item = thin.strides
+        unit = grid.unit // grid.step
+        sources = np.ndarray(  # the sound one, two, … units before each new block
+            (count, grid.lags, *shape[1:]),
+            np.float32,
+            thin.data,
+            (half - unit) * item,
+            (row, -unit * item, shape[2] * item, item),
+        )
+        product = np.einsum("rbk,rlbk->rlb", new, sources)
+        energy = np.einsum("rbk,rbk->rb", new, new)[:, None]
+        source_energy = np.einsum("rlbk,rlbk->rlb", sources, sources)
+        gain: Float32 = product / (source_energy + _TINY)
+        match: Float32 = gain * product / (energy + _TINY)
+        match[(gain < GAINS[0]) | (gain > GAINS[1])] = 0.0
+        return match
+
+    def _judge(self, view: View, row: int, lag_index: int, block: int, match: Float32) -> Loss | None:
+        """Follow a run of copied blocks to its end and say whether it is a loss."""
+        grid, lag = self._grid, self._grid.unit * (lag_index + 1)
+        copied = match >= np.float32(EXACT)
+        last = block + MIN_BLOCKS - 1
+        limit = min(block + MAX_BLOCKS, 2 * PIECE_BLOCKS) - 1
+        while last < limit and copied[last + 1 : last + 2 + _BRIDGE].any():
+            last += 1
+        while not copied[last]:
+            last -= 1
+        if last >= limit or match[last + 1 : last + 2 + _BRIDGE].min() >= DIFFERENT:
+            return None  # it has no abrupt end, so it is periodic sound
+        if (view.spread[row, block:last] < view.reference[row, block:last] * np.float32(10 ** (LOUD_DB / 20))).all():
+            return None
+        samples = view.samples[row]
+        source = samples[block * grid.block - lag : (block + MIN_BLOCKS) * grid.block - lag : grid.step]
+        if is_tonal(source):
+            return None
+        first = _first_copied(samples, block, lag, grid)
+        stop = _first_other(samples, last, lag, grid)
+        muted = view.spread[row, last + 1 :] <= view.reference[row, last + 1 :] * np.float32(10 ** (MUTE_DB / 20))
+        faded = True
+        if len(muted) > 1 and muted[1]:
+            sounding = np.flatnonzero(~muted[1:])
+            stop = (last + 2 + (int(sounding[0]) if len(sounding) else len(muted) - 1)) * grid.block
+        elif float(view.spread[row, last]) >= 10 ** (FADED_DB / 20) * float(view.spread[row, block]):
+            faded = False
+            if not self._is_packets(stop - first) and np.median(match[block:last]) < SURE:
+                return None
+        offset = int(view.first[row])
+        if offset + stop > view.ends[row]:
+            return None
+        return Loss("faded" if faded else "repeated", offset + first, offset + stop, offset + 2 * grid.piece)
+
+    def _is_packets(self, length: int) -> bool:
+        """Say whether a gap lasts a multiple of 10 ms."""
+        unit = self._grid.rate_hz / 100
+        return abs(length - unit * round(length / unit)) <= _LENGTH_TOLERANCE * unit
+
+
+def _gain(samples: Float32, start: int, stop: int, lag: int) -> float:
+    copy, source = samples[start:stop].astype(np.float64), samples[start - lag : stop - lag].astype(np.float64)
+    return float(copy.dot(source) / max(source.dot(source), 1e-12))
+
+
+def _residual(samples: Float32, start: int, stop: int, lag: int, gain: float) -> NDArray[np.bool_]:
+    """Say which samples differ from their scaled source."""
+    copy, source = samples[start:stop], samples[start - lag : stop - lag]
+    scale = float(np.sqrt(np.mean(np.square(source, dtype=np.float64)))) * gain
+    other: NDArray[np.bool_] = np.abs(copy - np.float32(gain) * source) > max(_EDGE_RESIDUAL * scale, 3.0 / 32768)
+    return other
+
+
+def _first_copied(samples: Float32, block: int, lag: int, grid: Grid) -> int:
+    """Return the first copied sample of a run whose first wholly copied block is given."""
+    start, stop = block * grid.block, (block + 1) * grid.block
+    gain = _gain(samples, start, stop, lag)
+    others = np.flatnonzero(_residual(samples, start - 2 * grid.block, start, lag, gain))
+    return start - 2 * grid.block + int(others[-1]) + 1 if len(others) else start - 2 * grid.block
+
+
+def _first_other(samples: Float32, block: int, lag: int, grid: Grid) -> int:
+    """Return the first sample that is not copied after the last wholly copied block."""
+    start, stop = block * grid.block, (block + 1) * grid.block
+    gain = _gain(samples, start, stop, lag)
+    others = np.flatnonzero(_residual(samples, stop, stop + grid.block, lag, gain))
+    return stop + (int(others[0]) if len(others) else min(grid.block, len(samples) - stop))

@@ -1,0 +1,211 @@
+"""Checks the model's events against the sound: names tones, and drops music and clipping that are a pure tone.
+
+Only frames in which the model suspects a tone, music or clipping are analysed, so clean speech costs nothing. Every
+decision depends on the frames before a fixed frame, so it is the same however the stream is cut into chunks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio.tones import FRAME, LONG_FRAMES, MARGIN, RATE_HZ, SAME_HZ, Lines, Run, ToneMeter
+from speech_qc.contract import ModelContract
+from speech_qc.scoring.events import Event, EventUpdate
+from speech_qc.scoring.tone_kinds import is_call_progress, mains_hz, name_tone, steady_lines
+
+Float32 = NDArray[np.float32]
+
+SUSPECT = {"tone": 0.1, "music": 0.35, "clipping": 0.5}
+"""Scores from which frames are analysed."""
+
+BEFORE, AFTER = 3, 10
+"""Frames analysed before and after a suspect frame; the analysis lags by `BEFORE` frames."""
+
+TOGETHER = 20
+"""Frames that are analysed together unless a decision is due, which takes a third of the time of five at a time."""
+
+DECIDED_AFTER = 8
+"""Frames by which the beginning of music or clipping is held back until it can be compared with a tone."""
+
+PURE_SHARE = 0.7
+"""Share of an event's frames that must be a tone, so that it is no music, or no clipping."""
+
+CLEAN_PURITY = 0.998
+"""Purity of a tone without the harmonics that clipping adds."""
+
+TONAL_SCORE, TONAL_SHARE, POSTPONED = 0.3, 0.3, 50
+"""While this share of the frames has this score for `tone`, the beginning of music waits for so many more frames."""
+
+ALWAYS, MIN_WINDOWS = 0.75, 3
+"""Under other sounds, a tone is a line in this share of the long windows, of which there must be so many."""
+
+STEADY_FRAMES = 15
+"""A tone of at least this length (0.3 s) is no note."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """The beginning of an event that has not been announced."""
+
+    update: EventUpdate
+    decided: int
+    is_tone: bool = False
+
+
+class EventRefiner:
+    """Refines the events of one channel; owned by its session.
+
+    Args:
+        contract: The model's contract.
+        show_digits: Whether telephone keys are named.
+    """
+
+    def __init__(self, contract: ModelContract, *, show_digits: bool = False) -> None:
+        self._show_digits = show_digits
+        spec = contract.features
+        fits = (spec.sample_rate_hz, spec.frame_samples) == (RATE_HZ, FRAME)
+        names = [name for name in SUSPECT if contract.has(name) and fits]
+        self._columns = [contract.index(name) for name in names]
+        self._least = np.array([SUSPECT[name] for name in names], np.float32)
+        self._meter = ToneMeter()
+        self._hits: list[int] = []  # suspect frames that frames still to be analysed depend on
+        self._analysed = 0  # frames before this one are analysed, or need not be
+        self._tone = contract.index("tone") if contract.has("tone") and fits else None
+        self._tonal: deque[int] = deque(maxlen=3000)  # latest frames that score high for `tone`
+        self._held: dict[int, _Held] = {}
+        self.dropped_frames: dict[str, int] = {}
+        """Frames of dropped events, by label."""
+
+    @property
+    def first_needed(self) -> int:
+        """First sample that is still needed."""
+        return self._analysed * FRAME - MARGIN
+
+    def refine(
+        self,
+        first: int,
+        scores: Float32,
+        news: Sequence[EventUpdate],
+        samples: Callable[[int, int], Float32],
+        *,
+        done: bool,
+    ) -> list[EventUpdate]:
+        """Take the next frames and the updates that they caused; return the updates to announce.
+
+        Args:
+            first: Index of the first frame.
+            scores: float32 (n, C).
+            news: Updates of the tracker.
+            samples: Returns samples between two positions at the model's rate.
+            done: Whether these are the last frames.
+        """
+        stop = first + len(scores)
+        if (scores.take(self._columns, axis=1) >= self._least).any():
+            suspect = (scores[:, self._columns] >= self._least).any(axis=1)
+            self._hits += (np.flatnonzero(suspect) + first).tolist()
+            if self._tone is not None:
+                self._tonal.extend((np.flatnonzero(scores[:, self._tone] >= TONAL_SCORE) + first).tolist())
+        ready = stop if done else max(self._analysed, stop - BEFORE)
+        due = done or news or any(ready >= held.decided and not held.is_tone for held in self._held.values())
+        if not self._hits:
+            self._analysed = ready
+        elif due or ready - self._analysed >= TOGETHER:
+            self._analyse(ready, samples)
+            self._analysed = ready
+        if not (news or self._held):
+            return []
+        announced: list[EventUpdate] = []
+        for update in news:
+            self._take(update, announced)
+        for held in list(self._held.values()):
+            if ready >= held.decided and not held.is_tone:
+                self._decide(held, announced)
+        return announced
+
+    def _analyse(self, ready: int, samples: Callable[[int, int], Float32]) -> None:
+        """Analyse the frames before `ready` that are near a suspect frame."""
+        wanted = np.zeros(ready - self._analysed, bool)
+        for hit in self._hits:
+            wanted[max(0, hit - BEFORE - self._analysed) : max(0, hit + AFTER + 1 - self._analysed)] = True
+        self._hits = [hit for hit in set(self._hits) if hit + AFTER >= ready]
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], wanted, [False]))))
+        for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            begin, end = (self._analysed + start) * FRAME - MARGIN, (self._analysed + stop) * FRAME + MARGIN
+            piece = samples(max(0, begin), end)
+            missing = end - max(0, begin) - len(piece)
+            self._meter.push(self._analysed + start, np.pad(piece, (max(0, -begin), missing)))
+
+    def _take(self, update: EventUpdate, announced: list[EventUpdate]) -> None:
+        event = update.event
+        if event.label == "tone" and update.phase == "end":
+            announced.append(replace(update, event=self._named(event)))
+        elif event.label not in ("music", "clipping"):
+            announced.append(update)
+        elif update.phase == "begin":
+            self._held[event.event_id] = _Held(
+                update, event.onset_frame + DECIDED_AFTER + 30 * (event.label == "music")
+            )
+        else:
+            held = self._held.pop(event.event_id, None)
+            if held is not None:
+                assert event.offset_frame is not None
+                if self._is_tone(event, event.offset_frame):
+                    frames = event.offset_frame - event.onset_frame
+                    self.dropped_frames[event.label] = self.dropped_frames.get(event.label, 0) + frames
+                    return
+                announced.append(held.update)
+            announced.append(update)
+
+    def _decide(self, held: _Held, announced: list[EventUpdate]) -> None:
+        """Announce the beginning of an event unless it is a tone so far; then its end decides."""
+        event = held.update.event
+        held.is_tone = self._is_tone(event, held.decided)
+        tonal = sum(event.onset_frame <= frame < held.decided for frame in self._tonal)
+        if not held.is_tone and event.label == "music" and tonal >= TONAL_SHARE * (held.decided - event.onset_frame):
+            held.decided += POSTPONED
+        elif not held.is_tone:
+            del self._held[event.event_id]
+            announced.append(held.update)
+
+    def _is_tone(self, event: Event, stop: int) -> bool:
+        """Whether the frames of an event are a tone that the model mistook for music or clipping."""
+        frames = stop - event.onset_frame
+        runs = self._runs(event.onset_frame, stop)
+        if event.label == "clipping":
+            clean = sum(_overlap(run, event.onset_frame, stop) for run in runs if run.purity >= CLEAN_PURITY)
+            return clean >= PURE_SHARE * frames
+        steady = [run for run in runs if run.frames >= STEADY_FRAMES]
+        if steady:
+            longest = max(steady, key=lambda run: run.frames)
+            same = [run for run in steady if abs(run.first_hz - longest.first_hz) <= SAME_HZ]
+            if sum(_overlap(run, event.onset_frame, stop) for run in same) >= PURE_SHARE * frames:
+                return True
+        windows = self._windows(event.onset_frame, stop)
+        lines = steady_lines(windows, ALWAYS, constant=True)
+        if len(windows) >= 2 and is_call_progress(lines):
+            return True
+        return len(windows) >= MIN_WINDOWS and (mains_hz(lines) is not None or len(lines) == 1)
+
+    def _runs(self, start: int, stop: int) -> list[Run]:
+        return [run for run in self._meter.runs if run.stop > start and run.first < stop]
+
+    def _windows(self, start: int, stop: int) -> list[Lines]:
+        """Return the long windows that lie at least half between two frames."""
+        half = LONG_FRAMES // 2
+        return [w for w in self._meter.windows if start - half <= w.first and w.first + half <= stop]
+
+    def _named(self, event: Event) -> Event:
+        start, stop = event.onset_frame - BEFORE, event.offset_frame or event.onset_frame
+        windows = self._windows(start, stop)
+        seconds = (stop - event.onset_frame) * FRAME / RATE_HZ
+        detail = name_tone(self._runs(start, stop), windows, duration_s=seconds, show_digits=self._show_digits)
+        return replace(event, detail=detail)
+
+
+def _overlap(run: Run, start: int, stop: int) -> int:
+    return max(0, min(run.stop, stop) - max(run.first, start))

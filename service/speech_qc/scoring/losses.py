@@ -1,0 +1,197 @@
+"""Joins losses found in samples with scores: which of them fall into speech, and what the model says about them.
+
+Losses become known at samples, scores arrive later and in blocks of any size. A loss is held until the frames around it
+have been scored, so what is said about it, and when, does not depend on the blocks. Memory is constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from speech_qc.contract import ModelContract
+from speech_qc.scoring.layout import FloatArray, ScoreLayout
+from speech_qc.wire.vocabulary import LossKind
+
+NEAR_FRAMES = 6
+"""Frames (0.12 s) on each side of a loss in which speech is sought."""
+
+SPOKEN_FRAMES = 2
+"""Frames with speech on a side that make it speech."""
+
+SPOKEN_SHARE = 0.6
+"""Share of the speech label's enter threshold from which a frame counts as speech; a loss makes its score fall."""
+
+CONFIRMED = 0.9
+"""Highest `dropout` score of a loss that the samples leave unsure."""
+
+OUTLASTING_S = 0.12
+"""Seconds; a longer loss may outlast the word in which it began."""
+
+_HELD_FRAMES = 320  # longest gap, two pieces of the detector, and the frames beside them
+
+
+@dataclass(frozen=True, slots=True)
+class LossSpan:
+    """A loss in samples of the stream.
+
+    Args:
+        kind: What replaced the samples.
+        start: First lost sample.
+        stop: First sample after them.
+        known: Sample at which the loss became known; its frame is scored only after the loss was passed on.
+        sure: Whether the samples alone prove it; otherwise the model must confirm it.
+    """
+
+    kind: LossKind
+    start: int
+    stop: int
+    known: int
+    sure: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechLoss:
+    """A loss that falls into speech.
+
+    Args:
+        kind: What replaced the samples.
+        onset_s: Its start, seconds.
+        offset_s: Its end.
+        known: Frame with whose scores it became certain.
+        onset_frame: First frame that it touches.
+        offset_frame: First frame after it.
+        score_max: Highest `dropout` score of its frames; 0 if the model has no such head.
+        score_mean: Mean of the same.
+        speech_frames: Its frames with speech.
+    """
+
+    kind: LossKind
+    onset_s: float
+    offset_s: float
+    known: int
+    onset_frame: int
+    offset_frame: int
+    score_max: float
+    score_mean: float
+    speech_frames: int
+
+    @property
+    def gap_s(self) -> float:
+        """Its length, seconds."""
+        return self.offset_s - self.onset_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    span: LossSpan
+    onset: int
+    offset: int
+    due: int
+
+
+class LossJoin:
+    """Joins the losses of one channel with its scores; owned by one session, not thread-safe.
+
+    Args:
+        contract: The model's contract.
+        layout: Layout of the same contract.
+        rate_hz: Sample rate of the losses.
+    """
+
+    def __init__(self, contract: ModelContract, layout: ScoreLayout, rate_hz: int) -> None:
+        self._rate_hz = rate_hz
+        self._sample_rate_hz = contract.features.sample_rate_hz
+        self._samples_per_frame = contract.features.frame_samples * rate_hz  # at the product of both rates
+        self._enter = layout.enter[layout.speech]
+        self._spoken_score = np.float32(SPOKEN_SHARE * self._enter)
+        dropout = contract.index("dropout") if contract.has("dropout") else layout.speech
+        self._columns = [layout.speech, dropout]
+        self._has_dropout = contract.has("dropout")
+        self._recent = np.zeros((_HELD_FRAMES, 2), np.float32)
+        self._frames = 0
+        self._held: list[_Held] = []
+
+    def push(self, losses: Sequence[LossSpan]) -> None:
+        """Accept losses that became known, in order."""
+        for loss in losses:
+            onset, offset = self._frame(loss.start), self._frame_after(loss.stop)
+            self._held.append(_Held(loss, onset, offset, max(self._frame_after(loss.known), offset + NEAR_FRAMES)))
+
+    def add(self, scores: FloatArray) -> list[SpeechLoss]:
+        """Accept the scores of the next frames and return the losses that are certain now.
+
+        Args:
+            scores: float32 [n, C].
+        """
+        frames = len(scores)
+        self._frames += frames
+        chosen = scores[:, self._columns]
+        if not self._held:
+            self._keep(chosen)
+            return []
+        recent = np.concatenate((self._recent, chosen))
+        due = [held for held in self._held if held.due < self._frames]
+        self._held = [held for held in self._held if held.due >= self._frames]
+        self._recent = recent[frames:]
+        return self._in_speech(due, recent)
+
+    def finish(self) -> list[SpeechLoss]:
+        """Return the losses that were held when the stream ended."""
+        held, self._held = self._held, []
+        return self._in_speech(held, self._recent)
+
+    def _keep(self, chosen: FloatArray) -> None:
+        frames = len(chosen)
+        if frames >= _HELD_FRAMES:
+            self._recent = chosen[-_HELD_FRAMES:]
+            return
+        self._recent = np.concatenate((self._recent[frames:], chosen))
+
+    def _in_speech(self, due: Sequence[_Held], recent: FloatArray) -> list[SpeechLoss]:
+        first = self._frames - len(recent)
+        found = []
+        for held in sorted(due, key=lambda item: (item.due, item.onset)):
+            speech = recent[:, 0] >= self._spoken_score
+            onset, offset = held.onset - first, min(held.offset, self._frames) - first
+            gap_s = (held.span.stop - held.span.start) / self._rate_hz
+            if not _is_spoken(speech, onset, offset, gap_s):
+                continue
+            scores = recent[onset:offset, 1] if self._has_dropout else np.zeros(1, np.float32)
+            if not held.span.sure and scores.max() < CONFIRMED:
+                continue
+            found.append(
+                SpeechLoss(
+                    kind=held.span.kind,
+                    onset_s=held.span.start / self._rate_hz,
+                    offset_s=held.span.stop / self._rate_hz,
+                    known=min(held.due, self._frames),
+                    onset_frame=held.onset,
+                    offset_frame=min(held.offset, self._frames),
+                    score_max=float(scores.max()),
+                    score_mean=float(scores.mean(dtype=np.float64)),
+                    speech_frames=int(np.count_nonzero(recent[onset:offset, 0] >= self._enter)),
+                )
+            )
+        return found
+
+    def _frame(self, sample: int) -> int:
+        """Return the frame that contains a sample."""
+        return sample * self._sample_rate_hz // self._samples_per_frame
+
+    def _frame_after(self, sample: int) -> int:
+        """Return the first frame that begins at a sample or after it."""
+        return -(-sample * self._sample_rate_hz // self._samples_per_frame)
+
+
+def _is_spoken(speech: npt.NDArray[np.bool_], onset: int, offset: int, gap_s: float) -> bool:
+    """Say whether there is speech before a loss or, if it is too short to outlast a word, after it.
+
+    The frames at its edges belong to both sides: they hold the sound next to the loss.
+    """
+    before = np.count_nonzero(speech[max(0, onset + 1 - NEAR_FRAMES) : onset + 1])
+    after = np.count_nonzero(speech[max(0, offset - 1) : offset - 1 + NEAR_FRAMES])
+    return bool(before >= SPOKEN_FRAMES or (after >= SPOKEN_FRAMES and gap_s < OUTLASTING_S))

@@ -1,0 +1,114 @@
+"""Music and clipping that are a tone are dropped, and every decision is the same for any chunk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from signals import voice, white_noise
+from speech_qc.audio.tones import FRAME
+from speech_qc.contract import LABEL_CATALOG, LabelSpec, ModelContract
+from speech_qc.pipeline.refiner import EventRefiner
+from speech_qc.scoring.events import Event, EventTracker
+
+RATE_HZ = 16_000
+SECONDS = 6.0
+TIME = np.arange(round(SECONDS * RATE_HZ)) / RATE_HZ
+LIMITS = {"probability": {"enter": 0.6, "exit": 0.4}, "db": {"low": -15.0, "high": 45.0}, "mos": {"low": 1, "high": 5}}
+CONTRACT = ModelContract(
+    name="test",
+    version="1.0.0",
+    labels=tuple(LabelSpec(name=n, family=f, kind=k, **LIMITS[k]) for n, (f, k) in LABEL_CATALOG.items()),  # type: ignore[arg-type]
+    lookahead_frames=2,
+    state_size=8,
+)
+
+
+def refined(samples, found: dict[str, tuple[int, int]], chunk: int = 5, **options) -> tuple[list[Event], EventRefiner]:
+    """Track labels that score in these frames, and return the announced events that have ended."""
+    samples = samples.astype(np.float32)
+    frames = len(samples) // FRAME
+    scores = np.zeros((frames, len(CONTRACT.labels)), np.float32)
+    for label, (start, stop) in found.items():
+        scores[start:stop, CONTRACT.index(label)] = 0.9
+    tracker, refiner = EventTracker(CONTRACT), EventRefiner(CONTRACT, **options)
+    begun: set[int] = set()
+    ended: list[Event] = []
+    for start in range(0, frames, chunk):
+        part = scores[start : start + chunk]
+        done = start + chunk >= frames
+        news = tracker.push(part, np.full(len(part), -30, np.float32))
+        news = news + (tracker.finish() if done else [])
+        assert refiner.first_needed >= (start - 23) * FRAME - 160
+        for update in refiner.refine(start, part, news, lambda a, b: samples[a:b], done=done):
+            if update.phase == "begin":
+                begun.add(update.event.event_id)
+            else:
+                assert update.event.event_id in begun, "an event ends after it has begun"
+                ended.append(update.event)
+    assert begun == {event.event_id for event in ended}
+    return sorted(ended, key=lambda event: event.event_id), refiner
+
+
+def labels(samples, **found: tuple[int, int]) -> list[str]:
+    return [event.label for event in refined(samples, found)[0]]
+
+
+def notes() -> np.ndarray:
+    """Generate a melody with chords: a new one every 0.35 s."""
+    rng = np.random.default_rng(4)
+    sound = np.zeros(len(TIME))
+    for start in range(0, len(TIME), 5600):
+        part = slice(start, start + 5600)
+        root = 220 * 2 ** (rng.choice([0, 2, 4, 5, 7, 9, 11, 12]) / 12)
+        for interval in (0, 4, 7):
+            for n in (1, 2, 3):
+                sound[part] += 0.05 / n * np.sin(2 * np.pi * root * 2 ** (interval / 12) * n * TIME[part])
+    return sound
+
+
+HUM = sum(0.03 / n * np.sin(2 * np.pi * 50 * n * TIME) for n in (1, 2, 3))
+TONE = 0.1 * np.sin(2 * np.pi * 1000 * TIME)
+SPEECH = voice(SECONDS) + white_noise(SECONDS, level_dbfs=-70)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [TONE, HUM, 0.1 * (np.sin(2 * np.pi * 440 * TIME) + np.sin(2 * np.pi * 480 * TIME)), SPEECH + TONE, SPEECH + HUM],
+    ids=["tone", "hum", "ring-back", "tone under speech", "hum under speech"],
+)
+def test_music_does_not_stand_beside_a_tone(samples):
+    assert labels(samples, tone=(10, 290), music=(20, 280)) == ["tone"]
+
+
+def test_music_stays_music_even_if_the_model_hears_a_tone_in_it():
+    assert labels(notes(), tone=(10, 290), music=(20, 280)) == ["tone", "music"]
+    assert labels(notes(), music=(20, 280)) == ["music"]
+
+
+def test_the_frames_of_dropped_music_are_known():
+    _, refiner = refined(TONE, {"tone": (10, 290), "music": (20, 280)})
+    assert refiner.dropped_frames == {"music": 260}
+
+
+def test_an_intact_tone_and_an_offset_are_not_clipped():
+    assert labels(TONE, tone=(10, 290), clipping=(20, 280)) == ["tone"]
+    assert labels(np.full(len(TIME), 0.3) + 1e-3 * SPEECH, clipping=(20, 280)) == []
+
+
+def test_clipped_tones_and_clipped_speech_stay_clipped():
+    assert labels(np.clip(8 * TONE, -0.5, 0.5), tone=(10, 290), clipping=(20, 280)) == ["tone", "clipping"]
+    assert labels(np.clip(8 * SPEECH, -0.5, 0.5), clipping=(20, 280)) == ["clipping"]
+
+
+def test_a_tone_event_has_its_detail_at_its_end():
+    (event,), _ = refined(TONE, {"tone": (10, 290)})
+    assert event.detail is not None and event.detail.kind == "whistle"
+    assert event.detail.frequencies_hz == pytest.approx((1000,), abs=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 40, 400])
+def test_chunks_change_nothing(chunk):
+    samples = np.concatenate([TONE[:48_000], notes()[48_000:]]) + 0.3 * SPEECH
+    found = {"tone": (5, 200), "music": (30, 290), "clipping": (60, 64)}
+    assert refined(samples, found, chunk)[0] == refined(samples, found)[0]
