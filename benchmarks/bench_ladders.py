@@ -32,7 +32,8 @@ from pathlib import Path
 
 import numpy as np
 from distillmos_scores import DistillMosScores
-from ladders import COUNT, LADDERS, RATE_HZ, STEPS, Talker, clean_clip, clip_at, read_talkers
+from ladder_speech import COUNT, RATE_HZ, Talker, read_talkers
+from ladders import LADDERS, STEPS, clean_clip, clip_at
 from numpy.typing import NDArray
 from recording import machine, markdown, record
 from scipy.stats import spearmanr

@@ -7,58 +7,28 @@ differ only in the strength of the disturbance: the noise, its position and the 
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
+from ladder_speech import COUNT, KNOCKS, MACHINES, RATE_HZ, Talker
 from numpy.typing import NDArray
 from scipy import signal
 
-from training.corpora.manifest import read_manifest
-from training.corpora.preprocess import active_level_db, load
+from training.corpora.preprocess import active_level_db
 from training.mixing.synth import wind
 
-RATE_HZ, NARROW_HZ = 16_000, 8_000
-COUNT = 6 * RATE_HZ
+NARROW_HZ = 8_000
 PACKET = RATE_HZ // 50
 STEPS = 6
-MACHINES = ("vacuum_cleaner", "washing_machine", "dryer", "engine", "airplane", "train", "fan")
-KNOCKS = ("keyboard_typing", "door_wood_knock", "mouse_click", "clapping", "footsteps", "dog")
 MP3_LEVELS = {64.0: 0.6, 40.0: 0.8, 32.0: 0.85, 24.0: 0.9, 16.0: 0.94, 8.0: 0.99}
 OPUS_LEVELS = {28.0: 0.9, 14.0: 0.96, 10.0: 0.98, 9.0: 0.985, 7.5: 0.99, 5.7: 1.0}
 """Compression levels of libsndfile by bit rate, kbit/s."""
 SNR_DB = (45.0, 32.0, 22.0, 14.0, 6.0, -3.0)
 
 Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Talker:
-    """One talker's clean clip, and what the ladders add to it.
-
-    Args:
-        name: Source and speaker.
-        clean: float32 (COUNT,).
-        number: Position among the talkers; selects mains frequency, noise recordings and the like.
-        others: Clips of other talkers of the split.
-        noises: Noise recordings of the split by class.
-        music: Music of the split.
-    """
-
-    name: str
-    clean: Float32
-    number: int
-    others: Sequence[Float32]
-    noises: Mapping[str, Sequence[Float32]]
-    music: Sequence[Float32]
-
-    def rng(self, ladder: str) -> np.random.Generator:
-        """Return the generator of one ladder: the same for all its steps."""
-        return np.random.default_rng(zlib.crc32(f"{self.name} {ladder}".encode()))
 
 
 Degrade = Callable[[Talker, Float32, float], Float32]
@@ -86,37 +56,6 @@ class Ladder:
             raise ValueError(f"expected {STEPS} steps, got {len(self.steps)}")
 
 
-def read_talkers(folder: Path, split: str, limit: int) -> list[Talker]:
-    """Read the talkers of a split who have enough speech at 16 kHz or more, with the split's noises and music."""
-    stems = [s for s in read_manifest(folder) if s.split == split and s.kind in ("speech", "noise", "music")]
-    wanted = {*MACHINES, *KNOCKS}
-    stems = [s for s in stems if s.kind != "noise" or s.sound_class in wanted]
-    stems = [s for s in stems if s.kind != "speech" or s.sample_rate_hz >= RATE_HZ]
-    speech: dict[str, list[Float32]] = {}
-    noises: dict[str, list[Float32]] = {}
-    music: list[Float32] = []
-    for recording in load(folder, stems, progress=False)[0]:
-        stem, samples = recording.stem, recording.samples
-        if stem.kind == "speech":
-            speech.setdefault(stem.group, []).append(samples)
-        elif stem.kind == "noise":
-            noises.setdefault(stem.sound_class, []).append(samples)
-        else:
-            music.append(samples)
-    clips = {name: _join(parts) for name, parts in speech.items() if sum(map(len, parts)) >= COUNT}
-    by_source: dict[str, list[str]] = {}
-    for name in sorted(clips):
-        by_source.setdefault(name.split("/")[0], []).append(name)
-    names: list[str] = []  # one talker of each source in turn, so that no source dominates a small number
-    while len(names) < min(limit, len(clips)):
-        names += [members.pop(0) for members in by_source.values() if members]
-    names = names[:limit]
-    return [
-        Talker(name, clips[name], number, [clips[n] for n in clips if n != name], noises, music)
-        for number, name in enumerate(names)
-    ]
-
-
 def clean_clip(talker: Talker) -> Float32:
     """Return the talker's clip without a disturbance."""
     return _quantised(talker.clean)
@@ -126,21 +65,6 @@ def clip_at(talker: Talker, name: str, step: int) -> Float32:
     """Return the clip of a ladder's step, float32 (COUNT,) in 16-bit values."""
     ladder = LADDERS[name]
     return _quantised(ladder.degrade(talker, talker.clean, ladder.steps[step]))
-
-
-def _join(parts: Sequence[Float32]) -> Float32:
-    """Join a talker's recordings with fades of 10 ms, at one level."""
-    fade = np.linspace(0.0, 1.0, RATE_HZ // 100, dtype=np.float32)
-    out = np.zeros(0, np.float32)
-    for part in parts:
-        body = part.copy()
-        body[: len(fade)] *= fade
-        body[-len(fade) :] *= fade[::-1]
-        out = np.concatenate([out, body])
-        if len(out) >= COUNT:
-            break
-    out = out[:COUNT]
-    return np.asarray(out * np.float32(min(1.0, 0.97 / np.abs(out).max())), np.float32)
 
 
 def _quantised(samples: Float32) -> Float32:

@@ -37,7 +37,7 @@ def test_single_recording_shows_verdict_events_and_a_lane_of_scores(talk: Path, 
 
 
 def test_several_recordings_make_one_table_and_a_tally_beside_it(talk: Path, capsys: Capture) -> None:
-    write(Path("two.flac"), np.stack([noise(1.0), noise(1.0, level=0.002)], axis=1))
+    write(Path("two.flac"), np.stack([noise(1.0), noise(1.0, level=0.0)], axis=1))
     assert run("inspect", talk, "two.flac", "--profile", "fails") == 1
     out, err = capsys.readouterr()
     rows = [line for line in out.splitlines() if line.startswith(("talk.wav", "two.flac"))]
