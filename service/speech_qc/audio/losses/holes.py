@@ -50,7 +50,7 @@ PACKET_EDGES_DB = -40.0
 LONG_EDGE_DB = -53.0
 """Least `long_score` of a loss."""
 
-SENT_EDGES_DB = -57.0
+SENT_EDGES_DB = -60.0
 """The same if the gap also is constant and lasts a multiple of 20 ms."""
 
 UNSURE_EDGES_DB = -75.0
@@ -122,7 +122,7 @@ def packet_edge(before: Edge, after: Edge, *, long: bool) -> bool:
     """
     reference = max(before.reference, before.peaks[-1], after.peaks[-1])
     step, _, soon, _ = before.levels_db(reference)
-    if step > -18.0 or soon > -14.0:
+    if step > -17.0 or soon > -12.0:
         return True
     if long:
         return False
@@ -212,7 +212,7 @@ class Holes:
             return None
         packets = self._is_packets(length, 0.01, _PACKET_TOLERANCE)
         score = short_score(before, after)
-        if length_s < LONG_GAP_S and score >= _least_short_score(packets, sends_all):
+        if score >= _least_short_score(packets and length_s < LONG_GAP_S, sends_all):
             return True
         if after.at + self._grid.samples(_NEAR_S[-1]) > end:
             return None
