@@ -108,7 +108,7 @@ def short_score(before: Edge, after: Edge) -> float:
 
 
 def long_score(before: Edge, after: Edge) -> float:
-    """Rate the first edge of a long gap, dB; high if the sound was loud up to the gap."""
+    """Rate the first edge of a long constant gap, dB; high if the sound was loud up to the gap."""
     reference = max(before.reference, before.peaks[-1], after.peaks[-1])
     step, near, soon, wide = before.levels_db(reference)
     edge = max(_clip(step, -40.0, -5.0), _clip(near, -50.0, 0.0) - 6.0)
@@ -216,13 +216,14 @@ class Holes:
             return True
         if after.at + self._grid.samples(_NEAR_S[-1]) > end:
             return None
-        if length_s >= LONG_GAP_S and long_score(before, after) >= LONG_EDGE_DB:
+        constant = before.constant and after.constant
+        if length_s >= LONG_GAP_S and constant and long_score(before, after) >= LONG_EDGE_DB:
             return True
         if not packets:
             return None
         if packet_edge(before, after, long=length_s >= LONG_GAP_S):
             return True
-        if not (sends_all and before.constant and after.constant and self._is_packets(length, 0.02, 1)):
+        if not (sends_all and constant and self._is_packets(length, 0.02, 1)):
             return None
         if length_s < LONG_GAP_S and score >= SENT_EDGES_DB:
             return True

@@ -101,11 +101,10 @@ class Repeats:
         """
         grid = self._grid
         count, half = len(view.samples), grid.piece // grid.step
-        mean: Float32 = self._mean[rows]
         thin = view.samples[:, :: grid.step]
-        level: Float32 = np.add.reduce(thin[:, half:], axis=1, keepdims=True) / np.float32(half)
-        mean = (mean + _MEAN_WEIGHT * (level - mean)).astype(np.float32, copy=False)
-        self._mean[rows] = mean
+        level = thin[:, half:].mean(axis=1, keepdims=True, dtype=np.float32)
+        mean = self._mean[rows]
+        mean = self._mean[rows] = mean + _MEAN_WEIGHT * (level - mean)
         thin = thin - mean
         shape = (count, PIECE_BLOCKS, grid.block // grid.step)
         new = thin[:, half:].reshape(shape)
