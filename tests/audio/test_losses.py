@@ -7,36 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signals import Float32, voice, white_noise
+from signals import Float32, as_16_bit, talk, voice, white_noise
 from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
 from speech_qc.audio.losses import Loss, LossBank, LossDetector
 from speech_qc.errors import InvalidAudio
 
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
-SECONDS = 4.0
 LOUD_S = 1.0
 """A time in the middle of a syllable of `talk`."""
-
-
-def talk(rate_hz: int = 16_000, *, seed: int = 0) -> Float32:
-    """Speech in a quiet room, rounded to 16 bits; its pitch wanders from period to period, as a talker's does."""
-    rng = np.random.default_rng(seed)
-    count = round(SECONDS * rate_hz)
-    time = np.arange(count) / rate_hz
-    knots = np.arange(0, SECONDS + 0.02, 0.01)
-    pitch = np.interp(time, knots, 130 * (1 + 0.08 * rng.standard_normal(len(knots))))
-    phase = 2 * np.pi * np.cumsum(pitch) / rate_hz
-    total = np.zeros(count)
-    for k in range(1, 28):
-        gain = sum(np.exp(-(((k * 130 - f) / w) ** 2)) for f, w in ((500, 180), (1500, 250), (2500, 350)))
-        total += (gain + 0.02) / k**0.5 * np.sin(k * phase + rng.uniform(0, 6))
-    syllables = np.clip(np.sin(2 * np.pi * 2.0 * (time - LOUD_S) + np.pi / 2) + 0.3, 0, 1)
-    samples = 0.3 * total / np.max(np.abs(total)) * syllables + 10 ** (-65 / 20) * rng.standard_normal(count)
-    return as_16_bit(samples)
-
-
-def as_16_bit(samples: np.ndarray) -> Float32:
-    return (np.round(samples * 32768) / 32768).astype(np.float32)
 
 
 def losses(samples: Float32, rate_hz: int = 16_000, sizes: tuple[int, ...] = (10**9,)) -> list[Loss]:
@@ -251,7 +229,9 @@ def test_streams_can_advance_at_their_own_pace() -> None:
     for row, stream in enumerate(streams):
         single = LossBank(16_000)
         expected = [
-            loss for start in range(0, 64_000 - size, size) for _, loss in single.push(stream[None, start : start + size])
+            loss
+            for start in range(0, 64_000 - size, size)
+            for _, loss in single.push(stream[None, start : start + size])
         ]
         assert found[row] == expected
 

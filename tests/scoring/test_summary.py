@@ -11,7 +11,8 @@ from speech_qc.errors import InferenceError
 from speech_qc.scoring import Summary, SummaryMeter
 from speech_qc.scoring.summary import PORTION_FRAMES
 
-NULLABLE = ("speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl")
+NULLABLE = (
+    "lost_ratio", "losses_per_min", "longest_loss_ms","speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl")
 
 
 def talk(
@@ -139,7 +140,7 @@ def test_without_speech_there_is_no_snr_and_no_opinion_score() -> None:
     result = talk(500, speech_frames=0)
     assert result.speech_ratio == 0.0
     assert result.snr_db is result.sig is result.bak is result.ovrl is None
-    assert result.reasons == dict.fromkeys(("snr_db", "sig", "bak", "ovrl"), "no speech was found")
+    assert result.reasons == dict.fromkeys(("snr_db", "sig", "bak", "ovrl", "lost_ratio"), "no speech was found")
 
 
 def test_a_few_frames_of_speech_are_not_enough_to_measure_on() -> None:

@@ -24,6 +24,9 @@ CLEAN = Summary(
     sig=4.2,
     bak=4.2,
     ovrl=4.0,
+    lost_ratio=0.0,
+    losses_per_min=0.0,
+    longest_loss_ms=0.0,
     label_ratios=RATIOS,
     reasons={},
 )
@@ -211,7 +214,10 @@ def test_a_few_frames_of_speech_are_no_speech() -> None:
 
 def test_a_null_figure_gives_no_reason() -> None:
     limits = {name: {"fail_below": m.high, "fail_above": m.high} for name, m in MEASURES.items()}
-    nothing = dataclasses.replace(CLEAN, snr_db=None, sig=None, bak=None, ovrl=None, label_ratios={}, speech_ratio=None)
+    nothing = dataclasses.replace(
+        CLEAN, snr_db=None, sig=None, bak=None, ovrl=None, label_ratios={}, speech_ratio=None,
+        lost_ratio=None, losses_per_min=None, longest_loss_ms=None,
+    )  # fmt: skip
     no_levels: dict[str, Any] = dict.fromkeys(LEVELS)
     assert verdict(limits, nothing, **no_levels) == Verdict("pass", ())
 
