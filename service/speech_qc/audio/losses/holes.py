@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, View
 
-QUIET_DB = -50.0
+QUIET_DB = -56.0
 """Spread of a quiet block relative to the sound so far; room for the ringing of a resampler."""
 
 QUIET_SPREAD = 2.5 / 32768
 """Spread below which a block is always quiet: dithered 16-bit silence."""
 
-LOUD_DB = -40.0
+LOUD_DB = -45.0
 """Spread before a gap, relative to the sound so far, below which its edge is not examined."""
 
 MIN_GAP_S = 0.005
@@ -58,6 +58,9 @@ UNSURE_EDGES_DB = -75.0
 
 UNSURE_GAP_S = (0.015, 0.065)
 """Range of its length."""
+
+TELLING_GAP_S = 0.015
+"""Shortest constant gap that shows the same; quantisation makes shorter ones of faint noise."""
 
 SILENT_BLOCKS = PIECE_BLOCKS // 2
 """Constant blocks in a piece (0.1 s) that show that the line does not send in pauses."""
@@ -201,7 +204,7 @@ class Holes:
             if sure is not None:
                 known = int(view.first[row]) + 2 * view.grid.piece
                 found.append((row, Loss("zeros", before.at, after.at, known, sure)))
-            elif before.constant and after.constant:
+            elif before.constant and after.constant and after.at - before.at >= self._grid.samples(TELLING_GAP_S):
                 self._sends_all[stream] = False
 
     def _judge(self, before: Edge, after: Edge, end: int, *, sends_all: bool) -> bool | None:
