@@ -40,6 +40,30 @@ def _voice(seconds: float, rate_hz: int, pitch_hz: float, seed: int) -> Float32:
     return (0.2 * total / np.max(np.abs(total)) * syllables * phrases).astype(np.float32)
 
 
+def talk(rate_hz: int = 16_000, *, seed: int = 0, seconds: float = 4.0) -> Float32:
+    """Generate speech in a quiet room, rounded to 16 bits, with syllables around every half second.
+
+    Its pitch wanders from period to period, as a talker's does; that of `voice` glides.
+    """
+    rng = np.random.default_rng(seed)
+    count = round(seconds * rate_hz)
+    time = np.arange(count) / rate_hz
+    knots = np.arange(0, seconds + 0.02, 0.01)
+    pitch = np.interp(time, knots, 130 * (1 + 0.08 * rng.standard_normal(len(knots))))
+    phase = 2 * np.pi * np.cumsum(pitch) / rate_hz
+    total = np.zeros(count)
+    for k in range(1, 28):
+        gain = sum(np.exp(-(((k * 130 - f) / w) ** 2)) for f, w in ((500, 180), (1500, 250), (2500, 350)))
+        total += (gain + 0.02) / k**0.5 * np.sin(k * phase + rng.uniform(0, 6))
+    syllables = np.clip(np.cos(2 * np.pi * 2.0 * time) + 0.3, 0, 1)
+    return as_16_bit(0.3 * total / np.max(np.abs(total)) * syllables + 10 ** (-65 / 20) * rng.standard_normal(count))
+
+
+def as_16_bit(samples: NDArray[np.floating]) -> Float32:
+    """Round to 16 bits."""
+    return (np.round(samples * 32768) / 32768).astype(np.float32)
+
+
 def wav_bytes(
     samples: Float32, rate_hz: int = 16_000, *, subtype: str | None = "PCM_16", container: str = "WAV"
 ) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from signals import voice, white_noise
 from speech_qc.audio.tones import FRAME
@@ -112,3 +114,43 @@ def test_chunks_change_nothing(chunk):
     samples = np.concatenate([TONE[:48_000], notes()[48_000:]]) + 0.3 * SPEECH
     found = {"tone": (5, 200), "music": (30, 290), "clipping": (60, 64)}
     assert refined(samples, found, chunk)[0] == refined(samples, found)[0]
+
+
+SCENE_FRAMES, RATE_HZ = 200, 16_000
+
+
+def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return sound with tones that begin and end at random, and scores that follow them, more or less."""
+    rng = np.random.default_rng(seed)
+    samples = 0.05 * voice(SCENE_FRAMES * FRAME / RATE_HZ, seed=seed)
+    scores = rng.uniform(0.0, 0.05, (SCENE_FRAMES, len(CONTRACT.labels))).astype(np.float32)
+    for label in ("tone", "music", "clipping", "noise", "music", "clipping"):
+        first, count = int(rng.integers(0, SCENE_FRAMES - 20)), int(rng.integers(8, 90))
+        scores[first : first + count, CONTRACT.index(label)] = rng.uniform(0.6, 1.0)
+        if rng.random() < 0.6:
+            span = slice(first * FRAME, (first + count) * FRAME)
+            time = np.arange(len(samples[span])) / RATE_HZ
+            samples[span] += 0.2 * np.sin(2 * np.pi * rng.choice([440.0, 1000.0, 50.0]) * time)
+    return samples.astype(np.float32), scores
+
+
+def updates(samples: np.ndarray, scores: np.ndarray, sizes: list[int]) -> list[tuple[str, object]]:
+    tracker, refiner = EventTracker(CONTRACT), EventRefiner(CONTRACT)
+    level = np.full(SCENE_FRAMES, -30.0, np.float32)
+    found, first, turn = [], 0, 0
+    while first < SCENE_FRAMES:
+        stop = min(SCENE_FRAMES, first + sizes[turn % len(sizes)])
+        news = tracker.push(scores[first:stop], level[first:stop])
+        if stop == SCENE_FRAMES:
+            news = news + tracker.finish()
+        view = lambda start, end: samples[max(0, start) : end]  # noqa: E731
+        found += refiner.refine(first, scores[first:stop], news, view, done=stop == SCENE_FRAMES)
+        first, turn = stop, turn + 1
+    return [(update.phase, update.event) for update in found]
+
+
+@given(seed=st.integers(0, 10_000), sizes=st.lists(st.integers(1, 120), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_updates_and_their_order_do_not_depend_on_blocks(seed: int, sizes: list[int]) -> None:
+    samples, scores = scene(seed)
+    assert updates(samples, scores, sizes) == updates(samples, scores, [SCENE_FRAMES]) == updates(samples, scores, [1])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signals import voice, white_noise
+from signals import talk, voice, white_noise
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import InvalidAudio
@@ -149,3 +149,75 @@ def test_audio_after_the_end_is_a_programming_error():
         session.push(voice(0.1))
     assert session.take(2) is None
     assert session.done
+
+
+class TalkingRunner(EchoRunner):
+    """Scores every frame as speech, and dropouts by the level."""
+
+    def run(self, features, state):
+        scores, state = super().run(features, state)
+        scores[:, :, self.contract.index("speech")] = 0.9
+        return scores, state
+
+
+def damaged(rate_hz):
+    """Speech with three lost packets, of which the last is repeated, and zeros at both ends."""
+    samples, packet = talk(rate_hz), rate_hz // 50
+    loud = [int(t * rate_hz) for t in (0.5, 1.5, 2.5)]
+    for start in loud[:2]:
+        samples[start : start + packet] = 0
+    samples[loud[2] : loud[2] + 2 * packet] = np.tile(samples[loud[2] - packet : loud[2]], 2)
+    samples[: rate_hz // 10] = samples[-rate_hz // 10 :] = 0
+    return samples, [start / rate_hz for start in loud]
+
+
+def dropouts(record):
+    return [event for event in record.events if event.label == "dropout"]
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 48_000])
+def test_lost_packets_are_dropouts_with_exact_times_and_zeros_at_the_ends_are_none(rate_hz):
+    samples, places = damaged(rate_hz)
+    session, _ = run(TalkingRunner(lookahead_frames=2), samples, sizes=[len(samples)], rate_hz=rate_hz)
+    record = session.record(PROFILE)
+    found = dropouts(record)
+    assert [event.onset_s for event in found] == pytest.approx(places, abs=0.001)
+    assert [event.detail.kind for event in found] == ["zeros", "zeros", "repeated"]
+    assert [event.detail.gap_ms for event in found] == pytest.approx([20, 20, 40], abs=1.5)
+    assert session.event_counts["dropout"] == 3
+    assert record.summary.losses_per_min == pytest.approx(45.0)
+    assert record.summary.longest_loss_ms == pytest.approx(40, abs=1.5)
+
+
+@given(sizes=st.lists(st.integers(1, 9_000), min_size=1, max_size=4), hops=st.sampled_from([2, 10, 40, 400]))
+@settings(max_examples=20, deadline=None)
+def test_dropouts_do_not_depend_on_blocks_and_chunks(sizes, hops):
+    samples, _ = damaged(8_000)
+    whole, updates = run(TalkingRunner(lookahead_frames=2), samples, sizes=[len(samples)], rate_hz=8_000)
+    cut, pieces = run(TalkingRunner(lookahead_frames=2), samples, sizes=sizes, hops=hops, rate_hz=8_000)
+    assert len(dropouts(whole.record(PROFILE))) == 3
+    assert cut.record(PROFILE).events == whole.record(PROFILE).events
+    assert cut.record(PROFILE).summary == whole.record(PROFILE).summary
+    said = [[(e.phase, e.event) for update in part for e in update.events] for part in (updates, pieces)]
+    assert said[0] == said[1]
+
+
+def test_a_hole_that_is_open_at_the_end_is_no_dropout():
+    samples, _ = damaged(16_000)
+    session, _ = run(TalkingRunner(), samples[: int(1.515 * 16_000)], sizes=[700])
+    assert [event.onset_s for event in dropouts(session.record(PROFILE))] == pytest.approx([0.5], abs=0.001)
+
+
+def test_a_dropout_is_said_soon_after_the_sound_resumes():
+    """The window of the detector ends at most 0.4 s after the loss."""
+    samples, places = damaged(16_000)
+    runner, state = TalkingRunner(), np.zeros((1, TalkingRunner().contract.state_size), np.float32)
+    live, heard_s = Session(runner.contract, 16_000), None
+    for position in range(0, 40_000, 320):
+        live.push(samples[position : position + 320])
+        while (chunk := live.take(2)) is not None:
+            scores, state = runner.run(FRONT_END(chunk[None]), state)
+            labels = [update.event.label for update in accept(live, chunk, scores).events]
+            if "dropout" in labels and heard_s is None:
+                heard_s = (position + 320) / 16_000
+    assert heard_s is not None and heard_s - places[0] < 0.45

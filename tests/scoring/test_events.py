@@ -246,10 +246,10 @@ def test_memory_and_time_do_not_grow_with_a_stream_that_never_rests() -> None:
 def test_speech_frames_and_their_snr_decide_how_bad_noise_is() -> None:
     contract = make_contract()
     for snr_db, level_dbfs, speech_frames, expected in (
-        (6.9, -60.0, 50, "severe"),
-        (7.0, -60.0, 50, "moderate"),
-        (15.0, -60.0, 50, "moderate"),
-        (15.1, -60.0, 50, "minor"),
+        (5.9, -60.0, 50, "severe"),
+        (6.0, -60.0, 50, "moderate"),
+        (12.0, -60.0, 50, "moderate"),
+        (12.1, -60.0, 50, "minor"),
         (0.0, -60.0, MIN_SPEECH_FRAMES - 1, "minor"),  # too little speech: the level decides
         (0.0, -60.0, MIN_SPEECH_FRAMES, "severe"),
         (45.0, -29.0, 0, "severe"),

@@ -1,7 +1,8 @@
 """Checks the model's events against the sound: names tones, and drops music and clipping that are a pure tone.
 
-Only frames in which the model suspects a tone, music or clipping are analysed, so clean speech costs nothing. Every
-decision depends on the frames before a fixed frame, so it is the same however the stream is cut into chunks.
+Only frames in which the model suspects a tone, music or clipping are analysed, so clean speech costs nothing. Updates
+and decisions are taken in the order of the frames at which they are due, each with exactly the frames before it
+analysed, so they and their order are the same however the stream is cut into chunks.
 """
 
 from __future__ import annotations
@@ -110,22 +111,45 @@ class EventRefiner:
             self._hits += (np.flatnonzero(suspect) + first).tolist()
             if self._tone is not None:
                 self._tonal.extend((np.flatnonzero(scores[:, self._tone] >= TONAL_SCORE) + first).tolist())
-        ready = stop if done else max(self._analysed, stop - BEFORE)
-        due = done or news or any(ready >= held.decided and not held.is_tone for held in self._held.values())
-        if not self._hits:
-            self._analysed = ready
-        elif due or ready - self._analysed >= TOGETHER:
-            self._analyse(ready, samples)
-            self._analysed = ready
-        if not (news or self._held):
-            return []
         announced: list[EventUpdate] = []
-        for update in news:
-            self._take(update, announced)
-        for held in list(self._held.values()):
-            if ready >= held.decided and not held.is_tone:
-                self._decide(held, announced)
+        waiting = deque(news)
+        while (turn := self._next(waiting, stop, done=done)) is not None:
+            self._advance(turn - BEFORE, samples)
+            if waiting and _turn(waiting[0]) == turn:
+                self._take(waiting.popleft(), announced)
+            else:
+                self._decide(next(held for held in self._undecided() if held.decided + BEFORE == turn), announced)
+        if done:
+            self._advance(stop, samples)
+            for update in waiting:
+                self._take(update, announced)
+            for held in self._undecided():
+                if held.decided <= stop:
+                    self._decide(held, announced)
+        elif not self._hits or stop - BEFORE - self._analysed >= TOGETHER:
+            self._advance(stop - BEFORE, samples)
         return announced
+
+    def _next(self, waiting: deque[EventUpdate], stop: int, *, done: bool) -> int | None:
+        """Return the number of frames after which the next update or decision is due; None if there is none yet.
+
+        What is due when the stream ends is left: then all frames are analysed, without the lag of `BEFORE`.
+        """
+        turns = [held.decided + BEFORE for held in self._held.values() if not held.is_tone]
+        turns += [_turn(waiting[0])] if waiting else []
+        turn = min(turns, default=stop + 1)
+        return turn if turn < stop + (not done) else None
+
+    def _undecided(self) -> list[_Held]:
+        return [held for held in self._held.values() if not held.is_tone]
+
+    def _advance(self, ready: int, samples: Callable[[int, int], Float32]) -> None:
+        """Analyse all frames before `ready` that are near a suspect frame."""
+        if ready <= self._analysed:
+            return
+        if self._hits:
+            self._analyse(ready, samples)
+        self._analysed = ready
 
     def _analyse(self, ready: int, samples: Callable[[int, int], Float32]) -> None:
         """Analyse the frames before `ready` that are near a suspect frame."""
@@ -205,6 +229,11 @@ class EventRefiner:
         seconds = (stop - event.onset_frame) * FRAME / RATE_HZ
         detail = name_tone(self._runs(start, stop), windows, duration_s=seconds, show_digits=self._show_digits)
         return replace(event, detail=detail)
+
+
+def _turn(update: EventUpdate) -> int:
+    """Return the number of frames with which an update becomes known."""
+    return update.known + 1
 
 
 def _overlap(run: Run, start: int, stop: int) -> int:

@@ -73,6 +73,8 @@ class EventUpdate:
 
     phase: Phase
     event: Event
+    known: int = 0
+    """Frame with whose scores it became known."""
 
 
 @dataclass(slots=True)
@@ -316,14 +318,14 @@ class EventTracker:
         for item in news:
             if isinstance(item, _LossNews):
                 dropout = _dropout(self._next_id, self._layout.families[item.column], item.loss)
-                updates += [EventUpdate("begin", replace(dropout, offset_s=None, offset_frame=None))]
-                updates += [EventUpdate("end", dropout)]
+                begun = replace(dropout, offset_s=None, offset_frame=None)
+                updates += [EventUpdate("begin", begun, item.known), EventUpdate("end", dropout, item.known)]
                 self._next_id += 1
                 continue
             if item.phase == "begin":
                 item.track.event_id = self._next_id
                 self._next_id += 1
-            updates.append(EventUpdate(item.phase, self._event(item)))
+            updates.append(EventUpdate(item.phase, self._event(item), item.known))
         return updates
 
     def _event(self, item: _News) -> Event:

@@ -22,9 +22,9 @@ from speech_qc.contract import Family
 from speech_qc.scoring.layout import MIN_SPEECH_FRAMES
 from speech_qc.wire.vocabulary import Severity
 
-MINOR_ABOVE_SNR_DB = 15.0
+MINOR_ABOVE_SNR_DB = 12.0
 """dB; noise at this distance below the talker is audible but not tiring."""
-SEVERE_BELOW_SNR_DB = 7.0
+SEVERE_BELOW_SNR_DB = 6.0
 """dB; below this, listeners with normal hearing need effort and speech recognisers miss words."""
 
 SEVERE_ABOVE_DBFS = -30.0

@@ -24,8 +24,8 @@ LOUD_DB = -26.0
 FADED = 0.1
 """Highest spread before the sound resumes, relative to what it was 30 to 70 ms earlier."""
 
-EXACT = 2e-4
-"""Residual of a copy, as a share of its energy (−37 dB); synthesised speech reaches −35 dB."""
+EXACT = 1e-4
+"""Residual of a copy, as a share of its energy (−40 dB); some synthesised speech reaches −37 dB."""
 
 MIN_COPIES = 3
 """Copied parts of 5 ms, among the last eight, of a loss."""

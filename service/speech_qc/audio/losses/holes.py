@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, View
 
-QUIET_DB = -50.0
+QUIET_DB = -56.0
 """Spread of a quiet block relative to the sound so far; room for the ringing of a resampler."""
 
 QUIET_SPREAD = 2.5 / 32768
 """Spread below which a block is always quiet: dithered 16-bit silence."""
 
-LOUD_DB = -40.0
+LOUD_DB = -45.0
 """Spread before a gap, relative to the sound so far, below which its edge is not examined."""
 
 MIN_GAP_S = 0.005
@@ -50,7 +50,7 @@ PACKET_EDGES_DB = -40.0
 LONG_EDGE_DB = -53.0
 """Least `long_score` of a loss."""
 
-SENT_EDGES_DB = -57.0
+SENT_EDGES_DB = -60.0
 """The same if the gap also is constant and lasts a multiple of 20 ms."""
 
 UNSURE_EDGES_DB = -75.0
@@ -58,6 +58,9 @@ UNSURE_EDGES_DB = -75.0
 
 UNSURE_GAP_S = (0.015, 0.065)
 """Range of its length."""
+
+TELLING_GAP_S = 0.015
+"""Shortest constant gap that shows the same; quantisation makes shorter ones of faint noise."""
 
 SILENT_BLOCKS = PIECE_BLOCKS // 2
 """Constant blocks in a piece (0.1 s) that show that the line does not send in pauses."""
@@ -108,7 +111,7 @@ def short_score(before: Edge, after: Edge) -> float:
 
 
 def long_score(before: Edge, after: Edge) -> float:
-    """Rate the first edge of a long gap, dB; high if the sound was loud up to the gap."""
+    """Rate the first edge of a long constant gap, dB; high if the sound was loud up to the gap."""
     reference = max(before.reference, before.peaks[-1], after.peaks[-1])
     step, near, soon, wide = before.levels_db(reference)
     edge = max(_clip(step, -40.0, -5.0), _clip(near, -50.0, 0.0) - 6.0)
@@ -122,7 +125,7 @@ def packet_edge(before: Edge, after: Edge, *, long: bool) -> bool:
     """
     reference = max(before.reference, before.peaks[-1], after.peaks[-1])
     step, _, soon, _ = before.levels_db(reference)
-    if step > -18.0 or soon > -14.0:
+    if step > -17.0 or soon > -12.0:
         return True
     if long:
         return False
@@ -201,7 +204,7 @@ class Holes:
             if sure is not None:
                 known = int(view.first[row]) + 2 * view.grid.piece
                 found.append((row, Loss("zeros", before.at, after.at, known, sure)))
-            elif before.constant and after.constant:
+            elif before.constant and after.constant and after.at - before.at >= self._grid.samples(TELLING_GAP_S):
                 self._sends_all[stream] = False
 
     def _judge(self, before: Edge, after: Edge, end: int, *, sends_all: bool) -> bool | None:
@@ -212,17 +215,18 @@ class Holes:
             return None
         packets = self._is_packets(length, 0.01, _PACKET_TOLERANCE)
         score = short_score(before, after)
-        if length_s < LONG_GAP_S and score >= _least_short_score(packets, sends_all):
+        if score >= _least_short_score(packets and length_s < LONG_GAP_S, sends_all):
             return True
         if after.at + self._grid.samples(_NEAR_S[-1]) > end:
             return None
-        if length_s >= LONG_GAP_S and long_score(before, after) >= LONG_EDGE_DB:
+        constant = before.constant and after.constant
+        if length_s >= LONG_GAP_S and constant and long_score(before, after) >= LONG_EDGE_DB:
             return True
         if not packets:
             return None
         if packet_edge(before, after, long=length_s >= LONG_GAP_S):
             return True
-        if not (sends_all and before.constant and after.constant and self._is_packets(length, 0.02, 1)):
+        if not (sends_all and constant and self._is_packets(length, 0.02, 1)):
             return None
         if length_s < LONG_GAP_S and score >= SENT_EDGES_DB:
             return True

@@ -101,11 +101,10 @@ class Repeats:
         """
         grid = self._grid
         count, half = len(view.samples), grid.piece // grid.step
-        mean = self._mean[rows]
         thin = view.samples[:, :: grid.step]
-        newest = np.add.reduce(thin[:, half:], axis=1, keepdims=True) / np.float32(half)
-        mean = (mean + _MEAN_WEIGHT * (newest - mean)).astype(np.float32)
-        self._mean[rows] = mean
+        level = thin[:, half:].mean(axis=1, keepdims=True, dtype=np.float32)
+        mean = self._mean[rows]
+        mean = self._mean[rows] = mean + _MEAN_WEIGHT * (level - mean)
         thin = thin - mean
         shape = (count, PIECE_BLOCKS, grid.block // grid.step)
         new = thin[:, half:].reshape(shape)
@@ -121,7 +120,7 @@ class Repeats:
         product = np.einsum("rbk,rlbk->rlb", new, sources)
         energy = np.einsum("rbk,rbk->rb", new, new)[:, None]
         source_energy = np.einsum("rlbk,rlbk->rlb", sources, sources)
-        gain: Float32 = product / (source_energy + _TINY)
+        gain = product / (source_energy + _TINY)
         match: Float32 = gain * product / (energy + _TINY)
         match[(gain < GAINS[0]) | (gain > GAINS[1])] = 0.0
         return match

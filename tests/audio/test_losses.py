@@ -1,0 +1,269 @@
+"""Losses in speech-like sound that the tests make themselves, and sound that only looks like one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from signals import Float32, as_16_bit, talk, voice, white_noise
+from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
+from speech_qc.audio.losses import Loss, LossBank, LossDetector
+from speech_qc.errors import InvalidAudio
+
+RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
+LOUD_S = 1.0
+"""A time in the middle of a syllable of `talk`."""
+
+
+def losses(samples: Float32, rate_hz: int = 16_000, sizes: tuple[int, ...] = (10**9,)) -> list[Loss]:
+    detector = LossDetector(rate_hz)
+    found: list[Loss] = []
+    position = turn = 0
+    while position < len(samples):
+        size = sizes[turn % len(sizes)]
+        found += detector.push(samples[position : position + size])
+        position, turn = position + size, turn + 1
+    return found + detector.finish()
+
+
+def span(start_s: float, length_s: float, rate_hz: int) -> slice:
+    return slice(round(start_s * rate_hz), round(start_s * rate_hz) + round(length_s * rate_hz))
+
+
+def with_zeros(length_s: float, rate_hz: int = 16_000, start_s: float = LOUD_S) -> Float32:
+    samples = talk(rate_hz)
+    samples[span(start_s, length_s, rate_hz)] = 0
+    return samples
+
+
+# --- what is a loss --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate_hz", RATES)
+@pytest.mark.parametrize("length_s", [0.02, 0.06, 0.4])
+def test_lost_packets_are_found_to_the_sample(rate_hz: int, length_s: float) -> None:
+    lost = span(LOUD_S, length_s, rate_hz)
+    (loss,) = losses(with_zeros(length_s, rate_hz), rate_hz)
+    assert (loss.kind, loss.sure) == ("zeros", True)
+    assert abs(loss.start - lost.start) <= 2 and abs(loss.stop - lost.stop) <= 2
+
+
+@pytest.mark.parametrize(("encode", "decode"), [(encode_mulaw, decode_mulaw), (encode_alaw, decode_alaw)])
+def test_lost_packets_of_a_telephone_line_are_found(encode, decode) -> None:
+    (loss,) = losses(decode(np.frombuffer(encode(with_zeros(0.02, 8_000)), np.uint8)), 8_000)
+    assert loss.kind == "zeros"
+    assert abs(loss.start - LOUD_S * 8_000) <= 4
+
+
+def test_a_dc_offset_hides_no_loss() -> None:
+    lost = span(LOUD_S, 0.02, 16_000)
+    samples = talk() + np.float32(0.05)
+    samples[lost] = 0.05
+    (loss,) = losses(samples)
+    assert (loss.start, loss.stop) == (lost.start, lost.stop)
+
+
+def test_a_loss_that_was_resampled_afterwards_is_found() -> None:
+    soxr = pytest.importorskip("soxr")
+    (loss,) = losses(as_16_bit(soxr.resample(with_zeros(0.06, 8_000), 8_000, 48_000)), 48_000)
+    assert abs(loss.start / 48_000 - LOUD_S) < 0.005
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("gains", [(1.0,), (1.0, 0.7, 0.4), (0.5, 0.25, 0.125)])
+def test_a_repeated_packet_is_found(rate_hz: int, gains: tuple[float, ...]) -> None:
+    samples, packet = talk(rate_hz), rate_hz // 50
+    start = round(LOUD_S * rate_hz)
+    last = samples[start - packet : start].copy()
+    for k, gain in enumerate(gains):
+        samples[start + k * packet : start + (k + 1) * packet] = as_16_bit(gain * last)
+    (loss,) = losses(samples, rate_hz)
+    assert loss.kind in ("repeated", "faded")
+    assert abs(loss.start - start) <= 0.002 * rate_hz
+    assert abs(loss.stop - start - len(gains) * packet) <= 0.006 * rate_hz
+
+
+def test_a_packet_that_is_repeated_once_is_not_faded() -> None:
+    samples = talk()
+    samples[16_000:16_320] = samples[15_680:16_000]
+    assert [loss.kind for loss in losses(samples)] == ["repeated"]
+
+
+@pytest.mark.parametrize("period", [97, 123, 151])
+def test_pitch_periods_that_fade_are_found(period: int) -> None:
+    samples, count = talk(), 960
+    start = 16_000
+    fade = np.clip(1.2 - np.arange(count) / 800, 0, 1)
+    samples[start : start + count] = as_16_bit(np.resize(samples[start - period : start], count) * fade)
+    (loss,) = losses(samples)
+    assert loss.kind == "faded"
+    assert abs(loss.stop - start - count) <= 100
+
+
+# --- what is none ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate_hz", RATES)
+def test_speech_has_no_losses(rate_hz: int) -> None:
+    assert losses(talk(rate_hz), rate_hz) == []
+
+
+@pytest.mark.parametrize("length_s", [0.02, 0.045, 0.5])
+def test_zeros_at_the_edges_are_no_loss(length_s: float) -> None:
+    zeros = np.zeros(round(length_s * 16_000), np.float32)
+    cut = talk()[15_500:48_500]
+    for samples in (np.concatenate([zeros, cut]), np.concatenate([cut, zeros]), np.concatenate([zeros, cut, zeros])):
+        assert losses(samples) == []
+
+
+def test_a_hole_that_is_open_at_the_end_is_none() -> None:
+    assert losses(with_zeros(0.5)[: round((LOUD_S + 0.3) * 16_000)]) == []
+
+
+def test_a_gate_that_closes_after_the_sound_has_decayed_makes_no_loss() -> None:
+    samples = talk()
+    level = np.sqrt(np.convolve(samples**2, np.ones(320) / 320, mode="same"))
+    samples[level < 0.003] = 0
+    assert np.count_nonzero(samples == 0) > 4_000
+    assert losses(samples) == []
+
+
+def test_the_closure_of_a_stop_is_no_loss() -> None:
+    """Sound decays into true zeros within 15 ms, and a soft burst ends them."""
+    samples = talk()
+    fade = np.exp(-np.arange(480) / 60)
+    samples[16_000:16_480] *= fade.astype(np.float32)
+    samples[16_240:16_900] = 0
+    samples[16_900:17_380] *= (0.3 * (1 - fade)).astype(np.float32)
+    assert losses(as_16_bit(samples)) == []
+
+
+def test_a_fade_out_and_in_is_no_loss() -> None:
+    samples = talk()
+    ramp = np.linspace(1, 0, 1_600).astype(np.float32)
+    samples[16_000:17_600] *= ramp
+    samples[17_600:19_200] = 0
+    samples[19_200:20_800] *= ramp[::-1]
+    assert losses(as_16_bit(samples)) == []
+
+
+@pytest.mark.parametrize("frequencies", [(50,), (400,), (1_000,), (425,), (697, 1_209), (941, 1_477)])
+def test_periodic_sound_is_no_repetition(frequencies: tuple[int, ...]) -> None:
+    time = np.arange(64_000) / 16_000
+    tone = np.sum([0.2 * np.sin(2 * np.pi * f * time) for f in frequencies], axis=0)
+    burst = tone * ((time > 0.71) & (time < 0.83)) + 1e-4 * np.random.default_rng(0).standard_normal(len(time))
+    for samples in (tone, tone + talk(), burst):
+        assert losses(as_16_bit(0.7 * samples)) == []
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [np.zeros(40_000, np.float32), white_noise(3.0), np.full(40_000, 0.1, np.float32), np.zeros(0, np.float32)],
+    ids=["zeros", "noise", "constant", "nothing"],
+)
+def test_sound_without_edges_has_no_losses(samples: Float32) -> None:
+    assert losses(samples) == []
+
+
+def test_a_steady_voice_has_no_losses() -> None:
+    assert losses(as_16_bit(voice(6.0) + white_noise(6.0, level_dbfs=-65))) == []
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def damaged(rate_hz: int, seed: int) -> Float32:
+    """Speech with losses of several kinds at random places."""
+    rng = np.random.default_rng(seed)
+    samples, packet = talk(rate_hz, seed=seed), rate_hz // 50
+    for place in rng.integers(packet, len(samples) - 4 * packet, 12):
+        kind = rng.integers(3)
+        lost = slice(place, place + packet * int(rng.integers(1, 4)))
+        if kind == 0:
+            samples[lost] = 0
+        else:
+            fade = 1 if kind == 1 else np.linspace(1, 0, lost.stop - lost.start)
+            samples[lost] = as_16_bit(np.resize(samples[place - packet : place], lost.stop - lost.start) * fade)
+    return samples
+
+
+@given(sizes=st.lists(st.integers(1, 9_000), min_size=1, max_size=4), seed=st.integers(0, 5))
+@settings(max_examples=25, deadline=None)
+def test_losses_do_not_depend_on_how_samples_arrive(sizes: list[int], seed: int) -> None:
+    samples = damaged(16_000, seed)
+    whole = losses(samples)
+    assert len(whole) >= 2
+    assert losses(samples, sizes=tuple(sizes)) == whole
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100])
+def test_streams_in_one_call_find_what_each_finds_alone(rate_hz: int) -> None:
+    streams = [damaged(rate_hz, seed) for seed in range(5)]
+    bank = LossBank(rate_hz, len(streams))
+    alone = [LossBank(rate_hz) for _ in streams]
+    size = bank.grid.piece
+    together: list[list[Loss]] = [[] for _ in streams]
+    apart: list[list[Loss]] = [[] for _ in streams]
+    for start in range(0, len(streams[0]) - size, size):
+        pieces = np.stack([stream[start : start + size] for stream in streams])
+        for row, loss in bank.push(pieces):
+            together[row].append(loss)
+        for row, single in enumerate(alone):
+            apart[row] += [loss for _, loss in single.push(pieces[row : row + 1])]
+    assert together == apart
+    assert sum(map(len, apart)) >= 10
+
+
+def test_streams_can_advance_at_their_own_pace() -> None:
+    """A call serves any of the streams; the state of the others does not change."""
+    streams = [damaged(16_000, seed) for seed in range(3)]
+    bank, size = LossBank(16_000, 3), LossBank(16_000).grid.piece
+    found: list[list[Loss]] = [[], [], []]
+    steps = [(row, start) for row in (2, 0, 1) for start in range(0, 64_000 - size, size)]
+    for row, start in sorted(steps, key=lambda step: (step[1] * (step[0] + 1), step[0])):
+        for place, loss in bank.push(streams[row][None, start : start + size], np.array([row])):
+            assert place == 0
+            found[row].append(loss)
+    for row, stream in enumerate(streams):
+        single = LossBank(16_000)
+        expected = [
+            loss
+            for start in range(0, 64_000 - size, size)
+            for _, loss in single.push(stream[None, start : start + size])
+        ]
+        assert found[row] == expected
+
+
+def test_a_row_can_serve_another_stream_after_a_reset() -> None:
+    bank, fresh = LossBank(16_000), LossBank(16_000)
+    size = bank.grid.piece
+    for start in range(0, 30_000, size):
+        bank.push(damaged(16_000, 1)[None, start : start + size])
+    bank.reset(0)
+    samples = damaged(16_000, 2)
+    for start in range(0, 60_000 - size, size):
+        piece = samples[None, start : start + size]
+        assert bank.push(piece) == fresh.push(piece)
+
+
+def test_memory_does_not_grow() -> None:
+    detector = LossDetector(16_000)
+
+    def held() -> int:
+        parts = [detector, *vars(detector).values()]
+        owners = parts + [value for part in parts if hasattr(part, "__dict__") for value in vars(part).values()]
+        arrays = {id(v): v.nbytes for o in owners if hasattr(o, "__dict__") for v in vars(o).values()
+                  if isinstance(v, np.ndarray)}  # fmt: skip
+        return sum(arrays.values())
+
+    before = held()
+    for seed in range(3):
+        detector.push(damaged(16_000, seed))
+    assert held() == before
+
+
+def test_a_rate_that_no_recording_has_is_rejected() -> None:
+    with pytest.raises(InvalidAudio):
+        LossDetector(4_000)
