@@ -31,7 +31,7 @@ MIN_COPIES = 3
 """Copied parts of 5 ms, among the last eight, of a loss."""
 
 MAX_PARTS = 22
-"""Parts of the longest loss, 110 ms; sound that matches for longer is periodic by itself."""
+"""Parts of the longest loss, 110 ms; sound that matches for longer is periodic."""
 
 _PART_BLOCKS = 2
 _NEAREST_S, _FARTHEST_S = 0.0045, 0.062  # distances of copies

@@ -1,7 +1,7 @@
 """Finds gaps filled with earlier sound: packets that concealment replaced by copies of the last one.
 
 A copy at the distance of a packet, scaled by any gain, is exact; the most regular vowel differs more from one period to
-the next. The match must begin abruptly: sound that is periodic by itself, such as a tone or a hum, matches before as
+the next. The match must begin abruptly: sound that is periodic, such as a tone or a hum, matches before as
 well. A copy is often faded, and silence may follow until the sound resumes.
 """
 
