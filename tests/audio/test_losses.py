@@ -152,7 +152,7 @@ def test_a_fade_out_and_in_is_no_loss() -> None:
 @pytest.mark.parametrize("frequencies", [(50,), (400,), (1_000,), (425,), (697, 1_209), (941, 1_477)])
 def test_periodic_sound_is_no_repetition(frequencies: tuple[int, ...]) -> None:
     time = np.arange(64_000) / 16_000
-    tone = sum(0.2 * np.sin(2 * np.pi * f * time) for f in frequencies)
+    tone = np.sum([0.2 * np.sin(2 * np.pi * f * time) for f in frequencies], axis=0)
     burst = tone * ((time > 0.71) & (time < 0.83)) + 1e-4 * np.random.default_rng(0).standard_normal(len(time))
     for samples in (tone, tone + talk(), burst):
         assert losses(as_16_bit(0.7 * samples)) == []

@@ -12,7 +12,9 @@ from speech_qc.scoring import Summary, SummaryMeter
 from speech_qc.scoring.summary import PORTION_FRAMES
 
 NULLABLE = (
-    "lost_ratio", "losses_per_min", "longest_loss_ms","speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl")
+    "speech_ratio", "noise_ratio", "interference_ratio", "snr_db", "sig", "bak", "ovrl",
+    "lost_ratio", "losses_per_min", "longest_loss_ms",
+)  # fmt: skip
 
 
 def talk(
