@@ -43,9 +43,12 @@ class LossBank:
         self._spread = np.zeros((streams, 2 * PIECE_BLOCKS), np.float32)
         self._middle = np.zeros((streams, 2 * PIECE_BLOCKS), np.float32)
         self._reference = np.full((streams, 2 * PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
-        self._holes = Holes(grid, streams)
+        self._sends_all = np.ones(streams, np.bool_)
+        self._holes = Holes(grid, streams, self._sends_all)
+        self._constants = Holes(grid, streams, self._sends_all, constant=True)
         self._repeats = Repeats(grid, streams)
         self._fades = Fades(grid)
+        self._until = np.zeros(streams, np.int64)  # end of the last loss
         self._starts = np.arange(0, grid.piece, grid.block)
         fall_db = REFERENCE_FALL_DB_PER_S * grid.block / grid.rate_hz
         self._rise = (10 ** (fall_db * np.arange(1, PIECE_BLOCKS + 1) / 20)).astype(np.float32)
@@ -68,10 +71,11 @@ class LossBank:
         self._pieces[chosen] += 1
         found: list[tuple[int, Loss]] = []
         self._holes.find(self._streams[chosen], view, found)
+        self._constants.find(self._streams[chosen], view, found)
         self._repeats.find(chosen, view, found)
         self._fades.find(view, found)
-        if len(found) > 1:
-            found = _disjoint(found)
+        if found:
+            found = self._new(chosen, _disjoint(found))
         return found
 
     def reset(self, row: int) -> None:
@@ -79,8 +83,20 @@ class LossBank:
         self._pieces[row] = 0
         self._samples[row] = self._spread[row] = self._middle[row] = 0.0
         self._reference[row] = QUIETEST_REFERENCE
+        self._sends_all[row] = True
+        self._until[row] = 0
         self._holes.reset(row)
+        self._constants.reset(row)
         self._repeats.reset(row)
+
+    def _new(self, chosen: Rows, found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:
+        """Drop what overlaps a loss that was returned before."""
+        until = self._until[chosen]
+        new = [(row, loss) for row, loss in found if loss.start >= until[row]]
+        for row, loss in new:
+            until[row] = loss.stop
+        self._until[chosen] = until
+        return new
 
     def _view(self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None) -> View:
         """Join each piece to the one before it, measure its blocks, and keep both for the next call."""

@@ -31,12 +31,13 @@ MIN_COPIES = 3
 """Copied parts of 5 ms, among the last eight, of a loss."""
 
 MAX_PARTS = 22
-"""Parts of the longest loss, 110 ms; sound that matches for longer is periodic, not repeated."""
+"""Parts of the longest loss, 110 ms; sound that matches for longer is periodic."""
 
 _PART_BLOCKS = 2
 _NEAREST_S, _FARTHEST_S = 0.0045, 0.062  # distances of copies
-_FIRST = (2, 3)  # parts that decide whether to go on
+_FIRST = 3  # part that decides whether to go on
 _AHEAD = 2  # blocks that the examination needs after the one in which the sound resumes
+_NEARLY = 0.9  # of its energy that a source at a neighbouring distance, with a constant gain, explains of a copy
 _TINY = 1e-12
 
 
@@ -80,7 +81,7 @@ class Fades:
         def copied(part: int) -> bool:
             return self._is_copy(samples, end - (part + 1) * size, end - part * size)
 
-        if not any(copied(part) for part in _FIRST):
+        if not copied(_FIRST):
             return None
         parts = [copied(part) for part in range(MAX_PARTS + 2)]
         if sum(parts[:8]) < MIN_COPIES:
@@ -106,9 +107,13 @@ class Fades:
         past = samples[start - self._farthest * step : stop - self._nearest * step : step].astype(np.float64)
         sources = sliding_window_view(past, len(part))  # row i: at the distance of (farthest - i) steps
         products = sources @ part
-        energies = np.convolve(past * past, np.ones(len(part)), mode="valid")
-        match = np.where(products > 0.0, products, 0.0) ** 2 / (energies + _TINY)
-        best = self._farthest - int(match.argmax())
+        totals = np.concatenate(((0.0,), np.cumsum(past * past)))
+        energies = totals[len(part) :] - totals[: -len(part)]
+        match = np.maximum(products, 0.0) ** 2 / (energies + _TINY * len(part))
+        highest = int(match.argmax())
+        if match[highest] < _NEARLY * energy:
+            return False
+        best = self._farthest - highest
         return any(
             _residual(part, samples[start - lag : stop - lag : step].astype(np.float64)) < EXACT * energy
             for lag in range((best - 1) * step + 1, (best + 1) * step)

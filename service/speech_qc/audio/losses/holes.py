@@ -140,20 +140,22 @@ class Holes:
     Args:
         grid: Sizes.
         streams: Number of streams S.
+        sends_all: Says of each line whether it sends all the time, as far as is known; bool [S], shared.
+        constant: Look only for constant gaps of packets, but within faint sound as well.
     """
 
-    def __init__(self, grid: Grid, streams: int) -> None:
+    def __init__(self, grid: Grid, streams: int, sends_all: NDArray[np.bool_], *, constant: bool = False) -> None:
         self._grid = grid
+        self._constant = constant
         self._open: list[Edge | None] = [None] * streams
         self._is_open = np.zeros(streams, np.bool_)
-        self._sends_all = np.ones(streams, np.bool_)
+        self._sends_all = sends_all
         self._quiet_factor = np.float32(10 ** (QUIET_DB / 20))
         self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
 
     def reset(self, row: int) -> None:
         """Forget a stream."""
         self._close(row)
-        self._sends_all[row] = True
 
     def _close(self, row: int) -> None:
         self._open[row], self._is_open[row] = None, False
@@ -169,7 +171,10 @@ class Holes:
         start, stop = PIECE_BLOCKS - AHEAD, 2 * PIECE_BLOCKS - AHEAD
         spread = view.spread[:, start - 1 - _LOOK_BACK : stop]
         reference = view.reference[:, start - 1 - _LOOK_BACK : stop]
-        quiet = spread <= np.maximum(reference * self._quiet_factor, np.float32(QUIET_SPREAD))
+        if self._constant:
+            quiet = spread == 0.0
+        else:
+            quiet = spread <= np.maximum(reference * self._quiet_factor, np.float32(QUIET_SPREAD))
         if not quiet.any() and not self._is_open[rows].any():
             return
         silent = np.count_nonzero(view.spread[:, PIECE_BLOCKS:] == 0.0, axis=1) >= SILENT_BLOCKS
@@ -178,16 +183,22 @@ class Holes:
         changed = own != before
         if not changed.any():
             return
-        loud = spread >= reference * self._loud_factor
-        width = stop - start
-        recent = loud[:, _LOOK_BACK : _LOOK_BACK + width].copy()
-        for back in range(1, _LOOK_BACK):
-            recent |= loud[:, _LOOK_BACK - back : _LOOK_BACK - back + width]
-        falls = changed & own & recent
+        falls = changed & own
+        if not self._constant:
+            falls &= self._follows_sound(spread >= reference * self._loud_factor)
         relevant = falls.any(axis=1) | self._is_open[rows]
         for row in np.flatnonzero(relevant):
             for block in np.flatnonzero(changed[row]):
                 self._advance(int(rows[row]), int(row), view, start + int(block), bool(falls[row, block]), found)
+
+    @staticmethod
+    def _follows_sound(loud: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Say which blocks follow a loud one within `_LOOK_BACK` blocks, [R, blocks - 1 - _LOOK_BACK]."""
+        width = loud.shape[1] - 1 - _LOOK_BACK
+        recent = loud[:, _LOOK_BACK : _LOOK_BACK + width].copy()
+        for back in range(1, _LOOK_BACK):
+            recent |= loud[:, _LOOK_BACK - back : _LOOK_BACK - back + width]
+        return recent
 
     def _advance(
         self, stream: int, row: int, view: View, block: int, falls: bool, found: list[tuple[int, Loss]]
@@ -215,6 +226,8 @@ class Holes:
             return None
         packets = self._is_packets(length, 0.01, _PACKET_TOLERANCE)
         score = short_score(before, after)
+        if self._constant and not (sends_all and packets):
+            return None
         if score >= _least_short_score(packets and length_s < LONG_GAP_S, sends_all):
             return True
         if after.at + self._grid.samples(_NEAR_S[-1]) > end:

@@ -59,11 +59,10 @@ class Repeats:
         self._grid = grid
         self._match = np.zeros((streams, grid.lags, 2 * PIECE_BLOCKS), np.float32)
         self._mean = np.zeros((streams, 1), np.float32)
-        self._until = np.zeros(streams, np.int64)  # end of the last loss
 
     def reset(self, row: int) -> None:
         """Forget a stream."""
-        self._match[row], self._mean[row], self._until[row] = 0.0, 0.0, 0
+        self._match[row] = self._mean[row] = 0.0
 
     def find(self, rows: Rows, view: View, found: list[tuple[int, Loss]]) -> None:
         """Examine copies that begin `MAX_BLOCKS` blocks before the end of the view, or earlier.
@@ -86,13 +85,10 @@ class Repeats:
             return
         runs &= match[:, :, start - 1 : stop - 1] < np.float32(EXACT)
         runs &= match[:, :, start - 2 : stop - 2] < np.float32(DIFFERENT)
-        until = self._until[rows]
         for row, block, lag in np.argwhere(runs.transpose(0, 2, 1)):
             loss = self._judge(view, int(row), int(lag), start + int(block), match[row, lag])
-            if loss is not None and loss.start >= until[row]:
-                until[row] = loss.stop
+            if loss is not None:
                 found.append((int(row), loss))
-        self._until[rows] = until
 
     def _correlate(self, rows: Rows, view: View) -> Float32:
         """Return the squared correlation of each new block with the sound at each lag, float32 [R, lags, blocks].
