@@ -1,31 +1,15 @@
-"""Names the kinds of input that once got a wrong answer, and marks those that still do.
+"""Names the kinds of input that once got a wrong answer.
 
 `pytest --collect-only -q tests/cases` prints the table of all kinds, each with its test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-TO_BE_BUILT: dict[str, str] = {"stop_closures": "dropouts are found in the closures of stops"}
-"""Kinds that are not right yet, with the reason; a kind leaves this table when it is built."""
-
 
 def kinds(*rows: tuple[Any, ...]) -> Any:
     """Parametrise by kind; the first value of a row is the kind's name."""
-    return pytest.mark.parametrize("case", [_case(row[0], row[1:]) for row in rows])
-
-
-def _case(kind: str, values: tuple[Any, ...]) -> Any:
-    marks = [pytest.mark.xfail(strict=False, reason=TO_BE_BUILT[kind])] if kind in TO_BE_BUILT else []
-    return pytest.param(values, id=kind, marks=marks)
-
-
-def kind(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Name the kind of a test that stands alone."""
-    if name in TO_BE_BUILT:
-        return pytest.mark.xfail(strict=False, reason=TO_BE_BUILT[name])
-    return lambda test: test
+    return pytest.mark.parametrize("case", [pytest.param(row[1:], id=row[0]) for row in rows])

@@ -12,7 +12,7 @@ import case_files as files
 import numpy as np
 import pytest
 from case_files import PCM, SECONDS, SPEECH, chunk, wav
-from case_kinds import kind, kinds
+from case_kinds import kinds
 from fastapi.testclient import TestClient
 
 
@@ -118,7 +118,6 @@ def test_what_browsers_and_telephones_record_is_read(client: TestClient, case: t
     assert document["audio"]["duration_s"] == pytest.approx(SECONDS, abs=0.15)  # encoders add up to a frame or two
 
 
-@kind("broken_mp3_in_log")
 def test_a_broken_mp3_writes_nothing_to_standard_error(tmp_path: Path) -> None:
     """Decoders write their own lines between the log lines, without the name of the recording."""
     whole = files.mp3()

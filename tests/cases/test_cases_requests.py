@@ -13,14 +13,13 @@ from typing import Any
 import case_files as files
 import pytest
 from case_files import PCM
-from case_kinds import kind, kinds
+from case_kinds import kinds
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 
 from live_server import open_to, serving
 
 
-@kind("h2c")
 def test_an_offer_of_http_2_is_ignored() -> None:
     """Java's HTTP client and `curl --http2` offer an upgrade with every request."""
     body = files.plain()
@@ -57,13 +56,11 @@ def values_of(name: str, document: Any) -> list[Any]:
     return [found for value in document for found in values_of(name, value)] if isinstance(document, list) else []
 
 
-@kind("profile_named")
 def test_the_answer_names_the_profile_that_judged(client: TestClient) -> None:
     answer = client.post("/v1/inspect?profile=dataset", content=files.plain())
     assert "dataset" in values_of("profile", answer.json())
 
 
-@kind("form_options")
 def test_options_may_come_as_form_fields(client: TestClient) -> None:
     """HTML forms and many HTTP libraries put the options beside the file."""
     answer = client.post("/v1/inspect", files={"file": ("a.wav", files.plain())}, data={"channels": "sideways"})
@@ -86,7 +83,6 @@ def command(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedP
     )
 
 
-@kind("folder_skips")
 def test_a_folder_counts_what_it_skips(tmp_path: Path) -> None:
     """A folder of recordings also holds notes, and recordings in formats or with names that are not inspected."""
     (tmp_path / "a.wav").write_bytes(files.plain())
@@ -97,7 +93,6 @@ def test_a_folder_counts_what_it_skips(tmp_path: Path) -> None:
     assert b"2" in run.stderr
 
 
-@kind("standard_input")
 def test_inspect_reads_standard_input(sample_path: Path) -> None:
     """`ffmpeg … -f wav - | speech-qc inspect -`."""
     run = command("inspect", "-", "--format", "json", stdin=sample_path.read_bytes())
@@ -105,7 +100,6 @@ def test_inspect_reads_standard_input(sample_path: Path) -> None:
     assert json.loads(run.stdout)["audio"]["duration_s"] == pytest.approx(9.974, abs=0.001)
 
 
-@kind("trailing_slash")
 def test_a_trailing_slash_opens_the_stream_or_names_the_address(client: TestClient) -> None:
     """Clients that join addresses send `/v1/stream/`."""
     try:
@@ -116,7 +110,6 @@ def test_a_trailing_slash_opens_the_stream_or_names_the_address(client: TestClie
         assert "/v1/stream" in denied.text
 
 
-@kind("base64_json")
 def test_audio_in_json_is_told_once_that_audio_is_binary(client: TestClient) -> None:
     """Clients of other services send base64 in JSON text messages."""
     sent = 250

@@ -14,7 +14,7 @@ from answers import bandwidth, losses, nuisances, zeros
 from answers.judge import badness, codes, dropouts, inspect, inspect_mix, labels, names_bandwidth, names_cancellation
 from answers.signal import Sound, below_full_scale, resampled
 from answers.synthesis import espeak
-from case_kinds import kind, kinds
+from case_kinds import kinds
 from numpy.typing import NDArray
 
 CLEAN_S = 3.4  # of the bundled recording, before its noise begins
@@ -62,14 +62,12 @@ def test_a_quiet_pause_is_no_dropout(clean: NDArray[np.float64], case: tuple[Cal
     assert [dropouts(inspect(make(clean, 16_000, rng(seed)))) for seed in range(3)] == [0, 0, 0]
 
 
-@kind("stop_closures")
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_the_closures_of_a_formant_synthesiser_are_no_dropouts() -> None:
     """espeak-ng, in screen readers and announcements, puts true zeros into the closures of stops."""
     assert sum(dropouts(inspect(espeak(rng(seed), 5.0))) for seed in range(4)) <= 1
 
 
-@kind("packets_lost")
 def test_nearly_all_packets_lost_in_speech_are_found(clean: NDArray[np.float64]) -> None:
     """A telephone call without concealment: packets of 20 ms become zeros."""
     found = 0
@@ -91,7 +89,6 @@ def test_a_faint_tone_is_a_tone_and_no_reason_to_fail(clean: NDArray[np.float64]
     assert "music" not in labels(result)
 
 
-@kind("fan_worse_than_hum")
 def test_a_loud_fan_is_worse_than_a_faint_hum(clean: NDArray[np.float64]) -> None:
     """A share of time says nothing about a nuisance: both last throughout."""
     loud, faint = inspect(fan(clean, 5)), inspect(nuisances.with_hum(clean, 16_000, rng(), 20))
@@ -99,7 +96,6 @@ def test_a_loud_fan_is_worse_than_a_faint_hum(clean: NDArray[np.float64]) -> Non
     assert loud.verdict.status != "pass"
 
 
-@kind("reverb")
 def test_a_church_does_not_pass(clean: NDArray[np.float64]) -> None:
     """Reverberation of more than 2 s, as in a church or an empty hall."""
     assert inspect(nuisances.reverberant(clean, 16_000, rng())).verdict.status != "pass"
@@ -117,7 +113,6 @@ def test_upsampled_telephone_speech_fails_as_a_data_set(clean: NDArray[np.float6
     assert not names_bandwidth(inspect(Sound(clean, 16_000), "dataset"))
 
 
-@kind("whine")
 def test_a_whine_above_the_band_of_the_model_is_named(clean: NDArray[np.float64]) -> None:
     """A cathode-ray tube or a switching power supply at 15.6 kHz, as loud as the speech."""
     speech = resampled(clean, 16_000, 48_000)
@@ -127,14 +122,12 @@ def test_a_whine_above_the_band_of_the_model_is_named(clean: NDArray[np.float64]
     assert set(codes(result)) - set(codes(inspect(Sound(below_full_scale(speech), 48_000), "broadcast")))
 
 
-@kind("opposite_polarity")
 def test_legs_of_opposite_polarity_are_named(clean: NDArray[np.float64]) -> None:
     """Both legs of a call carry the same voice, one of them inverted: their mean is silence."""
     stereo = np.stack([clean, -clean], axis=1)
     assert names_cancellation(inspect_mix(stereo, 16_000))
 
 
-@kind("hiss_line")
 def test_a_line_with_nothing_but_hiss_is_a_silent_line() -> None:
     """A muted line of an analogue adapter: hiss at −90 dBFS where a digital one has zeros."""
     hiss = Sound(rng().standard_normal(64_000) * 10 ** (-90 / 20), 16_000)
