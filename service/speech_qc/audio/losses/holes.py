@@ -50,7 +50,7 @@ PACKET_EDGES_DB = -40.0
 LONG_EDGE_DB = -53.0
 """Least `long_score` of a loss."""
 
-SENT_EDGES_DB = -60.0
+SENT_EDGES_DB = -56.0
 """The same if the gap also is constant and lasts a multiple of 20 ms."""
 
 UNSURE_EDGES_DB = -75.0
@@ -130,7 +130,7 @@ def packet_edge(before: Edge, after: Edge, *, long: bool) -> bool:
     if long:
         return False
     step, _, soon, wide = after.levels_db(reference)
-    decayed = before.lately < reference * 10 ** (-25.0 / 20)
+    decayed = before.lately < reference * 10 ** (-20.0 / 20)
     return step > -20.0 and soon > -12.0 and wide > -8.0 if decayed else step > -26.0 and wide > -20.0
 
 
