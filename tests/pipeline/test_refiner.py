@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from signals import voice, white_noise
 from speech_qc.audio.tones import FRAME
 from speech_qc.contract import LABEL_CATALOG, LabelSpec, ModelContract
-from speech_qc.pipeline.refiner import EventRefiner
+from speech_qc.pipeline.refiner import BEFORE, TOGETHER, EventRefiner
 from speech_qc.scoring.events import Event, EventTracker
 
 RATE_HZ = 16_000
@@ -41,7 +41,7 @@ def refined(samples, found: dict[str, tuple[int, int]], chunk: int = 5, **option
         done = start + chunk >= frames
         news = tracker.push(part, np.full(len(part), -30, np.float32))
         news = news + (tracker.finish() if done else [])
-        assert refiner.first_needed >= (start - 23) * FRAME - 160
+        assert refiner.first_needed >= (start - TOGETHER - BEFORE) * FRAME - 160
         for update in refiner.refine(start, part, news, lambda a, b: samples[a:b], done=done):
             if update.phase == "begin":
                 begun.add(update.event.event_id)
