@@ -288,3 +288,11 @@ def test_figures_are_finite_for_the_loudest_float_samples() -> None:
     assert levels.peak_dbfs == pytest.approx(600, abs=0.1)
     assert levels.rms_dbfs is not None
     assert math.isfinite(levels.rms_dbfs)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 8_001, 11_025, 15_999, 16_000, 16_001, 16_100, 16_384, 37_800, 191_999])
+@pytest.mark.parametrize("count", [1, 700, 20_000])
+def test_every_sample_rate_and_length_can_be_measured(rate_hz: int, count: int) -> None:
+    meter = LevelMeter(rate_hz)
+    meter.push(np.random.default_rng(1).uniform(-0.5, 0.5, count).astype(np.float32))
+    assert meter.result().rms_dbfs is not None

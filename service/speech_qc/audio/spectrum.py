@@ -232,13 +232,13 @@ class SpectrumMeter:
 
     def _high(self, steady: Float64) -> tuple[float | None, float | None]:
         """Return the level above 8 kHz and the frequency of a tone there."""
-        if not len(self._fine):
-            return None, None
         layout = self._layout
+        lowest = math.ceil(HIGH_HZ / layout.bin_hz)
+        if len(self._fine) - 4 <= lowest:  # the sample rate is 16 kHz, lower, or only a little higher
+            return None, None
         first = int(np.searchsorted(layout.starts, HIGH_HZ / layout.bin_hz))
         power = float((steady * layout.sizes)[first:].sum()) * 2.0 / len(layout.window)
         level = 10.0 * math.log10(power) if power > 0.0 else None
-        lowest = math.ceil(HIGH_HZ / layout.bin_hz)
         high = self._fine[lowest:-4].astype(np.float64)
         peak = int(high.argmax())
         reach = round(TONE_REACH_HZ / layout.bin_hz)
