@@ -272,6 +272,12 @@ def test_sizes_that_a_header_only_claims_do_not_count_towards_the_limit() -> Non
         Decoder(DecodeLimits(max_bytes=100_000)).push(wav(size=123_456)[:60])
 
 
+@pytest.mark.parametrize("rate_hz", [0, 1, 0xFFFFFFFF])
+def test_an_impossible_rate_is_refused_before_any_sample_is_read(rate_hz: int) -> None:
+    with pytest.raises(InvalidAudio, match="expected a sample rate of 8000 to 192000 Hz"):
+        Decoder(DecodeLimits()).push(wav(b"\xff" * 4000, tag=3, bits=32, align=4, rate_hz=rate_hz, byte_rate=0))
+
+
 RAW_KINDS = [("linear16", "PCM_16"), ("mulaw", "ULAW"), ("alaw", "ALAW"), ("float32", "FLOAT"), ("vox", "VOX_ADPCM")]
 
 

@@ -225,7 +225,7 @@ class Decoder:
         if self._raw is not None:
             return self._choose_raw_reader(self._raw, head, reader)
         if reader == "wav" or (len(head) < 12 and head[:4] in (b"RIFF", b"RF64", b"BW64")):
-            self._wav = WavReader(self._total_bytes)
+            self._wav = WavReader(self._total_bytes, check=self._check_header)
             return self._push_wav(self._wav, memoryview(head))
         if reader == "libsndfile":
             declared = declared_bytes(head) if self._total_bytes is None else None
@@ -276,23 +276,27 @@ class Decoder:
         header = wav.header
         if header is None:
             return blocks
+        if wav.is_foreign:
+            self._foreign_header = header
+            self._collect(wav.raw)
+            wav.raw.clear()
+            return []
         if self.info is None:
-            self._limits.check_layout(header.channels, header.sample_rate_hz)
-            self._limits.check_bytes(header.data_start + (wav.expected_bytes or 0), "the header declares")
-            if wav.is_foreign:
-                self._foreign_header = header
-                self._collect(wav.raw)
-                wav.raw.clear()
-                return []
-            expected = wav.expected_frames or 0
-            self._limits.check_frames(expected, header.sample_rate_hz)
-            self._limits.check_samples(expected, header.channels)
             encoding = f"{header.container}/{header.subtype}"
             self.info = AudioInfo(header.sample_rate_hz, header.channels, encoding, wav.expected_frames)
         self.frames = wav.frames
         self._limits.check_frames(self.frames, header.sample_rate_hz)
         self._limits.check_samples(self.frames, header.channels)
         return blocks
+
+    def _check_header(self, wav: WavReader) -> None:
+        """Check what the header of a WAV declares against the limits."""
+        header = wav.header
+        assert header is not None
+        self._limits.check_layout(header.channels, header.sample_rate_hz)
+        self._limits.check_bytes(header.data_start + (wav.expected_bytes or 0), "the header declares")
+        self._limits.check_frames(wav.expected_frames or 0, header.sample_rate_hz)
+        self._limits.check_samples(wav.expected_frames or 0, header.channels)
 
     def _count(self, source: LibsndfileSource | MediaSource) -> Iterator[Block]:
         for block in source:

@@ -7,6 +7,7 @@ further recordings of the same format are read as well, and anything that is not
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,16 +175,22 @@ class WavReader:
     Args:
         total_bytes: Length of the file; None if unknown.
         header: Header of audio that has none in its bytes; None to parse it.
+        check: Called with this reader once the header is complete, before any sample is read; raises to refuse it.
     """
 
-    def __init__(self, total_bytes: int | None = None, header: WavHeader | None = None) -> None:
+    def __init__(
+        self,
+        total_bytes: int | None = None,
+        header: WavHeader | None = None,
+        check: Callable[[WavReader], object] = lambda _: None,
+    ) -> None:
         self.header = header
         """Header of the first recording in the file, once it is complete."""
         self.warnings: list[AudioWarning] = []
         """What could not be read as declared; complete after `finish`."""
         self.frames = 0
         """Frames read so far."""
-        self._total_bytes = total_bytes
+        self._total_bytes, self._check = total_bytes, check
         self._parser: WavHeaderParser | None = None if header else WavHeaderParser()
         self._samples = WavSamples(header) if header else None
         self._left: int | None = None  # bytes of the data chunk still to read; None: to the end of the file
@@ -291,7 +298,8 @@ class WavReader:
         if is_first:
             self.header = header
             self.warnings += header.warnings
-            if header.subtype is None or header.channels == 0:  # the owner refuses the latter
+            self._check(self)
+            if header.subtype is None:
                 return memoryview(b"")
             self._samples = WavSamples(header)
         elif self.header is not None and header.layout != self.header.layout:
