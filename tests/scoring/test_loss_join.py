@@ -77,7 +77,8 @@ def test_a_loss_in_speech_is_a_dropout_with_its_exact_times() -> None:
         ((20, 30), (40, 41), False),
         ((50, 80), (40, 41), False),
         ((20, 40), (40, 90), True),  # outlasts the word
-        ((90, 99), (40, 90), False),  # ends with a word, but did not begin in one
+        ((91, 99), (40, 90), True),  # began before the word
+        ((98, 99), (40, 90), False),
     ],
 )
 def test_only_losses_in_speech_count(speech: tuple[int, int], span: tuple[int, int], kept: bool) -> None:

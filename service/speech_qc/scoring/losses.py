@@ -28,9 +28,6 @@ SPOKEN_SHARE = 0.6
 CONFIRMED = 0.9
 """Highest `dropout` score of a loss that the samples leave unsure."""
 
-OUTLASTING_S = 0.12
-"""Seconds; a longer loss may outlast the word in which it began."""
-
 _HELD_FRAMES = 320  # longest gap, two pieces of the detector, and the frames beside them
 
 
@@ -157,8 +154,7 @@ class LossJoin:
         for held in sorted(due, key=lambda item: (item.due, item.onset)):
             speech = recent[:, 0] >= self._spoken_score
             onset, offset = held.onset - first, min(held.offset, self._frames) - first
-            gap_s = (held.span.stop - held.span.start) / self._rate_hz
-            if not _is_spoken(speech, onset, offset, gap_s):
+            if not _is_spoken(speech, onset, offset):
                 continue
             scores = recent[onset:offset, 1] if self._has_dropout else np.zeros(1, np.float32)
             if not held.span.sure and scores.max() < CONFIRMED:
@@ -187,11 +183,11 @@ class LossJoin:
         return -(-sample * self._sample_rate_hz // self._samples_per_frame)
 
 
-def _is_spoken(speech: npt.NDArray[np.bool_], onset: int, offset: int, gap_s: float) -> bool:
-    """Say whether there is speech before a loss or, if it is too short to outlast a word, after it.
+def _is_spoken(speech: npt.NDArray[np.bool_], onset: int, offset: int) -> bool:
+    """Say whether there is speech before or after a loss.
 
     The frames at its edges belong to both sides: they hold the sound next to the loss.
     """
     before = np.count_nonzero(speech[max(0, onset + 1 - NEAR_FRAMES) : onset + 1])
     after = np.count_nonzero(speech[max(0, offset - 1) : offset - 1 + NEAR_FRAMES])
-    return bool(before >= SPOKEN_FRAMES or (after >= SPOKEN_FRAMES and gap_s < OUTLASTING_S))
+    return bool(max(before, after) >= SPOKEN_FRAMES)
