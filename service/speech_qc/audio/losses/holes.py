@@ -48,7 +48,10 @@ PACKET_EDGES_DB = -40.0
 """The same if the gap also lasts a multiple of 10 ms to the sample, as packets do."""
 
 BOTH_EDGES_DB = -41.0
-"""The same for a long gap on any line: closures are short."""
+"""The same for a hole on any line."""
+
+HOLE_S = 0.25
+"""From here on a gap is a hole, longer than any closure."""
 
 LONG_EDGE_DB = -53.0
 """Least `long_score` of a loss."""
@@ -231,7 +234,7 @@ class Holes:
         score = short_score(before, after)
         if self._constant and not (sends_all and packets):
             return None
-        if score >= (BOTH_EDGES_DB if length_s >= LONG_GAP_S else _least_short_score(packets, sends_all)):
+        if score >= (BOTH_EDGES_DB if length_s >= HOLE_S else _least_short_score(packets, sends_all)):
             return True
         if after.at + self._grid.samples(_NEAR_S[-1]) > end:
             return None
