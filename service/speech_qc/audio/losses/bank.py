@@ -70,8 +70,8 @@ class LossBank:
         view = self._view(chosen, pieces, lengths)
         self._pieces[chosen] += 1
         found: list[tuple[int, Loss]] = []
-        self._holes.find(self._streams[chosen], view, found)
         self._constants.find(self._streams[chosen], view, found)
+        self._holes.find(self._streams[chosen], view, found)
         self._repeats.find(chosen, view, found)
         self._fades.find(view, found)
         if found:

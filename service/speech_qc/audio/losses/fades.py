@@ -9,7 +9,6 @@ gain changes steadily; ordinary speech that fades is not.
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, View
@@ -105,8 +104,7 @@ class Fades:
         if energy <= _TINY * len(part):
             return False
         past = samples[start - self._farthest * step : stop - self._nearest * step : step].astype(np.float64)
-        sources = sliding_window_view(past, len(part))  # row i: at the distance of (farthest - i) steps
-        products = sources @ part
+        products = np.correlate(past, part, "valid")  # at the distance of (farthest - i) steps
         totals = np.concatenate(((0.0,), np.cumsum(past * past)))
         energies = totals[len(part) :] - totals[: -len(part)]
         match = np.maximum(products, 0.0) ** 2 / (energies + _TINY * len(part))

@@ -183,8 +183,9 @@ class Holes:
             quiet = spread <= np.maximum(reference * self._quiet_factor, np.float32(QUIET_SPREAD))
         if not quiet.any() and not self._is_open[rows].any():
             return
-        silent = np.count_nonzero(view.spread[:, PIECE_BLOCKS:] == 0.0, axis=1) >= SILENT_BLOCKS
-        self._sends_all[rows] &= ~silent
+        if self._constant:
+            silent = np.count_nonzero(view.spread[:, PIECE_BLOCKS:] == 0.0, axis=1) >= SILENT_BLOCKS
+            self._sends_all[rows] &= ~silent
         own, before = quiet[:, 1 + _LOOK_BACK :], quiet[:, _LOOK_BACK:-1]
         changed = own != before
         if not changed.any():

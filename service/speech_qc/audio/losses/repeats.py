@@ -59,6 +59,7 @@ class Repeats:
         self._grid = grid
         self._match = np.zeros((streams, grid.lags, 2 * PIECE_BLOCKS), np.float32)
         self._mean = np.zeros((streams, 1), np.float32)
+        self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
 
     def reset(self, row: int) -> None:
         """Forget a stream."""
@@ -93,14 +94,19 @@ class Repeats:
     def _correlate(self, rows: Rows, view: View) -> Float32:
         """Return the squared correlation of each new block with the sound at each lag, float32 [R, lags, blocks].
 
-        A block whose gain would be negative, or far from that of a copy, has 0.
+        A block whose gain would be negative, or far from that of a copy, has 0; so has a piece without loud sound.
         """
         grid = self._grid
+        spread = view.spread[:, PIECE_BLOCKS:]
+        strong = spread >= view.reference[:, PIECE_BLOCKS:] * self._loud_factor
+        loud: NDArray[np.bool_] = np.logical_or.reduce(strong, axis=1)
+        if not loud.any():
+            return np.zeros((len(spread), grid.lags, PIECE_BLOCKS), np.float32)
         count, half = len(view.samples), grid.piece // grid.step
         thin = view.samples[:, :: grid.step]
         level = thin[:, half:].mean(axis=1, keepdims=True, dtype=np.float32)
         mean = self._mean[rows]
-        mean = self._mean[rows] = mean + _MEAN_WEIGHT * (level - mean)
+        mean = self._mean[rows] = np.where(loud[:, None], mean + _MEAN_WEIGHT * (level - mean), mean)
         thin = thin - mean
         shape = (count, PIECE_BLOCKS, grid.block // grid.step)
         new = thin[:, half:].reshape(shape)
@@ -118,7 +124,7 @@ class Repeats:
         source_energy = np.einsum("rlbk,rlbk->rlb", sources, sources)
         gain = product / (source_energy + _TINY)
         match: Float32 = gain * product / (energy + _TINY)
-        match[(gain < GAINS[0]) | (gain > GAINS[1])] = 0.0
+        match[(gain < GAINS[0]) | (gain > GAINS[1]) | ~loud[:, None, None]] = 0.0
         return match
 
     def _judge(self, view: View, row: int, lag_index: int, block: int, match: Float32) -> Loss | None:
