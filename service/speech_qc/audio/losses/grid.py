@@ -1,4 +1,4 @@
-"""The time grid of the loss detector: blocks of about 2.5 ms in pieces of 80 blocks, at absolute positions."""
+"""The time grid of the loss detector: blocks of about 2.5 ms in pieces of 160 blocks, at absolute positions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Float32 = NDArray[np.float32]
 Rows = NDArray[np.intp] | slice
 """Streams of a call: their rows of the state; a slice if they are all."""
 
-PIECE_BLOCKS = 80
-"""Blocks per piece, 0.2 s: a concealed gap and the lag of its source fit into the piece before."""
+PIECE_BLOCKS = 160
+"""Blocks per piece, 0.4 s: long enough to hide NumPy's cost per call, short enough to announce a loss soon."""
 
 _BLOCKS_PER_S = 400
 _THINNED_HZ = 8_000  # a repetition is as exact on every k-th sample, so that it need not be sought on all of them

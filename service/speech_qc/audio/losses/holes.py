@@ -68,7 +68,7 @@ UNSURE_GAP_S = (0.015, 0.065)
 TELLING_GAP_S = 0.015
 """Shortest constant gap that shows the same; quantisation makes shorter ones of faint noise."""
 
-SILENT_BLOCKS = PIECE_BLOCKS // 2
+SILENT_BLOCKS = 40
 """Constant blocks in a piece (0.1 s) that show that the line does not send in pauses."""
 
 AHEAD = 8

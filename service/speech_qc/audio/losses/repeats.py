@@ -44,7 +44,7 @@ _LENGTH_TOLERANCE = 0.05  # of 10 ms
 _BRIDGE = 2  # blocks that a step of the gain may spoil
 _EDGE_RESIDUAL = 0.1  # of a copy, relative to its level
 _TINY = np.float32(1e-20)
-_MEAN_WEIGHT = np.float32(0.25)
+_MEAN_WEIGHT = np.float32(0.44)  # of a new piece
 
 
 class Repeats:
@@ -60,6 +60,9 @@ class Repeats:
         self._match = np.zeros((streams, grid.lags, 2 * PIECE_BLOCKS), np.float32)
         self._mean = np.zeros((streams, 1), np.float32)
         self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
+        shift, between = divmod(grid.unit, grid.block)
+        lags = np.arange(1, grid.lags + 1)[:, None]
+        self._places = None if between else PIECE_BLOCKS - shift * lags + np.arange(PIECE_BLOCKS)  # of the sources
 
     def reset(self, row: int) -> None:
         """Forget a stream."""
@@ -120,8 +123,13 @@ class Repeats:
             (row, -unit * item, shape[2] * item, item),
         )
         product = np.einsum("rbk,rlbk->rlb", new, sources)
-        energy = np.einsum("rbk,rbk->rb", new, new)[:, None]
-        source_energy = np.einsum("rlbk,rlbk->rlb", sources, sources)
+        blocks = thin.reshape(count, 2 * PIECE_BLOCKS, shape[2])
+        energies = np.einsum("rbk,rbk->rb", blocks, blocks)
+        energy = energies[:, None, PIECE_BLOCKS:]
+        if self._places is None:  # sources lie between blocks
+            source_energy = np.einsum("rlbk,rlbk->rlb", sources, sources)
+        else:
+            source_energy = energies[:, self._places]
         gain = product / (source_energy + _TINY)
         match: Float32 = gain * product / (energy + _TINY)
         match[(gain < GAINS[0]) | (gain > GAINS[1]) | ~loud[:, None, None]] = 0.0
