@@ -38,6 +38,7 @@ from speech_qc.contract import LABEL_CATALOG
 from speech_qc.embedded.detector import Detector
 from speech_qc.engine import EchoRunner
 from speech_qc.pipeline.refiner import EventRefiner
+from speech_qc.scoring.reading import ScoreBlock, ScoreReader
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.wire.encode import to_json
@@ -200,10 +201,12 @@ def tones_table(repeats: int) -> str:
         if contract.has("tone"):
             scores[:, contract.index("tone")] = score
 
-        def refined(scores: Float32 = scores) -> None:
+        block = ScoreReader(contract).read_one(scores)
+
+        def refined(block: ScoreBlock = block) -> None:
             refiner = EventRefiner(contract)
             for first in range(0, 1400, FRAMES):
-                refiner.refine(first, scores, [], lambda a, b: samples[a:b], done=False)
+                refiner.refine(first, block, [], lambda a, b: samples[a:b], done=False)
 
         cells += [f"{median_us([refined], 280, repeats)[0]:.1f}"]
     return markdown(["no suspect frame, µs per chunk", "a tone"], [cells])

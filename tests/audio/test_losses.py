@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from signals import Float32, as_16_bit, talk, voice, white_noise
 from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
-from speech_qc.audio.losses import Loss, LossBank, LossDetector
+from speech_qc.audio.losses import Loss, LossBank, LossDetector, LossPool
 from speech_qc.errors import InvalidAudio
 
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
@@ -23,7 +23,8 @@ def losses(samples: Float32, rate_hz: int = 16_000, sizes: tuple[int, ...] = (10
     position = turn = 0
     while position < len(samples):
         size = sizes[turn % len(sizes)]
-        found += detector.push(samples[position : position + size])
+        detector.push(samples[position : position + size])
+        found += detector.collect()
         position, turn = position + size, turn + 1
     return found + detector.finish()
 
@@ -267,3 +268,30 @@ def test_memory_does_not_grow() -> None:
 def test_a_rate_that_no_recording_has_is_rejected() -> None:
     with pytest.raises(InvalidAudio):
         LossDetector(4_000)
+
+
+@settings(max_examples=15, deadline=None)
+@given(order=st.lists(st.integers(0, 4), min_size=30, max_size=80), size=st.integers(400, 9_000))
+def test_streams_that_share_a_pool_find_what_they_find_alone(order: list[int], size: int) -> None:
+    streams = [damaged(16_000, seed) for seed in range(5)]
+    pool, found = LossPool(), [list[Loss]() for _ in streams]
+    detectors = [LossDetector(16_000, pool) for _ in streams]
+    done = [0] * len(streams)
+    for index in [*order, *(index for index in range(5) for _ in range(len(streams[0]) // size + 1))]:
+        detectors[index].push(streams[index][done[index] : done[index] + size])
+        done[index] += size
+        if index % 2:  # the others are collected at the end only
+            found[index] += detectors[index].collect()
+    for index, detector in enumerate(detectors):
+        found[index] += detector.finish()
+        assert found[index] == losses(streams[index])
+
+
+def test_a_row_of_a_pool_serves_a_new_stream_once_its_stream_is_gone() -> None:
+    pool = LossPool()
+    for seed in range(40):  # more than a bank has rows
+        detector = LossDetector(8_000, pool)
+        detector.push(damaged(8_000, seed % 3)[: 20_000 + 100 * seed])
+        assert detector.collect() + detector.finish() == losses(damaged(8_000, seed % 3)[: 20_000 + 100 * seed], 8_000)
+        del detector
+    assert len(pool._banks[8_000]) == 1

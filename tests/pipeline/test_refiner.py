@@ -12,6 +12,7 @@ from speech_qc.audio.tones import FRAME
 from speech_qc.contract import LABEL_CATALOG, LabelSpec, ModelContract
 from speech_qc.pipeline.refiner import BEFORE, TOGETHER, EventRefiner
 from speech_qc.scoring.events import Event, EventTracker
+from speech_qc.scoring.reading import ScoreReader
 
 RATE_HZ = 16_000
 SECONDS = 6.0
@@ -24,6 +25,9 @@ CONTRACT = ModelContract(
     lookahead_frames=2,
     state_size=8,
 )
+
+
+READER = ScoreReader(CONTRACT)
 
 
 def refined(samples, found: dict[str, tuple[int, int]], chunk: int = 5, **options) -> tuple[list[Event], EventRefiner]:
@@ -42,7 +46,7 @@ def refined(samples, found: dict[str, tuple[int, int]], chunk: int = 5, **option
         news = tracker.push(part, np.full(len(part), -30, np.float32))
         news = news + (tracker.finish() if done else [])
         assert refiner.first_needed >= (start - TOGETHER - BEFORE) * FRAME - 160
-        for update in refiner.refine(start, part, news, lambda a, b: samples[a:b], done=done):
+        for update in refiner.refine(start, READER.read_one(part), news, lambda a, b: samples[a:b], done=done):
             if update.phase == "begin":
                 begun.add(update.event.event_id)
             else:
@@ -144,7 +148,7 @@ def updates(samples: np.ndarray, scores: np.ndarray, sizes: list[int]) -> list[t
         if stop == SCENE_FRAMES:
             news = news + tracker.finish()
         view = lambda start, end: samples[max(0, start) : end]  # noqa: E731
-        found += refiner.refine(first, scores[first:stop], news, view, done=stop == SCENE_FRAMES)
+        found += refiner.refine(first, READER.read_one(scores[first:stop]), news, view, done=stop == SCENE_FRAMES)
         first, turn = stop, turn + 1
     return [(update.phase, update.event) for update in found]
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_qc.audio.losses import LossPool
 from speech_qc.audio.stereo import StereoMeter
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine, Lane, StepResult
@@ -104,6 +105,7 @@ class Scorer:
         metrics: Metrics,
         reader: ChunkReader,
         on_piece: OnPiece,
+        pool: LossPool,
         *,
         max_events: int,
         max_ahead_samples: int,
@@ -118,6 +120,7 @@ class Scorer:
                 reader=reader,
                 on_piece=partial(on_piece, channel),
                 show_digits=show_digits,
+                pool=pool,
             )
             for channel in range(options.channels)
         ]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.admission.streams import StreamRegistry
+from speech_qc.audio.losses import LossPool
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine
@@ -95,6 +96,7 @@ class LiveStream:
         settings: Limits and time-outs.
         metrics: Counts streams.
         reader: The engine's reader.
+        pool: Looks for the losses of all streams together.
         registry: Registry that counts the places of live channels.
     """
 
@@ -112,6 +114,7 @@ class LiveStream:
         settings: Settings,
         metrics: Metrics,
         reader: ChunkReader,
+        pool: LossPool,
         registry: StreamRegistry,
     ) -> None:
         self._socket, self._session_id, self._settings, self._metrics = socket, session_id, settings, metrics
@@ -123,7 +126,7 @@ class LiveStream:
         self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
         self._scorer = Scorer(
             engine, contract, lanes, options, self._outbox, metrics, reader,
-            _checking(self._checks, self._piece_warnings),
+            _checking(self._checks, self._piece_warnings), pool,
             max_events=settings.max_events,
             show_digits=settings.show_digits,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from speech_qc.audio.tones import FRAME, LONG_FRAMES, MARGIN, RATE_HZ, SAME_HZ, Lines, Run, ToneMeter
 from speech_qc.contract import ModelContract
 from speech_qc.scoring.events import Event, EventUpdate
+from speech_qc.scoring.reading import ScoreBlock
 from speech_qc.scoring.tone_kinds import is_call_progress, mains_hz, name_tone, steady_lines
 
 Float32 = NDArray[np.float32]
@@ -73,6 +74,7 @@ class EventRefiner:
         names = [name for name in SUSPECT if contract.has(name) and fits]
         self._columns = [contract.index(name) for name in names]
         self._least = np.array([SUSPECT[name] for name in names], np.float32)
+        self._suspicious = list(zip(self._columns, self._least.tolist(), strict=True))
         self._meter = ToneMeter()
         self._hits: list[int] = []  # suspect frames that frames still to be analysed depend on
         self._analysed = 0  # frames before this one are analysed, or need not be
@@ -90,7 +92,7 @@ class EventRefiner:
     def refine(
         self,
         first: int,
-        scores: Float32,
+        block: ScoreBlock,
         news: Sequence[EventUpdate],
         samples: Callable[[int, int], Float32],
         *,
@@ -100,17 +102,22 @@ class EventRefiner:
 
         Args:
             first: Index of the first frame.
-            scores: float32 (n, C).
+            block: The frames.
             news: Updates of the tracker.
             samples: Returns samples between two positions at the model's rate.
             done: Whether these are the last frames.
         """
-        stop = first + len(scores)
-        if (scores.take(self._columns, axis=1) >= self._least).any():
+        stop = first + block.frames
+        highest = block.highest
+        if highest is not None and any(highest[column] >= least for column, least in self._suspicious):
+            scores = block.scores
             suspect = (scores[:, self._columns] >= self._least).any(axis=1)
             self._hits += (np.flatnonzero(suspect) + first).tolist()
             if self._tone is not None:
                 self._tonal.extend((np.flatnonzero(scores[:, self._tone] >= TONAL_SCORE) + first).tolist())
+        elif not (self._hits or self._held or news or done):  # the usual case
+            self._analysed = max(self._analysed, stop - BEFORE)
+            return []
         announced: list[EventUpdate] = []
         waiting = deque(news)
         while (turn := self._next(waiting, stop, done=done)) is not None:

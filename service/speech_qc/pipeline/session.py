@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from speech_qc.audio.buffer import SampleBuffer
 from speech_qc.audio.features import frame_count, frame_levels_dbfs
 from speech_qc.audio.levels import LevelMeter, Levels
-from speech_qc.audio.losses import Loss, LossDetector
+from speech_qc.audio.losses import Loss, LossDetector, LossPool
 from speech_qc.audio.noise_floor import NoiseFloorMeter
 from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
@@ -142,6 +142,7 @@ class Session:
         on_piece: Called with the pushed samples, a few thousand at a time, and their mean square, for the input checks
             of a live stream.
         show_digits: Name the telephone keys in tones; otherwise they are masked.
+        pool: Looks for losses together with other sessions of the same thread; None to look alone.
 
     Raises:
         InvalidAudio: The rate is not supported.
@@ -157,6 +158,7 @@ class Session:
         reader: ChunkReader | None = None,
         on_piece: Callable[[Float32, float], None] | None = None,
         show_digits: bool = False,
+        pool: LossPool | None = None,
     ) -> None:
         self.contract = contract
         self.rate_hz = rate_hz
@@ -164,7 +166,7 @@ class Session:
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
         self._meter = LevelMeter(rate_hz, on_piece)
         self._reader = reader or ChunkReader(contract)
-        self._detector = LossDetector(rate_hz)
+        self._detector = LossDetector(rate_hz, pool)
         self._losses = LossJoin(contract, self._reader.scores.layout, rate_hz)
         self._tracker = EventTracker(contract, self._reader.scores, skip=("dropout",))
         self._summary = SummaryMeter(contract, self._reader.scores.layout)
@@ -337,6 +339,7 @@ class Session:
         self._frames_done += count
         self._summary.add(block.scores, levels)
         self._floor.push(levels)
+        self._hold(self._detector.collect())
         losses = self._losses.add(block.scores)
         news = self._tracker.add(block, levels, losses)
         ended = self._frame_total is not None and self.done
@@ -345,7 +348,7 @@ class Session:
             news = news + self._tracker.finish(last)
             losses = losses + last
         self._summary.add_losses(losses)
-        news = self._refiner.refine(first, block.scores, news, self._buffer.view, done=ended)
+        news = self._refiner.refine(first, block, news, self._buffer.view, done=ended)
         if news:
             self._note(news)
         if self._kept is not None:
@@ -389,7 +392,7 @@ class Session:
     def _measure(self, samples: Float32) -> None:
         """Examine samples at their own rate."""
         self._meter.push(samples)
-        self._hold(self._detector.push(samples))
+        self._detector.push(samples)
 
     def _hold(self, losses: Sequence[Loss]) -> None:
         """Pass losses on to be joined with the scores of their frames."""

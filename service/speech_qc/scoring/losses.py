@@ -6,6 +6,7 @@ have been scored, so what is said about it, and when, does not depend on the blo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,7 +109,8 @@ class LossJoin:
         dropout = contract.index("dropout") if contract.has("dropout") else layout.speech
         self._columns = [layout.speech, dropout]
         self._has_dropout = contract.has("dropout")
-        self._recent = np.zeros((_HELD_FRAMES, 2), np.float32)
+        self._recent: deque[FloatArray] = deque()  # scores of the latest blocks, [n, 2] each
+        self._kept = 0  # frames in them
         self._frames = 0
         self._held: list[_Held] = []
 
@@ -124,31 +126,26 @@ class LossJoin:
         Args:
             scores: float32 [n, C].
         """
-        frames = len(scores)
-        self._frames += frames
-        chosen = scores[:, self._columns]
+        while self._recent and self._kept - len(self._recent[0]) >= _HELD_FRAMES:
+            self._kept -= len(self._recent.popleft())
+        self._recent.append(scores.take(self._columns, axis=1))
+        self._kept += len(scores)
+        self._frames += len(scores)
         if not self._held:
-            self._keep(chosen)
             return []
-        recent = np.concatenate((self._recent, chosen))
         due = [held for held in self._held if held.due < self._frames]
         self._held = [held for held in self._held if held.due >= self._frames]
-        self._recent = recent[frames:]
-        return self._in_speech(due, recent)
+        return self._in_speech(due)
 
     def finish(self) -> list[SpeechLoss]:
         """Return the losses that were held when the stream ended."""
         held, self._held = self._held, []
-        return self._in_speech(held, self._recent)
+        return self._in_speech(held)
 
-    def _keep(self, chosen: FloatArray) -> None:
-        frames = len(chosen)
-        if frames >= _HELD_FRAMES:
-            self._recent = chosen[-_HELD_FRAMES:]
-            return
-        self._recent = np.concatenate((self._recent[frames:], chosen))
-
-    def _in_speech(self, due: Sequence[_Held], recent: FloatArray) -> list[SpeechLoss]:
+    def _in_speech(self, due: Sequence[_Held]) -> list[SpeechLoss]:
+        if not due:
+            return []
+        recent = np.concatenate(self._recent) if self._recent else np.zeros((0, 2), np.float32)
         first = self._frames - len(recent)
         found = []
         for held in sorted(due, key=lambda item: (item.due, item.onset)):

@@ -1,6 +1,12 @@
-"""Cuts one stream into the pieces that the loss detector examines."""
+"""Cuts streams into the pieces that a bank examines, and examines those of many streams together.
+
+One call costs little more for many streams than for one. A stream's piece waits until one of the streams that share the
+bank needs its losses; then all pieces that wait are examined. What is found does not depend on which those are.
+"""
 
 from __future__ import annotations
+
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,47 +14,129 @@ from numpy.typing import NDArray
 from speech_qc.audio.losses.bank import LossBank
 from speech_qc.audio.losses.grid import Loss
 
+POOL_ROWS = 16
+"""Streams in one bank of a pool; more in one call save little."""
+
+Float32 = NDArray[np.float32]
+
+
+class LossPool:
+    """Lets streams share banks, so that their pieces are examined together; used by one thread."""
+
+    def __init__(self) -> None:
+        self._banks: dict[int, list[_SharedBank]] = {}
+
+    def bank(self, rate_hz: int) -> _SharedBank:
+        """Return a bank with a free row.
+
+        Raises:
+            InvalidAudio: The rate is not supported.
+        """
+        banks = self._banks.setdefault(rate_hz, [])
+        for bank in banks:
+            bank.reclaim()
+            if bank.free:
+                return bank
+        banks.append(_SharedBank(rate_hz, POOL_ROWS))
+        return banks[-1]
+
+
+class _SharedBank:
+    """A bank, and the pieces of its streams that wait to be examined."""
+
+    def __init__(self, rate_hz: int, rows: int) -> None:
+        self.bank = LossBank(rate_hz, rows)
+        self.piece = self.bank.grid.piece
+        self.free = list(range(rows))
+        self.abandoned: deque[int] = deque()  # rows whose streams are gone; any thread may append
+        self.found: dict[int, list[Loss]] = {}  # by row, not collected yet
+        self.waiting: list[int] = []  # rows with a piece that waits
+        self._pieces = np.zeros((rows, self.piece), np.float32)
+
+    def add(self, row: int, piece: Float32) -> None:
+        """Take the next piece of a stream."""
+        if row in self.waiting:
+            self.examine()
+        self._pieces[len(self.waiting)] = piece
+        self.waiting.append(row)
+
+    def examine(self, lengths: NDArray[np.int64] | None = None) -> None:
+        """Examine all pieces that wait; `lengths` as for `LossBank.push`."""
+        waiting, self.waiting = self.waiting, []
+        rows = None if len(self._pieces) == 1 else np.array(waiting)
+        for place, loss in self.bank.push(self._pieces[: len(waiting)], rows, lengths):
+            self.found.setdefault(waiting[place], []).append(loss)
+
+    def collect(self, row: int) -> list[Loss]:
+        """Return what was found in a stream since the last call."""
+        if row in self.waiting:
+            self.examine()
+        return self.found.pop(row, []) if self.found else []
+
+    def reclaim(self) -> None:
+        """Free the rows whose streams are gone."""
+        while self.abandoned:
+            row = self.abandoned.popleft()
+            self.collect(row)
+            self.bank.reset(row)
+            self.free.append(row)
+
 
 class LossDetector:
     """Finds the losses of one channel as a stream, at its native rate; owned by one session, not thread-safe.
 
     Args:
         rate_hz: Sample rate of the input.
+        pool: Shares the work with other streams of the same thread; None to work alone.
 
     Raises:
         InvalidAudio: The rate is not supported.
     """
 
-    def __init__(self, rate_hz: int) -> None:
-        self._bank = LossBank(rate_hz)
-        self._waiting = np.zeros((1, self._bank.grid.piece), np.float32)
+    def __init__(self, rate_hz: int, pool: LossPool | None = None) -> None:
+        self._bank = _SharedBank(rate_hz, 1) if pool is None else pool.bank(rate_hz)
+        self._row = self._bank.free.pop()
+        self._piece = np.zeros(self._bank.piece, np.float32)
         self._filled = 0
 
-    def push(self, samples: NDArray[np.float32]) -> list[Loss]:
-        """Accept the next samples and return the losses that became known.
+    def __del__(self) -> None:
+        """Give the row back."""
+        if hasattr(self, "_row"):  # absent if the rate was refused
+            self._bank.abandoned.append(self._row)
+
+    def push(self, samples: Float32) -> None:
+        """Accept the next samples.
 
         Args:
             samples: float32 [n], finite, any n.
         """
-        piece, found = self._bank.grid.piece, []
+        size = self._bank.piece
         while len(samples):
-            if self._filled == 0 and len(samples) >= piece:
-                found += self._bank.push(samples[None, :piece])
-                samples = samples[piece:]
+            if self._filled == 0 and len(samples) >= size:
+                self._bank.add(self._row, samples[:size])
+                samples = samples[size:]
                 continue
-            count = min(piece - self._filled, len(samples))
-            self._waiting[0, self._filled : self._filled + count] = samples[:count]
+            count = min(size - self._filled, len(samples))
+            self._piece[self._filled : self._filled + count] = samples[:count]
             self._filled += count
             samples = samples[count:]
-            if self._filled == piece:
-                found += self._bank.push(self._waiting)
+            if self._filled == size:
+                self._bank.add(self._row, self._piece)
                 self._filled = 0
-        return [loss for _, loss in found]
+
+    def collect(self) -> list[Loss]:
+        """Return the losses that became known since the last call."""
+        return self._bank.collect(self._row)
 
     def finish(self) -> list[Loss]:
         """End the stream and return the last losses; a gap that is still open is none."""
-        self._waiting[0, self._filled :] = 0.0
-        found = self._bank.push(self._waiting, lengths=np.array([self._filled]))
-        self._waiting[:] = 0.0
-        found += self._bank.push(self._waiting, lengths=np.array([self._filled - self._bank.grid.piece]))
-        return [loss for _, loss in found]
+        found = self.collect()
+        bank, rest, filled = self._bank, self._piece, self._filled
+        rest[filled:] = 0.0
+        for samples, length in ((rest, filled), (np.zeros_like(rest), filled - bank.piece)):
+            if bank.waiting:
+                bank.examine()
+            bank.add(self._row, samples)
+            bank.examine(np.array([length]))
+            found += self.collect()
+        return found
