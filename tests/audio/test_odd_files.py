@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +154,23 @@ def test_joined_wav_files_are_read_as_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples, np.tile(FLOATS, (3, 1)))
     assert codes(warnings) == ["joined"]
     assert "got 3 of the same format" in warnings[0].message
+
+
+@pytest.mark.parametrize("begin", [wav, lambda data: chunk(b"data", data)], ids=["recording", "data chunk"])
+def test_further_samples_begin_with_a_whole_sample(begin: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    samples, _ = decoded(wav(PCM[:1001]) + begin(PCM), tmp_path)
+    np.testing.assert_array_equal(samples, np.concatenate([FLOATS[:500], FLOATS]))
+
+
+@pytest.mark.parametrize("short", [chunk(b"data", b""), wav(PCM[:2])], ids=["data chunk", "recording"])
+def test_the_time_for_many_short_parts_grows_with_their_number_only(short: bytes) -> None:
+    count = (1 << 21) // len(short)
+    decoder = Decoder(DecodeLimits())
+    started_s = time.process_time()
+    decoder.push(wav() + short * count)
+    list(decoder.finish())
+    assert time.process_time() - started_s < 5
+    assert decoder.frames == len(FLOATS) + count * (short[:4] == b"RIFF")
 
 
 def test_a_joined_wav_of_another_format_is_named_with_its_bytes_and_seconds(tmp_path: Path) -> None:

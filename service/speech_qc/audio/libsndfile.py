@@ -267,10 +267,13 @@ def _bytes_after(file: BinaryIO | Window, position: int) -> int:
     """Count the bytes after the samples of a WAV that are not read; chunks of other kinds do not count."""
     walker = ChunkWalker(odd=bool(position & 1))
     file.seek(position)
-    while not walker.found and (data := file.read(1 << 20)):
-        walker.push(memoryview(data))
+    while data := file.read(1 << 20):
+        after = walker.push(memoryview(data))
+        if walker.found:
+            found_at = file.tell() - len(after) - len(walker.found)
+            return file.seek(0, io.SEEK_END) - found_at
     walker.finish()
-    return len(walker.rest) + len(file.read()) if walker.found else walker.unread_bytes
+    return walker.unread_bytes
 
 
 def no_samples() -> InvalidAudio:
