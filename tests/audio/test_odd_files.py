@@ -22,6 +22,8 @@ SAMPLES = (np.random.default_rng(7).uniform(-0.5, 0.5, RATE_HZ) * 32767).astype(
 PCM = SAMPLES.tobytes()
 FLOATS = SAMPLES[:, None] / np.float32(32768)
 
+MP3_TAG = b"\xff\xfb\x90\0" + bytes(32) + b"Xing" + struct.pack(">II", 2, 48 * 5_000)
+
 
 def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
     return name + struct.pack("<I", len(body) if size is None else size) + body + bytes(len(body) % 2)
@@ -235,6 +237,22 @@ def test_a_chained_link_of_another_rate_is_named_with_its_seconds(tmp_path: Path
     assert len(samples) == pytest.approx(2 * RATE_HZ, abs=100)
     assert codes(warnings) == ["bytes_not_read"]
     assert f"got {len(second)} more bytes" in warnings[0].message
+
+
+@pytest.mark.parametrize("link", [b"OggS\0\x02", MP3_TAG], ids=["ogg", "mp3"])
+def test_more_links_than_any_recorder_writes_are_refused(link: bytes) -> None:
+    decoder = Decoder(DecodeLimits())
+    decoder.push(link * 10_002)
+    with pytest.raises(InvalidAudio, match="at most 10000 recordings joined"):
+        decoder.finish()
+
+
+def test_a_chain_of_tags_is_not_followed_for_each_recording() -> None:
+    tag = b"ID3\x03" + bytes(5) + b"\x26" + bytes(38)  # as long as a frame, so that each frame refers to one
+    recording = MP3_TAG * 5_000 + tag * 10_000
+    started_s = time.process_time()
+    find_segments(io.BytesIO(recording), len(recording))
+    assert time.process_time() - started_s < 5
 
 
 def test_opus_without_an_input_rate_is_decoded_at_48_khz(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat
 from speech_qc.audio.native_stderr import silenced
 from speech_qc.audio.pcm import BLOCK_FRAMES, check_finite
-from speech_qc.audio.segments import Segment, Window, find_segments, has_variable_bit_rate
+from speech_qc.audio.segments import Segment, Window, find_segments, has_variable_bit_rate, with_opus_rate
 from speech_qc.audio.wav import WavHeader, is_endless, is_placeholder
 from speech_qc.audio.wav_reader import ChunkWalker, joined_warning, missing_warning, unread_warning
 from speech_qc.errors import InvalidAudio, UnsupportedFormat
@@ -61,7 +61,7 @@ class _Part:
     """
 
     def __init__(self, file: BinaryIO | Window, segment: Segment, raw: RawFormat | None) -> None:
-        self.window = Window(file, segment)
+        self.window = Window(file, segment if raw else with_opus_rate(file, segment))
         self.segment = segment
         options = {}
         if raw is not None:
@@ -102,7 +102,7 @@ class LibsndfileSource:
         raw: What the sender says about audio without a header.
 
     Raises:
-        InvalidAudio: The header is broken.
+        InvalidAudio: The header is broken, or the file joins too many recordings.
         UnsupportedFormat: libsndfile has no decoder for it.
         PayloadTooLarge: Channels or declared duration exceed the limits.
     """
