@@ -286,10 +286,19 @@ def ogg_crc(page: bytes | bytearray) -> int:
 def test_mp3_files_joined_behind_a_tag_are_read_to_the_end(tmp_path: Path) -> None:
     first, second = encoded("MP3", "MPEG_LAYER_III", 2.0), encoded("MP3", "MPEG_LAYER_III", 3.0, seed=4)
     assert any(tag in first[:200] for tag in (b"Xing", b"Info"))
-    for between in (b"", b"ID3\x04\0\0\0\0\0\x0a" + bytes(10), b"TAG" + bytes(125)):
+    picture = b"ID3\x04\0\0\0\0\x60\0" + bytes(0x60 << 7)  # more than any trailer
+    for between in (b"", picture, b"TAG" + bytes(125), b"TAG" + bytes(125) + picture):
         samples, warnings = decoded(first + between + second, tmp_path)
         assert len(samples) == pytest.approx(5 * RATE_HZ, abs=3000)
         assert codes(warnings) == ["joined"]
+
+
+def test_an_mp3_within_a_tag_is_not_taken_for_a_recording(tmp_path: Path) -> None:
+    recording = encoded("MP3", "MPEG_LAYER_III", 2.0)
+    tag = b"ID3\x03\0\0\0\0" + bytes([len(recording) >> 7, len(recording) & 0x7F]) + recording
+    samples, warnings = decoded(tag + recording, tmp_path)
+    assert len(samples) == pytest.approx(2 * RATE_HZ, abs=3000)
+    assert warnings == []
 
 
 def test_a_tagged_mp3_followed_by_untagged_frames_is_read_to_the_end(tmp_path: Path) -> None:

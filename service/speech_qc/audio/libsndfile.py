@@ -169,7 +169,7 @@ class LibsndfileSource:
         for position, segment in enumerate(self._segments[1:], 1):
             part = self._next_part(segment)
             if part is None:
-                self._warn_unread(segment.start, frames, self._segments[position - 1].end)
+                self._warn_unread(segment.start, self._segments[-1].end, frames, self._segments[position - 1].end)
                 break
             joined += 1
             for block in self._decode(part, frames):
@@ -218,7 +218,8 @@ class LibsndfileSource:
                 yield block
             unread_bytes = part.unread_bytes
         if part.is_mp3 and unread_bytes > _MP3_TRAILER_BYTES:
-            self._warn_unread(part.segment.end - unread_bytes, frames, part.segment.end)
+            start = part.segment.end - unread_bytes
+            self._warn_unread(start, part.segment.end, frames, start - part.segment.start)
         if frames < part.least_frames:
             missing_s = (part.least_frames - frames) / rate_hz
             self._warn_missing(
@@ -238,10 +239,10 @@ class LibsndfileSource:
         )
         self.warnings.append(AudioWarning("samples_damaged", message))
 
-    def _warn_unread(self, position: int, frames: int, read_bytes: int) -> None:
-        """Warn about everything from a position on; `frames` in `read_bytes` give its approximate duration."""
-        unread_bytes = self._segments[-1].end - position
-        seconds = unread_bytes * frames / max(1, min(read_bytes, position)) / self.info.sample_rate_hz
+    def _warn_unread(self, start: int, end: int, frames: int, read_bytes: int) -> None:
+        """Warn about bytes that were not read; `frames` in `read_bytes` give their approximate duration."""
+        unread_bytes = end - start
+        seconds = unread_bytes * frames / max(1, read_bytes) / self.info.sample_rate_hz
         self.warnings.append(unread_warning(unread_bytes, seconds, "they cannot be decoded together with the rest"))
 
     def _check_size(self, head: bytes, total_bytes: int, header: WavHeader | None) -> None:

@@ -188,20 +188,26 @@ def _ogg_checksum(page: bytes | bytearray) -> int:
 
 def _mp3_parts(file: BinaryIO | Window, total_bytes: int) -> Iterator[int]:
     """Yield where a tagged recording starts, and where one ends according to its tag while more frames follow."""
-    is_first = True
+    last = 0
     for position in _occurrences(file, rb"Xing|Info"):
         frame = _tagged_frame(file, position)
         if frame is None:
             continue
-        if not is_first or _after_id3(file, 0) != frame:
+        first = _after_id3(file, last)
+        if last < frame < first:  # a recording within a tag
+            continue
+        if frame != first:
             yield frame
-        is_first = False
+            last = max(last, frame)
         tag = _read_at(file, position + 4, 12)
         flags = struct.unpack_from(">I", tag)[0] if len(tag) == 12 else 0
         if flags & 2:  # the number of bytes follows, after the number of frames if that is there
-            after = _after_id3(file, frame + struct.unpack_from(">I", tag, 8 if flags & 1 else 4)[0])
+            end = frame + struct.unpack_from(">I", tag, 8 if flags & 1 else 4)[0]
+            end += 128 * (_read_at(file, end, 3) == b"TAG")  # ID3v1, which ends a recording; ID3v2 begins the next one
+            after = _after_id3(file, end)
             if total_bytes - after > _LEAST_MP3_BYTES and _is_layer3(_read_at(file, after, 4)):
-                yield after
+                yield end
+                last = end
 
 
 def _tagged_frame(file: BinaryIO | Window, position: int) -> int | None:
