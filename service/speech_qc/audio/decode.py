@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -317,6 +318,8 @@ def _first_bytes(file: io.BytesIO | io.FileIO, count: int) -> Spool:
 class FileDecoder:
     """Decodes a recording on disk block by block, in constant memory; can be iterated once.
 
+    The path may be a pipe; then formats other than WAV are collected first, as by `Decoder`.
+
     `info` is available from the start. Close the decoder, or use a `with` statement, unless you iterate to the end.
 
     Raises:
@@ -337,7 +340,8 @@ class FileDecoder:
             ) from error
         self.frames = 0
         self._decoder: Decoder | None = None
-        total_bytes = os.fstat(self._file.fileno()).st_size
+        facts = os.fstat(self._file.fileno())
+        total_bytes = facts.st_size if stat.S_ISREG(facts.st_mode) else None  # a pipe or a device
         try:
             self._decoder = Decoder(limits or DecodeLimits(), filename=path.name, total_bytes=total_bytes, raw=raw)
             self.info, self._blocks = self._open(self._decoder, total_bytes)
@@ -350,16 +354,17 @@ class FileDecoder:
         """What was wrong with the recording, although it was read; complete after the last block."""
         return [] if self._decoder is None else self._decoder.warnings
 
-    def _open(self, decoder: Decoder, total_bytes: int) -> tuple[AudioInfo, Iterator[Block]]:
+    def _open(self, decoder: Decoder, total_bytes: int | None) -> tuple[AudioInfo, Iterator[Block]]:
         """Read until the header has been parsed."""
         first: list[Block] = []
         while decoder.info is None:
             data = self._file.read(READ_BYTES)
-            if not data:
-                first = list(decoder.finish())  # raises an error that names what is missing, unless the file is tiny
-                break
+            if not data:  # a tiny file, or a pipe whose content was collected; else this raises an error
+                blocks = decoder.finish()
+                assert decoder.info is not None
+                return decoder.info, blocks
             first = decoder.push(data)
-            if decoder.collected is not None:
+            if decoder.collected is not None and total_bytes is not None:
                 source = decoder.open_source(self._file, total_bytes)
                 decoder.collected = None  # it is read from the disk instead
                 return source.info, iter(source)
