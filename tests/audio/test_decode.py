@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -295,8 +296,13 @@ def test_a_pipe_is_read_to_its_end(container: str) -> None:
     soundfile.write(recording, np.linspace(-0.5, 0.5, 8_000), 8_000, format=container)
     reading, writing = os.pipe()
     with ThreadPoolExecutor() as pool, os.fdopen(writing, "wb") as file, os.fdopen(reading):
-        pool.submit(lambda: (file.write(recording.getvalue()), file.close()))
+        pool.submit(_write_all, file, recording.getvalue())
         with decode_file(f"/dev/fd/{reading}") as decoder:
             assert decoder.info.declared_frames in (None, 8_000)
             assert sum(map(len, decoder)) == 8_000
             assert decoder.warnings == []
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    with file:
+        file.write(content)

@@ -353,3 +353,10 @@ def test_gsm_without_a_header_is_read(tmp_path: Path) -> None:
 def test_an_encoding_for_a_recording_with_a_header_is_refused() -> None:
     with pytest.raises(InvalidAudio, match="leave out encoding and sample_rate"):
         Decoder(DecodeLimits(), raw=RawFormat("mulaw", 8000)).push(wav())
+
+
+def test_less_than_a_sample_without_a_header_is_named() -> None:
+    decoder = Decoder(DecodeLimits(), raw=RawFormat("linear16", RATE_HZ, 2))
+    decoder.push(b"abc")
+    with pytest.raises(InvalidAudio, match=r"at least one linear16 sample per channel, got 3 byte\(s\)"):
+        decoder.finish()

@@ -93,6 +93,7 @@ def test_audio_without_a_header_is_inspected_as_declared(
         (("--channels", "both"), "channels: expected split, mix, or"),
         (("--encoding", "mulaw", "--sample-rate", "80"), "expected a sample rate of 8000 to 192000 Hz, got 80"),
         (("--encoding", "gsm", "--channels", "2"), "expected one channel with encoding=gsm, got 2"),
+        (("--encoding", "g722", "--sample-rate", "48000"), "expected a sample rate of 16000 Hz with encoding=g722"),
     ],
 )
 def test_incomplete_options_for_audio_without_a_header_are_refused(

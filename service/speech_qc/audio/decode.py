@@ -186,6 +186,11 @@ class Decoder:
         assert self._wav is not None
         blocks += self._wav.finish()
         self.frames = self._wav.frames
+        if self.frames == 0 and self._raw is not None:
+            raise InvalidAudio(
+                f"expected at least one {self._raw.encoding} sample per channel, got {self._received_bytes} byte(s): "
+                "send the whole recording"
+            )
         if self.frames == 0:
             raise no_samples()
         return iter(blocks)
@@ -357,19 +362,19 @@ class FileDecoder:
     def _open(self, decoder: Decoder, total_bytes: int | None) -> tuple[AudioInfo, Iterator[Block]]:
         """Read until the header has been parsed."""
         first: list[Block] = []
+        rest: Iterator[Block] | None = None
         while decoder.info is None:
             data = self._file.read(READ_BYTES)
-            if not data:  # a tiny file, or a pipe whose content was collected; else this raises an error
-                blocks = decoder.finish()
-                assert decoder.info is not None
-                return decoder.info, blocks
+            if not data:
+                rest = decoder.finish()  # raises an error that names what is missing, unless it is tiny or from a pipe
+                break
             first = decoder.push(data)
             if decoder.collected is not None and total_bytes is not None:
                 source = decoder.open_source(self._file, total_bytes)
                 decoder.collected = None  # it is read from the disk instead
                 return source.info, iter(source)
         assert decoder.info is not None
-        return decoder.info, self._read_wav(decoder, first)
+        return decoder.info, self._read_wav(decoder, first) if rest is None else rest
 
     def _read_wav(self, decoder: Decoder, first: list[Block]) -> Iterator[Block]:
         yield from first
