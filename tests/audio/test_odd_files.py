@@ -239,6 +239,17 @@ def test_a_chained_link_of_another_rate_is_named_with_its_seconds(tmp_path: Path
     assert f"got {len(second)} more bytes" in warnings[0].message
 
 
+def test_a_second_track_in_ogg_is_named(tmp_path: Path) -> None:
+    first, second = (bytearray(encoded("OGG", "VORBIS", 2.0, seed=seed)) for seed in range(2))
+    struct.pack_into("<I", second, 14, 12345)  # the serial number of its first page; libsndfile ignores that track
+    page_bytes = 28 + second[27]
+    struct.pack_into("<I", second, 22, 0)
+    struct.pack_into("<I", second, 22, ogg_crc(second[:page_bytes]))
+    samples, warnings = decoded(bytes(first[:page_bytes] + second[:page_bytes] + first[page_bytes:]), tmp_path)
+    assert len(samples) == pytest.approx(2 * RATE_HZ, abs=100)
+    assert codes(warnings) == ["tracks_not_read"]
+
+
 @pytest.mark.parametrize("link", [b"OggS\0\x02", MP3_TAG], ids=["ogg", "mp3"])
 def test_more_links_than_any_recorder_writes_are_refused(link: bytes) -> None:
     decoder = Decoder(DecodeLimits())

@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat
 from speech_qc.audio.native_stderr import silenced
 from speech_qc.audio.pcm import BLOCK_FRAMES, check_finite
-from speech_qc.audio.segments import Segment, Window, find_segments, has_variable_bit_rate, with_opus_rate
+from speech_qc.audio.segments import (
+    Segment,
+    Window,
+    count_ogg_tracks,
+    find_segments,
+    has_variable_bit_rate,
+    with_opus_rate,
+)
 from speech_qc.audio.wav import WavHeader, is_endless, is_placeholder
-from speech_qc.audio.wav_reader import ChunkWalker, joined_warning, missing_warning, unread_warning
+from speech_qc.audio.wav_reader import ChunkWalker, joined_warning, missing_warning, tracks_warning, unread_warning
 from speech_qc.errors import InvalidAudio, UnsupportedFormat
 from speech_qc.wire.vocabulary import RawEncoding
 
@@ -146,6 +153,8 @@ class LibsndfileSource:
             declared = self._first.least_frames = int(count[1])  # libsndfile derives the length from the file size
         limits.check_frames(declared or 0, sound.samplerate)
         limits.check_samples(declared or 0, sound.channels)
+        if not raw and (tracks := count_ogg_tracks(file, self._segments[0])) > 1:
+            self.warnings.append(tracks_warning(tracks))
         encoding = f"{'wav' if in_wav else sound.format.lower()}/{sound.subtype}"
         known = declared if len(self._segments) == 1 else None
         self.info = AudioInfo(sound.samplerate, sound.channels, encoding, known)

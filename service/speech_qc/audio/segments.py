@@ -25,6 +25,8 @@ _KBIT_V1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
 _KBIT_V2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
 _RATES_V1 = (44_100, 48_000, 32_000)  # Hz; half of it for MPEG-2, a quarter for MPEG-2.5
 _MOST_SEGMENTS = 10_000  # a year of hourly recordings; each takes memory and time before it is known to be sound
+_MOST_TRACKS = 100
+_OGG_SOUND = re.compile(rb"\x01vorbis|OpusHead|\x7fFLAC|fLaC|Speex   ")
 _MOST_TAGS = 100  # in a row
 _LEAST_MP3_BYTES = 512  # a shorter rest contains no audible sound
 
@@ -151,6 +153,18 @@ def _ogg_links(file: BinaryIO | Window) -> Iterator[int]:
         if position != group_end:
             yield position
         group_end = position + _page_bytes(file, position)
+
+
+def count_ogg_tracks(file: BinaryIO | Window, segment: Segment) -> int:
+    """Count the sound tracks that are grouped in a link of an Ogg file; 0 if it is no Ogg file."""
+    count, position = 0, segment.start
+    for _ in range(_MOST_TRACKS):
+        page = _read_at(file, position, _page_bytes(file, position))
+        if page[:6] != b"OggS\0\x02":
+            break
+        count += _OGG_SOUND.match(page, _PAGE_HEAD_BYTES + page[26]) is not None
+        position += len(page)
+    return count
 
 
 def _page_bytes(file: BinaryIO | Window, position: int) -> int:

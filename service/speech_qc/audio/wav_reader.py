@@ -392,3 +392,10 @@ def joined_warning(recordings: int) -> AudioWarning:
         "joined",
         f"expected one recording, got {recordings} of the same format in one file: they were read as one",
     )
+
+
+def tracks_warning(tracks: int) -> AudioWarning:
+    """Describe a recording with several sound tracks."""
+    return AudioWarning(
+        "tracks_not_read", f"expected one sound track, got {tracks}: only the default one was inspected"
+    )
