@@ -218,8 +218,8 @@ def result_names(sources: Sequence[InputFile], extension: str) -> list[str]:
         extension: Extension without the dot.
     """
     levels = [0] * len(sources)
-    parents = [os.path.dirname(os.path.abspath(source.path)) for source in sources]
-    common = os.path.commonpath(parents) if sources and len({Path(parent).anchor for parent in parents}) == 1 else None
+    parents = [os.path.dirname(os.path.abspath(source.path)) for source in sources if not source.label]
+    common = os.path.commonpath(parents) if len({Path(parent).anchor for parent in parents}) == 1 else None
     while True:
         names = [
             f"{_stem(source, level, common, number)}.{extension}"
@@ -239,6 +239,8 @@ def _stem(source: InputFile, level: int, common: str | None, number: int) -> str
     """Return the name of a recording's result without its extension, more specific with every level."""
     if level == 0:
         return source.path.stem
+    if source.label:  # the folder of a copy says nothing
+        return f"{source.path.stem}-{number}" + "-" * (level - 1)
     absolute = Path(os.path.abspath(source.path))
     relative = absolute.relative_to(common) if common is not None else Path(*absolute.parts[1:])
     joined = "__".join(relative.parts)
