@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -285,3 +288,21 @@ def test_live_samples_that_are_not_finite_are_refused_with_their_position(bad: f
     with pytest.raises(InvalidAudio, match="sample 17 of 20") as caught:
         pcm_to_float(samples.tobytes(), "float32")
     assert caught.value.detail["sample"] == 17
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC"])
+def test_a_pipe_is_read_to_its_end(container: str) -> None:
+    recording = io.BytesIO()
+    soundfile.write(recording, np.linspace(-0.5, 0.5, 8_000), 8_000, format=container)
+    reading, writing = os.pipe()
+    with ThreadPoolExecutor() as pool, os.fdopen(writing, "wb") as file, os.fdopen(reading):
+        pool.submit(_write_all, file, recording.getvalue())
+        with decode_file(f"/dev/fd/{reading}") as decoder:
+            assert decoder.info.declared_frames in (None, 8_000)
+            assert sum(map(len, decoder)) == 8_000
+            assert decoder.warnings == []
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    with file:
+        file.write(content)

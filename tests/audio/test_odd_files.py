@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ RATE_HZ = 16_000
 SAMPLES = (np.random.default_rng(7).uniform(-0.5, 0.5, RATE_HZ) * 32767).astype("<i2")
 PCM = SAMPLES.tobytes()
 FLOATS = SAMPLES[:, None] / np.float32(32768)
+
+MP3_TAG = b"\xff\xfb\x90\0" + bytes(32) + b"Xing" + struct.pack(">II", 2, 48 * 5_000)
 
 
 def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
@@ -155,6 +158,23 @@ def test_joined_wav_files_are_read_as_one(tmp_path: Path) -> None:
     assert "got 3 of the same format" in warnings[0].message
 
 
+@pytest.mark.parametrize("begin", [wav, lambda data: chunk(b"data", data)], ids=["recording", "data chunk"])
+def test_further_samples_begin_with_a_whole_sample(begin: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    samples, _ = decoded(wav(PCM[:1001]) + begin(PCM), tmp_path)
+    np.testing.assert_array_equal(samples, np.concatenate([FLOATS[:500], FLOATS]))
+
+
+@pytest.mark.parametrize("short", [chunk(b"data", b""), wav(PCM[:2])], ids=["data chunk", "recording"])
+def test_the_time_for_many_short_parts_grows_with_their_number_only(short: bytes) -> None:
+    count = (1 << 21) // len(short)
+    decoder = Decoder(DecodeLimits())
+    started_s = time.process_time()
+    decoder.push(wav() + short * count)
+    list(decoder.finish())
+    assert time.process_time() - started_s < 5
+    assert decoder.frames == len(FLOATS) + count * (short[:4] == b"RIFF")
+
+
 def test_a_joined_wav_of_another_format_is_named_with_its_bytes_and_seconds(tmp_path: Path) -> None:
     second = wav(rate_hz=8000, byte_rate=16_000)
     samples, warnings = decoded(wav() + second, tmp_path)
@@ -219,6 +239,33 @@ def test_a_chained_link_of_another_rate_is_named_with_its_seconds(tmp_path: Path
     assert f"got {len(second)} more bytes" in warnings[0].message
 
 
+def test_a_second_track_in_ogg_is_named(tmp_path: Path) -> None:
+    first, second = (bytearray(encoded("OGG", "VORBIS", 2.0, seed=seed)) for seed in range(2))
+    struct.pack_into("<I", second, 14, 12345)  # the serial number of its first page; libsndfile ignores that track
+    page_bytes = 28 + second[27]
+    struct.pack_into("<I", second, 22, 0)
+    struct.pack_into("<I", second, 22, ogg_crc(second[:page_bytes]))
+    samples, warnings = decoded(bytes(first[:page_bytes] + second[:page_bytes] + first[page_bytes:]), tmp_path)
+    assert len(samples) == pytest.approx(2 * RATE_HZ, abs=100)
+    assert codes(warnings) == ["tracks_not_read"]
+
+
+@pytest.mark.parametrize("link", [b"OggS\0\x02", MP3_TAG], ids=["ogg", "mp3"])
+def test_more_links_than_any_recorder_writes_are_refused(link: bytes) -> None:
+    decoder = Decoder(DecodeLimits())
+    decoder.push(link * 10_002)
+    with pytest.raises(InvalidAudio, match="at most 10000 recordings joined"):
+        decoder.finish()
+
+
+def test_a_chain_of_tags_is_not_followed_for_each_recording() -> None:
+    tag = b"ID3\x03" + bytes(5) + b"\x26" + bytes(38)  # as long as a frame, so that each frame refers to one
+    recording = MP3_TAG * 5_000 + tag * 10_000
+    started_s = time.process_time()
+    find_segments(io.BytesIO(recording), len(recording))
+    assert time.process_time() - started_s < 5
+
+
 def test_opus_without_an_input_rate_is_decoded_at_48_khz(tmp_path: Path) -> None:
     recording = bytearray(encoded("OGG", "OPUS", 2.0))
     head = recording.index(b"OpusHead")
@@ -250,10 +297,19 @@ def ogg_crc(page: bytes | bytearray) -> int:
 def test_mp3_files_joined_behind_a_tag_are_read_to_the_end(tmp_path: Path) -> None:
     first, second = encoded("MP3", "MPEG_LAYER_III", 2.0), encoded("MP3", "MPEG_LAYER_III", 3.0, seed=4)
     assert any(tag in first[:200] for tag in (b"Xing", b"Info"))
-    for between in (b"", b"ID3\x04\0\0\0\0\0\x0a" + bytes(10), b"TAG" + bytes(125)):
+    picture = b"ID3\x04\0\0\0\0\x60\0" + bytes(0x60 << 7)  # more than any trailer
+    for between in (b"", picture, b"TAG" + bytes(125), b"TAG" + bytes(125) + picture):
         samples, warnings = decoded(first + between + second, tmp_path)
         assert len(samples) == pytest.approx(5 * RATE_HZ, abs=3000)
         assert codes(warnings) == ["joined"]
+
+
+def test_an_mp3_within_a_tag_is_not_taken_for_a_recording(tmp_path: Path) -> None:
+    recording = encoded("MP3", "MPEG_LAYER_III", 2.0)
+    tag = b"ID3\x03\0\0\0\0" + bytes([len(recording) >> 7, len(recording) & 0x7F]) + recording
+    samples, warnings = decoded(tag + recording, tmp_path)
+    assert len(samples) == pytest.approx(2 * RATE_HZ, abs=3000)
+    assert warnings == []
 
 
 def test_a_tagged_mp3_followed_by_untagged_frames_is_read_to_the_end(tmp_path: Path) -> None:
@@ -308,3 +364,10 @@ def test_gsm_without_a_header_is_read(tmp_path: Path) -> None:
 def test_an_encoding_for_a_recording_with_a_header_is_refused() -> None:
     with pytest.raises(InvalidAudio, match="leave out encoding and sample_rate"):
         Decoder(DecodeLimits(), raw=RawFormat("mulaw", 8000)).push(wav())
+
+
+def test_less_than_a_sample_without_a_header_is_named() -> None:
+    decoder = Decoder(DecodeLimits(), raw=RawFormat("linear16", RATE_HZ, 2))
+    decoder.push(b"abc")
+    with pytest.raises(InvalidAudio, match=r"at least one linear16 sample per channel, got 3 byte\(s\)"):
+        decoder.finish()

@@ -180,3 +180,11 @@ def test_draft_keeps_the_extension_and_becomes_the_target() -> None:
 
 def test_name_that_is_no_utf8_or_holds_control_characters_is_made_printable() -> None:
     assert InputFile(Path(os.fsdecode(b"a\xff\x1b[31m.wav"))).name == "a��[31m.wav"
+
+
+def test_the_copy_of_a_pipe_does_not_lengthen_the_other_names() -> None:
+    copy = InputFile(Path("/tmp/speech-qc-1/0/stdin"), "-")
+    files = [InputFile(Path("calls", name)) for name in ("a/x.wav", "b/x.wav")]
+    assert result_names([*files, copy], "json") == ["a__x.json", "b__x.json", "stdin.json"]
+    files = [InputFile(Path("calls/stdin.wav"))]
+    assert result_names([*files, copy], "json") == ["stdin.json", "stdin-2.json"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from cli_material import RATE_HZ, noise, run
 
 Capture = pytest.CaptureFixture[str]
@@ -36,6 +39,36 @@ def test_standard_input_can_be_drawn_and_written_to_a_folder(
     assert Path("p.png").is_file()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("options", [(), ("--plot", "p.png")])
+def test_a_named_pipe_is_a_recording(options: tuple[str, ...], talk: Path, capsys: Capture) -> None:
+    soundfile.write("talk.flac", soundfile.read(talk)[0], RATE_HZ)
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor() as pool:
+        pool.submit(Path("pipe").write_bytes, Path("talk.flac").read_bytes())
+        assert run("inspect", talk, "pipe", "--format", "jsonl", *options) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert second["file"] == "pipe"
+    assert second["channels"] == first["channels"]
+
+
+class Broken(io.RawIOBase):
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _: object) -> int:
+        raise IsADirectoryError("Is a directory")
+
+
+@pytest.mark.parametrize("stdin", [None, io.TextIOWrapper(io.BufferedReader(Broken()))], ids=["closed", "broken"])
+def test_standard_input_that_cannot_be_read_is_an_error(
+    stdin: io.TextIOWrapper | None, talk: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert run("inspect", "-", talk) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 @pytest.mark.parametrize("dash", ["-", "pcm.raw"])
 def test_audio_without_a_header_is_inspected_as_declared(
     dash: str, talk: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
@@ -60,6 +93,7 @@ def test_audio_without_a_header_is_inspected_as_declared(
         (("--channels", "both"), "channels: expected split, mix, or"),
         (("--encoding", "mulaw", "--sample-rate", "80"), "expected a sample rate of 8000 to 192000 Hz, got 80"),
         (("--encoding", "gsm", "--channels", "2"), "expected one channel with encoding=gsm, got 2"),
+        (("--encoding", "g722", "--sample-rate", "48000"), "expected a sample rate of 16000 Hz with encoding=g722"),
     ],
 )
 def test_incomplete_options_for_audio_without_a_header_are_refused(

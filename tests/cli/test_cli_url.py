@@ -101,6 +101,11 @@ def test_file_is_sent_as_it_is_with_its_length(talk: Path) -> None:
     assert dict(request.url.params) == {"channels": "mix", "frames": "false", "profile": "warns"}
 
 
+def test_an_option_of_zero_is_sent_too(talk: Path, capsys: Capture) -> None:
+    assert ask(ServerTransport(), talk, "--encoding", "mulaw", "--sample-rate", "0") == 2
+    assert "expected a sample rate of 8000 to 192000 Hz, got 0" in capsys.readouterr().err
+
+
 def test_verdict_of_the_server_makes_the_exit_code(talk: Path) -> None:
     assert ask(ServerTransport(), talk, "--profile", "fails") == 1
 

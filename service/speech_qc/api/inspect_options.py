@@ -31,7 +31,7 @@ class InspectQuery(BaseModel):
     labels: str | None = Field(None, description="Comma-separated labels to return; all by default.")
     encoding: RawEncoding | None = Field(None, description="Encoding of audio without a header.")
     sample_rate: int | None = Field(
-        None, description="Its sample rate, Hz; 8000 by default for encodings of telephony."
+        None, description="Its sample rate, Hz; the usual one by default for encodings of telephony."
     )
     explain: bool = Field(False, description="Return the evidence for each event: band, level, SNR, kind of sound.")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -185,6 +186,11 @@ class Decoder:
         assert self._wav is not None
         blocks += self._wav.finish()
         self.frames = self._wav.frames
+        if self.frames == 0 and self._raw is not None:
+            raise InvalidAudio(
+                f"expected at least one {self._raw.encoding} sample per channel, got {self._received_bytes} byte(s): "
+                "send the whole recording"
+            )
         if self.frames == 0:
             raise no_samples()
         return iter(blocks)
@@ -317,6 +323,8 @@ def _first_bytes(file: io.BytesIO | io.FileIO, count: int) -> Spool:
 class FileDecoder:
     """Decodes a recording on disk block by block, in constant memory; can be iterated once.
 
+    The path may be a pipe; then formats other than WAV are collected first, as by `Decoder`.
+
     `info` is available from the start. Close the decoder, or use a `with` statement, unless you iterate to the end.
 
     Raises:
@@ -337,7 +345,8 @@ class FileDecoder:
             ) from error
         self.frames = 0
         self._decoder: Decoder | None = None
-        total_bytes = os.fstat(self._file.fileno()).st_size
+        facts = os.fstat(self._file.fileno())
+        total_bytes = facts.st_size if stat.S_ISREG(facts.st_mode) else None  # a pipe or a device
         try:
             self._decoder = Decoder(limits or DecodeLimits(), filename=path.name, total_bytes=total_bytes, raw=raw)
             self.info, self._blocks = self._open(self._decoder, total_bytes)
@@ -350,21 +359,22 @@ class FileDecoder:
         """What was wrong with the recording, although it was read; complete after the last block."""
         return [] if self._decoder is None else self._decoder.warnings
 
-    def _open(self, decoder: Decoder, total_bytes: int) -> tuple[AudioInfo, Iterator[Block]]:
+    def _open(self, decoder: Decoder, total_bytes: int | None) -> tuple[AudioInfo, Iterator[Block]]:
         """Read until the header has been parsed."""
         first: list[Block] = []
+        rest: Iterator[Block] | None = None
         while decoder.info is None:
             data = self._file.read(READ_BYTES)
             if not data:
-                first = list(decoder.finish())  # raises an error that names what is missing, unless the file is tiny
+                rest = decoder.finish()  # raises an error that names what is missing, unless it is tiny or from a pipe
                 break
             first = decoder.push(data)
-            if decoder.collected is not None:
+            if decoder.collected is not None and total_bytes is not None:
                 source = decoder.open_source(self._file, total_bytes)
                 decoder.collected = None  # it is read from the disk instead
                 return source.info, iter(source)
         assert decoder.info is not None
-        return decoder.info, self._read_wav(decoder, first)
+        return decoder.info, self._read_wav(decoder, first) if rest is None else rest
 
     def _read_wav(self, decoder: Decoder, first: list[Block]) -> Iterator[Block]:
         yield from first

@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits, RawFormat
 from speech_qc.audio.native_stderr import silenced
 from speech_qc.audio.pcm import BLOCK_FRAMES, check_finite
-from speech_qc.audio.segments import Segment, Window, find_segments, has_variable_bit_rate
+from speech_qc.audio.segments import (
+    Segment,
+    Window,
+    count_ogg_tracks,
+    find_segments,
+    has_variable_bit_rate,
+    with_opus_rate,
+)
 from speech_qc.audio.wav import WavHeader, is_endless, is_placeholder
-from speech_qc.audio.wav_reader import ChunkWalker, joined_warning, missing_warning, unread_warning
+from speech_qc.audio.wav_reader import ChunkWalker, joined_warning, missing_warning, tracks_warning, unread_warning
 from speech_qc.errors import InvalidAudio, UnsupportedFormat
 from speech_qc.wire.vocabulary import RawEncoding
 
@@ -61,7 +68,7 @@ class _Part:
     """
 
     def __init__(self, file: BinaryIO | Window, segment: Segment, raw: RawFormat | None) -> None:
-        self.window = Window(file, segment)
+        self.window = Window(file, segment if raw else with_opus_rate(file, segment))
         self.segment = segment
         options = {}
         if raw is not None:
@@ -102,7 +109,7 @@ class LibsndfileSource:
         raw: What the sender says about audio without a header.
 
     Raises:
-        InvalidAudio: The header is broken.
+        InvalidAudio: The header is broken, or the file joins too many recordings.
         UnsupportedFormat: libsndfile has no decoder for it.
         PayloadTooLarge: Channels or declared duration exceed the limits.
     """
@@ -146,6 +153,8 @@ class LibsndfileSource:
             declared = self._first.least_frames = int(count[1])  # libsndfile derives the length from the file size
         limits.check_frames(declared or 0, sound.samplerate)
         limits.check_samples(declared or 0, sound.channels)
+        if not raw and (tracks := count_ogg_tracks(file, self._segments[0])) > 1:
+            self.warnings.append(tracks_warning(tracks))
         encoding = f"{'wav' if in_wav else sound.format.lower()}/{sound.subtype}"
         known = declared if len(self._segments) == 1 else None
         self.info = AudioInfo(sound.samplerate, sound.channels, encoding, known)
@@ -169,7 +178,7 @@ class LibsndfileSource:
         for position, segment in enumerate(self._segments[1:], 1):
             part = self._next_part(segment)
             if part is None:
-                self._warn_unread(segment.start, frames, self._segments[position - 1].end)
+                self._warn_unread(segment.start, self._segments[-1].end, frames, self._segments[position - 1].end)
                 break
             joined += 1
             for block in self._decode(part, frames):
@@ -218,7 +227,8 @@ class LibsndfileSource:
                 yield block
             unread_bytes = part.unread_bytes
         if part.is_mp3 and unread_bytes > _MP3_TRAILER_BYTES:
-            self._warn_unread(part.segment.end - unread_bytes, frames, part.segment.end)
+            start = part.segment.end - unread_bytes
+            self._warn_unread(start, part.segment.end, frames, start - part.segment.start)
         if frames < part.least_frames:
             missing_s = (part.least_frames - frames) / rate_hz
             self._warn_missing(
@@ -238,10 +248,10 @@ class LibsndfileSource:
         )
         self.warnings.append(AudioWarning("samples_damaged", message))
 
-    def _warn_unread(self, position: int, frames: int, read_bytes: int) -> None:
-        """Warn about everything from a position on; `frames` in `read_bytes` give its approximate duration."""
-        unread_bytes = self._segments[-1].end - position
-        seconds = unread_bytes * frames / max(1, min(read_bytes, position)) / self.info.sample_rate_hz
+    def _warn_unread(self, start: int, end: int, frames: int, read_bytes: int) -> None:
+        """Warn about bytes that were not read; `frames` in `read_bytes` give their approximate duration."""
+        unread_bytes = end - start
+        seconds = unread_bytes * frames / max(1, read_bytes) / self.info.sample_rate_hz
         self.warnings.append(unread_warning(unread_bytes, seconds, "they cannot be decoded together with the rest"))
 
     def _check_size(self, head: bytes, total_bytes: int, header: WavHeader | None) -> None:
@@ -267,10 +277,13 @@ def _bytes_after(file: BinaryIO | Window, position: int) -> int:
     """Count the bytes after the samples of a WAV that are not read; chunks of other kinds do not count."""
     walker = ChunkWalker(odd=bool(position & 1))
     file.seek(position)
-    while not walker.found and (data := file.read(1 << 20)):
-        walker.push(memoryview(data))
+    while data := file.read(1 << 20):
+        after = walker.push(memoryview(data))
+        if walker.found:
+            found_at = file.tell() - len(after) - len(walker.found)
+            return file.seek(0, io.SEEK_END) - found_at
     walker.finish()
-    return len(walker.rest) + len(file.read()) if walker.found else walker.unread_bytes
+    return walker.unread_bytes
 
 
 def no_samples() -> InvalidAudio:

@@ -29,6 +29,7 @@ from speech_qc.audio.media_formats import (
 from speech_qc.audio.media_lengths import find_end
 from speech_qc.audio.media_process import INSTALL, MEMORY_BYTES, MediaProcess, Spool, pyav_folder
 from speech_qc.audio.pcm import BLOCK_FRAMES, check_finite
+from speech_qc.audio.wav_reader import tracks_warning
 from speech_qc.errors import ClientError, InvalidAudio, PayloadTooLarge, UnsupportedFormat
 from speech_qc.wire.vocabulary import AudioWarningCode
 
@@ -129,7 +130,7 @@ class MediaSource:
         self._limits.check_samples(declared or 0, channels)
         tracks = int(facts["tracks"])
         if tracks > 1:
-            self._warn("tracks_not_read", f"expected one sound track, got {tracks}: only the default one was inspected")
+            self.warnings.append(tracks_warning(tracks))
         return AudioInfo(rate_hz, channels, f"{self._media.container}/{facts['codec']}", declared)
 
     def _blocks(self, channels: int) -> Iterator[Block]:

@@ -12,12 +12,6 @@ from typing import BinaryIO
 
 from speech_qc.wire.vocabulary import RawEncoding
 
-READABLE_MEDIA = (
-    "WebM, MP4, M4A, MOV, 3GP, Matroska, AVI, FLV, MPEG-TS, MPEG-PS, MXF, AAC, AMR, WMA, AC-3, Ogg FLAC, Speex, G.722, "
-    "G.723.1, G.726, WavPack, APE, TTA, DSS, QCP, iLBC, RealAudio"
-)
-"""The formats that need the extra `media`, for error messages."""
-
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (rb"\x1a\x45\xdf\xa3.*webm", "matroska", "webm"),
     (rb"\x1a\x45\xdf\xa3", "matroska", "matroska"),

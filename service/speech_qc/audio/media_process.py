@@ -67,6 +67,10 @@ class Spool(io.FileIO):
         self.close()
 
 
+def _aborted() -> InvalidAudio:
+    return InvalidAudio("the decoding of the recording was aborted: send it again")
+
+
 class MediaProcess:
     """One process, from its start to its end.
 
@@ -151,7 +155,7 @@ class MediaProcess:
     def _take(self, count: int) -> bytearray:
         while len(self._buffer) < count:
             if self._life is None:
-                raise InvalidAudio("the decoding of the recording was aborted: send it again")
+                raise _aborted()
             if not self._poll.poll(STALL_S * 1000):
                 self._process.kill()
                 raise InvalidAudio(
@@ -169,6 +173,8 @@ class MediaProcess:
     def _ended(self) -> InvalidAudio | PayloadTooLarge:
         """Return the error for a process that ended without a last message."""
         status = self._process.wait()
+        if self._life is None:  # another thread has killed it
+            return _aborted()
         if status == -signal.SIGXCPU:
             return PayloadTooLarge(
                 f"expected a recording that FFmpeg decodes in {CPU_S} s of processor time, got one that takes longer: "

@@ -19,6 +19,9 @@ _USUAL_HZ: dict[RawEncoding, int] = {
 }
 """Rate of the encodings that are made for telephony, unless another one is given."""
 
+_G722_HZ = (16_000, 8_000)
+"""G.722 has 16 000 samples per second; RTP declares 8000 for historical reasons (RFC 3551, section 4.5.2)."""
+
 _MONO = ("gsm", "vox", "g722", "g726")  # their samples cannot be interleaved
 _CHANNELS = re.compile(r"(?P<mode>split|mix)|(?P<count>[1-9]\d{0,2})(,(?P<then>split|mix))?")
 
@@ -74,6 +77,10 @@ def raw_format(encoding: str | None, sample_rate: int | None, channels: int | No
         check_rate_hz(rate_hz)
     except InvalidAudio as error:  # the option is wrong, not the audio
         raise ProtocolError(error.message, sample_rate=rate_hz) from error
+    if encoding == "g722":
+        if rate_hz not in _G722_HZ:
+            raise ProtocolError(f"expected a sample rate of 16000 Hz with encoding=g722, got {rate_hz}: leave it out")
+        rate_hz = _G722_HZ[0]
     if encoding in _MONO and channels not in (None, 1):
         raise ProtocolError(
             f"expected one channel with encoding={encoding}, got {channels}: send each channel separately"

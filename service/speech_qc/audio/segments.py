@@ -11,8 +11,10 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import BinaryIO
+
+from speech_qc.errors import InvalidAudio
 
 _SCAN_BYTES = 1 << 20
 _OVERLAP_BYTES = 64  # longer than any pattern that is searched for
@@ -22,6 +24,10 @@ _PROBED_FRAMES = 200
 _KBIT_V1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
 _KBIT_V2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
 _RATES_V1 = (44_100, 48_000, 32_000)  # Hz; half of it for MPEG-2, a quarter for MPEG-2.5
+_MOST_SEGMENTS = 10_000  # a year of hourly recordings; each takes memory and time before it is known to be sound
+_MOST_TRACKS = 100
+_OGG_SOUND = re.compile(rb"\x01vorbis|OpusHead|\x7fFLAC|fLaC|Speex   ")
+_MOST_TAGS = 100  # in a row
 _LEAST_MP3_BYTES = 512  # a shorter rest contains no audible sound
 
 
@@ -95,17 +101,25 @@ def find_segments(file: BinaryIO | Window, total_bytes: int) -> list[Segment]:
     Args:
         file: The complete file.
         total_bytes: Its length.
+
+    Raises:
+        InvalidAudio: There are too many.
     """
     head = _read_at(file, 0, 4)
     if head == b"OggS":
-        starts = _ogg_links(file)
+        found = _ogg_links(file)
     elif re.match(rb"ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xfd]", head):
-        starts = _mp3_parts(file, total_bytes)
+        found = _mp3_parts(file, total_bytes)
     else:
-        starts = []
+        found = iter(())
+    starts = list(islice(found, _MOST_SEGMENTS + 1))
+    if len(starts) > _MOST_SEGMENTS:
+        raise InvalidAudio(
+            f"expected at most {_MOST_SEGMENTS} recordings joined in one file, got more: split the file, or convert it "
+            "to WAV or FLAC"
+        )
     bounds = [0, *(start for start in sorted(set(starts)) if start > 0), total_bytes]
-    segments = [Segment(start, end) for start, end in pairwise(bounds)]
-    return [_with_opus_rate(file, segment) for segment in segments] if head == b"OggS" else segments
+    return [Segment(start, end) for start, end in pairwise(bounds)]
 
 
 def _read_at(file: BinaryIO | Window, position: int, size: int) -> bytes:
@@ -129,17 +143,28 @@ def _occurrences(file: BinaryIO | Window, pattern: bytes) -> Iterator[int]:
         tail = piece[-_OVERLAP_BYTES:]
 
 
-def _ogg_links(file: BinaryIO | Window) -> list[int]:
-    """Return the starts of the links: a first page that does not directly follow another first page.
+def _ogg_links(file: BinaryIO | Window) -> Iterator[int]:
+    """Yield the starts of the links: a first page that does not directly follow another first page.
 
     Source: RFC 3533, sections 4 and 6: chaining is sequential, grouping puts all first pages at the start of a link.
     """
-    starts, group_end = [], -1
+    group_end = -1
     for position in _occurrences(file, rb"OggS\x00\x02"):
         if position != group_end:
-            starts.append(position)
+            yield position
         group_end = position + _page_bytes(file, position)
-    return starts
+
+
+def count_ogg_tracks(file: BinaryIO | Window, segment: Segment) -> int:
+    """Count the sound tracks that are grouped in a link of an Ogg file; 0 if it is no Ogg file."""
+    count, position = 0, segment.start
+    for _ in range(_MOST_TRACKS):
+        page = _read_at(file, position, _page_bytes(file, position))
+        if page[:6] != b"OggS\0\x02":
+            break
+        count += _OGG_SOUND.match(page, _PAGE_HEAD_BYTES + page[26]) is not None
+        position += len(page)
+    return count
 
 
 def _page_bytes(file: BinaryIO | Window, position: int) -> int:
@@ -149,14 +174,14 @@ def _page_bytes(file: BinaryIO | Window, position: int) -> int:
     return _PAGE_HEAD_BYTES + count + sum(head[_PAGE_HEAD_BYTES : _PAGE_HEAD_BYTES + count])
 
 
-def _with_opus_rate(file: BinaryIO | Window, segment: Segment) -> Segment:
+def with_opus_rate(file: BinaryIO | Window, segment: Segment) -> Segment:
     """Fill in the rate of an Opus stream that does not declare one; libsndfile would take it for 8 kHz.
 
     Source: RFC 7845, section 5.1: the rate of the original input is informative, and 0 means unspecified.
     """
     page = bytearray(_read_at(file, segment.start, _page_bytes(file, segment.start)))
     head = page.find(b"OpusHead")
-    if head < 0 or len(page) < head + 16 or struct.unpack_from("<I", page, head + 12)[0]:
+    if page[:4] != b"OggS" or head < 0 or len(page) < head + 16 or struct.unpack_from("<I", page, head + 12)[0]:
         return segment
     struct.pack_into("<I", page, head + 12, _OPUS_RATE_HZ)
     struct.pack_into("<I", page, 22, 0)
@@ -175,21 +200,28 @@ def _ogg_checksum(page: bytes | bytearray) -> int:
     return crc
 
 
-def _mp3_parts(file: BinaryIO | Window, total_bytes: int) -> list[int]:
-    """Return where a tagged recording starts, and where one ends according to its tag while more frames follow."""
-    starts = []
+def _mp3_parts(file: BinaryIO | Window, total_bytes: int) -> Iterator[int]:
+    """Yield where a tagged recording starts, and where one ends according to its tag while more frames follow."""
+    last = 0
     for position in _occurrences(file, rb"Xing|Info"):
         frame = _tagged_frame(file, position)
         if frame is None:
             continue
-        starts.append(frame)
+        first = _after_id3(file, last)
+        if last < frame < first:  # a recording within a tag
+            continue
+        if frame != first:
+            yield frame
+            last = max(last, frame)
         tag = _read_at(file, position + 4, 12)
         flags = struct.unpack_from(">I", tag)[0] if len(tag) == 12 else 0
         if flags & 2:  # the number of bytes follows, after the number of frames if that is there
-            after = _after_id3(file, frame + struct.unpack_from(">I", tag, 8 if flags & 1 else 4)[0])
+            end = frame + struct.unpack_from(">I", tag, 8 if flags & 1 else 4)[0]
+            end += 128 * (_read_at(file, end, 3) == b"TAG")  # ID3v1, which ends a recording; ID3v2 begins the next one
+            after = _after_id3(file, end)
             if total_bytes - after > _LEAST_MP3_BYTES and _is_layer3(_read_at(file, after, 4)):
-                starts.append(after)
-    return starts[1:] if starts and _after_id3(file, 0) == starts[0] else starts
+                yield end
+                last = end
 
 
 def _tagged_frame(file: BinaryIO | Window, position: int) -> int | None:
@@ -240,11 +272,12 @@ def has_variable_bit_rate(file: Window) -> bool:
 
 def _after_id3(file: BinaryIO | Window, position: int) -> int:
     """Skip ID3v2 tags and an ID3v1 tag."""
-    while True:
+    for _ in range(_MOST_TAGS):
         head = _read_at(file, position, 10)
         if head[:3] == b"ID3" and len(head) == 10:
             position += 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])  # seven bits per byte
         elif head[:3] == b"TAG":
             position += 128
         else:
-            return position
+            break
+    return position

@@ -22,6 +22,9 @@ Block = NDArray[np.float32]
 _PROBE_SAMPLES = 4096
 """Frames of a `PADDED_24` file that are examined together."""
 
+_HEADER_PIECE = 1024
+"""Bytes of a further header that are parsed at once."""
+
 _PROBE_SOUNDING = 16
 """Samples that are not zero, in which the lowest byte cannot be zero by chance."""
 
@@ -69,10 +72,14 @@ class WavSamples:
         self._rest = bytes(view[whole:])
         return blocks
 
+    def drop_incomplete(self) -> None:
+        """Drop an incomplete frame: what follows begins with a whole one."""
+        self._rest = self._rest[: len(self._rest) - len(self._rest) % self.header.frame_bytes]
+
     def finish(self) -> list[Block]:
         """Convert what is left; an incomplete frame at the end is dropped."""
-        whole = len(self._rest) - len(self._rest) % self.header.frame_bytes
-        rest, self._rest = self._rest[:whole], b""
+        self.drop_incomplete()
+        rest, self._rest = self._rest, b""
         return [self._block(rest)] if rest else []
 
     def _block(self, data: bytes | memoryview) -> Block:
@@ -99,13 +106,12 @@ class WavSamples:
 class ChunkWalker:
     """Walks through the chunks after the samples, to find further samples; owned by one reader.
 
-    `found` is `data` or `riff` once such a chunk begins; `rest` then has the bytes from there on. `unread_bytes` counts
+    `found` has the head of a chunk with further samples, its name and size, once it is complete. `unread_bytes` counts
     the bytes that are no chunk, unless all of them are zero, which is padding.
     """
 
     def __init__(self, odd: bool) -> None:
-        self.found = ""
-        self.rest = b""
+        self.found = b""
         self.unread_bytes = 0
         self._pad = odd  # chunks are padded to even sizes, but some writers forget it
         self._head = b""
@@ -114,12 +120,12 @@ class ChunkWalker:
         self._lost = False
         self._lost_bytes, self._is_zero = 0, True
 
-    def push(self, view: memoryview) -> None:
-        """Take more bytes, until something is found."""
+    def push(self, view: memoryview) -> memoryview:
+        """Take more bytes, until something is found; return those that follow it."""
         while view and not self.found:
             if self._lost:
                 self._lose(view)
-                return
+                return view[len(view) :]
             if self._skip:
                 count = min(self._skip, len(view))
                 self._skip -= count
@@ -135,7 +141,8 @@ class ChunkWalker:
             self._head += bytes(view[:missing])
             view = view[missing:]
             if len(self._head) == 8:
-                self._take_head(view)
+                self._take_head()
+        return view
 
     def finish(self) -> None:
         """Count what is left."""
@@ -147,13 +154,11 @@ class ChunkWalker:
         if not self._is_zero:
             self.unread_bytes = self._lost_bytes
 
-    def _take_head(self, view: memoryview) -> None:
+    def _take_head(self) -> None:
         head, self._head = self._head, b""
         name, size = head[:4], struct.unpack("<I", head[4:])[0]
-        if name == b"data":
-            self.found, self.rest = "data", head + bytes(view)
-        elif name == b"RIFF" or name in LONG_FORMS:
-            self.found, self.rest = "riff", head + bytes(view)
+        if name in (b"data", b"RIFF", *LONG_FORMS):
+            self.found = head
         elif all(0x20 <= byte < 0x7F for byte in name):
             self._name, self._skip, self._chunk_bytes = name, size + (size & 1), len(head)
         else:
@@ -284,38 +289,41 @@ class WavReader:
     def _push_header(self, parser: WavHeaderParser, view: memoryview) -> memoryview:
         """Parse the header of the first recording, or of a further one; return the bytes of its samples."""
         is_first = self.header is None
+        # The parser keeps what it is given, and there may be many short recordings.
+        piece, after = (view, view[len(view) :]) if is_first else (view[:_HEADER_PIECE], view[_HEADER_PIECE:])
         try:
-            parser.push(view)
+            parser.push(piece)
         except InvalidAudio:
             if is_first:
                 raise
             self._stop("what follows is not a complete recording", len(parser.raw))
-            return memoryview(b"")
+            return after
         header = parser.header
         if header is None:
-            return memoryview(b"")
-        rest = memoryview(bytes(parser.raw[header.data_start :]))
+            return after
         if is_first:
             self.header = header
             self.warnings += header.warnings
             self._check(self)
             if header.subtype is None:
-                return memoryview(b"")
+                return after
             self._samples = WavSamples(header)
         elif self.header is not None and header.layout != self.header.layout:
             self._stop(
                 f"they are a recording in another format ({header.sample_rate_hz} Hz, {header.channels} channel(s))",
                 len(parser.raw),
             )
-            return memoryview(b"")
+            return after
         else:
             self._recordings += 1
         self._parser = None
         self._begin(header.data_bytes)
-        return rest
+        return view[len(piece) - (len(parser.raw) - header.data_start) :]
 
     def _begin(self, data_bytes: int | None) -> None:
-        """Begin a data chunk."""
+        """Begin a data chunk; it begins with a whole frame, wherever the one before it ended."""
+        assert self._samples is not None
+        self._samples.drop_incomplete()
         self._left = data_bytes
         self._declared, self._received = data_bytes or 0, 0
         if data_bytes == 0:
@@ -337,17 +345,17 @@ class WavReader:
 
     def _push_walker(self, walker: ChunkWalker, view: memoryview) -> memoryview:
         """Look for further samples; return the bytes from there on."""
-        walker.push(view)
+        after = walker.push(view)
         if not walker.found:
-            return memoryview(b"")
+            return after
         self._walker = None
-        rest = memoryview(walker.rest)
-        if walker.found == "riff":
+        if walker.found[:4] != b"data":
             self._parser = WavHeaderParser()
-            return rest
-        size: int = struct.unpack_from("<I", rest, 4)[0]
+            self._parser.push(walker.found)
+            return after
+        size: int = struct.unpack_from("<I", walker.found, 4)[0]
         self._begin(None if is_placeholder(size) else size)
-        return rest[8:]
+        return after
 
     def _stop(self, reason: str, unread_bytes: int) -> None:
         self._stopped, self._unread_bytes = reason, self._unread_bytes + unread_bytes
@@ -383,4 +391,11 @@ def joined_warning(recordings: int) -> AudioWarning:
     return AudioWarning(
         "joined",
         f"expected one recording, got {recordings} of the same format in one file: they were read as one",
+    )
+
+
+def tracks_warning(tracks: int) -> AudioWarning:
+    """Describe a recording with several sound tracks."""
+    return AudioWarning(
+        "tracks_not_read", f"expected one sound track, got {tracks}: only the default one was inspected"
     )

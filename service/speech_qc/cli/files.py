@@ -9,10 +9,13 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+from speech_qc.cli.seams import CommandError
 
 AUDIO_EXTENSIONS = frozenset({
     ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
@@ -89,36 +92,63 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def standard_input_copied(arguments: Sequence[str]) -> Iterator[Path | None]:
-    """Copy standard input to a temporary file if an argument is `-`: it can be read once only, a file several times.
+def pipes_copied(arguments: Sequence[str]) -> Iterator[Mapping[str, Path]]:
+    """Copy standard input (`-`) and named pipes to temporary files: they can be read once only, a file several times.
 
     Yields:
-        The file; None if no argument is `-`.
+        The file for each argument that is a pipe.
+
+    Raises:
+        CommandError: A pipe cannot be read, or a file cannot be written.
     """
-    if STANDARD_INPUT not in arguments:
-        yield None
+    pipes = [argument for argument in dict.fromkeys(arguments) if argument == STANDARD_INPUT or _is_pipe(argument)]
+    if not pipes:
+        yield {}
         return
     with tempfile.TemporaryDirectory(prefix="speech-qc-") as folder:
-        target = Path(folder, "stdin")
-        with target.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        yield target
+        copies: dict[str, Path] = {}
+        for number, argument in enumerate(pipes):
+            name = "stdin" if argument == STANDARD_INPUT else Path(argument).name
+            copies[argument] = Path(folder, str(number), name)
+            copies[argument].parent.mkdir()
+            try:
+                with _opened(argument) as source, copies[argument].open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+            except OSError as error:
+                raise CommandError(f"{printable(argument)}: cannot be copied to a temporary file: {error}") from error
+        yield copies
 
 
-def find_sources(arguments: Sequence[str], standard_input: Path | None = None) -> Found:
+def _is_pipe(argument: str) -> bool:
+    try:
+        return Path(argument).is_fifo()
+    except (OSError, ValueError):
+        return False
+
+
+def _opened(argument: str) -> AbstractContextManager[BinaryIO]:
+    """Open a pipe; standard input stays open."""
+    if argument != STANDARD_INPUT:
+        return Path(argument).open("rb")
+    if sys.stdin is None:
+        raise CommandError("expected a recording on standard input, got none: it is closed")
+    return nullcontext(sys.stdin.buffer)
+
+
+def find_sources(arguments: Sequence[str], copies: Mapping[str, Path] | None = None) -> Found:
     """Resolve files, folders (searched recursively) and glob patterns (`**` matches subfolders).
 
     Args:
         arguments: As given on the command line.
-        standard_input: The file to read for `-`.
+        copies: The files to read for `-` and for named pipes.
     """
     sources: dict[str, InputFile] = {}
     skipped: dict[str, InputFile] = {}
     missing: list[str] = []
     several = len(arguments) != 1
     for argument in arguments:
-        if argument == STANDARD_INPUT and standard_input is not None:
-            sources.setdefault(argument, InputFile(standard_input, argument))
+        if copies is not None and argument in copies:
+            sources.setdefault(argument, InputFile(copies[argument], printable(argument)))
             continue
         path = Path(argument)
         if path.is_dir():
@@ -188,8 +218,8 @@ def result_names(sources: Sequence[InputFile], extension: str) -> list[str]:
         extension: Extension without the dot.
     """
     levels = [0] * len(sources)
-    parents = [os.path.dirname(os.path.abspath(source.path)) for source in sources]
-    common = os.path.commonpath(parents) if sources and len({Path(parent).anchor for parent in parents}) == 1 else None
+    parents = [os.path.dirname(os.path.abspath(source.path)) for source in sources if not source.label]
+    common = os.path.commonpath(parents) if len({Path(parent).anchor for parent in parents}) == 1 else None
     while True:
         names = [
             f"{_stem(source, level, common, number)}.{extension}"
@@ -209,6 +239,8 @@ def _stem(source: InputFile, level: int, common: str | None, number: int) -> str
     """Return the name of a recording's result without its extension, more specific with every level."""
     if level == 0:
         return source.path.stem
+    if source.label:  # the folder of a copy says nothing
+        return f"{source.path.stem}-{number}" + "-" * (level - 1)
     absolute = Path(os.path.abspath(source.path))
     relative = absolute.relative_to(common) if common is not None else Path(*absolute.parts[1:])
     joined = "__".join(relative.parts)

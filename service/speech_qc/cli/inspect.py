@@ -25,9 +25,9 @@ from speech_qc.cli.files import (
     Found,
     InputFile,
     find_sources,
+    pipes_copied,
     replaced_when_complete,
     result_names,
-    standard_input_copied,
     write_file,
 )
 from speech_qc.cli.formats import ONE_FILE_ONLY, export_bytes, extension, json_bytes, with_file_column
@@ -59,12 +59,13 @@ def inspect(options: InspectCommand, seams: Seams) -> int:
         The exit code.
 
     Raises:
-        CommandError: The options contradict each other, the key cannot be read, or a result cannot be written.
+        CommandError: The options contradict each other, the key or a pipe cannot be read, or a result cannot be
+            written.
         SpeechQCError: Nothing can be inspected: there is no model, or no such profile.
         BrokenPipeError: The reader of standard output has closed the pipe.
     """
-    with standard_input_copied(options.files) as standard_input:
-        return _inspect(options, find_sources(options.files, standard_input), seams)
+    with pipes_copied(options.files) as copies:
+        return _inspect(options, find_sources(options.files, copies), seams)
 
 
 def _inspect(options: InspectCommand, found: Found, seams: Seams) -> int:

@@ -22,7 +22,10 @@ KIND_NAMES = ("type", "event", "message_type")
 
 _BASE64 = re.compile(r"(data:[\w/;=.+-]*,)?[A-Za-z0-9+/_-]+={0,2}")
 _AUDIO_NAME = re.compile("audio|media|speech|sound|pcm|wave?|voice", re.IGNORECASE)
-_DATA_NAME = re.compile("audio|payload|data|chunk|buffer|samples|content|bytes|pcm|wave?", re.IGNORECASE)
+_DATA_NAME = re.compile(  # at the end: `audio_format` and `data_type` describe it
+    r"(audio|payload|data|chunk|buffer|samples?|content|bytes|pcm|wave?|media|speech|blob|raw)(_?(base|b)64|16|32)?\Z",
+    re.IGNORECASE,
+)
 
 
 def find_text_audio(text: str) -> str | None:
