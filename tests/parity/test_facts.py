@@ -66,3 +66,10 @@ def test_opposite_polarity_is_named_and_fails_if_it_is_mixed(make_client, profil
 
 def test_one_channel_has_no_comparison(make_client):
     assert "stereo" not in make_client().post("/v1/inspect", content=wav_bytes(voice(1.0))).json()
+
+
+def test_a_floor_that_an_offset_hides_has_that_reason(make_client):
+    samples = 0.3 + white_noise(2.0, level_dbfs=-60)
+    (channel,) = make_client().post("/v1/inspect", content=wav_bytes(samples)).json()["channels"]
+    assert channel["levels"]["noise_floor_dbfs"] is None
+    assert "DC offset" in channel["levels"]["unknown"]["noise_floor_dbfs"]
