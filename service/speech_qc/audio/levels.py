@@ -78,7 +78,7 @@ REASONS = {
     "noise_floor_dbfs": "less than 0.5 s of sound, or hidden by a DC offset",
     "high_band_dbfs": "no sound above 8 kHz, or a sample rate of 16 kHz or less",
     "high_tone_hz": "no tone above 8 kHz",
-    "cancellation_db": "the channels were not mixed",
+    "cancellation_db": "the channels were not mixed, or are digital silence",
 }
 """Why a measurement is None, if there was audio."""
 
