@@ -43,8 +43,8 @@ class Channel:
     Attributes:
         channel: Its index in the recording; 0 for the mean of all.
         frames: Scores by label, float32 (frames,), NaN where there is no value; empty if none were kept.
-        events: In order of `event_id`; each has `label`, `onset_s`, `offset_s`, `score_max`, `score_mean`, `severity`
-            and, if it was requested, `evidence`.
+        events: In order of `event_id`; each has `label`, `onset_s`, `offset_s`, `score_max`, `score_mean`, `severity`,
+            the `detail` of a dropout or a tone and, if it was requested, `evidence`.
         events_dropped: Events beyond the limit, found but not listed.
         levels: Measurements of the signal itself, at its own rate.
         summary: Figures of the whole channel, first its `quality`; `unknown` gives the reason for each None.

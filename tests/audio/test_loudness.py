@@ -37,7 +37,7 @@ def limited(seconds: float, rate_hz: int, seed: int = 0) -> Samples:
     return soxr.resample(voice(seconds, rate_hz=low_hz, seed=seed) + noise, low_hz, rate_hz, quality="VHQ")
 
 
-@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 44_100, 48_000, 96_000, 181_760, 191_474, 192_000])
 @pytest.mark.parametrize("dbfs", [-23.0, -33.0])
 def test_a_sine_in_one_of_two_channels_has_its_level_less_three(rate_hz: int, dbfs: float) -> None:
     found = measure(sine(20, dbfs, rate_hz), rate_hz).loudness_lufs

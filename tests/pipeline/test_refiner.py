@@ -140,15 +140,16 @@ def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def updates(samples: np.ndarray, scores: np.ndarray, sizes: list[int]) -> list[tuple[str, object]]:
     tracker, refiner = EventTracker(CONTRACT), EventRefiner(CONTRACT)
-    level = np.full(SCENE_FRAMES, -30.0, np.float32)
+    total = len(scores)
+    level = np.full(total, -30.0, np.float32)
     found, first, turn = [], 0, 0
-    while first < SCENE_FRAMES:
-        stop = min(SCENE_FRAMES, first + sizes[turn % len(sizes)])
+    while first < total:
+        stop = min(total, first + sizes[turn % len(sizes)])
         news = tracker.push(scores[first:stop], level[first:stop])
-        if stop == SCENE_FRAMES:
+        if stop == total:
             news = news + tracker.finish()
         view = lambda start, end: samples[max(0, start) : end]  # noqa: E731
-        found += refiner.refine(first, READER.read_one(scores[first:stop]), news, view, done=stop == SCENE_FRAMES)
+        found += refiner.refine(first, READER.read_one(scores[first:stop]), news, view, done=stop == total)
         first, turn = stop, turn + 1
     return [(update.phase, update.event) for update in found]
 
@@ -158,3 +159,15 @@ def updates(samples: np.ndarray, scores: np.ndarray, sizes: list[int]) -> list[t
 def test_updates_and_their_order_do_not_depend_on_blocks(seed: int, sizes: list[int]) -> None:
     samples, scores = scene(seed)
     assert updates(samples, scores, sizes) == updates(samples, scores, [SCENE_FRAMES]) == updates(samples, scores, [1])
+
+
+def test_the_beginning_of_long_music_does_not_depend_on_blocks() -> None:
+    frames = 3500
+    samples = white_noise(frames * FRAME / RATE_HZ, level_dbfs=-40)
+    scores = np.zeros((frames, len(CONTRACT.labels)), np.float32)
+    scores[:, CONTRACT.index("music")], scores[:, CONTRACT.index("tone")] = 0.9, 0.5
+    scores[2000:2100, CONTRACT.index("noise")] = 0.9
+    found = [updates(samples, scores, [size]) for size in (50, frames)]
+    assert found[0] == found[1]
+    phase, event = found[0][0]
+    assert isinstance(event, Event) and (phase, event.label) == ("begin", "noise")

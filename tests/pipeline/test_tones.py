@@ -109,6 +109,25 @@ def test_keys_are_masked_unless_they_are_to_be_shown():
 @pytest.mark.parametrize(
     "samples",
     [
+        key("8", 0.3, high_db=-10.0),  # too different in level
+        key("8", 0.3) + white_noise(0.3, level_dbfs=-27)[:4800],
+    ],
+    ids=["twisted", "noisy"],
+)
+def test_the_tones_of_an_unreadable_key_are_hidden_unless_keys_are_shown(samples):
+    shown = named(np.pad(samples, 3200))
+    assert shown.digits is None and shown.frequencies_hz == pytest.approx((852, 1336), abs=3)
+    assert named(np.pad(samples, 3200), show_digits=False) == ToneDetail("other", ())
+
+
+@pytest.mark.parametrize("hz", [(425,), (480, 620), (600, 1300)])
+def test_tones_that_are_no_key_keep_their_frequencies(hz):
+    assert named(tone(2, *hz), show_digits=False) == named(tone(2, *hz))
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
         key("5", 0.02),  # too short
         np.concatenate([key("5", 0.1, high_db=14.0)]),  # too different in level
         tone(0.3, 697 * 1.05, 1209),  # too far from the row

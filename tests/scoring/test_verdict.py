@@ -442,3 +442,20 @@ def test_status_and_reasons_agree_for_any_limit(bounds: tuple[float | None, ...]
     assert len(result.reasons) == (result.status != "pass")
     for reason in result.reasons:
         assert reason.code in CODES and reason.message.endswith(".")
+
+
+def test_a_capped_share_states_the_limit_that_it_counts_as() -> None:
+    limits = {"lost_ratio": {"warn_above": 0.01, "fail_above": 0.06}}
+    lossy = dataclasses.replace(CLEAN, lost_ratio=0.2)
+    one, two = (verdict(limits, lossy, events={"dropout": count}) for count in (1, 2))
+    assert (one.status, two.status) == ("warn", "fail")
+    assert "above the warn limit of 1 %" in one.reasons[0].message and one.reasons[0].limit == 0.01
+    assert "above the fail limit of 6 %" in two.reasons[0].message and two.reasons[0].limit == 0.06
+    gate = verdict({"lost_ratio": {"fail_above": 0.06}}, lossy, events={"dropout": 1})
+    assert gate.status == "warn" and gate.reasons[0].limit == 0.06
+
+
+def test_the_length_of_a_single_loss_can_fail() -> None:
+    limits = {"longest_loss_ms": {"warn_above": 100.0, "fail_above": 400.0}}
+    result = verdict(limits, dataclasses.replace(CLEAN, longest_loss_ms=2000.0), events={"dropout": 1})
+    assert result.status == "fail" and codes(result) == ["longest_loss_ms_above"]

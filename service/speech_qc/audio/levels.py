@@ -75,10 +75,10 @@ REASONS = {
     "loudness_max_lufs": "shorter than 3 s, or digital silence",
     "loudness_range_lu": "shorter than 3 s, or quieter than -70 LUFS",
     "true_peak_dbtp": "the channel is digital silence",
-    "noise_floor_dbfs": "less than 0.5 s of sound",
+    "noise_floor_dbfs": "less than 0.5 s of sound, or hidden by a DC offset",
     "high_band_dbfs": "no sound above 8 kHz, or a sample rate of 16 kHz or less",
     "high_tone_hz": "no tone above 8 kHz",
-    "cancellation_db": "the channels were not mixed",
+    "cancellation_db": "the channels were not mixed, or are digital silence",
 }
 """Why a measurement is None, if there was audio."""
 

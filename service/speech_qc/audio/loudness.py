@@ -13,6 +13,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,26 +166,58 @@ def _gate_bin(energy: float, relative_lu: float) -> int:
     return max(0, round((_lufs(energy) + relative_lu - GATE_LUFS) / BIN_LU))
 
 
+class _System(NamedTuple):
+    """A filter: the next state is `step @ state + enter * x`, and the output is `leave @ state + through * x`."""
+
+    step: Float64
+    enter: Float64
+    leave: Float64
+    through: float
+
+    def then(self, other: _System) -> _System:
+        """Return this filter followed by another one."""
+        none = np.zeros((len(self.step), len(other.step)))
+        return _System(
+            np.block([[self.step, none], [np.outer(other.enter, self.leave), other.step]]),
+            np.concatenate((self.enter, other.enter * self.through)),
+            np.concatenate((other.through * self.leave, other.leave)),
+            self.through * other.through,
+        )
+
+
+def _section(b: Float64, a: Float64) -> _System:
+    """Return a second-order section in coordinates in which all numbers are of the order of 1.
+
+    They are s1 and (s1 + s2) / e, where s1 and s2 are the state of transposed direct form II. At a high rate the poles
+    are so close to 1 that powers of the matrix of that form, and more so of a whole filter in it, lose all precision.
+
+    Args:
+        b: Numerator, 3 coefficients.
+        a: Denominator, the first one is 1.
+    """
+    e = math.sqrt(a.sum())
+    enter = b[1:] - a[1:] * b[0]
+    step = np.array([[-1.0 - a[1], e], [-e, 1.0]])
+    return _System(step, np.array([enter[0], enter.sum() / e]), np.array([1.0, 0.0]), float(b[0]))
+
+
 class _Filter:
     """A recursive filter as products of matrices: rows of samples first, then the state between rows and groups.
 
     Args:
-        b: Numerator, `ORDER` + 1 coefficients.
-        a: Denominator, the first one is 1.
+        system: The filter.
         groups: Groups of `GROUP` rows in a piece.
     """
 
-    def __init__(self, b: Float64, a: Float64, groups: int) -> None:
-        step = np.eye(ORDER, k=1)
-        step[:, 0] -= a[1:]  # transposed direct form II: the next state is step @ state + enter * sample
-        enter = b[1:] - a[1:] * b[0]
+    def __init__(self, system: _System, groups: int) -> None:
+        step, enter, leave, through = system
         powers = [np.linalg.matrix_power(step, n) for n in range(ROW + 1)]
-        impulse = np.array([b[0], *((powers[n] @ enter)[0] for n in range(ROW - 1))])
+        impulse = np.array([through, *(leave @ powers[n] @ enter for n in range(ROW - 1))])
         row = [[impulse[j - i] if j >= i else 0.0 for j in range(ROW)] for i in range(ROW)]
         into = [powers[ROW - 1 - i] @ enter for i in range(ROW)]
         self._row = np.array(row, np.float32)
         self._into = np.array(into, np.float32)  # [ROW, ORDER]
-        self._out = np.array([powers[j][0] for j in range(ROW)], np.float32).T.copy()  # [ORDER, ROW]
+        self._out = np.array([leave @ powers[j] for j in range(ROW)], np.float32).T.copy()  # [ORDER, ROW]
         self._rows = _scan(powers[ROW], GROUP)
         self._groups = _scan(np.linalg.matrix_power(powers[ROW], GROUP), groups)
         self._shape = (groups, GROUP * ORDER)
@@ -228,5 +261,5 @@ def _matrices(rate_hz: int, groups: int) -> _Filter:
     shelf_a = np.array([norm, 2.0 * (head**2 - 1.0), 1.0 - head / q + head**2])
     q = 0.5003270373238773
     pass_a = np.array([1.0 + low / q + low**2, 2.0 * (low**2 - 1.0), 1.0 - low / q + low**2])
-    b = np.convolve(shelf_b / norm, [1.0, -2.0, 1.0])
-    return _Filter(b, np.convolve(shelf_a / norm, pass_a / pass_a[0]), groups)
+    low_cut = _section(np.array([1.0, -2.0, 1.0]), pass_a / pass_a[0])
+    return _Filter(_section(shelf_b / norm, shelf_a / norm).then(low_cut), groups)

@@ -43,6 +43,9 @@ CLEAN_PURITY = 0.998
 TONAL_SCORE, TONAL_SHARE, POSTPONED = 0.3, 0.3, 50
 """While this share of the frames has this score for `tone`, the beginning of music waits for so many more frames."""
 
+TONAL_FRAMES = 3000
+"""Frames (one minute) before a decision in which such frames count, so that no beginning waits for ever."""
+
 ALWAYS, MIN_WINDOWS = 0.75, 3
 """Under other sounds, a tone is a line in this share of the long windows, of which there must be so many."""
 
@@ -79,7 +82,7 @@ class EventRefiner:
         self._hits: list[int] = []  # suspect frames that frames still to be analysed depend on
         self._analysed = 0  # frames before this one are analysed, or need not be
         self._tone = contract.index("tone") if contract.has("tone") and fits else None
-        self._tonal: deque[int] = deque(maxlen=3000)  # latest frames that score high for `tone`
+        self._tonal: deque[int] = deque()  # frames of the last minute that score high for `tone`
         self._held: dict[int, _Held] = {}
         self.dropped_frames: dict[str, int] = {}
         """Frames of dropped events, by label."""
@@ -157,6 +160,8 @@ class EventRefiner:
         if self._hits:
             self._analyse(ready, samples)
         self._analysed = ready
+        while self._tonal and self._tonal[0] < ready - TONAL_FRAMES:
+            self._tonal.popleft()
 
     def _analyse(self, ready: int, samples: Callable[[int, int], Float32]) -> None:
         """Analyse the frames before `ready` that are near a suspect frame."""
@@ -196,7 +201,8 @@ class EventRefiner:
         """Announce the beginning of an event unless it is a tone so far; then its end decides."""
         event = held.update.event
         held.is_tone = self._is_tone(event, held.decided)
-        tonal = sum(event.onset_frame <= frame < held.decided for frame in self._tonal)
+        start = max(event.onset_frame, held.decided - TONAL_FRAMES)
+        tonal = sum(start <= frame < held.decided for frame in self._tonal)
         if not held.is_tone and event.label == "music" and tonal >= TONAL_SHARE * (held.decided - event.onset_frame):
             held.decided += POSTPONED
         elif not held.is_tone:

@@ -12,7 +12,7 @@ class DropoutDetail:
     """What replaced the lost samples of a dropout.
 
     Args:
-        kind: `zeros`, `repeated`, `faded` or `cut`.
+        kind: `zeros`, `repeated` or `faded`.
         gap_ms: Length of the gap, milliseconds.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from speech_qc.scoring.details import ToneDetail
@@ -17,6 +18,8 @@ KEY_TOLERANCE, KEY_TWIST_DB, KEY_FRAMES = 0.022, 9.0, 2
 """Q.24: receivers accept 1.8 % and up to 9 dB; the rest is the precision of a window of 40 ms. A key needs 40 ms."""
 KEY_PURITY = 0.92
 """Share of the power in the two tones: vowels that resemble a key have less."""
+HIDDEN_TOLERANCE = 0.03
+"""Two tones this near to those of a key may be one that noise or a twist made unreadable."""
 
 PAIRS: tuple[tuple[float, float, ToneKind], ...] = (
     (350.0, 440.0, "dial"),
@@ -94,12 +97,23 @@ def name_tone(
         runs: Runs within the event, in order.
         windows: Long windows within the event, in order.
         duration_s: Length of the event.
-        show_digits: Whether keys are named; otherwise they are masked, and their frequencies are left out anyway.
+        show_digits: Whether keys are named; otherwise they are masked. The frequencies of keys are left out anyway,
+            and without this also those of two tones that may be an unreadable key.
     """
+    detail = _named(runs, windows, duration_s)
+    if show_digits:
+        return detail
+    if detail.digits:
+        return replace(detail, digits=masked(detail.digits))
+    return replace(detail, frequencies_hz=()) if _may_be_key(detail.frequencies_hz) else detail
+
+
+def _named(runs: Sequence[RunLike], windows: Sequence[LinesLike], duration_s: float) -> ToneDetail:
+    """Name the tones of one event, keys included."""
     tonal = [run for run in runs if run.first_hz > 0.0]
     digits = keys(tonal)
     if digits:
-        return ToneDetail("dtmf", (), digits if show_digits else masked(digits))
+        return ToneDetail("dtmf", (), digits)
     lines = steady_lines(windows)
     hum_hz = mains_hz(lines)
     if hum_hz is not None:
@@ -137,6 +151,15 @@ def keys(runs: Sequence[RunLike]) -> str:
             if row and column:
                 found.append(KEYS[row[0]][column[0]])
     return "".join(found)
+
+
+def _may_be_key(found: Sequence[float]) -> bool:
+    """Whether these are the two tones of a telephone key, or nearly."""
+    return (
+        len(found) == 2
+        and any(_near(found[0], hz, HIDDEN_TOLERANCE) for hz in LOW_HZ)
+        and any(_near(found[1], hz, HIDDEN_TOLERANCE) for hz in HIGH_HZ)
+    )
 
 
 def steady_lines(windows: Sequence[LinesLike], share: float = STABLE_SHARE, *, constant: bool = False) -> list[float]:

@@ -143,7 +143,7 @@ def _judge_measures(profile: Profile, figures: Figures, has_speech: bool) -> lis
         if value is None or (measure.needs_speech and not has_speech):
             continue
         penalty = FULL_POINTS - limit.points(value, measure.low, measure.high)
-        counted = measure.source == "events_per_min" or measure.label == "dropout"
+        counted = measure.source == "events_per_min" or (measure.label == "dropout" and measure.unit != "ms")
         if counted and figures.event_counts.get(str(measure.label)) == 1:
             penalty = min(penalty, SINGLE_EVENT_PENALTY)
         judged.append(_Judged(name, measure, value, limit, penalty))
@@ -178,10 +178,18 @@ def _reasons(judged: Sequence[_Judged], quality: float, status: Status) -> tuple
 
 
 def _reason(item: _Judged) -> Reason:
-    """State the most severe limit that a value violates; if it violates none, the nearest one."""
+    """State the most severe limit that a value violates; if it violates none, the nearest one.
+
+    The penalty of a single event only warns, so its reason states the warn limit, if there is one.
+    """
     limit, value = item.limit, item.value
+    warns = item.penalty <= SINGLE_EVENT_PENALTY
     for below, above, word in (
-        (limit.fail_below, limit.fail_above, "fail"),
+        (
+            None if warns and limit.warn_below is not None else limit.fail_below,
+            None if warns and limit.warn_above is not None else limit.fail_above,
+            "fail",
+        ),
         (limit.warn_below, limit.warn_above, "warn"),
     ):
         if below is not None and value < below:

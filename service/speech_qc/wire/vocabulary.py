@@ -30,8 +30,8 @@ AnswerFormat = Literal["json", "csv", "audacity", "textgrid", "rttm", "webvtt"]
 Severity = Literal["minor", "moderate", "severe"]
 """Severity of an event."""
 
-LossKind = Literal["zeros", "repeated", "faded", "cut"]
-"""What replaced lost samples: zeros, a repetition, a fade, or nothing (the sound after the gap follows at once)."""
+LossKind = Literal["zeros", "repeated", "faded"]
+"""What replaced lost samples: a constant such as zeros, a repetition, or a repetition that fades."""
 
 ToneKind = Literal["hum", "whistle", "dial", "busy", "ringback", "sit", "fax_cng", "fax_ced", "dtmf", "beep", "other"]
 """Kind of a tone: mains hum, call progress and fax tones (`sit`: special information tones), keys, or other tones."""

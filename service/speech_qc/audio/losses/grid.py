@@ -82,7 +82,7 @@ class Loss:
         sure: Whether the samples alone prove it; otherwise it takes the model to confirm it.
     """
 
-    kind: Literal["zeros", "repeated", "faded", "cut"]
+    kind: Literal["zeros", "repeated", "faded"]
     start: int
     stop: int
     known: int
