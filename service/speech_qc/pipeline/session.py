@@ -339,7 +339,9 @@ class Session:
         self._frames_done += count
         self._summary.add(block.scores, levels)
         self._floor.push(levels)
-        self._hold(self._detector.collect())
+        known = self._detector.known
+        if known is not None and self._losses.frame_after(known) < self._frames_done:
+            self._hold(self._detector.collect())  # as late as possible, so that many streams are examined together
         losses = self._losses.add(block.scores)
         news = self._tracker.add(block, levels, losses)
         ended = self._frame_total is not None and self.done

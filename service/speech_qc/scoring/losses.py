@@ -117,8 +117,8 @@ class LossJoin:
     def push(self, losses: Sequence[LossSpan]) -> None:
         """Accept losses that became known, in order."""
         for loss in losses:
-            onset, offset = self._frame(loss.start), self._frame_after(loss.stop)
-            self._held.append(_Held(loss, onset, offset, max(self._frame_after(loss.known), offset + NEAR_FRAMES)))
+            onset, offset = self._frame(loss.start), self.frame_after(loss.stop)
+            self._held.append(_Held(loss, onset, offset, max(self.frame_after(loss.known), offset + NEAR_FRAMES)))
 
     def add(self, scores: FloatArray) -> list[SpeechLoss]:
         """Accept the scores of the next frames and return the losses that are certain now.
@@ -175,7 +175,7 @@ class LossJoin:
         """Return the frame that contains a sample."""
         return sample * self._sample_rate_hz // self._samples_per_frame
 
-    def _frame_after(self, sample: int) -> int:
+    def frame_after(self, sample: int) -> int:
         """Return the first frame that begins at a sample or after it."""
         return -(-sample * self._sample_rate_hz // self._samples_per_frame)
 

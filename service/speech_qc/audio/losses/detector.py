@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from speech_qc.audio.losses.bank import LossBank
 from speech_qc.audio.losses.grid import Loss
 
-POOL_ROWS = 16
+POOL_ROWS = 64
 """Streams in one bank of a pool; more in one call save little."""
 
 Float32 = NDArray[np.float32]
@@ -98,6 +98,9 @@ class LossDetector:
         self._row = self._bank.free.pop()
         self._piece = np.zeros(self._bank.piece, np.float32)
         self._filled = 0
+        self._pieces = 0
+        self.known: int | None = None
+        """Sample with which the piece that waits ends: whatever is found in it becomes known there."""
 
     def __del__(self) -> None:
         """Give the row back."""
@@ -113,7 +116,7 @@ class LossDetector:
         size = self._bank.piece
         while len(samples):
             if self._filled == 0 and len(samples) >= size:
-                self._bank.add(self._row, samples[:size])
+                self._add(samples[:size])
                 samples = samples[size:]
                 continue
             count = min(size - self._filled, len(samples))
@@ -121,11 +124,18 @@ class LossDetector:
             self._filled += count
             samples = samples[count:]
             if self._filled == size:
-                self._bank.add(self._row, self._piece)
+                self._add(self._piece)
                 self._filled = 0
+
+    def _add(self, piece: Float32) -> None:
+        self._bank.add(self._row, piece)
+        self._pieces += 1
+        if self.known is None:
+            self.known = self._pieces * self._bank.piece
 
     def collect(self) -> list[Loss]:
         """Return the losses that became known since the last call."""
+        self.known = None
         return self._bank.collect(self._row)
 
     def finish(self) -> list[Loss]:
