@@ -1,6 +1,6 @@
 """Compare this checkout with another one: the CPU cost of a live chunk and of a one-hour upload.
 
-    python benchmarks/bench_against.py --other ../older/.venv/bin/speech-qc [--pairs 5] [--streams 200] [--hours 1]
+    python benchmarks/bench_against.py --other OTHER/.venv/bin/speech-qc [--pairs 5] [--streams 200] [--speech]
 
 Each pair starts both servers one after the other, in alternating order, so that changes of the machine's speed affect
 both. The clients of this checkout load both servers. Compare only medians of the same run.
@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
+import soundfile
 from bench_inspect import write_audio
+from numpy.typing import NDArray
 from recording import ROOT, machine, markdown, record
 
 from speech_qc.capacity.host import Host, allow_open_files, started_server
@@ -25,6 +28,7 @@ from speech_qc.capacity.trial import Conditions, Target, run_trial
 
 SHORT_UPLOADS = 20  # of one minute each
 UPLOAD_S = 900.0  # time-out of an upload
+CLEAN_S = 3.4  # of the sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ def measure(program: Sequence[str], options: argparse.Namespace, recording: Path
     """Start one server, run streams and uploads, and stop it."""
     conditions = Conditions(options.message_ms, 100, options.seconds)
     with started_server(options.streams + 16, program=program, device="cpu") as host:
-        trial = run_trial(Target.of(host), options.streams, conditions)
+        audio = speech().tobytes() * 8 if options.speech else None
+        trial = run_trial(Target.of(host), options.streams, conditions, audio=audio)
         if trial.server_cpu is None:
             raise SystemExit("the CPU time of the server is not available on this machine: run this on Linux")
         long_s = uploads_cpu_s(host, recording, 1, frames=False)
@@ -72,6 +77,12 @@ def measure(program: Sequence[str], options: argparse.Namespace, recording: Path
         times_real_time=options.hours * 3600 / long_s,
         short_times_real_time=60 * SHORT_UPLOADS / short_s,
     )
+
+
+def speech() -> NDArray[np.int16]:
+    """Return the clean beginning of the sample."""
+    samples, rate = soundfile.read(ROOT / "examples" / "sample.wav", dtype="int16")
+    return np.asarray(samples[: int(CLEAN_S * rate)], np.int16)
 
 
 def uploads_cpu_s(host: Host, recording: Path, count: int, *, frames: bool) -> float:
@@ -92,6 +103,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=200, help="number of live streams")
     parser.add_argument("--message-ms", type=int, default=100, help="audio per message, ms")
     parser.add_argument("--seconds", type=float, default=15.0, help="measured time per start")
+    parser.add_argument("--speech", action="store_true", help="send clean speech instead of noise bursts with a tone")
     parser.add_argument("--hours", type=float, default=1.0, help="length of the upload")
     parser.add_argument("--record", action="store_true", help="append the table to benchmarks/RESULTS.md")
     options = parser.parse_args()
@@ -102,8 +114,11 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         recording, minute = Path(folder) / "long.wav", Path(folder) / "minute.wav"
-        write_audio(ROOT / "examples" / "sample.wav", options.hours * 3600, recording)
-        write_audio(ROOT / "examples" / "sample.wav", 60, minute)
+        source = Path(folder) / "source.wav" if options.speech else ROOT / "examples" / "sample.wav"
+        if options.speech:
+            soundfile.write(source, speech(), 16_000)
+        write_audio(source, options.hours * 3600, recording)
+        write_audio(source, 60, minute)
         for pair in range(options.pairs):
             for name in sorted(programs, reverse=bool(pair % 2)):
                 cost = measure(programs[name], options, recording, minute)

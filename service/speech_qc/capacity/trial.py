@@ -101,8 +101,17 @@ class Target:
         )
 
 
-def run_trial(target: Target, streams: int, conditions: Conditions, *, seed: int = 1) -> Trial:
+def run_trial(
+    target: Target, streams: int, conditions: Conditions, *, seed: int = 1, audio: bytes | None = None
+) -> Trial:
     """Run a number of streams; block until they have ended.
+
+    Args:
+        target: The server.
+        streams: Number of streams.
+        conditions: Messages and timing.
+        seed: Determines when the streams start.
+        audio: What they send, 16-bit PCM at 16 kHz; None for `load_audio()`.
 
     Raises:
         HostError: A client process failed.
@@ -111,7 +120,7 @@ def run_trial(target: Target, streams: int, conditions: Conditions, *, seed: int
     shares = [streams // count + (index < streams % count) for index in range(count)]
     ramp, host = ramp_s(streams), target.host
     query = urlencode({"emit_ms": conditions.emit_ms, "session_name": "capacity"})
-    audio = load_audio()
+    audio = load_audio() if audio is None else audio
     loads = []
     try:
         for index, share in enumerate(shares):
