@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -231,7 +232,8 @@ class Decoder:
         if self._raw is not None:
             return self._choose_raw_reader(self._raw, head, reader)
         if reader == "wav" or (len(head) < 12 and head[:4] in (b"RIFF", b"RF64", b"BW64")):
-            self._wav = WavReader(self._total_bytes, check=self._check_header)
+            # Not a bound method: reader and decoder would refer to each other, and wait for the garbage collector.
+            self._wav = WavReader(self._total_bytes, check=partial(_check_header, self._limits))
             return self._push_wav(self._wav, memoryview(head))
         if reader == "libsndfile":
             declared = declared_bytes(head) if self._total_bytes is None else None
@@ -295,19 +297,20 @@ class Decoder:
         self._limits.check_samples(self.frames, header.channels)
         return blocks
 
-    def _check_header(self, wav: WavReader) -> None:
-        """Check what the header of a WAV declares against the limits."""
-        header = wav.header
-        assert header is not None
-        self._limits.check_layout(header.channels, header.sample_rate_hz)
-        self._limits.check_bytes(header.data_start + (wav.expected_bytes or 0), "the header declares")
-        self._limits.check_frames(wav.expected_frames or 0, header.sample_rate_hz)
-        self._limits.check_samples(wav.expected_frames or 0, header.channels)
-
     def _count(self, source: LibsndfileSource | MediaSource) -> Iterator[Block]:
         for block in source:
             self.frames += len(block)
             yield block
+
+
+def _check_header(limits: DecodeLimits, wav: WavReader) -> None:
+    """Check what the header of a WAV declares against the limits."""
+    header = wav.header
+    assert header is not None
+    limits.check_layout(header.channels, header.sample_rate_hz)
+    limits.check_bytes(header.data_start + (wav.expected_bytes or 0), "the header declares")
+    limits.check_frames(wav.expected_frames or 0, header.sample_rate_hz)
+    limits.check_samples(wav.expected_frames or 0, header.channels)
 
 
 def _first_bytes(file: io.BytesIO | io.FileIO, count: int) -> Spool:
