@@ -124,7 +124,7 @@ def test_a_signature_without_audio_behind_it_is_refused(first: bytes, tmp_path: 
     fails_alike(first + bytes(100), ClientError, "upload", tmp_path)
 
 
-def test_a_wav_with_an_encoding_nobody_reads_is_unsupported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wav_in_an_encoding_no_library_reads_is_unsupported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = wav(tag=0x4321, block_align=1000)
     fails_alike(recording, UnsupportedFormat, "tag 0x4321", tmp_path)
     without_media(monkeypatch)

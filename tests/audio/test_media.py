@@ -158,7 +158,7 @@ def test_a_change_of_the_layout_is_converted_and_named() -> None:
         (encoded(tone(16_000), FORMATS["wav/g722"]).replace(b"\x8f\x02", b"\x21\x43", 1), "format tag 0x4321"),
     ],
 )
-def test_a_codec_that_nobody_reads_is_named(recording: bytes, named: str) -> None:
+def test_a_codec_that_no_library_reads_is_named(recording: bytes, named: str) -> None:
     with pytest.raises(UnsupportedFormat, match=named):
         decoded(recording)
 

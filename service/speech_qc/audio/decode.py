@@ -203,7 +203,8 @@ class Decoder:
             unread = unread_after(file, total_bytes, header)
             if unread:  # libsndfile and FFmpeg reject a file with such bytes
                 total_bytes = header.data_start + header.data_bytes
-                file = _first_bytes(file, total_bytes)
+                whole, file = file, Spool()
+                file.copy(whole, total_bytes)
         if self._raw is not None and self._raw.encoding in RAW_DEMUXERS:
             source: LibsndfileSource | MediaSource = open_raw(file, total_bytes, self._limits, self._raw)
         elif isinstance(self.collected, Spool):
@@ -238,12 +239,11 @@ class Decoder:
         if reader == "libsndfile":
             declared = declared_bytes(head) if self._total_bytes is None else None
             self._limits.check_bytes(declared or 0, "the header declares")
-            self._collect(head)
+            self._collect(head, io.BytesIO())
             return []
         media = find_media(head)
         if media is not None and media_is_installed():
-            self.collected = Spool()
-            self.collected.write(head)
+            self._collect(head, Spool())
             return []
         known = (name for pattern, name in _KNOWN_UNSUPPORTED if re.match(pattern, head, re.DOTALL))
         name = next(known, None) if media is None else f"{media.container}, which FFmpeg reads"
@@ -265,7 +265,7 @@ class Decoder:
                 first_bytes=head[:12].hex(),
             )
         if raw.encoding not in LIVE_ENCODINGS:
-            self._collect(head)
+            self._collect(head, io.BytesIO())
             return []
         subtype, sample_bytes = LIVE_ENCODINGS[raw.encoding]
         frame_bytes = sample_bytes * raw.channels
@@ -274,9 +274,9 @@ class Decoder:
         self._wav = WavReader(self._total_bytes, header)
         return self._push_wav(self._wav, memoryview(head))
 
-    def _collect(self, head: bytes | bytearray) -> None:
-        self.collected = io.BytesIO()
-        self.collected.write(head)
+    def _collect(self, head: bytes | bytearray, file: io.BytesIO | Spool) -> None:
+        self.collected = file
+        file.write(head)
 
     def _push_wav(self, wav: WavReader, data: memoryview) -> list[Block]:
         """Parse or decode WAV bytes, and check the limits."""
@@ -286,7 +286,7 @@ class Decoder:
             return blocks
         if wav.is_foreign:
             self._foreign_header = header
-            self._collect(wav.raw)
+            self._collect(wav.raw, io.BytesIO())
             wav.raw.clear()
             return []
         if self.info is None:
@@ -311,16 +311,6 @@ def _check_header(limits: DecodeLimits, wav: WavReader) -> None:
     limits.check_bytes(header.data_start + (wav.expected_bytes or 0), "the header declares")
     limits.check_frames(wav.expected_frames or 0, header.sample_rate_hz)
     limits.check_samples(wav.expected_frames or 0, header.channels)
-
-
-def _first_bytes(file: io.BytesIO | io.FileIO, count: int) -> Spool:
-    """Copy the first bytes of a file to one without a name."""
-    copy = Spool()
-    file.seek(0)
-    while count > 0 and (data := file.read(min(count, READ_BYTES))):
-        copy.write(data)
-        count -= len(data)
-    return copy
 
 
 class FileDecoder:

@@ -37,7 +37,6 @@ Block = NDArray[np.float32]
 
 _SLACK_S = 0.2  # containers round their durations and count the delay of encoders
 _SLACK_SHARE = 0.001  # the clocks of recorders drift
-_COPY_BYTES = 1 << 20
 _HEAD_BYTES = 64  # includes the document type that tells WebM from other Matroska files
 _SCALES: dict[str, tuple[type[np.generic], float, float]] = {
     "u8": (np.uint8, -128.0, 2.0**-7),
@@ -117,7 +116,8 @@ class MediaSource:
 
     def _read_header(self) -> AudioInfo:
         """Wait for the first message and check the limits."""
-        kind, facts = self._process.read_facts(b"HX")
+        kind, content = self._process.read()
+        facts = _parse(content) if kind in (b"H", b"X") else {}
         if kind != b"H":
             raise self._error(facts)
         rate_hz, channels = int(facts["rate_hz"]), int(facts["channels"])
@@ -307,9 +307,7 @@ def _with_descriptor(file: BinaryIO) -> io.FileIO:
     if isinstance(file, io.FileIO):
         return file
     spool = Spool()
-    file.seek(0)
-    while content := file.read(_COPY_BYTES):
-        spool.write(content)
+    spool.copy(file, file.seek(0, io.SEEK_END))
     file.truncate(0)
     return spool
 

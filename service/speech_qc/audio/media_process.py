@@ -20,7 +20,7 @@ import tempfile
 import threading
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from speech_qc.audio.media_formats import CODECS, SAMPLE_FORMATS, MediaFormat
 from speech_qc.errors import InvalidAudio, PayloadTooLarge, UnsupportedFormat
@@ -40,6 +40,7 @@ STALL_S = 60.0
 
 _MOST_MESSAGE_BYTES = 64 * 2**20
 _PIPE_BYTES = 1 << 20
+_COPY_BYTES = 1 << 20
 _WORKER = Path(__file__).with_name("media_worker.py")
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # no secrets
 
@@ -61,6 +62,13 @@ class Spool(io.FileIO):
             return
         with tempfile.TemporaryFile(buffering=0) as file:
             super().__init__(os.dup(file.fileno()), "r+b")
+
+    def copy(self, source: BinaryIO, count: int) -> None:
+        """Append the first bytes of another file, at most `count` of them."""
+        source.seek(0)
+        while count > 0 and (content := source.read(min(count, _COPY_BYTES))):
+            self.write(content)
+            count -= len(content)
 
     def __del__(self) -> None:
         """Close the file; a dropped recording is no fault."""
@@ -147,11 +155,6 @@ class MediaProcess:
                 raise InvalidAudio(f"FFmpeg's process sent a message of {count} bytes: convert the recording to WAV")
             return bytes(head[:1]), bytes(self._take(count))
 
-    def read_facts(self, wanted: bytes) -> tuple[bytes, dict[str, Any]]:
-        """Read a message with named values."""
-        kind, content = self.read()
-        return kind, {} if kind not in wanted else json.loads(content)
-
     def _take(self, count: int) -> bytearray:
         while len(self._buffer) < count:
             if self._life is None:
@@ -198,6 +201,6 @@ class MediaProcess:
             self._pipe.close()
 
     def __del__(self) -> None:
-        """Kill a process that nobody waits for."""
+        """Kill the process if it was never closed."""
         if getattr(self, "_process", None) is not None:
             self.close()

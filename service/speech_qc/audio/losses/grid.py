@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio import check_rate_hz
+from speech_qc.wire.vocabulary import LossKind
 
 Float32 = NDArray[np.float32]
 Rows = NDArray[np.intp] | slice
@@ -82,7 +82,7 @@ class Loss:
         sure: Whether the samples alone prove it; otherwise it takes the model to confirm it.
     """
 
-    kind: Literal["zeros", "repeated", "faded"]
+    kind: LossKind
     start: int
     stop: int
     known: int

@@ -1,4 +1,4 @@
-"""Finds gaps filled with a constant: lost packets that nobody concealed.
+"""Finds gaps filled with a constant: lost packets that were not concealed.
 
 A gap is a run of equal or nearly equal samples. What makes it a loss is its edges. Where packets are lost, sound stops
 and resumes at full strength, usually in the middle of a wave; where a talker closes the lips, a gate closes or a codec
