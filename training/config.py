@@ -23,6 +23,9 @@ class DataConfig(_Checked):
     """Sources to exclude, for instance because their licence was not verified."""
     clip_seconds: float = Field(default=8.0, gt=0.5)
     """Length of a training mixture."""
+    long_seconds: float = Field(default=0.0, ge=0.0)
+    """Length of the mixtures in every `long_every`-th batch, in which what lasts is heard for long; 0: none is."""
+    long_every: int = Field(default=3, ge=1)
     valid_mixtures: int = Field(default=160, ge=1)
     """Number of fixed mixtures of the validation split."""
     valid_clean: int = Field(default=0, ge=0)
@@ -67,6 +70,10 @@ class TrainConfig(_Checked):
     """Time limit; the learning rate follows steps or minutes, whichever has progressed further."""
     threads: int = Field(default=2, ge=1)
     """CPU threads of PyTorch."""
+    bfloat16: bool = False
+    """Train with bfloat16 arithmetic; faster only on processors that have it (AVX512-BF16, AMX)."""
+    shares_weight: float = Field(default=0.0, ge=0)
+    """Loss weight of the speech shares of `snr_bands`, relative to the weights of all labels together."""
     loss_weights: dict[str, float] = {}
     """Loss weight by label; 1 by default."""
     model: ModelConfig = ModelConfig()

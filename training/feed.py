@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from speech_qc.contract import FeatureSpec
 from training.config import TrainConfig
-from training.examples import Example, MixtureExamples, collate
+from training.examples import Example, MixtureExamples, clip_samples, collate
 from training.mos import MosClips
 
 REUSE_BATCHES = 40  # number of recent batches from which mixtures are reused
@@ -33,33 +35,46 @@ def batches(
     the store of earlier mixtures is empty after a resume.
     """
     reuse = config.data.reuse
-    indices = range(first_step // reuse * config.batch_size, config.steps * config.batch_size)
     loader: DataLoader[Example] = DataLoader(
         dataset,
-        batch_size=config.batch_size,
-        sampler=indices,
+        batch_sampler=[_keys(config, dataset.samples, number) for number in range(first_step // reuse, config.steps)],
         num_workers=config.data.workers,
         collate_fn=collate,
         prefetch_factor=4 if config.data.workers else None,
     )
     rng = np.random.default_rng([config.seed, first_step])
     step = first_step
-    store: list[Example] = []
+    stores: dict[int, list[Example]] = defaultdict(list)  # by length, because a batch has only one
     for fresh in loader:
-        store = [*store[-REUSE_BATCHES + 1 :], fresh]
+        store = stores[fresh[0].shape[1]]
+        store.append(fresh)
+        del store[:-REUSE_BATCHES]
         for _ in range(reuse):
-            batch = fresh if reuse == 1 else _drawn(rng, store, config.batch_size)
+            batch = fresh if reuse == 1 else _drawn(rng, store, len(fresh[0]))
             if reuse > 1 or config.data.jitter:
                 batch = jitter(batch, np.random.default_rng([config.seed, step]), dataset.front_end.spec)
             if mos is not None:
-                rated = mos.take(step, config.data.mos_per_batch)
-                batch = (
-                    torch.cat([batch[0], rated[0]]),
-                    torch.cat([batch[1], rated[1]]),
-                    torch.cat([batch[2], rated[2]]),
-                )
+                batch = _with_rated(batch, mos.take(step, config.data.mos_per_batch))
             yield batch
             step += 1
+
+
+def _keys(config: TrainConfig, samples: int, number: int) -> list[tuple[int, int]]:
+    """Return index and length of each mixture of a batch; a batch of long ones has fewer, so it lasts no longer."""
+    data, count = config.data, config.batch_size
+    if data.long_seconds and number % data.long_every == data.long_every - 1:
+        longer = clip_samples(data, data.long_seconds)
+        samples, count = longer, max(1, round(count * samples / longer))
+    return [(number * config.batch_size + index, samples) for index in range(count)]
+
+
+def _with_rated(batch: Example, rated: Example) -> Example:
+    """Add rated clips to a batch of the same length; a batch of another length has none, the next one has."""
+    if rated[0].shape[1] != batch[0].shape[1]:
+        return batch
+    missing = batch[1].shape[2] - rated[1].shape[2]  # the speech shares, which were not stored with the clips
+    value, mask = (functional.pad(part, (0, missing)) for part in rated[1:])
+    return torch.cat([batch[0], rated[0]]), torch.cat([batch[1], value]), torch.cat([batch[2], mask])
 
 
 def _drawn(rng: np.random.Generator, store: list[Example], count: int) -> Example:

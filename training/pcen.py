@@ -1,6 +1,7 @@
-"""Per-channel energy normalisation instead of the log-mel image, for comparison; the service does not support it.
+"""Per-channel energy normalisation (PCEN): a second image beside the log-mel one, in which steady sound fades.
 
-Source: Wang et al. 2017, "Trainable frontend for robust and far-field keyword spotting".
+Source: Wang et al. 2017, "Trainable frontend for robust and far-field keyword spotting"; Lostanlen et al. 2019,
+"Per-channel energy normalization: why and how".
 """
 
 from __future__ import annotations
@@ -8,44 +9,48 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.model import Detector, ModelConfig
+from training.memory import keep_of, leaky_means
 
-SMOOTHING = 0.025  # per 10 ms row: a time constant of 0.4 s
+SMOOTHING_S = 0.4
 EPSILON = 1e-9
 
 
-class PcenDetector(Detector):
-    """A detector whose image is (E / (ε + M)^α + δ)^r - δ^r, where M is a running mean of the band's power E.
+class Pcen(nn.Module):
+    """The image (E / (ε + M)^α + δ)^r - δ^r, where M is a leaky mean of the band's power E over 20 ms frames.
 
-    Gain α, bias δ and root r are trained per band, starting from 0.98, 2 and 0.5. It supports only whole sequences,
-    because the mean is not part of the packed state.
+    Gain α, bias δ and root r are trained per band, starting from 0.98, 2 and 0.5. The state is log M on the scale of
+    the normalised log-mel image, so that a stream that starts from zeros starts from the average level of the training
+    material.
+
+    Args:
+        bands: Mel bands.
+        rows_per_frame: Feature rows per frame.
+        frame_s: Length of a frame.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        bands = self.spec.mel_bands
+    def __init__(self, bands: int, rows_per_frame: int, frame_s: float) -> None:
+        super().__init__()
         self.log_alpha, self.log_delta, self.log_root = (
             nn.Parameter(torch.full((bands,), value).log()) for value in (0.98, 2.0, 0.5)
         )
+        self._bands, self._rows, self._keep = bands, rows_per_frame, keep_of(SMOOTHING_S, frame_s)
 
-    def forward_chunk(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, T / 2, C) and the new state; the running mean is reset in each call."""
-        return super().forward_chunk(self.view(features), state)
+    def forward(self, log_mel: Tensor, state: Tensor, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image and the new state.
 
-    def view(self, features: Tensor) -> Tensor:
-        """Return features (B, T, F) with normalised mel columns."""
-        bands = self.spec.mel_bands
-        power = features[..., :bands].exp()
-        alpha, delta, root = self.log_alpha.exp(), self.log_delta.exp(), self.log_root.exp()
-        image = (power / (EPSILON + running_mean(power)) ** alpha + delta) ** root - delta**root
-        return torch.cat([image, features[..., bands:]], dim=-1)
+        Args:
+            log_mel: Natural log of the power, (B, T, bands).
+            state: (B, bands).
+            mean: Mean of the log-mel columns, (bands,).
+            spread: Their spread, (bands,).
 
-
-def running_mean(power: Tensor) -> Tensor:
-    """Return the first-order running mean over the time axis of (B, T, bands), starting with the first row."""
-    mean = power[:, 0]
-    rows = [mean]
-    for row in power.unbind(dim=1)[1:]:
-        mean = torch.lerp(mean, row, SMOOTHING)
-        rows.append(mean)
-    return torch.stack(rows, dim=1)
+        Returns:
+            (B, T, bands) and (B, bands).
+        """
+        frames = log_mel.reshape(log_mel.shape[0], -1, self._rows, self._bands)  # (B, T / 2, 2, bands)
+        start = (state * spread + mean).exp().unsqueeze(1)
+        log_means = (leaky_means(frames.exp().mean(dim=2), start, (self._keep,)).squeeze(1) + EPSILON).log()
+        delta, root = self.log_delta.exp(), self.log_root.exp()
+        level = (frames - self.log_alpha.exp() * log_means.unsqueeze(2)).exp() + delta
+        image = (root * level.log()).exp() - (root * self.log_delta).exp()
+        return image.reshape(log_mel.shape[0], -1, self._bands), (log_means[:, -1] - mean) / spread

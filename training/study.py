@@ -31,7 +31,6 @@ from training.examples import Example
 from training.feed import jitter
 from training.material import Checks, make_checks
 from training.model import FIRST_LABELS, Detector, ModelConfig
-from training.pcen import PcenDetector
 from training.report import number, percent, table
 from training.train import NORMALISED, Ema, followed, loss_of, set_normalisation, source_commit, validate
 
@@ -56,8 +55,6 @@ class Variant(BaseModel):
     """Table in which the variant appears."""
     model: dict[str, Any] = Field(default_factory=dict)
     """Settings of the net that differ from the study's."""
-    pcen: bool = False
-    """Use per-channel energy normalisation instead of the log-mel image."""
     loss_weights: dict[str, float] | None = None
     """Replaces the study's weights."""
     mixing: Mixing = "all"
@@ -126,17 +123,14 @@ def opinions(run: Path, features: Tensor, frames: int) -> Tensor:
 def build(study: Study, variant: Variant) -> Detector:
     """Build the net of a variant, with random weights from its seed."""
     torch.manual_seed(variant.seed or study.seed)
-    config = ModelConfig.model_validate(study.model.model_dump() | {"labels": FIRST_LABELS} | variant.model)
-    return PcenDetector(config) if variant.pcen else Detector(config)
+    return Detector(ModelConfig.model_validate(study.model.model_dump() | {"labels": FIRST_LABELS} | variant.model))
 
 
 def learn(study: Study, variant: Variant, cached: Example) -> Detector:
     """Train a variant; return the net with its averaged weights."""
     features, target, mask = cached
     net = build(study, variant)
-    seen = features[:NORMALISED]
-    with torch.no_grad():
-        set_normalisation(net, net.view(seen) if isinstance(net, PcenDetector) else seen)
+    set_normalisation(net, features[:NORMALISED])
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs declare it only for tensors
     optimizer = torch.optim.AdamW(net.parameters(), lr=study.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -73,7 +73,7 @@ class Ema:
 
 
 def loss_of(
-    net: Detector, batch: Example, weights: Tensor, state: Tensor | None = None
+    net: Detector, batch: Example, weights: Tensor, state: Tensor | None = None, shares_weight: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the masked loss: cross-entropy for probabilities, Huber for measures; mean over unmasked frames per label.
 
@@ -82,15 +82,18 @@ def loss_of(
         batch: Features, targets, masks.
         weights: Weights of the labels, (C,).
         state: State at the start of the clips, (B, S); None for the start of a stream.
+        shares_weight: Weight of the cross-entropy of the speech shares, which are the columns after the labels.
 
     Returns:
         The weighted mean over labels, the loss per label (C,), and the state at the end of the clips (B, S).
     """
     features, target, mask = batch
     ahead = net.config.lookahead_frames
-    logits, left = net.forward_chunk(features, net.init_state(len(features)) if state is None else state)
+    logits, shares, left = net.forward_parts(features, net.init_state(len(features)) if state is None else state)
     logits = logits[:, ahead:]  # output j refers to frame j - ahead
     target, mask = target[:, : logits.shape[1]], mask[:, : logits.shape[1]]
+    labels, bands = len(net.config.labels), target.shape[2] - len(net.config.labels)
+    (target, wanted), (mask, known) = (part.split([labels, bands], dim=2) for part in (target, mask))
     value = net.low + (net.high - net.low) * torch.sigmoid(logits)
     kinds = [LABEL_CATALOG[name][1] for name in net.config.labels]
     likely, opinion = (torch.tensor([kind == which for kind in kinds]) for which in ("probability", "mos"))
@@ -102,7 +105,11 @@ def loss_of(
     per_label = per_frame.sum(dim=(0, 1)) / counted.sum(dim=(0, 1)).clamp(min=1.0)
     if opinion.any():
         per_label = torch.where(opinion, _opinion_loss(value, target, mask), per_label)
-    return (per_label * weights).sum() / weights.sum(), per_label, left.detach()
+    loss = (per_label * weights).sum() / weights.sum()
+    if shares is not None and bands:
+        missed = functional.binary_cross_entropy_with_logits(shares[:, ahead:].float(), wanted, reduction="none")
+        loss = loss + shares_weight * (missed * known).sum() / known.sum().clamp(min=1.0)
+    return loss, per_label, left.detach()
 
 
 def followed(left: Tensor | None, count: int, share: float, rng: np.random.Generator) -> Tensor | None:
@@ -301,7 +308,7 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
     pool, report, stems = load_pool(data, config.data, "train")
     print("\n".join(report.lines()))  # noqa: T201
     labels = config.model.labels
-    dataset = MixtureExamples(pool, labels, clip_samples(config.data), config.seed)
+    dataset = MixtureExamples(pool, labels, clip_samples(config.data), config.seed, config.model.snr_bands)
     checks = make_checks(data, config.data, labels, config.seed)
     rated = None if config.data.mos_folder is None else MosClips(config.data.mos_folder, "train", labels)
 
@@ -389,7 +396,8 @@ def _loop(
             group["lr"] = learning_rate(config, run)
         draw = np.random.default_rng([config.seed, run.step])
         state = followed(run.left, len(batch[0]), config.followed_share, draw)
-        loss, per_label, run.left = loss_of(run.net, batch, weights, state)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            loss, per_label, run.left = loss_of(run.net, batch, weights, state, config.shares_weight)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {run.step}: lower the learning rate")
         run.optimizer.zero_grad(set_to_none=True)

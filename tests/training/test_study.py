@@ -18,7 +18,6 @@ from training.corpora.taxonomy import SYNTHETIC_NOISE
 from training.mixing.channel import ChannelPlan
 from training.mixing.plan import MixPlan, RoomPlan, SourcePlan
 from training.model import FIRST_LABELS
-from training.pcen import PcenDetector, running_mean
 from training.study import build, main, read_study, teach
 
 pytestmark = pytest.mark.slow
@@ -28,7 +27,7 @@ CHECKED = {"valid_mixtures": 3, "valid_clean": 2, "valid_noise": 1}
 VARIANTS = [
     {"name": "base", "group": "Chance"},
     {"name": "no-wave", "group": "Fusion", "model": {"fusion": "none"}},
-    {"name": "pcen", "group": "Front end", "pcen": True},
+    {"name": "pcen", "group": "Front end", "model": {"pcen": True}},
     {"name": "dry", "group": "Augmentation", "mixing": "no_rooms"},
 ]
 
@@ -102,32 +101,12 @@ def test_a_teacher_speaks_of_probabilities_only() -> None:
     assert mixed[..., FIRST_LABELS.index("snr_db")].eq(0.0).all()
 
 
-def test_pcen_forgets_the_level() -> None:
-    net = PcenDetector(SMALL_NET)
-    bands = FeatureSpec().mel_bands
-    features = torch.rand(1, 400, FeatureSpec().columns) * 4.0 - 6.0
-    louder = features.clone()
-    louder[..., :bands] += 3.0  # 13 dB
-    with torch.no_grad():
-        soft, loud = net.view(features)[..., :bands], net.view(louder)[..., :bands]
-    assert (loud - soft).abs().mean() < 0.1 * soft.abs().mean()
-    assert net.view(features)[..., bands:].equal(features[..., bands:])
-
-
-def test_the_running_mean_is_a_first_order_filter() -> None:
-    from scipy.signal import lfilter
-
-    power = torch.rand(1, 50, 2, dtype=torch.float64)
-    expected = lfilter([0.025], [1.0, -0.975], power[0].numpy(), axis=0, zi=0.975 * power[0, :1].numpy())[0]
-    np.testing.assert_allclose(running_mean(power)[0].numpy(), expected, rtol=1e-12)
-
-
 def test_the_shipped_study_builds_every_net() -> None:
     study = read_study(Path("training/studies/choices.yaml"))
     nets = {variant.name: build(study, variant) for variant in study.variants}
     assert len(nets) == len(study.variants)
     assert nets["fusion-none"].parameter_count() < nets["as-shipped"].parameter_count()
-    assert isinstance(nets["pcen"], PcenDetector)
+    assert nets["pcen-beside"].state_size > nets["as-shipped"].state_size
 
 
 def test_a_teacher_is_a_finished_run_and_changes_what_is_learnt(

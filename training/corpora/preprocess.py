@@ -22,6 +22,8 @@ EDGE_RANGE_DB = 45.0  # edge frames this far below the stem's loud frames are si
 EDGE_KEEP = 1_600  # keep 100 ms at each edge, so that onsets and decays are complete
 MIN_SECONDS = 0.25
 MAX_CLIPPED_RATIO = 0.005
+SPEECH_FILE = "speech.npz"
+"""Speech probabilities of the VAD teacher (`training/vad_teacher.py`), next to the manifest."""
 FLOOR_PERCENTILE = 5.0
 
 
@@ -33,6 +35,8 @@ class Recording:
     samples: NDArray[np.float32]
     floor_db: float
     """Level of the quietest frames (5th percentile) relative to full scale, after normalisation."""
+    talking: NDArray[np.float32] | None = None
+    """The VAD teacher's probability of speech per 20 ms frame; None without a teacher."""
 
 
 @dataclass(slots=True)
@@ -43,6 +47,8 @@ class Report:
     rejected: Counter[str] = field(default_factory=Counter)
     trimmed_s: float = 0.0
     dc_removed: int = 0
+    taught: int = 0
+    """Stems with speech probabilities of the VAD teacher."""
 
     def lines(self) -> list[str]:
         """Return the report as text lines."""
@@ -50,6 +56,7 @@ class Report:
         return [
             f"kept {self.kept} stems; rejected: {rejected}",
             f"removed DC from {self.dc_removed}, trimmed {self.trimmed_s:.1f} s of edge silence",
+            f"speech probabilities of a VAD teacher for {self.taught}",
         ]
 
 
@@ -57,18 +64,37 @@ def load(folder: Path, stems: Iterable[Stem], *, progress: bool = True) -> tuple
     """Read and preprocess stems; unusable ones are left out and counted in the report."""
     report = Report()
     recordings: list[Recording] = []
+    talking = _teacher_speech(folder)
     for stem in tqdm(list(stems), desc="reading stems", unit="file", disable=not progress):
-        outcome = load_one(folder, stem, report)
+        outcome = load_one(folder, stem, report, talking.get(stem.path))
         if isinstance(outcome, str):
             report.rejected[outcome] += 1
         else:
             report.kept += 1
+            report.taught += outcome.talking is not None
             recordings.append(outcome)
     return recordings, report
 
 
-def load_one(folder: Path, stem: Stem, report: Report) -> Recording | str:
-    """Preprocess one stem; return the reason if it is rejected."""
+def _teacher_speech(folder: Path) -> dict[str, NDArray[np.uint8]]:
+    """Return the teacher's speech probabilities by path, 255 for 1; empty without the file."""
+    if not (folder / SPEECH_FILE).is_file():
+        return {}
+    with np.load(folder / SPEECH_FILE) as file:
+        return {name: file[name] for name in file.files}
+
+
+def load_one(
+    folder: Path, stem: Stem, report: Report, talking: NDArray[np.uint8] | None = None
+) -> Recording | str:
+    """Preprocess one stem; return the reason if it is rejected.
+
+    Args:
+        folder: Corpus folder.
+        stem: Row of the manifest.
+        report: Counts what was done.
+        talking: The VAD teacher's probability of speech per 20 ms of the file at 16 kHz, 255 for 1.
+    """
     try:
         samples, rate = soundfile.read(folder / stem.path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError):
@@ -88,12 +114,16 @@ def load_one(folder: Path, stem: Stem, report: Report) -> Recording | str:
         report.dc_removed += 1
     if len(mono) < MIN_SECONDS * SAMPLE_RATE_HZ:
         return "too short"
-    trimmed = trim_silence(mono)
+    start, stop = sounding_span(mono)
+    trimmed = mono[start:stop]
     report.trimmed_s += (len(mono) - len(trimmed)) / SAMPLE_RATE_HZ
     level = active_level_db(trimmed)
     if level < -90.0:
         return "silent"
     scaled = (trimmed * np.float32(10.0 ** ((NORMAL_LEVEL_DBFS - level) / 20.0))).astype(np.float32)
+    if talking is not None:  # a span starts at a whole frame
+        talking = talking[start // FRAME : -(-stop // FRAME)]
+        return Recording(stem, scaled, _floor_db(scaled), talking.astype(np.float32) / np.float32(255.0))
     return Recording(stem, scaled, floor_db=_floor_db(scaled))
 
 
@@ -123,15 +153,14 @@ def active_level_db(samples: NDArray[np.float32]) -> float:
     return float(10.0 * np.log10(np.mean(10.0 ** (active / 10.0))))
 
 
-def trim_silence(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cut edge frames that are far below the loud ones, but keep 100 ms of them."""
+def sounding_span(samples: NDArray[np.float32]) -> tuple[int, int]:
+    """Return the samples from start to stop without edge frames far below the loud ones, but with 100 ms of them."""
     levels = frame_levels_db(samples)
     loud = np.flatnonzero(levels > np.percentile(levels, 95) - EDGE_RANGE_DB)
     if loud.size == 0:
-        return samples
+        return 0, len(samples)
     start = max(0, int(loud[0]) * FRAME - EDGE_KEEP)
-    stop = min(len(samples), (int(loud[-1]) + 1) * FRAME + EDGE_KEEP)
-    return samples[start:stop]
+    return start, min(len(samples), (int(loud[-1]) + 1) * FRAME + EDGE_KEEP)
 
 
 def _floor_db(samples: NDArray[np.float32]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,12 +36,14 @@ class Mixture:
         targets: Label to target and mask, each (n / 320,).
         stems: Stem energies per frame by name, for inspection and tests.
         c50_db: Clarity of the talker's room; None without a room.
+        parts: The speech and everything else that the mixture consists of, before nonlinear stages, float32 (n,) each.
     """
 
     samples: Float32
     targets: Mapping[str, targets.FrameTarget]
     stems: Mapping[str, Float64]
     c50_db: float | None = None
+    parts: tuple[Float32, Float32] | None = None
 
 
 def render(plan: MixPlan, pool: Pool) -> Mixture:
@@ -83,8 +85,11 @@ def render(plan: MixPlan, pool: Pool) -> Mixture:
     stems |= {f"source{i}_{source.kind}": e for i, (source, e) in enumerate(by_source)}
     c50 = None if room is None else targets.clarity_c50_db(room, RATE_HZ)
     clipped, gone = (targets.frame_energy(marks.astype(np.float32), frame) for marks in (beyond, lost))
-    judged = label_targets(stems, by_source, bool(plan.speech), c50, clipped, gone, audible)
-    return Mixture(samples, judged, stems, c50)
+    talking = [_talking(parts, pool, plan.samples) for parts in (plan.speech, *(s.parts for s in plan.sources))]
+    judged = label_targets(stems, by_source, bool(plan.speech), c50, clipped, gone, audible, talking)
+    rest = floor_line + sum(sources_line, np.zeros(1, np.float32))
+    parts = [line.from_line(part * np.float32(scale), plan.channel)[: plan.samples] for part in (wet_line, rest)]
+    return Mixture(samples, judged, stems, c50, (parts[0], parts[1]))
 
 
 def label_targets(
@@ -95,12 +100,17 @@ def label_targets(
     clipped_share: Float64,
     lost_share: Float64,
     audibly_lost: NDArray[np.bool_] | None = None,
+    talking: Sequence[Float64 | None] = (),
 ) -> dict[str, targets.FrameTarget]:
-    """Compute the targets of all labels and frames from the stems."""
+    """Compute the targets of all labels and frames from the stems.
+
+    `talking` has the VAD teacher's probabilities for the speech and for each source, or None.
+    """
     frames = stems["dry"].size
     active = targets.speech_activity(stems["dry"]) if has_speech else np.zeros(frames, dtype=bool)
     level = targets.active_level_db(stems["speech"], active)
-    result = {"speech": _speech_target(active, level, sources)}
+    said, *others = talking or [None] * (1 + len(sources))
+    result = {"speech": _speech_target(active, level, sources, said if has_speech else None, others)}
     # Without speech, a noise floor that an overload has made loud counts as noise.
     sounding = sources if has_speech else [*sources, (FLOOR, stems["floor"])]
     for label in (
@@ -121,14 +131,25 @@ def label_targets(
 
 
 def _speech_target(
-    active: NDArray[np.bool_], level_db: float | None, sources: list[tuple[SourcePlan, Float64]]
+    active: NDArray[np.bool_],
+    level_db: float | None,
+    sources: list[tuple[SourcePlan, Float64]],
+    said: Float64 | None,
+    others: Sequence[Float64 | None],
 ) -> targets.FrameTarget:
-    """Return the speech target: the main talker or an audible competing one; masked where voices blur."""
-    yes, open_ = active.copy(), np.zeros(active.size, dtype=bool)
-    for source, energy in sources:
+    """Return the speech target: the main talker or an audible competing one; masked where voices blur.
+
+    The VAD teacher decides where somebody speaks, since energy takes breath and lip smacks for speech; frames that it
+    is unsure of are masked. Without a teacher, energy decides.
+    """
+    yes, open_ = (active.copy(), np.zeros(active.size, dtype=bool)) if said is None else targets.taught_speech(said)
+    for (source, energy), heard in zip(sources, others, strict=True):
         audible, inaudible = targets.presence(energy, level_db)
         if source.kind == "talker":
             talking = targets.speech_activity(energy)
+            if heard is not None:
+                talking, unsure = targets.taught_speech(heard)
+                open_ |= unsure & ~inaudible
             yes |= talking & audible
             open_ |= talking & ~audible & ~inaudible
         elif source.kind == "babble" or _blurs_speech(source.meaning):
@@ -182,6 +203,22 @@ def _lay_parts(parts: tuple[Part, ...], pool: Pool, samples: int) -> Float32:
         start, stop = max(0, part.start), min(samples, part.start + len(body))
         if stop > start:
             out[start:stop] += body[start - part.start : stop - part.start]
+    return out
+
+
+def _talking(parts: tuple[Part, ...], pool: Pool, samples: int) -> Float64 | None:
+    """Lay the VAD teacher's probabilities like the recordings, per frame; None unless it judged all of them."""
+    judged = [pool.recordings[part.recording].talking for part in parts]
+    if not judged or any(values is None for values in judged):
+        return None
+    out = np.zeros(samples // 320)
+    for part, values in zip(parts, judged, strict=True):
+        if values is None:
+            continue
+        first = (part.start + 160) // 320
+        start, stop = max(0, first), min(out.size, first + values.size)
+        if stop > start:
+            out[start:stop] = np.maximum(out[start:stop], values[start - first : stop - first])
     return out
 
 

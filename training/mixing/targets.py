@@ -40,6 +40,8 @@ LOSS_AUDIBLE_BELOW_SPEECH_DB = 30.0  # … and at most this far below the speech
 ORDERED_TALKERS_DB = 5.0  # a talker weaker by at least this is the second one even where the first is silent
 TALKER_KNOWN_FRAMES = 25  # 0.5 s of the first talker; before that, it is unknown which of two is the main one
 
+TEACHER_SURE = (0.3, 0.7)  # between these probabilities, the VAD teacher is unsure whether somebody speaks
+
 ENERGY_FLOOR = 1e-12
 
 
@@ -79,6 +81,12 @@ def speech_activity(energy: Float64) -> Bool:
     top = np.percentile(sounding, 95)
     active = (level > top - SPEECH_RANGE_DB) & (level > SPEECH_FLOOR_DBFS)
     return close_gaps(active, SPEECH_GAP_FRAMES)
+
+
+def taught_speech(probability: Float64) -> tuple[Bool, Bool]:
+    """Return where a VAD teacher hears speech, and where it is unsure, from its probability per frame."""
+    unsure = (probability > TEACHER_SURE[0]) & (probability < TEACHER_SURE[1])
+    return probability >= TEACHER_SURE[1], unsure
 
 
 def close_gaps(active: Bool, longest: int) -> Bool:
@@ -129,6 +137,20 @@ def snr_db(speech_energy: Float64, other_energy: Float64) -> Float64:
     """Return the ratio of 220 ms mean energies, clipped to the label's range."""
     ratio = to_db(smooth(speech_energy)) - to_db(smooth(other_energy))
     return np.asarray(np.clip(ratio, SNR_LOW_DB, SNR_HIGH_DB))
+
+
+def speech_shares(speech: Float64, other: Float64) -> tuple[Float64, Bool]:
+    """Return the share of speech in the power of each band, and where there is any sound to share.
+
+    Args:
+        speech: Band powers of the speech per frame, (n, bands).
+        other: Those of everything else.
+
+    Returns:
+        Shares of 220 ms means, as in `snr_db`, (n, bands) each.
+    """
+    of_speech, of_all = (np.stack([smooth(band) for band in power.T], axis=1) for power in (speech, speech + other))
+    return of_speech / np.maximum(of_all, ENERGY_FLOOR), of_all > ENERGY_FLOOR
 
 
 @dataclass(frozen=True, slots=True)
