@@ -30,6 +30,7 @@ from training.material import Checks, make_checks
 from training.metrics import auroc
 from training.model import Detector
 from training.mos import MosClips
+from training.start import BEST, settle_norms, start_from
 
 DB_LOSS_SCALE = 10.0  # an error of 10 dB weighs as much as one nat of a probability
 SCORE_WEIGHTS = {"speech": 2.0, "noise": 2.0, "interference": 2.0, "interfering_speech": 1.5}  # 1 for all others
@@ -39,7 +40,6 @@ EASY_SNR_WEIGHT = 0.4  # loss weight of frames above `HARD_SNR_DB`; 30 and 45 dB
 DETECTED = 0.5
 NORMALISED = 200  # number of mixtures from which mean and spread of the features are computed
 CHECKPOINT = "last.pt"
-BEST = "best.pt"
 
 
 def source_commit() -> str:
@@ -297,10 +297,10 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
         config: Training configuration.
         data: Corpus folder.
         out: Run folder.
-        start: Run folder whose best weights initialise a new run, instead of random weights.
+        start: Run folder or model file (`.onnx`) whose weights initialise a new run, instead of random weights.
 
     Raises:
-        ConfigError: `out` or `start` contains an incompatible run.
+        ConfigError: `out` or `start` contains an incompatible run or model.
     """
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
@@ -328,43 +328,18 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
         "preprocessing": report.lines(),
     }
     if start is not None:
-        context["start"] = _start_from(start / BEST, net)
+        context["start"] = start_from(start, net)
     if (out / CHECKPOINT).exists():
         run.restore(_resumable(out / CHECKPOINT, context))
     else:
-        if start is None:
-            set_normalisation(net, torch.stack([dataset[index][0] for index in range(NORMALISED)]))
+        if start is None or start.suffix == ".onnx":
+            features = torch.stack([dataset[index][0] for index in range(NORMALISED)])
+            (set_normalisation if start is None else settle_norms)(net, features)
         run.ema = Ema(net, config.ema_decay)
     _loop(config, run, (dataset, rated), checks, out, context)
     best = torch.load(out / BEST, weights_only=True)
     figures: dict[str, float] = best["figures"]
     return figures
-
-
-def _start_from(path: Path, net: Detector) -> dict[str, Any]:
-    """Load the averaged weights of an earlier run, including normalisation; return their provenance."""
-    if not path.is_file():
-        raise ConfigError(f"expected a finished run with {path}: train it first")
-    document = torch.load(path, weights_only=True)
-    try:
-        net.load_state_dict(_fitted(document["ema"], net))
-    except (KeyError, RuntimeError) as error:
-        raise ConfigError(f"{path} has a net of a different shape: {error}") from error
-    made = {name: document[name] for name in ("commit", "manifest_sha256", "config")}
-    return made | {"steps": document["progress"]["step"], "minutes": round(document["progress"]["minutes"], 1)}
-
-
-def _fitted(weights: dict[str, Tensor], net: Detector) -> dict[str, Tensor]:
-    """Return the weights of an earlier run in this net's shapes.
-
-    A linear image layer becomes the equivalent convolution. Opinion scores that the earlier net lacks start from this
-    net's random weights. Ranges and calibration are kept from this net, because they depend on the labels.
-    """
-    own = net.state_dict()
-    kept = {name: own[name] for name in ("low", "high", "calibration")}
-    fresh = {name: value for name, value in own.items() if name.startswith("mos_") and name not in weights}
-    image = weights["image.weight"].reshape(own["image.weight"].shape)
-    return {**weights, **fresh, **kept, "image.weight": image}
 
 
 def _resumable(path: Path, context: dict[str, Any]) -> dict[str, Any]:
@@ -447,7 +422,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="YAML file, for instance training/configs/tiny.yaml")
     parser.add_argument("--data", type=Path, required=True, help="corpus folder with manifest.csv")
     parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
-    parser.add_argument("--start", type=Path, help="run folder whose best weights initialise a new run")
+    parser.add_argument("--start", type=Path, help="run folder or model file (.onnx) to start a new run from")
     options = parser.parse_args(argv)
     try:
         figures = train(read_config(options.config), options.data, options.out, options.start)

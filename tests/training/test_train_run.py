@@ -118,9 +118,9 @@ def test_a_run_can_start_from_another_and_says_so(run: Path, corpus: Path, tmp_p
 
 
 def test_a_start_that_does_not_fit_is_refused(run: Path, corpus: Path, tmp_path: Path) -> None:
-    wider = RUN_CONFIG.model_copy(update={"model": SMALL_NET.model_copy(update={"hidden_size": 21})})
+    narrower = RUN_CONFIG.model_copy(update={"model": SMALL_NET.model_copy(update={"hidden_size": 5})})
     with pytest.raises(ConfigError, match="a different shape"):
-        train(wider, corpus, tmp_path / "a", start=run)
+        train(narrower, corpus, tmp_path / "a", start=run)
     with pytest.raises(ConfigError, match="train it first"):
         train(RUN_CONFIG, corpus, tmp_path / "b", start=tmp_path / "nowhere")
 
@@ -194,3 +194,14 @@ def test_validation_hears_mixtures_of_its_own_seed_and_as_many_of_each_kind_as_a
     without = make_checks(corpus, DataConfig(clip_seconds=2.0, valid_mixtures=1), FIRST_LABELS, seed=3)
     assert without.clean == ()
     assert without.noise is None
+
+
+def test_a_run_can_start_from_a_model_file(model: Path, run: Path, corpus: Path, tmp_path: Path) -> None:
+    again = RUN_CONFIG.model_copy(update={"learning_rate": 1e-12, "steps": 1})
+    train(again, corpus, tmp_path / "second", start=model)
+    first, second = checkpoint(run, "best.pt"), checkpoint(tmp_path / "second")
+    assert second["start"]["config"] == first["config"]
+    assert second["start"]["steps"] == first["progress"]["step"]
+    for name in ("gru.weight_hh_l0", "mean", "spread"):
+        torch.testing.assert_close(second["net"][name], first["ema"][name], atol=1e-5, rtol=0)
+    assert not second["net"]["norm1.running_var"].equal(torch.ones(SMALL_NET.channels[0]))

@@ -18,7 +18,8 @@ from training.calibrate import label_specs
 from training.config import TrainConfig
 from training.evaluation.contenders import BATCH
 from training.model import Detector
-from training.train import BEST, predict
+from training.start import BEST
+from training.train import predict
 
 Float32 = NDArray[np.float32]
 Score = Callable[[Float32], Float32]
