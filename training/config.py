@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.model import ModelConfig
 
@@ -24,8 +25,9 @@ class DataConfig(_Checked):
     clip_seconds: float = Field(default=8.0, gt=0.5)
     """Length of a training mixture."""
     long_seconds: float = Field(default=0.0, ge=0.0)
-    """Length of the mixtures in every `long_every`-th batch, in which what lasts is heard for long; 0: none is."""
-    long_every: int = Field(default=3, ge=1)
+    """Length of the mixtures in every `long_every`-th batch, which teach what lasts; 0: none. A multiple of
+    `clip_seconds`."""
+    long_every: int = Field(default=9, ge=1)
     valid_mixtures: int = Field(default=160, ge=1)
     """Number of fixed mixtures of the validation split."""
     valid_clean: int = Field(default=0, ge=0)
@@ -42,6 +44,14 @@ class DataConfig(_Checked):
     """Rated clips added to every batch."""
     workers: int = Field(default=1, ge=0)
     """Processes that render mixtures while the net trains."""
+
+    @model_validator(mode="after")
+    def _long_is_whole(self) -> Self:
+        if self.long_seconds % self.clip_seconds:
+            raise ValueError(
+                f"long_seconds must be a multiple of clip_seconds, {self.clip_seconds:g}, got {self.long_seconds:g}"
+            )
+        return self
 
 
 class TrainConfig(_Checked):

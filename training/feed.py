@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,50 +27,78 @@ NEPER_PER_DB = math.log(10.0) / 10.0  # features are natural logs of power
 
 def batches(
     dataset: MixtureExamples, config: TrainConfig, first_step: int, mos: MosClips | None = None
-) -> Iterator[Example]:
-    """Yield batches from the given step on.
+) -> Iterator[tuple[Example, bool]]:
+    """Yield the batch of each step from the given step on, and whether its first clips continue those of the last one.
 
-    The new mixtures of a batch depend only on the step, so a resumed run continues the sequence. With `reuse` above 1,
-    the store of earlier mixtures is empty after a resume.
+    Every `long_every`-th batch of new mixtures is of long ones, which are learnt in as many steps as they are longer.
+    The new mixtures of a step depend only on its number, so a resumed run continues the sequence, at the beginning of
+    the long mixtures if it stopped within them. With `reuse` above 1, the store of earlier mixtures is empty after a
+    resume.
     """
-    reuse = config.data.reuse
+    first = batch_of_step(config, first_step)
     loader: DataLoader[Example] = DataLoader(
         dataset,
-        batch_sampler=[_keys(config, dataset.samples, number) for number in range(first_step // reuse, config.steps)],
+        batch_sampler=[_keys(config, dataset.samples, number) for number in range(first, config.steps)],
         num_workers=config.data.workers,
         collate_fn=collate,
         prefetch_factor=4 if config.data.workers else None,
     )
     rng = np.random.default_rng([config.seed, first_step])
+    reuse, spec = config.data.reuse, dataset.front_end.spec
+    rows = dataset.samples // spec.hop_samples
     step = first_step
-    stores: dict[int, list[Example]] = defaultdict(list)  # by length, because a batch has only one
+    store: list[Example] = []
     for fresh in loader:
-        store = stores[fresh[0].shape[1]]
-        store.append(fresh)
-        del store[:-REUSE_BATCHES]
-        for _ in range(reuse):
-            batch = fresh if reuse == 1 else _drawn(rng, store, len(fresh[0]))
-            if reuse > 1 or config.data.jitter:
-                batch = jitter(batch, np.random.default_rng([config.seed, step]), dataset.front_end.spec)
+        long = fresh[0].shape[1] > rows
+        if not long:
+            store = [*store[-REUSE_BATCHES + 1 :], fresh]
+        elif config.data.jitter:
+            fresh = jitter(fresh, np.random.default_rng([config.seed, step]), spec)
+        for index in range(fresh[0].shape[1] // rows if long else reuse):
+            if long:
+                batch = _piece(fresh, index, rows)
+            else:
+                batch = fresh if reuse == 1 else _drawn(rng, store, config.batch_size)
+                if reuse > 1 or config.data.jitter:
+                    batch = jitter(batch, np.random.default_rng([config.seed, step]), spec)
             if mos is not None:
                 batch = _with_rated(batch, mos.take(step, config.data.mos_per_batch))
-            yield batch
+            yield batch, long and index > 0
             step += 1
 
 
+def batch_of_step(config: TrainConfig, step: int) -> int:
+    """Return the number of the batch of new mixtures that a step learns from."""
+    data = config.data
+    if not data.long_seconds:
+        return step // data.reuse
+    usual = data.long_every - 1
+    cycle, rest = divmod(step, usual * data.reuse + long_steps(config))
+    return cycle * data.long_every + min(rest // data.reuse, usual)
+
+
+def long_steps(config: TrainConfig) -> int:
+    """Return the number of steps in which long mixtures are learnt."""
+    return clip_samples(config.data, config.data.long_seconds) // clip_samples(config.data)
+
+
 def _keys(config: TrainConfig, samples: int, number: int) -> list[tuple[int, int]]:
-    """Return index and length of each mixture of a batch; a batch of long ones has fewer, so it lasts no longer."""
-    data, count = config.data, config.batch_size
-    if data.long_seconds and number % data.long_every == data.long_every - 1:
-        longer = clip_samples(data, data.long_seconds)
-        samples, count = longer, max(1, round(count * samples / longer))
-    return [(number * config.batch_size + index, samples) for index in range(count)]
+    """Return index and length of each mixture of a batch."""
+    if config.data.long_seconds and number % config.data.long_every == config.data.long_every - 1:
+        samples *= long_steps(config)
+    return [(number * config.batch_size + index, samples) for index in range(config.batch_size)]
+
+
+def _piece(batch: Example, index: int, rows: int) -> Example:
+    """Return the index-th stretch of `rows` feature rows of long mixtures."""
+    features, target, mask = batch
+    frames = rows // 2
+    part = slice(index * frames, (index + 1) * frames)
+    return features[:, index * rows : (index + 1) * rows], target[:, part], mask[:, part]
 
 
 def _with_rated(batch: Example, rated: Example) -> Example:
-    """Add rated clips to a batch of the same length; a batch of another length has none, the next one has."""
-    if rated[0].shape[1] != batch[0].shape[1]:
-        return batch
+    """Add rated clips to a batch."""
     missing = batch[1].shape[2] - rated[1].shape[2]  # the speech shares, which were not stored with the clips
     value, mask = (functional.pad(part, (0, missing)) for part in rated[1:])
     return torch.cat([batch[0], rated[0]]), torch.cat([batch[1], value]), torch.cat([batch[2], mask])

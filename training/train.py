@@ -365,12 +365,15 @@ def _loop(
     averages = torch.zeros(len(config.model.labels))
     bar = tqdm(total=config.steps, initial=run.step, desc=config.name, unit="step", dynamic_ncols=True)
     started, before = time.monotonic(), run.minutes
-    for batch in batches(source[0], config, run.step, source[1]):
+    for batch, continued in batches(source[0], config, run.step, source[1]):
         run.net.train()
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(config, run)
         draw = np.random.default_rng([config.seed, run.step])
         state = followed(run.left, len(batch[0]), config.followed_share, draw)
+        if continued and run.left is not None:
+            state = run.net.init_state(len(batch[0])) if state is None else state
+            state[: config.batch_size] = run.left[: config.batch_size]
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
             loss, per_label, run.left = loss_of(run.net, batch, weights, state, config.shares_weight)
         if not torch.isfinite(loss):

@@ -35,7 +35,7 @@ def test_pcen_forgets_the_level_but_not_a_change() -> None:
             pcen(features, torch.zeros(1, SPEC.mel_bands), mean, spread) for features in (soft, soft + 3.0)
         )
     steady, onset = image[:, 400:600], image[:, 600:610]
-    assert (louder[:, 400:600] - steady).abs().mean() < 0.05 * steady.abs().mean()
+    assert (louder[:, 400:600] - steady).abs().mean() < 0.1 * steady.abs().mean()
     assert onset.mean() > 3.0 * steady.mean()
 
 

@@ -11,7 +11,6 @@ import torch
 import yaml
 from made_corpus import SMALL_NET
 
-from speech_qc.contract import FeatureSpec
 from training.cache import without
 from training.config import ConfigError
 from training.corpora.taxonomy import SYNTHETIC_NOISE

@@ -84,9 +84,7 @@ def _teacher_speech(folder: Path) -> dict[str, NDArray[np.uint8]]:
         return {name: file[name] for name in file.files}
 
 
-def load_one(
-    folder: Path, stem: Stem, report: Report, talking: NDArray[np.uint8] | None = None
-) -> Recording | str:
+def load_one(folder: Path, stem: Stem, report: Report, talking: NDArray[np.uint8] | None = None) -> Recording | str:
     """Preprocess one stem; return the reason if it is rejected.
 
     Args:
