@@ -329,6 +329,7 @@ def train(config: TrainConfig, data: Path, out: Path, start: Path | None = None)
     }
     if start is not None:
         context["start"] = start_from(start, net)
+        net.calibration.copy_(torch.stack([torch.ones(len(labels)), torch.zeros(len(labels))]))  # set by the export
     if (out / CHECKPOINT).exists():
         run.restore(_resumable(out / CHECKPOINT, context))
     else:
