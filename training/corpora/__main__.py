@@ -1,4 +1,4 @@
-"""Create a corpus folder from a public corpus on disk (`make`), or validate one (`check`)."""
+"""Create a corpus folder from a public corpus on disk (`make`), sort its speech (`clean`), validate it (`check`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from training.corpora.clean import clean
 from training.corpora.make import Limits, make
 from training.corpora.manifest import ManifestError, Stem, hours_by, manifest_sha256, read_manifest, validate
+from training.corpora.pauses import SpeechMarksError
 from training.corpora.preprocess import load
-from training.corpora.recipes import RECIPES, RecipeError, find
+from training.corpora.recipes import RECIPES, Choice, RecipeError, find
 from training.corpora.taxonomy import known_classes
 
 _LIMITS = Limits()
@@ -27,9 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     check.add_argument("folder", type=Path, help="folder with manifest.csv and the stems")
     check.add_argument("--read", action="store_true", help="also read and preprocess every file; takes minutes")
     _add_make(commands)
+    _add_clean(commands)
     options = parser.parse_args(argv)
     console = Console()
-    return _make(options, console) if options.command == "make" else _check(options, console)
+    return {"make": _make, "clean": _clean, "check": _check}[options.command](options, console)
 
 
 def _add_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,15 +49,49 @@ def _add_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     command.add_argument("--range", type=float, help="dB; exclude speech with a smaller range (default: per recipe)")
     command.add_argument("--seed", type=int, default=0, help="seed of the selection that --minutes makes")
+    command.add_argument("--exclude-language", nargs="+", default=[], help="leave out these languages and speakers")
+    command.add_argument("--exclude-speaker", nargs="+", default=[], help="leave out these speakers")
+    command.add_argument("--split-by-speaker", action="store_true", help="ignore the publisher's split")
+    command.add_argument("--splits-of", type=Path, help="corpus folder; its speakers keep their split")
     for name in _CHANGES:
         command.add_argument(f"--{name}", help=f"use this {name} in every row")
+
+
+def _add_clean(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("clean", help="cut room tone from the pauses, leave out speech with a background")
+    command.add_argument("folder", type=Path, help="corpus folder with speech.npz of training/vad_teacher.py")
+    command.add_argument(
+        "--range", type=float, default=45.0, help="dB that clean speech lies above its pauses; 35 suits crowd corpora"
+    )
+    command.add_argument(
+        "--floor", type=float, default=_LIMITS.floor_dbfs, help="dBFS; limit of the floor of speech without pauses"
+    )
+    command.add_argument("--beds-only", action="store_true", help="cut room tone, leave out nothing")
+
+
+def _clean(options: argparse.Namespace, console: Console) -> int:
+    try:
+        account = clean(options.folder, options.range, Limits(floor_dbfs=options.floor), sort=not options.beds_only)
+    except (ManifestError, SpeechMarksError) as error:
+        console.print(f"[red]not sorted[/]: {error}", highlight=False)
+        return 1
+    for line in account.lines():
+        console.print(line, highlight=False)
+    return 0
 
 
 def _make(options: argparse.Namespace, console: Console) -> int:
     changes = {name: value for name in _CHANGES if (value := getattr(options, name))}
     try:
-        findings = find(options.recipe, options.folder, **changes)
-    except RecipeError as error:
+        known = read_manifest(options.splits_of) if options.splits_of else []
+        choice = Choice(
+            exclude_languages=frozenset(options.exclude_language),
+            exclude_speakers=frozenset(options.exclude_speaker),
+            split_by_speaker=options.split_by_speaker,
+            known_splits={stem.group: stem.split for stem in known if stem.speaker},
+        )
+        findings = find(options.recipe, options.folder, **changes, choice=choice)
+    except (RecipeError, ManifestError) as error:
         console.print(f"[red]not made[/]: {error}", highlight=False)
         return 1
     span = RECIPES[options.recipe].range_db if options.range is None else options.range

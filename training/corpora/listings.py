@@ -114,7 +114,7 @@ _LICENCES = (
 
 
 def common_voice(folder: Path) -> Values:
-    """Read the validated recordings by speaker; `dev.tsv` and `test.tsv` give the publisher's split."""
+    """Read the validated recordings by speaker; `dev.tsv` and `test.tsv` give the publisher's split, if they exist."""
     values: Values = {}
     for table in sorted(folder.rglob("validated.tsv")):
         splits = {
@@ -123,10 +123,27 @@ def common_voice(folder: Path) -> Values:
             if table.with_name(name).is_file()
             for row in _rows(table.with_name(name), "\t")
         }
+        rest = "train" if splits else ""  # without the publisher's lists, the speaker determines the split
         for row in _rows(table, "\t"):
             path = _below(folder, table.parent / "clips" / row["path"])
             speaker = row["client_id"]
-            values[path] = {"speaker": speaker[:16], "split": splits.get(speaker, "train"), "language": row.get("locale") or table.parent.name}  # fmt: skip  # noqa: E501
+            values[path] = {"speaker": speaker[:16], "split": splits.get(speaker, rest), "language": row.get("locale") or table.parent.name}  # fmt: skip  # noqa: E501
+    return values
+
+
+def common_voice_clips(folder: Path) -> Values:
+    """Read the speakers that are known; clips that listeners rejected are left out.
+
+    A clip that no list names may be by any of these speakers, so everything is for training.
+    """
+    values: Values = {}
+    for table in sorted(folder.rglob("validated.tsv")):
+        for row in _rows(table, "\t"):
+            path = _below(folder, table.parent / "clips" / row["path"])
+            values[path] = {"speaker": row["client_id"][:16], "split": "train"}
+        invalid = table.with_name("invalidated.tsv")
+        for row in _rows(invalid, "\t") if invalid.is_file() else ():
+            values[_below(folder, table.parent / "clips" / row["path"])] = {"kind": ""}
     return values
 
 
@@ -157,6 +174,37 @@ def esc50(folder: Path) -> Values:
             }
             if row["esc10"] == "True":
                 values[path]["licence"] = "CC-BY-3.0 (ESC-10 subset)"
+    return values
+
+
+_ESC50_NAMES = (
+    "dog rooster pig cow frog cat hen insects sheep crow rain sea_waves crackling_fire crickets chirping_birds "
+    "water_drops wind pouring_water toilet_flush thunderstorm crying_baby sneezing clapping breathing coughing "
+    "footsteps laughing brushing_teeth snoring drinking_sipping door_wood_knock mouse_click keyboard_typing "
+    "door_wood_creaks can_opening washing_machine vacuum_cleaner clock_alarm clock_tick glass_breaking "
+    "helicopter chainsaw siren car_horn engine train church_bells airplane fireworks hand_saw "
+)
+ESC50_CLASSES = tuple(_ESC50_NAMES.split())
+"""The class of each number in the names of ESC-50's files."""
+ESC50_LICENCES = Path(__file__).with_name("esc50_licences.csv")
+"""Freesound recordings in ESC-50 that are CC0 or CC BY, from its LICENSE file: number, author, licence."""
+
+
+def esc50_pieces(folder: Path) -> Values:
+    """Read the pieces of 1 s of the clips in `ESC50_LICENCES`; recordings that are in fold 5 are held out."""
+    allowed = {row["sound"]: row for row in _rows(ESC50_LICENCES)}
+    names = {path: path.stem.split("-") for path in folder.rglob("*.wav")}
+    held = {parts[1] for parts in names.values() if len(parts) == 4 and parts[0] == "5"}
+    values: Values = {}
+    for path, parts in names.items():
+        if len(parts) != 4 or parts[1] not in allowed or not parts[3].isdecimal():
+            continue
+        row = allowed[parts[1]]
+        values[_below(folder, path)] = {
+            "sound_class": ESC50_CLASSES[int(parts[3][:-1])],
+            "licence": f"{row['licence']} ({row['author']}, freesound.org/s/{row['sound']})",
+            "split": "valid" if parts[1] in held else "train",
+        }
     return values
 
 

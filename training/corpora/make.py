@@ -147,6 +147,8 @@ def _read(finding: FoundRecording, limits: Limits) -> tuple[Float32, int]:
         samples = file.read(count, dtype="float32", always_2d=True)
     # Averaging the channels of an impulse response would describe a room that does not exist.
     mono = samples[:, 0] if finding.kind == "rir" else samples.mean(axis=1)
+    for path in finding.further:  # the pieces of a recording have the format of the first one
+        mono = np.concatenate([mono, soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)])
     if rate > MAX_RATE_HZ:
         mono, rate = soxr.resample(mono, rate, MAX_RATE_HZ), MAX_RATE_HZ
     return np.clip(np.asarray(mono, dtype=np.float32), -1.0, 1.0), rate
@@ -176,7 +178,7 @@ def _overloaded(samples: Float32) -> bool:
 def _row(finding: FoundRecording, samples: Float32, rate: int, number: int, used: set[str]) -> dict[str, str]:
     """Return the manifest row of a piece, with a unique path."""
     parts = (finding.kind, finding.source, finding.speaker or finding.sound_class, f"{finding.path.stem}_{number}")
-    base = path = "/".join(_plain(part) for part in parts)
+    base = path = "/".join(plain(part) for part in parts)
     again = 1
     while path in used:
         again += 1
@@ -201,7 +203,8 @@ def _row(finding: FoundRecording, samples: Float32, rate: int, number: int, used
     return values | {"notes": ""}
 
 
-def _plain(part: str) -> str:
+def plain(part: str) -> str:
+    """Return a name that is safe in a path."""
     return re.sub(r"[^\w.+-]+", "_", part).strip("_") or "_"
 
 

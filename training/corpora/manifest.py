@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST_NAME = "manifest.csv"
-KINDS = ("speech", "noise", "music", "rir", "real_noisy")
+KINDS = ("speech", "noise", "music", "rir", "bed", "real_noisy")
 SPLITS = ("train", "valid", "test")
 NON_COMMERCIAL_MARKS = ("NON-COMMERCIAL", "NONCOMMERCIAL", "BY-NC", "NC 3.0", "NC 4.0")
 BOTH_USES = "COMMERCIAL AND NON-COMMERCIAL"  # allows both
@@ -104,8 +104,8 @@ def _stem(row: dict[str, str]) -> Stem:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {row['split']!r}")
     if not row["path"] or Path(row["path"]).is_absolute() or ".." in Path(row["path"]).parts:
         raise ValueError(f"path must be relative and inside the folder, got {row['path']!r}")
-    if row["kind"] == "speech" and not row["speaker"]:
-        raise ValueError("speech needs a speaker")
+    if row["kind"] in ("speech", "bed") and not row["speaker"]:
+        raise ValueError(f"{row['kind']} needs a speaker")
     if not row["licence"]:
         raise ValueError("licence is empty; write what the source states")
     rate, seconds = int(row["sample_rate"]), float(row["seconds"])

@@ -36,6 +36,8 @@ class FoundRecording:
     language: str = ""
     split: str = ""
     original: str = ""
+    further: tuple[Path, ...] = ()
+    """Files that continue the recording, in order."""
 
     @property
     def group(self) -> str:
@@ -68,6 +70,8 @@ class Recipe:
     listing: Listing | None = None
     """Values by path, from the publisher's lists; a file with an empty `kind` is left out."""
     only_listed: bool = False
+    pieces: bool = False
+    """Files with the same original are the pieces of one recording, in the order of their names."""
     range_db: float = 34.0
     """Speech with a smaller range between quiet and loud frames is left out; smaller for corpora with few pauses."""
 
@@ -113,9 +117,15 @@ RECIPES: dict[str, Recipe] = {
               {"kind": "speech", "sound_class": "clean", "language": "en"}),),
     ),
     "common-voice": Recipe(
-        "Common-Voice", "CC0-1.0", "a language's folder: clips/*.mp3 next to validated.tsv, dev.tsv, test.tsv",
+        "Common-Voice", "CC0-1.0", "folders of languages: clips/*.mp3 next to validated.tsv, perhaps dev.tsv, test.tsv",
         (Rule(r"(?:(?P<language>[^/]+)/)?clips/", {"kind": "speech", "sound_class": "clean"}),),
         listings.common_voice, only_listed=True,
+    ),
+    "common-voice-clips": Recipe(
+        "Common-Voice", "CC0-1.0", "a part of one language: clips/common_voice_LANG_N.mp3, lists of some of them",
+        (Rule(r"clips/(?P<speaker>common_voice_(?P<language>[A-Za-z-]+)_\d+)\.",
+              {"kind": "speech", "sound_class": "clean", "split": "train"}),),
+        listings.common_voice_clips,
     ),
     "speechocean762": Recipe(
         "speechocean762", "free for any purpose, commercial included (authors' README)", "WAVE/SPEAKERxxxx/*.WAV",
@@ -145,6 +155,11 @@ RECIPES: dict[str, Recipe] = {
         "ESC-50", "CC-BY-NC-3.0 (NON-COMMERCIAL)", "audio/*.wav and meta/esc50.csv",
         (Rule(r"audio/", {"kind": "noise"}),), listings.esc50, only_listed=True,
     ),
+    "esc-50-pieces": Recipe(
+        "ESC-50", "", "Binary_Drone_Audio/unknown/FOLD-ID-TAKE-CLASS followed by the number of the second, .wav",
+        (Rule(r"unknown/(?P<original>\d-\d+-[A-Z]-\d+)\d\.wav$", {"kind": "noise"}),),
+        listings.esc50_pieces, only_listed=True, pieces=True,
+    ),
     "fsd50k": Recipe(
         "FSD50K", "not stated without FSD50K.metadata; taken as NON-COMMERCIAL",
         "FSD50K.dev_audio, FSD50K.eval_audio, FSD50K.ground_truth, FSD50K.metadata",
@@ -171,7 +186,22 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
-def find(name: str, folder: Path, *, source: str = "", licence: str = "", language: str = "") -> list[FoundRecording]:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which speakers a recipe takes, and how it divides them."""
+
+    exclude_languages: frozenset[str] = frozenset()
+    """Recordings in these languages are left out, as is everything else by their speakers."""
+    exclude_speakers: frozenset[str] = frozenset()
+    split_by_speaker: bool = False
+    """Divide by the hash of the speaker instead of the publisher's split."""
+    known_splits: Mapping[str, str] = field(default_factory=dict)
+    """Split of each `source/speaker` that another corpus folder uses already."""
+
+
+def find(
+    name: str, folder: Path, *, source: str = "", licence: str = "", language: str = "", choice: Choice | None = None
+) -> list[FoundRecording]:
     """Classify every file of a corpus.
 
     Args:
@@ -180,6 +210,7 @@ def find(name: str, folder: Path, *, source: str = "", licence: str = "", langua
         source: Replaces the recipe's source in every finding.
         licence: Replaces the recipe's licence; the wording of the source.
         language: Replaces the recipe's language of the speech.
+        choice: Which speakers to take; None takes all, in the publisher's split.
 
     Returns:
         Findings in path order. Each has a split: the publisher's, or one derived from the speaker or recording.
@@ -190,6 +221,8 @@ def find(name: str, folder: Path, *, source: str = "", licence: str = "", langua
     recipe = RECIPES[name]
     listed = recipe.listing(folder) if recipe.listing else {}
     found = [finding for path in _sounds(folder) if (finding := _finding(recipe, folder, path, listed))]
+    if recipe.pieces:
+        found = _joined(found)
     if not found:
         raise RecipeError(f"{folder} does not look like {name}: expected {recipe.about}")
     changed = [
@@ -205,7 +238,32 @@ def find(name: str, folder: Path, *, source: str = "", licence: str = "", langua
         raise RecipeError(
             f"expected a licence, the recipe {name} has none: pass --licence with the exact wording of the source"
         )
-    return changed
+    return _chosen(changed, choice) if choice else changed
+
+
+def _chosen(findings: list[FoundRecording], choice: Choice) -> list[FoundRecording]:
+    """Leave out what is excluded and assign the other splits.
+
+    Raises:
+        RecipeError: An excluded name does not occur, or nothing is left.
+    """
+    for what, names, found in (
+        ("language", choice.exclude_languages, {finding.language for finding in findings}),
+        ("speaker", choice.exclude_speakers, {finding.speaker for finding in findings}),
+    ):
+        if unknown := sorted(names - found):
+            listed = ", ".join(sorted(found - {""})[:20])
+            raise RecipeError(f"expected each excluded {what} to occur, got {', '.join(unknown)}: use one of {listed}")
+    reserved = {f.speaker for f in findings if f.language in choice.exclude_languages} | choice.exclude_speakers
+    kept = []
+    for finding in findings:
+        if finding.speaker and finding.speaker in reserved:
+            continue
+        split = split_of(finding.speaker) if choice.split_by_speaker and finding.speaker else finding.split
+        kept.append(replace(finding, split=choice.known_splits.get(f"{finding.source}/{finding.speaker}", split)))
+    if not kept:
+        raise RecipeError("expected recordings, all are excluded: exclude fewer languages or speakers")
+    return kept
 
 
 def split_of(group: str) -> str:
@@ -218,7 +276,15 @@ def _sounds(folder: Path) -> Iterator[Path]:
     yield from sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES)
 
 
-_VALUES = {value.name for value in fields(FoundRecording)} - {"path", "source"}
+def _joined(findings: list[FoundRecording]) -> list[FoundRecording]:
+    """Turn the pieces of each recording, which come in order, into one finding."""
+    whole: dict[str, list[FoundRecording]] = {}
+    for finding in findings:
+        whole.setdefault(finding.original, []).append(finding)
+    return [replace(first, further=tuple(piece.path for piece in rest)) for first, *rest in whole.values()]
+
+
+_VALUES = {value.name for value in fields(FoundRecording)} - {"path", "source", "further"}
 
 
 def _finding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ UNHEARD_DB = (42.0, 55.0)
 UNHEARD_SHARE = 0.1
 TURNS_SHARE = 0.12
 """Share of clips in which two talkers of equal level take turns: a conversation, not interference."""
+BED_SHARE = 0.6
+"""Share of the mixtures with a noise floor whose floor is recorded room tone, if the pool has any."""
 RECORDED_SHARE, VOICED_SHARE = 0.68, 0.25
 SYNTHETIC_NOISES: Mapping[str, tuple[float, Meaning]] = {
     "hiss": (0.62, SYNTHETIC_NOISE),
@@ -155,6 +157,8 @@ class MixPlan:
     room: RoomPlan | None
     sources: tuple[SourcePlan, ...]
     channel: ChannelPlan = field(default_factory=ChannelPlan)
+    bed: Part | None = None
+    """Recorded room tone for the floor, looped from its sample `start`; None generates one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ def draw_plan(rng: np.random.Generator, pool: Pool, samples: int, odds: MixOdds 
         sources.append(_interference(rng, pool, samples, speaker if has_speech else None))
         if rng.random() < 0.1:
             sources.append(_interference(rng, pool, samples, speaker if has_speech else None))
-    return MixPlan(
+    plan = MixPlan(
         seed=seed,
         samples=samples,
         speech=speech,
@@ -196,6 +200,15 @@ def draw_plan(rng: np.random.Generator, pool: Pool, samples: int, odds: MixOdds 
         sources=tuple(sources),
         channel=draw_channel(rng),
     )
+    return replace(plan, bed=_bed(rng, pool)) if plan.floor_offset_db is not None else plan
+
+
+def _bed(rng: np.random.Generator, pool: Pool) -> Part | None:
+    """Draw room tone and where its loop starts; draws nothing if the pool has none."""
+    if not pool.by_kind["bed"] or rng.random() >= BED_SHARE:
+        return None
+    index = pool.draw(rng, "bed")
+    return None if index is None else Part(index, int(rng.integers(len(pool.recordings[index].samples))))
 
 
 def _talk(

@@ -21,6 +21,7 @@ Float64 = NDArray[np.float64]
 
 MAX_ROOM_TAIL = 2 * RATE_HZ  # two seconds; longer tails only cost time
 EDGE_FADE = 80  # 5 ms at both ends of each recording, so that joins do not click
+LOOP_FADE = 640  # 40 ms; room tone that repeats is crossfaded at its seams
 MIN_FLOOR_DBFS = -95.0
 HIGHEST_FLOOR_DB = -36.0  # maximum level of the room tone relative to the active speech
 FLOOR = SourcePlan("synth", SYNTHETIC_NOISE, 0.0, (0, 0), 0, 0)  # room tone, where it counts as a source
@@ -257,9 +258,19 @@ def _floor(plan: MixPlan, pool: Pool, rng: np.random.Generator) -> Float32:
     else:
         level = -72.0 + plan.floor_offset_db
     level = max(level, MIN_FLOOR_DBFS)
-    tone = room_tone(plan.samples, rng)
+    tone = room_tone(plan.samples, rng) if plan.bed is None else _looped(plan.bed, plan.samples, pool)
     rms = float(np.sqrt(np.mean(np.square(tone)))) or 1.0
     return tone * np.float32(10.0 ** (level / 20.0) / rms)
+
+
+def _looped(bed: Part, samples: int, pool: Pool) -> Float32:
+    """Repeat room tone with crossfades of constant power, starting at sample `bed.start` of the loop."""
+    body = pool.recordings[bed.recording].samples
+    fade = min(LOOP_FADE, len(body) // 2)
+    rise = np.sin(np.linspace(0.0, np.pi / 2.0, fade)).astype(np.float32)
+    loop = body[fade:].copy()  # its end runs into the beginning of the recording
+    loop[-fade:] = loop[-fade:] * rise[::-1] + body[:fade] * rise
+    return np.take(loop, np.arange(bed.start, bed.start + samples), mode="wrap")
 
 
 def _source(source: SourcePlan, plan: MixPlan, pool: Pool) -> Float32:
