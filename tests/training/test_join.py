@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
 from made_corpus import row, write_manifest
 
 from training.corpora.manifest import read_manifest, validate
+from training.corpora.pauses import read_marks
 from training.join import join, main
 
 
@@ -53,3 +56,65 @@ def test_files_are_found_through_the_joined_folder(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     assert main([str(tmp_path / "out"), str(tmp_path)]) == 2
+
+
+def crowd(folder: Path) -> Path:
+    """Write a corpus of three languages with room tone, and noise of which one clip may not be sold."""
+    rows = [
+        row(f"{language}{number}{kind}.wav", kind, source="crowd", speaker=f"{language}{number}", language=language)
+        for language in ("cy", "ga", "pl")
+        for number in range(8)
+        for kind in ("speech", "bed")
+    ]
+    rows += [row("fan.wav", "noise", source="sounds"), row("dog.wav", "noise", "valid", source="sounds")]
+    rows += [row("sold.wav", "noise", source="sounds", licence="CC-BY-NC-3.0")]
+    folder.mkdir()
+    write_manifest(folder, rows)
+    np.savez(folder / "speech.npz", allow_pickle=False, **{"cy0speech.wav": np.arange(5, dtype=np.uint8)})
+    return folder
+
+
+def test_a_reserved_language_is_in_the_figures_alone_with_its_room_tone(tmp_path: Path) -> None:
+    made = join(tmp_path / "out", [crowd(tmp_path / "crowd")], ["crowd:cy", "sounds:valid"])
+    choose, figures = (read_manifest(folder) for folder in made)
+    assert validate(choose) == validate(figures) == []
+    assert {s.language for s in choose if s.speaker and s.split in ("train", "valid")} == {"ga", "pl"}
+    assert {(s.language, s.kind) for s in figures if s.speaker and s.split == "valid"} == {
+        ("cy", "speech"),
+        ("cy", "bed"),
+    }
+    assert [s.path for s in figures if s.kind == "noise" and s.split == "valid"] == ["part0/dog.wav"]
+
+
+def test_half_of_a_sources_speakers_can_be_reserved(tmp_path: Path) -> None:
+    choose, figures = (
+        read_manifest(folder) for folder in join(tmp_path / "out", [crowd(tmp_path / "crowd")], ["crowd:half"])
+    )
+    trained = {s.speaker for s in choose if s.split == "train" and s.speaker}
+    reserved = {s.speaker for s in figures if s.split == "valid" and s.speaker}
+    assert len(trained | reserved) == 24
+    assert not trained & reserved
+    assert 4 < len(reserved) < 20
+
+
+def test_an_unknown_reservation_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "out"), str(crowd(tmp_path / "crowd")), "--figures", "crowd:xx"]) == 2
+    assert "expected rows of crowd:xx, got none" in capsys.readouterr().err
+
+
+def test_what_may_not_be_sold_can_be_left_out(tmp_path: Path) -> None:
+    out, _ = join(tmp_path / "out", [crowd(tmp_path / "crowd")], commercial=True)
+    assert "part0/sold.wav" not in {stem.path for stem in read_manifest(out)}
+
+
+def test_a_recording_in_two_folders_is_taken_from_the_last(tmp_path: Path) -> None:
+    folders = [crowd(tmp_path / "a"), crowd(tmp_path / "b")]
+    out, _ = join(tmp_path / "out", folders)
+    assert [s.path for s in read_manifest(out) if s.original == "fan"] == ["part1/fan.wav"]
+
+
+def test_speech_marks_follow_their_recordings(tmp_path: Path) -> None:
+    for folder in join(tmp_path / "out", [crowd(tmp_path / "crowd")]):
+        marks = read_marks(folder)
+        assert list(marks) == ["part0/cy0speech.wav"]
+        assert marks["part0/cy0speech.wav"].tolist() == [0, 1, 2, 3, 4]

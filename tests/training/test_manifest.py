@@ -26,7 +26,7 @@ from training.examples import choose_stems, load_pool
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"kind": "voice"}, "kind must be one of speech, noise, music, rir, real_noisy, got 'voice'"),
+        ({"kind": "voice"}, "kind must be one of speech, noise, music, rir, bed, real_noisy, got 'voice'"),
         ({"split": "dev"}, "split must be one of train, valid, test, got 'dev'"),
         ({"path": ""}, "path must be relative"),
         ({"path": "/etc/sound.wav"}, "path must be relative"),

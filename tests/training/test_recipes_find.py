@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from training.corpora.listings import FSD50K_CLASSES, licence_of
+from training.corpora.listings import ESC50_CLASSES, ESC50_LICENCES, FSD50K_CLASSES, licence_of
 from training.corpora.manifest import KINDS, SPLITS, Stem
-from training.corpora.recipes import RECIPES, FoundRecording, RecipeError, find, split_of
+from training.corpora.recipes import RECIPES, Choice, FoundRecording, RecipeError, find, split_of
 
 # Recipe: files of its tree, each with its expected values; None: the file is left out.
 TREES: dict[str, dict[str, dict[str, str] | None]] = {
@@ -37,6 +37,12 @@ TREES: dict[str, dict[str, dict[str, str] | None]] = {
         "cv-corpus/ga-IE/clips/one.mp3": {"speaker": "speaker-of-one", "split": "train", "language": "ga-IE"},
         "cv-corpus/ga-IE/clips/two.mp3": {"speaker": "speaker-of-two", "split": "valid"},
         "cv-corpus/ga-IE/clips/rejected.mp3": None,
+    },
+    "common-voice-clips": {
+        "part/clips/common_voice_en_1.mp3": {"speaker": "speaker-of-one", "split": "train", "language": "en"},
+        "part/clips/common_voice_en_2.mp3": {"speaker": "common_voice_en_2", "split": "train"},
+        "part/clips/common_voice_en_3.mp3": None,  # listeners rejected it
+        "part/clips/other.mp3": None,
     },
     "speechocean762": {
         "WAVE/SPEAKER0001/000010011.WAV": {"speaker": "SPEAKER0001", "original": "WAVE/SPEAKER0001/000010011"},
@@ -67,6 +73,22 @@ TREES: dict[str, dict[str, dict[str, str] | None]] = {
             "original": "9032",
         },
         "audio/not-in-the-list.wav": None,
+    },
+    "esc-50-pieces": {
+        "Binary_Drone_Audio/unknown/1-100032-A-00.wav": {
+            "sound_class": "dog",
+            "split": "train",
+            "licence": "CC0 (nfrae, freesound.org/s/100032)",
+            "original": "1-100032-A-0",
+        },
+        "Binary_Drone_Audio/unknown/1-100038-A-140.wav": {"sound_class": "chirping_birds"},
+        "Binary_Drone_Audio/unknown/5-141683-A-350.wav": {"sound_class": "washing_machine", "split": "valid"},
+        "Binary_Drone_Audio/unknown/4-209698-A-370.wav": {"split": "valid"},  # its recording is in fold 5, too
+        "Binary_Drone_Audio/unknown/5-209698-A-380.wav": {"split": "valid"},
+        "Binary_Drone_Audio/unknown/1-16568-A-30.wav": None,  # CC BY-NC
+        "Binary_Drone_Audio/unknown/1-47819-A-50.wav": None,  # CC Sampling+
+        "Binary_Drone_Audio/unknown/doing_the_dishes000.wav": None,
+        "Binary_Drone_Audio/yes_drone/B_S2_D1_067-bebop_000_.wav": None,
     },
     "fsd50k": {
         "FSD50K.dev_audio/10.wav": {"sound_class": "dog", "split": "train", "licence": "CC0-1.0", "original": "10"},
@@ -127,6 +149,8 @@ LISTS = {
         'client_id\tpath\tsentence\nspeaker-of-one\tone.mp3\t"a lone quote\nspeaker-of-two\ttwo.mp3\tb\n'
     ),
     "cv-corpus/ga-IE/dev.tsv": "client_id\tpath\tsentence\nspeaker-of-two\ttwo.mp3\tb\n",
+    "part/validated.tsv": "client_id\tpath\tsentence\nspeaker-of-one\tcommon_voice_en_1.mp3\ta\n",
+    "part/invalidated.tsv": "client_id\tpath\tsentence\nspeaker-of-six\tcommon_voice_en_3.mp3\ta\n",
     "validation_list.txt": "left/aaaa0001_nohash_0.wav\n",
     "testing_list.txt": "",
     "meta/esc50.csv": (
@@ -145,7 +169,8 @@ LISTS = {
         }
     ),
 }
-LIST_OF = {"common-voice": "cv-", "speech-commands": "_list.txt", "esc-50": "esc50", "fsd50k": "FSD50K"}
+LIST_OF = {"common-voice": "cv-", "common-voice-clips": "part/", "speech-commands": "_list.txt", "esc-50": "esc50",
+           "fsd50k": "FSD50K"}  # fmt: skip
 
 
 def plant(root: Path, name: str) -> None:
@@ -226,6 +251,53 @@ def test_a_recording_has_the_same_split_in_every_corpus_that_holds_it(tmp_path: 
     both = [*find("musan", tmp_path / "a"), *find("rirs-noises", tmp_path / "b")]
     shared = {finding.split for finding in both if finding.original == "noise-free-sound-0000"}
     assert len(shared) == 1
+
+
+def languages(root: Path) -> Path:
+    """Write three languages; one speaker has recorded two of them."""
+    for language, speakers in {"cy": ("ann", "both"), "hsb": ("both", "cid"), "ga-IE": ("dee",)}.items():
+        (root / language / "clips").mkdir(parents=True)
+        rows = [f"{speaker}\t{speaker}.mp3\ta\t{language}\n" for speaker in speakers]
+        (root / language / "validated.tsv").write_text("client_id\tpath\tsentence\tlocale\n" + "".join(rows))
+        for speaker in speakers:
+            (root / language / "clips" / f"{speaker}.mp3").touch()
+    return root
+
+
+def test_several_languages_are_read_at_once_and_divided_by_speaker(tmp_path: Path) -> None:
+    findings = find("common-voice", languages(tmp_path))
+    assert {finding.language for finding in findings} == {"cy", "hsb", "ga-IE"}
+    assert all(finding.split == split_of(finding.speaker) for finding in findings)
+
+
+def test_an_excluded_language_takes_its_speakers_with_it(tmp_path: Path) -> None:
+    choice = Choice(exclude_languages=frozenset({"hsb"}))
+    findings = find("common-voice", languages(tmp_path), choice=choice)
+    assert {finding.speaker for finding in findings} == {"ann", "dee"}
+
+
+def test_an_excluded_speaker_is_left_out(tmp_path: Path) -> None:
+    findings = find("common-voice", languages(tmp_path), choice=Choice(exclude_speakers=frozenset({"both"})))
+    assert {finding.speaker for finding in findings} == {"ann", "cid", "dee"}
+
+
+def test_what_is_excluded_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"excluded language to occur, got xx: use one of cy, ga-IE, hsb"):
+        find("common-voice", languages(tmp_path), choice=Choice(exclude_languages=frozenset({"xx"})))
+
+
+def test_the_publishers_split_can_be_replaced_and_a_known_one_stays(tmp_path: Path) -> None:
+    plant(tmp_path, "librispeech")
+    choice = Choice(split_by_speaker=True, known_splits={"LibriSpeech/61": "valid"})
+    splits = {finding.speaker: finding.split for finding in find("librispeech", tmp_path, choice=choice)}
+    assert splits == {"103": split_of("103"), "116": split_of("116"), "61": "valid"}
+
+
+def test_the_licence_table_of_esc50_has_free_licences_only() -> None:
+    rows = [line.rsplit(",", 1) for line in ESC50_LICENCES.read_text(encoding="utf-8").splitlines()[1:]]
+    assert {licence for _, licence in rows} == {"CC0", "CC-BY"}
+    assert len({row[0].split(",")[0] for row in rows}) == len(rows) > 1000
+    assert len(set(ESC50_CLASSES)) == 50
 
 
 def test_about_a_tenth_is_held_out() -> None:

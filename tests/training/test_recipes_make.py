@@ -152,3 +152,25 @@ def test_a_corpus_with_few_pauses_asks_for_less_range(tmp_path: Path) -> None:
     assert main(["make", "folder", *common, "--licence", "x"]) == 1
     assert main(["make", "aishell", *common]) == 0
     assert main(["make", "folder", *common, "--licence", "x", "--range", "20"]) == 0
+
+
+def test_pieces_of_one_recording_are_joined_in_order(tmp_path: Path) -> None:
+    whole = rush(3.0)
+    for number in range(3):
+        write(tmp_path / f"from/unknown/1-100032-A-0{number}.wav", whole[16_000 * number : 16_000 * (number + 1)])
+    make(find("esc-50-pieces", tmp_path / "from"), tmp_path / "out", ALL)
+    (stem,) = read_manifest(tmp_path / "out")
+    samples, _ = soundfile.read(tmp_path / "out" / stem.path, dtype="float32")
+    np.testing.assert_allclose(samples, whole, atol=1e-4)
+    assert (stem.sound_class, stem.original, stem.commercial) == ("dog", "1-100032-A-0", True)
+
+
+def test_speakers_of_another_corpus_keep_their_split(tmp_path: Path) -> None:
+    for speaker in ("00000001", "00000002"):
+        write(tmp_path / f"from/bed/{speaker}_nohash_0.wav", talk(1.0, 120))
+    arguments = ["make", "speech-commands", "--from", str(tmp_path / "from"), "--floor", "0", "--range", "0"]
+    assert main([*arguments, "--out", str(tmp_path / "first")]) == 0
+    known = (tmp_path / "first/manifest.csv").read_text().replace(",train,", ",valid,")
+    (tmp_path / "first/manifest.csv").write_text(known)
+    assert main([*arguments, "--out", str(tmp_path / "second"), "--splits-of", str(tmp_path / "first")]) == 0
+    assert {stem.split for stem in read_manifest(tmp_path / "second")} == {"valid"}

@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import signal
 
 pytest.importorskip("torch")
 
-from made_corpus import RATE_HZ, made_pool
+from made_corpus import RATE_HZ, made_pool, stem
 
 from speech_qc.contract import LABEL_CATALOG
+from training.corpora.preprocess import Recording
 from training.corpora.taxonomy import meaning_of
 from training.examples import MixtureExamples, to_example
 from training.mixing.channel import ChannelPlan
-from training.mixing.plan import MixPlan, Part, Pool, RoomPlan, SourcePlan, draw_plan
+from training.mixing.plan import MixPlan, Part, Pool, RoomPlan, SourcePlan, _bed, draw_plan
 from training.mixing.render import render
 from training.model import FIRST_LABELS
 
@@ -192,3 +194,56 @@ def test_a_floor_that_an_overload_makes_loud_is_noise_where_nobody_speaks(pool: 
         assert soft.targets[label].mask.all()
     talking = render(replace(plan_of(channel=driven), floor_offset_db=0.0), pool)
     assert not talking.targets["noise"].value.any()
+
+
+def with_bed(pool: Pool, seconds: float = 0.7) -> Pool:
+    """Return the pool with room tone: a narrow hiss around 3 kHz, shorter than a mixture."""
+    hiss = np.random.default_rng(7).normal(0.0, 0.05, int(seconds * RATE_HZ))
+    band = signal.sosfiltfilt(signal.butter(4, (2800.0, 3200.0), "bandpass", fs=RATE_HZ, output="sos"), hiss)
+    tone = Recording(stem("bed", "room_tone", "ann"), band.astype(np.float32), floor_db=-40.0)
+    return Pool([*pool.recordings, tone])
+
+
+def test_room_tone_changes_nothing_but_the_floor_of_a_plan(pool: Pool) -> None:
+    plans = [draw_plan(np.random.default_rng(seed), pool, SAMPLES) for seed in range(300)]
+    toned = [draw_plan(np.random.default_rng(seed), with_bed(pool), SAMPLES) for seed in range(300)]
+    assert [replace(plan, bed=None) for plan in toned] == plans
+    floored = [plan for plan in toned if plan.floor_offset_db is not None]
+    assert 0.5 < sum(plan.bed is not None for plan in floored) / len(floored) < 0.7
+    assert all(plan.bed is None for plan in toned if plan.floor_offset_db is None)
+
+
+def test_a_pool_without_room_tone_draws_nothing_for_it(pool: Pool) -> None:
+    rng = np.random.default_rng(1)
+    before = rng.bit_generator.state
+    assert _bed(rng, pool) is None
+    assert rng.bit_generator.state == before
+
+
+def test_recorded_room_tone_has_the_level_of_a_generated_one_and_its_own_colour(pool: Pool) -> None:
+    pool = with_bed(pool)
+    plan = replace(plan_of(), floor_offset_db=-2.0)
+    bed = Part(len(pool.recordings) - 1, 5_000)
+    plain, toned = render(plan, pool), render(replace(plan, bed=bed), pool)
+    assert toned.stems["floor"].mean() == pytest.approx(plain.stems["floor"].mean(), rel=0.01)
+    power = np.abs(np.fft.rfft(toned.samples - render(replace(plan, floor_offset_db=None), pool).samples)) ** 2
+    frequency = np.fft.rfftfreq(SAMPLES, 1.0 / RATE_HZ)
+    assert power[(frequency > 2500) & (frequency < 3500)].sum() > 0.95 * power.sum()
+
+
+def test_the_seams_of_looped_room_tone_are_not_heard(pool: Pool) -> None:
+    pool = with_bed(pool, 0.5)
+    plan = replace(plan_of(), floor_offset_db=-2.0, bed=Part(len(pool.recordings) - 1, 0))
+    levels = 10.0 * np.log10(render(plan, pool).stems["floor"])
+    source = pool.recordings[-1].samples
+    own = 10.0 * np.log10(np.square(source[: len(source) // 320 * 320]).reshape(-1, 320).mean(axis=1))
+    assert levels.max() - levels.mean() < own.max() - own.mean() + 1.5
+    assert levels.mean() - levels.min() < own.mean() - own.min() + 1.5
+
+
+def test_recorded_room_tone_has_no_label(pool: Pool) -> None:
+    pool = with_bed(pool)
+    plan = replace(plan_of(), floor_offset_db=0.0, bed=Part(len(pool.recordings) - 1, 0))
+    judged = render(plan, pool).targets
+    for label in ("noise", "interference", "stationary_noise", "tone"):
+        assert not judged[label].value.any(), label

@@ -36,7 +36,7 @@ class Sorted:
 
     kept: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     left_out: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     beds: int = 0
     bed_seconds: float = 0.0
 

@@ -137,7 +137,7 @@ def _room_level(piece: Float32, rate_hz: int) -> float | None:
 
 def _energies(samples: Float32) -> NDArray[np.float64]:
     count = len(samples) // FRAME
-    return np.square(samples[: count * FRAME], dtype=np.float64).reshape(count, FRAME).mean(axis=1)
+    return np.asarray(np.square(samples[: count * FRAME], dtype=np.float64).reshape(count, FRAME).mean(axis=1))
 
 
 def _db(energy: float) -> float:

@@ -304,7 +304,7 @@ def _finding(
         values = {"licence": recipe.licence} | dict(rule.says) | caught | dict(row or {})
         if not values.get("kind"):
             return None
-        finding = FoundRecording(path=path, source=recipe.source, **values)
+        finding = FoundRecording(path=path, source=recipe.source, further=(), **values)
         if not finding.original:
             finding = replace(finding, original=Path(name).with_suffix("").as_posix())
         return finding if finding.split else replace(finding, split=split_of(finding.group))
