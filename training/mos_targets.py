@@ -23,6 +23,7 @@ BAK_COLUMN, DISTILLMOS_COLUMN = 1, 3
 CLEAN_SNR_DB = 34.0  # from this SNR on, speech without other impairments sounds clean
 # Scores of clean speech (as listeners give them in a test with all conditions) and of the worst 2 %: SIG, BAK, OVRL.
 CLEAN_SCORES, WORST_SCORES, WORST_QUANTILE = np.array([4.5, 4.6, 4.3]), np.array([1.2, 1.2, 1.1]), 0.02
+BEST_SCORES = CLEAN_SCORES + 0.25  # above clean speech, the teachers' differences are errors
 # Least SIG, BAK and OVRL of clean speech, without and with a lossy codec; each row is on the plane below.
 CLEAN_LEAST = np.array([[4.3, 4.2, 4.0], [3.6, 4.2, 3.6]])
 # P.835's overall score is nearly linear in the two others: OVRL = 0.6 SIG + 0.48 BAK - 0.6.
@@ -69,8 +70,8 @@ class Anchors:
     """Combined scores of the worst 2 % of all clips."""
 
 
-# python -m training.mos_targets mos --split train
-ANCHORS = Anchors(mean=(3.0, 2.8), spread=(1.0, 1.0), clean=(1.0, 1.5, 4.3), worst=(-1.0, -2.0, 1.2))
+# python -m training.mos_targets mos --split valid, 250 clips
+ANCHORS = Anchors(mean=(3.368, 3.012), spread=(0.785, 0.766), clean=(0.645, 1.102, 3.75), worst=(-1.966, -3.743, 1.359))
 
 
 def combine(teacher: Float64, anchors: Anchors) -> Float64:
@@ -93,12 +94,13 @@ def is_clean(facts: Mapping[str, Float64]) -> NDArray[np.bool_]:
 
 
 def targets_of(facts: Mapping[str, Float64], teacher: Float64, anchors: Anchors = ANCHORS) -> Float64:
-    """Return the targets, (N, 3): SIG, BAK, OVRL from 1 to 5.
+    """Return the targets, (N, 3): SIG, BAK, OVRL on the scale from 1 to 5.
 
-    Three steps: the teachers' combined scores go to listeners' scale by straight lines through `anchors`. BAK is
-    averaged with a monotone curve of the exact SNR (2 at 2 dB, 3 at 13 dB, 4.2 at 30 dB). Where the three do not fit
-    together, each is moved in proportion to its uncertainty until OVRL is the linear function of SIG and BAK. Clean
-    speech then gets at least `CLEAN_LEAST`: the teachers rate soft or short clean speech too low.
+    The teachers' combined scores go to listeners' scale by straight lines through `anchors`. BAK is averaged with a
+    monotone curve of the exact SNR (2 at 2 dB, 3 at 13 dB, 4.2 at 30 dB). Where the three do not fit together, each is
+    moved in proportion to its uncertainty until OVRL is the linear function of SIG and BAK. Clean speech then gets at
+    least `CLEAN_LEAST`, because the teachers rate soft or short clean speech too low, and nothing gets more than
+    `BEST_SCORES`.
 
     Args:
         facts: Values of `Facts` by name, each (N,).
@@ -107,7 +109,7 @@ def targets_of(facts: Mapping[str, Float64], teacher: Float64, anchors: Anchors 
     """
     clean, worst = np.array(anchors.clean), np.array(anchors.worst)
     slope = (CLEAN_SCORES - WORST_SCORES) / (clean - worst)
-    scores = np.clip(WORST_SCORES + slope * (combine(teacher, anchors) - worst), 1.0, 5.0)
+    scores = np.clip(WORST_SCORES + slope * (combine(teacher, anchors) - worst), 1.0, BEST_SCORES)
     by_snr = 1.0 + 3.6 / (1.0 + np.exp(-(facts["snr_db"] - 11.0) / 9.0))
     scores[:, 1] = SNR_SHARE * by_snr + (1.0 - SNR_SHARE) * scores[:, 1]
     error = TEACHER_ERROR.copy()
@@ -116,7 +118,7 @@ def targets_of(facts: Mapping[str, Float64], teacher: Float64, anchors: Anchors 
     scores = scores - gap[:, None] * error * PLANE / (error * PLANE**2).sum()
     least = CLEAN_LEAST[(facts["low_rate"] > 0.0).astype(int)]
     scores = np.where(is_clean(facts)[:, None], np.maximum(scores, least), scores)
-    return np.asarray(np.clip(scores, 1.0, 5.0))
+    return np.asarray(np.clip(scores, 1.0, BEST_SCORES))
 
 
 def measure(facts: Mapping[str, Float64], teacher: Float64) -> Anchors:

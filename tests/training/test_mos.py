@@ -17,7 +17,7 @@ from made_corpus import SMALL_NET, made_pool
 from training.config import ConfigError, DataConfig
 from training.model import FIRST_LABELS, Detector
 from training.mos import MOS_LABELS, STRATA, MosClips, draw_clip, make, write
-from training.mos_targets import ANCHORS, BAK_COLUMN, DISTILLMOS_COLUMN, Anchors, measure, targets_of
+from training.mos_targets import ANCHORS, BAK_COLUMN, BEST_SCORES, DISTILLMOS_COLUMN, Anchors, measure, targets_of
 from training.train import loss_of
 
 LABELS = (*FIRST_LABELS, *MOS_LABELS)
@@ -81,7 +81,7 @@ def test_overall_score_is_the_linear_function_of_the_two_others() -> None:
     rng = np.random.default_rng(1)
     facts = {name: np.full(200, value) for name, value in CLEAN.items()} | {"snr_db": rng.uniform(0.0, 30.0, 200)}
     scores = targets_of(facts, rng.uniform(2.2, 3.8, (200, 4)), USUAL)
-    inside = ((scores > 1.0) & (scores < 5.0)).all(axis=1)
+    inside = ((scores > 1.0) & (scores < BEST_SCORES)).all(axis=1)
     assert inside.mean() > 0.8
     np.testing.assert_allclose(scores[inside, 2], 0.6 * scores[inside, 0] + 0.48 * scores[inside, 1] - 0.6, atol=1e-9)
 
