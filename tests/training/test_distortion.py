@@ -97,3 +97,11 @@ def test_the_targets_of_a_suppressed_mixture_come_from_what_is_left() -> None:
     heard = np.square(after.samples.astype(np.float64)).reshape(-1, 320).mean(axis=1)
     parts = after.stems["speech"] + after.stems["floor"] + after.stems[name]
     assert 10.0 * np.log10(heard.mean() / parts.mean()) == pytest.approx(0.0, abs=1.0)
+
+
+def test_a_suppressor_works_only_on_speech() -> None:
+    plan = replace(quiet_plan(ChannelPlan(suppressor_db=30.0)), speech=())
+    source = SourcePlan("synth", SYNTHETIC_NOISE, -30.0, (0, plan.samples), 0, 7, synth="hiss")
+    suppressed = render(replace(plan, sources=(source,)), made_pool())
+    plain = render(replace(plan, sources=(source,), channel=ChannelPlan()), made_pool())
+    np.testing.assert_array_equal(suppressed.samples, plain.samples)

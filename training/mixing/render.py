@@ -94,7 +94,7 @@ def _on_line(
     mixture = wet_line + floor_line
     for stem in sources_line:
         mixture = mixture + stem
-    if plan.channel.suppressor_db is not None:
+    if plan.channel.suppressor_db is not None and plan.speech:  # without speech, it could leave nothing to hear
         mixture, dry_line, wet_line, floor_line, *sources_line = suppress_noise(
             mixture,
             (mixture, dry_line, wet_line, floor_line, *sources_line),
