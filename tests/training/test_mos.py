@@ -17,7 +17,7 @@ from made_corpus import SMALL_NET, made_pool
 from training.config import ConfigError, DataConfig
 from training.model import FIRST_LABELS, Detector
 from training.mos import MOS_LABELS, STRATA, MosClips, draw_clip, make, write
-from training.mos_targets import ANCHORS, BAK_COLUMN, BEST_SCORES, DISTILLMOS_COLUMN, Anchors, measure, targets_of
+from training.mos_targets import ANCHORS, BAK_COLUMN, BEST_SCORES, DISTILLMOS_COLUMN, Anchors, main, measure, targets_of
 from training.train import loss_of
 
 LABELS = (*FIRST_LABELS, *MOS_LABELS)
@@ -110,6 +110,23 @@ def test_shipped_anchors_rate_clean_speech_as_listeners_do() -> None:
     clean, worst = targets_of(facts, teacher)
     assert ((clean > 4.0) & (clean < 4.8)).all()
     assert (worst[1:] < 1.6).all()
+
+
+def test_the_anchors_of_rated_clips_are_printed_with_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "valid", made_pool(), DataConfig(clip_seconds=3.0), FIRST_LABELS, 20)
+    scores = np.random.default_rng(1).uniform(1.5, 4.5, (16, 4)).astype(np.float32)
+    np.save(tmp_path / "valid.scores.npy", scores)  # the teachers are not done
+    assert main([str(tmp_path), "--split", "valid"]) == 0
+    out = capsys.readouterr().out
+    means = scores[:, [BAK_COLUMN, DISTILLMOS_COLUMN]].mean(axis=0)
+    assert f"ANCHORS = Anchors(mean=({means[0]:.3f}"[:-1] in out
+    rows = [line.split("|")[1:3] for line in out.splitlines() if line.startswith("|")][2:]
+    assert {name.strip() for name, _ in rows} <= set(STRATA)
+    assert sum(int(count) for _, count in rows) == 16
+    assert main([str(tmp_path), "--split", "train"]) == 2
+    assert "train.scores.npy" in capsys.readouterr().err
 
 
 def test_clips_are_made_with_enough_speech_and_what_is_known_of_them() -> None:
