@@ -16,6 +16,7 @@ from tqdm import tqdm
 from speech_qc.audio.features import FrontEnd, frame_levels_dbfs
 from training.config import DataConfig
 from training.examples import clip_samples, load_pool, to_example
+from training.mixing.channel import faultless
 from training.mixing.plan import MixOdds, MixPlan, Pool, draw_plan
 from training.mixing.render import render
 from training.mos import MosClips
@@ -35,7 +36,7 @@ class Condition:
     Args:
         name: Name in reports.
         odds: Probability of each ingredient.
-        faultless: Remove overload and packet loss from the line.
+        faultless: Remove overload, packet loss, signal-correlated noise and the noise suppressor from the line.
         accept: Whether to keep a plan.
     """
 
@@ -121,7 +122,7 @@ def draw_plans(pool: Pool, samples: int, seed: int, count: int, condition: Condi
     for index in range(count * MAX_DRAWS_PER_MIXTURE):
         plan = draw_plan(np.random.default_rng([seed, index]), pool, samples, condition.odds)
         if condition.faultless:
-            plan = replace(plan, channel=replace(plan.channel, clip_share=None, loss_ratio=None))
+            plan = replace(plan, channel=faultless(plan.channel))
         if condition.accept(plan):
             plans.append(plan)
         if len(plans) == count:

@@ -1,10 +1,10 @@
-"""Opinion scores: a teacher rates a fixed set of mixtures once, and known facts about each clip correct the ratings.
+"""Opinion scores: teachers rate a fixed set of mixtures once, and known facts about each clip correct the ratings.
 
     python -m training.mos make FOLDER --data CORPUS --config CONFIG --split train --count 1200
-    python training/mos_teacher.py FOLDER/train.samples.npy FOLDER/train.scores.npy   # in the teacher's environment
+    python training/mos_teacher.py FOLDER/train.samples.npy FOLDER/train.scores.npy   # in the teachers' environment
 
-DNSMOS rates clean speech at about 3.2 and is unreliable on soft or short clips. The mixtures are made from stems, so
-their SNR, overload, losses and rooms are known exactly. `targets_of` combines the two.
+The mixtures are made from stems, so their SNR, overload, losses and rooms are known exactly. `training/mos_targets.py`
+combines these facts with the teachers' scores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +27,27 @@ from training.config import ConfigError, DataConfig, read_config
 from training.corpora.manifest import ManifestError
 from training.examples import Example, clip_samples, load_pool, to_example
 from training.mixing import targets
+from training.mixing.channel import MNRU_Q_DB, SUPPRESSOR_DB, faultless
 from training.mixing.plan import MixOdds, MixPlan, Pool, draw_plan
 from training.mixing.render import Mixture, render
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+from training.mos_targets import TEACHER_COLUMNS, Facts, targets_of
 
 MOS_LABELS = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind == "mos")
 MOS_SEED = 4_000_037  # these mixtures are used only for opinion scores
 MIN_SPEECH_FRAMES = 75  # 1.5 s; a listener cannot judge less
-CLEAN_SHARE = 0.3  # share of the clips without an added source
-TEACHER_SHARE = 0.5  # weight of the teacher's scores in disturbed clips
-CLEAN_SNR_DB = 34.0  # from this SNR on, speech without other impairments sounds clean
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Facts that the mixer knows about a clip."""
-
-    snr_db: float
-    """Mean speech power in speech frames over the mean power of everything else."""
-    clipped: float
-    """Share of speech frames with overload."""
-    lost: float
-    """Number of audible lost frames as a share of the speech frames."""
-    c50_db: float
-    """Clarity; 30 without a room."""
-    narrow: float
-    """1 at telephone bandwidth."""
-    low_rate: float
-    """1 after a lossy codec other than G.711."""
+STRATA = {
+    "clean": 0.25,
+    "noise": 0.24,
+    "interference": 0.05,
+    "mnru": 0.08,
+    "suppressor": 0.07,
+    "loss": 0.06,
+    "overload": 0.06,
+    "room": 0.06,
+    "mixed": 0.13,
+}
+"""Shares of the clips, so that no kind of damage is rare; `mixed` is as in training."""
+SNR_DB = (-5.0, 40.0)  # of the sources, outside `mixed`
 
 
 def facts_of(plan: MixPlan, mixture: Mixture) -> Facts | None:
@@ -76,52 +67,69 @@ def facts_of(plan: MixPlan, mixture: Mixture) -> Facts | None:
         c50_db=30.0 if mixture.c50_db is None else mixture.c50_db,
         narrow=float(plan.channel.narrow),
         low_rate=float(plan.channel.codec is not None),
+        mnru_q_db=60.0 if plan.channel.mnru_q_db is None else plan.channel.mnru_q_db,
+        suppressed=float(plan.channel.suppressor_db is not None),
     )
 
 
-def make(pool: Pool, samples: int, seed: int, count: int) -> tuple[NDArray[np.int16], list[Facts], list[Mixture]]:
+def draw_clip(rng: np.random.Generator, pool: Pool, samples: int) -> tuple[str, MixPlan]:
+    """Draw a stratum and the plan of a clip in it.
+
+    The line keeps its bandwidth, codec and gain. Faults of the line, a room and sources are present only if the stratum
+    calls for them, except that every third damaged clip also has noise, and `mixed` clips are as in training.
+    """
+    stratum = str(rng.choice(list(STRATA), p=list(STRATA.values())))
+    if stratum == "mixed":
+        return stratum, draw_plan(rng, pool, samples, MixOdds(speech=1.0))
+    noisy = stratum == "noise" or (stratum not in ("clean", "interference") and rng.random() < 1.0 / 3.0)
+    odds = MixOdds(
+        speech=1.0,
+        noise=float(noisy),
+        interference=float(stratum == "interference"),
+        room=float(stratum == "room"),
+    )
+    plan = draw_plan(rng, pool, samples, odds)
+    snr_db = rng.uniform(*SNR_DB)
+    line = replace(
+        faultless(plan.channel),
+        clip_share=float(np.exp(rng.uniform(np.log(0.002), np.log(0.12)))) if stratum == "overload" else None,
+        loss_ratio=float(np.exp(rng.uniform(np.log(0.01), np.log(0.2)))) if stratum == "loss" else None,
+        mnru_q_db=float(rng.uniform(*MNRU_Q_DB)) if stratum == "mnru" else None,
+        suppressor_db=float(rng.uniform(*SUPPRESSOR_DB)) if stratum == "suppressor" else None,
+    )
+    sources = tuple(replace(source, level_db=-float(snr_db)) for source in plan.sources)
+    return stratum, replace(plan, sources=sources, channel=line)
+
+
+@dataclass(frozen=True, slots=True)
+class Clips:
+    """Rendered clips: samples int16 (N, n), and per clip its stratum, facts and mixture."""
+
+    samples: NDArray[np.int16]
+    strata: list[str]
+    facts: list[Facts]
+    mixtures: list[Mixture]
+
+
+def make(pool: Pool, samples: int, seed: int, count: int) -> Clips:
     """Draw and render clips with enough speech."""
     clips: list[NDArray[np.int16]] = []
+    strata: list[str] = []
     facts: list[Facts] = []
     mixtures: list[Mixture] = []
     index = 0
     while len(clips) < count:
-        rng = np.random.default_rng([seed, index])
-        clean = rng.random() < CLEAN_SHARE
-        odds = MixOdds(speech=1.0, noise=0.0, interference=0.0) if clean else MixOdds(speech=1.0, noise=0.7)
-        plan = draw_plan(rng, pool, samples, odds)
+        stratum, plan = draw_clip(np.random.default_rng([seed, index]), pool, samples)
         mixture = render(plan, pool)
         known = facts_of(plan, mixture)
         index += 1
         if known is None:
             continue
         clips.append(np.round(np.clip(mixture.samples, -1.0, 1.0) * 32767.0).astype(np.int16))
+        strata.append(stratum)
         facts.append(known)
         mixtures.append(mixture)
-    return np.stack(clips), facts, mixtures
-
-
-def targets_of(facts: dict[str, Float64], teacher: Float64) -> Float64:
-    """Combine the teacher's scores with the known facts, (N, 3): SIG, BAK, OVRL.
-
-    BAK follows the exact SNR by a monotone curve (2 at 2 dB, 3 at 13 dB, 4.2 at 30 dB), SIG decreases with overload,
-    losses, rooms and masking, and OVRL is computed from the two. In disturbed clips, each is averaged with the
-    teacher's score in equal parts. Clean speech gets at least 4 in SIG and OVRL.
-    """
-    snr = facts["snr_db"]
-    bak = 1.0 + 3.6 / (1.0 + np.exp(-(snr - 11.0) / 9.0))
-    masking = 1.6 / (1.0 + np.exp((snr - 1.0) / 5.0))
-    harm = 1.8 * np.minimum(1.0, facts["clipped"] / 0.4) ** 0.7 + 1.8 * np.minimum(1.0, facts["lost"] / 0.2) ** 0.7
-    room = 0.9 * np.clip((12.0 - facts["c50_db"]) / 12.0, 0.0, 1.0)
-    sig = np.clip(4.4 - masking - harm - room - 0.25 * facts["narrow"] - 0.3 * facts["low_rate"], 1.0, 5.0)
-    clean = (snr >= CLEAN_SNR_DB) & (facts["clipped"] < 0.01) & (facts["lost"] < 0.01) & (facts["c50_db"] > 12.0)
-    share = np.where(clean, 0.2, TEACHER_SHARE)
-    sig = share * teacher[:, 0] + (1.0 - share) * sig
-    bak = share * teacher[:, 1] + (1.0 - share) * bak
-    overall = np.clip(0.6 * sig + 0.48 * bak - 0.6, 1.0, 5.0)
-    ovrl = share * teacher[:, 2] + (1.0 - share) * overall
-    sig, ovrl = np.where(clean, np.maximum(sig, 4.0), sig), np.where(clean, np.maximum(ovrl, 4.0), ovrl)
-    return np.clip(np.stack([sig, bak, ovrl], axis=1), 1.0, 5.0)
+    return Clips(np.stack(clips), strata, facts, mixtures)
 
 
 class MosClips:
@@ -151,6 +159,13 @@ class MosClips:
                 return
             raise
         made, count = self._made, len(scores)
+        facts_made = {name for name in Facts.__dataclass_fields__ if f"fact_{name}" in made}
+        rows, wanted = len(made["features"]), len(Facts.__dataclass_fields__)
+        if scores.shape != (count, TEACHER_COLUMNS) or count > rows or len(facts_made) < wanted:
+            raise ConfigError(
+                f"expected {TEACHER_COLUMNS} scores for each of at most {rows} clips in {self._scores}, and {wanted} "
+                f"facts about each clip, got {scores.shape} and {len(facts_made)}: make and rate the clips again"
+            )
         stored = [str(name) for name in made["labels"]]
         facts = {name: made[f"fact_{name}"][:count].astype(np.float64) for name in Facts.__dataclass_fields__}
         rated = targets_of(facts, scores.astype(np.float64))
@@ -187,15 +202,15 @@ def write(folder: Path, split: str, pool: Pool, data: DataConfig, labels: Sequen
     """Render clips and write them: samples for the teacher, features and targets for the student."""
     folder.mkdir(parents=True, exist_ok=True)
     seed = MOS_SEED + (split != "train")
-    clips, facts, mixtures = make(pool, clip_samples(data), seed, count)
+    clips = make(pool, clip_samples(data), seed, count)
     front_end = FrontEnd()
-    examples = [to_example(mixture, labels, front_end) for mixture in mixtures]
+    examples = [to_example(mixture, labels, front_end) for mixture in clips.mixtures]
     features, value, mask = (
         np.stack([column.numpy() for column in columns]) for columns in zip(*examples, strict=True)
     )
-    speaking = np.stack([(m.targets["speech"].value > 0) & m.targets["snr_db"].mask for m in mixtures])
+    speaking = np.stack([(m.targets["speech"].value > 0) & m.targets["snr_db"].mask for m in clips.mixtures])
     known: dict[str, Any] = {
-        f"fact_{name}": np.asarray([asdict(fact)[name] for fact in facts]) for name in Facts.__dataclass_fields__
+        f"fact_{name}": np.asarray([asdict(fact)[name] for fact in clips.facts]) for name in Facts.__dataclass_fields__
     }
     np.savez(
         folder / f"{split}.npz",
@@ -204,9 +219,11 @@ def write(folder: Path, split: str, pool: Pool, data: DataConfig, labels: Sequen
         mask=mask.astype(np.bool_),
         speaking=speaking[:, : value.shape[1]],
         labels=np.asarray(labels),
+        stratum=np.asarray(clips.strata),
         **known,
     )
-    np.save(folder / f"{split}.samples.npy", clips)
+    np.save(folder / f"{split}.samples.npy", clips.samples)
+    (folder / f"{split}.scores.npy").unlink(missing_ok=True)  # scores of earlier clips
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from training.mixing.channel import (
     automatic_gain,
     code,
     draw_channel,
+    faultless,
     from_line,
     lose_packets,
     overload,
@@ -143,6 +146,16 @@ def test_drawn_lines_are_ones_that_exist() -> None:
         assert plan.clip_share is None or 0.002 <= plan.clip_share <= 0.12
         assert plan.loss_ratio is None or 0.01 <= plan.loss_ratio <= 0.2
         assert 0.0 < plan.clip_rail <= 1.0
+        assert plan.mnru_q_db is None or 8.0 <= plan.mnru_q_db <= 35.0
+        assert plan.suppressor_db is None or 10.0 <= plan.suppressor_db <= 35.0
+    assert 0.03 < np.mean([plan.mnru_q_db is not None for plan in plans]) < 0.09
+    assert 0.02 < np.mean([plan.suppressor_db is not None for plan in plans]) < 0.08
+
+
+def test_a_faultless_line_keeps_what_does_no_damage() -> None:
+    kept = ChannelPlan(narrow=True, law="alaw", codec="gsm", agc_db=3.0, pauses="zero", dc=0.01)
+    damaged = replace(kept, clip_share=0.1, loss_ratio=0.1, mnru_q_db=10.0, suppressor_db=20.0)
+    assert faultless(damaged) == kept
 
 
 @pytest.mark.parametrize("name", sorted(FILE_CODECS))

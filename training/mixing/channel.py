@@ -6,7 +6,7 @@ Linear stages are applied to each stem, so that targets stay exact; nonlinear st
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import soundfile
@@ -36,6 +36,8 @@ FILE_CODECS = {  # format and subtype of libsndfile
     "vorbis": ("OGG", "VORBIS"),
     "adpcm": ("WAV", "IMA_ADPCM"),
 }
+MNRU_SHARE, MNRU_Q_DB = 0.06, (8.0, 35.0)  # from plainly hoarse to hardly audible
+SUPPRESSOR_SHARE, SUPPRESSOR_DB, SUPPRESSOR_REACH_DB = 0.05, (10.0, 35.0), (-12.0, 3.0)
 NARROW_CODECS, WIDE_CODECS = ("gsm", "gsm", "adpcm", "opus"), ("mp3", "mp3", "vorbis", "opus")
 
 
@@ -73,6 +75,13 @@ class ChannelPlan:
     loss_seed: int = 0
     dc: float = 0.0
     quantise: bool = True
+    mnru_q_db: float | None = None
+    """Ratio of the signal to noise that follows its envelope (ITU-T P.810), after overload and before the codec."""
+    mnru_seed: int = 0
+    suppressor_db: float | None = None
+    """Attenuation of a noise suppressor that also removes soft parts of the speech."""
+    suppressor_reach_db: float = 0.0
+    """Least threshold of the suppressor relative to the mean power of each frequency bin."""
 
     @property
     def rate_hz(self) -> int:
@@ -113,7 +122,17 @@ def draw_channel(rng: np.random.Generator) -> ChannelPlan:
         loss_seed=int(rng.integers(2**31)),
         dc=float(rng.normal(0.0, 0.01)) if rng.random() < 0.06 else 0.0,
         quantise=bool(rng.random() < 0.9),
+        # New parameters are drawn last, so that a seed still gives the same line in all others.
+        mnru_q_db=float(rng.uniform(*MNRU_Q_DB)) if rng.random() < MNRU_SHARE else None,
+        mnru_seed=int(rng.integers(2**31)),
+        suppressor_db=float(rng.uniform(*SUPPRESSOR_DB)) if rng.random() < SUPPRESSOR_SHARE else None,
+        suppressor_reach_db=float(rng.uniform(*SUPPRESSOR_REACH_DB)),
     )
+
+
+def faultless(plan: ChannelPlan) -> ChannelPlan:
+    """Return the same line without what damages the speech: overload, loss, correlated noise, noise suppressor."""
+    return replace(plan, clip_share=None, loss_ratio=None, mnru_q_db=None, suppressor_db=None)
 
 
 def to_line(samples: Float32, plan: ChannelPlan) -> Float32:

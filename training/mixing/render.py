@@ -13,6 +13,7 @@ from training.corpora.preprocess import NORMAL_LEVEL_DBFS
 from training.corpora.taxonomy import SYNTHETIC_NOISE, Meaning
 from training.mixing import channel as line
 from training.mixing import targets
+from training.mixing.distortion import add_correlated_noise, suppress_noise
 from training.mixing.plan import RATE_HZ, SYNTHS, MixPlan, Part, Pool, RoomPlan, SourcePlan
 from training.mixing.synth import room_tone
 
@@ -57,24 +58,15 @@ def render(plan: MixPlan, pool: Pool) -> Mixture:
     floor = _floor(plan, pool, rng)
     rendered = [_source(source, plan, pool) for source in plan.sources]
 
-    dry_line, floor_line = line.to_line(dry, plan.channel), line.to_line(floor, plan.channel)
-    wet_line = dry_line if room is None else line.to_line(wet, plan.channel)
-    sources_line = [line.to_line(stem, plan.channel) for stem in rendered]
-    agc = line.automatic_gain(len(dry_line), plan.channel)
-    if agc is not None:
-        dry_line, wet_line, floor_line, *sources_line = (
-            stem * agc for stem in (dry_line, wet_line, floor_line, *sources_line)
-        )
-    mixture = wet_line + floor_line
-    for stem in sources_line:
-        mixture = mixture + stem
+    dry_line, wet_line, floor_line, sources_line, mixture = _on_line(dry, wet, floor, rendered, plan)
     frame = plan.channel.rate_hz // targets.FRAMES_PER_S
     if not plan.sources and plan.speech:
         speaking = targets.speech_activity(targets.frame_energy(dry_line, frame))
         mixture = line.suppress_pauses(mixture, speaking, plan.channel)
     scale = _headroom(mixture, plan)
     mixture, beyond, gain = line.overload(mixture * np.float32(scale), plan.channel)
-    scale *= gain
+    mixture, headroom = add_correlated_noise(mixture, plan.channel.mnru_q_db, plan.channel.mnru_seed)
+    scale *= gain * headroom
     sent = line.code(mixture, plan.channel)
     mixture, lost = line.lose_packets(sent, plan.channel)
     audible = line.audibly_lost(mixture, sent, lost, frame)
@@ -91,6 +83,32 @@ def render(plan: MixPlan, pool: Pool) -> Mixture:
     rest = floor_line + sum(sources_line, np.zeros(1, np.float32))
     parts = [line.from_line(part * np.float32(scale), plan.channel)[: plan.samples] for part in (wet_line, rest)]
     return Mixture(samples, judged, stems, c50, (parts[0], parts[1]))
+
+
+def _on_line(
+    dry: Float32, wet: Float32, floor: Float32, sources: list[Float32], plan: MixPlan
+) -> tuple[Float32, Float32, Float32, list[Float32], Float32]:
+    """Apply the linear stages of the line to each stem; return the stems and their sum, which excludes `dry`."""
+    dry_line, floor_line = line.to_line(dry, plan.channel), line.to_line(floor, plan.channel)
+    wet_line = dry_line if wet is dry else line.to_line(wet, plan.channel)
+    sources_line = [line.to_line(stem, plan.channel) for stem in sources]
+    agc = line.automatic_gain(len(dry_line), plan.channel)
+    if agc is not None:
+        dry_line, wet_line, floor_line, *sources_line = (
+            stem * agc for stem in (dry_line, wet_line, floor_line, *sources_line)
+        )
+    mixture = wet_line + floor_line
+    for stem in sources_line:
+        mixture = mixture + stem
+    if plan.channel.suppressor_db is not None and plan.speech:  # without speech, it could leave nothing to hear
+        mixture, dry_line, wet_line, floor_line, *sources_line = suppress_noise(
+            mixture,
+            (mixture, dry_line, wet_line, floor_line, *sources_line),
+            plan.channel.rate_hz,
+            plan.channel.suppressor_db,
+            plan.channel.suppressor_reach_db,
+        )
+    return dry_line, wet_line, floor_line, sources_line, mixture
 
 
 def label_targets(
