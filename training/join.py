@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.corpora.manifest import COLUMNS, MANIFEST_NAME, ManifestError, read_manifest
+from training.corpora.manifest import COLUMNS, MANIFEST_NAME, OPTIONAL_COLUMNS, ManifestError, read_manifest
 
 Row = dict[str, str]
 
@@ -33,7 +33,8 @@ def read_rows(folders: Sequence[Path]) -> list[Row]:
         read_manifest(folder)
         with (folder / MANIFEST_NAME).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                rows.append({name: row[name] for name in COLUMNS} | {"path": f"part{number}/{row['path']}"})
+                kept = {name: row.get(name) or "" for name in (*COLUMNS, *OPTIONAL_COLUMNS)}
+                rows.append(kept | {"path": f"part{number}/{row['path']}"})
     held = {_group(row) for row in rows if row["split"] != "train"}
     return [row for row in rows if row["split"] != "train" or _group(row) not in held]
 
@@ -77,7 +78,7 @@ def join(out: Path, folders: Sequence[Path]) -> list[Path]:
             link.unlink(missing_ok=True)
             link.symlink_to(part.resolve(), target_is_directory=True)
         with (folder / MANIFEST_NAME).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=COLUMNS)
+            writer = csv.DictWriter(file, fieldnames=(*COLUMNS, *OPTIONAL_COLUMNS))
             writer.writeheader()
             for row in rows:
                 split = row["split"]

@@ -51,13 +51,18 @@ def test_all_materials_and_contenders_stand_in_one_report(
     mixtures, hand, ratings = (section["contenders"] for section in document["materials"])
     assert mixtures[names[0]] == mixtures[names[1]]  # the same model, measured on the same frames
     measured = {"labels", "psds", "snr_db", "groups", "kinds", "followed", "clean_speech", "noise_alone", "invariance"}
-    assert measured == set(mixtures[names[0]])
+    assert measured | {"steady", "clean_recordings"} == set(mixtures[names[0]])
+    assert "error_below_25_db" in mixtures["energy"]["snr_db"]["steady_noise"]
+    assert not {"steady", "clean_recordings"} & set(mixtures["energy"])
     assert "clean_speech" not in mixtures["energy"]
+    assert mixtures["energy"]["labels"]["disturbance"]["auroc"] > 0.5
     assert hand["energy"]["labels"]["noise"]["auroc"] > 0.8
     assert ratings["wada"]["ratings"]["bak"]["snr_db"]["spearman"] > 0.9
     report = (out / "report.md").read_text(encoding="utf-8")
     assert report_markdown(document) in report
     assert "`python -m training.evaluate --model" in report
+    for head in ("## Aims", "### Steady sources under speech", "### Clean recordings, unmixed"):
+        assert head in report
     assert report_markdown(document) in capsys.readouterr().out
     for picture in ("det-1.png", "reliability-1.png", "snr-1.png", "det-2.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
