@@ -138,8 +138,9 @@ def _materials(options: argparse.Namespace, scorer: Scorer | None) -> list[_Mate
         clips = teacher_cases(options.mos)
         about = {"clips": len(clips), "hours": round(sum(case.seconds for case in clips) / 3600, 4)}
         what = f"{about['clips']} held-out clips rated by the teachers, {60 * about['hours']:.1f} minutes."
-        measured: Callable[[Contender], Figures] = lambda c: {"opinion": opinion_figures(clips, c.judge(clips))}  # noqa: E731
-        found.append(_Material("Teachers' scores", what, about, measured))
+        found.append(
+            _Material("Teachers' scores", what, about, lambda c: {"opinion": opinion_figures(clips, c.judge(clips))})
+        )
     return found
 
 
