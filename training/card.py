@@ -15,6 +15,7 @@ import onnx
 
 from speech_qc.contract import METADATA_KEY, ModelContract, parse_contract
 from training.aims import aims_markdown
+from training.corpora.manifest import MICROPHONES
 from training.report import figures_markdown, found_at, number, table
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
@@ -99,6 +100,15 @@ def _compared(contract: ModelContract) -> list[str]:
                 f"clean speech, {line}: frames with {label} > 0.5", "clean_speech", line, f"{label}_share", percent=True
             )
         add(f"clean speech, {line}: false events per hour", "clean_speech", line, "false_events_per_hour", digits=1)
+    add("`snr_db` below 25 dB, median error in dB", "snr_db", "median_error_below_25_db", digits=2)
+    add("`snr_db`, steady noise alone, mean error in dB", "snr_db", "steady_noise", "error_below_25_db", digits=2)
+    add("steady source under a minute of speech: seconds found", "steady", "found", percent=True)
+    add("… seconds of tones also called music", "steady", "called_music", percent=True)
+    for kind in MICROPHONES:
+        path = ("clean_recordings", kind, "noise_events_per_hour")
+        add(f"clean recordings, {kind}: noise events per hour", *path, digits=1)
+    for score in ("sig", "bak", "ovrl"):
+        add(f"`{score}`, Pearson with the teachers", "opinion", score, "pearson")
     add("noise alone: frames with speech > 0.5", "noise_alone", "speech_share", percent=True)
     head = ("figure", f"this model ({contract.version})", f"{earlier['name']} {earlier['version']}")
     return ["### Compared with the earlier model, on the same mixtures", table(head, rows, numeric_from=1)]
@@ -116,7 +126,8 @@ def _opinions(contract: ModelContract) -> list[str]:
         return []
     about = (
         "Clip means against the targets (teacher scores corrected by known facts about the clip) on clips of held-out "
-        "speakers. The same clips were used to choose the checkpoint. No listeners were involved."
+        "speakers. The same clips were used to choose the checkpoint. No listeners were involved, so the figures show "
+        "how well the net follows its teachers, not how well it agrees with people."
     )
     return ["### Opinion scores", about, table(("score", "Pearson", "mean error"), rows, numeric_from=1)]
 

@@ -1,8 +1,9 @@
 """Measure detectors: `python -m training.evaluate (--model FILE | --run RUN) MATERIAL [--compare FILE] [--baseline …]`.
 
-The material is any of `--data` (mixtures of a corpus), `--labelled` (recordings with label tracks) and `--ratings`
-(clips with human scores). The contenders are a model, a run, other models and baselines. All are measured on the same
-frames, and the report shows them side by side. `--gate` measures the small frozen set that later models must pass.
+The material is any of `--data` (mixtures and clean recordings of a corpus), `--labelled` (recordings with label
+tracks), `--ratings` (clips with human scores) and `--mos` (clips with teachers' scores). The contenders are a model, a
+run, other models and baselines. All are measured on the same frames, and the report shows them side by side, first
+against the aims. `--gate` measures the small frozen set that later models must pass.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from typing import Any
 
 import torch
 
-from speech_qc.contract import LABEL_CATALOG
 from training.baseline import FLOOR_WINDOW_S
 from training.config import DataConfig
 from training.corpora.manifest import SPLITS, ManifestError
-from training.evaluation.cases import Case, MaterialError, labelled_cases, rated_cases
+from training.evaluation.cases import Case, MaterialError, labelled_cases, rated_cases, teacher_cases
 from training.evaluation.contenders import (
     BASELINES,
     Contender,
@@ -31,9 +31,15 @@ from training.evaluation.contenders import (
     energy_contender,
     model_contender,
 )
-from training.evaluation.figures import group_figures, label_figures, psds_figures, rating_figures
+from training.evaluation.figures import (
+    group_figures,
+    label_figures,
+    opinion_figures,
+    psds_figures,
+    rating_figures,
+)
 from training.evaluation.gate import GATE_PATH, GateError, gate_figures, write_gate
-from training.evaluation.markdown import report_markdown
+from training.evaluation.markdown import HAND_LABELS, report_markdown
 from training.evaluation.mixtures import make_mixtures, mixture_figures
 from training.evaluation.models import EvaluationError, Scorer, model_scorer, run_scorer
 from training.evaluation.plots import plot_report
@@ -44,7 +50,9 @@ Figures = dict[str, Any]
 CURVES = ("det", "reliability")  # per label; used for plots, too large for a model file
 
 
-def evaluate(scorer: Scorer, folder: Path, *, mixtures: int, seed: int | None = None) -> Figures:
+def evaluate(
+    scorer: Scorer, folder: Path, *, mixtures: int, seed: int | None = None, mos: Path | None = None
+) -> Figures:
     """Measure a detector and the energy baseline on the validation split; model files store these figures.
 
     Args:
@@ -52,15 +60,21 @@ def evaluate(scorer: Scorer, folder: Path, *, mixtures: int, seed: int | None = 
         folder: Corpus folder.
         mixtures: Number of mixtures of the main material; see `make_mixtures`.
         seed: Seed of the mixtures; by default the run's seed plus an offset reserved for evaluation.
+        mos: Folder of rated clips (see `training.mos`), whose split `valid` opinion scores are compared with.
 
     Raises:
+        MaterialError: `mos` has no rated clips.
         ManifestError: The manifest cannot be used.
         ValueError: The manifest leaks between splits, or the pool cannot provide a material.
     """
     contract, data = scorer.contract, scorer.config.data
     seed = scorer.config.seed + EVALUATION_SEED_OFFSET if seed is None else seed
-    material = make_mixtures(folder, data, contract.label_names, seed, mixtures=mixtures)
-    figures = mixture_figures(model_contender(contract, scorer.score), material, max(1, mixtures // 10))
+    material = make_mixtures(folder, data, seed, mixtures=mixtures)
+    contender = model_contender(contract, scorer.score)
+    figures = mixture_figures(contender, material, max(1, mixtures // 10))
+    if mos is not None:
+        clips = teacher_cases(mos)
+        figures["opinion"] = opinion_figures(clips, contender.judge(clips))
     energy = mixture_figures(energy_contender(), material)
     for name, row in figures["labels"].items():
         row["baseline_auroc"] = energy["labels"].get(name, {}).get("auroc")
@@ -101,9 +115,8 @@ def _materials(options: argparse.Namespace, scorer: Scorer | None) -> list[_Mate
         if options.all_licences:
             data = data.model_copy(update={"commercial_only": False})
         seed = (scorer.config.seed if scorer else 0) + EVALUATION_SEED_OFFSET if options.seed is None else options.seed
-        labels = scorer.contract.label_names if scorer else tuple(LABEL_CATALOG)
         chosen = {"mixtures": options.mixtures, "split": options.split, "sources": options.sources or ()}
-        mixtures = make_mixtures(options.data, data, labels, seed, **chosen)
+        mixtures = make_mixtures(options.data, data, seed, **chosen)
         about = dict(mixtures.about)
         what = (
             f"{about['mixtures']} {about['what']}. {about['clip_seconds']:g} s each ({about['hours']:.2f} h), seed "
@@ -115,12 +128,19 @@ def _materials(options: argparse.Namespace, scorer: Scorer | None) -> list[_Mate
         cases = labelled_cases(options.labelled, options.labels)
         about = {"recordings": len(cases), "hours": round(sum(case.seconds for case in cases) / 3600, 4)}
         what = f"{about['recordings']} recordings with hand labels, {60 * about['hours']:.1f} minutes."
-        found.append(_Material("Hand labels", what, about, lambda c: labelled_figures(c, cases)))
+        found.append(_Material(HAND_LABELS, what, about, lambda c: labelled_figures(c, cases)))
     if options.ratings:
         rated = rated_cases(options.ratings)
         about = {"clips": len(rated), "hours": round(sum(case.seconds for case in rated) / 3600, 4)}
         what = f"{about['clips']} clips rated by people, {60 * about['hours']:.1f} minutes."
         found.append(_Material("Ratings", what, about, lambda c: {"ratings": rating_figures(rated, c.judge(rated))}))
+    if options.mos:
+        clips = teacher_cases(options.mos)
+        about = {"clips": len(clips), "hours": round(sum(case.seconds for case in clips) / 3600, 4)}
+        what = f"{about['clips']} held-out clips rated by the teachers, {60 * about['hours']:.1f} minutes."
+        found.append(
+            _Material("Teachers' scores", what, about, lambda c: {"opinion": opinion_figures(clips, c.judge(clips))})
+        )
     return found
 
 
@@ -141,8 +161,8 @@ def report_document(options: argparse.Namespace, scorer: Scorer | None, command:
     materials = _materials(options, scorer)
     if not contenders or not materials:
         raise EvaluationError(
-            "expected a contender (--model, --run, --compare or --baseline) and a material (--data, --labelled or "
-            "--ratings)"
+            "expected a contender (--model, --run, --compare or --baseline) and a material (--data, --labelled, "
+            "--ratings or --mos)"
         )
     sections = [
         {
@@ -176,7 +196,11 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--baseline", nargs="+", default=[], choices=BASELINES, metavar="NAME", help=", ".join(BASELINES))
     who.add_argument("--peer-python", type=Path, help="interpreter that has Silero VAD, YAMNet and DNSMOS installed")
     on = parser.add_argument_group("material")
-    on.add_argument("--data", type=Path, help="corpus folder with manifest.csv, from which mixtures are rendered")
+    on.add_argument(
+        "--data",
+        type=Path,
+        help="corpus folder with manifest.csv: mixtures and clean recordings",
+    )
     on.add_argument("--split", choices=SPLITS, default="valid", help="split of the manifest (default: valid)")
     on.add_argument("--sources", nargs="+", metavar="NAME", help="use only stems of these sources, even excluded ones")
     on.add_argument("--all-licences", action="store_true", help="include stems that training excludes by licence")
@@ -187,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
         "--labels", nargs="+", metavar="LABEL", help="labels that were annotated (default: those in the tracks)"
     )
     on.add_argument("--ratings", type=Path, help="CSV with path and any of sig, bak, ovrl")
+    on.add_argument("--mos", type=Path, help="folder of training.mos; its split valid stands in for human scores")
     parser.add_argument("--out", type=Path, help="folder for report.md, figures.json and plots")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--report", type=Path, help="also write the report here")

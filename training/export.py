@@ -27,6 +27,7 @@ from training.card import CardError, write_card
 from training.config import TrainConfig
 from training.corpora.manifest import ManifestError
 from training.evaluate import evaluate
+from training.evaluation.cases import MaterialError
 from training.evaluation.models import EvaluationError, Scorer, model_scorer, onnx_score, onnx_session, read_run
 from training.examples import clip_samples, load_pool
 from training.material import (
@@ -51,7 +52,17 @@ HELD_OUT = (
     "mixtures of held-out sources: speech and music from corpora unseen in training and model selection; noise partly "
     "from such corpora, partly from unseen recordings of known corpora"
 )
-COMPARED = ("labels", "snr_db", "kinds", "followed", "clean_speech", "noise_alone")
+COMPARED = (
+    "labels",
+    "snr_db",
+    "kinds",
+    "followed",
+    "clean_speech",
+    "clean_recordings",
+    "steady",
+    "noise_alone",
+    "opinion",
+)
 TENSORS = ("features", "state", "scores", "new_state")
 
 
@@ -201,6 +212,7 @@ def export(
     evaluation_mixtures: int = 400,
     figures_data: Path | None = None,
     earlier: Path | None = None,
+    mos: Path | None = None,
 ) -> ModelContract:
     """Calibrate, export, measure and verify a run's best checkpoint.
 
@@ -213,8 +225,10 @@ def export(
         figures_data: Corpus folder whose validation split the figures are measured on, if its sources must be unseen in
             calibration and the choice of thresholds (see `training.join`); `data` if None.
         earlier: An older model file to measure on the same mixtures, for the card.
+        mos: Folder of rated clips; opinion scores are compared with its split `valid`.
 
     Raises:
+        MaterialError: `mos` has no rated clips.
         EvaluationError: The run has no usable checkpoint.
         ExportError: The graph differs from its contract or from PyTorch.
         ManifestError: The manifest cannot be used.
@@ -234,14 +248,14 @@ def export(
     session = onnx_session(graph.SerializeToString())
     scorer = Scorer(contract, onnx_score(session, contract.lookahead_frames, contract.state_size), config)
     where, figures_seed = figures_data or data, config.seed + EVALUATION_SEED_OFFSET
-    metrics = evaluate(scorer, where, mixtures=evaluation_mixtures, seed=figures_seed)
+    metrics = evaluate(scorer, where, mixtures=evaluation_mixtures, seed=figures_seed, mos=mos)
     if figures_data is not None:
         metrics["material"]["what"] = HELD_OUT
     if earlier is not None:
         older = model_scorer(earlier)
-        figures = evaluate(older, where, mixtures=evaluation_mixtures, seed=figures_seed)
+        figures = evaluate(older, where, mixtures=evaluation_mixtures, seed=figures_seed, mos=mos)
         about = {"name": older.contract.name, "version": older.contract.version}
-        metrics["earlier"] = about | {name: figures[name] for name in COMPARED}
+        metrics["earlier"] = about | {name: figures[name] for name in COMPARED if name in figures}
     contract = contract.model_copy(update={"metrics": metrics})
     bias = metrics["snr_db"].get("bias_db")
     if bias is not None and abs(bias) > SNR_BIAS_DB:
@@ -324,6 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--evaluation-mixtures", type=int, default=400, help="mixtures for the figures (default: 400)")
     parser.add_argument("--figures-data", type=Path, help="corpus folder for the figures (default: that of --data)")
     parser.add_argument("--earlier", type=Path, help="older model file to measure on the same mixtures, for the card")
+    parser.add_argument("--mos", type=Path, help="folder of training.mos; its split valid stands in for human scores")
     parser.add_argument("--card", type=Path, help="also update the generated part of this model card")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -336,10 +351,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluation_mixtures=options.evaluation_mixtures,
             figures_data=options.figures_data,
             earlier=options.earlier,
+            mos=options.mos,
         )
         if options.card:
             write_card(options.out, options.card)
-    except (CardError, EvaluationError, ExportError, ManifestError, ValueError) as error:
+    except (CardError, EvaluationError, ExportError, ManifestError, MaterialError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0

@@ -19,7 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from training.corpora.manifest import COLUMNS, MANIFEST_NAME, ManifestError, allows_commercial_use, read_manifest
+from training.corpora.manifest import (
+    COLUMNS,
+    MANIFEST_NAME,
+    OPTIONAL_COLUMNS,
+    ManifestError,
+    allows_commercial_use,
+    read_manifest,
+)
 from training.corpora.pauses import SPEECH_NAME, read_marks
 
 Row = dict[str, str]
@@ -39,7 +46,8 @@ def read_rows(folders: Sequence[Path]) -> list[Row]:
         read_manifest(folder)
         with (folder / MANIFEST_NAME).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                rows.append({name: row[name] for name in COLUMNS} | {"path": f"part{number}/{row['path']}"})
+                kept = {name: row.get(name) or "" for name in (*COLUMNS, *OPTIONAL_COLUMNS)}
+                rows.append(kept | {"path": f"part{number}/{row['path']}"})
     newest = {_group(row): _part(row) for row in rows if not row["speaker"]}  # later folders overwrite earlier ones
     rows = [row for row in rows if row["speaker"] or newest[_group(row)] == _part(row)]
     held = {_group(row) for row in rows if row["split"] != "train"}
@@ -136,7 +144,7 @@ def join(out: Path, folders: Sequence[Path], figures: Sequence[str] = (), *, com
             link.unlink(missing_ok=True)
             link.symlink_to(part.resolve(), target_is_directory=True)
         with (folder / MANIFEST_NAME).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=COLUMNS)
+            writer = csv.DictWriter(file, fieldnames=(*COLUMNS, *OPTIONAL_COLUMNS))
             writer.writeheader()
             for row in rows:
                 split = row["split"]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from speech_qc.audio.features import FrontEnd, frame_levels_dbfs
 from training.config import DataConfig
+from training.corpora.taxonomy import STATIONARY, SYNTHETIC_NOISE
 from training.examples import clip_samples, load_pool, to_example
 from training.mixing.channel import faultless
 from training.mixing.plan import MixOdds, MixPlan, Pool, draw_plan
@@ -66,6 +67,12 @@ def _only(kind: str) -> Condition:
 
 INTERFERENCE_KINDS = ("talker", "babble", "music", "hum", "dtmf", "call_tone")
 ONE_KIND = {kind: _only(kind) for kind in INTERFERENCE_KINDS}
+STEADY_NOISE = Condition(
+    "speech and steady noise",
+    MixOdds(speech=1.0, noise=1.0, second_noise=0.0, interference=0.0),
+    False,
+    lambda plan: [source.meaning in (STATIONARY, SYNTHETIC_NOISE) for source in plan.sources] == [True],
+)
 NOISE_ALONE = Condition("noise alone", MixOdds(speech=0.0, interference=0.0), False, lambda plan: len(plan.sources) > 0)
 
 

@@ -5,6 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+DISTURBANCE_NOTE = (
+    "`disturbance` is the higher score of `noise` and `interference` against either; alarms, bells, dialling, machine "
+    "beeps and laughter count only there."
+)
+RECORDINGS_NOTE = (
+    "Unmixed recordings with a range of at least 45 dB between loud and quiet frames. Events whose middle is in the "
+    "first or last 0.3 s (clicks of the start and stop) are counted apart."
+)
+STEADY_NOTE = (
+    "The source lasts from second 3 to 60. Found: seconds with the source in which the score of its label is above the "
+    "exit threshold for at least half of the time. Also called music: `music` is above its enter threshold."
+)
+OPINION_NOTE = (
+    "Against the teachers' scores of held-out clips. No listeners were available: the figures show how well the net "
+    "follows its teachers, not how well it agrees with people."
+)
+
 
 def figures_markdown(figures: Mapping[str, Any]) -> str:
     """Return the figures of `training.evaluate` as Markdown tables.
@@ -19,7 +36,10 @@ def figures_markdown(figures: Mapping[str, Any]) -> str:
         _labels(figures["labels"]),
         _snr(figures["snr_db"]),
         _clean(figures["clean_speech"]),
+        _recordings(figures.get("clean_recordings", {})),
+        _steady(figures.get("steady", {})),
         _noise_alone(figures["noise_alone"]),
+        _opinion(figures.get("opinion", {})),
         _events(figures["labels"], figures.get("psds", {})),
         _rank(figures["snr_db"].get("rank", {})),
         _followed(figures.get("followed", {})),
@@ -78,15 +98,16 @@ def _labels(labels: Mapping[str, Mapping[str, Any]]) -> str:
             number(row["baseline_auroc"]),
             number(row["average_precision"]),
             percent(row["positive_share"]),
-            number(row["calibration_error"]),
-            number(row["enter"], 2),
-            percent(row["true_rate"]),
-            percent(row["false_rate"], 2),
+            number(row.get("calibration_error")),
+            number(row.get("enter"), 2),
+            percent(row.get("true_rate")),
+            percent(row.get("false_rate"), 2),
         )
         for name, row in labels.items()
     ]
     return table(head, rows) + (
         "\n\nPer 20 ms frame. `found` and `false` are the true- and false-positive rates at the enter threshold."
+        + (f" {DISTURBANCE_NOTE}" if "disturbance" in labels else "")
     )
 
 
@@ -99,6 +120,10 @@ def _snr(snr: Mapping[str, Any]) -> str:
             *(decibels(snr.get(key)) for key in ("error_below_25_db", "baseline_error_below_25_db")),
         ),
     ]
+    if "median_error_below_25_db" in snr:
+        rows.append(("… median", decibels(snr["median_error_below_25_db"]), decibels(None)))
+    if steady := snr.get("steady_noise"):
+        rows.append(("… steady noise alone", decibels(steady.get("error_below_25_db")), decibels(None)))
     return table(head, rows) + f"\n\nMean of the detector's signed error: {decibels(snr.get('bias_db'))}."
 
 
@@ -122,10 +147,49 @@ def _clean(clean: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _noise_alone(row: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} {percent(row[key]['speech_share'], 2)}"
+        for key, name in (("not_vocal", "without vocal sounds"), ("vocal", "coughs, cries and laughter"))
+        if key in row
+    ]
     return (
         f"Noise without speech ({row['hours']:.2f} h): {percent(row['speech_share'], 2)} of the frames have "
-        "speech > 0.5."
+        f"speech > 0.5{' (' + ', '.join(parts) + ')' if parts else ''}."
     )
+
+
+def _recordings(kinds: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tabulate clean recordings, unmixed, by kind of microphone; empty for model files without these figures."""
+    head = ("clean recordings", "recordings", "hours", "noise events per hour", "… at the edges")
+    rows = [
+        (
+            kind,
+            str(row["recordings"]),
+            number(row["hours"], 2),
+            number(row["noise_events_per_hour"], 1),
+            number(row["edge_noise_events_per_hour"], 1),
+        )
+        for kind, row in kinds.items()
+    ]
+    return table(head, rows) + f"\n\n{RECORDINGS_NOTE}" if rows else ""
+
+
+def _steady(steady: Mapping[str, Any]) -> str:
+    """Tabulate sources that last for a minute; empty for model files without these figures."""
+    rows = [
+        (kind, str(row["talkers"]), str(row["seconds"]), percent(row["found"]), percent(row.get("called_music")))
+        for kind, row in steady.get("kinds", {}).items()
+    ]
+    if not rows:
+        return ""
+    rows.append(("all", "", "", percent(steady["found"]), percent(steady.get("called_music"))))
+    head = ("a minute of speech with", "talkers", "seconds with the source", "found", "also called music")
+    return table(head, rows) + f"\n\n{STEADY_NOTE}"
+
+
+def _opinion(opinion: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [(f"`{name}`", str(row["cases"]), number(row["pearson"])) for name, row in opinion.items()]
+    return table(("opinion score", "clips", "Pearson"), rows) + f"\n\n{OPINION_NOTE}" if rows else ""
 
 
 def _events(labels: Mapping[str, Mapping[str, Any]], psds: Mapping[str, Any]) -> str:

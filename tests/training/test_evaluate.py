@@ -18,6 +18,7 @@ from speech_qc.audio.features import FrontEnd
 from speech_qc.contract import FeatureSpec, ModelContract
 from speech_qc.engine import echo_contract
 from training import baseline, card
+from training.aims import aims_markdown
 from training.calibrate import calibrate
 from training.evaluate import evaluate, main
 from training.evaluation.models import model_scorer, onnx_session
@@ -147,6 +148,8 @@ def test_the_figures_in_a_model_file_are_measured_again_the_same(model: Path, co
     assert figures == contract.metrics
     text = figures_markdown(figures)
     assert "| `noise` |" in text
+    for new in ("| `disturbance` |", "| hum, 10 dB | 2 | 114 |", "… steady noise alone", "noise events per hour"):
+        assert new in text
     assert "events of" in text
     assert "curve" not in json.dumps(figures)
 
@@ -174,6 +177,21 @@ def test_the_card_keeps_the_prose_and_renews_the_figures(model: Path, tmp_path: 
         assert what in first
     assert card.main([str(model), "--card", str(path)]) == 0
     assert path.read_text(encoding="utf-8") == first
+
+
+def test_the_shipped_card_is_that_of_the_shipped_model_even_where_figures_are_new(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[2] / "models" / "speech-qc-base.onnx"
+    path = tmp_path / "README.md"
+    path.write_text(f"{card.BEGIN}\n{card.END}\n", encoding="utf-8")
+    card.write_card(shipped, path)
+    made = path.read_text(encoding="utf-8").split(card.BEGIN)[1].split(card.END)[0]
+    assert made in shipped.with_name("README.md").read_text(encoding="utf-8")
+    figures = json.loads(json.dumps(model_scorer(shipped).contract.metrics))
+    for new in ("steady", "clean_recordings", "opinion"):
+        figures.pop(new, None)
+    figures["snr_db"].pop("steady_noise", None)
+    assert "a minute of speech with" not in figures_markdown(figures)
+    assert "| steady source under a minute of speech: seconds found | ≥ 97.0 % | – |" in aims_markdown(figures)
 
 
 @pytest.mark.slow

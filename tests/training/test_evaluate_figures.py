@@ -12,14 +12,14 @@ pytest.importorskip("torch")
 from judged_cases import case, fixed, says
 
 from speech_qc.engine import echo_contract
+from training.evaluation.alone import clean_figures, noise_alone_figures
 from training.evaluation.cases import followed_cases
 from training.evaluation.contenders import Contender, Judgement
 from training.evaluation.figures import (
-    clean_figures,
     group_figures,
     kind_figures,
     label_figures,
-    noise_alone_figures,
+    opinion_figures,
     rating_figures,
     snr_figures,
 )
@@ -144,6 +144,42 @@ def test_speech_in_noise_alone_is_a_share_of_the_judged_frames() -> None:
     judgements = [says(speech=[(0, 300)]), says(speech=())]
     figures = noise_alone_figures(fixed(judgements, speech=0.5), cases, judgements)
     assert figures["speech_share"] == pytest.approx(100 / 600, abs=1e-4)
+
+
+def test_coughs_and_cries_called_speech_are_counted_apart() -> None:
+    cases = [case(truth={"speech": ()}, facts={"disturbance": (name,)}) for name in ("fan", "coughing", "dog")]
+    judgements = [says(speech=[(0, 40)]), says(speech=[(0, 200)]), says(speech=())]
+    figures = noise_alone_figures(fixed(judgements, speech=0.5), cases, judgements)
+    assert figures["speech_share"] == pytest.approx(240 / 1200)
+    assert figures["vocal"] == {"frames": 400, "speech_share": 0.5}
+    assert figures["not_vocal"] == {"frames": 800, "speech_share": 0.05}
+
+
+def test_disturbance_is_the_higher_score_of_noise_and_interference() -> None:
+    cases = [case(truth={"noise": [(50, 150)], "interference": [(250, 300)], "disturbance": SPANS})]
+    judgements = [says(noise=[(50, 150)], interference=[(250, 300)])]
+    row = label_figures(fixed(judgements, noise=0.5, interference=0.5), cases, judgements)["disturbance"]
+    assert row["auroc"] == 1.0
+    assert "enter" not in row
+    swapped = [says(noise=[(250, 300)], interference=[(50, 150)])]
+    rows = label_figures(fixed(swapped, noise=0.5, interference=0.5), cases, swapped)
+    assert rows["noise"]["auroc"] < 0.5 < rows["disturbance"]["auroc"] == 1.0
+    alone = [says(noise=SPANS)]
+    assert "disturbance" not in label_figures(fixed(alone, noise=0.5), cases, alone)
+
+
+def test_the_median_error_of_snr_is_not_moved_by_a_few_frames() -> None:
+    true = np.full(400, 10.0)
+    said = np.r_[np.full(300, 11.0), np.full(100, 31.0)]
+    figures = snr_of(said, true, speech=0.5)
+    assert figures["median_error_below_25_db"] == 1.0
+    assert figures["error_below_25_db"] == pytest.approx(6.0)
+
+
+def test_opinion_scores_are_compared_with_the_score_of_their_name() -> None:
+    cases = [case(ratings={"sig": 1.0 + i % 3, "bak": 1.0 + 0.3 * i}) for i in range(12)]
+    judgements = [Judgement({}, {"bak": 2.0 + 0.2 * i, "snr_db": float(i)}) for i in range(12)]
+    assert opinion_figures(cases, judgements) == {"bak": {"cases": 12, "pearson": 1.0, "spearman": 1.0}}
 
 
 def test_ratings_are_correlated_clip_by_clip_and_by_condition() -> None:

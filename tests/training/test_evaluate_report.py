@@ -10,10 +10,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from made_corpus import rush, talk, write_sound
+from made_corpus import made_pool, rush, talk, write_sound
 
+from training.config import DataConfig
 from training.evaluate import main
 from training.evaluation.markdown import report_markdown
+from training.model import FIRST_LABELS
+from training.mos import write
 
 pytestmark = pytest.mark.slow
 
@@ -42,22 +45,36 @@ def test_all_materials_and_contenders_stand_in_one_report(
     out = tmp_path / "out"
     material = ["--data", str(corpus), "--mixtures", "8", "--labelled", str(labelled(tmp_path / "calls"))]
     material += ["--ratings", str(rated(tmp_path / "clips"))]
+    write(tmp_path / "mos", "valid", made_pool(), DataConfig(clip_seconds=3.0), FIRST_LABELS, 2)
+    np.save(tmp_path / "mos" / "valid.scores.npy", np.full((2, 3), 3.0, np.float32))
+    material += ["--mos", str(tmp_path / "mos")]
     contenders = ["--model", str(model), "--compare", str(model), "--baseline", "energy", "wada"]
     assert main([*contenders, *material, "--out", str(out)]) == 0
     document = json.loads((out / "figures.json").read_text(encoding="utf-8"))
     names = ["speech-qc-made 0.1.0", "speech-qc-made 0.1.0 (2)", "energy", "wada"]
     assert document["contenders"] == names
-    assert [section["title"] for section in document["materials"]] == ["Mixtures", "Hand labels", "Ratings"]
-    mixtures, hand, ratings = (section["contenders"] for section in document["materials"])
+    assert [section["title"] for section in document["materials"]] == [
+        "Mixtures",
+        "Hand labels",
+        "Ratings",
+        "Teachers' scores",
+    ]
+    mixtures, hand, ratings, teachers = (section["contenders"] for section in document["materials"])
+    assert teachers == {name: {"opinion": {}} for name in names}  # two clips have no correlation
     assert mixtures[names[0]] == mixtures[names[1]]  # the same model, measured on the same frames
     measured = {"labels", "psds", "snr_db", "groups", "kinds", "followed", "clean_speech", "noise_alone", "invariance"}
-    assert measured == set(mixtures[names[0]])
+    assert measured | {"steady", "clean_recordings"} == set(mixtures[names[0]])
+    assert "error_below_25_db" in mixtures["energy"]["snr_db"]["steady_noise"]
+    assert not {"steady", "clean_recordings"} & set(mixtures["energy"])
     assert "clean_speech" not in mixtures["energy"]
+    assert mixtures["energy"]["labels"]["disturbance"]["auroc"] > 0.5
     assert hand["energy"]["labels"]["noise"]["auroc"] > 0.8
     assert ratings["wada"]["ratings"]["bak"]["snr_db"]["spearman"] > 0.9
     report = (out / "report.md").read_text(encoding="utf-8")
     assert report_markdown(document) in report
     assert "`python -m training.evaluate --model" in report
+    for head in ("## Aims", "### Steady sources under speech", "### Clean recordings, unmixed"):
+        assert head in report
     assert report_markdown(document) in capsys.readouterr().out
     for picture in ("det-1.png", "reliability-1.png", "snr-1.png", "det-2.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")

@@ -83,7 +83,7 @@ def test_the_file_declares_where_it_comes_from(model: Path, corpus: Path) -> Non
     assert {"commit", "seed", "steps", "minutes", "mmacs_per_s"} <= set(contract.training)
     assert all({"source", "licence", "hours"} <= set(entry) for entry in contract.data)
     assert contract.metrics["material"]["mixtures"] == 8
-    assert set(contract.metrics["labels"]) == set(EVENT_RULES)
+    assert set(contract.metrics["labels"]) == {*EVENT_RULES, "disturbance"}
     assert contract.metrics["material"]["seed"] != contract.training["calibration"]["seed"]
 
 

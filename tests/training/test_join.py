@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_corpus import row, write_manifest
 
-from training.corpora.manifest import read_manifest, validate
+from training.corpora.manifest import COLUMNS, read_manifest, validate
 from training.corpora.pauses import read_marks
 from training.join import join, main
 
@@ -52,6 +52,14 @@ def test_files_are_found_through_the_joined_folder(tmp_path: Path) -> None:
     (parts[1] / "c.wav").write_bytes(b"sound")
     out, _ = join(tmp_path / "out", parts)
     assert (out / "part1" / "c.wav").read_bytes() == b"sound"
+
+
+def test_the_kind_of_microphone_is_kept_if_a_manifest_states_it(tmp_path: Path) -> None:
+    first, second = corpora(tmp_path)
+    listed = [row("e.wav", "speech", "train", source="stated", microphone="crowd")]
+    write_manifest(second, listed, (*COLUMNS, "microphone"))
+    out, _ = join(tmp_path / "out", [first, second])
+    assert {stem.source: stem.microphone for stem in read_manifest(out)} == {"known": "", "stated": "crowd"}
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:

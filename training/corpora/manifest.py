@@ -1,8 +1,8 @@
 """The manifest: one CSV row per stem; reading, validation and statistics.
 
 Required columns: path, kind, class, source, speaker, language, sample_rate, seconds, licence, split, original.
-Other columns are ignored. `speaker` may be empty for stems without speech. `original` is the recording that a stem was
-cut from.
+The column `microphone` may be missing, and other columns are ignored. `speaker` may be empty for stems without speech.
+`original` is the recording that a stem was cut from.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ COLUMNS = (
     "split",
     "original",
 )
+OPTIONAL_COLUMNS = ("microphone",)
+MICROPHONES = ("studio", "crowd", "phone")
+"""Kinds of microphones: chosen for recording, whatever a volunteer has, telephone."""
 
 
 def allows_commercial_use(licence: str) -> bool:
@@ -59,6 +62,7 @@ class Stem:
     licence: str
     split: str
     original: str
+    microphone: str = ""
 
     @property
     def commercial(self) -> bool:
@@ -108,6 +112,9 @@ def _stem(row: dict[str, str]) -> Stem:
         raise ValueError(f"{row['kind']} needs a speaker")
     if not row["licence"]:
         raise ValueError("licence is empty; write what the source states")
+    microphone = row.get("microphone") or ""
+    if microphone and microphone not in MICROPHONES:
+        raise ValueError(f"microphone must be one of {', '.join(MICROPHONES)}, or empty, got {microphone!r}")
     rate, seconds = int(row["sample_rate"]), float(row["seconds"])
     if not 4_000 <= rate <= 192_000:
         raise ValueError(f"sample_rate must be 4000 … 192000, got {rate}")
@@ -125,6 +132,7 @@ def _stem(row: dict[str, str]) -> Stem:
         licence=row["licence"],
         split=row["split"],
         original=row["original"] or row["path"],
+        microphone=microphone,
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.corpora.manifest import Stem
+from training.corpora.pauses import SPEECH_NAME, read_marks
 
 SAMPLE_RATE_HZ = 16_000
 FRAME = 320  # 20 ms, the frame of the output
@@ -22,8 +23,6 @@ EDGE_RANGE_DB = 45.0  # edge frames this far below the stem's loud frames are si
 EDGE_KEEP = 1_600  # keep 100 ms at each edge, so that onsets and decays are complete
 MIN_SECONDS = 0.25
 MAX_CLIPPED_RATIO = 0.005
-SPEECH_FILE = "speech.npz"
-"""Speech probabilities of the VAD teacher (`training/vad_teacher.py`), next to the manifest."""
 FLOOR_PERCENTILE = 5.0
 
 
@@ -64,7 +63,7 @@ def load(folder: Path, stems: Iterable[Stem], *, progress: bool = True) -> tuple
     """Read and preprocess stems; unusable ones are left out and counted in the report."""
     report = Report()
     recordings: list[Recording] = []
-    talking = _teacher_speech(folder)
+    talking = read_marks(folder) if (folder / SPEECH_NAME).is_file() else {}
     for stem in tqdm(list(stems), desc="reading stems", unit="file", disable=not progress):
         outcome = load_one(folder, stem, report, talking.get(stem.path))
         if isinstance(outcome, str):
@@ -74,14 +73,6 @@ def load(folder: Path, stems: Iterable[Stem], *, progress: bool = True) -> tuple
             report.taught += outcome.talking is not None
             recordings.append(outcome)
     return recordings, report
-
-
-def _teacher_speech(folder: Path) -> dict[str, NDArray[np.uint8]]:
-    """Return the teacher's speech probabilities by path, 255 for 1; empty without the file."""
-    if not (folder / SPEECH_FILE).is_file():
-        return {}
-    with np.load(folder / SPEECH_FILE) as file:
-        return {name: file[name] for name in file.files}
 
 
 def load_one(folder: Path, stem: Stem, report: Report, talking: NDArray[np.uint8] | None = None) -> Recording | str:

@@ -7,7 +7,10 @@ unknown cause: it trains the headline label, and the cause labels are masked.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from training.corpora.manifest import Stem
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,29 @@ for _names, _what in (
     _CLASSES.update(dict.fromkeys(_names.split(), _what))
 
 
+VOCAL_CLASSES = frozenset(name for name, what in _CLASSES.items() if what is VOCAL)
+"""Sounds that people make without words: coughs, cries, laughter."""
+
+_STEADY = (
+    "air_conditioner aircraft_engine airplane boat boiler dryer engine fan helicopter highway hiss machine motor "
+    "pink_noise rain road room_background running_tap shower traffic vacuum_cleaner washing_machine waterfall "
+    "white_noise"
+)
+STEADY_CLASSES = frozenset(_STEADY.split())
+"""Classes of steady noise whose recordings hardly ever pause."""
+
+_AMBIGUOUS = (
+    "bell cash_till church_bells clock_alarm laughing morse_code notification phone_dial_tone phone_ring "
+    "ringtone_call_progress ringtone_music siren wind_chimes"
+)
+AMBIGUOUS = frozenset(_AMBIGUOUS.split())
+"""Alarms, bells, dialling, machine beeps, laughter: listeners agree that they disturb, but not on noise or
+interference."""
+
+DISTURBANCE = "disturbance"
+"""Noise or interference: a label of figures only, which no model has as a label of its own."""
+ANY_DISTURBANCE = _meaning(DISTURBANCE)
+
 _VOICED = (
     "ape bat bird_of_prey birds breathing burping_baby camel cat chirping_birds coughing cow cows crow crows "
     "crying_baby deer dog duck elephant frog groan_shout growl hen horse laughing owl pig rooster screaming "
@@ -96,6 +122,33 @@ VOICED = frozenset(_VOICED.split())
 def meaning_of(sound_class: str) -> Meaning:
     """Return the labels of a sound class; a class that is not in the table is noise of unknown cause."""
     return _CLASSES.get(sound_class, UNKNOWN)
+
+
+def judged_meaning(sound_class: str) -> Meaning:
+    """Return the labels of a sound class for figures: as in training, but ambiguous classes mask both headlines."""
+    meaning = meaning_of(sound_class)
+    if sound_class not in AMBIGUOUS:
+        return meaning
+    headlines = {"noise", "interference"}
+    return Meaning(meaning.yes - headlines, meaning.maybe | headlines)
+
+
+_CROWD_SOURCES = ("commonvoice", "speechcommands", "speechocean", "voxforge", "alphanumericaudio")
+"""Parts of the names of sources that volunteers recorded with browsers and telephones; lower case, letters only."""
+TELEPHONE_RATE_HZ = 8_000
+
+
+def microphone_of(stem: Stem) -> str:
+    """Return the kind of microphone: that of the manifest, else `phone` at 8 kHz, `crowd` for known sources, `studio`.
+
+    Source: the descriptions of the corpora.
+    """
+    if stem.microphone:
+        return stem.microphone
+    if stem.sample_rate_hz <= TELEPHONE_RATE_HZ:
+        return "phone"
+    letters = re.sub(r"[^a-z]", "", stem.source.lower())
+    return "crowd" if any(name in letters for name in _CROWD_SOURCES) else "studio"
 
 
 def known_classes() -> frozenset[str]:

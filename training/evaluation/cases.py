@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ import soxr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from speech_qc.contract import LABEL_CATALOG
+from training.config import ConfigError
 from training.corpora.manifest import MANIFEST_NAME
+from training.corpora.taxonomy import DISTURBANCE, judged_meaning
 from training.evaluation.tracks import READERS, Span, TrackError, read_track
 from training.material import Condition, draw_plans
 from training.mixing import targets
 from training.mixing.channel import ChannelPlan
-from training.mixing.plan import MixPlan, Pool
+from training.mixing.plan import MixPlan, Pool, SourcePlan
 from training.mixing.render import Mixture, render
+from training.mos import MOS_LABELS, MosClips
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -34,6 +38,8 @@ FRAME_SAMPLES = 320
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 RATINGS = ("sig", "bak", "ovrl")
 FACTS_FILE = "facts.csv"
+JUDGED_LABELS = (*(name for name, (_, kind) in LABEL_CATALOG.items() if kind != "mos"), DISTURBANCE)
+"""Labels that mixtures have ground truth for, whatever the labels of the model under test."""
 
 
 class MaterialError(Exception):
@@ -75,29 +81,34 @@ class Case:
         return len(self.samples) / RATE_HZ
 
 
-def mixed_cases(
-    pool: Pool, labels: Sequence[str], samples: int, seed: int, count: int, condition: Condition
-) -> list[Case]:
+def mixed_cases(pool: Pool, samples: int, seed: int, count: int, condition: Condition) -> list[Case]:
     """Render the mixtures that `make_material` draws for a condition, but keep their samples.
+
+    Unlike in training, sounds that listeners may call noise or interference count only as disturbance.
 
     Raises:
         ValueError: The pool hardly ever meets the condition.
     """
     plans = draw_plans(pool, samples, seed, count, condition)
     bar = tqdm(plans, desc=condition.name, unit="mix")
-    return [_mixed_case(f"{condition.name} {i}", plan, pool, labels) for i, plan in enumerate(bar)]
+    return [mixed_case(f"{condition.name} {i}", plan, pool) for i, plan in enumerate(bar)]
 
 
-def _mixed_case(name: str, plan: MixPlan, pool: Pool, labels: Sequence[str]) -> Case:
-    mixture = render(plan, pool)
+def mixed_case(name: str, plan: MixPlan, pool: Pool) -> Case:
+    """Render a plan as a case with all labels that stems give ground truth for."""
+    mixture = render(replace(plan, sources=tuple(_judged_source(source, pool) for source in plan.sources)), pool)
     frames = len(mixture.samples) // FRAME_SAMPLES
-    target, mask = np.zeros((frames, len(labels)), np.float32), np.zeros((frames, len(labels)), bool)
-    for column, label in enumerate(labels):
-        if label in mixture.targets:  # stems give no ground truth for opinion scores
-            judged = mixture.targets[label]
-            target[:, column], mask[:, column] = judged.value[:frames], judged.mask[:frames]
+    judged = [mixture.targets[label] for label in JUDGED_LABELS]
+    target = np.stack([each.value[:frames] for each in judged], axis=1).astype(np.float32)
+    mask = np.stack([each.mask[:frames] for each in judged], axis=1)
     samples = mixture.samples[: frames * FRAME_SAMPLES]
-    return Case(name, samples, tuple(labels), target, mask, mixture_facts(plan, pool), whole_snr_db(mixture))
+    return Case(name, samples, JUDGED_LABELS, target, mask, mixture_facts(plan, pool), whole_snr_db(mixture))
+
+
+def _judged_source(source: SourcePlan, pool: Pool) -> SourcePlan:
+    if source.kind != "recording":
+        return source
+    return replace(source, meaning=judged_meaning(pool.recordings[source.parts[0].recording].stem.sound_class))
 
 
 def followed_cases(cases: Sequence[Case]) -> list[Case]:
@@ -195,9 +206,20 @@ def labelled_cases(folder: Path, labels: Sequence[str] | None = None) -> list[Ca
             target, mask = paint(mine, names, len(samples) // FRAME_SAMPLES)
             if not labels:
                 mask[:, [label not in {span.label for span in rows} for label in names]] = False
+            if {"noise", "interference"} <= set(names):
+                target, mask = _with_disturbance(names, target, mask)
             name = inside if len(channels) == 1 else f"{inside}, channel {channel}"
-            cases.append(Case(name, samples, names, target, mask, known))
+            columns = names if target.shape[1] == len(names) else (*names, DISTURBANCE)
+            cases.append(Case(name, samples, columns, target, mask, known))
     return cases
+
+
+def _with_disturbance(labels: Sequence[str], target: Float32, mask: Bool) -> tuple[Float32, Bool]:
+    """Append the column of disturbance: 1 where noise or interference is, 0 where surely neither is."""
+    pair = [list(labels).index(label) for label in ("noise", "interference")]
+    yes = ((target[:, pair] > 0.5) & mask[:, pair]).any(axis=1, keepdims=True)
+    sure = yes | mask[:, pair].all(axis=1, keepdims=True)
+    return np.hstack([target, yes.astype(np.float32)]), np.hstack([mask, sure])
 
 
 def paint(spans: Sequence[Span], labels: Sequence[str], frames: int) -> tuple[Float32, Bool]:
@@ -233,6 +255,26 @@ def rated_cases(path: Path) -> list[Case]:
         facts = {name: (value,) for name, value in row.items() if name not in ("path", *RATINGS) and value}
         mono = np.asarray(np.mean(read_channels(path.parent / row["path"]), axis=0), dtype=np.float32)
         cases.append(Case(row["path"], mono, facts=facts, ratings=ratings))
+    return cases
+
+
+def teacher_cases(folder: Path) -> list[Case]:
+    """Read the held-out rated clips of `training.mos`; their ratings are the teachers' scores, not people's.
+
+    Raises:
+        MaterialError: The folder has no rated clips of the split `valid`.
+    """
+    path = folder / "valid.samples.npy"
+    try:
+        rated, clips = MosClips(folder, "valid", MOS_LABELS), np.load(path, mmap_mode="r")
+    except (ConfigError, OSError, ValueError) as error:
+        raise MaterialError(f"expected rated clips of the split valid in {folder}: {error}") from error
+    cases = []
+    for number in range(len(rated)):
+        samples = np.asarray(clips[number], np.float32) / 32768.0
+        frames = len(samples) // FRAME_SAMPLES
+        ratings = {name: float(rated.value[number, 0, column]) for column, name in enumerate(MOS_LABELS)}
+        cases.append(Case(f"clip {number}", samples[: frames * FRAME_SAMPLES], ratings=ratings))
     return cases
 
 

@@ -22,12 +22,14 @@ from speech_qc.contract import FeatureSpec, ModelContract
 from speech_qc.scoring import SummaryMeter
 from training import peers
 from training.baseline import energy_scores
+from training.corpora.taxonomy import DISTURBANCE
 from training.evaluation.cases import Case
 from training.evaluation.wada import wada_snr_db
 
 Float32 = NDArray[np.float32]
 
 BATCH = 40  # sequences of one length per batch; limits memory, does not affect figures
+BATCH_FRAMES = 16_000  # frames of all sequences of a batch, for the same reason
 PEER_DEADLINE_S = 4 * 3600.0
 PEER_THRESHOLD = 0.5
 PEER_LABELS: Mapping[str, tuple[tuple[str, ...], float]] = {
@@ -97,8 +99,9 @@ def model_contender(contract: ModelContract, score: Callable[[Float32], Float32]
         for i, case in enumerate(cases):
             by_length[case.frames].append(i)
         for members in by_length.values():
-            for start in range(0, len(members), BATCH):
-                chosen = members[start : start + BATCH]
+            size = max(1, min(BATCH, BATCH_FRAMES // max(1, cases[members[0]].frames)))
+            for start in range(0, len(members), size):
+                chosen = members[start : start + size]
                 scores = score(model_features([cases[i].samples for i in chosen], contract, front_end))
                 for i, rows in zip(chosen, scores, strict=True):
                     judged[i] = _judgement(contract, rows, cases[i])
@@ -194,7 +197,13 @@ def baseline_contender(name: str, python: Path | None = None) -> Contender:
 
 
 def scored(cases: Sequence[Case], judgements: Sequence[Judgement], label: str) -> Sequence[Float32] | None:
-    """Return one label's scores of every case; None if the contender does not support the label."""
+    """Return one label's scores of every case; None if the contender does not support the label.
+
+    The score of disturbance is the higher one of noise and interference.
+    """
+    if label == DISTURBANCE:
+        pair = [scored(cases, judgements, part) for part in ("noise", "interference")]
+        return None if pair[0] is None or pair[1] is None else [np.maximum(a, b) for a, b in zip(*pair, strict=True)]
     if not judgements or any(label not in judgement.frames for judgement in judgements):
         return None
     return [judgement.frames[label][: case.frames] for case, judgement in zip(cases, judgements, strict=True)]

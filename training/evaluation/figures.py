@@ -1,11 +1,11 @@
-"""Figures of a contender on cases: labels, SNR, groups, clean speech, noise alone, human ratings.
+"""Figures of a contender on cases: labels, SNR, groups, kinds of interference, ratings.
 
 Each function takes cases and judgements and returns a JSON-ready dictionary. Masked frames do not count in any figure.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from speech_qc.audio.features import frame_levels_dbfs
 from speech_qc.contract import LABEL_CATALOG
-from speech_qc.scoring import EventTracker
+from training.corpora.taxonomy import DISTURBANCE
 from training.evaluation import events
 from training.evaluation.cases import RATINGS, Case
 from training.evaluation.contenders import Contender, Judgement, scored
@@ -28,13 +27,13 @@ Bool = NDArray[np.bool_]
 Figures = dict[str, Any]
 
 HARD_SNR_DB = 25.0  # above it noise is inaudible and the exact value matters little
-DETECTED = 0.5  # where no threshold applies, a frame counts as detected above this probability
 SNR_EDGES_DB = (-15.0, 0.0, 5.0, 10.0, 15.0, 25.0, 45.0)
 GROUPS = ("line", "disturbance", "language", "source", "disturbance source")
-GROUP_LABELS = ("speech", "noise", "interference")
+GROUP_LABELS = ("speech", "noise", "interference", DISTURBANCE)
 MIN_GROUP_FRAMES = 250  # 5 s of a class; with less, a group's AUROC is meaningless
 MIN_RANKED = 8  # clips; with fewer, a correlation is meaningless
 PROBABILITIES = tuple(name for name, (_, kind) in LABEL_CATALOG.items() if kind == "probability")
+RANKED = (*PROBABILITIES, DISTURBANCE)
 
 
 class Judged:
@@ -72,9 +71,12 @@ def judged_label(cases: Sequence[Case], judgements: Sequence[Judgement], label: 
 
 
 def label_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Measure each probability label: ranking, calibration, rates and events at the enter threshold, curves."""
+    """Measure each probability label: ranking, calibration, rates and events at the enter threshold, curves.
+
+    Disturbance has no threshold, so it is only ranked.
+    """
     figures: Figures = {}
-    for label in PROBABILITIES:
+    for label in RANKED:
         judged = judged_label(cases, judgements, label)
         if judged is None:
             continue
@@ -104,8 +106,8 @@ def label_figures(contender: Contender, cases: Sequence[Case], judgements: Seque
 
 
 def label_areas(cases: Sequence[Case], judgements: Sequence[Judgement]) -> dict[str, float | None]:
-    """Return AUROC of every probability label that cases and contender share; None if a class is missing."""
-    known = ((label, judged_label(cases, judgements, label)) for label in PROBABILITIES)
+    """Return AUROC of every ranked label that cases and contender share; None if a class is missing."""
+    known = ((label, judged_label(cases, judgements, label)) for label in RANKED)
     return {label: rounded(auroc(*judged.counted())) for label, judged in known if judged is not None}
 
 
@@ -151,6 +153,7 @@ def snr_figures(contender: Contender, cases: Sequence[Case], judgements: Sequenc
         "bias_db": rounded(float((score - truth).mean())),
         "error_db": rounded(float(error.mean())),
         f"error_below_{HARD_SNR_DB:.0f}_db": rounded(float(error[hard].mean())),
+        f"median_error_below_{HARD_SNR_DB:.0f}_db": rounded(float(np.median(error[hard]))),
         "by_true_snr": {
             f"{low:g} … {high:g}": {"frames": int(inside.sum()), "error_db": rounded(float(error[inside].mean()))}
             for low, high in pairwise(SNR_EDGES_DB)
@@ -222,44 +225,6 @@ def kind_figures(
     return figures
 
 
-def clean_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Measure undisturbed speech: the share of frames scored as noise or interference, and false events per hour.
-
-    Reverberation does not count as false, because the mixtures include rooms. Events follow the model's own rules.
-    """
-    hours = sum(case.seconds for case in cases) / 3600
-    figures: Figures = {"hours": rounded(hours)}
-    for label in ("noise", "interference"):
-        scores = scored(cases, judgements, label)
-        if scores is not None and contender.enter:
-            figures[f"{label}_share"] = rounded(float((np.concatenate(scores) > DETECTED).mean()))
-    contract = contender.contract
-    if contract is not None:
-        found: Counter[str] = Counter()
-        for case, judgement in zip(cases, judgements, strict=True):
-            rows = np.stack([judgement.frames[name] for name in contract.label_names], axis=1)
-            tracker = EventTracker(contract)
-            levels = frame_levels_dbfs(case.samples, contract.features)
-            updates = [*tracker.push(np.ascontiguousarray(rows), levels), *tracker.finish()]
-            found.update(u.event.label for u in updates if u.phase == "end" and u.event.label != "reverberation")
-        figures["false_events_per_hour"] = rounded(sum(found.values()) / hours, 1)
-        per_hour = {name: rounded(count / hours, 1) for name, count in found.most_common()}
-        figures["false_events_per_hour_by_label"] = per_hour
-    return figures
-
-
-def noise_alone_figures(contender: Contender, cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
-    """Measure sounds without speech: the share of frames scored as speech, except ambience with distant voices."""
-    figures: Figures = {"hours": rounded(sum(case.seconds for case in cases) / 3600)}
-    judged = judged_label(cases, judgements, "speech")
-    if judged is None or not contender.enter:
-        return figures
-    score, truth = judged.counted()
-    silent = truth < 0.5
-    share = float((score[silent] > DETECTED).mean()) if silent.any() else None
-    return {**figures, "frames": int(silent.sum()), "speech_share": rounded(share)}
-
-
 def rating_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
     """Return Pearson and Spearman correlations of whole-sound figures with human ratings, clip by clip.
 
@@ -284,6 +249,11 @@ def rating_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Fi
         if rows:
             figures[rating] = rows
     return figures
+
+
+def opinion_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:
+    """Return the correlation of each opinion score with the teachers' score of the same name, clip by clip."""
+    return {name: rows[name] for name, rows in rating_figures(cases, judgements).items() if name in rows}
 
 
 def straight_line(value: NDArray[np.floating], truth: NDArray[np.floating]) -> tuple[float, float]:

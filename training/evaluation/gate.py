@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from speech_qc.contract import LABEL_CATALOG
+from training.evaluation.alone import clean_figures, noise_alone_figures
 from training.evaluation.cases import FRAME_SAMPLES, RATE_HZ, Case
 from training.evaluation.contenders import Contender
-from training.evaluation.figures import clean_figures, label_figures, noise_alone_figures, snr_figures
+from training.evaluation.figures import label_figures, snr_figures
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from training.report import decibels, number, percent, table
+from training.aims import aims_table
+from training.report import (
+    DISTURBANCE_NOTE,
+    OPINION_NOTE,
+    RECORDINGS_NOTE,
+    STEADY_NOTE,
+    decibels,
+    number,
+    percent,
+    table,
+)
 
 By = Mapping[str, Mapping[str, Any]]
 """Figures by contender."""
+
+GROUP_LABELS = ("speech", "noise", "interference", "disturbance")
+HAND_LABELS = "Hand labels"
+"""Title of the material whose labels people wrote."""
 
 LABEL_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("AUROC", lambda row: number(row.get("auroc"))),
@@ -32,7 +46,7 @@ def report_markdown(document: Mapping[str, Any]) -> str:
         document: The report data that `training.evaluate` writes as JSON.
     """
     names = document["contenders"]
-    parts = [f"# {', '.join(names)}", f"`{document['command']}`"]
+    parts = [f"# {', '.join(names)}", f"`{document['command']}`", _aims(document)]
     for material in document["materials"]:
         parts += [f"## {material['title']}", material["what"]]
         parts += material_sections(material["contenders"])
@@ -41,8 +55,21 @@ def report_markdown(document: Mapping[str, Any]) -> str:
 
 def material_sections(by: By) -> list[str]:
     """Return every table for which at least one contender has figures."""
-    makers = (_labels, _psds, _snr, _rank, _followed, _groups, _kinds, _clean, _noise_alone, _ratings, _invariance)
-    return [text for make in makers if (text := make(by))]
+    return [text for make in MAKERS if (text := make(by))]
+
+
+def aimed_figures(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return each contender's figures on all materials as one mapping, as in a model file."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in document["contenders"]}
+    for material in document["materials"]:
+        for name, figures in material["contenders"].items():
+            found[name] |= {"labelled": figures["labels"]} if material["title"] == HAND_LABELS else figures
+    return found
+
+
+def _aims(document: Mapping[str, Any]) -> str:
+    text = aims_table(aimed_figures(document), measured_only=True)
+    return f"## Aims\n\n{text}" if text else ""
 
 
 def _labels(by: By) -> str:
@@ -60,6 +87,7 @@ def _labels(by: By) -> str:
         "AUROC, average precision, calibration error (15 bins), found and false (true- and false-positive rate at the "
         "enter threshold) are per 20 ms frame. Event F1: onset within 200 ms, end within 200 ms or 20 % of the length. "
         "Delay: from the onset until the score of the first frame at the threshold is available, including look-ahead."
+        + (f" {DISTURBANCE_NOTE}" if "disturbance" in labels else "")
     )
 
 
@@ -81,11 +109,21 @@ def _snr(by: By) -> str:
     if not held:
         return ""
     ranges = _keys(row["by_true_snr"] for row in held.values())
-    head = ("contender", "all", "below 25 dB", "bias", *(f"{name} dB" for name in ranges))
+    head = (
+        "contender",
+        "all",
+        "below 25 dB",
+        "… median",
+        "… steady noise alone",
+        "bias",
+        *(f"{name} dB" for name in ranges),
+    )
     rows = [
         (
             name,
-            *(decibels(row[key]) for key in ("error_db", "error_below_25_db", "bias_db")),
+            *(decibels(row[key]) for key in ("error_db", "error_below_25_db", "median_error_below_25_db")),
+            decibels(row.get("steady_noise", {}).get("error_below_25_db")),
+            decibels(row["bias_db"]),
             *(decibels(row["by_true_snr"].get(key, {}).get("error_db")) for key in ranges),
         )
         for name, row in held.items()
@@ -119,11 +157,9 @@ def _groups(by: By) -> str:
             for name, figures in by.items():
                 row = figures.get("groups", {}).get(fact, {}).get(value)
                 if row:
-                    rows.append(
-                        (value, name, *(number(row.get(label)) for label in ("speech", "noise", "interference")))
-                    )
+                    rows.append((value, name, *(number(row.get(label)) for label in GROUP_LABELS)))
         if rows:
-            parts.append(table((fact, "contender", "`speech`", "`noise`", "`interference`"), rows, 2))
+            parts.append(table((fact, "contender", *(f"`{label}`" for label in GROUP_LABELS)), rows, 2))
     return "\n\n".join(["### AUROC by group", *parts]) if parts else ""
 
 
@@ -178,11 +214,59 @@ def _clean(by: By) -> str:
 
 def _noise_alone(by: By) -> str:
     rows = [
-        (name, number(row["hours"], 2), percent(row.get("speech_share"), 2))
+        (
+            name,
+            number(row["hours"], 2),
+            percent(row.get("speech_share"), 2),
+            *(percent(row.get(part, {}).get("speech_share"), 2) for part in ("not_vocal", "vocal")),
+        )
         for name, figures in by.items()
         if "speech_share" in (row := figures.get("noise_alone", {}))
     ]
-    return "### Noise alone\n\n" + table(("contender", "hours", "frames with speech > 0.5"), rows) if rows else ""
+    head = ("contender", "hours", "frames with speech > 0.5", "… without vocal sounds", "… coughs, cries, laughter")
+    return "### Noise alone\n\n" + table(head, rows) if rows else ""
+
+
+def _recordings(by: By) -> str:
+    rows = [
+        (kind, name, str(row["recordings"]), number(row["hours"], 2), number(row["noise_events_per_hour"], 1),
+         number(row["edge_noise_events_per_hour"], 1),
+         ", ".join(f"`{k}` {v:g}" for k, v in row["events_per_hour_by_label"].items()) or "–")
+        for name, figures in by.items()
+        for kind, row in figures.get("clean_recordings", {}).items()
+    ]  # fmt: skip
+    head = ("microphone", "contender", "recordings", "hours", "noise events per hour", "… at the edges", "all labels")
+    if not rows:
+        return ""
+    return "### Clean recordings, unmixed\n\n" + table(head, sorted(rows), 2) + f"\n\n{RECORDINGS_NOTE}"
+
+
+def _steady(by: By) -> str:
+    held = {name: figures["steady"] for name, figures in by.items() if "steady" in figures}
+    rows = [
+        (kind, name, str(row["talkers"]), str(row["seconds"]), percent(row["found"]), percent(row.get("called_music")))
+        for kind in _keys(steady["kinds"] for steady in held.values())
+        for name, steady in held.items()
+        if (row := steady["kinds"].get(kind))
+    ]
+    if not rows:
+        return ""
+    rows += [
+        ("all", name, "", "", percent(steady["found"]), percent(steady.get("called_music")))
+        for name, steady in held.items()
+    ]
+    head = ("a minute of speech with", "contender", "talkers", "seconds", "found", "also called music")
+    return "### Steady sources under speech\n\n" + table(head, rows, 2) + f"\n\n{STEADY_NOTE}"
+
+
+def _opinion(by: By) -> str:
+    rows = [
+        (f"`{score}`", name, str(row["cases"]), number(row["pearson"]), number(row["spearman"]))
+        for name, figures in by.items()
+        for score, row in figures.get("opinion", {}).items()
+    ]
+    head = ("score", "contender", "clips", "Pearson", "Spearman")
+    return "### Opinion scores\n\n" + table(head, sorted(rows), 2) + f"\n\n{OPINION_NOTE}" if rows else ""
 
 
 def _ratings(by: By) -> str:
@@ -217,6 +301,24 @@ def _invariance(by: By) -> str:
     ]  # fmt: skip
     head = ("change", "contender", "cases", "same verdict", "changed", "Δ speech", "Δ noise", "Δ interference", "Δ SNR")
     return "### Verdict invariance\n\n" + table(head, rows, 2) if rows else ""
+
+
+MAKERS: Sequence[Callable[[By], str]] = (
+    _labels,
+    _psds,
+    _snr,
+    _rank,
+    _followed,
+    _groups,
+    _kinds,
+    _clean,
+    _recordings,
+    _steady,
+    _noise_alone,
+    _opinion,
+    _ratings,
+    _invariance,
+)
 
 
 def _keys(rows: Iterable[Mapping[str, Any]]) -> Sequence[str]:

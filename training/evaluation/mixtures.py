@@ -1,4 +1,4 @@
-"""Mixtures of a corpus as material: as in training, clean speech (wide band and telephone), noise alone."""
+"""Material of a corpus: mixtures as in training and of single kinds, steady sources, clean recordings."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 from training.config import DataConfig
 from training.corpora.manifest import Stem, manifest_sha256, read_manifest, validate
 from training.corpora.preprocess import load
+from training.evaluation.alone import clean_figures, noise_alone_figures
 from training.evaluation.cases import Case, MaterialError, followed_cases, mixed_cases
 from training.evaluation.contenders import Contender, Judgement
 from training.evaluation.figures import (
-    clean_figures,
     group_figures,
     kind_figures,
     label_areas,
     label_figures,
-    noise_alone_figures,
     psds_figures,
     rounded,
     snr_figures,
 )
 from training.evaluation.invariance import invariance_figures
+from training.evaluation.recordings import MINUTES, recorded_cases, recording_figures
+from training.evaluation.steady import TALKERS, steady_cases, steady_figures
 from training.examples import choose_stems, clip_samples
-from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, MIXED, NOISE_ALONE, ONE_KIND
+from training.material import CLEAN_TELEPHONE, CLEAN_WIDE, MIXED, NOISE_ALONE, ONE_KIND, STEADY_NOISE
 from training.mixing.plan import Pool
 
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
@@ -34,6 +35,7 @@ SPLIT_MEANINGS = {
     "valid": "speakers and recordings unseen in training, same corpora",
     "test": "speakers and recordings unseen in training and model selection, same corpora",
 }
+SNR_SUMMARY = ("frames", "error_below_25_db", "median_error_below_25_db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,9 @@ class MixtureSet:
         clean: Clean speech, `wide` and `telephone`.
         noise_alone: Mixtures without speech.
         kinds: Speech with one kind of interference each; kinds that the pool cannot provide are left out.
+        steady_noise: Speech with one steady noise.
+        steady: A minute of speech with one steady source, by kind of source.
+        recordings: Clean speech as it was recorded, by kind of microphone.
         about: Description of the material for reports.
     """
 
@@ -52,28 +57,31 @@ class MixtureSet:
     clean: Mapping[str, Sequence[Case]]
     noise_alone: Sequence[Case]
     kinds: Mapping[str, Sequence[Case]]
+    steady_noise: Sequence[Case]
+    steady: Mapping[str, Sequence[Case]]
+    recordings: Mapping[str, Sequence[Case]]
     about: Mapping[str, Any]
 
 
 def make_mixtures(
     folder: Path,
     data: DataConfig,
-    labels: Sequence[str],
     seed: int,
     *,
     mixtures: int,
     split: str = "valid",
     sources: Sequence[str] = (),
 ) -> MixtureSet:
-    """Render the mixtures of a split.
+    """Render the mixtures of a split and read its clean recordings.
 
     Args:
         folder: Corpus folder.
         data: Which stems may be used, and the length of a mixture.
-        labels: Columns of the targets.
         seed: Seed of the mixtures.
         mixtures: Number of mixtures of the main material. Clean wide-band and clean telephone speech get half as many
-            each, noise alone a quarter, and each kind of interference a tenth.
+            each, noise alone and steady noise a quarter, and each kind of interference a tenth. Each kind of steady
+            source has a third as many talkers, at most `TALKERS`, and each kind of microphone a third as many minutes,
+            at most `MINUTES`.
         split: Split of the manifest.
         sources: Use only stems of these sources, even if the configuration excludes them; rooms come from all sources.
 
@@ -84,13 +92,14 @@ def make_mixtures(
     """
     pool, stems = evaluation_pool(folder, data, split, sources)
     samples, half, quarter, tenth = clip_samples(data), *(max(1, mixtures // share) for share in (2, 4, 10))
-    mixed = mixed_cases(pool, labels, samples, seed, mixtures, MIXED)
+    third = max(1, mixtures // 3)
+    mixed = mixed_cases(pool, samples, seed, mixtures, MIXED)
     clean = {
-        "wide": mixed_cases(pool, labels, samples, seed, half, CLEAN_WIDE),
-        "telephone": mixed_cases(pool, labels, samples, seed, half, CLEAN_TELEPHONE),
+        "wide": mixed_cases(pool, samples, seed, half, CLEAN_WIDE),
+        "telephone": mixed_cases(pool, samples, seed, half, CLEAN_TELEPHONE),
     }
     kinds = {
-        kind: mixed_cases(pool, labels, samples, seed, tenth, condition)
+        kind: mixed_cases(pool, samples, seed, tenth, condition)
         for kind, condition in ONE_KIND.items()
         if kind != "music" or pool.by_kind["music"]
     }
@@ -104,7 +113,16 @@ def make_mixtures(
         "seed": seed,
         "manifest_sha256": manifest_sha256(folder),
     }
-    return MixtureSet(mixed, clean, mixed_cases(pool, labels, samples, seed, quarter, NOISE_ALONE), kinds, about)
+    return MixtureSet(
+        mixed=mixed,
+        clean=clean,
+        noise_alone=mixed_cases(pool, samples, seed, quarter, NOISE_ALONE),
+        kinds=kinds,
+        steady_noise=mixed_cases(pool, samples, seed, quarter, STEADY_NOISE),
+        steady=steady_cases(pool, seed, min(TALKERS, third)),
+        recordings=recorded_cases(folder, stems, seed, min(MINUTES, third)),
+        about=about,
+    )
 
 
 def evaluation_pool(folder: Path, data: DataConfig, split: str, sources: Sequence[str]) -> tuple[Pool, list[Stem]]:
@@ -167,6 +185,12 @@ def mixture_figures(contender: Contender, material: MixtureSet, invariance: int 
     if "speech" in contender.enter:
         alone = material.noise_alone
         figures["noise_alone"] = noise_alone_figures(contender, alone, contender.judge(alone))
+    noisy = snr_figures(contender, material.steady_noise, contender.judge(material.steady_noise))
+    figures["snr_db"]["steady_noise"] = {key: noisy[key] for key in SNR_SUMMARY if key in noisy}
+    if found := steady_figures(contender, material.steady):
+        figures["steady"] = found
+    if found := recording_figures(contender, material.recordings):
+        figures["clean_recordings"] = found
     if invariance:
         figures["invariance"] = invariance_figures(contender, material.mixed[:invariance])
     return figures

@@ -24,7 +24,7 @@ from training.corpora.taxonomy import (
     meaning_of,
 )
 from training.mixing.channel import ChannelPlan, draw_channel
-from training.mixing.synth import NOISES, TONES
+from training.mixing.synth import NOISES, TONES, ring_back
 
 RATE_HZ = 16_000
 UNHEARD_DB = (42.0, 55.0)
@@ -326,5 +326,5 @@ def _interference(rng: np.random.Generator, pool: Pool, samples: int, speaker: s
     return SourcePlan("synth", SYNTHETIC_TONE, level, span, fade, seed, synth=name)
 
 
-SYNTHS = {**TONES, **NOISES}
-"""All synthetic sources by name."""
+SYNTHS = {**TONES, **NOISES, "ring_back": ring_back}
+"""All synthetic sources by name; ring-back alone is used only in figures."""

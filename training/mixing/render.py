@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
 from training.corpora.preprocess import NORMAL_LEVEL_DBFS
-from training.corpora.taxonomy import SYNTHETIC_NOISE, Meaning
+from training.corpora.taxonomy import ANY_DISTURBANCE, DISTURBANCE, SYNTHETIC_NOISE, Meaning
 from training.mixing import channel as line
 from training.mixing import targets
 from training.mixing.distortion import add_correlated_noise, suppress_noise
@@ -136,6 +136,8 @@ def label_targets(
         "noise", "interference", "stationary_noise", "transient_noise", "interfering_speech", "music", "tone",
     ):  # fmt: skip
         result[label] = _source_target(label, sounding, level, frames, active)
+    disturbing = [(replace(source, meaning=ANY_DISTURBANCE), energy) for source, energy in sounding]
+    result[DISTURBANCE] = _source_target(DISTURBANCE, disturbing, level, frames, active)
     result["clipping"] = targets.share_target(clipped_share, targets.CLIPPED_SHARE)
     other = stems["floor"] + sum((energy for _, energy in sources), np.zeros(frames))
     result["snr_db"] = targets.FrameTarget(targets.snr_db(stems["speech"], other), active)

@@ -118,6 +118,11 @@ def call_tone(count: int, rng: np.random.Generator) -> Float32:
     return cadenced(frequencies, cadence, count, rng)
 
 
+def ring_back(count: int, rng: np.random.Generator) -> Float32:
+    """Generate the ring-back tone of one country at its nominal frequencies and cadence."""
+    return cadenced(*CALL_TONES[str(rng.choice([name for name in CALL_TONES if name.startswith("ring_")]))], count, rng)
+
+
 def _information_tone(count: int, rng: np.random.Generator) -> Float32:
     """Generate three rising tones and a pause, repeated (ITU-T E.180)."""
     steps = [_ramp(_sines((f,), int(0.33 * RATE_HZ), rng)) for f in (950.0, 1400.0, 1800.0)]
