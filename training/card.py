@@ -48,11 +48,12 @@ def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
     ]
     if training.get("start"):
         start = training["start"]
+        model = f"{start['model']}, " if "model" in start else ""
         facts.append(
             (
                 "started from",
-                f"a run of {start['steps']} steps, {start['minutes']:g} min, seed {start['config']['seed']}, commit "
-                f"`{start['commit']}`",
+                f"{model}a run of {start['steps']} steps, {start['minutes']:g} min, seed {start['config']['seed']}, "
+                f"commit `{start['commit']}`",
             )
         )
     parts = [

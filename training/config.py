@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from training.model import ModelConfig
 
 
-class _Checked(BaseModel):
+class Checked(BaseModel):
+    """An immutable part of a configuration file, without unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataConfig(_Checked):
+class DataConfig(Checked):
     """Which stems are mixed, and how."""
 
     commercial_only: bool = True
@@ -54,7 +58,7 @@ class DataConfig(_Checked):
         return self
 
 
-class TrainConfig(_Checked):
+class TrainConfig(Checked):
     """The whole file."""
 
     name: str
@@ -94,18 +98,66 @@ class ConfigError(Exception):
     """The configuration is invalid; the message lists all errors."""
 
 
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: The file cannot be read or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read configuration {path}: {error}") from error
+
+
 def read_config(path: Path) -> TrainConfig:
     """Read a configuration file.
 
     Raises:
         ConfigError: The file does not exist, is not YAML, or has invalid values; one line each.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read configuration {path}: {error}") from error
+    document = read_yaml(path)
     try:
         return TrainConfig.model_validate(document)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise ConfigError(f"configuration {path}:\n  " + "\n  ".join(lines)) from error
+        raise ConfigError(f"configuration {path}:\n  " + "\n  ".join(mistakes(error, TrainConfig))) from error
+
+
+def mistakes(error: ValidationError, model: type[BaseModel], within: Sequence[str | int] = ()) -> list[str]:
+    """Return one line per mistake; for an unknown key, with the nearest known one.
+
+    Args:
+        error: Raised when a document was validated.
+        model: The class it was validated against.
+        within: Where in its file the document stands.
+    """
+    lines = []
+    for entry in error.errors():
+        where = ".".join(map(str, (*within, *entry["loc"])))
+        if entry["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key, {nearest(str(entry['loc'][-1]), _keys(model, entry['loc'][:-1]))}")
+        else:
+            lines.append(f"{where}: {entry['msg']} (got {entry['input']!r})")
+    return lines
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint: the most similar known name, or all of them if none is similar."""
+    names = sorted(known)
+    similar = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {similar[0]}?" if similar else f"expected one of {', '.join(names)}"
+
+
+def _keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:
+    """Return the keys of the model that stands at a path within a model."""
+    for part in path:
+        if isinstance(part, str):
+            fields = {field.alias or name: field for name, field in model.model_fields.items()}
+            model = _model_in(fields[part].annotation) or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)

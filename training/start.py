@@ -19,6 +19,7 @@ from training.model_file import read_model
 
 BEST = "best.pt"
 """The checkpoint of a run with the best validation score."""
+SCORE_TOLERANCE = 1e-4  # difference of a larger net at first, relative to the range of the scores
 LABEL_BUFFERS = ("low", "high", "calibration")
 """Buffers with a column per label, mapped by name instead of by position."""
 
@@ -38,21 +39,39 @@ def start_from(path: Path, net: Detector) -> dict[str, Any]:
         net: Changed in place.
 
     Raises:
-        ConfigError: There is no such run or file, or its net does not fit.
+        ConfigError: There is no such run or file, its net does not fit, or this net gives other scores although it has
+            no new modules.
     """
     if path.suffix == ".onnx":
-        earlier, contract = read_model(path)
-        weights, config = earlier.state_dict(), earlier.config
+        stored, contract = read_model(path)
+        weights, config = stored.state_dict(), stored.config
         made = {name: contract.training[name] for name in ("commit", "manifest_sha256", "config", "steps", "minutes")}
         made |= {"model": f"{contract.name} {contract.version}", "sha256": _sha256(path)}
     else:
         weights, config, made = _read_checkpoint(path / BEST)
     try:
+        earlier = Detector(config)
+        earlier.load_state_dict(fitted(weights, config, earlier)[0])
         complete, new = fitted(weights, config, net)
         net.load_state_dict(complete)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{path} has a net of a different shape: {error}") from error
+    difference = score_difference(earlier, net)
+    if difference > SCORE_TOLERANCE and not new:
+        raise ConfigError(f"{path}: expected the scores of the earlier net, got a difference of {difference:.1e}")
     return made | ({"new": new} if new else {})
+
+
+@torch.no_grad()
+def score_difference(earlier: Detector, net: Detector) -> float:
+    """Return the largest difference of the earlier net's scores on random features, relative to their range."""
+    noise = torch.randn(2, 100, earlier.spec.columns, generator=torch.Generator().manual_seed(0))
+    features = earlier.mean + earlier.spread * noise
+    columns = [net.config.labels.index(name) for name in earlier.config.labels]
+    mode = net.training
+    found, expected = (one.scores(one.eval()(features)) for one in (net, earlier))
+    net.train(mode)
+    return float(((found[..., columns] - expected) / (earlier.high - earlier.low)).abs().max())
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelConfig, dict[str, Any]]:
@@ -123,13 +142,17 @@ def _check_labels(earlier: Sequence[str], labels: Sequence[str]) -> None:
 def _blocks(name: str, value: Tensor, own: Tensor, earlier: ModelConfig, net: Detector) -> list[Blocks]:
     """Return the parts of each axis."""
     axes: list[Blocks] = [[pair] for pair in zip(value.shape, own.shape, strict=True)]
-    if isinstance(getattr(net, name.split(".")[0], None), nn.GRU):
+    module, _, field = name.rpartition(".")
+    if isinstance(getattr(net, module, None), nn.GRU):
         axes[0] = [(len(value) // 3, len(own) // 3)] * 3
     if name == "gru.weight_ih_l0" and earlier.fusion == "early" and net.config.fusion == "early":
         now = net.config
         rest = value.shape[1] - earlier.image_size - earlier.wave_size
         new_rest = own.shape[1] - now.image_size - now.wave_size
         axes[1] = [(earlier.image_size, now.image_size), (earlier.wave_size, now.wave_size), (rest, new_rest)]
+    if module in ("head.0", "shares") and field == "weight":  # read the GRU's output, maybe followed by a memory
+        hidden = earlier.hidden_size, net.config.hidden_size
+        axes[1] = [hidden, (value.shape[1] - hidden[0], own.shape[1] - hidden[1])]
     return axes
 
 

@@ -122,6 +122,19 @@ def test_a_larger_net_gives_at_first_what_the_smaller_gave(changes: dict[str, An
     torch.testing.assert_close(scores_of(large, features_of(small)), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_start_that_changes_the_scores_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wider layer in the middle of a concatenation shifts what the next layer reads, if nobody says so."""
+    path = write_model(random_net(SMALL_NET), tmp_path / "made.onnx")
+    wider = Detector(larger(SMALL_NET, image_size=13))
+    assert "new" not in start_from(path, wider)
+    monkeypatch.setattr(
+        "training.start._blocks",
+        lambda _name, value, own, *_: [[pair] for pair in zip(value.shape, own.shape, strict=True)],
+    )
+    with pytest.raises(ConfigError, match="expected the scores of the earlier net"):
+        start_from(path, wider)
+
+
 def test_the_new_units_of_a_larger_net_can_learn() -> None:
     small, large = random_net(SMALL_NET), Detector(larger(SMALL_NET, hidden_size=11))
     large.load_state_dict(fitted(small.state_dict(), small.config, large)[0])

@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from training.config import TrainConfig, read_config
+from training.config import TrainConfig
 from training.evaluation.models import model_scorer
 from training.mixing import targets
+from training.recipe_config import read_recipe
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-CHAIN = "training/configs/base-0.4.0"
 ROWS = re.findall(r"^\| `([A-Z0-9_]+)` \| ([−\d.]+) \|", GUIDE, re.MULTILINE)
 NOT_MEANINGS = {"FRAMES_PER_S", "ENERGY_FLOOR"}
 
@@ -39,22 +39,19 @@ def test_a_documented_command_exists(module: str) -> None:
 
 def test_every_configuration_is_documented_and_no_other() -> None:
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "training").rglob("*.yaml")}
-    assert set(re.findall(r"training/(?:configs|studies)/\S+\.yaml", GUIDE)) == files
+    assert set(re.findall(r"training/(?:configs|recipes|studies)/\S+\.yaml", GUIDE)) == files
 
 
-def test_each_run_of_the_chain_starts_from_the_one_before() -> None:
-    runs = re.findall(
-        rf"{CHAIN}/(\d)-\S+\.yaml(?: --start runs/(\d))? --data \w+ --out runs/(\d)$", GUIDE, re.MULTILINE
-    )
-    count = len(list((ROOT / CHAIN).glob("*.yaml")))
-    assert runs == [(str(n), str(n - 1) if n > 1 else "", str(n)) for n in range(1, count + 1)]
+def test_the_last_run_of_the_recipe_is_the_shipped_model() -> None:
+    made = model_scorer(ROOT / "models" / "speech-qc-base.onnx").contract
+    recipe = read_recipe(ROOT / "training" / "recipes" / f"base-{made.version}.yaml")
+    configs = [config.model_dump(mode="json") for config in recipe.configs().values()]
+    written = (made.training["start"]["config"], made.training["config"])  # later settings have defaults
+    assert [TrainConfig.model_validate(config).model_dump(mode="json") for config in written] == configs[-2:]
 
 
-def test_the_last_run_of_the_chain_is_the_shipped_model() -> None:
-    *_, before, last = (read_config(path).model_dump(mode="json") for path in sorted((ROOT / CHAIN).glob("*.yaml")))
-    made = model_scorer(ROOT / "models" / "speech-qc-base.onnx").contract.training
-    written = [
-        TrainConfig.model_validate(config).model_dump(mode="json")
-        for config in (made["start"]["config"], made["config"])
+def test_every_run_of_the_recipe_is_documented() -> None:
+    runs = read_recipe(ROOT / "training" / "recipes" / "base-0.4.0.yaml").configs()
+    assert re.findall(r"^\| (\d) \| `([a-z-]+)` \|", GUIDE, re.MULTILINE) == [
+        tuple(name.split("-", 1)) for name in runs
     ]
-    assert written == [before, last]

@@ -28,14 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     check = commands.add_parser("check", help="validate a manifest and print hours by kind, language and licence")
     check.add_argument("folder", type=Path, help="folder with manifest.csv and the stems")
     check.add_argument("--read", action="store_true", help="also read and preprocess every file; takes minutes")
-    _add_make(commands)
+    add_make(commands)
     _add_clean(commands)
     options = parser.parse_args(argv)
     console = Console()
     return {"make": _make, "clean": _clean, "check": _check}[options.command](options, console)
 
 
-def _add_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `make`."""
     listed = "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
     command = commands.add_parser("make", help="write stems and manifest of a public corpus on disk", epilog=listed)
     command.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
