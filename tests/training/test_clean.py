@@ -118,14 +118,17 @@ def test_without_the_teachers_file_the_command_says_what_to_run(
     assert "run training/vad_teacher.py" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_click_and_a_gated_pause_are_no_room_tone() -> None:
+def test_room_tone_holds_no_click_and_no_digital_silence() -> None:
     marks = np.zeros(100, np.uint8)
     room = np.random.default_rng(1).normal(0.0, 0.001, 2 * RATE_HZ).astype(np.float32)
-    assert len(room_tones(room, RATE_HZ, marks)) == 1
+    assert [len(piece) for piece in room_tones(room, RATE_HZ, marks)] == [2 * RATE_HZ]
     clicked, gated = room.copy(), room.copy()
     clicked[RATE_HZ] = 0.1
     gated[RATE_HZ : RATE_HZ + 1_600] = 0.0
-    assert room_tones(clicked, RATE_HZ, marks) == room_tones(gated, RATE_HZ, marks) == []
+    assert [len(piece) for piece in room_tones(clicked, RATE_HZ, marks)] == [50 * 320, 49 * 320]
+    assert [len(piece) for piece in room_tones(gated, RATE_HZ, marks)] == [50 * 320, 45 * 320]
+    assert max(np.abs(piece).max() for piece in room_tones(clicked, RATE_HZ, marks)) < 0.2
+    assert room_tones(np.zeros(2 * RATE_HZ, np.float32), RATE_HZ, marks) == []
 
 
 def test_room_tone_keeps_away_from_speech_and_short_pauses() -> None:

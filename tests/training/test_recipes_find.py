@@ -78,7 +78,7 @@ TREES: dict[str, dict[str, dict[str, str] | None]] = {
         "Binary_Drone_Audio/unknown/1-100032-A-00.wav": {
             "sound_class": "dog",
             "split": "train",
-            "licence": "CC0 (nfrae, freesound.org/s/100032)",
+            "licence": "CC0 (authors in training/corpora/esc50_licences.csv)",
             "original": "1-100032-A-0",
         },
         "Binary_Drone_Audio/unknown/1-100038-A-140.wav": {"sound_class": "chirping_birds"},

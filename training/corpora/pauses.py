@@ -5,6 +5,7 @@ The pauses are those of the teacher (`training/vad_teacher.py`), whose probabili
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ BED_PAUSE = 0.05
 BED_MARGIN = 8  # frames: at least 150 ms at both ends
 BED_SECONDS = 0.45
 BED_PEAK_DB = 14.0  # a piece whose peak is further above its level contains a click
-BED_QUIETEST_DBFS = -88.0  # a piece with a quieter frame was gated: digital silence instead of the room
+BED_QUIETEST_DBFS = -88.0  # a quieter frame was gated: digital silence instead of the room
 SEAM_S = 0.02  # crossfade between two pieces
 MAX_BED_SECONDS = 30.0
 BED_LEVEL_DBFS = -30.0  # room tone is stored at this level, far above the steps of 16 bits
@@ -90,14 +91,20 @@ def room_tones(samples: Float32, rate_hz: int, marks: NDArray[np.uint8]) -> list
     Returns:
         Pieces of at least `BED_SECONDS` without digital silence and clicks.
     """
-    quiet = erode(marks < BED_PAUSE * 255.0, BED_MARGIN)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], quiet.astype(np.int8), [0]])))
-    frame = rate_hz / FRAMES_PER_S
+    frame = int(rate_hz / FRAMES_PER_S)
+    count = min(len(samples) // frame, len(marks))
+    frames = samples[: count * frame].reshape(count, frame).astype(np.float64)
+    level = 10.0 * np.log10(np.square(frames).mean(axis=1) + 1e-12)
+    peak = 20.0 * np.log10(np.abs(frames).max(axis=1) + 1e-9)
     pieces = []
-    for first, last in zip(edges[::2], edges[1::2], strict=True):
-        piece = samples[int(first * frame) : int(last * frame)]
-        if len(piece) >= BED_SECONDS * rate_hz and (level := _room_level(piece, rate_hz)) is not None:
-            pieces.append(piece * np.float32(10.0 ** ((BED_LEVEL_DBFS - level) / 20.0)))
+    for start, stop in _runs(erode(marks[:count] < BED_PAUSE * 255.0, BED_MARGIN)):
+        room = level[start:stop] >= BED_QUIETEST_DBFS
+        usual = np.median(level[start:stop][room]) if room.any() else 0.0
+        room &= peak[start:stop] <= usual + BED_PEAK_DB
+        for first, last in _runs(room):
+            piece = samples[(start + first) * frame : (start + last) * frame]
+            if len(piece) >= BED_SECONDS * rate_hz and (rms := _room_level(piece)) is not None:
+                pieces.append(piece * np.float32(10.0 ** ((BED_LEVEL_DBFS - rms) / 20.0)))
     return pieces
 
 
@@ -125,14 +132,17 @@ def at_16_khz(samples: Float32, rate_hz: int) -> Float32:
     return samples if rate_hz == RATE_HZ else np.asarray(soxr.resample(samples, rate_hz, RATE_HZ), dtype=np.float32)
 
 
-def _room_level(piece: Float32, rate_hz: int) -> float | None:
-    """Return the level of a piece, dBFS; None if it was gated or contains a click."""
-    frame = int(rate_hz / FRAMES_PER_S)
-    energy = np.square(piece[: len(piece) // frame * frame], dtype=np.float64).reshape(-1, frame).mean(axis=1)
-    level = _db(energy.mean())
+def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Yield the first frame of each run of True, and the frame after its last."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+
+
+def _room_level(piece: Float32) -> float | None:
+    """Return the level of a piece, dBFS; None if it contains a click."""
+    level = _db(np.square(piece, dtype=np.float64).mean())
     peak_db = 20.0 * float(np.log10(np.abs(piece).max() + 1e-9))
-    clean = _db(energy.min()) >= BED_QUIETEST_DBFS and peak_db - level <= BED_PEAK_DB
-    return level if clean else None
+    return level if peak_db - level <= BED_PEAK_DB else None
 
 
 def _energies(samples: Float32) -> NDArray[np.float64]:

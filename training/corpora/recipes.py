@@ -277,7 +277,7 @@ def _sounds(folder: Path) -> Iterator[Path]:
 
 
 def _joined(findings: list[FoundRecording]) -> list[FoundRecording]:
-    """Turn the pieces of each recording, which come in order, into one finding."""
+    """Turn the pieces of each recording, sorted by name, into one finding."""
     whole: dict[str, list[FoundRecording]] = {}
     for finding in findings:
         whole.setdefault(finding.original, []).append(finding)
