@@ -10,8 +10,9 @@ DISTURBANCE_NOTE = (
     "beeps and laughter count only there."
 )
 RECORDINGS_NOTE = (
-    "Unmixed recordings with a range of at least 45 dB between loud and quiet frames. Events whose middle is in the "
-    "first or last 0.3 s (clicks of the start and stop) are counted apart."
+    "Unmixed recordings with a range of at least 45 dB between loud and quiet frames. Overlapping events of `noise` "
+    "and its causes count as one. Those whose middle is in the first or last 0.3 s (clicks of the start and stop) are "
+    "counted apart."
 )
 STEADY_NOTE = (
     "The source lasts from second 3 to 60. Found: seconds with the source in which the score of its label is above the "

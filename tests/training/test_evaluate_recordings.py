@@ -94,7 +94,12 @@ def test_an_unknown_kind_of_microphone_is_refused(tmp_path: Path) -> None:
 
 
 def test_events_at_the_edges_are_counted_apart() -> None:
-    spans = {"noise": [(0, 20), (100, 140), (480, 500)], "tone": [(200, 240)], "speech": [(0, 500)]}
+    spans = {
+        "noise": [(0, 20), (100, 140), (480, 500)],
+        "transient_noise": [(130, 160), (300, 340)],
+        "tone": [(200, 240)],
+        "speech": [(0, 500)],
+    }
     frames = {name: np.zeros(500, np.float32) for name in CONTRACT.label_names}
     for label, pairs in spans.items():
         for start, stop in pairs:
@@ -105,9 +110,9 @@ def test_events_at_the_edges_are_counted_apart() -> None:
         "studio": {
             "recordings": 1,
             "hours": 0.0028,
-            "noise_events_per_hour": rate,
+            "noise_events_per_hour": 2 * rate,  # overlapping causes count once
             "edge_noise_events_per_hour": 2 * rate,
-            "events_per_hour_by_label": {"noise": rate, "tone": rate},
+            "events_per_hour_by_label": {"noise": 3 * rate, "transient_noise": 2 * rate, "tone": rate},
         }
     }
     frames["noise"][:] = 0.9  # a noise that lasts is not a click, although it touches both edges

@@ -235,7 +235,7 @@ def _recordings(by: By) -> str:
         for name, figures in by.items()
         for kind, row in figures.get("clean_recordings", {}).items()
     ]  # fmt: skip
-    head = ("microphone", "contender", "recordings", "hours", "noise events per hour", "… at the edges", "all labels")
+    head = ("microphone", "contender", "recordings", "hours", "noise events per hour", "… at the edges", "by label")
     if not rows:
         return ""
     return "### Clean recordings, unmixed\n\n" + table(head, sorted(rows), 2) + f"\n\n{RECORDINGS_NOTE}"

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from speech_qc.contract import LABEL_CATALOG
+from speech_qc.scoring import Event
 from training.corpora.manifest import Stem
 from training.corpora.preprocess import frame_levels_db
 from training.corpora.taxonomy import microphone_of
@@ -25,6 +27,7 @@ from training.evaluation.figures import rounded
 MIN_RANGE_DB = 45.0  # 95th minus 5th percentile of the levels of 20 ms frames; less is not surely clean
 SILENCE_DB = -110.0  # frames of digital silence say nothing about the room
 EDGE_S = 0.3  # an event whose middle is this close to the start or the end is a click of the start or stop button
+NOISE_LABELS = ("noise", *(name for name, (family, _) in LABEL_CATALOG.items() if family == "noise"))
 MINUTES = 40.0  # of each kind of microphone, at most
 
 
@@ -80,33 +83,44 @@ def _clean_case(folder: Path, stem: Stem) -> Case | None:
 
 
 def recording_figures(contender: Contender, cases: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
-    """Return events per hour by kind of microphone, by label, and `noise` events at the edges apart.
+    """Return events per hour by kind of microphone, with those at the edges apart.
 
-    A contender without event rules of its own has no figures.
+    Overlapping events of `noise` and its causes count as one noise event. A contender without event rules of its own
+    has no figures.
     """
     contract = contender.contract
     if contract is None:
         return {}
     figures: dict[str, Any] = {}
     for kind, members in cases.items():
-        inside: Counter[str] = Counter()
-        edges = 0
+        by_label: Counter[str] = Counter()
+        inside = edges = 0
         for case, judgement in zip(members, contender.judge(members), strict=True):
-            for event in found_events(contract, case, judgement):
-                end_s = case.seconds if event.offset_s is None else event.offset_s
-                middle_s = (event.onset_s + end_s) / 2
-                if EDGE_S < middle_s < case.seconds - EDGE_S:
-                    inside[event.label] += event.label not in ("speech", "reverberation")
+            events = found_events(contract, case, judgement)
+            by_label.update(event.label for event in events if event.label not in ("speech", "reverberation"))
+            for onset_s, end_s in _merged([event for event in events if event.label in NOISE_LABELS], case.seconds):
+                if EDGE_S < (onset_s + end_s) / 2 < case.seconds - EDGE_S:
+                    inside += 1
                 else:
-                    edges += event.label == "noise"
+                    edges += 1
         hours = sum(case.seconds for case in members) / 3600
         figures[kind] = {
             "recordings": len(members),
             "hours": rounded(hours),
-            "noise_events_per_hour": rounded(inside["noise"] / hours, 1),
+            "noise_events_per_hour": rounded(inside / hours, 1),
             "edge_noise_events_per_hour": rounded(edges / hours, 1),
-            "events_per_hour_by_label": {
-                label: rounded(count / hours, 1) for label, count in inside.most_common() if count
-            },
+            "events_per_hour_by_label": {label: rounded(n / hours, 1) for label, n in by_label.most_common()},
         }
     return figures
+
+
+def _merged(events: Sequence[Event], seconds: float) -> list[tuple[float, float]]:
+    """Return onset and end of the spans that overlapping events cover together."""
+    spans: list[tuple[float, float]] = []
+    for event in sorted(events, key=lambda event: event.onset_s):
+        end_s = seconds if event.offset_s is None else event.offset_s
+        if spans and event.onset_s <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], end_s))
+        else:
+            spans.append((event.onset_s, end_s))
+    return spans
