@@ -102,7 +102,8 @@ def to_example(mixture: Mixture, labels: Sequence[str], front_end: FrontEnd, snr
 def _features(samples: NDArray[np.float32], front_end: FrontEnd) -> NDArray[np.float32]:
     spec = front_end.spec
     samples = samples[: len(samples) // spec.frame_samples * spec.frame_samples]
-    return front_end(np.concatenate([samples, samples[: -spec.overlap_samples - 1 : -1]])[None])[0]
+    rows = front_end(np.concatenate([samples, samples[: -spec.overlap_samples - 1 : -1]])[None])
+    return np.asarray(rows[0])
 
 
 def _band_powers(samples: NDArray[np.float32], front_end: FrontEnd, bands: int) -> NDArray[np.float64]:

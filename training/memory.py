@@ -33,10 +33,10 @@ def leaky_means(rows: Tensor, start: Tensor, keeps: Sequence[float]) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         rows, before = rows.float().unsqueeze(1), start.float().unsqueeze(2)
         rates = torch.tensor([math.log(keep) for keep in keeps]).reshape(-1, 1, 1)  # (K, 1, 1)
-        if torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # the graph's T is variable: one product
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # T is variable there: one product
             return _block(rows, before, rates)
         parts = []
-        for part in rows.split(BLOCK_FRAMES, dim=2):
+        for part in torch.split(rows, BLOCK_FRAMES, dim=2):
             parts.append(_block(part, before, rates))
             before = parts[-1][:, :, -1:]
         return torch.cat(parts, dim=2)

@@ -93,7 +93,7 @@ def loss_of(
     logits = logits[:, ahead:]  # output j refers to frame j - ahead
     target, mask = target[:, : logits.shape[1]], mask[:, : logits.shape[1]]
     labels, bands = len(net.config.labels), target.shape[2] - len(net.config.labels)
-    (target, wanted), (mask, known) = (part.split([labels, bands], dim=2) for part in (target, mask))
+    (target, wanted), (mask, known) = (torch.split(part, [labels, bands], dim=2) for part in (target, mask))
     value = net.low + (net.high - net.low) * torch.sigmoid(logits)
     kinds = [LABEL_CATALOG[name][1] for name in net.config.labels]
     likely, opinion = (torch.tensor([kind == which for kind in kinds]) for which in ("probability", "mos"))

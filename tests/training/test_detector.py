@@ -25,9 +25,9 @@ PARTS: dict[str, dict[str, object]] = {fusion: {"fusion": fusion} for fusion in 
 COLUMNS = FeatureSpec().columns
 
 
-def small(parts: str = "early", seed: int = 0) -> Detector:
+def small(kind: str = "early", seed: int = 0) -> Detector:
     torch.manual_seed(seed)
-    net = Detector(SMALL_NET.model_copy(update=PARTS[parts]))
+    net = Detector(SMALL_NET.model_copy(update=PARTS[kind]))
     if net.shares is not None:
         net.snr_gain.data.fill_(1.0)
     for norm in (net.norm1, net.norm2, net.norm3):  # statistics as after training, so that no terms cancel by chance
@@ -39,10 +39,10 @@ def small(parts: str = "early", seed: int = 0) -> Detector:
     return net.eval()
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("kind", PARTS)
 @torch.no_grad()
-def test_chunks_of_any_length_give_what_the_whole_gives(parts: str) -> None:
-    net, rng = small(parts), np.random.default_rng(1)
+def test_chunks_of_any_length_give_what_the_whole_gives(kind: str) -> None:
+    net, rng = small(kind), np.random.default_rng(1)
     features = torch.randn(3, 120, COLUMNS)
     whole, last = net.forward_chunk(features, net.init_state(3))
     assert whole.equal(net(features))
@@ -57,10 +57,10 @@ def test_chunks_of_any_length_give_what_the_whole_gives(parts: str) -> None:
         torch.testing.assert_close(state, last, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("kind", PARTS)
 @torch.no_grad()
-def test_an_answer_depends_on_no_hop_behind_its_own_frame(parts: str) -> None:
-    net = small(parts)
+def test_an_answer_depends_on_no_hop_behind_its_own_frame(kind: str) -> None:
+    net = small(kind)
     features = torch.randn(1, 40, COLUMNS)
     before = net(features)
     for frame in (0, 7, 18):
@@ -89,8 +89,8 @@ def test_without_fusion_the_waveform_view_is_not_read() -> None:
     changed = features.clone()
     changed[..., FeatureSpec().mel_bands :] += 5.0
     assert small("none")(changed).equal(small("none")(features))
-    for parts in ("early", "late"):
-        assert not small(parts)(changed).equal(small(parts)(features))
+    for kind in ("early", "late"):
+        assert not small(kind)(changed).equal(small(kind)(features))
 
 
 @torch.no_grad()
@@ -106,10 +106,10 @@ def test_streams_in_a_batch_do_not_touch_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "extra"), [("none", 0), ("early", 0), ("late", 4), ("pcen", 8 * 64), ("memory", 9), ("snr", 16)]
+    ("kind", "extra"), [("none", 0), ("early", 0), ("late", 4), ("pcen", 8 * 64), ("memory", 9), ("snr", 16)]
 )
-def test_the_state_holds_the_past_rows_and_hidden_vectors(parts: str, extra: int) -> None:
-    net = small(parts)
+def test_the_state_holds_the_past_rows_and_hidden_vectors(kind: str, extra: int) -> None:
+    net = small(kind)
     assert net.state_size == PAST_ROWS * 64 + 6 + extra
     assert net.init_state(5).shape == (5, net.state_size)
     assert not net.init_state(5).any()
