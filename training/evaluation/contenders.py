@@ -1,6 +1,6 @@
 """The contenders: a model, a run, or a baseline. All take samples and return scores per frame and for the whole sound.
 
-The energy baseline and WADA-SNR run in this process. Silero VAD, YAMNet and DNSMOS run in a separate process
+The energy baseline and WADA-SNR run in this process. Silero VAD, FireRedVAD, YAMNet and DNSMOS run in a separate process
 (`training/peers.py`) with an interpreter that has their packages.
 """
 
@@ -34,10 +34,12 @@ PEER_DEADLINE_S = 4 * 3600.0
 PEER_THRESHOLD = 0.5
 PEER_LABELS: Mapping[str, tuple[tuple[str, ...], float]] = {
     "silero": (("speech",), 0.032),
+    "firered": (("speech",), 0.0),
     "yamnet": (peers.YAMNET_LABELS, 0.96),
     "dnsmos": ((), 0.0),
 }
-"""Labels that a peer scores per frame, and its latency: until the end of its chunk or of its later window."""
+"""Labels that a peer scores per frame, and its latency: until the end of its chunk or of its later window. `firered`
+reads the whole sound first, so it has no latency that could be compared."""
 BASELINES = ("energy", "wada", *peers.PEERS)
 SUMMARY_FIGURES = ("snr_db", "sig", "bak", "ovrl", "speech_ratio", "noise_ratio", "interference_ratio")
 
