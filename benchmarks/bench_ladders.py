@@ -43,7 +43,8 @@ from speech_qc.pipeline.direct import DirectModel, inspect_blocks
 from speech_qc.pipeline.factory import make_runner
 from speech_qc.pipeline.recording import InspectOptions
 from speech_qc.pipeline.sources import ArraySource
-from speech_qc.scoring import Profile, Profiles, judge, load_profiles
+from speech_qc.scoring import Profile, Profiles, Verdict, judge, load_profiles
+from speech_qc.scoring.measures import Figures
 from speech_qc.settings import Settings
 
 OPINIONS = ("sig", "bak", "ovrl")
@@ -69,30 +70,47 @@ class Ranking:
     ladders: Mapping[str, Float64]
 
 
+class Meter:
+    """Measures clips with one model.
+
+    Args:
+        model_path: Model file; None for that of the settings.
+    """
+
+    def __init__(self, model_path: Path | None) -> None:
+        settings = Settings() if model_path is None else Settings(model_path=model_path)
+        self._model = DirectModel(make_runner(settings))
+        self._options = InspectOptions(next(iter(load_profiles().profiles.values())), keep_frames=False)
+
+    def figures(self, samples: NDArray[np.float32]) -> Figures:
+        """Return everything measured about a clip at `RATE_HZ`."""
+        found = inspect_blocks(self._model, ArraySource(samples, RATE_HZ, DecodeLimits()), self._options).channels[0]
+        counts = Counter(event.label for event in found.events)
+        return Figures(found.duration_s, found.summary, asdict(found.levels), counts)
+
+
 class Judge:
     """Measures a clip once and judges it by several variants of a profile."""
 
     def __init__(self, model_path: Path | None, variants: Mapping[str, Profile]) -> None:
-        settings = Settings() if model_path is None else Settings(model_path=model_path)
-        self._model = DirectModel(make_runner(settings))
-        self._options = InspectOptions(next(iter(variants.values())), keep_frames=False)
+        self._meter = Meter(model_path)
         self._variants = variants
 
     def qualities(self, samples: NDArray[np.float32]) -> list[float]:
         """Return the quality by each variant; 0 where no speech is left to judge."""
-        found = inspect_blocks(self._model, ArraySource(samples, RATE_HZ, DecodeLimits()), self._options).channels[0]
-        counts = Counter(event.label for event in found.events)
-        verdicts = [
-            judge(
-                profile,
-                duration_s=found.duration_s,
-                summary=found.summary,
-                levels=asdict(found.levels),
-                event_counts=counts,
-            )
-            for profile in self._variants.values()
-        ]
-        return [verdict.quality or 0.0 for verdict in verdicts]
+        figures = self._meter.figures(samples)
+        return [judge_figures(profile, figures).quality or 0.0 for profile in self._variants.values()]
+
+
+def judge_figures(profile: Profile, figures: Figures) -> Verdict:
+    """Judge a measured clip."""
+    return judge(
+        profile,
+        duration_s=figures.duration_s,
+        summary=figures.summary,
+        levels=figures.levels,
+        event_counts=figures.event_counts,
+    )
 
 
 def without(profile: Profile, names: Sequence[str]) -> Profile:
