@@ -209,13 +209,13 @@ def recording(room_dbfs: float, seed: int) -> np.ndarray:
 def downloads(tmp_path: Path) -> dict[str, Path]:
     """A crowd corpus of a quiet and a loud room, two music sources, and two corpus folders."""
     folders = {name: tmp_path / "raw" / name for name in ("crowd", "songs", "hits", "pool", "more")}
-    for speaker, room_dbfs in (("quiet", -75.0), ("loud", -45.0)):
+    for speaker, room_dbfs in (("calm", -75.0), ("loud", -45.0)):
         write_sound(folders["crowd"] / "speech" / speaker / "a.wav", recording(room_dbfs, 1))
     for name in ("songs", "hits"):
         write_sound(folders[name] / "music" / f"{name}.wav", chord(2.0))
-    write_sound(folders["pool"] / "speech" / "quiet.wav", recording(-70.0, 2))
+    write_sound(folders["pool"] / "speech" / "calm.wav", recording(-70.0, 2))
     write_sound(folders["more"] / "noise" / "fan.wav", rush(2.0))
-    write_manifest(folders["pool"], [row("speech/quiet.wav", "speech", "valid", source="crowd")])
+    write_manifest(folders["pool"], [row("speech/calm.wav", "speech", "valid", source="crowd")])
     write_manifest(folders["more"], [row("noise/fan.wav", "noise")])
     return folders
 
@@ -267,14 +267,14 @@ def test_parts_are_made_cleaned_and_joined(
     assert set(lines.values()) == {"not done yet"}
     data, figures = tmp_path / "data", tmp_path / "data-figures"
     assert kinds(data) == {
-        "speech": {"quiet"}, "real_noisy": {"loud"}, "bed": {"quiet", "loud"}, "music": {"songs", "hits"},
+        "speech": {"calm"}, "real_noisy": {"loud"}, "bed": {"calm", "loud"}, "music": {"songs", "hits"},
         "noise": {"made"},
     }  # fmt: skip
     assert missing_speech(data) == missing_speech(figures) == []
     assert {stem.split for stem in read_manifest(figures) if stem.source == "songs"} == {"valid"}
     made = {stem.speaker: stem.split for stem in read_manifest(tmp_path / "data-parts" / "crowd")}
-    assert split_of("quiet") == "train"
-    assert made["quiet"] == "valid"  # as in the pool
+    assert split_of("calm") == "train"
+    assert made["calm"] == "valid"  # as in the pool
     assert sorted(path.name for path in downloads["pool"].iterdir()) == ["manifest.csv", "speech"]  # unchanged
 
 
@@ -289,7 +289,7 @@ def test_a_change_of_one_part_repeats_only_that_part_and_the_join(
     assert lines["part pool"].startswith("skipped, done")
     assert lines["part music"].startswith("skipped, done")
     assert lines["join"] == "changed: part crowd"
-    assert kinds(tmp_path / "data")["speech"] == {"quiet", "loud"}
+    assert kinds(tmp_path / "data")["speech"] == {"calm", "loud"}
     assert missing_speech(tmp_path / "data-figures") == []
 
     lines = make(range_db=20, hits="evergreens")
