@@ -19,27 +19,40 @@ class StageError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Command:
+    """What a stage runs.
+
+    Args:
+        text: The command, for people.
+        run: Returns an exit code. If it was interrupted, it continues where it was.
+    """
+
+    text: str
+    run: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
-    """One command of a recipe.
+    """One step of a recipe.
 
     Args:
         name: Unique in the recipe.
-        command: What is run, for people.
+        command: What is run.
         inputs: Returns all that the outputs depend on, as JSON, by names that a person understands. It is called when
             all stages before are done.
         outputs: Files that must exist afterwards, unchanged since. Outputs that later stages change do not belong here.
-        run: Returns an exit code. If it was interrupted, it continues where it was.
         clear: Files and folders to remove before the stage is run with other inputs, so that nothing is continued.
         unneeded: Returns why the stage need not be run, although this recipe never ran it; None if it must.
+        alone: It depends on its inputs only, and is not repeated because an earlier stage was.
     """
 
     name: str
-    command: str
+    command: Command
     inputs: Callable[[], dict[str, Any]]
     outputs: tuple[Path, ...]
-    run: Callable[[], int]
     clear: tuple[Path, ...] = ()
     unneeded: Callable[[], str | None] = lambda: None
+    alone: bool = False
 
 
 class Ledger:
@@ -99,7 +112,7 @@ class Ledger:
         outputs = {str(path): file_sha256(path) for path in stage.outputs}
         missing = [path for path, digest in outputs.items() if digest is None]
         if missing:
-            raise StageError(f"{stage.name}: expected {', '.join(missing)} after `{stage.command}`, found none")
+            raise StageError(f"{stage.name}: expected {', '.join(missing)} after `{stage.command.text}`, found none")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._write(stage.name, {"inputs": inputs, "outputs": outputs, "done": now})
 
@@ -112,7 +125,10 @@ class Ledger:
 
 
 def run_stages(stages: Sequence[Stage], ledger: Ledger) -> Iterator[str]:
-    """Run all stages that are due, and all after the first of them; yield a line for each stage before it is run.
+    """Run all stages that are due, and those after the first of them that are not `alone`.
+
+    Yields:
+        A line for each stage, before it is run.
 
     Raises:
         StageError: A stage failed. All stages before it are done.
@@ -124,14 +140,14 @@ def run_stages(stages: Sequence[Stage], ledger: Ledger) -> Iterator[str]:
             yield f"{stage.name}: skipped, {note}"
             continue
         inputs = json.loads(json.dumps(stage.inputs()))
-        reason = ledger.due(stage, inputs) or (f"after {first}" if first else None)
+        reason = ledger.due(stage, inputs) or (f"after {first}" if first and not stage.alone else None)
         if reason is None:
             yield f"{stage.name}: skipped, done {ledger.done_at(stage.name)} with the same inputs"
             continue
-        yield f"{stage.name}: {reason}\n  {stage.command}"
+        yield f"{stage.name}: {reason}\n  {stage.command.text}"
         first = first or stage.name
         ledger.begin(stage, inputs)
-        code = stage.run()
+        code = stage.command.run()
         if code:
             raise StageError(f"{stage.name}: exit code {code}; its message is above. The same command continues here")
         ledger.finish(stage, inputs)

@@ -1,8 +1,9 @@
 """Make a model by a recipe: `python -m training.recipe RECIPE --data CORPUS --out FOLDER`.
 
-The stages are commands that can also be run by hand: corpora, speech labels, rated clips, training runs, export, report
-and card. What is done is recorded in FOLDER/recipe.json. The same command continues an interrupted recipe; if a part of
-the recipe or a file changed, it repeats the stages from the first one that depends on it.
+The stages are commands that can also be run by hand: parts of the corpus, their join, speech labels, rated clips,
+training runs, export, report and card. What is done is recorded in FOLDER/recipe.json. The same command continues an
+interrupted recipe; if a part of the recipe or a file changed, it repeats the stages from the first one that depends on
+it. A change of one part of the corpus does not repeat the other parts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from training.config import ConfigError, nearest
 from training.corpora.manifest import ManifestError
 from training.ledger import Ledger, StageError, run_stages
 from training.recipe_config import read_recipe
-from training.stages import TEACHERS, Places, make_stages
+from training.stage_commands import TEACHERS, Places
+from training.stages import make_stages
 
 LEDGER = "recipe.json"
 
@@ -45,12 +47,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.recipe", description=__doc__)
     parser.add_argument("recipe", type=Path, help="YAML file, for instance training/recipes/base-0.5.0.yaml")
     parser.add_argument(
-        "--data", type=Path, required=True, help="corpus folder; made by the recipe if it has no manifest"
+        "--data",
+        type=Path,
+        required=True,
+        help="corpus folder; made if it has no manifest, from parts in CORPUS-parts",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, model file, report and card")
     parser.add_argument("--figures-data", type=Path, help="corpus folder for the figures (default: that of --data)")
     parser.add_argument(
-        "--from", dest="downloads", action="append", default=[], metavar="NAME=FOLDER", help="a downloaded corpus"
+        "--from",
+        dest="downloads",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a downloaded corpus, or a corpus folder to join",
     )
     parser.add_argument(
         "--teacher-python", action="append", default=[], metavar="NAME=PYTHON",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
@@ -18,12 +18,18 @@ MERGED = ("model", "data")
 """Settings of a run that replace those of `defaults` key by key; all others are replaced as a whole."""
 SPLITS = ("train", "valid")
 
+SPLITS_OF = "splits-of"
+"""Option of `make` whose value is a part here, and a folder on the command line."""
+
 Value = str | int | float | bool | tuple[str, ...]
+PartName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class MakeStep(Checked):
     """One call of `training.corpora make`."""
 
+    part: PartName
+    """Corpus folder to write into, one of `join.parts`; several steps may share it."""
     recipe: str
     folder: str = Field(default="", alias="from")
     """NAME of the downloaded folder, which the command line gives as `--from NAME=FOLDER`; default: the recipe's."""
@@ -51,18 +57,45 @@ class MakeStep(Checked):
         """NAME of the downloaded folder."""
         return self.folder or self.recipe
 
-    def arguments(self) -> list[str]:
-        """Return the options as on a command line."""
+    @property
+    def splits_of(self) -> str:
+        """The part whose speakers keep their split; empty if there is none."""
+        return str(self.options.get(SPLITS_OF, ""))
+
+    def arguments(self, folders: Mapping[str, Path]) -> list[str]:
+        """Return the options as on a command line, with the folders of the parts."""
         words: list[str] = []
-        for name, value in self.options.items():
+        for name, given in self.options.items():
+            value = str(folders[self.splits_of]) if name == SPLITS_OF else given
             if value is not False:
                 values = value if isinstance(value, tuple) else () if value is True else (value,)
                 words += [f"--{name}", *map(str, values)]
         return words
 
 
+class CleanStep(Checked):
+    """One call of `training.corpora clean`."""
+
+    part: PartName
+    range: float | None = None
+    """dB that clean speech lies above its pauses; default: that of the command."""
+    beds_only: bool = False
+    """Cut room tone, leave out nothing."""
+
+
+class JoinStep(Checked):
+    """The call of `training.join` that makes the two corpus folders."""
+
+    parts: tuple[PartName, ...] = Field(min_length=1)
+    """In this order. One that no step of `corpora` makes is a corpus folder, given as `--from NAME=FOLDER`."""
+    figures: tuple[str, ...] = ()
+    """What is only for figures."""
+    commercial: bool = False
+    """Leave out what forbids commercial use."""
+
+
 class VadStep(Checked):
-    """Speech labels of the corpus by a teacher: `SCRIPT FOLDER` writes FOLDER/speech.npz, an array per speech row."""
+    """Speech labels of a corpus by a teacher: `SCRIPT FOLDER` writes FOLDER/speech.npz, an array per speech row."""
 
     script: Path = Path("training/vad_teacher.py")
 
@@ -121,6 +154,8 @@ class Recipe(Checked):
     earlier: Path | None = None
     """An earlier model file; measured for comparison in the model file, the report and the card."""
     corpora: tuple[MakeStep, ...] = ()
+    clean: tuple[CleanStep, ...] = ()
+    join: JoinStep | None = None
     vad: VadStep | None = None
     mos: MosStep | None = None
     defaults: dict[str, Any] = Field(default_factory=dict)
@@ -129,6 +164,25 @@ class Recipe(Checked):
     export: ExportStep = ExportStep()
     evaluate: EvaluateStep | None = None
     card: CardStep | None = None
+
+    def wrong_parts(self) -> list[str]:
+        """Return what does not fit together in `corpora`, `clean` and `join`."""
+        parts = () if self.join is None else self.join.parts
+        named = [("corpora", step.part) for step in self.corpora] + [("clean", step.part) for step in self.clean]
+        wrong = [
+            f"{key}: expected the part {name} in join.parts" + (f", {nearest(name, parts)}" if parts else "")
+            for key, name in named
+            if name not in parts
+        ]
+        for key, names in (("join.parts", parts), ("clean", [step.part for step in self.clean])):
+            wrong += [f"{key}: {name} is listed twice" for name in sorted(set(names)) if list(names).count(name) > 1]
+        for step in self.corpora:
+            before = parts[: parts.index(step.part)] if step.part in parts else parts
+            if step.splits_of and step.splits_of not in before:
+                wrong.append(f"{SPLITS_OF}: expected a part before {step.part} in join.parts, got {step.splits_of}")
+        if self.clean and self.vad is None:
+            wrong.append("clean: expected `vad`, too, because the teacher finds the pauses; add `vad: {}`")
+        return wrong
 
     def configs(self, mos_folder: Path | None = None) -> dict[str, TrainConfig]:
         """Return the complete configuration of each run by the name of its folder.
@@ -200,5 +254,8 @@ def read_recipe(path: Path) -> Recipe:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         raise ConfigError(f"recipe {path}:\n  " + "\n  ".join(mistakes(error, Recipe))) from error
+    wrong = recipe.wrong_parts()
+    if wrong:
+        raise ConfigError(f"recipe {path}:\n  " + "\n  ".join(wrong))
     recipe.configs()
     return recipe

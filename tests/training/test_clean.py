@@ -102,6 +102,25 @@ def test_beds_only_leaves_the_speech_alone(tmp_path: Path) -> None:
     assert {stem.kind for stem in stems(tmp_path).values()} == {"speech", "bed"}
 
 
+def test_a_linked_folder_is_cleaned_and_the_other_one_is_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = corpus(tmp_path / "pool", loud=-45.0), tmp_path / "part"
+    clean(folder, 45.0, Limits())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = ["link", "--from", str(folder), "--out", str(out)]
+    assert main(words) == main(words) == 0
+    assert set(stems(out)) == {"loud.wav"}  # room tone is cut anew
+    (out / "speech.npz").write_bytes((folder / "speech.npz").read_bytes())
+    clean(out, 20.0, Limits())
+    assert stems(out)["loud.wav"].kind == "speech"
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    capsys.readouterr()
+    assert main(["link", "--from", str(folder), "--out", str(folder)]) == 1
+    assert "no files of its own" in " ".join(capsys.readouterr().out.split())
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_speech_that_the_teacher_has_not_heard_is_set_apart(tmp_path: Path) -> None:
     corpus(tmp_path, quiet=-75.0)
     np.savez(tmp_path / "speech.npz", allow_pickle=False, **{"another.wav": np.zeros(3, np.uint8)})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ import yaml
 
 pytest.importorskip("torch")
 
-from made_corpus import RUN_CONFIG, row, talk, write_manifest, write_sound
+from made_corpus import RATE_HZ, RUN_CONFIG, chord, row, rush, talk, write_manifest, write_sound
 
 from training.config import ConfigError
 from training.corpora.manifest import read_manifest
+from training.corpora.recipes import split_of
+from training.corpus_stages import corpus_stages, missing_speech
 from training.evaluation.models import model_scorer
 from training.ledger import Ledger, run_stages
 from training.model import FIRST_LABELS
 from training.recipe import main
 from training.recipe_config import read_recipe
-from training.stages import Places, make_stages, missing_speech
+from training.stage_commands import Places
+from training.stages import make_stages
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
@@ -99,7 +103,7 @@ def words(recipe: Path, data: Path, out: Path, *more: str) -> list[str]:
 def told(text: str) -> dict[str, str]:
     """Return what was printed about each stage."""
     lines = [line.partition(": ") for line in text.splitlines()]
-    names = ("corpora", "vad", "mos", "train", "export", "evaluate", "card")
+    names = ("part", "join", "vad", "mos", "train", "export", "evaluate", "card")
     return {name: what for name, sign, what in lines if sign and name.split()[0] in names}
 
 
@@ -194,27 +198,129 @@ def test_a_run_with_other_settings_does_not_continue_the_interrupted_one(data: P
     assert (out / "1-first" / "best.pt").is_file()
 
 
-def test_corpora_are_made_once_and_one_that_exists_is_kept(tmp_path: Path) -> None:
-    for name, pitch in (("one", 110.0), ("two", 180.0)):
-        for take in range(2):
-            write_sound(tmp_path / name / f"speech/{name}/{take}.wav", talk(3.0, pitch, seed=take))
-    options = {"licence": "CC0-1.0", "range": 20}
-    steps = [{"recipe": "folder", "from": name, "options": options | {"source": name}} for name in ("one", "two")]
-    out, data = tmp_path / "out", tmp_path / "data"
-    recipe = read_recipe(write_recipe(tmp_path, corpora=steps))
-    places = Places(data, out, downloads={name: tmp_path / name for name in ("one", "two")})
+def recording(room_dbfs: float, seed: int) -> np.ndarray:
+    """Return two seconds of voice, then two of the room alone."""
+    voice = talk(4.0, 150.0, seed)
+    voice[2 * RATE_HZ :] = 0.0
+    return voice + np.random.default_rng(seed).normal(0.0, 10.0 ** (room_dbfs / 20.0), voice.size)
 
-    def make(folder: Path) -> list[str]:
-        ledger = Ledger(folder / "recipe.json")
-        return list(
-            run_stages(make_stages(recipe, Places(data, folder, downloads=places.downloads), ledger)[:2], ledger)
-        )
 
-    first = make(out)
-    assert [line.splitlines()[0] for line in first] == ["corpora 1 one: not done yet", "corpora 2 two: not done yet"]
-    assert {stem.source for stem in read_manifest(data)} == {"one", "two"}
-    assert all("skipped, done" in line for line in make(out))
-    assert all("exists and this recipe did not make it" in line for line in make(tmp_path / "other"))
+@pytest.fixture
+def downloads(tmp_path: Path) -> dict[str, Path]:
+    """A crowd corpus of a quiet and a loud room, two music sources, and two corpus folders."""
+    folders = {name: tmp_path / "raw" / name for name in ("crowd", "songs", "hits", "pool", "more")}
+    for speaker, room_dbfs in (("calm", -75.0), ("loud", -45.0)):
+        write_sound(folders["crowd"] / "speech" / speaker / "a.wav", recording(room_dbfs, 1))
+    for name in ("songs", "hits"):
+        write_sound(folders[name] / "music" / f"{name}.wav", chord(2.0))
+    write_sound(folders["pool"] / "speech" / "calm.wav", recording(-70.0, 2))
+    write_sound(folders["more"] / "noise" / "fan.wav", rush(2.0))
+    write_manifest(folders["pool"], [row("speech/calm.wav", "speech", "valid", source="crowd")])
+    write_manifest(folders["more"], [row("noise/fan.wav", "noise")])
+    return folders
+
+
+def parts(tmp_path: Path, *, range_db: float = 40, hits: str = "hits") -> dict[str, Any]:
+    """Return the parts of a recipe that makes its corpus."""
+    licence = {"licence": "CC0-1.0"}
+    crowd = licence | {"source": "crowd", "floor": 0, "range": 0, "splits-of": "pool"}
+    return {
+        "corpora": [
+            {"part": "crowd", "recipe": "folder", "from": "crowd", "options": crowd},
+            {"part": "music", "recipe": "folder", "from": "songs", "options": licence | {"source": "songs"}},
+            {"part": "music", "recipe": "folder", "from": "hits", "options": licence | {"source": hits}},
+        ],
+        "clean": [{"part": "pool", "beds_only": True}, {"part": "crowd", "range": range_db}],
+        "join": {"parts": ["pool", "crowd", "music", "more"], "figures": ["songs"], "commercial": True},
+        "vad": {"script": tmp_path / "vad.py"},
+    }
+
+
+@pytest.fixture
+def make(tmp_path: Path, downloads: dict[str, Path]) -> Callable[..., dict[str, str]]:
+    """Run a recipe up to its corpus and return what was printed about each stage."""
+
+    def run(out: str = "out", **changes: Any) -> dict[str, str]:
+        recipe = read_recipe(write_recipe(tmp_path, **parts(tmp_path, **changes)))
+        figures, teachers = tmp_path / "data-figures", {"vad": Path(sys.executable)}
+        places = Places(tmp_path / "data", tmp_path / out, figures, downloads, teachers)
+        ledger = Ledger(tmp_path / out / "recipe.json")
+        return told("\n".join(run_stages(corpus_stages(recipe, places, ledger), ledger)))
+
+    return run
+
+
+def kinds(folder: Path) -> dict[str, set[str]]:
+    """Return the speakers, or else the sources, of each kind."""
+    found: dict[str, set[str]] = {}
+    for stem in read_manifest(folder):
+        found.setdefault(stem.kind, set()).add(stem.speaker or stem.source)
+    return found
+
+
+def test_parts_are_made_cleaned_and_joined(
+    make: Callable[..., dict[str, str]], downloads: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = make()
+    assert list(lines) == ["part pool", "part crowd", "part music", "join", "vad"]
+    assert lines.pop("vad").endswith("covers all speech of the manifest")
+    assert set(lines.values()) == {"not done yet"}
+    data, figures = tmp_path / "data", tmp_path / "data-figures"
+    assert kinds(data) == {
+        "speech": {"calm"}, "real_noisy": {"loud"}, "bed": {"calm", "loud"}, "music": {"songs", "hits"},
+        "noise": {"made"},
+    }  # fmt: skip
+    assert missing_speech(data) == missing_speech(figures) == []
+    assert {stem.split for stem in read_manifest(figures) if stem.source == "songs"} == {"valid"}
+    made = {stem.speaker: stem.split for stem in read_manifest(tmp_path / "data-parts" / "crowd")}
+    assert split_of("calm") == "train"
+    assert made["calm"] == "valid"  # as in the pool
+    assert sorted(path.name for path in downloads["pool"].iterdir()) == ["manifest.csv", "speech"]  # unchanged
+
+
+def test_a_change_of_one_part_repeats_only_that_part_and_the_join(
+    make: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    make()
+    assert [what.partition(",")[0] for what in make().values()] == ["skipped"] * 5
+
+    lines = make(range_db=20)
+    assert lines["part crowd"] == "changed: clean"
+    assert lines["part pool"].startswith("skipped, done")
+    assert lines["part music"].startswith("skipped, done")
+    assert lines["join"] == "changed: part crowd"
+    assert kinds(tmp_path / "data")["speech"] == {"calm", "loud"}
+    assert missing_speech(tmp_path / "data-figures") == []
+
+    lines = make(range_db=20, hits="evergreens")
+    assert lines["part music"] == "changed: steps"
+    assert lines["part crowd"].startswith("skipped, done")
+    assert kinds(tmp_path / "data")["music"] == {"songs", "evergreens"}
+
+    (tmp_path / "data-parts" / "music" / "manifest.csv").unlink()
+    assert make(range_db=20, hits="evergreens")["part music"].startswith("missing or changed output")
+    assert kinds(tmp_path / "data")["music"] == {"songs", "evergreens"}
+
+
+def test_an_interrupted_part_continues(make: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    make()
+    before = (tmp_path / "data" / "manifest.csv").read_bytes()
+    ledger = json.loads((tmp_path / "out" / "recipe.json").read_text(encoding="utf-8"))
+    del ledger["stages"]["part crowd"]["done"]
+    (tmp_path / "out" / "recipe.json").write_text(json.dumps(ledger), encoding="utf-8")
+    lines = make()
+    assert lines["part crowd"] == "interrupted, continues"
+    assert lines["join"] == "after part crowd"
+    assert (tmp_path / "data" / "manifest.csv").read_bytes() == before
+
+
+def test_a_corpus_that_the_recipe_did_not_make_is_kept(make: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    make()
+    before = (tmp_path / "data" / "manifest.csv").read_bytes()
+    lines = make(out="other", range_db=20)
+    assert lines.pop("vad").startswith("skipped")
+    assert all("exists and this recipe did not make it" in what for what in lines.values())
+    assert (tmp_path / "data" / "manifest.csv").read_bytes() == before
 
 
 def test_speech_labels_count_only_if_they_cover_the_manifest(tmp_path: Path) -> None:
@@ -284,6 +390,18 @@ def test_a_failing_teacher_stops_the_recipe(data: Path, tmp_path: Path, capsys: 
         ({"train": []}, "train: "),
         ({"corpora": [{"recipe": "librispeach"}]}, "did you mean librispeech?"),
         ({"corpora": [{"recipe": "musan", "options": {"minuts": 3}}]}, "minuts: unknown option, did you mean minutes?"),
+        ({"corpora": [{"part": "a", "recipe": "musan"}]}, "corpora: expected the part a in join.parts"),
+        ({"clean": [{"part": "poll"}], "join": {"parts": ["pool"]}}, "clean: .*part poll .* did you mean pool?"),
+        ({"clean": [{"part": "a"}], "join": {"parts": ["a"]}}, "clean: expected `vad`, too"),
+        ({"join": {"parts": ["a", "a"]}}, "join.parts: a is listed twice"),
+        (
+            {
+                "corpora": [{"part": "a", "recipe": "musan", "options": {"splits-of": "b"}}],
+                "join": {"parts": ["a", "b"]},
+            },
+            "splits-of: expected a part before a in join.parts, got b",
+        ),
+        ({"clean": [{"part": "a", "beds-only": True}]}, "clean.0.beds-only: unknown key, did you mean beds_only?"),
         ({"corpora": [{"recipe": "musan", "form": "x"}]}, "corpora.0.form: unknown key, did you mean from?"),
         ({"train": [{"run": "a", "config": "missing.yaml"}]}, "cannot read configuration missing.yaml"),
     ],
@@ -311,10 +429,16 @@ def test_what_the_command_line_lacks_is_named(
     assert message in capsys.readouterr().err
 
 
-def test_a_corpus_to_make_needs_its_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = write_recipe(tmp_path, corpora=[{"recipe": "musan"}, {"recipe": "folder", "from": "own"}])
-    assert main(words(recipe, tmp_path / "data", tmp_path / "out")) == 2
-    assert "add --from musan=FOLDER --from own=FOLDER" in capsys.readouterr().err
+def test_a_corpus_to_make_needs_its_downloads_and_a_place_for_the_figures(
+    downloads: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, data = write_recipe(tmp_path, **parts(tmp_path)), tmp_path / "data"
+    given = [word for name in ("crowd", "pool", "more") for word in ("--from", f"{name}={downloads[name]}")]
+    assert main(words(recipe, data, tmp_path / "out", *given)) == 2
+    assert "add --from hits=FOLDER --from songs=FOLDER" in capsys.readouterr().err
+    given += [word for name in ("hits", "songs") for word in ("--from", f"{name}={downloads[name]}")]
+    assert main(words(recipe, data, tmp_path / "out", *given)) == 2
+    assert f"expected --figures-data {data}-figures, which the recipe makes, got None" in capsys.readouterr().err
 
 
 def test_a_run_takes_the_defaults_or_a_file_and_changes_parts_of_them(tmp_path: Path) -> None:

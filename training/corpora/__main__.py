@@ -1,4 +1,7 @@
-"""Create a corpus folder from a public corpus on disk (`make`), sort its speech (`clean`), validate it (`check`)."""
+"""Create a corpus folder from a public corpus on disk (`make`) or from another corpus folder's files (`link`).
+
+Sort its speech (`clean`) and validate it (`check`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.corpora.clean import clean
+from training.corpora.link import link
 from training.corpora.make import Limits, make
 from training.corpora.manifest import ManifestError, Stem, hours_by, manifest_sha256, read_manifest, validate
 from training.corpora.pauses import SpeechMarksError
@@ -29,10 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     check.add_argument("folder", type=Path, help="folder with manifest.csv and the stems")
     check.add_argument("--read", action="store_true", help="also read and preprocess every file; takes minutes")
     add_make(commands)
+    linked = commands.add_parser("link", help="make a corpus folder of another one's files, to clean it instead")
+    linked.add_argument("--from", dest="folder", type=Path, required=True, help="corpus folder; it is not changed")
+    linked.add_argument("--out", type=Path, required=True, help="folder to write")
     _add_clean(commands)
     options = parser.parse_args(argv)
     console = Console()
-    return {"make": _make, "clean": _clean, "check": _check}[options.command](options, console)
+    return {"make": _make, "link": _link, "clean": _clean, "check": _check}[options.command](options, console)
 
 
 def add_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -68,6 +75,16 @@ def _add_clean(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--floor", type=float, default=_LIMITS.floor_dbfs, help="dBFS; limit of the floor of speech without pauses"
     )
     command.add_argument("--beds-only", action="store_true", help="cut room tone, leave out nothing")
+
+
+def _link(options: argparse.Namespace, console: Console) -> int:
+    try:
+        count = link(options.folder, options.out)
+    except ManifestError as error:
+        console.print(f"[red]not linked[/]: {error}", highlight=False)
+        return 1
+    console.print(f"linked {count} stems", highlight=False)
+    return 0
 
 
 def _clean(options: argparse.Namespace, console: Console) -> int:
