@@ -240,7 +240,7 @@ class Detector(nn.Module):
         # The state is a logarithm, so that it has the range of the other parts.
         start = (10.0 * before.pop(0)).exp().unsqueeze(1) * ENERGY_FLOOR
         keeps = (keep_of(SNR_SMOOTHING_S, self.spec.frame_hop_s),)
-        means = leaky_means(power, start, keeps).squeeze(1) + ENERGY_FLOOR
+        means = leaky_means(power, start, keeps).squeeze(1)
         after.append((means[:, -1] / ENERGY_FLOOR).log() / 10.0)
         share = torch.sigmoid(shares.float())
         speech, rest = (means * share).sum(dim=2), (means * (1.0 - share)).sum(dim=2)

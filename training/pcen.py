@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from training.memory import keep_of, leaky_means
 
 SMOOTHING_S = 0.4
-EPSILON = 1e-9
 
 
 class Pcen(nn.Module):
-    """The image (E / (ε + M)^α + δ)^r - δ^r, where M is a leaky mean of the band's power E over 20 ms frames.
+    """The image (E / M^α + δ)^r - δ^r, where M is a leaky mean of the band's power E over 20 ms frames.
 
+    E has the floor of the features, so M is never 0 and needs no ε: added in each chunk, it would grow with their number.
     Gain α, bias δ and root r are trained per band, starting from 0.98, 2 and 0.5. The state is log M on the scale of
     the normalised log-mel image, so that a stream that starts from zeros starts from the average level of the training
     material.
@@ -49,7 +49,7 @@ class Pcen(nn.Module):
         """
         frames = log_mel.reshape(log_mel.shape[0], -1, self._rows, self._bands)  # (B, T / 2, 2, bands)
         start = (state * spread + mean).exp().unsqueeze(1)
-        log_means = (leaky_means(frames.exp().mean(dim=2), start, (self._keep,)).squeeze(1) + EPSILON).log()
+        log_means = leaky_means(frames.exp().mean(dim=2), start, (self._keep,)).squeeze(1).log()
         delta, root = self.log_delta.exp(), self.log_root.exp()
         level = (frames - self.log_alpha.exp() * log_means.unsqueeze(2)).exp() + delta
         image = (root * level.log()).exp() - (root * self.log_delta).exp()

@@ -39,14 +39,15 @@ def test_pcen_forgets_the_level_but_not_a_change() -> None:
     assert onset.mean() > 3.0 * steady.mean()
 
 
-def test_pcen_says_the_same_for_any_chunking() -> None:
+@pytest.mark.parametrize("level", [-8.0, np.log(SPEC.log_floor)], ids=["loud", "digital silence"])
+def test_pcen_says_the_same_for_any_chunking(level: float) -> None:
     pcen = Pcen(SPEC.mel_bands, SPEC.hops_per_frame, SPEC.frame_hop_s)
     mean, spread = torch.full((SPEC.mel_bands,), -8.0), torch.full((SPEC.mel_bands,), 3.0)
-    features = 3.0 * torch.randn(2, 60, SPEC.mel_bands) - 8.0
+    features = torch.clamp(3.0 * torch.randn(2, 360, SPEC.mel_bands) + level, min=np.log(SPEC.log_floor))
     state, parts = torch.zeros(2, SPEC.mel_bands), []
     with torch.no_grad():
         whole, last = pcen(features, state, mean, spread)
-        for chunk in features.split([2, 10, 48], dim=1):
+        for chunk in features.split([2, 10, 48, *[2] * 150], dim=1):
             image, state = pcen(chunk, state, mean, spread)
             parts.append(image)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
