@@ -52,12 +52,12 @@ class EventRule:
 EVENT_RULES: Mapping[str, EventRule] = {
     "speech": EventRule(0.10, 0.20, 0.04),
     "noise": EventRule(0.30, 0.50, 0.02),
-    "interference": EventRule(0.30, 0.50, 0.02),
+    "interference": EventRule(0.30, 1.00, 0.02),  # as long as music and tones, its causes
     "stationary_noise": EventRule(0.50, 0.50, 0.01),
     "transient_noise": EventRule(0.06, 0.20, 0.01),  # a mouse click lasts three frames
     "interfering_speech": EventRule(0.40, 0.50, 0.01),
     "music": EventRule(0.60, 1.00, 0.01),
-    "tone": EventRule(0.10, 0.50, 0.01),
+    "tone": EventRule(0.10, 1.00, 0.01),  # a loud word can cover it, and call tones pause
     "clipping": EventRule(0.04, 0.30, 0.005),
     "dropout": EventRule(0.02, 0.10, 0.005),  # one lost packet is 20 ms
     "reverberation": EventRule(0.50, 1.00, 0.02),
