@@ -46,6 +46,11 @@ def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
             f"`{training['commit']}`, manifest sha256 `{training['manifest_sha256'][:16]}`",
         ),
     ]
+    if training.get("blend"):
+        blend = training["blend"]
+        facts.append(
+            ("averaged with", f"{100 * blend['share']:g} % of the weights after a run of {blend['steps']} steps")
+        )
     if training.get("start"):
         start = training["start"]
         model = f"{start['model']}, " if "model" in start else ""
@@ -86,7 +91,7 @@ def _compared(contract: ModelContract) -> list[str]:
             pair.append(number(None if value is None else 100 * value if percent else value, 2 if percent else digits))
         if pair != [number(None, 2)] * 2:
             unit = " %" if percent else ""
-            rows.append((name, pair[0] + unit, pair[1] + unit))
+            facts.append((name, pair[0] + unit, pair[1] + unit))
 
     for label in contract.metrics["labels"]:
         add(f"`{label}`, frame AUROC", "labels", label, "auroc")

@@ -28,7 +28,15 @@ from training.config import TrainConfig
 from training.corpora.manifest import ManifestError
 from training.evaluate import evaluate
 from training.evaluation.cases import MaterialError
-from training.evaluation.models import EvaluationError, Scorer, model_scorer, onnx_score, onnx_session, read_run
+from training.evaluation.models import (
+    EvaluationError,
+    Scorer,
+    model_scorer,
+    onnx_score,
+    onnx_session,
+    read_blend,
+    read_run,
+)
 from training.examples import clip_samples, load_pool
 from training.material import (
     CALIBRATION_SEED_OFFSET,
@@ -213,6 +221,8 @@ def export(
     figures_data: Path | None = None,
     earlier: Path | None = None,
     mos: Path | None = None,
+    blend: Path | None = None,
+    blend_share: float = 0.0,
 ) -> ModelContract:
     """Calibrate, export, measure and verify a run's best checkpoint.
 
@@ -226,6 +236,8 @@ def export(
             calibration and the choice of thresholds (see `training.join`); `data` if None.
         earlier: An older model file to measure on the same mixtures, for the card.
         mos: Folder of rated clips; opinion scores are compared with its split `valid`.
+        blend: Another run of the same net, whose weights are averaged with those of `run`.
+        blend_share: Their share.
 
     Raises:
         MaterialError: `mos` has no rated clips.
@@ -234,7 +246,7 @@ def export(
         ManifestError: The manifest cannot be used.
         ValueError: The manifest leaks between splits, or the pool cannot provide a material.
     """
-    net, document = read_run(run)
+    net, document = read_run(run) if blend is None else read_blend(run, blend, blend_share)
     config = TrainConfig.model_validate(document["config"])
     pool, _, _ = load_pool(data, config.data, "valid")
     samples, seed = clip_samples(config.data), config.seed + CALIBRATION_SEED_OFFSET
@@ -300,6 +312,7 @@ def _contract(
             "mmacs_per_s": round(net.macs_per_second() / 1e6, 2),
             "preprocessing": document["preprocessing"],
             "start": document.get("start"),
+            "blend": document.get("blend"),
             "validation": document.get("figures", {}),
             "calibration": calibration,
         },
@@ -339,6 +352,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--figures-data", type=Path, help="corpus folder for the figures (default: that of --data)")
     parser.add_argument("--earlier", type=Path, help="older model file to measure on the same mixtures, for the card")
     parser.add_argument("--mos", type=Path, help="folder of training.mos; its split valid stands in for human scores")
+    parser.add_argument(
+        "--blend", type=Path, help="another run of the chain, whose weights are averaged with the run's"
+    )
+    parser.add_argument("--blend-share", type=float, default=0.5, help="share of its weights (default: 0.5)")
     parser.add_argument("--card", type=Path, help="also update the generated part of this model card")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -352,6 +369,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             figures_data=options.figures_data,
             earlier=options.earlier,
             mos=options.mos,
+            blend=options.blend,
+            blend_share=options.blend_share,
         )
         if options.card:
             write_card(options.out, options.card)

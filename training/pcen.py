@@ -17,7 +17,7 @@ SMOOTHING_S = 0.4
 class Pcen(nn.Module):
     """The image (E / M^α + δ)^r - δ^r, where M is a leaky mean of the band's power E over 20 ms frames.
 
-    E has the floor of the features, so M is never 0 and needs no ε: added in each chunk, it would grow with their number.
+    E has the floor of the features, so M is never 0 and needs no ε, which would add up from chunk to chunk.
     Gain α, bias δ and root r are trained per band, starting from 0.98, 2 and 0.5. The state is log M on the scale of
     the normalised log-mel image, so that a stream that starts from zeros starts from the average level of the training
     material.

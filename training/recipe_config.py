@@ -132,6 +132,10 @@ class ExportStep(Checked):
     """Calibration mixtures."""
     evaluation_mixtures: int = Field(default=400, ge=1)
     """Mixtures for the figures in the model file."""
+    blend: str | None = None
+    """An earlier run of the recipe whose weights are averaged with the last run's."""
+    blend_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of its weights."""
 
 
 class EvaluateStep(Checked):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from training.config import ConfigError, TrainConfig
+from training.config import ConfigError, TrainConfig, nearest
 from training.corpus_stages import corpus_stages
 from training.export import golden_path
 from training.ledger import Ledger, Stage, file_sha256
@@ -124,7 +124,13 @@ def _results(recipe: Recipe, places: Places, configs: Mapping[str, TrainConfig])
     last, config = list(configs.items())[-1]
     run, model, figures = places.out / last, places.out / f"{config.name}.onnx", places.figures or places.data
     words = [str(run), "--data", str(places.data), "--out", str(model)]
-    words += flags(recipe.export.model_dump()) + flags({"figures-data": places.figures, "earlier": recipe.earlier})
+    given = recipe.export.model_dump(exclude={"blend", "blend_share"})
+    words += flags(given) + flags({"figures-data": places.figures, "earlier": recipe.earlier})
+    other = _blended(recipe, places, configs)
+    if other is not None:
+        words += flags({"blend": other, "blend-share": recipe.export.blend_share})
+    if config.data.mos_folder is not None:
+        words += flags({"mos": config.data.mos_folder})
 
     def corpora() -> dict[str, Any]:
         earlier = None if recipe.earlier is None else file_sha256(recipe.earlier)
@@ -132,7 +138,8 @@ def _results(recipe: Recipe, places: Places, configs: Mapping[str, TrainConfig])
 
     def export_inputs() -> dict[str, Any]:
         options = recipe.export.model_dump(mode="json")
-        return {"run": file_sha256(run / BEST), "options": options, **corpus_state(places.data), **corpora()}
+        weights = [file_sha256(folder / BEST) for folder in (run, other) if folder is not None]
+        return {"runs": weights, "options": options, **corpus_state(places.data), **corpora()}
 
     outputs = (model, golden_path(model))
     stages = [Stage("export", module_command("training.export", words), export_inputs, outputs)]
@@ -151,6 +158,16 @@ def _results(recipe: Recipe, places: Places, configs: Mapping[str, TrainConfig])
         command = module_command("training.card", [str(model), "--card", str(card)])
         stages.append(Stage("card", command, lambda: {"model": file_sha256(model)}, (card,)))
     return stages
+
+
+def _blended(recipe: Recipe, places: Places, configs: Mapping[str, TrainConfig]) -> Path | None:
+    """Return the folder of the run that `export.blend` names."""
+    if recipe.export.blend is None:
+        return None
+    names = [step.run for step in recipe.train]
+    if recipe.export.blend not in names:
+        raise ConfigError(f"export.blend: {recipe.export.blend} is no run, {nearest(recipe.export.blend, names)}")
+    return places.out / list(configs)[names.index(recipe.export.blend)]
 
 
 def _config_path(places: Places, name: str) -> Path:

@@ -1,7 +1,7 @@
 """The contenders: a model, a run, or a baseline. All take samples and return scores per frame and for the whole sound.
 
-The energy baseline and WADA-SNR run in this process. Silero VAD, FireRedVAD, YAMNet and DNSMOS run in a separate process
-(`training/peers.py`) with an interpreter that has their packages.
+The energy baseline and WADA-SNR run in this process. Silero VAD, FireRedVAD, YAMNet and DNSMOS run in a separate
+process (`training/peers.py`) with an interpreter that has their packages.
 """
 
 from __future__ import annotations

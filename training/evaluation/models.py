@@ -58,6 +58,26 @@ def read_run(run: Path) -> tuple[Detector, dict[str, Any]]:
     return net.eval(), document
 
 
+def read_blend(run: Path, other: Path, share: float) -> tuple[Detector, dict[str, Any]]:
+    """Build the net whose weights are the mean of two runs of one chain, with `share` of the other run's.
+
+    A run from another's weights stays close enough for the mean to work, and the mean keeps more of what the first run
+    knew. Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models".
+
+    Raises:
+        EvaluationError: A run has no usable checkpoint, or their nets differ.
+    """
+    (net, document), (second, earlier) = read_run(run), read_run(other)
+    if net.config != second.config:
+        raise EvaluationError(f"expected runs of one net, {other} has another one than {run}")
+    state, past = net.state_dict(), second.state_dict()
+    for name, value in state.items():
+        if value.dtype.is_floating_point:
+            value.lerp_(past[name], share)
+    made = {"share": share, "config": earlier["config"], "steps": earlier["progress"]["step"]}
+    return net, document | {"blend": made}
+
+
 def run_scorer(run: Path) -> Scorer:
     """Load a run's best checkpoint without calibration, with thresholds of 0.5."""
     net, document = read_run(run)
