@@ -91,7 +91,7 @@ def _compared(contract: ModelContract) -> list[str]:
             pair.append(number(None if value is None else 100 * value if percent else value, 2 if percent else digits))
         if pair != [number(None, 2)] * 2:
             unit = " %" if percent else ""
-            facts.append((name, pair[0] + unit, pair[1] + unit))
+            rows.append((name, pair[0] + unit, pair[1] + unit))
 
     for label in contract.metrics["labels"]:
         add(f"`{label}`, frame AUROC", "labels", label, "auroc")
