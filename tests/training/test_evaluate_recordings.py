@@ -29,6 +29,7 @@ from training.evaluation.recordings import recorded_cases, recording_figures
 from training.mixing.plan import MixPlan, Part, SourcePlan
 from training.model import FIRST_LABELS
 from training.mos import MOS_LABELS, MosClips, write
+from training.mos_targets import TEACHER_COLUMNS
 
 CONTRACT = echo_contract()
 
@@ -148,7 +149,7 @@ def test_teachers_scores_stand_in_for_ratings(tmp_path: Path) -> None:
     with pytest.raises(MaterialError, match="expected rated clips of the split valid in"):
         teacher_cases(tmp_path)
     write(tmp_path, "valid", made_pool(), DataConfig(clip_seconds=3.0), FIRST_LABELS, 3)
-    np.save(tmp_path / "valid.scores.npy", np.full((2, 3), 3.0, np.float32))
+    np.save(tmp_path / "valid.scores.npy", np.full((2, TEACHER_COLUMNS), 3.0, np.float32))
     cases, rated = teacher_cases(tmp_path), MosClips(tmp_path, "valid", MOS_LABELS)
     assert [c.frames for c in cases] == [150, 150]  # the teacher has not rated the third
     for number, one in enumerate(cases):

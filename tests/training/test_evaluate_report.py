@@ -17,6 +17,7 @@ from training.evaluate import main
 from training.evaluation.markdown import report_markdown
 from training.model import FIRST_LABELS
 from training.mos import write
+from training.mos_targets import TEACHER_COLUMNS
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,7 @@ def test_all_materials_and_contenders_stand_in_one_report(
     material = ["--data", str(corpus), "--mixtures", "8", "--labelled", str(labelled(tmp_path / "calls"))]
     material += ["--ratings", str(rated(tmp_path / "clips"))]
     write(tmp_path / "mos", "valid", made_pool(), DataConfig(clip_seconds=3.0), FIRST_LABELS, 2)
-    np.save(tmp_path / "mos" / "valid.scores.npy", np.full((2, 3), 3.0, np.float32))
+    np.save(tmp_path / "mos" / "valid.scores.npy", np.full((2, TEACHER_COLUMNS), 3.0, np.float32))
     material += ["--mos", str(tmp_path / "mos")]
     contenders = ["--model", str(model), "--compare", str(model), "--baseline", "energy", "wada"]
     assert main([*contenders, *material, "--out", str(out)]) == 0

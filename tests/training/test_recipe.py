@@ -75,9 +75,9 @@ def settings(**changes: Any) -> dict[str, Any]:
 def write_recipe(folder: Path, **changes: Any) -> Path:
     """Write a recipe, and the programs of the teachers next to it."""
     (folder / "vad.py").write_text(VAD, encoding="utf-8")
-    from training.mos import MOS_LABELS
+    from training.mos_targets import TEACHER_COLUMNS
 
-    (folder / "mos.py").write_text(MOS.replace("COLUMNS", str(len(MOS_LABELS))), encoding="utf-8")
+    (folder / "mos.py").write_text(MOS.replace("COLUMNS", str(TEACHER_COLUMNS)), encoding="utf-8")
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(json.loads(json.dumps(settings(**changes), default=str))), encoding="utf-8")
     return path
