@@ -231,8 +231,8 @@ def _opinion_figures(net: Detector, mos: MosClips | None) -> dict[str, float]:
         if LABEL_CATALOG[label][1] == "mos":
             found, truth = mean[rated[:, column], column].numpy(), wanted[rated[:, column], column].numpy()
             figures[f"{label}_error"] = float(np.abs(found - truth).mean())
-            if found.std() > 0.0 and truth.std() > 0.0:
-                figures[f"{label}_r"] = float(np.corrcoef(found, truth)[0, 1])
+            varied = found.std() > 0.0 and truth.std() > 0.0
+            figures[f"{label}_r"] = float(np.corrcoef(found, truth)[0, 1]) if varied else 0.0
     return figures
 
 

@@ -146,7 +146,7 @@ def test_a_recipe_makes_a_model_and_repeats_only_what_a_change_affects(
     changed = told(capsys.readouterr().out)
     assert changed["train 1-first"].startswith("skipped")
     assert changed["train 2-opinions"] == "changed: configuration"
-    assert changed["export"] == "changed: run"
+    assert changed["export"] == "changed: runs"
     assert changed["card"].startswith(("changed: model", "after train 2-opinions"))
     assert model_scorer(out / f"{RUN_CONFIG.name}.onnx").contract.training["seed"] == 5
 
