@@ -25,6 +25,8 @@ Float64 = NDArray[np.float64]
 
 ENTER_LOW, ENTER_HIGH = 0.5, 0.95  # below, an event is unlikely; above, a threshold overfits its mixtures
 EXIT_SHARE = 0.7  # exit = this share of enter, so scores that fluctuate around enter stay one event
+NO_ALARMS = ("speech", "reverberation", "dropout")
+"""Labels whose events on clean speech count as no false alarms; those of `dropout` are not made from its scores."""
 DEFAULT_ENTER = 0.5
 FALSE_EVENTS_PER_HOUR = 8.0  # all labels together, clean speech; the aim is 10, and other speakers will differ
 ENTER_STEP = 0.03
@@ -179,7 +181,7 @@ def quiet_thresholds(
             if threshold >= enter[name] - ENTER_STEP / 2
         ]
         for name in judged
-        if name not in ("speech", "reverberation")
+        if name not in NO_ALARMS
     }
     for name, rows in choices.items():
         least = F1_KEPT * max(row[1] for row in rows)
