@@ -192,7 +192,7 @@ class Recipe(Checked):
         """Return the complete configuration of each run by the name of its folder.
 
         Args:
-            mos_folder: Folder of rated clips, for the runs that have opinion scores and name no folder.
+            mos_folder: Folder of rated clips, for the runs that have opinion scores and name no folder, not even null.
 
         Raises:
             ConfigError: A setting is unknown or invalid, or two runs have one name; the message lists all mistakes.
@@ -210,7 +210,7 @@ class Recipe(Checked):
             wrong += more
             if config is None:
                 continue
-            if mos_folder is not None and config.data.mos_folder is None and _opinions(config):
+            if mos_folder is not None and "mos_folder" not in config.data.model_fields_set and _opinions(config):
                 data = config.data.model_copy(update={"mos_folder": mos_folder})
                 config = config.model_copy(update={"data": data})
             found[f"{number + 1}-{step.run}"] = config
