@@ -63,6 +63,7 @@ np.save(sys.argv[2], np.stack([score] * 4, axis=1).astype(np.float32)[:, :COLUMN
 def settings(**changes: Any) -> dict[str, Any]:
     """Return a recipe with two short runs, the second of which adds the opinion scores."""
     config = RUN_CONFIG.model_dump(mode="json")
+    del config["data"]["mos_folder"]  # null would mean that a run has none
     first = {"data": config["data"] | {"clip_seconds": 3.0, "valid_mixtures": 8, "mos_per_batch": 2}}
     labels = [*FIRST_LABELS, "sig", "bak", "ovrl"]
     return {
