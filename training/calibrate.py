@@ -28,7 +28,7 @@ EXIT_SHARE = 0.7  # exit = this share of enter, so scores that fluctuate around 
 NO_ALARMS = ("speech", "reverberation", "dropout")
 """Labels whose events on clean speech count as no false alarms; those of `dropout` are not made from its scores."""
 DEFAULT_ENTER = 0.5
-FALSE_EVENTS_PER_HOUR = 8.0  # all labels together, clean speech; the aim is 10, and other speakers will differ
+FALSE_EVENTS_PER_HOUR = 40.0  # the aim for crowd microphones, whose recordings have clicks of their own
 ENTER_STEP = 0.03
 F1_KEPT = 0.85  # a raised threshold must keep this share of the label's best F1; a remaining excess is reported
 HARD_DB, HARD_SHARE = 25.0, 0.7
