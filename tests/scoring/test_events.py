@@ -274,7 +274,7 @@ def test_speech_frames_and_their_snr_decide_how_bad_noise_is() -> None:
         ("clipping", 10, 1.0, "moderate"),
         ("clipping", 50, 1.0, "severe"),
         ("reverberation", 50, 0.64, "minor"),
-        ("reverberation", 50, 0.7, "moderate"),
+        ("reverberation", 50, 0.8, "moderate"),
         ("reverberation", 50, 0.9, "severe"),
     ],
 )

@@ -44,7 +44,7 @@ MODERATE_CLIPPING_S = 0.2
 
 SEVERE_REVERBERATION_SCORE = 0.85
 """Mean score from which the room is assumed to smear words."""
-MODERATE_REVERBERATION_SCORE = 0.65
+MODERATE_REVERBERATION_SCORE = 0.78
 """Mean score from which the room is clearly audible."""
 
 _LONGER_THAN: dict[str, tuple[float, float]] = {
