@@ -131,7 +131,7 @@ def assert_same_answer(told: list[dict[str, Any]], body: dict[str, Any]) -> None
             assert_close(live[part], file[part], part)
         ended = [m for m in told if m["type"] == "event" and m["channel"] == index and m["phase"] == "end"]
         said = [{k: v for k, v in m.items() if k not in ("type", "phase", "channel")} for m in ended]
-        assert_close(sorted(said, key=lambda event: event["event_id"]), file["events"], "events on the way")
+        assert_close(sorted(said, key=lambda event: event["event_id"]), file["events"], "ended events")
 
 
 CUTS = {
