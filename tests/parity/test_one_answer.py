@@ -17,14 +17,13 @@ import pytest
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 
+from closeness import TOLERANCE, assert_close
 from signals import voice, wav_bytes, white_noise
 from speech_qc.audio.g711 import encode_alaw, encode_mulaw
 from speech_qc.capacity.host import allow_open_files
 from speech_qc.client.stream import StreamClient
 from speech_qc.engine import EchoRunner, OnnxRunner, Runner
 from speech_qc.settings import default_model_path
-
-TOLERANCE = 1e-4
 
 
 @pytest.fixture(params=["echo", pytest.param("shipped", marks=pytest.mark.slow)])
@@ -90,22 +89,6 @@ def cut_at_random(audio: bytes, seed: int) -> list[bytes]:
     while edges[-1] < len(audio):
         edges.append(edges[-1] + int(rng.choice([1, 3, 333, 641, 3201, 20_001])))
     return [audio[a:b] for a, b in pairwise(edges)]
-
-
-def assert_close(found: Any, expected: Any, where: str) -> None:
-    """Compare two parts of answers; numbers may differ by the tolerance of scores, which they are made from."""
-    if isinstance(expected, dict):
-        assert list(found) == list(expected), where
-        for name, value in expected.items():
-            assert_close(found[name], value, f"{where}.{name}")
-    elif isinstance(expected, list):
-        assert len(found) == len(expected), where
-        for index, value in enumerate(expected):
-            assert_close(found[index], value, f"{where}[{index}]")
-    elif isinstance(expected, float) and isinstance(found, float):
-        assert found == pytest.approx(expected, rel=0, abs=TOLERANCE), where
-    else:
-        assert found == expected, where
 
 
 def assert_same_answer(told: list[dict[str, Any]], body: dict[str, Any]) -> None:
