@@ -123,7 +123,7 @@ def test_a_larger_net_gives_at_first_what_the_smaller_gave(changes: dict[str, An
 
 
 def test_a_start_that_changes_the_scores_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wider layer in the middle of a concatenation shifts what the next layer reads, if nobody says so."""
+    """A wider layer shifts the inputs that follow it in a concatenation; copying by position alone is refused."""
     path = write_model(random_net(SMALL_NET), tmp_path / "made.onnx")
     wider = Detector(larger(SMALL_NET, image_size=13))
     assert "new" not in start_from(path, wider)
