@@ -43,28 +43,53 @@ def batches(
         collate_fn=collate,
         prefetch_factor=4 if config.data.workers else None,
     )
-    rng = np.random.default_rng([config.seed, first_step])
-    reuse, spec = config.data.reuse, dataset.front_end.spec
-    rows = dataset.samples // spec.hop_samples
-    step = first_step
-    store: list[Example] = []
+    feed = _Feed(config, dataset.front_end.spec, dataset.samples, first_step)
     for fresh in loader:
-        long = fresh[0].shape[1] > rows
-        if not long:
-            store = [*store[-REUSE_BATCHES + 1 :], fresh]
-        elif config.data.jitter:
-            fresh = jitter(fresh, np.random.default_rng([config.seed, step]), spec)
-        for index in range(fresh[0].shape[1] // rows if long else reuse):
-            if long:
-                batch = _piece(fresh, index, rows)
-            else:
-                batch = fresh if reuse == 1 else _drawn(rng, store, config.batch_size)
-                if reuse > 1 or config.data.jitter:
-                    batch = jitter(batch, np.random.default_rng([config.seed, step]), spec)
-            if mos is not None:
-                batch = _with_rated(batch, mos.take(step, config.data.mos_per_batch))
-            yield batch, long and index > 0
-            step += 1
+        for batch, follows in feed.steps(fresh):
+            yield batch if mos is None else _with_rated(batch, mos.take(feed.step, config.data.mos_per_batch)), follows
+            feed.step += 1
+
+
+class _Feed:
+    """Turns batches of new mixtures into the batches of steps; keeps the recent mixtures that are reused.
+
+    Args:
+        config: Reuse and jitter.
+        spec: Order of the columns.
+        samples: Length of a usual mixture.
+        step: Number of the first step.
+    """
+
+    def __init__(self, config: TrainConfig, spec: FeatureSpec, samples: int, step: int) -> None:
+        self.step = step
+        self._config, self._spec, self._rows = config, spec, samples // spec.hop_samples
+        self._draws = np.random.default_rng([config.seed, step])
+        self._store: list[Example] = []
+
+    def steps(self, fresh: Example) -> Iterator[tuple[Example, bool]]:
+        """Yield the batches that one batch of new mixtures makes, and whether each continues the one before it."""
+        if fresh[0].shape[1] > self._rows:
+            yield from self._long_steps(fresh)
+        else:
+            yield from ((batch, False) for batch in self._usual_steps(fresh))
+
+    def _long_steps(self, fresh: Example) -> Iterator[tuple[Example, bool]]:
+        """Cut long mixtures into stretches; level and colour are those of one microphone, so they are varied once."""
+        if self._config.data.jitter:
+            fresh = self._jitter(fresh)
+        for index in range(fresh[0].shape[1] // self._rows):
+            yield _piece(fresh, index, self._rows), index > 0
+
+    def _usual_steps(self, fresh: Example) -> Iterator[Example]:
+        """Use new mixtures once, or several times among recent ones."""
+        reuse = self._config.data.reuse
+        self._store = [*self._store[-REUSE_BATCHES + 1 :], fresh]
+        for _ in range(reuse):
+            batch = fresh if reuse == 1 else _drawn(self._draws, self._store, self._config.batch_size)
+            yield self._jitter(batch) if reuse > 1 or self._config.data.jitter else batch
+
+    def _jitter(self, batch: Example) -> Example:
+        return jitter(batch, np.random.default_rng([self._config.seed, self.step]), self._spec)
 
 
 def batch_of_step(config: TrainConfig, step: int) -> int:
