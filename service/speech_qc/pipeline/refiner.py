@@ -47,7 +47,8 @@ TONAL_FRAMES = 3000
 """Frames (one minute) before a decision in which such frames count, so that no beginning waits for ever."""
 
 ALWAYS, MIN_WINDOWS = 0.75, 3
-"""Under other sounds, a tone is a line in this share of the long windows, of which there must be so many."""
+"""Under other sounds, a tone is a line in this share of the long windows, of which there must be so many; two suffice for
+the frequencies of the telephone and of the mains, which music hardly meets."""
 
 STEADY_FRAMES = 15
 """A tone of at least this length (0.3 s) is no note."""
@@ -224,9 +225,9 @@ class EventRefiner:
                 return True
         windows = self._windows(event.onset_frame, stop)
         lines = steady_lines(windows, ALWAYS, constant=True)
-        if len(windows) >= 2 and is_call_progress(lines):
+        if len(windows) >= 2 and (is_call_progress(lines) or mains_hz(lines) is not None):
             return True
-        return len(windows) >= MIN_WINDOWS and (mains_hz(lines) is not None or len(lines) == 1)
+        return len(windows) >= MIN_WINDOWS and len(lines) == 1
 
     def _runs(self, start: int, stop: int) -> list[Run]:
         return [run for run in self._meter.runs if run.stop > start and run.first < stop]
