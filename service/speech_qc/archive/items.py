@@ -45,7 +45,7 @@ class ItemSource(Protocol):
         """Import path `module:function` of an `Opener` for this source's items; None if each `uri` is a file."""
 
     def items(self) -> Iterator[Item]:
-        """List the items; called once per run.
+        """List the items; called again to count them, so that a run can say how long it will take.
 
         Raises:
             ArchiveError: The source cannot be read.

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from speech_qc.cli.options import FailOn, Format, InspectCommand, InspectFailOn, Question
+from speech_qc.cli.options import ArchiveEngine, FailOn, Format, InspectCommand, InspectFailOn, Question
 from speech_qc.cli.seams import CommandError, Seams
 from speech_qc.errors import SpeechQCError
 from speech_qc.exit_codes import CLOSED_PIPE, ERROR, INTERRUPTED, OK
@@ -301,6 +302,79 @@ def _doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
 
     with _quiet_log():
         _run(lambda: doctor(as_json=as_json))
+
+
+class _ArchiveCommands(TyperGroup):
+    """Lets `archive SOURCE` stand for `archive run SOURCE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["run", *args]
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
+
+archive_app = typer.Typer(
+    cls=_ArchiveCommands,
+    help="Inspect an archive of recordings into a Parquet data set, and report on it; `archive SOURCE …` is short for "
+    "`archive run SOURCE …`.",
+    no_args_is_help=True,
+)
+app.add_typer(archive_app, name="archive")
+
+
+@archive_app.command(
+    "run",
+    epilog="Exit codes: 0 everything is inspected, also if recordings could not be read (their rows say why), 2 the "
+    "work could not begin or go on. Run it again to go on.",
+)
+def _archive_run(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders (searched recursively), quoted glob patterns, files, text files with a path per line, "
+            "s3://bucket/folder, or data sets.",
+            metavar="SOURCE",
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="Folder for the results, or s3://bucket/folder.", metavar="DEST")],
+    engine: Annotated[ArchiveEngine, typer.Option(help="local: this machine's cores; ray: a Ray cluster.")] = (
+        ArchiveEngine.local
+    ),
+    profile: Annotated[str | None, typer.Option(help="Verdict profile.", show_default=False)] = None,
+    frames: Annotated[bool, typer.Option("--frames", help="Keep the scores of every 20 ms frame.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worker processes; by default one per core, of the cluster with ray."),
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option(min=0, help="GPUs of each worker with ray, also a fraction such as 0.25.")
+    ] = 0.0,
+    keep_old: Annotated[
+        bool,
+        typer.Option(
+            "--keep-old",
+            help="Keep the rows of recordings that are inspected again, because they, the model or the profile have "
+            "changed; by default new rows replace them.",
+        ),
+    ] = False,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Inspect recordings again that had an error.")
+    ] = False,
+    write_every: Annotated[
+        float, typer.Option(min=0, help="Seconds between files in DEST; a run that is killed loses no more.")
+    ] = 30.0,
+    model: Model = None,
+    device: On = None,
+) -> None:
+    """Inspect what is missing in DEST: each recording once, also after an interruption."""
+    from speech_qc.cli.archive import ArchiveCommand, archive
+
+    command = ArchiveCommand(
+        sources, out, engine.value, profile, frames, workers, gpus, keep_old, retry_errors, write_every, model, device
+    )
+    with _quiet_log():
+        _run(lambda: archive(command))
 
 
 keys_app = typer.Typer(help="Create, list and remove API keys.", no_args_is_help=True)

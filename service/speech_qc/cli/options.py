@@ -25,6 +25,13 @@ class Format(StrEnum):
     webvtt = "webvtt"
 
 
+class ArchiveEngine(StrEnum):
+    """What inspects an archive."""
+
+    local = "local"
+    ray = "ray"
+
+
 class FailOn(StrEnum):
     """Minimum severity of a verdict for exit code 1."""
 
