@@ -45,6 +45,7 @@ class ArchiveCommand:
     write_every_s: float = 30.0
     model: Path | None = None
     device: Device | None = None
+    column: str = "audio"
 
 
 @contextmanager
@@ -79,10 +80,10 @@ def archive(command: ArchiveCommand) -> int:
     """
     with explained():
         from speech_qc.archive.dest import Destination
-        from speech_qc.archive.recordings import find_sources
         from speech_qc.archive.run import run
+        from speech_qc.archive.sources.find import archive_sources
 
-        sources = find_sources(command.sources)
+        sources = archive_sources(command.sources, column=command.column)
         notes = _Notes(Console(stderr=True), sources)
         with (
             Destination(command.out, write_every_s=command.write_every_s) as destination,

@@ -366,12 +366,25 @@ def _archive_run(
     ] = 30.0,
     model: Model = None,
     device: On = None,
+    column: Annotated[str, typer.Option(help="Audio column of Parquet and Hugging Face data sets.")] = "audio",
 ) -> None:
     """Inspect what is missing in DEST: each recording once, also after an interruption."""
     from speech_qc.cli.archive import ArchiveCommand, archive
 
     command = ArchiveCommand(
-        sources, out, engine.value, profile, frames, workers, gpus, keep_old, retry_errors, write_every, model, device
+        sources,
+        out,
+        engine.value,
+        profile,
+        frames,
+        workers,
+        gpus,
+        keep_old,
+        retry_errors,
+        write_every,
+        model,
+        device,
+        column,
     )
     with _quiet_log():
         _run(lambda: archive(command))

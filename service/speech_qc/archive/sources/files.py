@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 import orjson
-import pyarrow.fs
 
 from speech_qc.archive.items import ArchiveError, Item
+from speech_qc.archive.storage import etags, is_remote, query_of, resolve
 
 PROBLEMS_SHOWN = 5
 """Lines of a manifest that a message lists."""
@@ -32,21 +32,24 @@ def resolved(path: str, folder: str) -> str:
     Returns:
         An absolute path, or a URI.
     """
-    if "://" in path:
+    if is_remote(path):
         return path
     path = os.path.expanduser(path)
     if os.path.isabs(path):
         return path
-    if "://" in folder:
-        return f"{folder}/{path}"
+    if is_remote(folder):
+        address, mark, query = folder.partition("?")
+        return f"{address}/{path}{mark}{query}"
     if os.path.isfile(path):
         return os.path.abspath(path)
     return os.path.abspath(os.path.join(folder, path))
 
 
 def folder_of(path: str) -> str:
-    """Return the folder of a path or URI."""
-    return path.rpartition("/")[0] if "://" in path else os.path.dirname(os.path.abspath(path))
+    """Return the folder of a path or URI; the query of a URI is kept."""
+    if is_remote(path):
+        return path.partition("?")[0].rpartition("/")[0] + query_of(path)
+    return os.path.dirname(os.path.abspath(path))
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -55,7 +58,7 @@ def open_binary(path: str) -> BinaryIO:
     Raises:
         OSError: It cannot be opened.
     """
-    if "://" not in path:
+    if not is_remote(path):
         return open(path, "rb")
     return io.BufferedReader(cast(io.RawIOBase, native_file(path)), BUFFER_BYTES)
 
@@ -66,26 +69,23 @@ def native_file(path: str) -> Any:
     Raises:
         OSError: It cannot be opened.
     """
-    if "://" not in path:
-        return pyarrow.OSFile(path)
-    system, name = pyarrow.fs.FileSystem.from_uri(path)
-    return system.open_input_file(name)
+    try:
+        store, name = resolve(path)
+    except ArchiveError as error:
+        raise OSError(str(error)) from error
+    return store.open_input_file(name)
 
 
 def stamp(path: str) -> str:
-    """Return size and time of modification, `64044-1764457100123456789`; they change whenever the file does.
+    """Return the etag of a file, as `storage.etags` does.
 
     Raises:
         OSError: There is no such file.
     """
-    if "://" not in path:
-        found = os.stat(path)
-        return f"{found.st_size}-{found.st_mtime_ns}"
-    system, name = pyarrow.fs.FileSystem.from_uri(path)
-    info = system.get_file_info(name)
-    if info.type != pyarrow.fs.FileType.File:
-        raise FileNotFoundError(f"no such object: {path}")
-    return f"{info.size}-{info.mtime_ns}"
+    (found,) = etags([path])
+    if found is None:
+        raise FileNotFoundError(f"no such file: {path}")
+    return found
 
 
 def json_lines(path: str) -> Iterator[tuple[int, Any]]:

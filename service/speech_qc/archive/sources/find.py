@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import orjson
 
 from speech_qc.archive.items import ArchiveError, ItemSource
+from speech_qc.archive.recordings import StoredFiles, find_sources
 from speech_qc.archive.sources.files import json_lines
 from speech_qc.archive.sources.kaldi import KaldiData
 from speech_qc.archive.sources.lhotse import LhotseManifest
 from speech_qc.archive.sources.nemo import NemoManifest
 from speech_qc.archive.sources.webdataset import AUDIO, TarShards
+from speech_qc.archive.storage import is_remote
 
 MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 TABLES = (".parquet", ".pq", ".arrow")
 SHARDS = (".tar",)
 STATE = "state.json"
 _RECORDINGS = tuple(f".{extension}" for extension in AUDIO)
+
+
+def archive_sources(names: Sequence[str], *, column: str = "audio") -> list[ItemSource]:
+    """Choose the source for each argument of the command: data sets, recordings, folders, lists.
+
+    Args:
+        names: Arguments.
+        column: Name of the audio column of tables.
+
+    Raises:
+        ArchiveError: One does not exist, or is a data set that cannot be read.
+    """
+    found: list[ItemSource] = []
+    for name in names:
+        source = dataset_source(name, column=column)
+        found += find_sources([name]) if source is None else [source]
+    return found
 
 
 def dataset_source(name: str, *, column: str = "audio") -> ItemSource | None:
@@ -40,7 +59,7 @@ def dataset_source(name: str, *, column: str = "audio") -> ItemSource | None:
     """
     if name.endswith(".scp") or os.path.isfile(os.path.join(name, "wav.scp")):
         return KaldiData(name)
-    if name.endswith(MANIFESTS):
+    if name.partition("?")[0].endswith(MANIFESTS) if is_remote(name) else name.endswith(MANIFESTS):
         return _manifest(name)
     for extensions, make in _CONTAINERS.items():
         if paths := _files(name, extensions):
@@ -52,12 +71,16 @@ def dataset_source(name: str, *, column: str = "audio") -> ItemSource | None:
 
 def _files(name: str, extensions: tuple[str, ...]) -> list[str]:
     """Return the containers that a name stands for; none, if there are also other recordings to inspect."""
+    if is_remote(name):
+        if not name.partition("?")[0].endswith(extensions):
+            return []
+        return [item.uri for item in StoredFiles(name).items()]
     if name.endswith(extensions):
-        paths = [name] if "://" in name or os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        paths = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not paths:
             raise ArchiveError(f"expected data sets, no file matches {name}")
-        return [path if "://" in path else os.path.abspath(path) for path in paths]
-    if "://" in name or not os.path.isdir(name):
+        return [os.path.abspath(path) for path in paths]
+    if not os.path.isdir(name):
         return []
     found: list[str] = []
     for folder, folders, files in os.walk(os.path.abspath(name)):

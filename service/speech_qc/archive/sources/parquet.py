@@ -23,7 +23,7 @@ from speech_qc.archive.sources.files import folder_of, native_file, open_binary,
 
 ROWS_AT_ONCE = 1000
 """Rows whose columns are read at once for the list of items; their audio is not read."""
-NAME = re.compile(r"(.+\.(?:parquet|pq|arrow))#(.+):(\d+)", re.DOTALL)
+NAME = re.compile(r"(.+\.(?:parquet|pq|arrow)(?:\?[^#]*)?)#(.+):(\d+)", re.DOTALL)
 
 
 class TableSource:

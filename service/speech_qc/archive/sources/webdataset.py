@@ -8,6 +8,7 @@ Source: WebDataset documentation, "The WebDataset format".
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,9 +20,11 @@ import orjson
 
 from speech_qc.archive.items import ArchiveError, Item
 from speech_qc.archive.sources.files import open_binary, stamp
+from speech_qc.archive.storage import is_remote
 
 AUDIO = frozenset({"wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "webm", "sph", "aiff", "aif", "au", "amr"})
 """Last extension of members that are recordings."""
+NAME = re.compile(r"(.+?\.tar(?:\?[^#]*)?)#(.+)", re.DOTALL)
 SHARDS_KEPT = 2
 """Indexes of shards that a process keeps."""
 
@@ -76,10 +79,10 @@ def open_member(uri: str) -> BinaryIO:
     Raises:
         OSError: The shard cannot be read, or has no such recording.
     """
-    path, mark, name = uri.partition(".tar#")
-    if not mark:
+    match = NAME.fullmatch(uri)
+    if match is None:
         raise OSError(f"expected a whole tar file, {uri} ends early: what was before its end has rows of its own")
-    path += ".tar"
+    path, name = match.groups()
     offset, size = _index(path, stamp(path)).get(name, (0, -1))
     if size < 0:
         raise OSError(f"expected a member {name!r} in {path}, got none: the shard has been replaced")
@@ -110,7 +113,7 @@ def _index(path: str, _etag: str) -> dict[str, tuple[int, int]]:
 
 @contextmanager
 def _tar(path: str) -> Iterator[tarfile.TarFile]:
-    if not path.endswith(".tar"):
+    if not (path.partition("?")[0] if is_remote(path) else path).endswith(".tar"):
         raise ArchiveError(f"expected a shard that is not compressed (.tar), got {path}: unpack it with gunzip or such")
     with ExitStack() as stack:
         try:
