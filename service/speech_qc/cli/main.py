@@ -18,7 +18,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from speech_qc.cli.options import ArchiveEngine, FailOn, Format, InspectCommand, InspectFailOn, Question
+from speech_qc.cli.options import (
+    ArchiveEngine,
+    ExportFormat,
+    ExportStatus,
+    FailOn,
+    Format,
+    InspectCommand,
+    InspectFailOn,
+    Question,
+)
 from speech_qc.cli.seams import CommandError, Seams
 from speech_qc.errors import SpeechQCError
 from speech_qc.exit_codes import CLOSED_PIPE, ERROR, INTERRUPTED, OK
@@ -388,6 +397,40 @@ def _archive_run(
     )
     with _quiet_log():
         _run(lambda: archive(command))
+
+
+@archive_app.command("export")
+def _archive_export(
+    results: Annotated[str, typer.Argument(help="Results of `archive run`.", metavar="DEST")],
+    form: Annotated[
+        ExportFormat,
+        typer.Option(
+            "--format",
+            "-f",
+            help="nemo: a manifest with our columns; label-studio: tasks with a region per event; the others: a file "
+            "of events per recording.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write, or folder for a file per recording; by default standard output."),
+    ] = None,
+    status: Annotated[
+        list[ExportStatus] | None,
+        typer.Option(help="Only recordings with this verdict, or error; may be repeated.", show_default="all"),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="label-studio: folder for which --url stands.", show_default=False)
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="label-studio: address at which it serves --root.", show_default=False)
+    ] = None,
+) -> None:
+    """Write results as manifests, tasks or label tracks of other tools."""
+    from speech_qc.cli.archive_export import ExportCommand, export
+
+    command = ExportCommand(results, form.value, out, [one.value for one in status or ()], root, url)
+    _run(lambda: export(command))
 
 
 keys_app = typer.Typer(help="Create, list and remove API keys.", no_args_is_help=True)
