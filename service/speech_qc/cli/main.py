@@ -26,6 +26,7 @@ from speech_qc.cli.options import (
     Format,
     InspectCommand,
     InspectFailOn,
+    PeriodChoice,
     Question,
 )
 from speech_qc.cli.seams import CommandError, Seams
@@ -431,6 +432,55 @@ def _archive_export(
 
     command = ExportCommand(results, form.value, out, [one.value for one in status or ()], root, url)
     _run(lambda: export(command))
+
+
+@app.command(
+    "baseline",
+    epilog="For a schedule: --json for the names, --metrics for Prometheus. Exit codes: 0 compared, 2 an error.",
+)
+def _baseline(
+    results: Annotated[str, typer.Argument(help="Results of `archive run`.", metavar="DEST")],
+    group: Annotated[
+        str,
+        typer.Option(help="What to compare, such as trunk: a column of the manifest, or a named group of --pattern."),
+    ],
+    time: Annotated[
+        str, typer.Option(help="When it was recorded: likewise. ISO 8601, or seconds or milliseconds since 1970.")
+    ],
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression with named groups, searched for in the names of recordings, as in "
+            "'(?P<trunk>[^/]+)/(?P<day>[0-9]{8})'.",
+            show_default=False,
+        ),
+    ] = None,
+    period: Annotated[PeriodChoice, typer.Option(help="Recordings of a period are compared together.")] = (
+        PeriodChoice.day
+    ),
+    history: Annotated[
+        int, typer.Option(min=10, help="Periods that make up the normal range; the last ones before each.")
+    ] = 28,
+    min_recordings: Annotated[
+        int, typer.Option(min=1, help="A period of a group with fewer recordings is not used.")
+    ] = 10,
+    false_alarm_rate: Annotated[
+        float,
+        typer.Option(help="Probability of any false alarm in one period, all groups and measures together."),
+    ] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="File (.prom) for the text-file collector of Prometheus' node exporter.", show_default=False),
+    ] = None,
+) -> None:
+    """Find the normal range of each trunk, device or speaker, and which of them left theirs when."""
+    from speech_qc.cli.baseline import BaselineCommand, baseline
+
+    command = BaselineCommand(
+        results, group, time, pattern, period.value, history, min_recordings, false_alarm_rate, as_json, metrics
+    )
+    _run(lambda: baseline(command))
 
 
 keys_app = typer.Typer(help="Create, list and remove API keys.", no_args_is_help=True)

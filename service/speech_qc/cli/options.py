@@ -54,6 +54,14 @@ class ExportStatus(StrEnum):
     error = "error"
 
 
+class PeriodChoice(StrEnum):
+    """Periods of `baseline`."""
+
+    hour = "hour"
+    day = "day"
+    week = "week"
+
+
 class FailOn(StrEnum):
     """Minimum severity of a verdict for exit code 1."""
 
