@@ -41,7 +41,9 @@ def write_clips(folder: Path, count: int, seconds: float = 1.0) -> list[str]:
     return paths
 
 
-def run_here(source: str | Any, out: Path | str, *, asked: Asked | None = None, workers: int = 1, **options: Any) -> Progress:
+def run_here(
+    source: str | Any, out: Path | str, *, asked: Asked | None = None, workers: int = 1, **options: Any
+) -> Progress:
     """Run over an archive with worker processes."""
     sources = find_sources([source]) if isinstance(source, str) else [source]
     with Destination(str(out)) as destination, LocalEngine(asked or Asked(), workers) as engine:

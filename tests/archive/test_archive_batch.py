@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from archive_material import items_table, write_clips
 
 import speech_qc
-from archive_material import items_table, write_clips
 from closeness import assert_close
 from signals import voice, white_noise
 from speech_qc.archive.inspecting import Asked, Inspector

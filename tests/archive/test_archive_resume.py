@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-
 from archive_material import OPENER, KilledRun, Listing, descendants, rows_in, run_here, wait_for, write_clips
+
 from signals import voice
 from speech_qc.archive import local
 from speech_qc.archive.dest import Destination
@@ -105,9 +105,7 @@ def test_a_recording_that_ends_its_worker_is_a_row_and_the_others_are_inspected(
     assert run_here(Listing(items, OPENER), tmp_path / "out").done_before == 6
 
 
-def test_a_machine_on_which_every_worker_dies_ends_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_on_which_every_worker_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MAX_FAILURES", 2)
     items = [Item(f"crash-{number}", etag="1") for number in range(4)]
     with pytest.raises(ArchiveError, match="2 recordings in a row ended their worker processes"):
