@@ -27,7 +27,7 @@ from speech_qc.archive.schema import ITEM_KEY, ROWS, VERSION
 from speech_qc.archive.storage import is_remote, resolve, write_whole
 
 FILE_ROWS = 5_000
-FILE_BYTES = 32 << 20
+FILE_BYTES = 16 << 20
 """A file is written when one of these is reached, or after `write_every_s`; a killed run loses no more than that."""
 LOCK = ".lock"
 KEPT_COLUMNS = [*ITEM_KEY, *VERSION, "error", "inspected_at"]

@@ -29,6 +29,8 @@ def is_remote(uri: str) -> bool:
 @lru_cache(maxsize=64)
 def _opened(root: str, query: str) -> Any:
     """Connect to the store of `scheme://bucket`; once per process, since connections are kept."""
+    if root.startswith("s3:"):  # with it, a file of less than about 10 MB is one request, so it leaves no parts
+        query += ("&" if query else "?") + "allow_delayed_open=true"
     return pafs.FileSystem.from_uri(f"{root}/{query}")[0]
 
 
@@ -46,6 +48,8 @@ def resolve(uri: str) -> tuple[Any, str]:
     address, mark, query = uri.partition("?")
     scheme, _, rest = address.partition("://")
     bucket, _, key = rest.partition("/")
+    if "@" in bucket:  # they would be in every row
+        raise ArchiveError(f"{scheme}://…: expected no credentials in a URI: set AWS_ACCESS_KEY_ID and the like")
     try:
         return _opened(f"{scheme}://{bucket}", mark + query), f"{bucket}/{key}".rstrip("/")
     except (pa.ArrowInvalid, OSError, NotImplementedError) as error:

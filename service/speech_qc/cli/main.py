@@ -483,6 +483,36 @@ def _baseline(
     _run(lambda: baseline(command))
 
 
+@archive_app.command("report", epilog="Exit codes: 0 the report is written, 2 the results cannot be read.")
+def _archive_report(
+    archive: Annotated[str, typer.Argument(help="The results of `speech-qc archive`.", metavar="DEST")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the page and the Parquet files; by default DEST/_report, or ./report for s3://.",
+            show_default=False,
+        ),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Column to group by, of the manifest, or sample_rate_hz, encoding; may be repeated."),
+    ] = None,
+    by_path: Annotated[
+        str | None,
+        typer.Option(help="Pattern of the ends of paths whose fields to group by, as in {trunk}/{agent}-*.wav."),
+    ] = None,
+    date: Annotated[
+        str | None,
+        typer.Option(help="Column or field with the date; by default a date is looked for in columns and paths."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what an archive holds: shares, distributions, what limits would keep, groups, drift, duplicates."""
+    from speech_qc.cli.archive_report import report
+
+    _run(lambda: report(archive, out, by or [], by_path, date, as_json=as_json))
+
+
 keys_app = typer.Typer(help="Create, list and remove API keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
