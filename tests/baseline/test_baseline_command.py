@@ -70,7 +70,7 @@ def written(folder: Path, rows: list[dict[str, Any]]) -> str:
     return str(folder)
 
 
-BY_COLUMN = ("--group", "trunk", "--time", "started_at")
+BY_COLUMN = ("--by", "trunk", "--time", "started_at")
 
 
 def test_the_table_names_who_left_the_range_when(results: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any):
@@ -106,13 +106,15 @@ def test_json_has_everything(results: str, capsys: pytest.CaptureFixture[str]):
 def test_groups_and_times_from_the_names_of_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = [{**one, "manifest": None} for one in calls()] + [row("/elsewhere.wav", None, 20.0)]
     results = written(tmp_path / "results", rows)
-    pattern = r"/calls/(?P<line>[^/]+)/(?P<day>\d{8})/"
+    path = ["--by-path", "calls/{line}/{day}/*.wav", "--by", "line"]
 
-    assert main(["baseline", results, "--pattern", pattern, "--group", "line", "--time", "day", "--json"]) == 0
+    for options in (["--time", "day"], []):
+        assert main(["baseline", results, *path, *options, "--json"]) == 0
 
-    found = json.loads(capsys.readouterr().out)
-    assert found["out_of_range"] == ["south"]
-    assert found["left_out"] == {"no line": 1}
+        found = json.loads(capsys.readouterr().out)
+        assert found["out_of_range"] == ["south"]
+        assert found["latest_period"] == "2026-01-20"
+        assert found["left_out"] == {"without line": 1}
 
 
 def test_what_cannot_be_used_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -130,9 +132,9 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
 
     found = json.loads(capsys.readouterr().out)
     assert found["left_out"] == {
-        "started_at is no time": 1,
-        "no started_at": 1,
-        "no trunk": 1,
+        "whose started_at is no time": 1,
+        "without started_at": 1,
+        "without trunk": 1,
         "could not be inspected": 1,
     }
     assert found["not_judged"] == {"new": "0 periods with enough recordings; 11 are needed"}
@@ -162,9 +164,9 @@ def test_metrics_have_numbers_and_no_names(results: str, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--group", "agent", "--time", "started_at"], "720 no agent"),
-        (["--group", "trunk", "--time", "when"], "720 no when"),
-        ([*BY_COLUMN, "--pattern", "(?P<x"], "expected a regular expression"),
+        (["--by", "agent"], "720 without agent"),
+        (["--by", "trunk", "--time", "when"], "720 without when"),
+        ([*BY_COLUMN, "--by-path", "calls/*.wav"], "expected fields in braces"),
         ([*BY_COLUMN, "--false-alarm-rate", "0"], "between 0 and 1"),
         ([*BY_COLUMN, "--metrics", "/nosuch/x.prom"], "can be written"),
     ],

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from speech_qc.archive.dest import Destination
 from speech_qc.archive.exports import Recording, recordings
-from speech_qc.archive.items import ArchiveError
+from speech_qc.archive.report.grouping import DATE_COLUMNS, date_in, path_fields
 from speech_qc.baseline.measures import FAIL_RATIO, MEASURES
 
 EPOCH_MS_FROM = 1e11
@@ -48,44 +48,48 @@ class ObservationSource(Protocol):
 
 
 class ArchiveObservations:
-    r"""The recordings of an archive.
+    """The recordings of an archive.
 
     Args:
         results: Its results.
-        group: Name of a column of the manifest, or of a named group of `pattern`.
-        time: Likewise, for the time: ISO 8601, or seconds or milliseconds since 1970. Without a time zone it is UTC.
-        pattern: Expression that is searched for in the name of each recording; its named groups act as columns, as in
-            `calls/(?P<trunk>[^/]+)/(?P<day>\d{4}-\d\d-\d\d)`.
+        group: Name of a column of the manifest, or of a field of `pattern`.
+        time: Likewise, for the time; None to look for it in the columns that `archive report` looks in, then for a date
+            in the path. ISO 8601, or seconds or milliseconds since 1970; without a time zone it is UTC.
+        pattern: Pattern of paths, as in `{trunk}/{day}/*.wav`; see `archive.report.grouping.path_fields`.
 
     Raises:
-        ArchiveError: The pattern is not a regular expression.
+        ArchiveError: The pattern is wrong.
     """
 
-    def __init__(self, results: Destination, group: str, time: str, pattern: str | None = None) -> None:
+    def __init__(self, results: Destination, group: str, time: str | None = None, pattern: str | None = None) -> None:
         self._results, self._group, self._time = results, group, time
-        try:
-            self._pattern = None if pattern is None else re.compile(pattern)
-        except re.error as error:
-            raise ArchiveError(f"--pattern: expected a regular expression, got {pattern!r}: {error}") from error
+        self._pattern = None if pattern is None else path_fields(pattern)
         self.left_out: dict[str, int] = {}
 
     def observations(self) -> Iterator[Observation]:
         """List the recordings that were inspected and have a group and a time; the others are counted."""
         for one in recordings(self._results):
-            columns = self._columns(one)
-            group, time = columns.get(self._group), time_of(columns.get(self._time))
+            match = None if self._pattern is None else self._pattern.fullmatch(one.uri.partition("?")[0])
+            columns = {**one.manifest, **(match.groupdict() if match else {})}
+            group, time = columns.get(self._group), self._time_in(columns, one.uri)
             if one.error is not None:
                 self._leave_out("could not be inspected")
             elif group is None or group == "":
-                self._leave_out(f"no {self._group}")
+                self._leave_out(f"without {self._group}")
             elif time is None:
-                self._leave_out(f"no {self._time}" if columns.get(self._time) is None else f"{self._time} is no time")
+                has_text = self._time is not None and columns.get(self._time) is not None
+                self._leave_out(f"whose {self._time} is no time" if has_text else f"without {self._time or 'a time'}")
             else:
                 yield Observation(str(group), time, values_of(one))
 
-    def _columns(self, one: Recording) -> dict[str, Any]:
-        match = None if self._pattern is None else self._pattern.search(one.uri)
-        return {**one.manifest, **(match.groupdict() if match else {})}
+    def _time_in(self, columns: Mapping[str, Any], uri: str) -> datetime | None:
+        if self._time is not None:
+            return time_of(columns.get(self._time))
+        found = next(filter(None, (time_of(columns.get(name)) for name in DATE_COLUMNS)), None)
+        if found is not None:
+            return found
+        day = date_in(uri)
+        return None if day is None else datetime.combine(day, datetime.min.time(), UTC)
 
     def _leave_out(self, reason: str) -> None:
         self.left_out[reason] = self.left_out.get(reason, 0) + 1

@@ -31,7 +31,7 @@ class BaselineCommand:
 
     results: str
     group: str
-    time: str
+    time: str | None = None
     pattern: str | None = None
     period: PeriodLength = "day"
     history: int = 28
@@ -65,8 +65,8 @@ def baseline(command: BaselineCommand) -> int:
     if periods.latest is None:
         reasons = _listed(source.left_out) or "there are none"
         raise CommandError(
-            f"{command.results}: expected recordings with {command.group} and {command.time}, got none ({reasons}): "
-            "name columns of the manifest, or add --pattern"
+            f"{command.results}: expected recordings with {command.group} and {command.time or 'a time'}, got none "
+            f"({reasons}): name columns of the manifest, or add --by-path"
         )
     found = compare(periods, Rules(command.history, command.false_alarm_rate))
     if command.metrics is not None:

@@ -440,19 +440,18 @@ def _archive_export(
 )
 def _baseline(
     results: Annotated[str, typer.Argument(help="Results of `archive run`.", metavar="DEST")],
-    group: Annotated[
-        str,
-        typer.Option(help="What to compare, such as trunk: a column of the manifest, or a named group of --pattern."),
+    by: Annotated[
+        str, typer.Option(help="What to compare, such as trunk: a column of the manifest, or a field of --by-path.")
     ],
+    by_path: Annotated[
+        str | None,
+        typer.Option(help="Pattern of the ends of paths, with fields in braces, as in {trunk}/{day}/*.wav."),
+    ] = None,
     time: Annotated[
-        str, typer.Option(help="When it was recorded: likewise. ISO 8601, or seconds or milliseconds since 1970.")
-    ],
-    pattern: Annotated[
         str | None,
         typer.Option(
-            help="Regular expression with named groups, searched for in the names of recordings, as in "
-            "'(?P<trunk>[^/]+)/(?P<day>[0-9]{8})'.",
-            show_default=False,
+            help="Column or field that says when it was recorded: ISO 8601, or seconds or milliseconds since 1970; by "
+            "default started_at and such, or a date in the path."
         ),
     ] = None,
     period: Annotated[PeriodChoice, typer.Option(help="Recordings of a period are compared together.")] = (
@@ -478,7 +477,7 @@ def _baseline(
     from speech_qc.cli.baseline import BaselineCommand, baseline
 
     command = BaselineCommand(
-        results, group, time, pattern, period.value, history, min_recordings, false_alarm_rate, as_json, metrics
+        results, by, time, by_path, period.value, history, min_recordings, false_alarm_rate, as_json, metrics
     )
     _run(lambda: baseline(command))
 
