@@ -6,12 +6,25 @@ needs no further service, and the collector's `node_textfile_mtime_seconds` show
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from speech_qc.baseline.periods import Periods, seconds_since_1970
 from speech_qc.baseline.ranges import Baseline
+
+PREFIX = "speechqc_baseline_"
+METRICS: Mapping[str, str] = MappingProxyType(
+    {
+        "groups_out_of_range": "Groups out of their normal range in the latest period.",
+        "groups_judged": "Groups with enough recordings in the latest period and before.",
+        "groups": "Groups with any recording.",
+        "latest_period_timestamp_seconds": "Start of the latest period with a recording.",
+    }
+)
+"""Gauges by the name after the prefix, with their meaning."""
 
 
 def write_metrics(path: Path, found: Baseline, periods: Periods, by: str) -> None:
@@ -26,16 +39,14 @@ def write_metrics(path: Path, found: Baseline, periods: Periods, by: str) -> Non
     Raises:
         OSError: It cannot be written.
     """
+    assert periods.latest is not None, "without recordings there is no result"
+    values = {
+        "groups_out_of_range": len(found.out_of_range),
+        "groups_judged": len({one.group for one in found.comparisons if one.period == periods.latest}),
+        "groups": len(periods.recordings),
+        "latest_period_timestamp_seconds": seconds_since_1970(periods.latest, periods.length),
+    }
     registry = CollectorRegistry()
-
-    def gauge(name: str, about: str, value: float) -> None:
-        Gauge(f"speechqc_baseline_{name}", about, ["by"], registry=registry).labels(by).set(value)
-
-    judged = {one.group for one in found.comparisons if one.period == periods.latest}
-    gauge("groups_out_of_range", "Groups out of their normal range in the latest period.", len(found.out_of_range))
-    gauge("groups_judged", "Groups with enough recordings in the latest period and before.", len(judged))
-    gauge("groups", "Groups with any recording.", len(periods.recordings))
-    if periods.latest is not None:
-        started = seconds_since_1970(periods.latest, periods.length)
-        gauge("latest_period_timestamp_seconds", "Start of the latest period with a recording.", started)
+    for name, about in METRICS.items():
+        Gauge(PREFIX + name, about, ["by"], registry=registry).labels(by).set(values[name])
     write_to_textfile(str(path), registry)
