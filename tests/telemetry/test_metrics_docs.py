@@ -10,11 +10,14 @@ from typing import get_args
 import pytest
 from metrics_material import metric_rows, metrics_in
 
+from speech_qc.baseline.textfile import METRICS as BASELINE_METRICS
+from speech_qc.baseline.textfile import PREFIX
 from speech_qc.telemetry.metrics import ABORTED, DISCONNECTED, OK, Metrics, error_codes
 from speech_qc.wire.vocabulary import Status
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_WORKERS = {"speechqc_worker_up", "speechqc_worker_restarts_total"}
+OF_BASELINE = {f"{PREFIX}{name}" for name in BASELINE_METRICS}
 
 
 def read(name: str) -> str:
@@ -26,11 +29,13 @@ def test_every_metric_is_documented_with_type_labels_and_meaning():
     for name, (kind, labels, meaning) in metric_rows().items():
         row = f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |"
         assert row in document, f"docs/metrics.md lacks the row\n{row}"
+    for name, meaning in BASELINE_METRICS.items():
+        assert f"| `{PREFIX}{name}` | gauge | `by` | {meaning} |" in document, name
 
 
 def test_every_documented_metric_exists():
     rows = set(re.findall(r"^\| `(speechqc_\w+)`", read("docs/metrics.md"), re.M))
-    assert rows == set(metric_rows()) | OF_WORKERS
+    assert rows == set(metric_rows()) | OF_WORKERS | OF_BASELINE
 
 
 @pytest.mark.parametrize(
@@ -51,7 +56,7 @@ def test_no_expression_asks_for_a_metric_that_does_not_exist(name):
         text = "\n".join(target["expr"] for panel in json.loads(text)["panels"] for target in panel.get("targets", ()))
     asked = metrics_in(text)
     assert asked
-    assert asked <= set(metric_rows()) | OF_WORKERS
+    assert asked <= set(metric_rows()) | OF_WORKERS | OF_BASELINE
 
 
 def test_every_label_is_documented():

@@ -15,17 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from speech_qc.audio.extensions import AUDIO_EXTENSIONS
 from speech_qc.cli.seams import CommandError
-
-AUDIO_EXTENSIONS = frozenset({
-    ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
-    ".caf", ".sph", ".nist", ".voc",
-    ".webm", ".mka", ".mkv", ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".amr", ".awb", ".wma",
-    ".asf", ".wmv", ".spx", ".avi", ".flv", ".ts", ".mpg", ".mpeg", ".mxf", ".ac3", ".eac3", ".wv", ".ape", ".tta",
-    ".dss", ".ds2", ".qcp", ".ra", ".rm",
-})  # fmt: skip
-"""Extensions that are searched for in folders; other files there are recognised by their first bytes. A file that is
-named explicitly is always tried."""
 
 KINDS_SHOWN = 6
 """Maximum kinds of skipped files that a message lists."""

@@ -25,6 +25,43 @@ class Format(StrEnum):
     webvtt = "webvtt"
 
 
+class ArchiveEngine(StrEnum):
+    """What inspects an archive."""
+
+    local = "local"
+    ray = "ray"
+
+
+class ExportFormat(StrEnum):
+    """Formats of `archive export`."""
+
+    nemo = "nemo"
+    label_studio = "label-studio"
+    audacity = "audacity"
+    textgrid = "textgrid"
+    rttm = "rttm"
+    webvtt = "webvtt"
+    csv = "csv"
+
+
+class ExportStatus(StrEnum):
+    """Recordings that `archive export` chooses; `error`: those that could not be inspected."""
+
+    passed = "pass"
+    warn = "warn"
+    fail = "fail"
+    unknown = "unknown"
+    error = "error"
+
+
+class PeriodChoice(StrEnum):
+    """Periods of `baseline`."""
+
+    hour = "hour"
+    day = "day"
+    week = "week"
+
+
 class FailOn(StrEnum):
     """Minimum severity of a verdict for exit code 1."""
 

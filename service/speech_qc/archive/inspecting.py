@@ -1,0 +1,133 @@
+"""The unit of work of every engine: a table of items in, a table of rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from speech_qc.archive.opening import Part, RecordingFile
+from speech_qc.archive.rows import Identity, Row, as_table, channel_rows, error_row
+from speech_qc.audio import DecodeLimits
+from speech_qc.embedded.detector import UNLIMITED_BYTES
+from speech_qc.pipeline.documents import inspection_document, model_info
+from speech_qc.pipeline.factory import check_default_profile, decode_limits, make_runner
+from speech_qc.pipeline.recording import InspectOptions, RecordingFindings
+from speech_qc.pipeline.sources import BlockSource
+from speech_qc.pipeline.together import Outcome, Together
+from speech_qc.scoring import load_profiles
+from speech_qc.settings import load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of every recording.
+
+    Args:
+        profile: Name of the verdict profile; None for the default one.
+        frames: Keep the scores of every 20 ms.
+        settings: Settings that replace those of the `SPEECHQC_*` environment.
+    """
+
+    profile: str | None = None
+    frames: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Inspector:
+    """A loaded model that inspects batches; used by one thread.
+
+    Args:
+        asked: What is asked of every recording.
+
+    Raises:
+        StartupError: A setting is wrong, or the model cannot be loaded.
+        ProtocolError: There is no such profile.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        settings = load_settings(**asked.settings)
+        profiles = load_profiles(settings.profiles_path)
+        check_default_profile(settings, profiles)
+        profile = asked.profile or settings.default_profile
+        self._options = InspectOptions(
+            profiles.get(profile),
+            keep_frames=asked.frames,
+            max_events=settings.max_events,
+            show_digits=settings.show_digits,
+        )
+        self._limits = decode_limits(settings.model_copy(update={"max_upload_bytes": UNLIMITED_BYTES}))
+        runner = make_runner(settings)
+        self._model = model_info(runner)
+        self._together = Together(runner, settings.max_channels)
+        self.identity = Identity(f"{self._model.name} {self._model.version}", self._model.sha256, profile)
+
+    def inspect_batch(self, items: pa.Table) -> pa.Table:
+        """Inspect a batch of items, several at a time.
+
+        Args:
+            items: Columns of `schema.ITEMS`; parts of the same recording stand next to each other.
+
+        Returns:
+            Columns of `schema.ROWS`: for each item, in order, a row per channel, or one row with `error`.
+
+        Raises:
+            Exception: The model failed, so for no fault of one recording.
+        """
+        asked: list[Row] = items.to_pylist()
+        groups = groupby(range(len(asked)), key=lambda number: (asked[number]["uri"], asked[number]["opener"]))
+        files = [_File(asked, list(numbers), self._limits) for _, numbers in groups]
+        file_of = {number: file for file in files for number in file.numbers}
+        rows: dict[int, list[Row]] = {}
+        for number, outcome in self._together.inspect((file.recordings() for file in files), self._options):
+            rows[number] = self._rows(asked[number], file_of[number].parts.pop(number), outcome)
+        for number, file in file_of.items():
+            for row in rows[number]:
+                row["content_sha256"] = file.sha256
+        return as_table([row for number in range(len(asked)) for row in rows[number]])
+
+    def _rows(self, item: Row, part: Part, outcome: Outcome) -> list[Row]:
+        if isinstance(outcome, Exception):
+            return [error_row(item, outcome, self.identity)]
+        try:
+            return channel_rows(item, part.channels, self._document(outcome), self.identity)
+        except Exception as error:  # a recording with values that nothing foresaw is a row, too
+            return [error_row(item, error, self.identity)]
+
+    def _document(self, found: RecordingFindings) -> Row:
+        contract = self._together.runner.contract
+        return inspection_document(
+            found,
+            contract,
+            self._model,
+            request_id="",
+            profile=self.identity.profile,
+            labels=contract.label_names,
+            frames=self._options.keep_frames,
+        )
+
+
+class _File:
+    """Items of a batch that are about the same recording."""
+
+    def __init__(self, items: Sequence[Row], numbers: Sequence[int], limits: DecodeLimits) -> None:
+        self._items, self.numbers, self._limits = items, numbers, limits
+        self.parts: dict[int, Part] = {}
+        """By number, from when its inspection begins."""
+        self.sha256: str | None = None
+
+    def recordings(self) -> Iterator[tuple[int, BlockSource]]:
+        """Yield the parts; the file is open only between the first and the last."""
+        first = self._items[self.numbers[0]]
+        file = RecordingFile(first["uri"], first["opener"], self._limits)
+        try:
+            for number in self.numbers:
+                item = self._items[number]
+                part = self.parts[number] = Part(file, item["offset_s"], item["length_s"], item["channel"])
+                yield number, part
+            self.sha256 = file.sha256()
+        finally:
+            file.close()

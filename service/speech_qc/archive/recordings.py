@@ -1,0 +1,168 @@
+"""Recordings in folders, patterns, object stores and lists of paths."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from speech_qc.archive.items import ArchiveError, Item, ItemSource
+from speech_qc.archive.storage import etag_of, is_remote, query_of, resolve
+from speech_qc.audio.decode import SIGNATURE_BYTES, is_recording
+from speech_qc.audio.extensions import AUDIO_EXTENSIONS
+
+LIST_EXTENSIONS = frozenset({".txt", ".lst", ".list"})
+
+
+class LocalFiles:
+    """Recordings in a folder, those that a pattern names, or one file.
+
+    Args:
+        argument: Folder (searched recursively), glob pattern (`**` matches subfolders), or path.
+    """
+
+    opener: str | None = None
+
+    def __init__(self, argument: str) -> None:
+        self._argument = argument
+
+    def items(self) -> Iterator[Item]:
+        """List the recordings in order of their names, by absolute paths; see `ItemSource`."""
+        path = Path(os.path.abspath(self._argument))
+        if path.is_dir():
+            yield from _in_folder(path)
+        elif path.exists():
+            yield Item(str(path))
+        elif glob.has_magic(self._argument):
+            for found in sorted(glob.glob(str(path), recursive=True)):
+                if os.path.isdir(found):
+                    yield from _in_folder(Path(found))
+                else:
+                    yield Item(found)
+        else:
+            raise ArchiveError(f"{self._argument}: no such file or folder")
+
+
+def _in_folder(folder: Path) -> Iterator[Item]:
+    """Walk a folder; hidden files are skipped, such as the `._` files that macOS creates on other disks."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(parent, name)
+            if not name.startswith(".") and _looks_like_audio(path):
+                yield Item(str(path))
+
+
+def _looks_like_audio(path: Path) -> bool:
+    """Whether a file in a folder is to be inspected: by its extension, otherwise by its first bytes."""
+    if path.suffix.lower() in AUDIO_EXTENSIONS:
+        return True
+    try:
+        if not path.is_file():  # opening a pipe would wait for its writer
+            return False
+        with path.open("rb") as file:
+            return is_recording(file.read(SIGNATURE_BYTES))
+    except OSError:
+        return False
+
+
+class StoredFiles:
+    """Recordings in an object store: all below a prefix, or one object; recognised by their extensions.
+
+    Args:
+        uri: As `s3://bucket/folder`; a trailing `**/*.wav` or `*.wav` selects by name.
+    """
+
+    opener: str | None = None
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def items(self) -> Iterator[Item]:
+        """List the recordings, folder by folder; see `ItemSource`."""
+        address, query = self._uri.partition("?")[0], query_of(self._uri)
+        pattern = None
+        if glob.has_magic(address):
+            start, _, pattern = address.partition("*")
+            folder, _, first = start.rpartition("/")
+            pattern, address = f"{first}*{pattern}", folder
+        store, root = resolve(address + query)
+        scheme = address.partition("://")[0]
+        info = store.get_file_info(root)
+        if info.type == pafs.FileType.NotFound:
+            raise ArchiveError(f"{self._uri}: nothing is stored there")
+        if info.type == pafs.FileType.File:
+            yield Item(self._uri, etag=etag_of(info.size, info.mtime_ns))
+            return
+        chosen = _chooser(pattern)
+        for found in _below(store, root):
+            if chosen(found.path[len(root) + 1 :]):
+                yield Item(f"{scheme}://{found.path}{query}", etag=etag_of(found.size, found.mtime_ns))
+
+
+def _below(store: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
+    """List a folder, then its subfolders, so that only one listing is in memory."""
+    entries = sorted(store.get_file_info(pafs.FileSelector(folder)), key=lambda info: info.path)
+    yield from (info for info in entries if info.type == pafs.FileType.File)
+    for info in entries:
+        if info.type == pafs.FileType.Directory:
+            yield from _below(store, info.path)
+
+
+def _chooser(pattern: str | None) -> Callable[[str], bool]:
+    """Return what decides by its name, relative to the folder, whether an object is to be inspected.
+
+    In a pattern, `**` matches any folders, `*` and `?` match within a name.
+    """
+    if pattern is None:
+        return lambda name: Path(name).suffix.lower() in AUDIO_EXTENSIONS
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    expression = re.compile("".join(meaning.get(part) or re.escape(part) for part in parts))
+    return lambda name: expression.fullmatch(name) is not None
+
+
+class Listed:
+    """Recordings in a text file, a path or URI per line; relative paths are relative to the file.
+
+    Args:
+        path: The list.
+    """
+
+    opener: str | None = None
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def items(self) -> Iterator[Item]:
+        """Read the list; see `ItemSource`."""
+        folder = os.path.dirname(os.path.abspath(self._path))
+        try:
+            with open(self._path, encoding="utf-8") as lines:
+                for line in lines:
+                    if name := line.strip():
+                        yield Item(name if is_remote(name) else os.path.join(folder, name))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ArchiveError(f"{self._path}: expected a text file with a path per line: {error}") from error
+
+
+def find_sources(arguments: Sequence[str]) -> list[ItemSource]:
+    """Choose the source for each argument of the command.
+
+    Raises:
+        ArchiveError: A file does not exist.
+    """
+    return [_source_of(argument) for argument in arguments]
+
+
+def _source_of(argument: str) -> ItemSource:
+    if is_remote(argument):
+        return StoredFiles(argument)
+    path = Path(argument)
+    if path.suffix.lower() in LIST_EXTENSIONS and path.is_file():
+        return Listed(argument)
+    return LocalFiles(argument)

@@ -1,0 +1,1 @@
+"""What an archive holds: shares, distributions, what limits would keep, groups, drift and duplicates."""

@@ -1,0 +1,175 @@
+"""Reads manifests and containers, which are local files or objects such as `s3://bucket/key`."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, cast
+
+import orjson
+
+from speech_qc.archive.items import ArchiveError, Item
+from speech_qc.archive.storage import etags, is_remote, query_of, resolve
+
+PROBLEMS_SHOWN = 5
+"""Lines of a manifest that a message lists."""
+BUFFER_BYTES = 1 << 20
+"""Read at once from an object store, where each request takes milliseconds."""
+
+
+def resolved(path: str, folder: str) -> str:
+    """Return where a recording named in a manifest is.
+
+    A relative path is relative to the current folder if there is such a file, otherwise to the manifest's folder, as
+    NeMo does it (`nemo.collections.common.parts.preprocessing.manifest.get_full_path`).
+
+    Args:
+        path: A path, or a URI, which is returned as it is.
+        folder: Folder of the manifest; a path or a URI.
+
+    Returns:
+        An absolute path, or a URI.
+    """
+    if is_remote(path):
+        return path
+    path = os.path.expanduser(path)
+    if os.path.isabs(path):
+        return path
+    if is_remote(folder):
+        address, mark, query = folder.partition("?")
+        return f"{address}/{path}{mark}{query}"
+    if os.path.isfile(path):
+        return os.path.abspath(path)
+    return os.path.abspath(os.path.join(folder, path))
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a path or URI; the query of a URI is kept."""
+    if is_remote(path):
+        return path.partition("?")[0].rpartition("/")[0] + query_of(path)
+    return os.path.dirname(os.path.abspath(path))
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Open a file for reading, with random access.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    if not is_remote(path):
+        return open(path, "rb")
+    return io.BufferedReader(cast(io.RawIOBase, native_file(path)), BUFFER_BYTES)
+
+
+def native_file(path: str) -> Any:
+    """Open a file as Arrow's libraries take it; it is closed when it is no longer referenced.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    try:
+        store, name = resolve(path)
+    except ArchiveError as error:
+        raise OSError(str(error)) from error
+    return store.open_input_file(name)
+
+
+def stamp(path: str) -> str:
+    """Return the etag of a file, as `storage.etags` does.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    (found,) = etags([path])
+    if found is None:
+        raise FileNotFoundError(f"no such file: {path}")
+    return found
+
+
+def json_lines(path: str) -> Iterator[tuple[int, Any]]:
+    """Read a file of JSON lines, compressed if its name ends in `.gz`.
+
+    Yields:
+        The number of the line, from 1, and its value; a ValueError in place of a value that is no JSON.
+
+    Raises:
+        ArchiveError: The file cannot be read.
+    """
+    for number, line in text_lines(path):
+        try:
+            yield number, orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield number, ValueError(f"expected JSON, got {line[:40]!r} ({error})")
+
+
+def text_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Read the lines of a file that are not empty, without white space around them.
+
+    Yields:
+        The number of the line, from 1, and the line.
+
+    Raises:
+        ArchiveError: The file cannot be read, or is no text in UTF-8.
+    """
+    try:
+        with open_binary(path) as file:
+            plain = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.endswith(".gz") else file
+            for number, line in enumerate(plain, start=1):
+                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
+                    yield number, text
+    except (OSError, EOFError) as error:
+        raise ArchiveError(f"cannot read the manifest {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ArchiveError(f"expected a manifest in UTF-8, got other bytes in {path}: {error}") from error
+
+
+def checked_items(
+    path: str, lines: Callable[[], Iterable[tuple[int, Any]]], items_of: Callable[[Any], list[Item]]
+) -> Iterator[Item]:
+    """Read a manifest twice, first only to check it, so that a wrong line does not stop a run after hours.
+
+    Args:
+        path: Name of the manifest, for messages.
+        lines: Returns the lines with their numbers.
+        items_of: Returns the items of a line; raises ValueError if the line is wrong.
+
+    Raises:
+        ArchiveError: A line is wrong; the message lists the first ones. Or there are no items.
+    """
+    problems: list[str] = []
+    wrong = found = 0
+    for number, line in lines():
+        try:
+            found += len(_items(line, items_of))
+        except ValueError as error:
+            wrong += 1
+            if len(problems) < PROBLEMS_SHOWN:
+                problems.append(f"line {number}: {error}")
+    if wrong:
+        more = f"; and {wrong - len(problems)} more" if wrong > len(problems) else ""
+        raise ArchiveError(f"{path}: {'; '.join(problems)}{more}: correct or remove these lines")
+    if not found:
+        raise ArchiveError(f"{path}: expected recordings, got none: check that this is the right manifest")
+    for _, line in lines():
+        yield from _items(line, items_of)
+
+
+def _items(line: Any, items_of: Callable[[Any], list[Item]]) -> list[Item]:
+    if isinstance(line, ValueError):
+        raise line
+    return items_of(line)
+
+
+def seconds(value: Any, name: str) -> float | None:
+    """Read a position or length in seconds.
+
+    Raises:
+        ValueError: It is no number, or negative.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"expected {name} in seconds, got {value!r}")
+    return float(value)

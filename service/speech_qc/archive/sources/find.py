@@ -1,0 +1,126 @@
+"""Finds out what a data set is: by its name, and for manifests by their first line."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import orjson
+
+from speech_qc.archive.items import ArchiveError, ItemSource
+from speech_qc.archive.recordings import StoredFiles, find_sources
+from speech_qc.archive.sources.files import json_lines
+from speech_qc.archive.sources.kaldi import KaldiData
+from speech_qc.archive.sources.lhotse import LhotseManifest
+from speech_qc.archive.sources.nemo import NemoManifest
+from speech_qc.archive.sources.webdataset import AUDIO, TarShards
+from speech_qc.archive.storage import is_remote
+
+MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+TABLES = (".parquet", ".pq", ".arrow")
+SHARDS = (".tar",)
+STATE = "state.json"
+_RECORDINGS = tuple(f".{extension}" for extension in AUDIO)
+
+
+def archive_sources(names: Sequence[str], *, column: str = "audio") -> list[ItemSource]:
+    """Choose the source for each argument of the command: data sets, recordings, folders, lists.
+
+    Args:
+        names: Arguments.
+        column: Name of the audio column of tables.
+
+    Raises:
+        ArchiveError: One does not exist, or is a data set that cannot be read.
+    """
+    found: list[ItemSource] = []
+    for name in names:
+        source = dataset_source(name, column=column)
+        found += find_sources([name]) if source is None else [source]
+    return found
+
+
+def dataset_source(name: str, *, column: str = "audio") -> ItemSource | None:
+    """Return the source for a data set.
+
+    Args:
+        name: A manifest (`.jsonl`, `.jsonl.gz`), a table (`.parquet`, `.arrow`), a shard (`.tar`), a `wav.scp`; a
+            folder with tables, with shards or with a `wav.scp` in it; or a pattern such as `shards/*.tar`.
+        column: Name of the audio column of tables.
+
+    Returns:
+        The source; None if this is no data set, but perhaps a recording or a folder of recordings.
+
+    Raises:
+        ArchiveError: It is a data set that cannot be read.
+    """
+    if name.endswith(".scp") or os.path.isfile(os.path.join(name, "wav.scp")):
+        return KaldiData(name)
+    if name.partition("?")[0].endswith(MANIFESTS) if is_remote(name) else name.endswith(MANIFESTS):
+        return _manifest(name)
+    for extensions, make in _CONTAINERS.items():
+        if paths := _files(name, extensions):
+            return make(paths, column)
+    if name.endswith((".tar.gz", ".tgz", ".tar.zst")):
+        raise ArchiveError(f"expected a shard that is not compressed (.tar), got {name}: unpack it with gunzip or such")
+    return None
+
+
+def _files(name: str, extensions: tuple[str, ...]) -> list[str]:
+    """Return the containers that a name stands for; none, if there are also other recordings to inspect."""
+    if is_remote(name):
+        if not name.partition("?")[0].endswith(extensions):
+            return []
+        return [item.uri for item in StoredFiles(name).items()]
+    if name.endswith(extensions):
+        paths = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        if not paths:
+            raise ArchiveError(f"expected data sets, no file matches {name}")
+        return [os.path.abspath(path) for path in paths]
+    if not os.path.isdir(name):
+        return []
+    found: list[str] = []
+    for folder, folders, files in os.walk(os.path.abspath(name)):
+        folders.sort()
+        if any(file.lower().endswith(_RECORDINGS) for file in files):
+            return []
+        chosen = [file for file in sorted(files) if file.endswith(extensions)]
+        if STATE in files:  # of `save_to_disk`; the folder may hold other files, in which `map` cached its results
+            listed = orjson.loads(Path(folder, STATE).read_bytes()).get("_data_files", ())
+            chosen = [entry["filename"] for entry in listed]
+        found += [os.path.join(folder, file) for file in chosen]
+    return found
+
+
+def _manifest(path: str) -> ItemSource:
+    """Tell NeMo's and Lhotse's manifests apart by the first line."""
+    for number, entry in json_lines(path):
+        if isinstance(entry, ValueError):
+            raise ArchiveError(f"{path}: line {number}: {entry}: a manifest has a JSON object in each line")
+        if isinstance(entry, dict) and "audio_filepath" in entry:
+            return NemoManifest(path)
+        if isinstance(entry, dict) and ("recording" in entry or "sources" in entry or "tracks" in entry):
+            return LhotseManifest(path)
+        raise ArchiveError(
+            f"{path}: expected a manifest of NeMo (audio_filepath) or Lhotse (recording, sources), its first line has "
+            f"{', '.join(entry) if isinstance(entry, dict) else type(entry).__name__}"
+        )
+    raise ArchiveError(f"{path}: expected recordings, got an empty manifest")
+
+
+def _tables(paths: list[str], column: str) -> ItemSource:
+    from speech_qc.archive.sources.parquet import TableSource
+
+    return TableSource(paths, column)
+
+
+def _shards(paths: list[str], column: str) -> ItemSource:  # noqa: ARG001 - shards have no columns
+    return TarShards(paths)
+
+
+_CONTAINERS: Mapping[tuple[str, ...], Callable[[list[str], str], ItemSource]] = MappingProxyType(
+    {TABLES: _tables, SHARDS: _shards}
+)

@@ -1,0 +1,188 @@
+"""Inspects many recordings in one thread, so that they share inference steps.
+
+A short recording alone makes small steps, which cost up to three times as much per second of audio as shared ones.
+Scores do not depend on which recordings share a step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+
+from speech_qc.audio.features import FrontEnd
+from speech_qc.engine import Lane, Runner, Stepper
+from speech_qc.errors import InferenceError
+from speech_qc.pipeline.direct import LARGE_HOPS
+from speech_qc.pipeline.factory import TAIL_HOPS
+from speech_qc.pipeline.recording import Block, InspectOptions, Recording, RecordingFindings, Timing
+from speech_qc.pipeline.session import ChunkReader
+from speech_qc.pipeline.sources import BlockSource
+
+WIDTH = 16
+"""Recordings that are open at the same time; more of them make steps no faster."""
+SHARED_FROM = 4
+"""Channels from which steps are shared; fewer get large chunks, as a recording alone does."""
+SHARED_HOPS, SHARED_TAIL_HOPS = 100, 20
+SLOTS = 64
+"""Channels that are scored at the same time, unless one recording has more."""
+
+Outcome = RecordingFindings | Exception
+Queue = Iterator[tuple[int, BlockSource]]
+"""Recordings that are inspected one after the other, each with its number; the next one is asked for when the one
+before it is done."""
+
+
+class _Open:
+    """One recording that is being inspected.
+
+    Args:
+        number: Its number.
+        queue: Where the next one comes from.
+        source: Its audio.
+        recording: Its state.
+    """
+
+    def __init__(self, number: int, queue: Queue, source: BlockSource, recording: Recording) -> None:
+        self.number, self.queue, self.source, self.recording = number, queue, source, recording
+        self.slots: list[int] = []
+        self.hops: int | None = None
+        """Hops of the next chunk of each channel."""
+        self.outcome: Outcome | None = None
+        self._blocks = iter(source)
+        self._first: Block | None = None
+        self._ended = False
+
+    @property
+    def channels(self) -> int:
+        """Channels to score, after `open`."""
+        return len(self.recording.sessions)
+
+    def open(self) -> None:
+        """Decode the first block; what goes wrong becomes the outcome."""
+        try:
+            self._first = next(self._blocks, None)
+            if self._first is not None:
+                info = self.source.info
+                assert info is not None  # a source that yields blocks has read the header
+                self.recording.open(info)
+        except Exception as error:  # decoders and openers of others can raise anything; the other recordings go on
+            self.outcome = error
+
+    def fill(self, large: int, small: int) -> None:
+        """Decode until there is a chunk for each channel, or, when everything is scored, set the outcome."""
+        try:
+            while not self.channels or (hops := self.recording.next_hops(0, large, small)) is None:
+                if self._ended:
+                    self.outcome = self._findings()
+                    return
+                block, self._first = self._first, None
+                if block is None:
+                    block = next(self._blocks, None)
+                if block is None:
+                    self._ended = True
+                    self.recording.finish()
+                else:
+                    self.recording.push([block])
+            self.hops = hops
+        except Exception as error:  # as in `open`
+            self.outcome = error
+
+    def _findings(self) -> RecordingFindings:
+        records, info = self.recording.records(), self.source.info
+        assert info is not None
+        evidence = self.recording.explain(records)
+        timing = Timing(0.0, 0.0, 0.0, 0.0, 0.0)  # the time of a shared step belongs to no recording
+        return RecordingFindings(info, records, timing, self.source.warnings, evidence, self.recording.stereo())
+
+
+class Together:
+    """A loaded model that inspects many recordings at a time; used by one thread.
+
+    Args:
+        runner: The model; a runner with fixed shapes must have no other user, since it keeps its buffers.
+        max_channels: Maximum channels of one recording.
+    """
+
+    def __init__(self, runner: Runner, max_channels: int) -> None:
+        self.runner = runner
+        self._contract = runner.contract
+        self._reader = ChunkReader(runner.contract)
+        self._capacity = max(SLOTS, max_channels)
+        self._steps = Stepper(
+            runner, FrontEnd(runner.contract.features), self._reader, capacity=self._capacity, max_batch=self._capacity
+        )
+
+    def inspect(self, queues: Iterable[Queue], options: InspectOptions) -> Iterator[tuple[int, Outcome]]:
+        """Inspect recordings.
+
+        Args:
+            queues: Recordings; those of different queues are inspected at the same time.
+            options: What to keep and how to judge; the deadline is ignored.
+
+        Yields:
+            The number of a recording and what was found, or the error that ended it, in the order in which they end.
+
+        Raises:
+            Exception: The model failed for a whole step, so for no fault of one recording.
+        """
+        unopened = iter(queues)
+        waiting: deque[_Open] = deque()  # for slots
+        active: list[_Open] = []
+        free = list(range(self._capacity))
+        while True:
+            while len(active) + len(waiting) < WIDTH and (queue := next(unopened, None)) is not None:
+                waiting.extend(self._following(queue, options))
+            while waiting and waiting[0].channels <= len(free):
+                one = waiting.popleft()
+                one.slots = [free.pop() for _ in range(one.channels)]
+                for slot in one.slots:
+                    self._steps.reset(slot)
+                active.append(one)
+            if not active:
+                return  # all slots are free, so nobody waits
+            self._advance(active)
+            ended = [one for one in active if one.outcome is not None]
+            active = [one for one in active if one.outcome is None]
+            for one in ended:
+                assert one.outcome is not None
+                free += one.slots
+                yield one.number, one.outcome
+                waiting.extend(self._following(one.queue, options))
+
+    def _following(self, queue: Queue, options: InspectOptions) -> list[_Open]:
+        """Open the next recording of a queue, if there is one."""
+        entry = next(queue, None)
+        if entry is None:
+            return []
+        number, source = entry
+        following = _Open(number, queue, source, Recording(self._contract, options, self._reader))
+        following.open()
+        return [following]
+
+    def _advance(self, active: list[_Open]) -> None:
+        """Score one chunk of each channel of each recording."""
+        is_shared = sum(one.channels for one in active) >= SHARED_FROM
+        large, small = (SHARED_HOPS, SHARED_TAIL_HOPS) if is_shared else (LARGE_HOPS, TAIL_HOPS)
+        steps: dict[int, list[_Open]] = defaultdict(list)
+        for one in active:
+            if one.outcome is None:
+                one.fill(large, small)
+            if one.outcome is None:
+                assert one.hops is not None
+                steps[one.hops].append(one)
+        for hops, sharing in steps.items():
+            self._score(hops, sharing)
+
+    def _score(self, hops: int, sharing: list[_Open]) -> None:
+        slots = [slot for one in sharing for slot in one.slots]
+        cut = (session.take(hops) for one in sharing for session in one.recording.sessions)
+        chunks = [chunk for chunk in cut if chunk is not None]
+        found = self._steps.run(Lane("together", hops, priority=0), slots, chunks)
+        readings, usable = iter(found.readings), iter(found.usable)
+        for one in sharing:
+            for channel in range(one.channels):
+                reading, is_usable = next(readings), next(usable)
+                if not is_usable:
+                    one.outcome = InferenceError("the model returned scores that are not finite for this recording")
+                elif one.outcome is None:
+                    one.recording.accept(channel, reading)
