@@ -73,3 +73,7 @@ def test_a_broken_mp3_prints_nothing(tmp_path):
         [sys.executable, "-m", "speech_qc", "inspect", str(path)], capture_output=True, text=True, check=False
     )
     assert all(line.startswith(("error: ", "warning: ")) for line in ours.stderr.splitlines())
+    pytest.importorskip("pyarrow")
+    words = ["archive", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "1"]
+    archive = subprocess.run([sys.executable, "-m", "speech_qc", *words], capture_output=True, text=True, check=False)
+    assert not set(raw.stderr.splitlines()) & set(archive.stderr.splitlines())

@@ -27,8 +27,10 @@ def main(connection: Connection) -> None:
 
     from speech_qc.archive.inspecting import Asked, Inspector
     from speech_qc.archive.transfer import from_bytes, to_bytes
+    from speech_qc.audio.native_stderr import keep_stderr
     from speech_qc.errors import SpeechQCError
 
+    keep_stderr()
     try:
         inspector = Inspector(Asked(**orjson.loads(connection.recv_bytes())))
     except SpeechQCError as error:
