@@ -54,7 +54,7 @@ def report(
         return OK
     console = output_console(sys.stdout)
     _show(console, figures)
-    console.print(Text(f"\nPage: {page}"), soft_wrap=True)
+    console.print(Text(f"Page: {page}"), soft_wrap=True)
     return OK
 
 
@@ -69,25 +69,30 @@ def _show(console: Console, figures: Figures) -> None:
     console.print(
         f"{figures.recordings:,} recordings, {figures.rows:,} channels, {figures.hours:,.1f} hours of audio\n"
     )
-    console.print(_shares("verdict", [one for one in figures.statuses if one.rows]))
+    tables = [_shares("verdict", [one for one in figures.statuses if one.rows])]
     for name, shares in (("reason", figures.reasons), ("error", figures.errors)):
         if shares:
-            console.print(_shares(name, shares[:LINES]))
-    console.print(_distributions(figures))
-    console.print(_limits(figures))
-    for name, groups in figures.groups.items():
-        console.print(_groups(name, groups[:LINES], len(groups)))
+            tables.append(_shares(name, shares[:LINES]))
+    tables += [_distributions(figures), _limits(figures)]
+    tables += [_groups(name, groups[:LINES], len(groups)) for name, groups in figures.groups.items()]
     if figures.periods:
-        console.print(_groups(figures.periods[0].by, figures.periods, len(figures.periods)))
+        tables.append(_groups(figures.periods[0].by, figures.periods, len(figures.periods)))
     if figures.worst:
-        table = open_table()
-        for head in ("quality", "lowest quality first", "reasons"):
-            table.add_column(head, overflow="fold")
-        for row in figures.worst[:LINES]:
-            table.add_row(f"{row['quality']:.0f}", Text(printable(row["uri"])), ", ".join(row["reasons"]))
+        tables.append(_worst(figures))
+    for table in tables:
         console.print(table)
+        console.print()
     if figures.redundant:
         console.print(f"{figures.redundant:,} recordings have the bytes of another one")
+
+
+def _worst(figures: Figures) -> Table:
+    table = open_table()
+    for head in ("quality", "lowest quality first", "reasons"):
+        table.add_column(head, overflow="fold")
+    for row in figures.worst[:LINES]:
+        table.add_row(f"{row['quality']:.0f}", Text(printable(row["uri"])), ", ".join(row["reasons"]))
+    return table
 
 
 def _shares(name: str, shares: Sequence[Share]) -> Table:
