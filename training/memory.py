@@ -32,7 +32,7 @@ def leaky_means(rows: Tensor, start: Tensor, keeps: Sequence[float]) -> Tensor:
     """
     with torch.autocast("cpu", enabled=False):
         rows, before = rows.float().unsqueeze(1), start.float().unsqueeze(2)
-        rates = torch.tensor([math.log(keep) for keep in keeps]).reshape(-1, 1, 1)  # (K, 1, 1)
+        rates = torch.stack([torch.full((1, 1), math.log(keep)) for keep in keeps])  # (K, 1, 1)
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # T is variable there: one product
             return _block(rows, before, rates)
         parts = []

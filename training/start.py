@@ -31,7 +31,8 @@ def start_from(path: Path, net: Detector) -> dict[str, Any]:
     """Load the weights of an earlier net, including normalisation and calibration, and return their provenance.
 
     A larger net gives the same scores as the earlier one at first (`fitted`). Modules that the earlier net lacks keep
-    their initial values; their names are in the provenance as `new`.
+    their initial values; their names are in the provenance as `new`. The PCEN image and the slow memory of the earlier
+    net may be left out; their names are in the provenance as `left_out`.
 
     Args:
         path: A run folder, whose averaged best weights are used, or a model file (`.onnx`). The convolutions of a net
@@ -52,14 +53,15 @@ def start_from(path: Path, net: Detector) -> dict[str, Any]:
     try:
         earlier = Detector(config)
         earlier.load_state_dict(fitted(weights, config, earlier)[0])
-        complete, new = fitted(weights, config, net)
+        kept, left_out = without_parts(weights, config, net.config)
+        complete, new = fitted(kept, config, net)
         net.load_state_dict(complete)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{path} has a net of a different shape: {error}") from error
     difference = score_difference(earlier, net)
-    if difference > SCORE_TOLERANCE and not new:
+    if difference > SCORE_TOLERANCE and not (new or left_out):
         raise ConfigError(f"{path}: expected the scores of the earlier net, got a difference of {difference:.1e}")
-    return made | ({"new": new} if new else {})
+    return made | ({"new": new} if new else {}) | ({"left_out": left_out} if left_out else {})
 
 
 @torch.no_grad()
@@ -87,6 +89,26 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelConfig, dict[s
         return document["ema"], config, made
     except (KeyError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ConfigError(f"{path} is not a checkpoint of training.train: {error}") from error
+
+
+def without_parts(
+    weights: Mapping[str, Tensor], earlier: ModelConfig, config: ModelConfig
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights of an earlier net without its PCEN image and its memory, if the new net has none.
+
+    Returns:
+        The other weights, and the names of the modules that were left out.
+    """
+    kept, left_out = dict(weights), []
+    if earlier.pcen and not config.pcen:
+        kept["conv1.weight"] = kept["conv1.weight"][:, :1]
+        left_out.append("pcen")
+    if earlier.memory_size and not config.memory_size:
+        for name in ("head.0.weight", "shares.weight"):
+            if name in kept:
+                kept[name] = kept[name][:, : earlier.hidden_size]
+        left_out.append("memory")
+    return {name: value for name, value in kept.items() if name.split(".")[0] not in left_out}, left_out
 
 
 def fitted(weights: Mapping[str, Tensor], earlier: ModelConfig, net: Detector) -> tuple[dict[str, Tensor], list[str]]:

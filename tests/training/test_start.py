@@ -172,6 +172,24 @@ def test_parts_that_the_earlier_net_lacks_keep_their_initial_values_and_are_name
     assert large.calibration[:, -3:].tolist() == [[1.0] * 3, [0.0] * 3]
 
 
+def test_parts_of_the_earlier_net_may_be_left_out(tmp_path: Path) -> None:
+    """Their weights are gone; the rest gives what the earlier net gives with those weights at zero."""
+    config = larger(SMALL_NET, pcen=True, memory_size=3, snr_bands=8)
+    earlier, lean = random_net(config), Detector(larger(SMALL_NET, snr_bands=8))
+    made = start_from(write_model(earlier, tmp_path / "model.onnx"), lean)
+    assert made["left_out"] == ["pcen", "memory"]
+    assert "new" not in made
+    stored, _ = read_model(tmp_path / "model.onnx")
+    features = features_of(stored)
+    assert not torch.allclose(scores_of(lean, features), scores_of(stored, features), atol=1e-3)
+    with torch.no_grad():
+        stored.conv1.weight[:, 1:] = 0.0
+        for layer in (stored.head[0], stored.shares):
+            assert isinstance(layer, torch.nn.Linear)
+            layer.weight[:, config.hidden_size :] = 0.0
+    torch.testing.assert_close(scores_of(lean, features), scores_of(stored, features), rtol=0, atol=1e-4)
+
+
 def test_settled_norms_change_no_score_and_bring_training_close_to_evaluation(tmp_path: Path) -> None:
     small = random_net(SMALL_NET)
     path = write_model(small, tmp_path / "small.onnx")

@@ -47,8 +47,8 @@ TONAL_FRAMES = 3000
 """Frames (one minute) before a decision in which such frames count, so that no beginning waits for ever."""
 
 ALWAYS, MIN_WINDOWS = 0.75, 3
-"""Under other sounds, a tone is a line in this share of the long windows, of which there must be so many; two suffice for
-the frequencies of the telephone and of the mains, which music hardly meets."""
+"""Under other sounds, a tone is a line in this share of the long windows, of which there must be so many; two suffice
+for the frequencies of the telephone and of the mains, which music hardly meets."""
 
 STEADY_FRAMES = 15
 """A tone of at least this length (0.3 s) is no note."""
