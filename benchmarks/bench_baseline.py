@@ -17,6 +17,7 @@ import numpy as np
 from speech_qc.baseline.observations import Observation
 from speech_qc.baseline.periods import Periods
 from speech_qc.baseline.ranges import Rules, baseline
+from speech_qc.baseline.statistics import predicted, threshold
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -100,11 +101,33 @@ def detection(seed: int, runs: int, groups: int, shift: float, *, history: int =
     return found_at_once, float(np.median(lasted)) if lasted else 0.0
 
 
+def exceeded(history: int, rates: tuple[float, ...], draws: int) -> list[float]:
+    """Return how often one normal period exceeds the threshold for each rate, relative to that rate."""
+    rng, at_once = np.random.default_rng(history), 20_000
+    hits = np.zeros(len(rates))
+    limits = np.array([[threshold(history, rate)] for rate in rates])
+    for _ in range(draws // at_once):
+        values = rng.standard_normal((at_once, history + 1))
+        sampling = np.zeros((at_once, history))
+        centre, scale = predicted(values[:, :-1], sampling, sampling[:, 0])
+        hits += (np.abs(values[:, -1] - centre) / scale > limits).sum(axis=1)
+    return [hit / (draws // at_once * at_once) / rate for hit, rate in zip(hits.tolist(), rates, strict=True)]
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=20)
-    runs = parser.parse_args().runs
+    parser.add_argument("--draws", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    runs = arguments.runs
+    rates = (1e-2, 1e-3, 1e-4, 1e-5)
+    print("| earlier periods | " + " | ".join(f"rate {rate:g}" for rate in rates) + " |")
+    print("|---|" + "---|" * len(rates))
+    for history in (10, 14, 20, 28):
+        shares = exceeded(history, rates, arguments.draws)
+        print(f"| {history} | " + " | ".join(f"{share:.2f} ×" for share in shares) + " |", flush=True)
+    print()
     print("| recordings | spread of days | stated rate | periods | with a false alarm | measured rate |")
     print("|---|---|---|---|---|---|")
     for name, draw in DISTRIBUTIONS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from speech_qc.archive.dest import Destination
 from speech_qc.archive.rows import as_table
+from speech_qc.baseline.measures import MEASURES
 from speech_qc.cli.main import main
 
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "baseline.md").read_text(encoding="utf-8")
 START = datetime(2026, 1, 1, 9, tzinfo=UTC)
 DAYS = 20
 
@@ -82,6 +85,32 @@ def test_the_table_names_who_left_the_range_when(results: str, capsys: pytest.Ca
     line = next(line for line in page.splitlines() if line.startswith("south") and "snr_db" in line)
     assert "2026-01-20" in line and "ongoing" in line
     assert "false alarm has a probability of at most 1.00%" in page
+
+
+def test_the_page_shows_the_real_table(results: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["baseline", results, "--by", "trunk"]) == 0
+
+    shown = PAGE.split("$ speech-qc baseline results --by trunk\n")[1].split("```")[0]
+    assert capsys.readouterr().out == shown
+
+
+def test_the_page_has_every_measure_and_field(results: str, capsys: pytest.CaptureFixture[str]):
+    for measure in MEASURES:
+        row = rf"\| `{measure.name}` \| {measure.worse} \| {measure.least:g}( \w+)? \|"
+        assert re.search(row, PAGE), measure
+    assert main(["baseline", results, *BY_COLUMN, "--json"]) == 0
+    for field in json.loads(capsys.readouterr().out):
+        assert f"`{field}`" in PAGE.split("## JSON")[1], field
+
+
+def test_names_of_groups_cannot_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    name = "x\x1b[2Jy"
+    rows = [{**one, "manifest": one["manifest"].replace("south", json.dumps(name)[1:-1])} for one in calls()]
+
+    assert main(["baseline", written(tmp_path / "results", rows), *BY_COLUMN]) == 0
+
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_json_has_everything(results: str, capsys: pytest.CaptureFixture[str]):

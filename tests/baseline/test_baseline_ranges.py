@@ -145,7 +145,7 @@ class TestRanges:
         quiet = [one for number, count in enumerate(fails) for one in day(number, int(count))]
         assert not compared(quiet).excursions
         (one,) = compared([*quiet, *day(30, 20)]).excursions
-        assert one.worst.value == pytest.approx(0.5, abs=0.01)
+        assert one.worst.value == pytest.approx(0.5)
         assert one.worst.high is not None and 0.05 < one.worst.high < 0.4
         assert one.ongoing
 

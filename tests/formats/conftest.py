@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("pyarrow", reason="needs the extra `archive`: pip install 'speech-qc[archive]'")
+
 from speech_qc.embedded import detector
 from speech_qc.engine import EchoRunner
 from speech_qc.settings import Settings

@@ -122,8 +122,15 @@ def _shares(samples: list[Floats], counts: np.ndarray[tuple[int], np.dtype[np.in
     return np.arcsin(np.sqrt((hits + 0.375) / (counts + 0.75))), 1 / (4.0 * counts)
 
 
-def shown(value: float, measure: str) -> float:
-    """Return a value of a series in the measure's own unit."""
+def shown(value: float, measure: str, count: int) -> float:
+    """Return a value of a series in the measure's own unit.
+
+    Args:
+        value: The value.
+        measure: Name of the measure.
+        count: Number of recordings in the period.
+    """
     if measure != FAIL_RATIO:
         return value
-    return float(np.sin(np.clip(value, 0.0, np.pi / 2)) ** 2)
+    share = float(np.sin(np.clip(value, 0.0, np.pi / 2)) ** 2)
+    return float(np.clip((share * (count + 0.75) - 0.375) / count, 0.0, 1.0))

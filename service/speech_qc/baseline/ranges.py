@@ -181,9 +181,10 @@ def _comparison(
     value = float(series.values[position])
     # The threshold is for both sides together; a measure that can be worse on one side only has all of the rate there.
     reach = threshold(earlier, rate if measure.worse == "both" else 2 * rate) * scale
-    middle, here = shown(centre, measure.name), shown(value, measure.name)
-    low = min(shown(centre - reach, measure.name), middle - measure.least)
-    high = max(shown(centre + reach, measure.name), middle + measure.least)
+    count = int(series.counts[position])
+    middle, here = shown(centre, measure.name, count), shown(value, measure.name, count)
+    low = min(shown(centre - reach, measure.name, count), middle - measure.least)
+    high = max(shown(centre + reach, measure.name, count), middle + measure.least)
     is_low = measure.worse != "above" and here < low
     is_high = measure.worse != "below" and here > high
     return Comparison(
@@ -193,7 +194,7 @@ def _comparison(
         value=here,
         low=None if measure.worse == "above" else low,
         high=None if measure.worse == "below" else high,
-        recordings=int(series.counts[position]),
+        recordings=count,
         periods=earlier,
         deviation=(value - centre) / scale if scale > 0 else None,
         out=is_low or is_high,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from speech_qc.cli.archive import explained
+from speech_qc.cli.files import printable
 from speech_qc.cli.seams import CommandError
 from speech_qc.cli.tables import open_table, output_console, without_padding
 from speech_qc.exit_codes import OK
@@ -130,8 +131,7 @@ def _page(command: BaselineCommand, found: Baseline, periods: Periods, left_out:
     parts: list[RenderableType] = [
         Text(
             f"{len(out)} of {len(periods.recordings)} groups by {command.group} are out of range in the "
-            f"{command.period} of {latest}"
-            + (f": {', '.join(out[:SHOWN])}{' …' if len(out) > SHOWN else ''}" if out else "")
+            f"{command.period} of {latest}" + (f": {_names(out)}" if out else "")
         )
     ]
     if found.excursions:
@@ -143,7 +143,7 @@ def _page(command: BaselineCommand, found: Baseline, periods: Periods, left_out:
         for one in found.excursions[-SHOWN:][::-1]:
             worst = one.worst
             table.add_row(
-                Text(one.first.group),
+                Text(printable(one.first.group)),
                 one.first.measure,
                 start_of(one.first.period, command.period),
                 "ongoing" if one.ongoing else start_of(one.last.period, command.period),
@@ -158,7 +158,7 @@ def _page(command: BaselineCommand, found: Baseline, periods: Periods, left_out:
     else:
         parts.append(Text("No group has left its normal range."))
     if found.not_judged:
-        names = ", ".join(list(found.not_judged)[:SHOWN]) + (" …" if len(found.not_judged) > SHOWN else "")
+        names = _names(list(found.not_judged))
         parts.append(Text(f"{len(found.not_judged)} groups have too few {command.period}s to judge: {names}"))
     if left_out:
         parts.append(Text(f"Recordings left out: {_listed(left_out)}"))
@@ -170,6 +170,10 @@ def _page(command: BaselineCommand, found: Baseline, periods: Periods, left_out:
         )
     )
     return Group(*parts)
+
+
+def _names(groups: Sequence[str]) -> str:
+    return printable(", ".join(groups[:SHOWN])) + (" …" if len(groups) > SHOWN else "")
 
 
 def _figure(value: float) -> str:
