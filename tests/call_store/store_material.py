@@ -200,7 +200,7 @@ class Postgres:
         """Create an empty database and return its URL."""
         self._databases += 1
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE calls{self._databases}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE calls{self._databases}")
         return f"postgresql://qc@127.0.0.1:{self.port}/calls{self._databases}"
 
     def stop(self) -> None:
