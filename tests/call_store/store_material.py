@@ -211,7 +211,9 @@ class Postgres:
             self._process = None
 
     def remove(self) -> None:
-        self.stop()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)  # a shutdown in good order is the quicker one
+            self._process.wait(30)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

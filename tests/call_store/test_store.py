@@ -62,9 +62,7 @@ def test_calls_are_listed_by_state_and_trunk_the_newest_first(make_stack, databa
 
 def test_events_are_kept_in_their_order_and_only_chosen_kinds_are_delivered(make_stack, database_url):
     stack = make_stack(results_url=database_url)
-    stack.results._writer._subscription = Subscription(
-        ("http://a.invalid/", "http://b.invalid/"), frozenset({"call.ended"})
-    )
+    subscribe(stack, "call.ended", urls=("http://a.invalid/", "http://b.invalid/"))
     for one in [*whole_call("a"), event("scores", "a")]:
         stack.results.publish(one)
     stack.stored()
@@ -74,9 +72,7 @@ def test_events_are_kept_in_their_order_and_only_chosen_kinds_are_delivered(make
 
 def test_a_removed_call_leaves_nothing_and_what_it_still_says_is_not_stored(make_stack, database_url):
     stack = make_stack(results_url=database_url)
-    stack.results._writer._subscription = Subscription(
-        ("http://a.invalid/",), frozenset({"call.started", "call.ended"})
-    )
+    subscribe(stack, "call.started", "call.ended")
     for one in (event("call.started", "a"), event("scores", "a"), event("call.started", "b")):
         stack.results.publish(one)
     stack.stored()
