@@ -187,10 +187,14 @@ def inspection_document(
         frame_hop_s=contract.features.frame_hop_s,
         warnings=[AudioWarningAnswer(code=warning.code, message=warning.message) for warning in inspection.warnings],
         channels=[
-            ChannelAnswer(**channel_fields(channel, record, labels, None if evidence is None else evidence[channel]))
+            ChannelAnswer(
+                **channel_fields(channel, record, labels, None if evidence is None else evidence[channel]),
+                **_role(inspection, channel),
+            )
             for channel, record in enumerate(inspection.channels)
         ],
         timing=timing_answer(inspection.timing),
+        **({} if inspection.interaction is None else {"interaction": inspection.interaction}),
         **stereo_fields(inspection.stereo),
     ).model_dump(exclude_unset=True)
     if frames:
@@ -201,6 +205,10 @@ def inspection_document(
             for answer, record in zip(document["channels"], inspection.channels, strict=True)
         ]
     return document
+
+
+def _role(inspection: RecordingFindings, channel: int) -> dict[str, Any]:
+    return {} if inspection.interaction is None else {"role": inspection.interaction.legs[channel].role}
 
 
 def _probability(score: float) -> float:

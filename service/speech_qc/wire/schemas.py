@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,8 @@ from speech_qc.contract import Family, ModelContract
 from speech_qc.wire.vocabulary import (
     AudioWarningCode,
     BandReference,
+    CallState,
+    InteractionKind,
     LossKind,
     ReadyState,
     ReloadOutcome,
@@ -187,6 +190,7 @@ class ChannelFindings(Answer):
     """Results of one channel, without its frames."""
 
     channel: int
+    role: str | None = Field(default=None, description="Name of the leg; absent unless the channels are legs.")
     events: list[EventAnswer]
     events_dropped: int | None = Field(default=None, description="Events above the limit, counted but not listed.")
     levels: LevelsAnswer
@@ -200,6 +204,55 @@ class ChannelAnswer(ChannelFindings):
     frames: dict[str, list[float | None]] | None = Field(
         default=None, description="Scores by label, one per 20 ms; absent with frames=false."
     )
+
+
+class EchoDetailAnswer(Answer):
+    """How an echo returns."""
+
+    lag_ms: int = Field(ge=0, examples=[180], description="Time from the leg that hears itself until the echo.")
+    loss_db: float = Field(examples=[18.0], description="Attenuation of the echo.")
+
+
+class InteractionEventAnswer(Answer):
+    """Something that happened between the two legs of a call."""
+
+    event_id: int
+    kind: InteractionKind
+    leg: str | None = Field(
+        description="The silent leg of `one_way_audio`, the one that interrupts in `talk_over`, the one that hears "
+        "itself in `echo`; null if it is neither or both."
+    )
+    onset_s: float
+    offset_s: float | None
+    detail: EchoDetailAnswer | None = Field(default=None, description="Only of an echo.")
+
+
+class ResponseAnswer(Answer):
+    """How long it takes from the end of one party's speech until the other one answers, seconds."""
+
+    median: float
+    p95: float
+
+
+class InteractionLegAnswer(Answer):
+    """What one leg of a call does."""
+
+    role: str = Field(examples=["agent"])
+    talk_ratio: float | None = Field(description="Share of the received time in which its party talks, without echo.")
+    silence_ratio: float | None = Field(description="Share with neither speech nor music nor tones.")
+    interruptions: int = Field(description="Times that it began to talk while the other one was talking.")
+    response_s: ResponseAnswer | None = Field(description="How long it takes to answer; null if it never answers.")
+
+
+class InteractionAnswer(Answer):
+    """What happens between the two legs of a call; `unknown` gives the reason for each null."""
+
+    duration_s: float
+    legs: list[InteractionLegAnswer]
+    response_s: ResponseAnswer | None = Field(description="Of both legs together.")
+    events: list[InteractionEventAnswer]
+    events_dropped: int | None = Field(default=None, description="Events above the limit, counted but not listed.")
+    unknown: dict[str, str]
 
 
 class TimingAnswer(Answer):
@@ -229,8 +282,43 @@ class InspectAnswer(Answer):
     frame_hop_s: float
     warnings: list[AudioWarningAnswer] = Field(description="What was wrong with the recording, although it was read.")
     stereo: StereoAnswer | None = Field(default=None, description="Absent unless there are two channels.")
+    interaction: InteractionAnswer | None = Field(default=None, description="Absent without `legs`.")
     channels: list[ChannelAnswer]
     timing: TimingAnswer
+
+
+class CallLegAnswer(Answer):
+    """One leg of a call: when it came and went, and its channel document once it has ended."""
+
+    role: str = Field(examples=["agent"])
+    name: str | None = Field(description="A name for people, if the sender gave one.")
+    vendor: str = Field(examples=["twilio"])
+    sample_rate_hz: int
+    started_at: datetime
+    ended_at: datetime | None
+    offset_s: float = Field(description="Begin of its audio on the clock of the call.")
+    metadata: dict[str, str]
+    digits: str = Field(description="Keys that were pressed, masked by default.")
+    late_s: float = Field(description="Audio that came too late to be compared with the other leg.")
+    document: dict[str, Any] | None = Field(
+        description="Events, levels, summary and verdict, as of a channel of a recording; null while the leg lasts, "
+        "and if its connection was lost with the process that held it."
+    )
+
+
+class CallAnswer(Answer):
+    """The document of a call."""
+
+    call_id: str
+    name: str | None
+    trunk: str | None
+    vendor: str
+    started_at: datetime
+    ended_at: datetime | None
+    state: CallState
+    legs: list[CallLegAnswer]
+    interaction: InteractionAnswer | None
+    unknown: dict[str, str] = Field(description="The reason for each null.")
 
 
 class ModelAnswer(Answer):

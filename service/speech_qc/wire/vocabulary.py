@@ -39,6 +39,12 @@ ToneKind = Literal["hum", "whistle", "dial", "busy", "ringback", "sit", "fax_cng
 Phase = Literal["begin", "end"]
 """Whether a live event has begun or ended."""
 
+InteractionKind = Literal["one_way_audio", "dead_air", "talk_over", "echo"]
+"""What can happen between the legs of a call."""
+
+CallState = Literal["live", "ended"]
+"""Whether a call still lasts."""
+
 Status = Literal["pass", "warn", "fail", "unknown"]
 """Status of a verdict."""
 
