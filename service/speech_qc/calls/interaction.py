@@ -15,7 +15,7 @@ from speech_qc.calls.echo import BLOCK, MAX_LAG, REACH, Echo, EchoMeter
 from speech_qc.calls.presence import Presence
 from speech_qc.calls.records import FRAME_S, LEVEL_FLOOR_DBFS, RECORD_FRAMES, Flag, LegRecord
 from speech_qc.calls.talk import NEVER, Responses, Talker, quantile_frames
-from speech_qc.calls.track import ABSENT, LegTrack, Span
+from speech_qc.calls.track import LegTrack, Span
 from speech_qc.wire.vocabulary import InteractionKind, Phase
 
 LEGS = 2
@@ -35,7 +35,7 @@ _ECHO_MARGIN_DB = 6.0
 _ECHO_FRAMES = 2
 _BEFORE = MAX_LAG * RECORD_FRAMES // BLOCK + _ECHO_FRAMES + 1
 """Frames of level that an echo reaches back to."""
-_QUIET = int(Flag.MUSIC | Flag.TONE | Flag.HELD) | ABSENT
+_QUIET = Flag.MUSIC | Flag.TONE | Flag.HELD | Flag.ABSENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Interaction:
         spans = [track.take(first, frames) for track in self._tracks]
         for leg, span in enumerate(spans):
             if self._tracks[leg].open and self._tracks[leg].end < first + frames:
-                span.flags[span.flags == ABSENT] = Flag.LOST if self._heard[leg] else ABSENT
+                span.flags[span.flags == Flag.ABSENT] = Flag.LOST if self._heard[leg] else Flag.ABSENT
             self._presence[leg].hear(span.levels_dbfs)
             self._levels[leg] = np.concatenate((self._levels[leg][-_BEFORE:], span.levels_dbfs))
             self._bands[leg] = np.concatenate((self._bands[leg], span.band))[-REACH:]
@@ -227,7 +227,7 @@ class Interaction:
     def _frame(self, frame: int, talks: list[bool], flags: list[int]) -> None:
         for leg in range(LEGS):
             held = flags[leg]
-            if not held & (ABSENT | Flag.LOST | Flag.HELD):
+            if not held & (Flag.ABSENT | Flag.LOST | Flag.HELD):
                 self._heard[leg] += 1
                 self._quiet[leg] += not held & (Flag.MUSIC | Flag.TONE)
             if talks[leg] and self._talkers[leg].add(frame):

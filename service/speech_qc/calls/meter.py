@@ -15,9 +15,9 @@ from speech_qc.contract import ModelContract
 Float32 = NDArray[np.float32]
 
 _STEP = 4
-_TAPS = 64
+_TAPS = 48
 _FRAME = FRAME_SAMPLES * _STEP
-_GAP_FLAGS: dict[GapKind, Flag] = {"loss": Flag.LOST, "dtx": Flag.SILENT, "hold": Flag.HELD}
+_GAP_FLAGS: dict[GapKind, int] = {"loss": Flag.LOST, "dtx": Flag.SILENT, "hold": Flag.HELD}
 _KINDS = (("speech", Flag.TALK), ("music", Flag.MUSIC), ("tone", Flag.TONE))
 
 
@@ -49,7 +49,7 @@ class LegMeter:
         self._on = [False] * len(self._columns)
         self._sound: deque[tuple[int, Float32]] = deque()  # position and samples of what no record is made of yet
         self._end = 0  # position after the last sample
-        self._gaps: list[tuple[int, int, Flag]] = []
+        self._gaps: list[tuple[int, int, int]] = []
         self._scores: list[Float32] = []
         self._waiting = 0  # frames in _scores
         self._next = 0  # first frame of the next record

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from speech_qc.calls.records import Flag
 from speech_qc.calls.talk import NEVER
-from speech_qc.calls.track import ABSENT
 
 SPEECH_FRAMES = 250
 """Frames that the other party has to speak: 5 s."""
@@ -50,6 +49,8 @@ class Presence:
     def hear(self, levels_dbfs: NDArray[np.float32]) -> None:
         """Take the levels of the next frames: a sound that comes and goes is no comfort noise, so it proves the leg."""
         self._levels = np.concatenate((self._levels, levels_dbfs))[-50:]
+        if self._proved:
+            return
         levels = np.maximum(self._levels, _SOUND_DBFS - _SOUND_DB)
         low, high = np.percentile(levels, (10, 90))
         if high - low >= _SOUND_DB and high >= _SOUND_DBFS:
@@ -73,7 +74,7 @@ class Presence:
         if other_flags & Flag.MUSIC:
             self._music = frame
         gone = bool(flags & Flag.LOST)
-        if (self._proved and not gone) or flags & (Flag.HELD | ABSENT) or self._held >= _HOLD_FRAMES:
+        if (self._proved and not gone) or flags & (Flag.HELD | Flag.ABSENT) or self._held >= _HOLD_FRAMES:
             self._spoken, self._due, self.begin = 0, None, None
             return False
         if frame - other_last <= PAUSE_FRAMES and frame - self._music > QUEUE_FRAMES:

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.calls.records import FRAME_SAMPLES, LEVEL_FLOOR_DBFS, LegRecord
-
-ABSENT = 64
-"""Flag of a frame before a leg began, after it ended, or that came too late."""
+from speech_qc.calls.records import FRAME_SAMPLES, LEVEL_FLOOR_DBFS, Flag, LegRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,7 +16,7 @@ class Span:
     """The frames of one leg in one step of the analysis.
 
     Args:
-        flags: uint8 (n,), combinations of `Flag` and `ABSENT`.
+        flags: uint8 (n,), combinations of `Flag`.
         levels_dbfs: float32 (n,).
         band: float32 (n · 80,), the sound at 4 kHz; zero where nothing was received.
     """
@@ -56,7 +53,7 @@ class LegTrack:
 
     def take(self, first: int, frames: int) -> Span:
         """Return the frames [first, first + frames) and drop everything before their end."""
-        flags = np.full(frames, ABSENT, np.uint8)
+        flags = np.full(frames, Flag.ABSENT, np.uint8)
         levels = np.full(frames, LEVEL_FLOOR_DBFS, np.float32)
         band = np.zeros(frames * FRAME_SAMPLES, np.float32)
         stop = first + frames
