@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from speech_qc.calls.records import BAND_RATE_HZ, FRAME_SAMPLES, RECORD_FRAMES
 
 Float32 = NDArray[np.float32]
+Complex64 = NDArray[np.complex64]
 
 BLOCK = RECORD_FRAMES * FRAME_SAMPLES
 MIN_LAG = round(0.010 * BAND_RATE_HZ)
@@ -55,8 +56,8 @@ class EchoMeter:
     """Looks for the sound of one leg, the far one, in another, the near one, half a second at a time."""
 
     def __init__(self) -> None:
-        self._sum = np.zeros(_HIGH - _LOW, np.complex64)
-        self._weight = self._squares = 0.0
+        self._sum: Complex64 = np.zeros(_HIGH - _LOW, np.complex64)
+        self._weight = 0.0
         self._lag = 0
         self._seen = 0  # checks in a row that found the same lag
         self._projected = self._power = 0.0
@@ -76,11 +77,11 @@ class EchoMeter:
         self.clear = False
         if not talking or not near.any():
             return
-        product = np.conj(np.fft.rfft(far, _SIZE)[_LOW:_HIGH]) * np.fft.rfft(near, _SIZE)[_LOW:_HIGH]
-        unit = product / (np.abs(product) + np.float32(1e-12))
+        product: Complex64 = np.conj(np.fft.rfft(far, _SIZE)[_LOW:_HIGH]) * np.fft.rfft(near, _SIZE)[_LOW:_HIGH]
+        unit: Complex64 = product / (np.abs(product) + np.float32(1e-12))
         _, z = _peak(unit)
         self.clear = z >= CLEAR_Z
-        self._sum = KEEP * self._sum + unit
+        self._sum = np.complex64(KEEP) * self._sum + unit
         self._weight = KEEP * self._weight + 1.0
         if self._weight < MIN_BLOCKS and not self.clear:
             return
@@ -115,7 +116,7 @@ class EchoMeter:
         return -20.0 * math.log10(max(gain, 1e-6))
 
 
-def _peak(spectrum: NDArray[np.complex64]) -> tuple[int, float]:
+def _peak(spectrum: Complex64) -> tuple[int, float]:
     """Return the lag of the highest correlation, in samples, and its height over the spread of all lags."""
     full = np.zeros(_SIZE // 2 + 1, np.complex64)
     full[_LOW:_HIGH] = spectrum

@@ -114,7 +114,7 @@ class Interaction:
 
     def begin(self, leg: int, offset: int) -> None:
         """Begin a leg, or begin it again, with its first frame at this frame of the call."""
-        self._tracks[leg].begin(max(0, offset))
+        self._tracks[leg].begin(offset)
 
     def push(self, leg: int, record: LegRecord) -> None:
         """Take a record of a leg."""

@@ -39,8 +39,8 @@ class LegInfo:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-class LegTap(Protocol):
-    """What a session hands over: a channel's samples, then their scores.
+class LegFeed(Protocol):
+    """A leg of a call, as its sender sees it.
 
     Positions count samples of 16 kHz since the leg's first sample, gaps included.
     """
@@ -50,10 +50,6 @@ class LegTap(Protocol):
 
     def scored(self, first_frame: int, scores: Float32, events: Sequence[EventUpdate]) -> None:
         """Take scores, float32 (n, C), NaN where not received, and the updates of events that came with them."""
-
-
-class LegFeed(LegTap, Protocol):
-    """A leg of a call, as its sender sees it."""
 
     def gap(self, position: int, stop: int, kind: GapKind) -> None:
         """Say that [position, stop) was not received."""

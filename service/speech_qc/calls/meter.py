@@ -25,7 +25,8 @@ def _low_pass() -> Float32:
     """Return a windowed sinc with its cut-off at 1.75 kHz of 16 kHz, so that little above 2 kHz is left to fold."""
     times = np.arange(_TAPS) - (_TAPS - 1) / 2
     taps = np.sinc(2 * 1_750 / 16_000 * times) * np.blackman(_TAPS)
-    return (taps / taps.sum()).astype(np.float32)
+    low_pass: Float32 = (taps / taps.sum()).astype(np.float32)
+    return low_pass
 
 
 _LOW_PASS = _low_pass()
@@ -68,8 +69,10 @@ class LegMeter:
     def scored(self, first_frame: int, scores: Float32) -> None:
         """Take the scores of the next frames, float32 (n, C), NaN where there are none."""
         done = self._next + self._waiting
-        if first_frame > done:
-            self._add(np.full((first_frame - done, scores.shape[1]), np.nan, np.float32))
+        while first_frame > done:
+            missing = min(RECORD_FRAMES, first_frame - done)
+            self._add(np.full((missing, scores.shape[1]), np.nan, np.float32))
+            done += missing
         self._add(scores if first_frame >= done else scores[done - first_frame :])
 
     def finish(self) -> None:

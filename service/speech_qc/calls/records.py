@@ -92,7 +92,7 @@ class LegRecord:
     def decode(cls, found: Mapping[str, Any]) -> LegRecord:
         """Return the record that `encode` was called for."""
         arrays = {name: np.frombuffer(b64decode(found[name]), kind) for name, kind in _TYPES.items()}
-        return cls(first_frame=found["first_frame"], **arrays)  # type: ignore[arg-type]
+        return cls(first_frame=found["first_frame"], **arrays)
 
 
 _TYPES: dict[str, type[np.generic]] = {
@@ -109,4 +109,5 @@ def quantized_levels(mean_squares: NDArray[np.float32]) -> Bytes:
     """Return mean squares as `LegRecord.levels`."""
     levels_dbfs = 10.0 * np.log10(mean_squares + np.float32(1e-13))
     steps = np.round((levels_dbfs - LEVEL_FLOOR_DBFS) / _LEVEL_STEP_DB)
-    return np.clip(steps, 0, 255).astype(np.uint8)
+    quantized: Bytes = np.clip(steps, 0, 255).astype(np.uint8)
+    return quantized

@@ -18,18 +18,17 @@ from speech_qc.audio.stereo import Stereo
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Model
 from speech_qc.errors import ProtocolError
+from speech_qc.event_fields import event_fields
 from speech_qc.pipeline.explain import Evidence
 from speech_qc.pipeline.recording import RecordingFindings, Timing
 from speech_qc.pipeline.session import ChannelRecord
-from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, EventUpdate, Profiles, Report, Summary, Verdict
-from speech_qc.scoring.details import DropoutDetail, EventDetail
+from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, EventUpdate, Profiles, Report, Summary, Verdict
 from speech_qc.wire.schemas import (
     AudioAnswer,
     AudioWarningAnswer,
     BandAnswer,
     ChannelAnswer,
     ChannelFindings,
-    DropoutDetailAnswer,
     EventAnswer,
     EvidenceAnswer,
     InspectAnswer,
@@ -40,7 +39,6 @@ from speech_qc.wire.schemas import (
     StereoAnswer,
     SummaryAnswer,
     TimingAnswer,
-    ToneDetailAnswer,
     VerdictAnswer,
 )
 from speech_qc.wire.server_messages import EventMessage
@@ -90,28 +88,6 @@ def choose_labels(contract: ModelContract, wanted: str | None) -> tuple[str, ...
 def frame_columns(contract: ModelContract, frames: NDArray[np.float32], labels: Sequence[str]) -> dict[str, Any]:
     """Return frames by label as rounded float32 arrays (M,), NaN where there is no value."""
     return {name: np.ascontiguousarray(np.round(frames[:, contract.index(name)], FRAME_DECIMALS)) for name in labels}
-
-
-def event_fields(event: Event) -> dict[str, Any]:
-    """Return the fields of `EventAnswer`, rounded, without its evidence."""
-    detail = {} if event.detail is None else {"detail": _detail(event.detail)}
-    return detail | {
-        "event_id": event.event_id,
-        "label": event.label,
-        "family": event.family,
-        "onset_s": round(event.onset_s, 3),
-        "offset_s": None if event.offset_s is None else round(event.offset_s, 3),
-        "score_max": _probability(event.score_max),
-        "score_mean": _probability(event.score_mean),
-        "severity": event.severity,
-    }
-
-
-def _detail(detail: EventDetail) -> DropoutDetailAnswer | ToneDetailAnswer:
-    if isinstance(detail, DropoutDetail):
-        return DropoutDetailAnswer(kind=detail.kind, gap_ms=round(detail.gap_ms, 1))
-    frequencies = [round(frequency, 1) for frequency in detail.frequencies_hz]
-    return ToneDetailAnswer(kind=detail.kind, frequencies_hz=frequencies, digits=detail.digits)
 
 
 def event_message(channel: int, update: EventUpdate) -> EventMessage:
@@ -194,7 +170,7 @@ def inspection_document(
             for channel, record in enumerate(inspection.channels)
         ],
         timing=timing_answer(inspection.timing),
-        **({} if inspection.interaction is None else {"interaction": inspection.interaction}),
+        **_interaction(inspection),
         **stereo_fields(inspection.stereo),
     ).model_dump(exclude_unset=True)
     if frames:
@@ -207,13 +183,12 @@ def inspection_document(
     return document
 
 
+def _interaction(inspection: RecordingFindings) -> dict[str, Any]:
+    return {} if inspection.interaction is None else {"interaction": inspection.interaction}
+
+
 def _role(inspection: RecordingFindings, channel: int) -> dict[str, Any]:
     return {} if inspection.interaction is None else {"role": inspection.interaction.legs[channel].role}
-
-
-def _probability(score: float) -> float:
-    """Round a score; a model's sigmoid may exceed 1 by a rounding error, which the type would reject."""
-    return round(min(max(score, 0.0), 1.0), 4)
 
 
 def _evidence(evidence: Evidence) -> EvidenceAnswer:

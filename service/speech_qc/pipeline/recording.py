@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,7 +171,7 @@ class Recording:
                     max_events=options.max_events,
                     show_digits=options.show_digits,
                     reader=self._reader,
-                    leg=None if self._legs is None else self._legs.taps[channel],
+                    on_heard=None if self._legs is None else partial(self._legs.heard, channel),
                 )
             )
 
@@ -222,7 +223,9 @@ class Recording:
 
     def accept(self, channel: int, reading: ChunkReading) -> None:
         """Take the scores of a channel's next chunk."""
-        self.sessions[channel].accept(reading)
+        update = self.sessions[channel].accept(reading)
+        if self._legs is not None:
+            self._legs.scored(channel, update.first_frame, update.scores)
 
     def keep_spectrum(self, channel: int, chunk: Block) -> None:
         """Keep what the evidence needs of a chunk, if evidence is requested; takes about a millisecond."""

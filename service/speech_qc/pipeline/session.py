@@ -20,7 +20,6 @@ from speech_qc.audio.levels import LevelMeter, Levels
 from speech_qc.audio.losses import Loss, LossDetector, LossPool
 from speech_qc.audio.noise_floor import NoiseFloorMeter
 from speech_qc.audio.resample import Resampler
-from speech_qc.calls.legs import LegTap
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
 from speech_qc.pipeline.refiner import EventRefiner
@@ -144,7 +143,7 @@ class Session:
             of a live stream.
         show_digits: Name the telephone keys in tones; otherwise they are masked.
         pool: Looks for losses together with other sessions of the same thread; None to look alone.
-        leg: Takes the samples at the model's rate, and then their scores, if the channel is a leg of a call.
+        on_heard: Called with the received samples at the model's rate and their position, before they are scored.
 
     Raises:
         InvalidAudio: The rate is not supported.
@@ -161,11 +160,10 @@ class Session:
         on_piece: Callable[[Float32, float], None] | None = None,
         show_digits: bool = False,
         pool: LossPool | None = None,
-        leg: LegTap | None = None,
+        on_heard: Callable[[int, Float32], None] | None = None,
     ) -> None:
         self.contract = contract
         self.rate_hz = rate_hz
-        self._leg = leg
         self._spec = contract.features
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
         self._meter = LevelMeter(rate_hz, on_piece)
@@ -192,6 +190,7 @@ class Session:
         self._events_found = 0
         self._event_counts: dict[str, int] = {}
         self._max_events = max_events
+        self._on_heard = on_heard
 
     @property
     def samples_in(self) -> int:
@@ -359,8 +358,6 @@ class Session:
             self._note(news)
         if self._kept is not None:
             self._kept.append(block.shown.copy())  # a view would keep the scores of the whole step in memory
-        if self._leg is not None and (count or news):
-            self._leg.scored(first, block.shown, news)
         return Update(first, block, news)
 
     def levels(self) -> Levels:
@@ -408,8 +405,8 @@ class Session:
             self._losses.push([LossSpan(loss.kind, loss.start, loss.stop, loss.known, loss.sure) for loss in losses])
 
     def _append(self, samples: Float32) -> None:
-        if self._leg is not None and len(samples):
-            self._leg.heard(self._received, samples)
+        if self._on_heard is not None:
+            self._on_heard(self._received, samples)
         self._received += len(samples)
         self._buffer.append(samples)
 
