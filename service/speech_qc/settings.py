@@ -121,6 +121,15 @@ class Settings(BaseSettings):
     max_events: int = Field(default=10_000, ge=1)
     """Maximum events listed per channel; later ones are only counted."""
 
+    max_calls: int = Field(default=0, ge=0, le=65536)
+    """Maximum calls of one process at the same time; a leg that would begin a further one is refused. 0: as many as
+    `max_streams`, so that a process never has more calls than legs. A call takes about 0.4 MB."""
+    call_max_s: float = Field(default=12 * 3600.0, gt=0)
+    """Longest call, seconds; then it ends, and its legs are scored without it."""
+    call_wait_s: float = Field(default=5.0, ge=0, le=600)
+    """Seconds for which a call of one leg, after this leg has ended, waits for another one. A call whose two legs have
+    ended does not wait."""
+
     max_batch: int = Field(default=128, ge=1, le=1024)
     """Maximum chunks in one inference step."""
     live_chunk_hops: int = Field(default=10, ge=2, le=100, multiple_of=2)
@@ -191,6 +200,11 @@ class Settings(BaseSettings):
     """Maximum time to process one upload, decoding and inference together, seconds; waiting for data does not count."""
     max_decoded_samples: int = Field(default=4_000_000_000, ge=8000)
     """Maximum samples that one recording can decode to, all channels together, whatever its compressed size."""
+
+    @property
+    def calls_limit(self) -> int:
+        """The effective value of `max_calls`."""
+        return self.max_calls or self.max_streams
 
     @property
     def connections_limit(self) -> int:

@@ -24,7 +24,7 @@ def interaction_event(event: InteractionEvent, names: Sequence[str]) -> Interact
     fields = {} if event.echo is None else {"detail": _detail(event.echo)}
     return InteractionEventAnswer(
         event_id=event.event_id,
-        kind=event.kind,
+        label=event.kind,
         leg=None if event.leg is None else names[event.leg],
         onset_s=event.onset_s,
         offset_s=event.offset_s,

@@ -77,7 +77,7 @@ class EchoMeter:
         self.clear = False
         if not talking or not near.any():
             return
-        product: Complex64 = np.conj(np.fft.rfft(far, _SIZE)[_LOW:_HIGH]) * np.fft.rfft(near, _SIZE)[_LOW:_HIGH]
+        product: Complex64 = np.conj(_spectrum(far)) * _spectrum(near)
         unit: Complex64 = product / (np.abs(product) + np.float32(1e-12))
         _, z = _peak(unit)
         self.clear = z >= CLEAR_Z
@@ -114,6 +114,10 @@ class EchoMeter:
     def _loss_db(self) -> float:
         gain = abs(self._projected) / max(self._power, 1e-12)
         return -20.0 * math.log10(max(gain, 1e-6))
+
+
+def _spectrum(samples: Float32) -> Complex64:
+    return np.fft.rfft(samples, _SIZE)[_LOW:_HIGH].astype(np.complex64, copy=False)
 
 
 def _peak(spectrum: Complex64) -> tuple[int, float]:

@@ -32,7 +32,7 @@ def interaction_tables(interaction: Mapping[str, Any]) -> Iterator[RenderableTyp
     for event in interaction["events"]:
         detail = event.get("detail")
         events.add_row(
-            event["kind"],
+            event["label"],
             _plain(event["leg"] or "–"),
             _seconds(event["onset_s"]),
             _seconds(event["offset_s"]),

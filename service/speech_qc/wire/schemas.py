@@ -217,7 +217,7 @@ class InteractionEventAnswer(Answer):
     """Something that happened between the two legs of a call."""
 
     event_id: int
-    kind: InteractionKind
+    label: InteractionKind
     leg: str | None = Field(
         description="The silent leg of `one_way_audio`, the one that interrupts in `talk_over`, the one that hears "
         "itself in `echo`; null if it is neither or both."
