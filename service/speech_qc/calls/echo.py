@@ -36,6 +36,7 @@ SAME_LAG = round(0.003 * BAND_RATE_HZ)
 CLEAR_Z = 9.0
 """A single block with a peak this high is an echo and nothing else."""
 _SIZE = 8192
+_FADE = np.linspace(0, 1, round(0.01 * BAND_RATE_HZ), dtype=np.float32)
 _LOW, _HIGH = round(150 / BAND_RATE_HZ * _SIZE), round(1_800 / BAND_RATE_HZ * _SIZE)
 
 
@@ -117,7 +118,11 @@ class EchoMeter:
 
 
 def _spectrum(samples: Float32) -> Complex64:
-    return np.fft.rfft(samples, _SIZE)[_LOW:_HIGH].astype(np.complex64, copy=False)
+    """Return the band's spectrum; faded at both ends, because the edges of two pieces are alike at one lag."""
+    faded = samples.copy()
+    faded[: len(_FADE)] *= _FADE
+    faded[-len(_FADE) :] *= _FADE[::-1]
+    return np.fft.rfft(faded, _SIZE)[_LOW:_HIGH].astype(np.complex64, copy=False)
 
 
 def _peak(spectrum: Complex64) -> tuple[int, float]:

@@ -19,8 +19,11 @@ from speech_qc.calls.track import LegTrack, Span
 from speech_qc.wire.vocabulary import InteractionKind, Phase
 
 LEGS = 2
-TALK_OVER_FRAMES = 25
-"""Frames that both parties have to talk at once; shorter ones are backchannels or the end of a turn."""
+TALK_OVER_FRAMES = 20
+"""Frames that both parties have to talk at once, 0.4 s; turns often overlap by less."""
+BACKCHANNEL_FRAMES = 27
+"""Frames of what each of them says by then: an utterance of less than half a second is a backchannel. Scores rise up to
+two frames early."""
 DEAD_AIR_FRAMES = 250
 """Frames in which nobody says anything: 5 s."""
 TOGETHER_FRAMES = 2
@@ -258,7 +261,8 @@ class Interaction:
         both = min(first.last, second.last) + 1 - began
         key = next((key for key in self._open if key[0] == "talk_over"), None)
         if first.active(frame) and second.active(frame):
-            if key is None and both >= TALK_OVER_FRAMES:
+            long = all(one.last + 1 - one.start >= BACKCHANNEL_FRAMES for one in self._talkers)
+            if key is None and both >= TALK_OVER_FRAMES and long:
                 apart = first.start - second.start
                 leg = None if abs(apart) <= TOGETHER_FRAMES else int(apart < 0)
                 if leg is not None:

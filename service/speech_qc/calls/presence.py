@@ -16,7 +16,7 @@ from speech_qc.calls.talk import NEVER
 
 SPEECH_FRAMES = 250
 """Frames that the other party has to speak: 5 s."""
-ANSWER_FRAMES = 70
+ANSWER_FRAMES = 45
 """Frames after that in which an answer still proves the leg."""
 PAUSE_FRAMES = 50
 """Pauses up to this length belong to the other party's speech."""
