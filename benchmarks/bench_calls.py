@@ -115,7 +115,11 @@ def echoes(calls: Calls, talkers: Talkers, count: int, rng: np.random.Generator)
         ["echo", "calls of 40 s with an echo", str(count)],
         ["echo", "found", f"{found / count:.1%}"],
         ["echo", "told after the call's begin, median and highest", f"{np.median(waits):.1f} and {max(waits):.1f} s"],
-        ["echo", "error of `loss_db`, median and 95 %", "{:.1f} and {:.1f} dB".format(*np.percentile(errors, (50, 95)))],
+        [
+            "echo",
+            "error of `loss_db`, median and 95 %",
+            "{:.1f} and {:.1f} dB".format(*np.percentile(errors, (50, 95))),
+        ],
         ["echo", "talk-overs more than there are, in all of these calls", str(talk_overs)],
         ["echo", "false, in as many calls without echo", f"{false / count:.1%}"],
     ]
@@ -159,7 +163,9 @@ def one_way(calls: Calls, talkers: Talkers, count: int, hours: float, rng: np.ra
         clips = talkers.pair(rng)[0]
         made.legs[1 - dead] = noise(samples, -60.0, rng)
         spoke_s = _talk(made.legs[1 - dead], clips, rng)
-        made.legs[dead] = [np.zeros(samples, np.float32), noise(samples, (-50.0, -60.0, -70.0)[place % 3], rng)][place % 4 > 0]
+        made.legs[dead] = [np.zeros(samples, np.float32), noise(samples, (-50.0, -60.0, -70.0)[place % 3], rng)][
+            place % 4 > 0
+        ]
         told = [at for at, e in calls.analyse(made)[1] if e.kind == "one_way_audio" and e.leg == dead]
         missed += not told
         waits += [at - spoke_s for at in told[:1]]

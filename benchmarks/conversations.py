@@ -129,9 +129,7 @@ def converse(
         leg = 1 - leg
 
 
-def _backchannel(
-    made: Conversation, leg: int, at: int, clips: Sequence[Float32], rng: np.random.Generator
-) -> None:
+def _backchannel(made: Conversation, leg: int, at: int, clips: Sequence[Float32], rng: np.random.Generator) -> None:
     """Say something short: the middle of a clip, faded in and out."""
     clip = clips[rng.integers(len(clips))]
     length = round(rng.uniform(0.2, 0.45) * RATE_HZ)

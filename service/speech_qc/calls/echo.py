@@ -35,6 +35,11 @@ MIN_BLOCKS = 2.5
 SAME_LAG = round(0.003 * BAND_RATE_HZ)
 CLEAR_Z = 9.0
 """A single block with a peak this high is an echo and nothing else."""
+RECENT, GONE_Z = 0.85, 1.0
+"""Share of the average of single blocks at the echo's lag that stays with each block, and where the echo is gone: of
+noise alone it is 0, give or take 0.3."""
+MEASURED_Z = 3.0
+"""Least height in a block from which the attenuation is measured."""
 _SIZE = 8192
 _FADE = np.linspace(0, 1, round(0.01 * BAND_RATE_HZ), dtype=np.float32)
 _LOW, _HIGH = round(150 / BAND_RATE_HZ * _SIZE), round(1_800 / BAND_RATE_HZ * _SIZE)
@@ -62,6 +67,7 @@ class EchoMeter:
         self._lag = 0
         self._seen = 0  # checks in a row that found the same lag
         self._projected = self._power = 0.0
+        self._recent = 0.0  # average of the last blocks' correlation at the lag of the echo
         self.echo: Echo | None = None
         """The echo, if there is one."""
         self.clear = False
@@ -80,25 +86,30 @@ class EchoMeter:
             return
         product: Complex64 = np.conj(_spectrum(far)) * _spectrum(near)
         unit: Complex64 = product / (np.abs(product) + np.float32(1e-12))
-        _, z = _peak(unit)
-        self.clear = z >= CLEAR_Z
+        block = _correlation(unit)
+        self.clear = float(np.abs(block).max()) >= CLEAR_Z
         self._sum = np.complex64(KEEP) * self._sum + unit
         self._weight = KEEP * self._weight + 1.0
-        if self._weight < MIN_BLOCKS and not self.clear:
-            return
-        self._check(far, near)
+        if self._weight >= MIN_BLOCKS or self.clear:
+            self._check(far, near, block)
 
-    def _check(self, far: Float32, near: Float32) -> None:
-        lag, z = _peak(self._sum)
-        same = abs(lag - self._lag) <= SAME_LAG
-        if not same and self.echo is not None and z < FOUND_Z:
-            z = 0.0  # what is left is not the echo
-        if not same:
-            self._seen, self._projected, self._power = 0, 0.0, 0.0
+    def _check(self, far: Float32, near: Float32, block: Float32) -> None:
+        average = _correlation(self._sum)
+        place = int(np.abs(average).argmax())
+        lag, z = place + MIN_LAG, float(abs(average[place]))
+        if abs(lag - self._lag) > SAME_LAG:
+            if self.echo is not None and z < FOUND_Z:
+                z = 0.0  # what is left is not the echo
+            self._seen, self._projected, self._power, self._recent = 0, 0.0, 0.0, GONE_Z * 4
         self._lag = lag
+        here = float(np.copysign(block[place], block[place] * average[place]))
+        self._recent = RECENT * self._recent + (1 - RECENT) * here
+        if self._recent < GONE_Z and self.echo is not None:
+            self._sum, self._weight, z = np.zeros_like(self._sum), 0.0, 0.0
         if z >= (LOST_Z if self.echo is not None else FOUND_Z):
             self._seen += 1
-            self._measure(far, near, lag)
+            if here >= MEASURED_Z or not self._power:
+                self._measure(far, near, lag)
             if self._seen >= 2 or self.echo is not None:
                 self.echo = Echo(lag / BAND_RATE_HZ, self._loss_db())
         else:
@@ -125,13 +136,11 @@ def _spectrum(samples: Float32) -> Complex64:
     return np.fft.rfft(faded, _SIZE)[_LOW:_HIGH].astype(np.complex64, copy=False)
 
 
-def _peak(spectrum: Complex64) -> tuple[int, float]:
-    """Return the lag of the highest correlation, in samples, and its height over the spread of all lags."""
+def _correlation(spectrum: Complex64) -> Float32:
+    """Return the correlation at each lag from `MIN_LAG` to `MAX_LAG`, over the spread of all of them."""
     full = np.zeros(_SIZE // 2 + 1, np.complex64)
     full[_LOW:_HIGH] = spectrum
     found = np.fft.irfft(full, _SIZE)
     # `near` begins MAX_LAG after `far`, so a delay of L shows at -(MAX_LAG - L).
-    lags = np.concatenate((found[_SIZE - MAX_LAG + MIN_LAG :], found[:1]))
-    place = int(np.abs(lags).argmax())
-    spread = float(np.sqrt(np.mean(np.square(lags))))
-    return place + MIN_LAG, float(abs(lags[place])) / max(spread, 1e-20)
+    lags = np.concatenate((found[_SIZE - MAX_LAG + MIN_LAG :], found[:1])).astype(np.float32, copy=False)
+    return lags / np.float32(max(float(np.sqrt(np.mean(np.square(lags)))), 1e-20))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speech_qc.calls.echo import BLOCK, MAX_LAG, REACH, Echo, EchoMeter
 from speech_qc.calls.presence import Presence
@@ -35,6 +36,7 @@ MAX_EVENTS = 1_000
 TALK_DBFS = -65.0
 """Speech below this level is not a party of the call."""
 _ECHO_MARGIN_DB = 6.0
+_EXTEND_FRAMES, _OVER_FLOOR_DB, _FLOOR_RISE_DB = 12, 12.0, 0.25
 _ECHO_FRAMES = 2
 _BEFORE = MAX_LAG * RECORD_FRAMES // BLOCK + _ECHO_FRAMES + 1
 """Frames of level that an echo reaches back to."""
@@ -99,6 +101,7 @@ class Interaction:
         self._echoes = [EchoMeter() for _ in range(LEGS)]  # of the other leg's sound in this leg
         self._bands = [np.zeros(REACH, np.float32) for _ in range(LEGS)]
         self._levels = [np.full(_BEFORE, LEVEL_FLOOR_DBFS, np.float32) for _ in range(LEGS)]
+        self._floors = [0.0] * LEGS
         self._heard = [0] * LEGS
         self._quiet = [0] * LEGS
         self._interruptions = [0] * LEGS
@@ -181,7 +184,8 @@ class Interaction:
         spans = [track.take(first, frames) for track in self._tracks]
         for leg, span in enumerate(spans):
             if self._tracks[leg].open and self._tracks[leg].end < first + frames:
-                span.flags[span.flags == Flag.ABSENT] = Flag.LOST if self._heard[leg] else Flag.ABSENT
+                # It may send nothing because there is nothing to hear; if packets were lost, the next one will tell.
+                span.flags[span.flags == Flag.ABSENT] = Flag.SILENT
             self._presence[leg].hear(span.levels_dbfs)
             self._levels[leg] = np.concatenate((self._levels[leg][-_BEFORE:], span.levels_dbfs))
             self._bands[leg] = np.concatenate((self._bands[leg], span.band))[-REACH:]
@@ -212,6 +216,7 @@ class Interaction:
     def _talks(self, leg: int, span: Span) -> list[bool]:
         """Return in which frames the leg's own party talks: speech that is no echo."""
         talks = (span.flags & Flag.TALK).astype(bool) & (span.levels_dbfs >= TALK_DBFS)
+        self._extend(leg, span, talks)
         meter = self._echoes[leg]
         if not talks.any():
             return talks.tolist()  # type: ignore[no-any-return]
@@ -226,6 +231,17 @@ class Interaction:
         loudest[: len(found)] = found
         loudest[len(found) :] = found[-1] if len(found) else LEVEL_FLOOR_DBFS
         return (talks & (span.levels_dbfs > loudest - meter.echo.loss_db + _ECHO_MARGIN_DB)).tolist()  # type: ignore[no-any-return]
+
+    def _extend(self, leg: int, span: Span, talks: NDArray[np.bool_]) -> None:
+        """Begin speech where its sound begins: scores of soft first sounds rise late."""
+        levels = span.levels_dbfs
+        self._floors[leg] = min(self._floors[leg] + _FLOOR_RISE_DB, float(np.percentile(levels, 20)))
+        loud = levels >= max(self._floors[leg] + _OVER_FLOOR_DB, TALK_DBFS)
+        for place in np.flatnonzero(talks[1:] & ~talks[:-1]) + 1:
+            begin = place
+            while begin > max(0, place - _EXTEND_FRAMES) and loud[begin - 1] and not talks[begin - 1]:
+                begin -= 1
+            talks[begin:place] = True
 
     def _frame(self, frame: int, talks: list[bool], flags: list[int]) -> None:
         for leg in range(LEGS):
