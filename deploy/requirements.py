@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 DEVICES = ("cpu", "gpu")
-EXTRAS = ("otel", "media")
+EXTRAS = ("otel", "media", "postgres")
 """Extras that the images include, because operators cannot install them afterwards."""
 HEAD = "# Versions in the images; written by `make pin`, which resolves the newest compatible versions.\n"
 

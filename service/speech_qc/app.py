@@ -17,9 +17,10 @@ from speech_qc.admission.memory import MemoryBudget
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
-from speech_qc.api import error_responses, health, inspect, model, pages, paths, stream, tokens
+from speech_qc.api import calls, error_responses, health, inspect, model, pages, paths, stream, tokens
 from speech_qc.api.access import Access
 from speech_qc.api.request_context import RequestContext
+from speech_qc.call_store import Results
 from speech_qc.engine import Runner
 from speech_qc.model.file_watcher import watch_file
 from speech_qc.model.reload import Generations, Load
@@ -32,6 +33,7 @@ from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import make_tracing
 from speech_qc.version import __version__
+from speech_qc.webhooks import WebhookConfig, WebhookSender
 from speech_qc.workers.member import Member
 
 DESCRIPTION = """
@@ -68,7 +70,7 @@ def create_app(
     )
     app.state.parts = state
     error_responses.install(app)
-    routers = (inspect, stream, tokens, model, health, pages)
+    routers = (inspect, stream, calls, tokens, model, health, pages)
     paths.install(app, [route for one in routers for route in one.router.routes])
     for routes in routers:
         app.include_router(routes.router)
@@ -89,6 +91,8 @@ def _make_state(
     metrics.held_bytes_limit.set(settings.max_held_bytes)
     metrics.connections_limit.set(settings.connections_limit)
     quotas = Quotas(settings, partial(metrics.refuse, "key"))
+    webhooks = WebhookConfig.of(settings)
+    results = Results(settings, webhooks.subscription, metrics, member.results_file if member else None)
     memory = MemoryBudget(settings.max_held_bytes, partial(metrics.refuse, "memory"))
     metrics.held_bytes.set_function(lambda: memory.bytes)
     state = AppState(
@@ -103,10 +107,18 @@ def _make_state(
         memory=memory,
         tracing=make_tracing(settings.otel),
         drain=DrainDeadline(settings.drain_s),
+        results=results,
+        webhooks=_make_sender(results, webhooks, metrics),
         member=member,
     )
     metrics.live_channels.set_function(lambda: state.streams.channels)
     return state
+
+
+def _make_sender(results: Results, config: WebhookConfig, metrics: Metrics) -> WebhookSender:
+    sender = WebhookSender(results.database, config, metrics)
+    results.on_stored(sender.wake)
+    return sender
 
 
 @asynccontextmanager
@@ -116,11 +128,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings, member = state.settings, state.member
     if state.models.started:  # the application is started again, as test tools do
         state.models, state.streams = state.models.renewed(), StreamRegistry(settings.max_streams)
-        state.drain = DrainDeadline(settings.drain_s)
+        state.drain, state.results = DrainDeadline(settings.drain_s), state.results.renewed()
+        state.webhooks = _make_sender(state.results, WebhookConfig.of(settings), state.metrics)
     models, streams, drain = state.models, state.streams, state.drain
+    state.results.start()  # the tables are made while the model warms up
     if member is not None:
         member.offer(lambda: generate_latest(state.metrics.registry).decode())
     await models.start()
+    await state.results.wait_prepared()
+    state.webhooks.start()
     if member is not None:
         member.offer_reload(models.reload_result)
     watcher: asyncio.Task[None] | None = None
@@ -134,10 +150,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await asyncio.wait({watcher})
         await streams.drain(drain.work_remaining_s)  # the deadline may have started in the server
         await asyncio.shield(models.drain(max(drain.work_remaining_s, drain.remaining_s / 4), drain.remaining_s / 4))
+        await _close_results(state)
         if member is not None:
             member.close()
         with suppress(TimeoutError):  # the receiver of the spans may be unreachable
             await asyncio.wait_for(asyncio.to_thread(state.tracing.close), drain.remaining_s / 2)
+
+
+async def _close_results(state: AppState) -> None:
+    """Store what the calls still said, deliver what would be lost with this process, and close the database."""
+    await state.results.end_watching()
+    await asyncio.to_thread(state.results.finish, max(0.5, state.drain.remaining_s / 4))
+    await asyncio.to_thread(state.webhooks.close, max(0.5, state.drain.remaining_s / 4))
+    await asyncio.to_thread(state.results.close)
 
 
 def _add_middleware(app: FastAPI, policy: AccessPolicy, state: AppState) -> None:
@@ -161,6 +186,7 @@ whatever our settings are. Older versions ignore this argument."""
 
 _TAGS = [
     {"name": "inspect", "description": "Recordings and the model that scores them."},
+    {"name": "calls", "description": "Calls, and what happens in them."},
     {"name": "access", "description": "Tokens, and operations that need an admin key."},
     {"name": "health", "description": "For load balancers, supervisors and Prometheus."},
 ]

@@ -6,7 +6,7 @@
     │  ├─ UnsupportedFormat    415 / 1003   no decoder for this container or encoding
     │  ├─ PayloadTooLarge      413 / 1009   bytes, duration or channels above the limit
     │  ├─ ProtocolError        400 / 1008   an unknown option, an unexpected message
-    │  ├─ NotFound             404 / 1008   no such path
+    │  ├─ NotFound             404 / 1008   no such path, or no such call
     │  ├─ MethodNotAllowed     405 / 1008   the path exists, but not for this method
     │  ├─ Unauthorized         401 / 1008   no valid key
     │  ├─ Forbidden            403 / 1008   a valid key without permission, or a web page that is not allowed to call
@@ -16,7 +16,8 @@
     │  ├─ Overloaded           429 / 1013   no capacity now
     │  ├─ TooManyConnections   503 / 1013   the connection limit is reached
     │  ├─ Draining             503 / 1012   the server is shutting down
-    │  └─ DeadlineExceeded     504 / 1013   accepted, but not finished in time
+    │  ├─ DeadlineExceeded     504 / 1013   accepted, but not finished in time
+    │  └─ ResultsUnavailable   503 / 1013   the database of the calls does not answer
     ├─ InferenceError          500 / 1011   this step failed; the next one may succeed
     ├─ EngineDead              503 / 1011   no further step will succeed
     └─ StartupError       not sent to clients: message and exit code
@@ -96,7 +97,7 @@ class ProtocolError(ClientError):
 
 
 class NotFound(ClientError):
-    """Nothing is served at this path."""
+    """Nothing is served at this path, or there is no call with this id."""
 
     code = "not_found"
     http_status = 404
@@ -182,6 +183,15 @@ class DeadlineExceeded(CapacityError):
     code = "deadline_exceeded"
     http_status = 504
     ws_close = 1013
+
+
+class ResultsUnavailable(CapacityError):
+    """The database of the calls does not answer; streams and uploads are not affected."""
+
+    code = "results_unavailable"
+    http_status = 503
+    ws_close = 1013
+    retry_after_s = 5
 
 
 class InferenceError(SpeechQCError):

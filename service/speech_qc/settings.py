@@ -173,6 +173,31 @@ class Settings(BaseSettings):
     """Comma-separated origins (`https://app.example.com`) whose web pages may call the server from a browser; `*`: all.
     The server's own pages are always allowed."""
 
+    results_url: SecretStr | None = None
+    """Database that keeps calls and their events: `sqlite:////path/calls.db`, or `postgresql://user:password@host/db`
+    (extra `postgres`), which several servers can share. Unset: in memory, until the server stops."""
+    results_keep_s: float = Field(default=86_400.0, gt=0)
+    """Seconds after which a call that has ended is deleted with its events, and a webhook that could not be delivered
+    is given up."""
+    results_max_calls: int = Field(default=1000, ge=1)
+    """Maximum calls kept, live ones included; beyond it, the oldest that have ended are deleted."""
+    results_max_events: int = Field(default=20_000, ge=100)
+    """Maximum events kept, of all calls together; beyond it, the oldest are deleted."""
+    results_max_waiting: int = Field(default=10_000, ge=100)
+    """Maximum events that a process holds in memory while the database does not answer; `scores` may take half of it.
+    Further ones are dropped and counted."""
+    max_watchers: int = Field(default=64, ge=1, le=10_000)
+    """Maximum open `GET /v1/watch` of one process; further ones get 429."""
+    webhook_urls: SecretStr | None = None
+    """Comma-separated URLs (`https://…`) to which events of calls are posted."""
+    webhook_secret: SecretStr | None = None
+    """Secret that signs webhooks, `whsec_` and base64 of 24 to 64 bytes; two, separated by a comma, while you replace
+    one. Needed for `webhook_urls`."""
+    webhook_events: str = "call.started,event.begin,event.end,call.ended"
+    """Comma-separated kinds of events that are posted; `scores`, once a second for each call, is possible, too."""
+    webhook_timeout_s: float = Field(default=15.0, ge=1, le=60)
+    """Seconds after which a receiver that has not responded to a webhook has failed."""
+
     max_connections: int = Field(default=0, ge=0, le=1_000_000)
     """Maximum connections to one process at the same time; further ones get 503, except for health and metrics. 0: the
     places for streams and uploads, plus 256."""

@@ -8,6 +8,7 @@ from speech_qc.admission.memory import MemoryBudget
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
+from speech_qc.call_store import Results
 from speech_qc.engine import Engine, Model
 from speech_qc.model.reload import Generations
 from speech_qc.scoring import Profiles
@@ -16,6 +17,7 @@ from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import Tracing
+from speech_qc.webhooks import WebhookSender
 from speech_qc.wire.schemas import ModelInfo
 from speech_qc.workers.member import Member
 
@@ -36,6 +38,9 @@ class AppState:
     memory: MemoryBudget
     tracing: Tracing
     drain: DrainDeadline
+    results: Results
+    """Takes the events of calls, and has what was kept of them."""
+    webhooks: WebhookSender
     member: Member | None = None
     """This process among several workers; None if it is the only one."""
 

@@ -103,7 +103,7 @@ class Stack:
             lines += [f"  {service}:", f"    image: {image}", f"    healthcheck: {PATIENT}"]
             if service == "speech-qc":
                 lines += ["    build: !reset null"]
-            if not (service == "speech-qc" and "docker-compose.scale.yml" in files):
+            if service in inside and not (service == "speech-qc" and "docker-compose.scale.yml" in files):
                 self.ports[service] = free_port()
                 lines += [f'    ports: !override ["127.0.0.1:{self.ports[service]}:{inside[service]}"]']
             for number, (variable, value) in enumerate((environment or {}).get(service, {}).items()):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from docker_engine import ROOT
 
-from compose_files import services
+from compose_files import compose_file, services
 from speech_qc.settings import Settings
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -84,21 +84,21 @@ def test_dockerfiles_are_clean():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["nginx"])
+@pytest.mark.parametrize("name", ["nginx", "postgres"])
 def test_what_an_overlay_adds_is_bounded_and_has_no_privileges(name):
     service = services("docker-compose.scale.yml")[name]
     assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
     assert service["read_only"] is True
     assert {"cpus", "mem_limit", "pids_limit", "healthcheck"} <= set(service)
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert re.fullmatch(r"\S+:\d+\.\d+\.\d+\S*", service["image"])
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert re.fullmatch(r"\S+:\d+(\.\d+)+\S*", service["image"])
     assert service["logging"] == services("docker-compose.yml")["speech-qc"]["logging"]
     assert "depends_on" not in service, "`down` would end it before the replicas, which drain through it"
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlays_change_only_services_that_are_there(name):
-    assert set(services(name)) <= set(services("docker-compose.yml")) | {"nginx"}
+    assert set(services(name)) <= set(services("docker-compose.yml")) | {"nginx", "postgres"}
 
 
 def test_the_service_is_open_on_loopback_alone_and_with_keys_not_at_all():
@@ -124,6 +124,17 @@ def test_replicas_have_no_port_of_their_own_and_prometheus_looks_them_up():
     flags = scale["prometheus"]["command"]
     assert flags[1:] == services("docker-compose.yml")["prometheus"]["command"][1:]
     assert flags[0] == "--config.file=/etc/prometheus/scale.yml"
+
+
+def test_replicas_share_a_database_that_only_they_can_reach_and_that_outlives_them():
+    scale = services("docker-compose.scale.yml")
+    url, postgres = scale["speech-qc"]["environment"]["SPEECHQC_RESULTS_URL"], scale["postgres"]
+    word, account = postgres["environment"]["POSTGRES_PASSWORD"], postgres["environment"]["POSTGRES_USER"]
+    assert url == f"postgresql://{account}:{word}@postgres/{postgres['environment']['POSTGRES_DB']}"
+    assert "ports" not in postgres
+    assert scale["speech-qc"]["depends_on"] == ["postgres"], "`down` stops it last"
+    (volume,) = postgres["volumes"]
+    assert volume.partition(":")[0] in compose_file("docker-compose.scale.yml")["volumes"]
 
 
 def test_prometheus_differs_between_one_and_many_only_in_where_it_looks():

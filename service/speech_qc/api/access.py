@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from speech_qc.api.error_responses import answer
 from speech_qc.errors import Forbidden, SpeechQCError, Unauthorized
 from speech_qc.security.access_policy import TOKEN_PARAMETER, AccessPolicy, chosen_protocol
+from speech_qc.security.rights import takes_token
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.wire.close import close_reason, error_text
 
@@ -71,7 +72,7 @@ class Access:
 
 def _hide_token(scope: Scope) -> None:
     """Remove the token from the query: routes no longer need it, and it is not a stream option."""
-    if scope["type"] != "websocket" or TOKEN_PARAMETER.encode() not in scope["query_string"]:
+    if not takes_token(scope) or TOKEN_PARAMETER.encode() not in scope["query_string"]:
         return
     parts = scope["query_string"].split(b"&")
     scope["query_string"] = b"&".join(part for part in parts if not part.startswith(TOKEN_PARAMETER.encode() + b"="))

@@ -42,7 +42,7 @@ async def reload(state: State, caller: From) -> ReloadAnswer:
     Streams and uploads in progress keep their model. With several processes, one loads the file first, then the
     others follow; `workers` has the outcome of each. Needs an admin key.
     """
-    if caller.key is None or not caller.key.admin:
+    if caller.key is None or not caller.key.may("admin"):
         raise Forbidden(
             "reloading the model needs an admin key ('speech-qc keys add NAME --admin'); on a server without keys, "
             "send SIGHUP to the process"

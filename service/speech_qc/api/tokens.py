@@ -20,10 +20,10 @@ router = APIRouter()
     responses=ACCESS_ERRORS,
 )
 async def token(state: State, caller: From) -> JSONResponse:
-    """Create a token that opens streams for a minute, as `/v1/stream?token=…`.
+    """Create a token that opens streams for a minute, as `/v1/stream?token=…`, or events, as `/v1/watch?token=…`.
 
-    Tokens are for browsers, which cannot send a key when they open a WebSocket. An open stream continues after its
-    token has expired.
+    Tokens are for browsers, which cannot send a key when they open a WebSocket or an `EventSource`. A token has the
+    rights of its key. What it has opened continues after it has expired.
     """
     if state.key_ring is None or caller.key is None:
         raise Forbidden("this server has no keys and needs no tokens: open the stream without one")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from speech_qc.cli.seams import CommandError
 from speech_qc.exit_codes import OK
 from speech_qc.security.api_keys import Key, make_key, read_keys, write_keys
 from speech_qc.settings import load_settings
+from speech_qc.wire.vocabulary import Right
 
 
-def add(name: str, file: Path | None, *, admin: bool, max_streams: int | None, uploads_per_minute: int | None) -> int:
+def add(
+    name: str,
+    file: Path | None,
+    *,
+    admin: bool,
+    rights: Sequence[Right],
+    max_streams: int | None,
+    uploads_per_minute: int | None,
+) -> int:
     """Create a key; only the key goes to standard output, so that it can be piped.
 
     Raises:
@@ -19,7 +29,9 @@ def add(name: str, file: Path | None, *, admin: bool, max_streams: int | None, u
         CommandError: No file was given.
     """
     path = _path(file)
-    text, key = make_key(name, admin=admin, max_streams=max_streams, uploads_per_minute=uploads_per_minute)
+    text, key = make_key(
+        name, admin=admin, rights=rights, max_streams=max_streams, uploads_per_minute=uploads_per_minute
+    )
     write_keys(path, [*(read_keys(path) if path.exists() else []), key])
     sys.stdout.write(text + "\n")
     sys.stderr.write(f"key {key.id} for {name!r} added to {path}; it is shown only once and cannot be recovered\n")
@@ -57,6 +69,7 @@ def _path(file: Path | None) -> Path:
 def _line(key: Key) -> str:
     bounds = [
         "admin" if key.admin else "",
+        "" if key.rights is None else f"may {' and '.join(key.rights)}",
         "" if key.max_streams is None else f"{key.max_streams} streams",
         "" if key.uploads_per_minute is None else f"{key.uploads_per_minute} uploads a minute",
     ]

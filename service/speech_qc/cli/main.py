@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from speech_qc.cli.options import FailOn, Format, InspectCommand, InspectFailOn, Question
+from speech_qc.cli.options import FailOn, Format, InspectCommand, InspectFailOn, KeyRight, Question
 from speech_qc.cli.seams import CommandError, Seams
 from speech_qc.errors import SpeechQCError
 from speech_qc.exit_codes import CLOSED_PIPE, ERROR, INTERRUPTED, OK
@@ -323,7 +323,14 @@ KeysFile = Annotated[
 def _keys_add(
     name: Annotated[str, typer.Argument(help="Name of the key's owner, for logs and lists.", metavar="NAME")],
     file: KeysFile = None,
-    admin: Annotated[bool, typer.Option("--admin", help="The key may also reload the model.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="The key has all rights.")] = False,
+    right: Annotated[
+        list[KeyRight] | None,
+        typer.Option(
+            help="Right of the key: send audio, watch calls, or admin (all); repeat it for several. Default: send.",
+            show_default=False,
+        ),
+    ] = None,
     max_streams: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of concurrent live channels.", show_default=False)
     ] = None,
@@ -334,7 +341,8 @@ def _keys_add(
     """Create a key and print it once; the file stores only its hash."""
     from speech_qc.cli.keys import add
 
-    _run(lambda: add(name, file, admin=admin, max_streams=max_streams, uploads_per_minute=uploads_per_minute))
+    limits = {"max_streams": max_streams, "uploads_per_minute": uploads_per_minute}
+    _run(lambda: add(name, file, admin=admin, rights=[one.value for one in right or ()], **limits))
 
 
 @keys_app.command("list")

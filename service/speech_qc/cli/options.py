@@ -33,6 +33,14 @@ class FailOn(StrEnum):
     never = "never"
 
 
+class KeyRight(StrEnum):
+    """A right of an API key: those of `speech_qc.wire.vocabulary.Right`, for a repeatable option."""
+
+    send = "send"
+    watch = "watch"
+    admin = "admin"
+
+
 class InspectFailOn(StrEnum):
     """What causes exit code 1 of `inspect`; `skipped` is a file in a folder that does not look like audio."""
 

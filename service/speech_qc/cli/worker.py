@@ -32,7 +32,7 @@ def main(descriptor: int) -> int:
     job = Job.receive(end)
     if job is None:
         return WORKER_FAILED
-    member = Member(end, job.worker, job.workers)
+    member = Member(end, job.worker, job.workers, results_file=job.results_file)
     try:
         _serve(job, member)
     except StartupError as error:

@@ -16,8 +16,9 @@ from starlette.types import Scope
 from speech_qc.errors import Forbidden, ProtocolError, SettingsError, Unauthorized
 from speech_qc.security.api_keys import ASK, KeyRing
 from speech_qc.security.caller import ANONYMOUS, Caller
+from speech_qc.security.rights import right_for, takes_token
 from speech_qc.settings import Settings
-from speech_qc.wire.vocabulary import HEALTH_PATHS, METRICS_PATHS
+from speech_qc.wire.vocabulary import HEALTH_PATHS, METRICS_PATHS, Right
 
 PAGES = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 """They contain nothing that is not in the source, and a browser cannot send a key with a URL that is typed in."""
@@ -25,6 +26,8 @@ PROTOCOL = "speechqc.v1"
 """Browsers offer it in addition to a key, and the server selects it, so that no response repeats a key."""
 KEY_PROTOCOL = "speechqc.key."
 TOKEN_PARAMETER = "token"
+
+_VERBS: dict[Right, str] = {"send": "send audio", "watch": "watch calls", "admin": "administer"}
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -90,7 +93,7 @@ class AccessPolicy:
 
         Raises:
             ProtocolError: The query is too long.
-            Forbidden: The request comes from a web page of an origin that is not allowed.
+            Forbidden: The request comes from a web page of an origin that is not allowed, or the key lacks the right.
             Unauthorized: The key is missing or not valid.
         """
         query: bytes = scope["query_string"]
@@ -107,7 +110,12 @@ class AccessPolicy:
             return ANONYMOUS
         if scope["type"] == "http" and scope["path"] in self.open_paths:
             return ANONYMOUS
-        return self._owner(self.ring, scope, headers)
+        caller = self._owner(self.ring, scope, headers)
+        right = right_for(scope)
+        if right is not None and caller.key is not None and not caller.key.may(right):
+            option = "--admin" if right == "admin" else f"--right {right}"
+            raise Forbidden(f"this needs a key with the right to {_VERBS[right]} ('speech-qc keys add NAME {option}')")
+        return caller
 
     def _check_origin(self, headers: Headers) -> None:
         """Refuse web pages of other origins.
@@ -132,8 +140,8 @@ class AccessPolicy:
         if not given:
             raise Unauthorized(f"expected a key, got none: {ASK}")
         if given.startswith("sqt_"):
-            if scope["type"] != "websocket":
-                raise Unauthorized(f"expected a key, got a token, which only opens streams: {ASK}")
+            if not takes_token(scope):
+                raise Unauthorized(f"expected a key, got a token, which only opens streams and /v1/watch: {ASK}")
             return Caller(ring.check_token(given))
         return Caller(ring.check(given))
 
@@ -145,7 +153,7 @@ def _given(scope: Scope, headers: Headers) -> str | None:
         return bearer.strip()
     if headers.get("x-api-key"):
         return headers["x-api-key"].strip()
-    if scope["type"] != "websocket":
+    if not takes_token(scope):
         return None
     for offered in scope.get("subprotocols", ()):
         if offered.startswith(KEY_PROTOCOL):

@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speech_qc.errors import SettingsError, Unauthorized
 from speech_qc.file_stamp import file_stamp
+from speech_qc.wire.vocabulary import Right
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +53,25 @@ class Key(BaseModel):
     name: str = Field(min_length=1, max_length=100)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     admin: bool = False
-    """May also reload the model."""
+    """Has all rights."""
+    rights: tuple[Right, ...] | None = None
+    """None, as in keys of earlier versions: may send, and nothing else unless it is an admin's."""
     max_streams: int | None = Field(default=None, ge=1)
     uploads_per_minute: int | None = Field(default=None, ge=1)
 
+    def may(self, right: Right) -> bool:
+        """Whether the key has a right."""
+        granted = ("send",) if self.rights is None else self.rights
+        return self.admin or "admin" in granted or right in granted
+
 
 def make_key(
-    name: str, *, admin: bool = False, max_streams: int | None = None, uploads_per_minute: int | None = None
+    name: str,
+    *,
+    admin: bool = False,
+    rights: Sequence[Right] = (),
+    max_streams: int | None = None,
+    uploads_per_minute: int | None = None,
 ) -> tuple[str, Key]:
     """Create a new key.
 
@@ -72,8 +85,8 @@ def make_key(
     text = f"sqc_{identity}_{secrets.token_urlsafe(SECRET_BYTES)}"
     try:
         key = Key(
-            id=identity, name=name, sha256=digest(text), admin=admin, max_streams=max_streams,
-            uploads_per_minute=uploads_per_minute,
+            id=identity, name=name, sha256=digest(text), admin=admin, rights=tuple(dict.fromkeys(rights)) or None,
+            max_streams=max_streams, uploads_per_minute=uploads_per_minute,
         )  # fmt: skip
     except ValidationError as error:
         raise SettingsError(

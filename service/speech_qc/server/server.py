@@ -149,6 +149,7 @@ class StreamServer(uvicorn.Server):
             server.close()
         if not self.force_exit:
             await self._parts.streams.drain(self._parts.drain.work_remaining_s)
+            await self._parts.results.end_watching()
             await self._wait_for_first_requests()
         left_s = self._parts.drain.work_remaining_s
         self.config.timeout_graceful_shutdown = left_s  # type: ignore[assignment]  # any number will do

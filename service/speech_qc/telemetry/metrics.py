@@ -24,13 +24,14 @@ from speech_qc.errors import (
     NotFound,
     ProtocolError,
     ReloadFailed,
+    ResultsUnavailable,
     SpeechQCError,
     StartupError,
     TooManyConnections,
     Unauthorized,
 )
 from speech_qc.version import __version__
-from speech_qc.wire.vocabulary import ReloadOutcome, Status, WarningCode
+from speech_qc.wire.vocabulary import InteractionKind, ReloadOutcome, Status, Vendor, WarningCode
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -45,10 +46,16 @@ or no memory left for recordings and responses."""
 PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
 RELOADS = (*get_args(ReloadOutcome), "failed")
+DROPPED_RESULTS = ("full", "invalid", "stopped")
+WEBHOOKS = ("delivered", "failed", "given_up")
+VENDORS = (*get_args(Vendor), "other")
 STAGES = ("decode", "features", "queue", "inference", "total")
 
 NO_ROUTE = "other"
 """Replaces every path that no route serves, so that probing clients cannot create series."""
+
+
+_OF_OTHER_WORK = (StartupError, NotFound, MethodNotAllowed, ReloadFailed, ResultsUnavailable, TooManyConnections)
 
 
 def error_codes() -> tuple[str, ...]:
@@ -56,7 +63,7 @@ def error_codes() -> tuple[str, ...]:
     found, waiting = [SpeechQCError.code], SpeechQCError.__subclasses__()
     while waiting:
         kind = waiting.pop(0)
-        if kind not in (StartupError, NotFound, MethodNotAllowed, ReloadFailed, TooManyConnections):
+        if kind not in _OF_OTHER_WORK:
             waiting += kind.__subclasses__()
             if not kind.__subclasses__():
                 found.append(kind.code)
@@ -216,6 +223,27 @@ class Metrics:
     stream_warnings = _counter(
         "speechqc_stream_warnings_total", "Warnings sent to live clients, by code.", code=get_args(WarningCode)
     )
+    calls = _counter(
+        "speechqc_calls_total",
+        "Calls begun, by vendor of their audio; `other` for one not listed.",
+        vendor=VENDORS,
+    )
+    interactions = _counter(
+        "speechqc_interactions_total", "Events between the legs of calls, by kind.", kind=get_args(InteractionKind)
+    )
+    results_waiting = _gauge("speechqc_results_waiting", "Events of calls that are not in the database yet.")
+    results_dropped = _counter(
+        "speechqc_results_dropped_total", "Events of calls that were not stored, by reason.", reason=DROPPED_RESULTS
+    )
+    results_connected = _gauge("speechqc_results_connected", "1 if the last use of the calls' database succeeded.")
+    watchers = _gauge("speechqc_watchers", "Open GET /v1/watch.")
+    webhooks = _counter(
+        "speechqc_webhooks_total", "Attempts to deliver a webhook, by outcome, and webhooks given up.", outcome=WEBHOOKS
+    )
+    webhooks_waiting = _gauge(
+        "speechqc_webhooks_waiting",
+        "Webhooks that are not delivered yet; processes that share a database all report the same.",
+    )
     engine_alive = _gauge("speechqc_engine_alive", "1 while steps can run.")
     ready = _gauge("speechqc_ready", "1 while the server accepts new work, as reported by /health/ready.")
     queued = _gauge("speechqc_engine_queued_chunks", "Chunks that are waiting for their step now.")
@@ -265,6 +293,13 @@ class Metrics:
     def refuse(self, reason: Refused) -> None:
         """Count work that was refused on arrival."""
         self.refusals.labels(reason).inc()
+
+    def on_call_event(self, kind: str, vendor: str, label: object) -> None:
+        """Count what an event of a call says."""
+        if kind == "call.started":
+            self.calls.labels(vendor if vendor in VENDORS else "other").inc()
+        elif kind == "event.begin" and label in get_args(InteractionKind):
+            self.interactions.labels(label).inc()
 
     def end_channel(self, path: str, snr_db: float | None, event_counts: Mapping[str, int]) -> None:
         """Count the results of a channel at its end."""

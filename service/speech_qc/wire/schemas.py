@@ -16,6 +16,7 @@ from speech_qc.wire.vocabulary import (
     LossKind,
     ReadyState,
     ReloadOutcome,
+    ResultsScope,
     Severity,
     Status,
     ToneKind,
@@ -381,3 +382,14 @@ class ReloadAnswer(Answer):
     model: ModelInfo
     old_models: int = Field(description="Earlier models that streams still use.")
     workers: list[WorkerReload] | None = Field(default=None, description="With several processes: the result in each.")
+
+
+class CallsAnswer(Answer):
+    """Calls, the newest first."""
+
+    calls: list[dict[str, Any]] = Field(description="Call documents; that of a live call is of its beginning.")
+    next: int | None = Field(description="Value of `before` for the calls that follow; null at the end.")
+    scope: ResultsScope = Field(
+        description="`server`: only the calls of this server; other servers behind the same address have their own. "
+        "`shared`: the calls of all servers that share its database."
+    )

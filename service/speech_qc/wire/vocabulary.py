@@ -78,6 +78,35 @@ Device = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 """Minimum level that a server logs."""
 
+Vendor = Literal[
+    "stream",
+    "twilio",
+    "signalwire",
+    "telnyx",
+    "plivo",
+    "exotel",
+    "asterisk",
+    "audiosocket",
+    "freeswitch",
+    "jambonz",
+    "vonage",
+    "genesys",
+    "azure",
+]
+"""What sends the audio of a call; `stream` is a client of `/v1/stream`."""
+
+CallState = Literal["live", "ended"]
+"""Whether a call goes on."""
+
+ResultsScope = Literal["server", "shared"]
+"""Whose calls a response lists: those of the server that responds, or those of all servers that share its database."""
+
+InteractionKind = Literal["one_way_audio", "dead_air", "talk_over", "echo"]
+"""What can be wrong between the legs of a call."""
+
+Right = Literal["send", "watch", "admin"]
+"""What an API key may do: send audio, read calls and events, or all of this and administer the server."""
+
 HEALTH_PATHS = frozenset({"/health/live", "/health/ready"})
 METRICS_PATHS = frozenset({"/metrics"})
 PROBE_PATHS = HEALTH_PATHS | METRICS_PATHS

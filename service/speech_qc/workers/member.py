@@ -10,6 +10,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
 
 from speech_qc.errors import ReloadFailed, StartupError
 from speech_qc.settings import Settings
@@ -35,12 +38,14 @@ class Job:
         workers: Number of workers.
         settings: All settings, including those from the command line.
         handover: Inherited descriptor over which connections arrive, see `fd_passing.ConnectionReceiver`.
+        results_file: SQLite file that the workers share; None if the settings name a database.
     """
 
     worker: int
     workers: int
     settings: Settings
     handover: int
+    results_file: Path | None = None
 
     def encode(self) -> bytes:
         """Return the job as a message."""
@@ -50,6 +55,7 @@ class Job:
             workers=self.workers,
             settings=self.settings.model_dump(mode="json") | _secrets(self.settings),
             handover=self.handover,
+            results_file=None if self.results_file is None else str(self.results_file),
         )
 
     @staticmethod
@@ -58,7 +64,8 @@ class Job:
         job = receive_first(end)
         if job is None:
             return None
-        return Job(job["worker"], job["workers"], Settings.model_validate(job["settings"]), job["handover"])
+        file = None if job["results_file"] is None else Path(job["results_file"])
+        return Job(job["worker"], job["workers"], Settings.model_validate(job["settings"]), job["handover"], file)
 
 
 class Member:
@@ -69,13 +76,20 @@ class Member:
         worker: Number of this worker.
         workers: Number of workers.
         on_orphaned: Called if the parent exits; by default this process drains and exits.
+        results_file: SQLite file that the workers share; None if the settings name a database.
     """
 
     def __init__(
-        self, end: socket.socket, worker: int, workers: int, on_orphaned: Callable[[], None] | None = None
+        self,
+        end: socket.socket,
+        worker: int,
+        workers: int,
+        on_orphaned: Callable[[], None] | None = None,
+        results_file: Path | None = None,
     ) -> None:
         self._end, self.worker, self.workers = end, worker, workers
         self._on_orphaned = on_orphaned or _terminate
+        self.results_file = results_file
         self._read: Callable[[], str] = str
         self._reload: Callable[[], Awaitable[Message]] | None = None
         self._reloads: set[asyncio.Task[None]] = set()
@@ -214,8 +228,8 @@ class Member:
 
 def _secrets(settings: Settings) -> dict[str, str]:
     """Return the secrets that a dump of the settings hides; only the parent and this worker can read the channel."""
-    secret = settings.token_secret
-    return {} if secret is None else {"token_secret": secret.get_secret_value()}
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    return {name: value.get_secret_value() for name, value in values.items() if isinstance(value, SecretStr)}
 
 
 def _ignore(*_: object) -> None:

@@ -10,6 +10,8 @@ import socket
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from speech_qc.errors import SettingsError, StartupError
@@ -102,6 +104,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._failure: SettingsError | None = None
         self._code = OK
+        self._results_file: Path | None = None
 
     def run(self) -> int:
         """Serve until a signal; a second one kills the remaining workers.
@@ -114,7 +117,12 @@ class Supervisor:
         """
         if os.name != "posix":
             raise SettingsError("several workers need Linux or macOS: set SPEECHQC_WORKERS=1, or omit --workers")
-        return asyncio.run(self._run(Acceptor(self._settings.host, self._settings.port)))
+        acceptor = Acceptor(self._settings.host, self._settings.port)
+        if self._settings.results_url is not None:
+            return asyncio.run(self._run(acceptor))
+        with TemporaryDirectory(prefix="speech-qc-", dir=_memory_folder(), ignore_cleanup_errors=True) as folder:
+            self._results_file = Path(folder) / "calls.db"
+            return asyncio.run(self._run(acceptor))
 
     async def _run(self, acceptor: Acceptor) -> int:
         self._acceptor = acceptor
@@ -189,7 +197,7 @@ class Supervisor:
         finally:
             theirs.close()
             taking.close()
-        job = Job(number, self._settings.workers, self._settings, descriptor)
+        job = Job(number, self._settings.workers, self._settings, descriptor, self._results_file)
         with suppress(OSError):  # the process has already exited, which `_keep` notices
             ours.sendall(job.encode())
         worker = _Worker(process, await Channel.over(ours), ConnectionSender(giving), reloads_before)
@@ -303,6 +311,12 @@ class Supervisor:
     def _send(self, number: signal.Signals) -> None:
         for worker in self._workers.values():
             worker.send(number)
+
+
+def _memory_folder() -> str | None:
+    """Return a folder in memory if there is one, for what is not to be kept; None for the system's temporary folder."""
+    folder = "/dev/shm"
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def describe_exit(code: int) -> str:

@@ -1,0 +1,268 @@
+"""What is read from and written to the tables; every function works within the transaction of its connection."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import Column, Connection, delete, func, insert, select, update
+
+from speech_qc.call_store.schema import calls, deliveries, events, removed
+from speech_qc.call_store.wall_clock import now_s
+from speech_qc.calls.events import CallEvent
+from speech_qc.wire.vocabulary import CallState
+
+STARTED: Final = "call.started"
+ENDED: Final = "call.ended"
+SCORES: Final = "scores"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event, ready to be stored.
+
+    Attributes:
+        event: The event.
+        at_s: When it happened, seconds since 1970.
+        document: The call document as JSON if the event has one, else empty.
+        body: The event as it is sent, JSON.
+    """
+
+    event: CallEvent
+    at_s: float
+    document: str
+    body: str
+
+    @classmethod
+    def of(cls, event: CallEvent) -> Entry:
+        """Encode an event.
+
+        Raises:
+            TypeError: Its data is not JSON, or it contains text that is not valid Unicode.
+            ValueError: A text that the database searches contains a NUL, or a time has no time zone.
+        """
+        for text in (event.call_id, event.trunk or "", event.vendor):
+            if "\0" in text:
+                raise ValueError(f"expected text without NUL, got {text!r}")
+            text.encode()
+        if event.at.tzinfo is None:
+            raise ValueError(f"expected a time with its time zone, got {event.at.isoformat()}")
+        whole = event.kind in (STARTED, ENDED)
+        data = {"call_id": event.call_id, "vendor": event.vendor, "trunk": event.trunk} | dict(event.data)
+        moment = event.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        body = orjson.dumps({"type": event.kind, "timestamp": moment, "data": data}, option=_NUMPY).decode()
+        return cls(event, event.at.timestamp(), orjson.dumps(data, option=_NUMPY).decode() if whole else "", body)
+
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Which events go to which receivers of webhooks.
+
+    Attributes:
+        urls: Receivers.
+        kinds: Kinds of events.
+    """
+
+    urls: tuple[str, ...] = ()
+    kinds: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is kept.
+
+    Attributes:
+        keep_s: Seconds for which an ended call is kept.
+        max_calls: Maximum calls.
+        max_events: Maximum events, and maximum deliveries.
+        scores_s: Seconds for which `scores` are kept: only for watchers that lost their connection.
+        lost_s: Seconds without an event after which the server of a live call must have died.
+    """
+
+    keep_s: float
+    max_calls: int
+    max_events: int
+    scores_s: float = 60.0
+    lost_s: float = 900.0
+
+
+def store(connection: Connection, entries: Sequence[Entry], subscription: Subscription) -> None:
+    """Store events, what they change in their calls, and their deliveries."""
+    kept = _update_calls(connection, entries)
+    if not kept:
+        return
+    connection.execute(insert(events), [_event_row(entry) for entry in kept])
+    rows = [
+        _delivery_row(entry, url) for entry in kept for url in subscription.urls
+        if entry.event.kind in subscription.kinds
+    ]  # fmt: skip
+    if rows:
+        connection.execute(insert(deliveries), rows)
+
+
+def _update_calls(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
+    """Apply events to their calls, in order; return the events of calls that were not removed."""
+    ids = {entry.event.call_id for entry in entries}
+    gone = set(connection.scalars(select(removed.c.call_id).where(removed.c.call_id.in_(ids))))
+    kept, touched = [], {}
+    for entry in entries:
+        identity = entry.event.call_id
+        if entry.event.kind == STARTED:
+            if identity in gone:  # a new call with the id of one that was removed
+                connection.execute(delete(removed).where(removed.c.call_id == identity))
+                gone.discard(identity)
+            _put_call(connection, entry, "live", new=True)
+        elif identity in gone:
+            continue
+        elif entry.event.kind == ENDED:
+            _put_call(connection, entry, "ended", new=False)
+        else:
+            touched[identity] = entry.at_s
+        kept.append(entry)
+    for at_s in set(touched.values()):
+        same = [identity for identity, last_s in touched.items() if last_s == at_s]
+        connection.execute(
+            update(calls).where(calls.c.call_id.in_(same), calls.c.updated_s < at_s).values(updated_s=at_s)
+        )
+    return kept
+
+
+def _put_call(connection: Connection, entry: Entry, state: CallState, *, new: bool) -> None:
+    event = entry.event
+    values = {"vendor": event.vendor, "trunk": event.trunk, "state": state, "updated_s": entry.at_s,
+              "document": entry.document}  # fmt: skip
+    same = calls.c.call_id == event.call_id
+    if new:
+        connection.execute(delete(calls).where(same))  # an id that is used again is a new call, with a new number
+    elif connection.execute(update(calls).where(same).values(values)).rowcount:
+        return
+    connection.execute(insert(calls).values(call_id=event.call_id, **values))
+
+
+def _event_row(entry: Entry) -> dict[str, Any]:
+    event = entry.event
+    return {"call_id": event.call_id, "trunk": event.trunk, "kind": event.kind, "at_s": entry.at_s, "body": entry.body}
+
+
+def _delivery_row(entry: Entry, url: str) -> dict[str, Any]:
+    now = now_s()
+    return {
+        "target": url, "call_id": entry.event.call_id, "message_id": f"msg_{uuid.uuid4().hex}", "body": entry.body,
+        "created_s": now, "due_s": now, "claimed_until_s": 0.0, "attempts": 0,
+    }  # fmt: skip
+
+
+def lost_calls(connection: Connection, limits: Limits) -> list[Entry]:
+    """Return a `call.ended` for each live call whose server must have died: it said nothing for `lost_s`."""
+    silent = select(calls).where(calls.c.state == "live", calls.c.updated_s < now_s() - limits.lost_s).limit(100)
+    found = []
+    for row in connection.execute(silent):
+        at = datetime.fromtimestamp(row.updated_s, UTC)
+        data = orjson.loads(row.document) | {"state": "ended", "ended_at": at.isoformat(), "lost": True}
+        found.append(Entry.of(CallEvent(ENDED, row.call_id, row.vendor, row.trunk, at, data)))
+    return found
+
+
+def prune(connection: Connection, limits: Limits) -> int:
+    """Delete what need not be kept any longer.
+
+    Returns:
+        Deliveries that were given up, because their time was over or there were too many.
+    """
+    now = now_s()
+    old = select(calls.c.call_id).where(calls.c.updated_s < now - limits.keep_s)
+    _forget(connection, connection.scalars(old))
+    too_many = (connection.scalar(select(func.count()).select_from(calls)) or 0) - limits.max_calls
+    if too_many > 0:
+        ended = select(calls.c.call_id).where(calls.c.state == "ended").order_by(calls.c.updated_s).limit(too_many)
+        _forget(connection, connection.scalars(ended))
+    connection.execute(delete(events).where(events.c.kind == SCORES, events.c.at_s < now - limits.scores_s))
+    connection.execute(delete(events).where(events.c.at_s < now - limits.keep_s))
+    _keep_newest(connection, events.c.seq, limits.max_events)
+    connection.execute(delete(removed).where(removed.c.at_s < now - limits.keep_s))
+    given_up = connection.execute(delete(deliveries).where(deliveries.c.created_s < now - limits.keep_s)).rowcount
+    return given_up + _keep_newest(connection, deliveries.c.number, limits.max_events)
+
+
+def _keep_newest(connection: Connection, number: Column[int], most: int) -> int:
+    """Delete the oldest rows beyond a maximum; return how many."""
+    table = number.table
+    excess = (connection.scalar(select(func.count()).select_from(table)) or 0) - most
+    if excess <= 0:
+        return 0
+    last = select(number).order_by(number).offset(excess - 1).limit(1).scalar_subquery()
+    return connection.execute(delete(table).where(number <= last)).rowcount
+
+
+def _forget(connection: Connection, ids: Iterable[str]) -> None:
+    """Delete calls with their events; their deliveries stay until they are delivered."""
+    found = list(ids)
+    for start in range(0, len(found), 500):
+        some = found[start : start + 500]
+        connection.execute(delete(events).where(events.c.call_id.in_(some)))
+        connection.execute(delete(calls).where(calls.c.call_id.in_(some)))
+
+
+def remove_call(connection: Connection, call_id: str) -> bool:
+    """Delete a call, its events and its deliveries, and ignore what it may still publish; whether there was one."""
+    found = connection.execute(delete(calls).where(calls.c.call_id == call_id)).rowcount
+    found += connection.execute(delete(events).where(events.c.call_id == call_id)).rowcount
+    found += connection.execute(delete(deliveries).where(deliveries.c.call_id == call_id)).rowcount
+    if found:
+        connection.execute(delete(removed).where(removed.c.call_id == call_id))
+        connection.execute(insert(removed).values(call_id=call_id, at_s=now_s()))
+    return bool(found)
+
+
+def list_calls(
+    connection: Connection, *, state: CallState | None, trunk: str | None, before: int | None, limit: int
+) -> Sequence[Any]:
+    """Return `number`, `state` and `document` of calls, the newest first.
+
+    Args:
+        connection: A transaction.
+        state: Only calls in this state.
+        trunk: Only calls of this trunk.
+        before: Only calls with a smaller number.
+        limit: Maximum number of calls.
+    """
+    wanted = select(calls.c.number, calls.c.state, calls.c.document).order_by(calls.c.number.desc()).limit(limit)
+    if state is not None:
+        wanted = wanted.where(calls.c.state == state)
+    if trunk is not None:
+        wanted = wanted.where(calls.c.trunk == trunk)
+    if before is not None:
+        wanted = wanted.where(calls.c.number < before)
+    return connection.execute(wanted).all()
+
+
+def read_call(connection: Connection, call_id: str) -> Mapping[str, Any] | None:
+    """Return the document of a call; None if there is no such call."""
+    found = connection.scalar(select(calls.c.document).where(calls.c.call_id == call_id))
+    return None if found is None else dict(orjson.loads(found))
+
+
+def events_after(
+    connection: Connection, after: int, limit: int, call: str | None = None, trunk: str | None = None
+) -> Sequence[Any]:
+    """Return `seq`, `call_id`, `trunk`, `kind` and `body` of the next events, in their order."""
+    wanted = select(events.c.seq, events.c.call_id, events.c.trunk, events.c.kind, events.c.body)
+    wanted = wanted.where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+    if call is not None:
+        wanted = wanted.where(events.c.call_id == call)
+    if trunk is not None:
+        wanted = wanted.where(events.c.trunk == trunk)
+    return connection.execute(wanted).all()
+
+
+def bounds_of_events(connection: Connection) -> tuple[int, int]:
+    """Return the smallest and the largest sequence number; 0 and 0 if there are no events."""
+    low, high = connection.execute(select(func.min(events.c.seq), func.max(events.c.seq))).one()
+    return int(low or 0), int(high or 0)

@@ -1,0 +1,66 @@
+"""The tables. A change here needs a migration in `migrations/versions`; a test compares both."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, Table, Text
+
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows of its own accord only in an INTEGER
+
+metadata = MetaData()
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("call_id", Text, nullable=False, unique=True),
+    Column("vendor", Text, nullable=False),
+    Column("trunk", Text),
+    Column("state", Text, nullable=False),
+    Column("updated_s", Float, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("calls_by_state", "state", "updated_s"),
+    Index("calls_by_trunk", "trunk", "number"),
+    sqlite_autoincrement=True,
+)
+"""One row per call; `number` grows with each call that begins. `document` is JSON, `updated_s` seconds since 1970."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _NUMBER, primary_key=True, autoincrement=True),
+    Column("call_id", Text, nullable=False),
+    Column("trunk", Text),
+    Column("kind", Text, nullable=False),
+    Column("at_s", Float, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("events_by_call", "call_id"),
+    Index("events_by_kind", "kind", "at_s"),
+    sqlite_autoincrement=True,
+)
+"""Events in the order in which watchers get them; `seq` is never used twice. `body` is JSON, as sent."""
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    Column("target", Text, nullable=False),
+    Column("call_id", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_s", Float, nullable=False),
+    Column("due_s", Float, nullable=False),
+    Column("claimed_until_s", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Index("deliveries_by_call", "target", "call_id", "number"),
+    Index("deliveries_by_due", "target", "due_s"),
+    sqlite_autoincrement=True,
+)
+"""The outbox of webhooks: one row per event and receiver, until it is delivered or given up."""
+
+removed = Table(
+    "removed",
+    metadata,
+    Column("call_id", Text, primary_key=True),
+    Column("at_s", Float, nullable=False),
+)
+"""Calls that were deleted on request: what their servers still publish is not stored."""
