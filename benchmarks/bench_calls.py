@@ -6,8 +6,8 @@ FOLDER is a corpus folder with a manifest, as for training. The conversations ar
 `conversations.py`, with a noise floor of -60 dBFS on both legs, sent as 8 kHz G.711 in pieces of 100 ms, and scored as
 live legs are. A time to find something includes the wait for scores and for the half second of a record.
 
-- `echo`: one leg returns on the other after 20 to 800 ms, 6 to 30 dB lower. `found` counts an echo of the right leg with
-  a lag within 10 ms. `false` are calls without echo in which one is found.
+- `echo`: one leg returns on the other after 20 to 800 ms, 6 to 30 dB lower. `found` counts an echo of the right leg
+  with a lag within 10 ms. `false` are calls without echo in which one is found.
 - `talk-over`: `found` is the share of the times in which both talk for at least 0.6 s, and the error is that of the
   onset. `false` are those that begin elsewhere by more than half a second; backchannels last 0.2 to 0.45 s.
 - `one-way audio`: one leg holds digital silence or comfort noise while the other party speaks, from the begin of the
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +184,7 @@ def one_way(calls: Calls, talkers: Talkers, count: int, hours: float, rng: np.ra
     ]  # fmt: skip
 
 
-def _talk(leg: Float32, clips: list[Float32] | tuple[Float32, ...], rng: np.random.Generator) -> float:
+def _talk(leg: Float32, clips: Sequence[Float32], rng: np.random.Generator) -> float:
     """Let one party speak with pauses of up to half a second; return when it begins."""
     at = RATE_HZ
     while True:

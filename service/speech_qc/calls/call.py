@@ -19,20 +19,21 @@ from speech_qc.wire.schemas import CallAnswer, CallLegAnswer
 from speech_qc.wire.vocabulary import CallState
 
 MAX_JOINS = 16
-"""Legs that a call can have one after the other; at most two at a time."""
+"""Legs of a call, those that have ended included. The first two names are compared with each other."""
 STALL_S = 1.5
 """A leg that sends nothing for this long is not waited for."""
 STALL_FRAMES = 25
 _SECOND = round(1 / FRAME_S)
 
 ONE_LEG = "the call had one leg"
+MORE_LEGS = "only the first two legs are compared"
 NO_DOCUMENT = "the process that held this leg has exited"
 
 
 class CallLeg:
     """One leg in its call; a `LegPort`."""
 
-    def __init__(self, call: Call, info: LegInfo, slot: int) -> None:
+    def __init__(self, call: Call, info: LegInfo, slot: int | None) -> None:
         self.info, self.slot = info, slot
         self.started_at = self.ended_at = call.now()
         self.open = True
@@ -155,15 +156,15 @@ class Call:
                 "name each leg differently",
                 leg=info.leg[:80],
             )
-        if (info.leg not in self._names and len(self._names) == LEGS) or len(self.legs) == MAX_JOINS:
+        if len(self.legs) == MAX_JOINS:
             raise ProtocolError(
-                f"leg: call {info.call_id[:80]!r} has the legs {' and '.join(self._names)[:170]}, got "
-                f"{info.leg[:80]!r}: a call has at most {LEGS} legs, which may come back {MAX_JOINS - LEGS} times",
-                legs=self._names,
+                f"leg: expected at most {MAX_JOINS} legs in call {info.call_id[:80]!r}, those that have ended and come "
+                f"back included, got another one, {info.leg[:80]!r}",
+                max_legs=MAX_JOINS,
             )
-        if info.leg not in self._names:
+        if info.leg not in self._names and len(self._names) < LEGS:
             self._names.append(info.leg)
-        leg = CallLeg(self, info, self._names.index(info.leg))
+        leg = CallLeg(self, info, self._names.index(info.leg) if info.leg in self._names else None)
         self.legs.append(leg)
         self.idle_since_s = None
         if self._origin_s is None:
@@ -176,20 +177,25 @@ class Call:
         """Put a leg's first sample on the call's clock."""
         offset = round((heard_s - (self._origin_s or heard_s)) / FRAME_S)
         self._offsets[leg] = offset * FRAME_S
-        self._interaction.begin(leg.slot, offset)
+        if leg.slot is not None:
+            self._interaction.begin(leg.slot, offset)
 
     def take(self, leg: CallLeg, record: LegRecord) -> None:
         """Analyse a record of a leg."""
+        if leg.slot is None:
+            return
         self._interaction.push(leg.slot, record)
         self._tell_updates(self._interaction.advance())
 
     def prove(self, leg: CallLeg) -> None:
         """Note that a leg works."""
-        self._interaction.prove(leg.slot)
+        if leg.slot is not None:
+            self._interaction.prove(leg.slot)
 
     def leave(self, leg: CallLeg) -> None:
         """Note that a leg has ended."""
-        self._interaction.finish(leg.slot)
+        if leg.slot is not None:
+            self._interaction.finish(leg.slot)
         self._tell_updates(self._interaction.advance())
         if not any(one.open for one in self.legs):
             self.idle_since_s = self.clock_s()
@@ -223,6 +229,8 @@ class Call:
             for place, leg in enumerate(self.legs)
             if not leg.open and leg.answer(0.0, 0.0).document is None
         }
+        if any(leg.slot is None for leg in self.legs):
+            unknown["interaction.legs"] = MORE_LEGS
         names = next((leg.info.name for leg in self.legs if leg.info.name), None)
         return CallAnswer(
             call_id=self.call_id,
@@ -235,7 +243,7 @@ class Call:
             legs=[
                 leg.answer(
                     round(self._offsets.get(leg, 0.0), 2),
-                    round(self._interaction.late_frames(leg.slot) * FRAME_S, 2),
+                    0.0 if leg.slot is None else round(self._interaction.late_frames(leg.slot) * FRAME_S, 2),
                 )
                 for leg in self.legs
             ],

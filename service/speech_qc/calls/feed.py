@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.calls.legs import GapKind
 from speech_qc.calls.meter import LegMeter
 from speech_qc.calls.ports import LegPort
 from speech_qc.contract import ModelContract
 from speech_qc.event_fields import event_fields
 from speech_qc.scoring import EventUpdate
+from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.calls.legs import GapKind
 from speech_qc.calls.records import FRAME_SAMPLES, RECORD_FRAMES, Flag, LegRecord, quantized_levels
 from speech_qc.contract import ModelContract
+from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
 

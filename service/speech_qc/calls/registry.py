@@ -20,6 +20,7 @@ from speech_qc.settings import Settings
 logger = logging.getLogger("speech_qc.calls")
 
 TICK_S = 0.5
+DRAIN_STEP_S = 0.05
 
 
 class Calls:
@@ -82,6 +83,16 @@ class Calls:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         return leg
+
+    async def drain(self, wait_s: float) -> None:
+        """End all calls, after the legs of other workers have ended, or this time has passed."""
+        if self._exchange is not None:
+            self._exchange.flush()
+            for _ in range(round(wait_s / DRAIN_STEP_S)):
+                if not any(leg.open for call in self._calls.values() for leg in call.legs):
+                    break
+                await asyncio.sleep(DRAIN_STEP_S)
+        self.close()
 
     def close(self) -> None:
         """End all calls; the legs that others still send change nothing any more."""
