@@ -188,7 +188,7 @@ def _talk(leg: Float32, clips: Sequence[Float32], rng: np.random.Generator) -> f
     """Let one party speak with pauses of up to half a second; return when it begins."""
     at = RATE_HZ
     while True:
-        clip = clips[rng.integers(len(clips))]
+        clip = clips[int(rng.integers(len(clips)))]
         if at + len(clip) > len(leg):
             return 1.0
         leg[at : at + len(clip)] += clip

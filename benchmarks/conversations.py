@@ -109,7 +109,7 @@ def converse(
     made = Conversation(noise(2 * count, FLOOR_DBFS, rng).reshape(2, count), spoke_s=1.0)
     at, leg = RATE_HZ, 0
     while True:
-        clip = talkers[leg][rng.integers(len(talkers[leg]))]
+        clip = talkers[leg][int(rng.integers(len(talkers[leg])))]
         if at + len(clip) > count - RATE_HZ:
             return made
         made.legs[leg, at : at + len(clip)] += clip
@@ -117,7 +117,7 @@ def converse(
         kind = rng.random()
         if kind < 0.3 and len(clip) > 1.4 * RATE_HZ:
             overlap = round(rng.uniform(0.6, min(1.5, len(clip) / RATE_HZ / 2)) * RATE_HZ)
-            reply = talkers[1 - leg][rng.integers(len(talkers[1 - leg]))]
+            reply = talkers[1 - leg][int(rng.integers(len(talkers[1 - leg])))]
             if end - overlap + len(reply) < count - RATE_HZ and len(reply) > overlap + RATE_HZ // 2:
                 at = end - overlap
                 made.legs[1 - leg, at : at + len(reply)] += reply
@@ -131,7 +131,7 @@ def converse(
 
 def _backchannel(made: Conversation, leg: int, at: int, clips: Sequence[Float32], rng: np.random.Generator) -> None:
     """Say something short: the middle of a clip, faded in and out."""
-    clip = clips[rng.integers(len(clips))]
+    clip = clips[int(rng.integers(len(clips)))]
     length = round(rng.uniform(0.2, 0.45) * RATE_HZ)
     start = len(clip) // 2 - length // 2
     word = clip[start : start + length] * np.hanning(length).astype(np.float32) ** np.float32(0.25)
@@ -150,7 +150,7 @@ def hold(made: Conversation, music: Sequence[Float32], rng: np.random.Generator)
         length = round(rng.uniform(10, 30) * RATE_HZ)
         span = slice(at, at + length)
         if rng.random() < 0.5:
-            tune = np.resize(music[rng.integers(len(music))], length)
+            tune = np.resize(music[int(rng.integers(len(music)))], length)
             made.legs[0, span] = tune * np.float32(0.05 / (np.sqrt(np.mean(np.square(tune))) + 1e-9))
             made.legs[1, span] = noise(length, FLOOR_DBFS, rng)
         else:

@@ -120,7 +120,7 @@ def test_a_call_of_one_leg_waits_for_another_and_says_why_there_is_no_interactio
 
 
 def test_a_leg_that_comes_back_is_put_on_the_clock_of_the_call():
-    async def run() -> dict:
+    async def run() -> dict[str, Any]:
         sink = Kept()
         calls = made(sink)
         calls.join(info(leg="customer"))
@@ -141,19 +141,32 @@ def test_names_and_numbers_are_bounded(monkeypatch):
         with pytest.raises(ProtocolError, match="a name that no other leg"):
             calls.join(info())
         calls.join(info(leg="customer")).ended({})
-        with pytest.raises(ProtocolError, match="has the legs agent and customer"):
-            calls.join(info(leg="third"))
         with pytest.raises(Overloaded, match="at most 1 calls"):
             calls.join(info("call-2"))
         monkeypatch.setattr(call_module, "MAX_JOINS", 3)
         calls.join(info(leg="customer")).ended({})
-        with pytest.raises(ProtocolError, match="come back"):
+        with pytest.raises(ProtocolError, match="at most 3 legs"):
             calls.join(info(leg="customer"))
         calls.close()
         calls.join(info("call-2"))
         calls.close()
 
     asyncio.run(run())
+
+
+def test_further_legs_are_scored_but_not_compared():
+    async def run() -> dict[str, Any]:
+        sink = Kept()
+        calls = made(sink)
+        for leg in ("agent", "customer", "supervisor"):
+            calls.join(info(leg=leg)).ended({"leg": leg})
+        calls.close()
+        return dict(sink.events[-1].data)
+
+    document = asyncio.run(run())
+    assert [leg["document"] for leg in document["legs"]][2] == {"leg": "supervisor"}
+    assert [leg["role"] for leg in document["interaction"]["legs"]] == ["agent", "customer"]
+    assert document["unknown"]["interaction.legs"] == "only the first two legs are compared"
 
 
 def test_the_longest_call_ends_while_its_legs_go_on():

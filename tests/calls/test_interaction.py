@@ -16,7 +16,8 @@ def test_both_talking_is_a_talk_over_by_the_one_who_began_later():
     found, updates = analyse(Leg(12).say(1, 5), Leg(12, seed=1).say(4, 8))
 
     (event,) = events(found, "talk_over")
-    assert (event.leg, event.onset_s, event.offset_s) == (1, pytest.approx(4.0, abs=0.04), pytest.approx(5.0, abs=0.04))
+    assert event.leg == 1
+    assert [event.onset_s, event.offset_s] == pytest.approx([4.0, 5.0], abs=0.04)
     assert [found.share(leg).interruptions for leg in (0, 1)] == [0, 1]
     told = [(at, update.phase) for at, update in updates if update.event.kind == "talk_over"]
     assert told == [(5.0, "begin"), (5.5, "end")], "told while the call lasts"
@@ -65,7 +66,7 @@ def test_unrelated_talkers_and_a_common_hum_are_no_echo():
     for leg in legs:
         leg.sound += hum
 
-    assert not events(analyse(*legs)[0], "echo")
+    assert not events(analyse(legs[0], legs[1])[0], "echo")
 
 
 def test_an_echo_ends():
@@ -84,7 +85,8 @@ def test_a_leg_that_was_never_heard_is_one_way_audio(noise_dbfs):
     found, updates = analyse(Leg(20).say(1, 15), Leg(20, noise_dbfs=noise_dbfs, seed=1))
 
     (event,) = events(found, "one_way_audio")
-    assert (event.leg, event.onset_s) == (1, pytest.approx(1.0, abs=0.2))
+    assert event.leg == 1
+    assert event.onset_s == pytest.approx(1.0, abs=0.2)
     told = min(at for at, update in updates if update.event.kind == "one_way_audio")
     assert told - 1 <= 7
 
@@ -141,7 +143,7 @@ def test_dead_air_is_found_whatever_noise_fills_it_and_ends_with_speech(noise_db
     )
 
     first = events(found, "dead_air")[0]
-    assert (first.onset_s, first.offset_s) == (pytest.approx(5, abs=0.1), pytest.approx(20, abs=0.1))
+    assert [first.onset_s, first.offset_s] == pytest.approx([5, 20], abs=0.1)
     assert min(at for at, update in updates if update.event.kind == "dead_air") <= 10.5
 
 

@@ -236,8 +236,8 @@ class Interaction:
         """Begin speech where its sound begins: scores of soft first sounds rise late."""
         levels = span.levels_dbfs
         self._floors[leg] = min(self._floors[leg] + _FLOOR_RISE_DB, float(np.percentile(levels, 20)))
-        loud = levels >= max(self._floors[leg] + _OVER_FLOOR_DB, TALK_DBFS)
-        for place in np.flatnonzero(talks[1:] & ~talks[:-1]) + 1:
+        loud = (levels >= max(self._floors[leg] + _OVER_FLOOR_DB, TALK_DBFS)).tolist()
+        for place in (np.flatnonzero(talks[1:] & ~talks[:-1]) + 1).tolist():
             begin = place
             while begin > max(0, place - _EXTEND_FRAMES) and loud[begin - 1] and not talks[begin - 1]:
                 begin -= 1
