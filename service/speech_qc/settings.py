@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     (extra `postgres`), which several servers can share. Unset: in memory, until the server stops."""
     results_keep_s: float = Field(default=86_400.0, gt=0)
     """Seconds after which a call that has ended is deleted with its events, and a webhook that could not be delivered
-    is given up."""
+    is abandoned."""
     results_max_calls: int = Field(default=1000, ge=1)
     """Maximum calls kept, live ones included; beyond it, the oldest that have ended are deleted."""
     results_max_events: int = Field(default=20_000, ge=100)

@@ -202,6 +202,14 @@ def test_migrations_make_the_tables_of_the_code(database_url, tmp_path):
         database.close()
 
 
+def test_other_users_cannot_read_the_file(tmp_path):
+    database = Database(parse_url(f"sqlite:///{tmp_path}/calls.db"), private=False)
+    database.prepare()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes["calls.db"] == 0o600 and set(modes.values()) == {0o600}, modes
+    database.close()
+
+
 def test_memory_has_the_same_tables():
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext

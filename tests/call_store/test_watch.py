@@ -132,6 +132,23 @@ def test_a_watcher_is_told_when_events_in_between_are_no_longer_kept():
     asyncio.run(main())
 
 
+def test_a_deleted_call_is_not_replayed_from_memory():
+    async def main():
+        async with serving() as (url, app), watching(url) as first, httpx.AsyncClient() as client:
+            for one in [*whole_call("a"), *whole_call("b")]:
+                app.state.parts.results.publish(one)
+            await until(lambda: len(first.events) == 10, "all events arrive")
+            answer = await client.delete(http(url, "/v1/calls/a"))
+            assert answer.status_code == 204
+            async with watching(url, last=int(first.events[0][0]) - 1) as again:
+                await until(lambda: len(again.events) >= 6, "those of the other call arrive")
+                assert again.kinds[0] == "missed"
+                assert {body["data"]["call_id"] for _, _, body in again.events[1:]} == {"b"}
+                assert again.response.headers["x-results-scope"] == "server"
+
+    asyncio.run(main())
+
+
 def test_silence_is_bridged_by_comments(monkeypatch):
     monkeypatch.setattr(watch, "KEEP_ALIVE_S", 0.1)
 

@@ -112,7 +112,7 @@ def test_redirects_are_not_followed_and_gone_gives_up(make_stack, receiver):
         stack.results.publish(event("call.started", "a"))
         block_until(lambda: sent(stack, "failed") >= 1, "the redirect counts as a failure")
         receiver.answer = 410
-        block_until(lambda: sent(stack, "given_up") == 1, "410 ends the attempts")
+        block_until(lambda: sent(stack, "abandoned") == 1, "410 ends the attempts")
         assert left(stack) == 0 and not target.accepted and not target.refused and not target.invalid
     finally:
         target.stop()
@@ -128,10 +128,10 @@ def test_retry_after_is_honoured(make_stack, receiver):
     assert 590 < due_s - time.time() < 610
 
 
-def test_a_webhook_is_given_up_when_its_result_is_no_longer_kept(make_stack, database_url):
+def test_a_webhook_is_abandoned_when_its_result_is_no_longer_kept(make_stack, database_url):
     stack = make_stack(**hooks(Receiver(), database_url, results_keep_s=1.0))  # nothing listens there
     stack.results.publish(event("call.started", "a"))
-    block_until(lambda: sent(stack, "given_up") == 1, "it is given up and counted")
+    block_until(lambda: sent(stack, "abandoned") == 1, "it is abandoned and counted")
     assert left(stack) == 0 and sent(stack, "failed") >= 1
 
 

@@ -88,7 +88,7 @@ def test_legs_of_two_workers_meet_in_the_one_that_was_asked_first():
     document = owner.events[-1].data
     assert owner.events[-1].kind == "call.ended"
     assert [leg["document"] for leg in document["legs"]] == [{"channel": 0}, {"channel": 0}]
-    assert [event["label"] for event in document["interaction"]["events"]][0] == "talk_over"
+    assert document["interaction"]["events"][0]["label"] == "talk_over"
 
 
 def test_a_leg_that_the_owner_refuses_is_scored_without_its_call(caplog):

@@ -4,10 +4,12 @@ import asyncio
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from live_server import serving
+from speech_qc.capacity.host import free_port
 from speech_qc.cli.doctor import exit_code
 from speech_qc.cli.doctor_checks import (
     CHECKS,
@@ -20,6 +22,7 @@ from speech_qc.cli.doctor_checks import (
     check_memory,
     check_port,
 )
+from speech_qc.cli.doctor_results import check_results
 from speech_qc.cli.main import main
 from speech_qc.cli.settings import markdown
 from speech_qc.settings import Settings
@@ -91,7 +94,8 @@ def test_doctor_looks_at_everything_and_says_what_to_do(monkeypatch: pytest.Monk
         assert main(["doctor", "--json"]) == 2
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
     assert set(found) == {
-        "settings", "variables", "libraries", "access", "port", "open files", "memory", "cores", "clock", "model",
+        "settings", "variables", "libraries", "access", "port", "open files", "memory", "cores", "clock", "results",
+        "model",
         "provider", "profiles",
     }  # fmt: skip
     assert found["port"]["state"] == "fail"
@@ -182,3 +186,21 @@ def test_the_worst_finding_is_the_exit_code() -> None:
     ok, warn, fail = (CheckResult("x", state, "") for state in ("ok", "warn", "fail"))
     assert [exit_code([ok]), exit_code([ok, warn]), exit_code([warn, fail, ok])] == [0, 1, 2]
     assert len(CHECKS) == 5
+
+
+def settings_of(**given: Any) -> Settings:
+    return Settings(**given)
+
+
+def test_the_database_of_calls_and_webhooks_are_checked(tmp_path):
+    assert check_results(settings_of()).text == "calls are kept in memory"
+    file = check_results(settings_of(results_url=f"sqlite:///{tmp_path}/calls.db"))
+    assert (file.state, file.text) == ("ok", f"calls are kept in {tmp_path}/calls.db")
+    assert not (tmp_path / "calls.db").exists(), "it changes nothing"
+    assert check_results(settings_of(results_url="sqlite:////absent/calls.db")).state == "fail"
+    gone = check_results(settings_of(results_url=f"postgresql://me:hunter2@127.0.0.1:{free_port()}/calls"))
+    assert gone.state == "warn" and "does not answer" in gone.text and "hunter2" not in gone.text + gone.advice
+    assert "needs SPEECHQC_WEBHOOK_SECRET" in check_results(settings_of(webhook_urls="https://a.example/")).text
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    hooks = check_results(settings_of(webhook_urls="https://a.example/", webhook_secret=secret))
+    assert hooks.text == "calls are kept in memory, webhooks to 1 URL"

@@ -134,7 +134,7 @@ def test_what_happened_is_on_the_board(prometheus):
 def test_every_rule_is_evaluated_and_no_alarm_comes_of_ordinary_work(prometheus):
     groups = httpx.get(f"{prometheus}/api/v1/rules").json()["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 24
+    assert len(rules) == 29
     assert {rule["health"] for rule in rules} == {"ok"}, [rule for rule in rules if rule["health"] != "ok"]
     firing = [rule["name"] for rule in rules if rule.get("state") == "firing"]
     assert firing == []

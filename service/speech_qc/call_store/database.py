@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class Database:
         self.private = private
         self.is_sqlite = url is None or url.drivername == "sqlite"
         self.scope: ResultsScope = "server" if self.is_sqlite else "shared"
+        self._file = url.database if url is not None and self.is_sqlite else None
         self._engine = _sqlite(url) if self.is_sqlite else _postgresql(url or make_url(""))
 
     @classmethod
@@ -63,6 +65,8 @@ class Database:
 
     def prepare(self) -> None:
         """Create the tables, or bring them up to date; safe when several processes do so at the same time."""
+        if self._file is not None:
+            os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would let other users read a new file
         with self.writing() as connection:
             if not self.private:
                 _migrate(connection)

@@ -174,7 +174,7 @@ def prune(connection: Connection, limits: Limits) -> int:
     """Delete what need not be kept any longer.
 
     Returns:
-        Deliveries that were given up, because their time was over or there were too many.
+        Deliveries that were abandoned, because their time was over or there were too many.
     """
     now = now_s()
     old = select(calls.c.call_id).where(calls.c.updated_s < now - limits.keep_s)
@@ -187,8 +187,8 @@ def prune(connection: Connection, limits: Limits) -> int:
     connection.execute(delete(events).where(events.c.at_s < now - limits.keep_s))
     _keep_newest(connection, events.c.seq, limits.max_events)
     connection.execute(delete(removed).where(removed.c.at_s < now - limits.keep_s))
-    given_up = connection.execute(delete(deliveries).where(deliveries.c.created_s < now - limits.keep_s)).rowcount
-    return given_up + _keep_newest(connection, deliveries.c.number, limits.max_events)
+    abandoned = connection.execute(delete(deliveries).where(deliveries.c.created_s < now - limits.keep_s)).rowcount
+    return abandoned + _keep_newest(connection, deliveries.c.number, limits.max_events)
 
 
 def _keep_newest(connection: Connection, number: Column[int], most: int) -> int:

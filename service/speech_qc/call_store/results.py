@@ -140,7 +140,9 @@ class Results:
             with self.database.writing() as connection:
                 return records.remove_call(connection, call_id)
 
-        return await self._run(work)
+        found = await self._run(work)
+        self.watchers.forget(call_id)
+        return found
 
     def watch(self, wanted: Filter, after: int | None) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Watch events; see `Watchers.open`."""

@@ -55,7 +55,7 @@ deliveries = Table(
     Index("deliveries_by_due", "target", "due_s"),
     sqlite_autoincrement=True,
 )
-"""The outbox of webhooks: one row per event and receiver, until it is delivered or given up."""
+"""The outbox of webhooks: one row per event and receiver, until it is delivered or abandoned."""
 
 removed = Table(
     "removed",

@@ -162,6 +162,9 @@ class Watchers:
                 found = await self._read(self._newest, PAGE, Filter())
             except ResultsUnavailable:
                 found = ()
+            except Exception:  # the watchers would otherwise wait for a task that has ended
+                logger.exception("events could not be read")
+                found = ()
             if found:
                 self._add(found)
             if len(found) < PAGE:
@@ -178,6 +181,10 @@ class Watchers:
     def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+    def forget(self, call_id: str) -> None:
+        """Drop the events of a call from memory: it was deleted."""
+        self._recent = deque(event for event in self._recent if event.call_id != call_id)
 
     def close(self) -> None:
         """End all watches, so that their connections do not delay the shutdown."""

@@ -35,7 +35,7 @@ class Writer:
         subscription: Which events become deliveries.
         limits: What is kept.
         max_waiting: Maximum events in memory.
-        metrics: Counts what is dropped and given up.
+        metrics: Counts what is dropped and abandoned.
         on_stored: Called in the writer's thread after events were stored.
     """
 
@@ -188,10 +188,10 @@ class Writer:
             expired = prune(connection, self._limits)
         self._pruned_s = time.monotonic()
         if lost:
-            logger.warning("%d live calls have ended without a word from their server", len(lost))
+            logger.warning("%d live calls were ended: there was no event from their server for too long", len(lost))
         if expired:
-            self._metrics.webhooks.labels("given_up").inc(expired)
-            logger.error("%d webhooks were given up: they could not be delivered in time", expired)
+            self._metrics.webhooks.labels("abandoned").inc(expired)
+            logger.error("%d webhooks were abandoned: they could not be delivered in time", expired)
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:

@@ -251,11 +251,14 @@ CHECKS: tuple[Callable[[Settings], CheckResult], ...] = (
 
 def all_results(settings: Settings) -> Iterator[CheckResult]:
     """Run every check, the quick ones first."""
+    from speech_qc.cli.doctor_results import check_results
+
     yield check_environment(dict(os.environ))
     yield check_libraries()
     for check in CHECKS:
         yield check(settings)
     yield check_clock()
+    yield check_results(settings)
     yield from check_model(settings)
 
 

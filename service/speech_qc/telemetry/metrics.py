@@ -55,7 +55,7 @@ PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
 RELOADS = (*get_args(ReloadOutcome), "failed")
 DROPPED_RESULTS = ("full", "invalid", "stopped")
-WEBHOOKS = ("delivered", "failed", "given_up")
+WEBHOOKS = ("delivered", "failed", "abandoned")
 STAGES = ("decode", "features", "queue", "inference", "total")
 
 VENDORS = get_args(Vendor)
@@ -250,7 +250,9 @@ class Metrics:
     results_connected = _gauge("speechqc_results_connected", "1 if the last use of the calls' database succeeded.")
     watchers = _gauge("speechqc_watchers", "Open GET /v1/watch.")
     webhooks = _counter(
-        "speechqc_webhooks_total", "Attempts to deliver a webhook, by outcome, and webhooks given up.", outcome=WEBHOOKS
+        "speechqc_webhooks_total",
+        "Attempts to deliver webhooks, by outcome, and webhooks abandoned.",
+        outcome=WEBHOOKS,
     )
     webhooks_waiting = _gauge(
         "speechqc_webhooks_waiting",

@@ -23,7 +23,7 @@ class WebhookConfig:
         subscription: Which events go where.
         signer: Signs them; None if there are no receivers.
         timeout_s: Longest wait for a receiver's response.
-        keep_s: Time after which a webhook is given up.
+        keep_s: Time after which a webhook is abandoned.
     """
 
     subscription: Subscription

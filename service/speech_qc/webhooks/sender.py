@@ -44,12 +44,12 @@ OUTAGE_S = 5.0
 """A receiver that accepted nothing for this long was down: when it is back, what was put off is sent at once."""
 RUNNING_POLL_S = 0.2
 
-Outcome = Literal["delivered", "failed", "given_up"]
+Outcome = Literal["delivered", "failed", "abandoned"]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of one attempt; `retry_after_s` is what the receiver asked for."""
+    """Result of one attempt; `retry_after_s` is what the receiver asked for."""
 
     outcome: Outcome
     why: str = ""
@@ -85,7 +85,7 @@ def attempt(client: httpx.Client, signer: Signer, delivery: Delivery) -> Attempt
     if response.is_success:
         return Attempt("delivered")
     if response.status_code == GONE:
-        return Attempt("given_up", "status 410")
+        return Attempt("abandoned", "status 410")
     asked = response.headers.get("retry-after", "")
     retry_after_s = min(float(asked), MAX_RETRY_AFTER_S) if asked.isascii() and asked.isdecimal() else 0.0
     return Attempt("failed", f"status {response.status_code}", retry_after_s)
@@ -223,8 +223,8 @@ class _Receiver:
                 failed.append(Failure(delivery, wait_s))
                 continue
             finished.append(delivery)
-            if result.outcome == "given_up":
-                logger.error("%s: webhook %s was given up: %s", self._name, delivery.message_id, result.why)
+            if result.outcome == "abandoned":
+                logger.error("%s: webhook %s was abandoned: %s", self._name, delivery.message_id, result.why)
             elif self._failing_since_s is not None:
                 outage_s = max(outage_s, time.monotonic() - self._failing_since_s)
                 self._failing_since_s = None
