@@ -70,5 +70,7 @@ async def test_a_call_of_twilio_gives_signed_webhooks_and_a_document_of_both_leg
     assert (kinds[0], kinds[-1]) == ("call.started", "call.ended")
     assert {"event.begin", "event.end"} <= set(kinds)
     assert bodies[-1]["data"] == document
-    told = [body["data"] for body in bodies if body["type"] == "event.begin" and body["data"]["source"] == "interaction"]
+    told = [
+        body["data"] for body in bodies if body["type"] == "event.begin" and body["data"]["source"] == "interaction"
+    ]
     assert [(one["label"], one["leg"]) for one in told] == [("talk_over", "outbound")]

@@ -43,8 +43,8 @@ def call(number: int) -> tuple[bytes, bytes]:
 async def send_call(server: WorkersServer, number: int) -> None:
     """Send both legs in step, three times as fast as real time."""
     url = f"ws://127.0.0.1:{server.port}/v1/stream?encoding=mulaw&sample_rate=8000&call=c{number}&leg="
-    waits = {"max_queue": None}  # nobody reads while it sends
-    async with connect(url + "agent", **waits) as agent, connect(url + "customer", **waits) as customer:
+    # Without a bound on what has come: nobody reads while it sends.
+    async with connect(url + "agent", max_queue=None) as agent, connect(url + "customer", max_queue=None) as customer:
         for socket in (agent, customer):
             assert '"ready"' in str(await socket.recv())
         for start in range(0, 72_000, PIECE):
