@@ -88,7 +88,7 @@ async def test_a_leg_whose_client_disconnects_ends_with_what_was_scored(shipped_
         ("call=c", "call and leg: expected both"),
         ("leg=agent", "call and leg: expected both"),
         ("trunk=t", "call and leg: expected both"),
-        ("call=c&leg=a,b", "leg: expected 1 name of at most 64"),
+        ("call=c&leg=a,b", "leg: expected one name of at most 64"),
         ("call=c&leg=a&channels=2", "leg: expected 2 different names"),
         ("call=" + "c" * 200 + "&leg=a", "call: expected at most 128 printable characters"),
     ],

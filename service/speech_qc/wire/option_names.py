@@ -80,10 +80,10 @@ def leg_names(text: str, option: str, count: int) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     good = all(name.isprintable() and 0 < len(name) <= LEG_CHARS for name in names)
     if len(names) != count or len(set(names)) != count or not good:
+        wanted = f"{count} different names" if count > 1 else "one name"
         advice = "name the channels in their order, as in agent,customer" if count > 1 else "name one leg"
         raise ProtocolError(
-            f"{option}: expected {count} different name{'s' if count > 1 else ''} of at most {LEG_CHARS} characters, "
-            f"got {text[:200]!r}: {advice}",
+            f"{option}: expected {wanted} of at most {LEG_CHARS} characters, got {text[:200]!r}: {advice}",
             option=option,
             count=count,
         )
