@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 import httpx
 import numpy as np
@@ -38,7 +39,7 @@ async def place_call(url, folder):
 
 async def test_a_call_of_twilio_gives_signed_webhooks_and_a_document_of_both_legs(tmp_path, shipped_runner):
     with receiving() as receiver:
-        hooks = {"webhook_urls": receiver.url, "webhook_secret": SECRET}
+        hooks: dict[str, Any] = {"webhook_urls": receiver.url, "webhook_secret": SECRET}
         async with serving(shipped_runner, **hooks) as (url, _):
             await place_call(url, tmp_path)
             web = url.replace("ws:", "http:")
@@ -59,7 +60,7 @@ async def test_a_call_of_twilio_gives_signed_webhooks_and_a_document_of_both_leg
     CallAnswer.model_validate(document)
     assert (document["state"], document["vendor"], document["trunk"]) == ("ended", "twilio", "a1")
     assert {leg["role"] for leg in document["legs"]} == {"inbound", "outbound"}
-    assert all(leg["document"]["verdict"]["status"] for leg in document["legs"])
+    assert all(leg["verdict"]["status"] for leg in document["legs"])
     interaction = document["interaction"]
     (event,) = [event for event in interaction["events"] if event["label"] == "talk_over"]
     assert event["leg"] == "outbound"

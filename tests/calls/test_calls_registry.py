@@ -86,9 +86,9 @@ def test_two_legs_make_a_call_that_tells_what_happens_and_ends_with_its_document
     document = sink.events[-1].data
     CallAnswer.model_validate(document)
     assert (document["state"], document["name"], document["trunk"]) == ("ended", "Support", "a1")
-    assert [(leg["role"], leg["document"], leg["digits"]) for leg in document["legs"]] == [
-        ("agent", {"channel": 0}, "**"),
-        ("customer", {"channel": 0}, ""),
+    assert [(leg["role"], leg["channel"], leg["digits"]) for leg in document["legs"]] == [
+        ("agent", 0, "**"),
+        ("customer", 0, ""),
     ]
     (event,) = [event for event in document["interaction"]["events"] if event["label"] == "talk_over"]
     assert event["leg"] == "customer"
@@ -131,7 +131,7 @@ def test_a_leg_that_comes_back_is_put_on_the_clock_of_the_call():
 
     document = asyncio.run(run())
     assert [leg["role"] for leg in document["legs"]] == ["customer", "agent", "agent"]
-    assert document["unknown"]["legs.0.document"]
+    assert document["unknown"]["legs.0"]
 
 
 def test_names_and_numbers_are_bounded(monkeypatch):
@@ -158,13 +158,13 @@ def test_further_legs_are_scored_but_not_compared():
     async def run() -> dict[str, Any]:
         sink = Kept()
         calls = made(sink)
-        for leg in ("agent", "customer", "supervisor"):
-            calls.join(info(leg=leg)).ended({"leg": leg})
+        for channel, leg in enumerate(("agent", "customer", "supervisor")):
+            calls.join(info(leg=leg)).ended({"channel": channel})
         calls.close()
         return dict(sink.events[-1].data)
 
     document = asyncio.run(run())
-    assert [leg["document"] for leg in document["legs"]][2] == {"leg": "supervisor"}
+    assert [(leg["role"], leg["channel"]) for leg in document["legs"]][2] == ("supervisor", 2)
     assert [leg["role"] for leg in document["interaction"]["legs"]] == ["agent", "customer"]
     assert document["unknown"]["interaction.legs"] == "only the first two legs are compared"
 

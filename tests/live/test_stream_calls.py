@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import numpy as np
@@ -28,7 +29,7 @@ async def finish(socket):
 async def ended_call(url, app):
     await until(lambda: len(app.state.parts.calls) == 0, "the call has ended")
     async with httpx.AsyncClient(base_url=url.replace("ws:", "http:")) as client:
-        found = []
+        found: list[dict[str, Any]] = []
         while not found:
             found = (await client.get("/v1/calls", params={"state": "ended"})).json()["calls"]
     return found[0]
@@ -47,8 +48,8 @@ async def test_two_streams_that_name_one_call_are_its_legs(shipped_runner):
     assert document["vendor"] == "stream"
     assert [leg["role"] for leg in document["legs"]] == ["agent", "customer"]
     for leg, summary in zip(document["legs"], summaries, strict=True):
-        assert leg["document"]["summary"] == summary["channels"][0]["summary"]
-        assert leg["document"]["duration_s"] == 3.0
+        assert leg["summary"] == summary["channels"][0]["summary"]
+        assert leg["duration_s"] == 3.0
     assert document["interaction"]["legs"][0]["talk_ratio"] > 0.3
     assert document["interaction"]["legs"][1]["talk_ratio"] == 0
 
@@ -63,8 +64,8 @@ async def test_the_channels_of_one_stream_can_be_both_legs(shipped_runner):
             await finish(socket)
         document = await ended_call(url, app)
 
-    assert [leg["document"]["duration_s"] for leg in document["legs"]] == [8.0, 8.0]
-    assert document["legs"][0]["document"]["transport"]["hold_ms"] == 2000
+    assert [leg["duration_s"] for leg in document["legs"]] == [8.0, 8.0]
+    assert document["legs"][0]["transport"]["hold_ms"] == 2000
     assert document["interaction"]["duration_s"] == pytest.approx(8.0, abs=0.1)
 
 
@@ -79,7 +80,7 @@ async def test_a_leg_whose_client_disconnects_ends_with_what_was_scored(shipped_
         document = await ended_call(url, app)
 
     assert document["interaction"] is None
-    assert document["legs"][0]["document"]["frames"] > 0
+    assert document["legs"][0]["frames"] > 0
 
 
 @pytest.mark.parametrize(

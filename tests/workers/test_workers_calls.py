@@ -99,7 +99,7 @@ def test_legs_that_are_split_over_two_workers_give_the_interaction_of_one_worker
         # The kinds of calls repeat, and what differs among those of one kind is the noise.
         _assert_alike(two[f"c{number}"]["interaction"], one[f"c{number % AT_ONCE}"]["interaction"])
         assert len(two[f"c{number}"]["legs"]) == 2
-        assert all(leg["document"]["verdict"] for leg in two[f"c{number}"]["legs"])
+        assert all(leg["verdict"] for leg in two[f"c{number}"]["legs"])
         labels |= {event["label"] for event in two[f"c{number}"]["interaction"]["events"]}
     assert {"talk_over", "echo", "one_way_audio"} <= labels
 

@@ -27,7 +27,7 @@ _SECOND = round(1 / FRAME_S)
 
 ONE_LEG = "the call had one leg"
 MORE_LEGS = "only the first two legs are compared"
-NO_DOCUMENT = "the process that held this leg has exited"
+NO_DOCUMENT = "the call ended before this leg, or the process that held it has exited"
 
 
 class CallLeg:
@@ -41,7 +41,7 @@ class CallLeg:
         """When the last record came, or else when the leg joined."""
         self._call = call
         self._keys = ""
-        self._document: Mapping[str, Any] | None = None
+        self.document: Mapping[str, Any] | None = None
         self.sums: Any = 0.0
         self.counts: Any = 0
 
@@ -71,7 +71,7 @@ class CallLeg:
     def end(self, document: Mapping[str, Any] | None) -> None:
         """End this leg, and the call if it is complete."""
         if self.open:
-            self.open, self.ended_at, self._document = False, self._call.now(), document
+            self.open, self.ended_at, self.document = False, self._call.now(), document
             self._call.leave(self)
 
     def answer(self, offset_s: float, late_s: float) -> CallLegAnswer:
@@ -88,7 +88,7 @@ class CallLeg:
             metadata=dict(info.metadata),
             digits=self._keys,
             late_s=late_s,
-            document=None if self._document is None else dict(self._document),
+            **(self.document or {}),
         )
 
 
@@ -225,9 +225,7 @@ class Call:
         if len(self._names) < LEGS:
             unknown["interaction"] = ONE_LEG
         unknown |= {
-            f"legs.{place}.document": NO_DOCUMENT
-            for place, leg in enumerate(self.legs)
-            if not leg.open and leg.answer(0.0, 0.0).document is None
+            f"legs.{place}": NO_DOCUMENT for place, leg in enumerate(self.legs) if not leg.open and leg.document is None
         }
         if any(leg.slot is None for leg in self.legs):
             unknown["interaction.legs"] = MORE_LEGS

@@ -316,7 +316,7 @@ class InspectAnswer(Answer):
 
 
 class CallLegAnswer(Answer):
-    """One leg of a call: when it came and went, and its channel document once it has ended."""
+    """One leg of a call: when it came and went; from `channel` on what was found, absent while the leg lasts."""
 
     role: str = Field(examples=["agent"])
     name: str | None = Field(description="A name for people, if the sender gave one.")
@@ -328,10 +328,15 @@ class CallLegAnswer(Answer):
     metadata: dict[str, str]
     digits: str = Field(description="Keys that were pressed, masked by default.")
     late_s: float = Field(description="Audio that came too late to be compared with the other leg.")
-    document: dict[str, Any] | None = Field(
-        description="Events, levels, summary and verdict, as of a channel of a recording; null while the leg lasts, "
-        "and if its connection was lost with the process that held it."
-    )
+    channel: int | None = Field(default=None, description="Its channel in the stream that brought it.")
+    duration_s: float | None = None
+    frames: int | None = None
+    events: list[EventAnswer] | None = None
+    events_dropped: int | None = None
+    levels: LevelsAnswer | None = None
+    summary: SummaryAnswer | None = None
+    verdict: VerdictAnswer | None = None
+    transport: TransportAnswer | None = None
 
 
 class CallAnswer(Answer):
