@@ -142,7 +142,7 @@ def _backchannel(made: Conversation, leg: int, at: int, clips: Sequence[Float32]
 def hold(made: Conversation, music: Sequence[Float32], rng: np.random.Generator) -> None:
     """Replace parts of a conversation: the first leg plays music on hold, or either is muted while the other talks on.
 
-    What was said there on the other leg stays, except on hold, when nobody speaks to the music.
+    What was said there on the other leg stays, except on hold: the other party waits in silence.
     """
     count = made.legs.shape[1]
     at = round(rng.uniform(20, 40) * RATE_HZ)
