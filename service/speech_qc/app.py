@@ -132,7 +132,7 @@ def _make_calls(settings: Settings, models: Generations, results: Results, membe
 
 def _make_sender(results: Results, config: WebhookConfig, metrics: Metrics) -> WebhookSender:
     sender = WebhookSender(results.database, config, metrics)
-    results.on_stored(sender.wake)
+    results.on_deliveries(sender.wake)
     return sender
 
 

@@ -25,7 +25,7 @@ def main(calls: int, pause_s: float) -> None:
     config = WebhookConfig.of(settings)
     results = Results(settings, config.subscription, metrics)
     sender = WebhookSender(results.database, config, metrics)
-    results.on_stored(sender.wake)
+    results.on_deliveries(sender.wake)
     results.start()
     sender.start()
     for number in range(calls):

@@ -24,7 +24,7 @@ class Stack:
         config = WebhookConfig.of(settings)
         self.results = Results(settings, config.subscription, self.metrics)
         self.webhooks = WebhookSender(self.results.database, config, self.metrics)
-        self.results.on_stored(self.webhooks.wake)
+        self.results.on_deliveries(self.webhooks.wake)
         self.results.start()
         self.webhooks.start()
 

@@ -197,7 +197,7 @@ def test_a_writer_that_meets_a_surprise_goes_on(make_stack, monkeypatch):
     def store(self, entries):
         if failures:
             raise failures.pop()
-        real(self, entries)
+        return real(self, entries)
 
     monkeypatch.setattr(Writer, "_store", store)
     stack = make_stack()

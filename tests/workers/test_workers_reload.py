@@ -194,7 +194,7 @@ class HalfReloaded(Member):
     """A worker while the other worker has kept the old model."""
 
     def __init__(self) -> None:
-        self.worker, self.workers = 0, 2
+        self.worker, self.workers, self.results_file = 0, 2, None
 
     def offer(self, read):
         pass

@@ -93,11 +93,11 @@ class Limits:
     lost_s: float = 900.0
 
 
-def store(connection: Connection, entries: Sequence[Entry], subscription: Subscription) -> None:
-    """Store events, what they change in their calls, and their deliveries."""
+def store(connection: Connection, entries: Sequence[Entry], subscription: Subscription) -> bool:
+    """Store events, what they change in their calls, and their deliveries; return whether there are deliveries."""
     kept = _update_calls(connection, entries)
     if not kept:
-        return
+        return False
     connection.execute(insert(events), [_event_row(entry) for entry in kept])
     rows = [
         _delivery_row(entry, url) for entry in kept for url in subscription.urls
@@ -105,13 +105,14 @@ def store(connection: Connection, entries: Sequence[Entry], subscription: Subscr
     ]  # fmt: skip
     if rows:
         connection.execute(insert(deliveries), rows)
+    return bool(rows)
 
 
 def _update_calls(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
     """Apply events to their calls, in order; return the events of calls that were not removed."""
     ids = {entry.event.call_id for entry in entries}
     gone = set(connection.scalars(select(removed.c.call_id).where(removed.c.call_id.in_(ids))))
-    kept, touched = [], {}
+    kept, touched, latest_s = [], set(), 0.0
     for entry in entries:
         identity = entry.event.call_id
         if entry.event.kind == STARTED:
@@ -124,13 +125,12 @@ def _update_calls(connection: Connection, entries: Sequence[Entry]) -> list[Entr
         elif entry.event.kind == ENDED:
             _put_call(connection, entry, "ended", new=False)
         else:
-            touched[identity] = entry.at_s
+            touched.add(identity)
+            latest_s = max(latest_s, entry.at_s)
         kept.append(entry)
-    for at_s in set(touched.values()):
-        same = [identity for identity, last_s in touched.items() if last_s == at_s]
-        connection.execute(
-            update(calls).where(calls.c.call_id.in_(same), calls.c.updated_s < at_s).values(updated_s=at_s)
-        )
+    if touched:  # one statement for all: that a call is still alive need not be exact to the second
+        heard = calls.c.call_id.in_(touched)
+        connection.execute(update(calls).where(heard, calls.c.updated_s < latest_s).values(updated_s=latest_s))
     return kept
 
 

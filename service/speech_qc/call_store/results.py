@@ -56,7 +56,7 @@ class Results:
         self._metrics = metrics
         limits = Limits(settings.results_keep_s, settings.results_max_calls, settings.results_max_events)
         self.watchers = Watchers(self._events_after, self._bounds, settings.max_watchers)
-        self._on_stored: list[Callable[[], None]] = [self.watchers.wake]
+        self._on_deliveries: list[Callable[[], None]] = []
         self._writer = Writer(
             self.database, subscription, limits, settings.results_max_waiting, metrics, self._tell_stored
         )
@@ -75,9 +75,9 @@ class Results:
         """Return results of the same settings that have not been started."""
         return self._rebuild()
 
-    def on_stored(self, call: Callable[[], None]) -> None:
-        """Call this, in another thread, whenever events were stored."""
-        self._on_stored.append(call)
+    def on_deliveries(self, call: Callable[[], None]) -> None:
+        """Call this, in another thread, whenever events were stored that become webhooks."""
+        self._on_deliveries.append(call)
 
     def publish(self, event: CallEvent) -> None:
         """Take an event; never waits and never raises, whatever state the database is in."""
@@ -148,8 +148,9 @@ class Results:
         """Watch events; see `Watchers.open`."""
         return self.watchers.open(wanted, after)
 
-    def _tell_stored(self) -> None:
-        for call in self._on_stored:
+    def _tell_stored(self, delivers: bool) -> None:
+        self.watchers.wake()
+        for call in self._on_deliveries if delivers else ():
             call()
 
     async def _events_after(self, after: int, limit: int, wanted: Filter) -> Sequence[Stored]:

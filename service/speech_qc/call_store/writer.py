@@ -36,7 +36,8 @@ class Writer:
         limits: What is kept.
         max_waiting: Maximum events in memory.
         metrics: Counts what is dropped and abandoned.
-        on_stored: Called in the writer's thread after events were stored.
+        on_stored: Called in the writer's thread after events were stored; its argument says whether some of them
+            become webhooks.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Writer:
         limits: Limits,
         max_waiting: int,
         metrics: Metrics,
-        on_stored: Callable[[], None],
+        on_stored: Callable[[bool], None],
     ) -> None:
         self._database, self._subscription, self._limits = database, subscription, limits
         self._max_waiting, self._metrics, self._on_stored = max_waiting, metrics, on_stored
@@ -154,25 +155,27 @@ class Writer:
             if not self._batch:
                 return
             try:
-                self._store(self._batch)
+                delivers = self._store(self._batch)
             except (DataError, IntegrityError):
-                self._store_singly()
+                delivers = self._store_singly()
             self._batch = []
-            self._on_stored()
+            self._on_stored(delivers)
 
-    def _store(self, entries: list[Entry]) -> None:
+    def _store(self, entries: list[Entry]) -> bool:
         with self._database.writing() as connection:
-            store(connection, entries, self._subscription)
+            return store(connection, entries, self._subscription)
 
-    def _store_singly(self) -> None:
+    def _store_singly(self) -> bool:
         """Store a batch that contains an event which the database refuses, without that event."""
+        delivers = False
         while self._batch:
             entry = self._batch[0]
             try:
-                self._store([entry])
+                delivers |= self._store([entry])
             except (DataError, IntegrityError) as error:
                 self._drop_invalid(entry.event, error)
             self._batch = self._batch[1:]
+        return delivers
 
     def _drop_invalid(self, event: CallEvent, error: Exception) -> None:
         self._metrics.results_dropped.labels("invalid").inc()
@@ -188,6 +191,7 @@ class Writer:
             expired = prune(connection, self._limits)
         self._pruned_s = time.monotonic()
         if lost:
+            self._on_stored(True)
             logger.warning("%d live calls were ended: there was no event from their server for too long", len(lost))
         if expired:
             self._metrics.webhooks.labels("abandoned").inc(expired)
