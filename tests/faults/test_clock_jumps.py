@@ -29,6 +29,7 @@ ALLOWED = {
     ("service/speech_qc/call_store/wall_clock.py", "time"),  # retention and claims, compared by other processes
     ("service/speech_qc/call_store/records.py", "datetime"),  # formats times, reads none
     ("service/speech_qc/calls/events.py", "datetime"),  # a type
+    ("service/speech_qc/wire/schemas.py", "datetime"),  # a type
     ("service/speech_qc/calls/registry.py", "time"),  # when a call began; from then on its own monotonic clock
     ("service/speech_qc/calls/call.py", "datetime"),  # counts from that time
 }
