@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -210,3 +211,41 @@ def test_a_sink_sees_nothing_of_a_call_that_has_no_audio_but_its_begin_and_end()
         return sink
 
     assert [event.kind for event in asyncio.run(run()).events] == ["call.started", "call.ended"]
+
+
+def test_a_fault_of_the_analysis_does_not_reach_the_stream_and_is_logged_once(monkeypatch, caplog):
+    def fail(*_: object) -> None:
+        raise ValueError("broken")
+
+    async def run() -> Kept:
+        sink = Kept()
+        calls = made(sink)
+        feed = calls.join(info())
+        monkeypatch.setattr("speech_qc.calls.interaction.Interaction.advance", fail)
+        send([feed], [Leg(3).say(1, 2)])  # type: ignore[list-item]
+        monkeypatch.undo()
+        feed.ended({"channel": 0})
+        calls.close()
+        return sink
+
+    sink = asyncio.run(run())
+    assert caplog.text.count("the analysis of a call failed") == 1
+    assert sink.events[-1].data["legs"][0]["channel"] == 0
+
+
+def test_a_call_of_any_length_takes_the_memory_that_the_settings_say():
+    async def run() -> int:
+        calls = made(Kept())
+        feeds = [calls.join(info()), calls.join(info(leg="customer"))]
+        send(feeds, legs := [Leg(12).say(1, 6), Leg(12, seed=1).say(4, 9)])  # type: ignore[arg-type]
+        tracemalloc.start()
+        for number in range(10):
+            pair = [calls.join(info(f"c{number}")), calls.join(info(f"c{number}", "customer"))]
+            send(pair, legs)  # type: ignore[arg-type]
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        calls.close()
+        return used // 10
+
+    used = asyncio.run(run())
+    assert 100_000 < used < 500_000, f"{used} bytes for a call"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
 
+logger = logging.getLogger("speech_qc.calls")
+
 _RATE_HZ = 16_000
 
 
@@ -31,38 +35,52 @@ class Feed:
 
     def __init__(self, contract: ModelContract, port: LegPort) -> None:
         self._port = port
-        self._width = len(contract.labels)
         self._meter = LegMeter(contract, port.record)
-        self._begun = self._ended = False
+        self._begun = self._ended = self._failed = False
 
     def heard(self, position: int, samples: Float32) -> None:
         """Take audio, float32 (n,) at 16 kHz, before it is scored."""
-        if not self._begun and len(samples):
-            self._begun = True
-            self._port.begin(time.monotonic() - (position + len(samples)) / _RATE_HZ)
-        self._meter.heard(position, samples)
+        with self._guarded():
+            if not self._begun and len(samples):
+                self._begun = True
+                self._port.begin(time.monotonic() - (position + len(samples)) / _RATE_HZ)
+            self._meter.heard(position, samples)
 
     def scored(self, first_frame: int, scores: Float32, events: Sequence[EventUpdate]) -> None:
         """Take scores, float32 (n, C), NaN where not received, and the updates of events that came with them."""
-        if scores.shape[1] == self._width:
+        with self._guarded():
             self._meter.scored(first_frame, scores)
-        for update in events:
-            self._port.event(update.phase, _plain(update))
+            for update in events:
+                self._port.event(update.phase, _plain(update))
 
     def gap(self, position: int, stop: int, kind: GapKind) -> None:
         """Say that [position, stop), in samples of 16 kHz, was not received."""
-        self._meter.gap(position, stop, kind)
+        with self._guarded():
+            self._meter.gap(position, stop, kind)
 
     def digits(self, position: int, digits: str) -> None:  # noqa: ARG002
         """Say that keys were pressed; `digits` is masked already."""
-        self._port.digits(digits)
+        with self._guarded():
+            self._port.digits(digits)
 
     def ended(self, document: Mapping[str, Any]) -> None:
         """End the leg with its channel document; further calls change nothing."""
         if not self._ended:
             self._ended = True
-            self._meter.finish()
-            self._port.end(document)
+            with self._guarded():
+                self._meter.finish()
+            with self._guarded():
+                self._port.end(document)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Keep a fault of the analysis from ending the stream whose leg this is."""
+        try:
+            yield
+        except Exception:
+            if not self._failed:  # once, since each further record would fail, too
+                self._failed = True
+                logger.exception("the analysis of a call failed")
 
 
 def _plain(update: EventUpdate) -> dict[str, Any]:
