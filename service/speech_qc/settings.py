@@ -123,7 +123,7 @@ class Settings(BaseSettings):
 
     max_calls: int = Field(default=0, ge=0, le=65536)
     """Maximum calls of one process at the same time; a leg that would begin a further one is refused. 0: as many as
-    `max_streams`, so that a process never has more calls than legs. A call takes about 0.4 MB."""
+    `max_streams`, so that a process never has more calls than legs. A call takes about 0.2 MB."""
     call_max_s: float = Field(default=12 * 3600.0, gt=0)
     """Longest call, seconds; then it ends, and its legs are scored without it."""
     call_wait_s: float = Field(default=5.0, ge=0, le=600)
