@@ -17,21 +17,25 @@ from speech_qc.admission.memory import MemoryBudget
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
-from speech_qc.api import calls, error_responses, health, inspect, model, pages, paths, stream, tokens
+from speech_qc.api import calls, error_responses, health, inspect, model, pages, paths, stream, telephony, tokens
 from speech_qc.api.access import Access
 from speech_qc.api.request_context import RequestContext
 from speech_qc.call_store import Results
+from speech_qc.calls.exchange import Exchange
+from speech_qc.calls.registry import Calls
 from speech_qc.engine import Runner
 from speech_qc.model.file_watcher import watch_file
 from speech_qc.model.reload import Generations, Load
 from speech_qc.pipeline.factory import make_profiles, make_runner
 from speech_qc.scoring import Profiles
 from speech_qc.security.access_policy import AccessPolicy
+from speech_qc.security.bind_check import audiosocket_address, audiosocket_networks
 from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
 from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import make_tracing
+from speech_qc.telephony.audiosocket import AudioSocketListener
 from speech_qc.version import __version__
 from speech_qc.webhooks import WebhookConfig, WebhookSender
 from speech_qc.workers.member import Member
@@ -70,7 +74,7 @@ def create_app(
     )
     app.state.parts = state
     error_responses.install(app)
-    routers = (inspect, stream, calls, tokens, model, health, pages)
+    routers = (inspect, stream, telephony, calls, tokens, model, health, pages)
     paths.install(app, [route for one in routers for route in one.router.routes])
     for routes in routers:
         app.include_router(routes.router)
@@ -93,13 +97,14 @@ def _make_state(
     quotas = Quotas(settings, partial(metrics.refuse, "key"))
     webhooks = WebhookConfig.of(settings)
     results = Results(settings, webhooks.subscription, metrics, member.results_file if member else None)
+    models = Generations(settings, runner, metrics, load)
     memory = MemoryBudget(settings.max_held_bytes, partial(metrics.refuse, "memory"))
     metrics.held_bytes.set_function(lambda: memory.bytes)
     state = AppState(
         settings=settings,
         profiles=profiles,
         metrics=metrics,
-        models=Generations(settings, runner, metrics, load),
+        models=models,
         streams=StreamRegistry(settings.max_streams),
         key_ring=policy.ring,
         quotas=quotas,
@@ -109,10 +114,20 @@ def _make_state(
         drain=DrainDeadline(settings.drain_s),
         results=results,
         webhooks=_make_sender(results, webhooks, metrics),
+        signatures=policy.signatures,
+        calls=_make_calls(settings, models, results, member),
         member=member,
     )
     metrics.live_channels.set_function(lambda: state.streams.channels)
+    networks = audiosocket_networks(settings)
+    if audiosocket_address(settings) is not None:
+        state.audiosocket = AudioSocketListener(lambda: telephony.parts_of(state), lambda: state.models, networks)
     return state
+
+
+def _make_calls(settings: Settings, models: Generations, results: Results, member: Member | None) -> Calls:
+    exchange = None if member is None else Exchange(member)
+    return Calls(settings, lambda: models.current.contract, results, exchange)
 
 
 def _make_sender(results: Results, config: WebhookConfig, metrics: Metrics) -> WebhookSender:
@@ -130,6 +145,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.models, state.streams = state.models.renewed(), StreamRegistry(settings.max_streams)
         state.drain, state.results = DrainDeadline(settings.drain_s), state.results.renewed()
         state.webhooks = _make_sender(state.results, WebhookConfig.of(settings), state.metrics)
+        state.calls = _make_calls(settings, state.models, state.results, member)
     models, streams, drain = state.models, state.streams, state.drain
     state.results.start()  # the tables are made while the model warms up
     if member is not None:
@@ -142,6 +158,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     watcher: asyncio.Task[None] | None = None
     if settings.model_watch_s:
         watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
+    address = audiosocket_address(settings)
+    if state.audiosocket is not None and address is not None:
+        await state.audiosocket.start(*address, shared=settings.workers > 1)
     try:
         yield
     finally:
@@ -149,7 +168,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             watcher.cancel()
             await asyncio.wait({watcher})
         await streams.drain(drain.work_remaining_s)  # the deadline may have started in the server
+        if state.audiosocket is not None:
+            await state.audiosocket.close()
         await asyncio.shield(models.drain(max(drain.work_remaining_s, drain.remaining_s / 4), drain.remaining_s / 4))
+        await state.calls.drain(min(1.0, drain.remaining_s / 4))
         await _close_results(state)
         if member is not None:
             member.close()

@@ -20,6 +20,7 @@ from speech_qc.wire.schemas import (
     AudioWarningAnswer,
     ChannelFindings,
     EventAnswer,
+    InteractionAnswer,
     LevelsAnswer,
     ModelInfo,
     StereoAnswer,
@@ -129,6 +130,7 @@ class Inspection(_Result):
         channels: One per channel, or one for their mean.
         quality: The lowest quality of its channels, 0 to 100.
         stereo: Comparison of the channels, if there are two.
+        interaction: What happens between the channels, if they were named as the legs of a call; otherwise None.
         verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
         document: The whole result as a dict, with scores as arrays.
@@ -148,6 +150,8 @@ class Inspection(_Result):
         self.frame_hop_s: float = document["frame_hop_s"]
         self.warnings = tuple(AudioWarningAnswer(**warning) for warning in document["warnings"])
         self.timing = TimingAnswer(**document["timing"])
+        interaction = document.get("interaction")
+        self.interaction = None if interaction is None else InteractionAnswer(**interaction)
 
     def __repr__(self) -> str:
         return f"<Inspection {self.verdict.status}: {self.audio.duration_s:g} s, {len(self.channels)} channel(s)>"

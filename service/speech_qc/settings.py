@@ -121,6 +121,15 @@ class Settings(BaseSettings):
     max_events: int = Field(default=10_000, ge=1)
     """Maximum events listed per channel; later ones are only counted."""
 
+    max_calls: int = Field(default=0, ge=0, le=65536)
+    """Maximum calls of one process at the same time; a leg that would begin a further one is refused. 0: as many as
+    `max_streams`, so that a process never has more calls than legs. A call takes about 0.2 MB."""
+    call_max_s: float = Field(default=12 * 3600.0, gt=0)
+    """Longest call, seconds; then it ends, and its legs are scored without it."""
+    call_wait_s: float = Field(default=5.0, ge=0, le=600)
+    """Seconds for which a call of one leg, after this leg has ended, waits for another one. A call whose two legs have
+    ended does not wait."""
+
     max_batch: int = Field(default=128, ge=1, le=1024)
     """Maximum chunks in one inference step."""
     live_chunk_hops: int = Field(default=10, ge=2, le=100, multiple_of=2)
@@ -188,6 +197,29 @@ class Settings(BaseSettings):
     """Comma-separated kinds of events that are posted; `scores`, once a second for each call, is possible, too."""
     webhook_timeout_s: float = Field(default=15.0, ge=1, le=60)
     """Seconds after which a receiver that has not responded to a webhook has failed."""
+    telephony_idle_s: float = Field(default=3600.0, gt=0)
+    """Seconds without a message after which a phone call's socket is closed. Many systems send nothing on hold; lost
+    connections are found by WebSocket pings."""
+    telephony_events: bool = True
+    """Send events, and the means of scores once a second, to the phone systems that take them: FreeSWITCH, Genesys."""
+    telephony_show: str = ""
+    """Comma-separated names of facts about a call that are shown, such as `from,queue`; `*`: all. Others, such as
+    callers' numbers and custom parameters, are `***`."""
+    telephony_url: str | None = None
+    """Public address of the server, such as `wss://qc.example.com`, with the scheme that the vendor's console has.
+    Signatures of phone systems cover it, and behind a proxy the server cannot know it."""
+    twilio_auth_token: SecretStr | None = None
+    """Twilio's auth token. If set, sockets of Twilio need its signature, or a key."""
+    plivo_auth_token: SecretStr | None = None
+    """Plivo's auth token. If set, sockets of Plivo need its signature (V3), or a key."""
+    genesys_api_key: SecretStr | None = None
+    """API key of the AudioHook integration; it names the secret."""
+    genesys_secret: SecretStr | None = None
+    """Client secret of the AudioHook integration, base64. If set, sockets of Genesys need its signature, or a key."""
+    audiosocket: str | None = None
+    """`host:port` on which to listen for Asterisk AudioSocket (TCP); unset: not at all. It has no authentication."""
+    audiosocket_allow: str = "127.0.0.1,::1"
+    """Comma-separated addresses or networks that may connect to `audiosocket`."""
 
     max_connections: int = Field(default=0, ge=0, le=1_000_000)
     """Maximum connections to one process at the same time; further ones get 503, except for health and metrics. 0: the
@@ -216,6 +248,11 @@ class Settings(BaseSettings):
     """Maximum time to process one upload, decoding and inference together, seconds; waiting for data does not count."""
     max_decoded_samples: int = Field(default=4_000_000_000, ge=8000)
     """Maximum samples that one recording can decode to, all channels together, whatever its compressed size."""
+
+    @property
+    def calls_limit(self) -> int:
+        """The effective value of `max_calls`."""
+        return self.max_calls or self.max_streams
 
     @property
     def connections_limit(self) -> int:

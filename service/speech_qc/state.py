@@ -9,14 +9,17 @@ from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
 from speech_qc.call_store import Results
+from speech_qc.calls.registry import Calls
 from speech_qc.engine import Engine, Model
 from speech_qc.model.reload import Generations
 from speech_qc.scoring import Profiles
 from speech_qc.security.api_keys import KeyRing
+from speech_qc.security.call_signatures import CallSignatures
 from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import Tracing
+from speech_qc.telephony.audiosocket import AudioSocketListener
 from speech_qc.webhooks import WebhookSender
 from speech_qc.wire.schemas import ModelInfo
 from speech_qc.workers.member import Member
@@ -41,6 +44,12 @@ class AppState:
     results: Results
     """Takes the events of calls, and has what was kept of them."""
     webhooks: WebhookSender
+    signatures: CallSignatures
+    """Checks the signatures of phone systems."""
+    calls: Calls
+    """The calls that legs join."""
+    audiosocket: AudioSocketListener | None = None
+    """None if it is not configured."""
     member: Member | None = None
     """This process among several workers; None if it is the only one."""
 

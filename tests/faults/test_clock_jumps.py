@@ -24,10 +24,14 @@ SAMPLES = voice(2.0)
 WALL_CLOCKS = {"time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "today"}
 ALLOWED = {
     ("service/speech_qc/security/api_keys.py", "time"),  # token expiry, the same on all servers
+    ("service/speech_qc/security/call_signatures.py", "time"),  # a signature says when it was made
     ("service/speech_qc/cli/doctor_checks.py", "gmtime"),  # `doctor` checks that the clock is set
     ("service/speech_qc/call_store/wall_clock.py", "time"),  # retention and claims, compared by other processes
     ("service/speech_qc/call_store/records.py", "datetime"),  # formats times, reads none
     ("service/speech_qc/calls/events.py", "datetime"),  # a type
+    ("service/speech_qc/wire/schemas.py", "datetime"),  # a type
+    ("service/speech_qc/calls/registry.py", "time"),  # when a call began; from then on its own monotonic clock
+    ("service/speech_qc/calls/call.py", "datetime"),  # counts from that time
 }
 
 

@@ -33,7 +33,7 @@ from speech_qc.model.reload import Generation
 from speech_qc.pipeline.documents import choose_labels, export_report, inspection_document
 from speech_qc.pipeline.factory import decode_limits, make_lanes
 from speech_qc.pipeline.inspector import Inspector
-from speech_qc.pipeline.recording import InspectOptions, RecordingFindings
+from speech_qc.pipeline.recording import InspectOptions, RecordingFindings, recorded_legs
 from speech_qc.scoring import EXPORTS
 from speech_qc.state import AppState
 from speech_qc.telemetry.tracing import note
@@ -149,14 +149,17 @@ class _Choice:
         """
         query, settings = parsed(given), state.settings
         profile, is_json = query.profile or settings.default_profile, query.format == "json"
+        mode = parse_channels(query.channels)[1]
+        legs = recorded_legs(query.legs, mode)
         options = InspectOptions(
             state.profiles.get(profile),
-            parse_channels(query.channels)[1],
+            mode,
             query.frames and is_json,
             settings.max_events,
             query.explain and is_json,
             settings.upload_deadline_s,
             settings.show_digits,
+            legs if is_json else None,
         )
         return cls(query, choose_labels(generation.contract, query.labels), profile, options)
 

@@ -33,6 +33,11 @@ class InspectQuery(BaseModel):
     sample_rate: int | None = Field(
         None, description="Its sample rate, Hz; the usual one by default for encodings of telephony."
     )
+    legs: str | None = Field(
+        None,
+        description="Names of the two channels, as in `agent,customer`: inspect them as the legs of a call, and return "
+        "what happens between them as `interaction`.",
+    )
     explain: bool = Field(False, description="Return the evidence for each event: band, level, SNR, kind of sound.")
 
 

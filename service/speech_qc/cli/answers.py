@@ -88,6 +88,7 @@ class LocalAnswerer:
             labels=question.labels,
             frames=question.frames,
             explain=question.explain,
+            legs=question.legs,
             show_digits=question.show_digits,
             on_step=self._check,
         )

@@ -107,6 +107,8 @@ def _check(options: InspectCommand, found: Found) -> None:
         raise CommandError("--show-digits: with --url, the server's setting SPEECHQC_SHOW_DIGITS decides")
     if options.question.explain and options.plot is None and not shows:
         raise CommandError(f"--explain is not available with --format {options.form}: use json, jsonl, table or --plot")
+    if options.question.legs is not None and not shows:
+        raise CommandError(f"--legs is not available with --format {options.form}: use json, jsonl or table")
     if options.form in ONE_FILE_ONLY and found.several and options.out is None:
         raise CommandError(f"--format {options.form} supports one recording per file: for several, add --out DIR")
     if options.out is not None:

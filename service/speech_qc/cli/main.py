@@ -125,6 +125,14 @@ def _inspect(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the evidence for each event: band, level over the floor, SNR, kind.")
     ] = False,
+    legs: Annotated[
+        str | None,
+        typer.Option(
+            help="Inspect the two channels as the legs of a call with these names, and show what happens between them.",
+            metavar="NAME,NAME",
+            show_default=False,
+        ),
+    ] = None,
     show_digits: Annotated[
         bool, typer.Option("--show-digits", help="Name the telephone keys in tones; by default they are masked.")
     ] = False,
@@ -154,7 +162,7 @@ def _inspect(
     """Inspect recordings: what disturbs the speech, where, and whether the quality is good enough."""
     from speech_qc.cli.inspect import inspect
 
-    question = Question(profile, labels, channels, frames, explain, encoding, sample_rate, show_digits)
+    question = Question(profile, labels, channels, frames, explain, encoding, sample_rate, show_digits, legs)
     causes = fail_on or [InspectFailOn.fail]
     command = InspectCommand(files, form, out, question, scores, causes, url, plot, model, device, api_key_file)
     with _quiet_log():

@@ -109,6 +109,7 @@ class Question:
         encoding: Encoding of audio without a header; None for recordings.
         sample_rate: Its sample rate, Hz; None for the usual one.
         show_digits: Whether to name the telephone keys in tones.
+        legs: Names of the two channels as the legs of a call; None if they are not.
     """
 
     profile: str | None = None
@@ -119,6 +120,7 @@ class Question:
     encoding: RawEncoding | None = None
     sample_rate: int | None = None
     show_digits: bool = False
+    legs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

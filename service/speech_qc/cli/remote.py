@@ -60,6 +60,7 @@ class RemoteAnswerer:
         self._query |= {"profile": question.profile} if question.profile else {}
         self._query |= {"labels": question.labels} if question.labels else {}
         self._query |= {"explain": "true"} if question.explain else {}
+        self._query |= {"legs": question.legs} if question.legs else {}
         self._query |= {"encoding": question.encoding} if question.encoding else {}
         self._query |= {"sample_rate": str(question.sample_rate)} if question.sample_rate is not None else {}
         self._client = httpx.AsyncClient(transport=transport, timeout=TIMEOUT, headers=bearer(api_key))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speech_qc.cli.files import InputFile, printable
+from speech_qc.cli.interaction_table import interaction_tables
 from speech_qc.cli.sparklines import sparkline_grid
 from speech_qc.contract import LABEL_CATALOG
 
@@ -151,10 +152,13 @@ def detail(source: InputFile, document: Document, width: int, *, ascii_only: boo
     parts: list[RenderableType] = [table.figures(), Text(printable(about), style="dim")]
     if document.get("stereo") is not None:
         parts.append(Text(_stereo_line(document["stereo"]), style="dim"))
+    if document.get("interaction") is not None:
+        parts += [Text(), *interaction_tables(document["interaction"])]
     for channel in document["channels"]:
         parts.append(Text())
         if len(document["channels"]) > 1:
-            parts.append(Text(f"Channel {channel['channel']}", style="bold"))
+            role = f" ({printable(channel['role'])})" if channel.get("role") else ""
+            parts.append(Text(f"Channel {channel['channel']}{role}", style="bold"))
         parts += [Text(line, style="dim") for line in _levels_lines(channel["levels"])]
         parts += [Text(f"• {reason['message']}") for reason in channel["verdict"]["reasons"]]
         parts += [_event_table(channel) if channel["events"] else Text("No events.", style="dim")]

@@ -19,7 +19,7 @@ from speech_qc.pipeline.documents import (
     model_info,
 )
 from speech_qc.pipeline.factory import check_default_profile, decode_limits, make_runner
-from speech_qc.pipeline.recording import InspectOptions
+from speech_qc.pipeline.recording import InspectOptions, recorded_legs
 from speech_qc.pipeline.sources import Source, WholeNumber, opened, whole_number
 from speech_qc.results import Inspection
 from speech_qc.scoring import Profile, load_profiles
@@ -28,6 +28,9 @@ from speech_qc.wire.vocabulary import RawEncoding
 
 Labels = str | Iterable[str] | None
 """Labels as a list, or comma-separated; None for all."""
+
+Legs = str | Iterable[str] | None
+"""Names of legs as a list, or comma-separated; None if the channels are not the legs of a call."""
 
 Channels = int | str
 """`split`, `mix`, or the channels of audio without a header, as in `2` or `2,mix`."""
@@ -93,6 +96,7 @@ class Detector:
         labels: Labels = None,
         frames: bool = True,
         explain: bool = False,
+        legs: Legs = None,
         show_digits: bool = False,
         on_step: Callable[[], object] = lambda: None,
     ) -> Inspection:
@@ -108,6 +112,7 @@ class Detector:
             labels: Labels to return; None for all.
             frames: Return the scores of every frame.
             explain: Find the evidence for each event.
+            legs: Names of the two channels as the legs of a call.
             show_digits: Name the telephone keys in tones.
             on_step: Called before each step of the model, every few seconds of audio; if it raises, the work ends.
         """
@@ -129,6 +134,7 @@ class Detector:
             self.settings.max_events,
             explain,
             show_digits=show_digits or self.settings.show_digits,
+            legs=recorded_legs(legs if legs is None or isinstance(legs, str) else ",".join(legs), mode),
         )
         with opened(source, sample_rate, self._limits, raw) as recording:
             found = inspect_blocks(self.model, recording, options, on_step)
@@ -185,6 +191,7 @@ def inspect(
     labels: Labels = None,
     frames: bool = True,
     explain: bool = False,
+    legs: Legs = None,
     show_digits: bool = False,
 ) -> Inspection:
     """Inspect one recording: scores for every 20 ms, events, levels, a summary and a verdict.
@@ -203,6 +210,8 @@ def inspect(
         labels: Labels to return, as a list or comma-separated; None for all.
         frames: Return the scores of every frame. Without them and without `explain`, memory does not grow with length.
         explain: Find the evidence for each event: its frequency band, its level above the noise floor, its SNR.
+        legs: Names of the two channels, as a list or comma-separated (`agent,customer`): inspect them as the legs of a
+            call; the result has `interaction`, what happens between them.
         show_digits: Name the telephone keys in tones, which may be card numbers; otherwise they are masked (`****`).
 
     Returns:
@@ -233,5 +242,6 @@ def inspect(
         labels=labels,
         frames=frames,
         explain=explain,
+        legs=legs,
         show_digits=show_digits,
     )

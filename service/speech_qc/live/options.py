@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast, get_args
 
 from speech_qc.audio.pcm import LIVE_ENCODINGS
+from speech_qc.calls.legs import LegInfo
 from speech_qc.contract import ModelContract
 from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.documents import choose_labels
 from speech_qc.scoring import Profile, Profiles
-from speech_qc.wire.option_names import single_options
-from speech_qc.wire.vocabulary import Encoding
+from speech_qc.wire.option_names import leg_names, single_options
+from speech_qc.wire.vocabulary import STREAM_VENDOR, Encoding, Position
 
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
 MIN_EMIT_MS, MAX_EMIT_MS = 20, 1_000
 MAX_CHANNELS = 2
 MAX_NAME_CHARS = 128
 
-KNOWN = ("encoding", "sample_rate", "channels", "emit_ms", "labels", "profile", "session_name")
+KNOWN = ("encoding", "sample_rate", "channels", "emit_ms", "labels", "profile", "session_name", "position",
+         "call", "leg", "trunk")  # fmt: skip
 """Names of all options."""
 
 
@@ -39,6 +42,8 @@ class StreamOptions:
         profile: Limits for the verdict.
         profile_name: Name of the profile.
         session_name: The client's name for the stream, sent back to it.
+        legs: The legs of a call that the channels are, in their order; empty if they are not.
+        position: Where audio belongs in time: after the audio before it, or where it arrives.
     """
 
     encoding: Encoding
@@ -49,6 +54,8 @@ class StreamOptions:
     profile: Profile
     profile_name: str
     session_name: str | None
+    position: Position = "samples"
+    legs: tuple[LegInfo, ...] = ()
 
     def changed(
         self,
@@ -104,15 +111,53 @@ def parse_options(
             option="session_name",
         )
     profile = given.get("profile") or default_profile
+    rate_hz = _whole(given, "sample_rate", 16_000, MIN_RATE_HZ, MAX_RATE_HZ)
+    channels = _whole(given, "channels", 1, 1, MAX_CHANNELS)
     return StreamOptions(
         encoding=encoding,
-        rate_hz=_whole(given, "sample_rate", 16_000, MIN_RATE_HZ, MAX_RATE_HZ),
-        channels=_whole(given, "channels", 1, 1, MAX_CHANNELS),
+        rate_hz=rate_hz,
+        channels=channels,
         emit_ms=_checked_emit_ms(_whole(given, "emit_ms", 100, MIN_EMIT_MS, MAX_EMIT_MS), contract),
         labels=choose_labels(contract, given.get("labels")),
         profile=profiles.get(profile),
         profile_name=profile,
         session_name=name,
+        position=_position(given.get("position", "samples")),
+        legs=_legs(given, channels, rate_hz, name),
+    )
+
+
+def _legs(given: dict[str, str], channels: int, rate_hz: int, name: str | None) -> tuple[LegInfo, ...]:
+    """Read which call the channels belong to, and as which legs."""
+    call_id, names, trunk = given.get("call"), given.get("leg"), given.get("trunk")
+    if call_id is None and names is None and trunk is None:
+        return ()
+    if not call_id or not names:
+        raise ProtocolError(
+            "call and leg: expected both, as in call=4711&leg=agent, got one of them: name the call and the leg",
+            option="leg" if call_id else "call",
+        )
+    for option, text in (("call", call_id), ("trunk", trunk or "-")):
+        if len(text) > MAX_NAME_CHARS or not text.isprintable():
+            raise ProtocolError(
+                f"{option}: expected at most {MAX_NAME_CHARS} printable characters, got {text[:40]!r} of {len(text)}: "
+                "shorten it, or leave out control characters",
+                option=option,
+            )
+    return tuple(
+        LegInfo(call_id, leg, STREAM_VENDOR, rate_hz, trunk or None, name) for leg in leg_names(names, "leg", channels)
+    )
+
+
+def _position(text: str) -> Position:
+    for known in get_args(Position):
+        if text == known:
+            return cast(Position, known)
+    raise ProtocolError(
+        f"position: expected {' or '.join(get_args(Position))}, got {text[:40]!r}: use arrival if you send nothing "
+        "while there is no audio",
+        option="position",
+        known=list(get_args(Position)),
     )
 
 

@@ -138,9 +138,10 @@ def inspect_blocks(
     advance()
     records = recording.records()
     evidence = recording.explain(records)
+    interaction = recording.interaction()
     total_s = time.perf_counter() - started_s
     timing = Timing(decode_s, stepper.features_s, 0.0, stepper.inference_s, total_s)
-    return RecordingFindings(info, records, timing, source.warnings, evidence, recording.stereo())
+    return RecordingFindings(info, records, timing, source.warnings, evidence, recording.stereo(), interaction)
 
 
 def _timed(blocks: BlockSource) -> Iterator[tuple[Block, float]]:

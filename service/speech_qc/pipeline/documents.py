@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +18,21 @@ from speech_qc.audio.stereo import Stereo
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Model
 from speech_qc.errors import ProtocolError
+from speech_qc.event_fields import event_fields
 from speech_qc.pipeline.explain import Evidence
+from speech_qc.pipeline.gaps import Transport
 from speech_qc.pipeline.recording import RecordingFindings, Timing
 from speech_qc.pipeline.session import ChannelRecord
-from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, EventUpdate, Profiles, Report, Summary, Verdict
-from speech_qc.scoring.details import DropoutDetail, EventDetail
+from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, EventUpdate, Profiles, Report, Summary, Verdict
 from speech_qc.wire.schemas import (
     AudioAnswer,
     AudioWarningAnswer,
     BandAnswer,
     ChannelAnswer,
     ChannelFindings,
-    DropoutDetailAnswer,
     EventAnswer,
     EvidenceAnswer,
+    GapAnswer,
     InspectAnswer,
     LevelsAnswer,
     ModelAnswer,
@@ -40,10 +41,11 @@ from speech_qc.wire.schemas import (
     StereoAnswer,
     SummaryAnswer,
     TimingAnswer,
-    ToneDetailAnswer,
+    TransportAnswer,
     VerdictAnswer,
 )
 from speech_qc.wire.server_messages import EventMessage
+from speech_qc.wire.vocabulary import GapKind
 
 
 def model_info(model: Model) -> ModelInfo:
@@ -92,28 +94,6 @@ def frame_columns(contract: ModelContract, frames: NDArray[np.float32], labels: 
     return {name: np.ascontiguousarray(np.round(frames[:, contract.index(name)], FRAME_DECIMALS)) for name in labels}
 
 
-def event_fields(event: Event) -> dict[str, Any]:
-    """Return the fields of `EventAnswer`, rounded, without its evidence."""
-    detail = {} if event.detail is None else {"detail": _detail(event.detail)}
-    return detail | {
-        "event_id": event.event_id,
-        "label": event.label,
-        "family": event.family,
-        "onset_s": round(event.onset_s, 3),
-        "offset_s": None if event.offset_s is None else round(event.offset_s, 3),
-        "score_max": _probability(event.score_max),
-        "score_mean": _probability(event.score_mean),
-        "severity": event.severity,
-    }
-
-
-def _detail(detail: EventDetail) -> DropoutDetailAnswer | ToneDetailAnswer:
-    if isinstance(detail, DropoutDetail):
-        return DropoutDetailAnswer(kind=detail.kind, gap_ms=round(detail.gap_ms, 1))
-    frequencies = [round(frequency, 1) for frequency in detail.frequencies_hz]
-    return ToneDetailAnswer(kind=detail.kind, frequencies_hz=frequencies, digits=detail.digits)
-
-
 def event_message(channel: int, update: EventUpdate) -> EventMessage:
     """Build the message of a live event that has begun or ended."""
     return EventMessage(phase=update.phase, channel=channel, **event_fields(update.event))
@@ -144,7 +124,31 @@ def channel_fields(
     fields["levels"] = _levels(record)
     fields["summary"] = _summary(record.summary, record.verdict)
     fields["verdict"] = _verdict(record.verdict)
+    if record.transport is not None:
+        fields["transport"] = _transport(record.transport)
     return fields
+
+
+def _transport(transport: Transport) -> TransportAnswer:
+    fields: dict[str, Any] = {
+        f"{kind}_ms": round(1000 * transport.missing_s.get(kind, 0.0), 1) for kind in get_args(GapKind)
+    }
+    if transport.spans_dropped:
+        fields["gaps_dropped"] = transport.spans_dropped
+    return TransportAnswer(
+        missing_ms=round(1000 * sum(transport.missing_s.values()), 1),
+        missing_ratio=_rounded(transport.share),
+        gaps=[
+            GapAnswer(kind=span.kind, start_s=round(span.start_s, 4), stop_s=round(span.stop_s, 4))
+            for span in transport.spans
+        ],
+        late=transport.late,
+        duplicates=transport.duplicates,
+        reordered=transport.reordered,
+        restarts=transport.restarts,
+        drift_ppm=transport.drift_ppm,
+        **fields,
+    )
 
 
 def channel_findings(channel: int, record: ChannelRecord, labels: Sequence[str]) -> ChannelFindings:
@@ -187,10 +191,14 @@ def inspection_document(
         frame_hop_s=contract.features.frame_hop_s,
         warnings=[AudioWarningAnswer(code=warning.code, message=warning.message) for warning in inspection.warnings],
         channels=[
-            ChannelAnswer(**channel_fields(channel, record, labels, None if evidence is None else evidence[channel]))
+            ChannelAnswer(
+                **channel_fields(channel, record, labels, None if evidence is None else evidence[channel]),
+                **_role(inspection, channel),
+            )
             for channel, record in enumerate(inspection.channels)
         ],
         timing=timing_answer(inspection.timing),
+        **_interaction(inspection),
         **stereo_fields(inspection.stereo),
     ).model_dump(exclude_unset=True)
     if frames:
@@ -203,9 +211,12 @@ def inspection_document(
     return document
 
 
-def _probability(score: float) -> float:
-    """Round a score; a model's sigmoid may exceed 1 by a rounding error, which the type would reject."""
-    return round(min(max(score, 0.0), 1.0), 4)
+def _interaction(inspection: RecordingFindings) -> dict[str, Any]:
+    return {} if inspection.interaction is None else {"interaction": inspection.interaction}
+
+
+def _role(inspection: RecordingFindings, channel: int) -> dict[str, Any]:
+    return {} if inspection.interaction is None else {"role": inspection.interaction.legs[channel].role}
 
 
 def _evidence(evidence: Evidence) -> EvidenceAnswer:

@@ -186,6 +186,7 @@ class Inspector:
         await self._advance()
         records = recording.records()
         evidence = await asyncio.to_thread(recording.explain, records) if self._options.explain else None
+        interaction = await asyncio.to_thread(recording.interaction) if self._options.legs else None
         total_s = time.perf_counter() - self._started_s
         timing = Timing(self._decode_s, self._features_s, self._queue_s, self._step_s, total_s)
-        return RecordingFindings(info, records, timing, decoder.warnings, evidence, recording.stereo())
+        return RecordingFindings(info, records, timing, decoder.warnings, evidence, recording.stereo(), interaction)

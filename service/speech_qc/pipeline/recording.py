@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 from speech_qc.audio import AudioInfo, AudioWarning
 from speech_qc.audio.features import FrontEnd
 from speech_qc.audio.stereo import CancellationMeter, Stereo, StereoMeter
+from speech_qc.calls.interaction import LEGS
+from speech_qc.calls.recorded import RecordedLegs
 from speech_qc.contract import ModelContract
-from speech_qc.errors import InvalidAudio
+from speech_qc.errors import InvalidAudio, ProtocolError
 from speech_qc.pipeline.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
 from speech_qc.pipeline.session import ChannelRecord, ChunkReader, ChunkReading, Session
 from speech_qc.scoring import Profile
+from speech_qc.wire.option_names import leg_names
+from speech_qc.wire.schemas import InteractionAnswer
 from speech_qc.wire.vocabulary import ChannelMode
 
 Block = NDArray[np.float32]
@@ -59,6 +64,8 @@ class RecordingFindings:
     """For each event of each channel, in order; None if it was not requested."""
     stereo: Stereo | None = None
     """Comparison of the channels, if there are two."""
+    interaction: InteractionAnswer | None = None
+    """What happens between the channels, if they were named as the legs of a call."""
 
     @property
     def duration_s(self) -> float:
@@ -82,6 +89,7 @@ class InspectOptions:
         max_events: Events kept per channel.
         show_digits: Name the telephone keys in tones; otherwise they are masked.
         explain: Find evidence for each event; this also keeps the scores.
+        legs: Names of the two channels as the legs of a call; None if they are not.
         deadline_s: Maximum time for decoding and inference; waiting for bytes does not count. None: no limit.
     """
 
@@ -92,11 +100,27 @@ class InspectOptions:
     explain: bool = False
     deadline_s: float | None = None
     show_digits: bool = False
+    legs: tuple[str, ...] | None = None
 
     @property
     def needs_frames(self) -> bool:
         """Whether the scores of every frame are needed, for the answer or for the evidence."""
         return self.keep_frames or self.explain
+
+
+def recorded_legs(names: str | None, mode: ChannelMode) -> tuple[str, ...] | None:
+    """Read the option `legs` of a recording; None if it was not given.
+
+    Raises:
+        ProtocolError: There are not two different names, or the mean of the channels is inspected.
+    """
+    if names is None:
+        return None
+    if mode != "split":
+        raise ProtocolError(
+            "legs: expected channels=split, got mix: the mean of the channels is not two legs", option="legs"
+        )
+    return leg_names(names, "legs", LEGS)
 
 
 class Recording:
@@ -119,6 +143,7 @@ class Recording:
         """One per channel, after `open`."""
         self._stereo: StereoMeter | None = None
         self._cancellation: CancellationMeter | None = None
+        self._legs: RecordedLegs | None = None
         self._keepers: list[SpectrumKeeper] = []  # one per session if evidence is requested, else none
 
     def open(self, info: AudioInfo) -> None:
@@ -126,6 +151,7 @@ class Recording:
 
         Raises:
             InvalidAudio: The sample rate is not supported.
+            ProtocolError: The channels were named as legs, but there are not two.
         """
         options = self._options
         count = 1 if options.channels == "mix" else info.channels
@@ -134,7 +160,9 @@ class Recording:
         if options.explain:
             front_end = FrontEnd(self._contract.features)
             self._keepers = [SpectrumKeeper(front_end, MAX_FRAMES // count) for _ in range(count)]
-        for _ in range(count):
+        if options.legs is not None:
+            self._legs = RecordedLegs(self._contract, options.legs, info.channels)
+        for channel in range(count):
             self.sessions.append(
                 Session(
                     self._contract,
@@ -143,6 +171,7 @@ class Recording:
                     max_events=options.max_events,
                     show_digits=options.show_digits,
                     reader=self._reader,
+                    on_heard=None if self._legs is None else partial(self._legs.heard, channel),
                 )
             )
 
@@ -155,6 +184,8 @@ class Recording:
         Raises:
             InvalidAudio: See `Session.push`.
         """
+        if self._legs is not None:
+            self._legs.advance()
         for block in blocks:
             if self._stereo is not None:
                 self._stereo.push(block[:, 0], block[:, 1])
@@ -192,7 +223,9 @@ class Recording:
 
     def accept(self, channel: int, reading: ChunkReading) -> None:
         """Take the scores of a channel's next chunk."""
-        self.sessions[channel].accept(reading)
+        update = self.sessions[channel].accept(reading)
+        if self._legs is not None:
+            self._legs.scored(channel, update.first_frame, update.scores)
 
     def keep_spectrum(self, channel: int, chunk: Block) -> None:
         """Keep what the evidence needs of a chunk, if evidence is requested; takes about a millisecond."""
@@ -218,6 +251,10 @@ class Recording:
     def stereo(self) -> Stereo | None:
         """Return the comparison of the channels so far; None unless there are two."""
         return None if self._stereo is None else self._stereo.result()
+
+    def interaction(self) -> InteractionAnswer | None:
+        """Return what happens between the legs, once all chunks are accepted; None if the channels are not legs."""
+        return None if self._legs is None else self._legs.result()
 
     def explain(self, records: Sequence[ChannelRecord]) -> list[list[Evidence]] | None:
         """Find the evidence for every event, if it was requested; takes about a millisecond each."""

@@ -60,3 +60,31 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     asked = name[:NAME_CHARS].lower().replace("-", "_")
     similar = (one for one in known if asked in one.lower().split("_"))
     return next(similar, None) or next(iter(get_close_matches(asked, known, n=1, cutoff=SIMILARITY)), None)
+
+
+LEG_CHARS = 64
+"""Maximum length of the name of a leg."""
+
+
+def leg_names(text: str, option: str, count: int) -> tuple[str, ...]:
+    """Read the comma-separated names of legs.
+
+    Args:
+        text: The names, such as `agent,customer`.
+        option: Name of the option, for messages.
+        count: How many legs there are.
+
+    Raises:
+        ProtocolError: There are more or fewer names, or one is repeated, empty, too long or not printable.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    good = all(name.isprintable() and 0 < len(name) <= LEG_CHARS for name in names)
+    if len(names) != count or len(set(names)) != count or not good:
+        wanted = f"{count} different names" if count > 1 else "one name"
+        advice = "name the channels in their order, as in agent,customer" if count > 1 else "name one leg"
+        raise ProtocolError(
+            f"{option}: expected {wanted} of at most {LEG_CHARS} characters, got {text[:200]!r}: {advice}",
+            option=option,
+            count=count,
+        )
+    return names

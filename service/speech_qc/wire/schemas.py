@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,9 @@ from speech_qc.contract import Family, ModelContract
 from speech_qc.wire.vocabulary import (
     AudioWarningCode,
     BandReference,
+    CallState,
+    GapKind,
+    InteractionKind,
     LossKind,
     ReadyState,
     ReloadOutcome,
@@ -184,15 +188,42 @@ class VerdictAnswer(Answer):
     reasons: list[ReasonAnswer]
 
 
+class GapAnswer(Answer):
+    """A stretch that was not received."""
+
+    kind: GapKind
+    start_s: float
+    stop_s: float
+
+
+class TransportAnswer(Answer):
+    """What a live channel did not receive, and how its audio arrived."""
+
+    missing_ms: float = Field(description="Not received, whatever the reason; such frames are null.")
+    missing_ratio: float | None = Field(description="The same, relative to the duration.")
+    loss_ms: float
+    dtx_ms: float = Field(description="Not sent, because the source was silent.")
+    hold_ms: float = Field(description="Not sent, because the sender paused.")
+    gaps: list[GapAnswer]
+    gaps_dropped: int | None = Field(default=None, description="Gaps above the limit, counted but not listed.")
+    late: int = Field(description="Packets that came too late to be scored.")
+    duplicates: int
+    reordered: int = Field(description="Packets that were put back into order.")
+    restarts: int = Field(description="How often the sender's positions began anew.")
+    drift_ppm: float | None = Field(description="How much faster the sender's clock runs; null if unknown.")
+
+
 class ChannelFindings(Answer):
     """Results of one channel, without its frames."""
 
     channel: int
+    role: str | None = Field(default=None, description="Name of the leg; absent unless the channels are legs.")
     events: list[EventAnswer]
     events_dropped: int | None = Field(default=None, description="Events above the limit, counted but not listed.")
     levels: LevelsAnswer
     summary: SummaryAnswer
     verdict: VerdictAnswer
+    transport: TransportAnswer | None = Field(default=None, description="Absent if everything was received in order.")
 
 
 class ChannelAnswer(ChannelFindings):
@@ -201,6 +232,55 @@ class ChannelAnswer(ChannelFindings):
     frames: dict[str, list[float | None]] | None = Field(
         default=None, description="Scores by label, one per 20 ms; absent with frames=false."
     )
+
+
+class EchoDetailAnswer(Answer):
+    """How an echo returns."""
+
+    lag_ms: int = Field(ge=0, examples=[180], description="Time from the leg that hears itself until the echo.")
+    loss_db: float = Field(examples=[18.0], description="Attenuation of the echo.")
+
+
+class InteractionEventAnswer(Answer):
+    """Something that happened between the two legs of a call."""
+
+    event_id: int
+    label: InteractionKind
+    leg: str | None = Field(
+        description="The silent leg of `one_way_audio`, the one that interrupts in `talk_over`, the one that hears "
+        "itself in `echo`; null if it is neither or both."
+    )
+    onset_s: float
+    offset_s: float | None
+    detail: EchoDetailAnswer | None = Field(default=None, description="Only of an echo.")
+
+
+class ResponseAnswer(Answer):
+    """How long it takes from the end of one party's speech until the other one answers, seconds."""
+
+    median: float
+    p95: float
+
+
+class InteractionLegAnswer(Answer):
+    """What one leg of a call does."""
+
+    role: str = Field(examples=["agent"])
+    talk_ratio: float | None = Field(description="Share of the received time in which its party talks, without echo.")
+    silence_ratio: float | None = Field(description="Share with neither speech nor music nor tones.")
+    interruptions: int = Field(description="Times that it began to talk while the other one was talking.")
+    response_s: ResponseAnswer | None = Field(description="How long it takes to answer; null if it never answers.")
+
+
+class InteractionAnswer(Answer):
+    """What happens between the two legs of a call; `unknown` gives the reason for each null."""
+
+    duration_s: float
+    legs: list[InteractionLegAnswer]
+    response_s: ResponseAnswer | None = Field(description="Of both legs together.")
+    events: list[InteractionEventAnswer]
+    events_dropped: int | None = Field(default=None, description="Events above the limit, counted but not listed.")
+    unknown: dict[str, str]
 
 
 class TimingAnswer(Answer):
@@ -230,8 +310,48 @@ class InspectAnswer(Answer):
     frame_hop_s: float
     warnings: list[AudioWarningAnswer] = Field(description="What was wrong with the recording, although it was read.")
     stereo: StereoAnswer | None = Field(default=None, description="Absent unless there are two channels.")
+    interaction: InteractionAnswer | None = Field(default=None, description="Absent without `legs`.")
     channels: list[ChannelAnswer]
     timing: TimingAnswer
+
+
+class CallLegAnswer(Answer):
+    """One leg of a call: when it came and went; from `channel` on what was found, absent while the leg lasts."""
+
+    role: str = Field(examples=["agent"])
+    name: str | None = Field(description="A name for people, if the sender gave one.")
+    vendor: str = Field(examples=["twilio"])
+    sample_rate_hz: int
+    started_at: datetime
+    ended_at: datetime | None
+    offset_s: float = Field(description="Begin of its audio on the clock of the call.")
+    metadata: dict[str, str]
+    digits: str = Field(description="Keys that were pressed, masked by default.")
+    late_s: float = Field(description="Audio that came too late to be compared with the other leg.")
+    channel: int | None = Field(default=None, description="Its channel in the stream that brought it.")
+    duration_s: float | None = None
+    frames: int | None = None
+    events: list[EventAnswer] | None = None
+    events_dropped: int | None = None
+    levels: LevelsAnswer | None = None
+    summary: SummaryAnswer | None = None
+    verdict: VerdictAnswer | None = None
+    transport: TransportAnswer | None = None
+
+
+class CallAnswer(Answer):
+    """The document of a call."""
+
+    call_id: str
+    name: str | None
+    trunk: str | None
+    vendor: str
+    started_at: datetime
+    ended_at: datetime | None
+    state: CallState
+    legs: list[CallLegAnswer]
+    interaction: InteractionAnswer | None
+    unknown: dict[str, str] = Field(description="The reason for each null.")
 
 
 class ModelAnswer(Answer):

@@ -33,6 +33,28 @@ Severity = Literal["minor", "moderate", "severe"]
 LossKind = Literal["zeros", "repeated", "faded"]
 """What replaced lost samples: a constant such as zeros, a repetition, or a repetition that fades."""
 
+GapKind = Literal["loss", "dtx", "hold"]
+"""Why audio was not received: lost; not sent because the source was silent; the sender paused."""
+
+Vendor = Literal[
+    "twilio",
+    "signalwire",
+    "telnyx",
+    "plivo",
+    "exotel",
+    "asterisk",
+    "audiosocket",
+    "freeswitch",
+    "jambonz",
+    "vonage",
+    "genesys",
+    "azure",
+]
+"""What sent the audio of a phone call; `jambonz` is also FreeSWITCH's mod_audio_fork, `freeswitch` mod_audio_stream."""
+
+Position = Literal["samples", "arrival"]
+"""Where the audio of a live stream belongs in time: after what was sent before, or where it arrives."""
+
 ToneKind = Literal["hum", "whistle", "dial", "busy", "ringback", "sit", "fax_cng", "fax_ced", "dtmf", "beep", "other"]
 """Kind of a tone: mains hum, call progress and fax tones (`sit`: special information tones), keys, or other tones."""
 
@@ -72,22 +94,8 @@ Device = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 """Minimum level that a server logs."""
 
-Vendor = Literal[
-    "stream",
-    "twilio",
-    "signalwire",
-    "telnyx",
-    "plivo",
-    "exotel",
-    "asterisk",
-    "audiosocket",
-    "freeswitch",
-    "jambonz",
-    "vonage",
-    "genesys",
-    "azure",
-]
-"""What sends the audio of a call; `stream` is a client of `/v1/stream`."""
+STREAM_VENDOR = "stream"
+"""Stands for the vendor of a leg that a client of `/v1/stream` sends."""
 
 CallState = Literal["live", "ended"]
 """Whether a call goes on."""

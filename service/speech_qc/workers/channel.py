@@ -8,6 +8,9 @@ the other one has exited.
                       series {id, texts, restarts}   reply to collect
                       reload {id}           reload the model file
                       reloads {id, workers} reply to reload_all: a `reloaded` per worker
+                      owner {id, worker}    reply to claim
+                      legs {sender, items}  what another worker says about the legs of calls
+                      gone {worker}         a worker has exited; its legs have ended
     worker → parent   up                    ready for connections
                       load {taken, open, fit}   connections taken and open, and whether the engine is alive
                       leaving               accepts no more connections
@@ -16,6 +19,9 @@ the other one has exited.
                       collect {id}          request the metrics of the other workers
                       reloaded {id, outcome, message, name, version, sha256, old}   reply to reload
                       reload_all {id}       request a reload in all workers, this one first
+                      claim {id, call}      request the worker that owns a call: this one, if none does
+                      release {call}        a call of this worker has ended
+                      legs {to, items}      for another worker; `speech_qc.calls.exchange` describes the items
 """
 
 from __future__ import annotations
@@ -50,7 +56,7 @@ class Channel:
         if not self._writer.is_closing():
             self._writer.write(encode(kind, **content))
 
-    async def ask(self, kind: str, wait_s: float) -> Message:
+    async def ask(self, kind: str, wait_s: float, **content: Any) -> Message:
         """Send a message with a new `id` and wait for the reply, which the reader passes to `resolve`.
 
         Raises:
@@ -59,7 +65,7 @@ class Channel:
         """
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self.send(kind, id=number)
+        self.send(kind, id=number, **content)
         try:
             return await asyncio.wait_for(answer, wait_s)
         finally:

@@ -22,6 +22,9 @@ from speech_qc.workers.reload import ALL_S, FAILED
 
 logger = logging.getLogger("speech_qc.workers")
 
+CLAIM_S = 5.0
+"""Longest wait for the parent to say who owns a call."""
+
 COLLECT_S = 3.0
 """Longest wait for the parent's reply: longer than the parent waits for a worker, shorter than a scrape may take."""
 
@@ -90,6 +93,8 @@ class Member:
         self._read: Callable[[], str] = str
         self._reload: Callable[[], Awaitable[Message]] | None = None
         self._reloads: set[asyncio.Task[None]] = set()
+        self._take_legs: Callable[[int, list[Message]], None] = _ignore
+        self._gone: Callable[[int], None] = _ignore
         self._channel: Channel | None = None
         self._listener: asyncio.Task[None] | None = None
         self._load: tuple[int, int, bool] | None = None
@@ -101,6 +106,32 @@ class Member:
     def offer_reload(self, reload: Callable[[], Awaitable[Message]]) -> None:
         """Set the function that reloads the model in this worker; `speech_qc.workers.reload` describes its result."""
         self._reload = reload
+
+    def offer_calls(self, take: Callable[[int, list[Message]], None], gone: Callable[[int], None]) -> None:
+        """Set what takes other workers' messages about legs, and what is told that a worker has exited."""
+        self._take_legs, self._gone = take, gone
+
+    async def claim_call(self, call_id: str) -> int:
+        """Return the worker that owns a call: this one, if none does yet.
+
+        Raises:
+            TimeoutError: The parent did not answer.
+            ConnectionError: The parent has exited.
+        """
+        if self._channel is None:
+            raise ConnectionError("this worker has not joined")
+        owner: int = (await self._channel.ask("claim", CLAIM_S, call=call_id))["worker"]
+        return owner
+
+    def release_call(self, call_id: str) -> None:
+        """Say that a call of this worker has ended."""
+        if self._channel is not None:
+            self._channel.send("release", call=call_id)
+
+    def send_legs(self, worker: int, items: list[Message]) -> None:
+        """Send messages about legs to another worker."""
+        if self._channel is not None:
+            self._channel.send("legs", to=worker, items=items)
 
     def fail(self, error: StartupError) -> None:
         """Tell the parent why this worker cannot start; call it before `join`."""
@@ -170,8 +201,12 @@ class Member:
         while (message := await channel.receive()) is not None:
             if message["type"] == "read":
                 channel.send("text", id=message["id"], text=self._read())
-            elif message["type"] in ("series", "reloads"):
+            elif message["type"] in ("series", "reloads", "owner"):
                 channel.resolve(message)
+            elif message["type"] == "legs":
+                self._take_legs(message["sender"], message["items"])
+            elif message["type"] == "gone":
+                self._gone(message["worker"])
             elif message["type"] == "reload":
                 reloading = asyncio.create_task(self._reload_here(channel, message["id"]))
                 self._reloads.add(reloading)
@@ -195,6 +230,10 @@ def _secrets(settings: Settings) -> dict[str, str]:
     """Return the secrets that a dump of the settings hides; only the parent and this worker can read the channel."""
     values = {name: getattr(settings, name) for name in Settings.model_fields}
     return {name: value.get_secret_value() for name, value in values.items() if isinstance(value, SecretStr)}
+
+
+def _ignore(*_: object) -> None:
+    """Do nothing: this worker has no calls yet."""
 
 
 def _terminate() -> None:

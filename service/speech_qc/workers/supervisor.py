@@ -100,6 +100,7 @@ class Supervisor:
         self._restarts = dict.fromkeys(range(settings.workers), 0)
         self._answers: set[asyncio.Task[object]] = set()
         self._reloads = Reloads(self._reload_one, self._up, range(settings.workers))
+        self._owners: dict[str, int] = {}  # the worker that owns each call
         self._stopping = asyncio.Event()
         self._failure: SettingsError | None = None
         self._code = OK
@@ -225,9 +226,22 @@ class Supervisor:
                     self._start_task(self._reload_for(number, worker, message["id"]))
                 case "collect":
                     self._start_task(self._answer(worker, message["id"]))
+                case "claim":
+                    owner = self._owners.setdefault(message["call"], number)
+                    worker.channel.send("owner", id=message["id"], worker=owner)
+                case "release":
+                    if self._owners.get(message["call"]) == number:
+                        del self._owners[message["call"]]
+                case "legs":
+                    if (to := self._workers.get(message["to"])) is not None:
+                        to.channel.send("legs", sender=number, items=message["items"])
         worker.up = False
         self._acceptor.remove(worker.sender)
         worker.channel.close()
+        self._owners = {call: owner for call, owner in self._owners.items() if owner != number}
+        for other in self._workers.values():
+            if other is not worker:
+                other.channel.send("gone", worker=number)
 
     def _note_up(self, number: int, worker: _Worker) -> None:
         try:
