@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.scoring import EventUpdate
+from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
-
-GapKind = Literal["loss", "dtx", "hold"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from speech_qc.audio.noise_floor import NoiseFloorMeter
 from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.gaps import GapLine, Tail, Transport, bridge_samples
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.scoring import (
     Event,
@@ -38,6 +39,7 @@ from speech_qc.scoring import (
     Verdict,
     judge,
 )
+from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
 
@@ -51,13 +53,20 @@ class Update:
 
     Attributes:
         first_frame: Absolute index of the first frame in `scores`.
-        block: The n new frames; n may be 0.
+        block: The n new frames; n may be 0. Of frames that were not received, `shown` is NaN.
         events: Updates of events, in order.
+        rest: What follows after frames that were not received and are in no update; None if nothing does.
     """
 
     first_frame: int
     block: ScoreBlock
     events: list[EventUpdate]
+    rest: Update | None = None
+
+    @property
+    def stop_frame(self) -> int:
+        """Absolute index of the first frame after `scores`."""
+        return self.first_frame + self.block.frames
 
     @property
     def scores(self) -> Float32:
@@ -82,6 +91,8 @@ class ChannelRecord:
     levels: Levels
     summary: Summary
     verdict: Verdict
+    transport: Transport | None = None
+    """What was not received; None if nothing is missing."""
 
 
 class ChunkReading(NamedTuple):
@@ -143,6 +154,8 @@ class Session:
             of a live stream.
         show_digits: Name the telephone keys in tones; otherwise they are masked.
         pool: Looks for losses together with other sessions of the same thread; None to look alone.
+        gaps: Whether `gap` may be called; it needs the latest samples.
+        on_heard: Called with the received samples at the model's rate and their position, before they are scored.
 
     Raises:
         InvalidAudio: The rate is not supported.
@@ -159,6 +172,8 @@ class Session:
         on_piece: Callable[[Float32, float], None] | None = None,
         show_digits: bool = False,
         pool: LossPool | None = None,
+        gaps: bool = False,
+        on_heard: Callable[[int, Float32], None] | None = None,
     ) -> None:
         self.contract = contract
         self.rate_hz = rate_hz
@@ -188,11 +203,23 @@ class Session:
         self._events_found = 0
         self._event_counts: dict[str, int] = {}
         self._max_events = max_events
+        self._line = GapLine(rate_hz, self._spec)
+        self._tail = Tail(self._line.tail_samples) if gaps else None
+        self._gap = 0  # samples of a gap that is not bridged yet
+        self._head: list[Float32] = []  # sound after it, as pushed
+        self._skipped = 0  # frames skipped before the next one
+        self._last_scores = np.zeros(len(contract.labels), np.float32)  # of the last frame, to be held in a bridge
+        self._on_heard = on_heard
 
     @property
     def samples_in(self) -> int:
         """Samples pushed so far, at the stream's own rate."""
-        return self._resampler.samples_in
+        return self._resampler.samples_in - self._line.filled + sum(map(len, self._head))
+
+    @property
+    def position(self) -> int:
+        """Samples so far at the stream's own rate, gaps included."""
+        return self.samples_in + self._line.missing_samples
 
     @property
     def samples_received(self) -> int:
@@ -216,8 +243,8 @@ class Session:
 
     @property
     def frames_done(self) -> int:
-        """Frames whose scores were accepted."""
-        return self._frames_done
+        """Frames whose scores were accepted, or that were skipped because they were not received."""
+        return self._frames_done + self._skipped
 
     def noisy_frames(self, *, whole: bool = False) -> int:
         """Frames with audible noise so far; without `whole`, about 2.5 s late but at no cost."""
@@ -266,8 +293,8 @@ class Session:
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
         if bounded or not len(samples):
-            self._measure(samples)
-            self._append(self._resampler.push(samples))
+            self._meter.push(samples)
+            self._hear(samples)
             return
         peak = max(float(samples.max()), -float(samples.min()))
         if not peak <= MAX_MAGNITUDE:  # also true if it is NaN
@@ -276,8 +303,24 @@ class Session:
                 "integers; divide by 32768 (16 bit) or save it as integer PCM",
                 magnitude=peak,
             )
-        self._measure(samples)
-        self._append(self._resampler.push(np.clip(samples, -1.0, 1.0) if peak > 1.0 else samples))
+        self._meter.push(samples)
+        self._hear(samples, clip=peak > 1.0)
+
+    def gap(self, samples: int, kind: GapKind) -> None:
+        """Note that audio was not received between what was pushed and what follows; see `speech_qc.pipeline.gaps`.
+
+        Args:
+            samples: Length of the gap at `rate_hz`.
+            kind: Why it is missing.
+        """
+        if self._frame_total is not None or self._tail is None:
+            raise RuntimeError("gap after finish, or in a session that was made without gaps")
+        if samples <= 0:
+            return
+        if self._head:
+            self._bridge()
+        self._line.add(samples, kind, self.samples_in)
+        self._gap += samples
 
     def finish(self) -> None:
         """End the audio: fix the number of frames and make the end available for scoring.
@@ -287,6 +330,8 @@ class Session:
         """
         if self._frame_total is not None:
             raise RuntimeError("finish was called twice: a session records one stream")
+        if self._gap:
+            self._bridge()
         self._hold(self._detector.finish())
         self._append(self._resampler.finish())
         self._frame_total = frame_count(self._received, self._spec)
@@ -328,17 +373,26 @@ class Session:
         count = block.frames
         late = max(0, self.contract.lookahead_frames - self._rows_out)  # rows for the time before the start
         self._rows_out += count
-        first = self._frames_done
-        stop = count if self._frame_total is None else min(count, late + self._frame_total - first)
+        stop = count if self._frame_total is None else min(count, late + self._frame_total - self._frames_done)
         if late or stop < count:
             block = self._reader.scores.read_one(block.scores[late:stop])
             count = block.frames
         levels = np.concatenate((self._levels_dbfs, reading.level_dbfs))
         self._levels_dbfs = levels[count:]
-        levels = levels[:count]
-        self._frames_done += count
-        self._summary.add(block.scores, levels)
-        self._floor.push(levels)
+        if not self._line.bridges:
+            return self._take_frames(block, levels[:count])
+        return self._take_bridged(block, levels[:count])
+
+    def _take_frames(self, block: ScoreBlock, levels: Float32, missing: NDArray[np.bool_] | None = None) -> Update:
+        """Take the next frames; those that are `missing` touch a bridge, and are in no measure."""
+        first = self._frames_done
+        self._frames_done += block.frames
+        if missing is None:
+            self._summary.add(block.scores, levels)
+            self._floor.push(levels)
+        else:
+            self._summary.add(block.scores[~missing], levels[~missing])
+            self._floor.push(levels[~missing])
         known = self._detector.known
         if known is not None and self._losses.frame_after(known) < self._frames_done:
             self._hold(self._detector.collect())  # as late as possible, so that many streams are examined together
@@ -350,12 +404,65 @@ class Session:
             news = news + self._tracker.finish(last)
             losses = losses + last
         self._summary.add_losses(losses)
-        news = self._refiner.refine(first, block, news, self._buffer.view, done=ended)
+        return self._announce(first, block, news, done=ended)
+
+    def _announce(self, first: int, block: ScoreBlock, news: list[EventUpdate], *, done: bool) -> Update:
+        news = self._refiner.refine(first, block, news, self._buffer.view, done=done)
+        if news and self._line.skipped_frames:
+            news = [self._placed(update) for update in news]
         if news:
             self._note(news)
+        if self._tail is not None and block.frames:
+            self._last_scores = block.scores[-1].copy()  # a view would keep the scores of the whole step in memory
         if self._kept is not None:
-            self._kept.append(block.shown.copy())  # a view would keep the scores of the whole step in memory
-        return Update(first, block, news)
+            self._kept.append(block.shown.copy())
+        return Update(first + self._skipped, block, news)
+
+    def _take_bridged(self, block: ScoreBlock, levels: Float32) -> Update:
+        """Take the next frames, of which some may touch a bridge or follow a skip."""
+        first, total = self._frames_done, block.frames
+        skips = self._line.skips(first, first + total)
+        updates: list[Update] = []
+        start = 0
+        for stop, skipped in [(frame - first, frames) for frame, frames in skips] + [(total, 0)]:
+            part = block if stop - start == total else self._reader.scores.read_one(block.scores[start:stop])
+            missing = self._line.missing(first + start, stop - start)
+            if missing is not None:
+                part = self._without(part, missing)
+            update = self._take_frames(part, levels[start:stop], missing)
+            if skipped:
+                ends = self._announce(self._frames_done, self._nothing(), self._tracker.cut(), done=False)
+                update = replace(update, events=update.events + ends.events)
+                self._skipped += skipped
+                if self._kept is not None:
+                    self._kept.append(np.full((skipped, part.shown.shape[1]), np.nan, np.float32))
+            updates.append(update)
+            start = stop
+        for i in range(len(updates) - 1, 0, -1):
+            updates[i - 1] = replace(updates[i - 1], rest=updates[i])
+        return updates[0]
+
+    def _nothing(self) -> ScoreBlock:
+        return self._reader.scores.read_one(np.zeros((0, len(self.contract.labels)), np.float32))
+
+    def _without(self, block: ScoreBlock, missing: NDArray[np.bool_]) -> ScoreBlock:
+        """Return a block whose missing frames are shown as NaN; in them, the scores before are held for events."""
+        scores = block.scores.copy()
+        for frame in np.flatnonzero(missing).tolist():
+            scores[frame] = scores[frame - 1] if frame else self._last_scores
+        held = self._reader.scores.read_one(scores)
+        held.shown[missing] = np.nan
+        return held._replace(made_text=None)
+
+    def _placed(self, update: EventUpdate) -> EventUpdate:
+        """Return an update with its true times: what precedes it on the heard axis lacks the skipped frames."""
+        event, hop_s = update.event, self._spec.frame_hop_s
+        late = self._line.skipped_before(event.onset_frame)
+        changes: dict[str, float] = {"onset_frame": event.onset_frame + late, "onset_s": event.onset_s + late * hop_s}
+        if event.offset_frame is not None and event.offset_s is not None:
+            late = self._line.skipped_before(event.offset_frame - 1)
+            changes |= {"offset_frame": event.offset_frame + late, "offset_s": event.offset_s + late * hop_s}
+        return replace(update, event=replace(event, **changes))  # type: ignore[arg-type]  # frames are whole
 
     def levels(self) -> Levels:
         """Level measures of everything pushed so far; more audio may follow."""
@@ -368,40 +475,64 @@ class Session:
             profile: Limits of the verdict.
             cancellation_db: Level that was lost by mixing, if this is the mean of several channels.
         """
-        duration_s = self._resampler.samples_in / self.rate_hz
+        received = self.samples_in
         measured, summary = self._meter.result(), self._summary.result().without(self._refiner.dropped_frames)
         floor_dbfs = self._floor.result(measured.dc_offset)
         levels = replace(measured, noise_floor_dbfs=floor_dbfs, cancellation_db=cancellation_db)
         figures: Mapping[str, float | None] = asdict(levels)
-        verdict = judge(
-            profile, duration_s=duration_s, summary=summary, levels=figures, event_counts=self._event_counts
-        )
+        heard_s = received / self.rate_hz
+        verdict = judge(profile, duration_s=heard_s, summary=summary, levels=figures, event_counts=self._event_counts)
         width = len(self.contract.labels)
         frames = None
         if self._kept is not None:
             frames = np.concatenate(self._kept) if self._kept else np.zeros((0, width), np.float32)
         return ChannelRecord(
-            duration_s=duration_s,
-            frame_total=self._frames_done,
+            duration_s=self.position / self.rate_hz,
+            frame_total=self.frames_done,
             frames=frames,
             events=sorted(self._events, key=lambda event: event.event_id),
             events_dropped=self._events_found - len(self._events),
             levels=levels,
             summary=summary,
             verdict=verdict,
+            transport=self._line.report(received),
         )
 
-    def _measure(self, samples: Float32) -> None:
-        """Examine samples at their own rate."""
-        self._meter.push(samples)
+    def _hear(self, samples: Float32, *, clip: bool = False) -> None:
+        """Take samples at their own rate; the first ones after a gap are kept until they suffice for its bridge."""
+        if self._gap and len(samples):
+            self._head.append(samples)
+            if sum(map(len, self._head)) >= self._line.joint_samples:
+                self._bridge()
+            return
         self._detector.push(samples)
+        if clip:
+            samples = np.clip(samples, -1.0, 1.0)
+        if self._tail is not None:
+            self._tail.push(samples)
+        self._append(self._resampler.push(samples))
+
+    def _bridge(self) -> None:
+        """Bridge the gap, then take the samples after it."""
+        assert self._tail is not None
+        gap, self._gap = self._gap, 0
+        head, self._head = np.concatenate([np.zeros(0, np.float32), *self._head]), []
+        count = self._line.bridge(gap, self._resampler.samples_in, self._frames_done)
+        after = np.clip(head[: self._line.joint_samples], -1.0, 1.0)
+        self._hear(bridge_samples(self._tail.last(count), count, after))
+        self._hear(head, clip=True)
 
     def _hold(self, losses: Sequence[Loss]) -> None:
-        """Pass losses on to be joined with the scores of their frames."""
+        """Pass losses on to be joined with the scores of their frames; what touches a bridge is none."""
+        if self._line.bridges:
+            losses = [loss for loss in losses if not self._line.touches(loss.start, loss.stop)]
         if losses:
             self._losses.push([LossSpan(loss.kind, loss.start, loss.stop, loss.known, loss.sure) for loss in losses])
 
     def _append(self, samples: Float32) -> None:
+        if self._on_heard is not None:
+            for position, piece in self._line.received(self._received, samples):
+                self._on_heard(position, piece)
         self._received += len(samples)
         self._buffer.append(samples)
 

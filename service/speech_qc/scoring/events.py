@@ -220,7 +220,16 @@ class EventTracker:
             The last updates, by column; empty when called again.
         """
         self._finished = True
-        news = self._of_losses(losses)
+        return self._end_all(self._of_losses(losses))
+
+    def cut(self) -> list[EventUpdate]:
+        """End all events because the stream pauses here, as `finish` does; more frames may follow."""
+        news = self._end_all([])
+        self._running = 0
+        self._totals = np.zeros_like(self._totals)
+        return news
+
+    def _end_all(self, news: list[_News | _LossNews]) -> list[EventUpdate]:
         for column, track in sorted(self._tracks.items()):
             if track.announced:
                 stop, totals = (self._frame, self._totals) if track.end is None else (track.end, track.after)

@@ -33,6 +33,9 @@ Severity = Literal["minor", "moderate", "severe"]
 LossKind = Literal["zeros", "repeated", "faded"]
 """What replaced lost samples: a constant such as zeros, a repetition, or a repetition that fades."""
 
+GapKind = Literal["loss", "dtx", "hold"]
+"""Why audio was not received: lost; not sent because the source was silent; the sender paused."""
+
 ToneKind = Literal["hum", "whistle", "dial", "busy", "ringback", "sit", "fax_cng", "fax_ced", "dtmf", "beep", "other"]
 """Kind of a tone: mains hum, call progress and fax tones (`sit`: special information tones), keys, or other tones."""
 
