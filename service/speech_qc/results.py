@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from speech_qc.wire.capture import CaptureAnswer
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.schemas import (
     AudioAnswer,
@@ -129,6 +130,7 @@ class Inspection(_Result):
         channels: One per channel, or one for their mean.
         quality: The lowest quality of its channels, 0 to 100.
         stereo: Comparison of the channels, if there are two.
+        capture: The RTP streams of a packet capture; None for other recordings.
         verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
         document: The whole result as a dict, with scores as arrays.
@@ -148,6 +150,8 @@ class Inspection(_Result):
         self.frame_hop_s: float = document["frame_hop_s"]
         self.warnings = tuple(AudioWarningAnswer(**warning) for warning in document["warnings"])
         self.timing = TimingAnswer(**document["timing"])
+        capture = document.get("capture")
+        self.capture = None if capture is None else CaptureAnswer(**capture)
 
     def __repr__(self) -> str:
         return f"<Inspection {self.verdict.status}: {self.audio.duration_s:g} s, {len(self.channels)} channel(s)>"

@@ -33,6 +33,11 @@ class InspectQuery(BaseModel):
     sample_rate: int | None = Field(
         None, description="Its sample rate, Hz; the usual one by default for encodings of telephony."
     )
+    payload_types: str | None = Field(
+        None,
+        description="For a packet capture: what dynamic payload types mean, such as `96=opus/48000/2,97=L16/16000`. "
+        "Types in SIP messages of the same capture are known.",
+    )
     explain: bool = Field(False, description="Return the evidence for each event: band, level, SNR, kind of sound.")
 
 

@@ -105,14 +105,15 @@ class PacketDecoders:
             raise UnsupportedFormat(f"expected PyAV, which decodes {codec} packets, got none: {INSTALL}")
         with self._lock:
             if len(self._open) >= MAX_STREAMS:
-                raise Overloaded(f"expected at most {MAX_STREAMS} streams of G.722 and Opus: retry when some have ended")
+                raise Overloaded(f"expected at most {MAX_STREAMS} streams of G.722 and Opus: retry when some end")
             self._last += 1
             self._open.add(self._last)
             return PacketDecoder(self, self._last, codec)
 
     def close(self) -> None:
-        """End the process; idempotent. A decoder that is used afterwards starts another one."""
+        """End the process; idempotent. No decoder can be used afterwards."""
         with self._lock:
+            self._open.clear()
             process, self._process = self._process, None
             if process is not None:
                 process.close()

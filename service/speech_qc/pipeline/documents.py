@@ -18,6 +18,7 @@ from speech_qc.audio.stereo import Stereo
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Model
 from speech_qc.errors import ProtocolError
+from speech_qc.pipeline.capture_documents import capture_answer
 from speech_qc.pipeline.explain import Evidence
 from speech_qc.pipeline.recording import RecordingFindings, Timing
 from speech_qc.pipeline.session import ChannelRecord
@@ -192,6 +193,7 @@ def inspection_document(
         ],
         timing=timing_answer(inspection.timing),
         **stereo_fields(inspection.stereo),
+        **_capture_fields(inspection),
     ).model_dump(exclude_unset=True)
     if frames:
         document["channels"] = [
@@ -201,6 +203,10 @@ def inspection_document(
             for answer, record in zip(document["channels"], inspection.channels, strict=True)
         ]
     return document
+
+
+def _capture_fields(inspection: RecordingFindings) -> dict[str, Any]:
+    return {} if inspection.capture is None else {"capture": capture_answer(inspection.capture)}
 
 
 def _probability(score: float) -> float:

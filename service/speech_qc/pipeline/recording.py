@@ -19,6 +19,7 @@ from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
 from speech_qc.pipeline.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
 from speech_qc.pipeline.session import ChannelRecord, ChunkReader, ChunkReading, Session
+from speech_qc.rtp.reports import CaptureReport
 from speech_qc.scoring import Profile
 from speech_qc.wire.vocabulary import ChannelMode
 
@@ -59,16 +60,18 @@ class RecordingFindings:
     """For each event of each channel, in order; None if it was not requested."""
     stereo: Stereo | None = None
     """Comparison of the channels, if there are two."""
+    capture: CaptureReport | None = None
+    """The RTP streams of a packet capture, each a channel if it could be decoded; None for other recordings."""
 
     @property
     def duration_s(self) -> float:
-        """Seconds of audio."""
-        return self.channels[0].duration_s
+        """Seconds of audio; of the longest channel, if they are legs of a capture."""
+        return max(channel.duration_s for channel in self.channels)
 
     @property
     def frame_total(self) -> int:
-        """Output frames of each channel."""
-        return self.channels[0].frame_total
+        """Output frames of each channel, of the longest one if they are legs."""
+        return max(channel.frame_total for channel in self.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +138,19 @@ class Recording:
             front_end = FrontEnd(self._contract.features)
             self._keepers = [SpectrumKeeper(front_end, MAX_FRAMES // count) for _ in range(count)]
         for _ in range(count):
-            self.sessions.append(
-                Session(
-                    self._contract,
-                    info.sample_rate_hz,
-                    keep_frames=options.needs_frames,
-                    max_events=options.max_events,
-                    show_digits=options.show_digits,
-                    reader=self._reader,
-                )
-            )
+            self.sessions.append(self._session(info.sample_rate_hz))
+
+    def _session(self, rate_hz: int, *, gaps: bool = False) -> Session:
+        options = self._options
+        return Session(
+            self._contract,
+            rate_hz,
+            keep_frames=options.needs_frames,
+            max_events=options.max_events,
+            show_digits=options.show_digits,
+            reader=self._reader,
+            gaps=gaps,
+        )
 
     def push(self, blocks: Sequence[Block]) -> None:
         """Take decoded blocks.

@@ -147,9 +147,7 @@ def opus_samples(payload: bytes) -> int:
     if not payload:
         return 0
     frame, code = _OPUS_FRAME_SAMPLES[payload[0] >> 3], payload[0] & 3
+    count = min(code, 1) + 1  # one frame, or two
     if code == 3:
         count = payload[1] & 63 if len(payload) > 1 else 0
-    else:
-        count = 1 if code == 0 else 2
-    samples = frame * count
-    return samples if samples <= _OPUS_HZ * 120 // 1000 else 0
+    return frame * count if frame * count <= _OPUS_HZ * 120 // 1000 else 0

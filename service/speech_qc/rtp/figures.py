@@ -12,14 +12,14 @@ class Jitter:
     def __init__(self) -> None:
         self.now_s = self.max_s = 0.0
         self._sum_s = 0.0
-        self._count = 0
+        self.count = 0
         self._transit: float | None = None
         self._base_ns: int | None = None  # fractions of a microsecond survive only in small numbers
 
     @property
     def mean_s(self) -> float:
         """Mean over the packets."""
-        return self._sum_s / self._count if self._count else 0.0
+        return self._sum_s / self.count if self.count else 0.0
 
     def add(self, arrival_ns: int, media_s: float) -> None:
         """Take a packet.
@@ -35,7 +35,7 @@ class Jitter:
             self.now_s += (abs(transit - self._transit) - self.now_s) / 16
             self.max_s = max(self.max_s, self.now_s)
             self._sum_s += self.now_s
-            self._count += 1
+            self.count += 1
         self._transit = transit
 
     def skip(self) -> None:

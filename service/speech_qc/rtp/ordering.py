@@ -27,6 +27,7 @@ class Ordering:
 
     def __init__(self, window_ns: int) -> None:
         self.lost = self.late = self.duplicates = self.reordered = self.restarts = self.stray = 0
+        self.released = 0
         self._window_ns = window_ns
         self._next: int | None = None  # extended sequence number
         self._newest = 0
@@ -95,6 +96,7 @@ class Ordering:
             self._waiting_bytes -= len(packet.payload)
             released.append((missing, packet))
             missing = 0
+            self.released += 1
             if len(self._recent) == _RECENT:
                 self._recent_set.discard(self._recent[0])
             self._recent.append(self._next)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from speech_qc.rtp.codecs import Codec
 from speech_qc.rtp.figures import Drift, Jitter
 from speech_qc.rtp.packets import RtpPacket
-
-GapKind = Literal["loss", "dtx"]
+from speech_qc.wire.vocabulary import GapKind
 
 TOLERANCE_S = 0.005
 """A timestamp may differ this much from the end of the sound before it; encoders of gateways round."""
@@ -42,7 +41,7 @@ class Missing(NamedTuple):
     """A time without sound.
 
     Attributes:
-        kind: Lost, or not sent (discontinuous transmission).
+        kind: `loss`, or `dtx` if nothing was sent (discontinuous transmission).
         seconds: Its length.
     """
 
@@ -155,7 +154,8 @@ class Timeline:
             self.counts.comfort += 1
             entries.append(Missing("dtx", seconds))
         else:
-            entries.append(Sound(codec, packet.payload, ticks, skip))
+            whole = packet.payload[: ticks * 2 * codec.channels] if codec.name == "L16" else packet.payload
+            entries.append(Sound(codec, whole, ticks, skip))
         return entries
 
     def _length(self, codec: Codec, packet: RtpPacket) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from speech_qc.contract import Family, ModelContract
+from speech_qc.wire.answer import Answer
+from speech_qc.wire.capture import CaptureAnswer
 from speech_qc.wire.vocabulary import (
     AudioWarningCode,
     BandReference,
@@ -18,12 +20,6 @@ from speech_qc.wire.vocabulary import (
     ToneKind,
     WorkerReloadOutcome,
 )
-
-
-class Answer(BaseModel):
-    """Base of all parts of a response."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ModelInfo(Answer):
@@ -229,6 +225,7 @@ class InspectAnswer(Answer):
     frame_hop_s: float
     warnings: list[AudioWarningAnswer] = Field(description="What was wrong with the recording, although it was read.")
     stereo: StereoAnswer | None = Field(default=None, description="Absent unless there are two channels.")
+    capture: CaptureAnswer | None = Field(default=None, description="Only for a packet capture: its RTP streams.")
     channels: list[ChannelAnswer]
     timing: TimingAnswer
 
