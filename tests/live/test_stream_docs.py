@@ -61,7 +61,7 @@ def test_every_close_code_stands_beside_its_error():
 
 def test_client_messages_of_the_page_can_be_read():
     found = re.findall(r"`(\{\"type\":.*?\})` \|", PAGE)
-    assert len(found) == 4
+    assert len(found) == 5
     for text in found:
         parse_client_message(text)
 

@@ -9,7 +9,7 @@ from signals import talk, white_noise
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import EchoRunner
 from speech_qc.pipeline.gaps import bridge_samples
-from speech_qc.pipeline.session import ChunkReader, Session
+from speech_qc.pipeline.session import ChunkReader, Session, Update
 from speech_qc.scoring import load_profiles
 
 PROFILE = load_profiles().get("default")
@@ -29,7 +29,7 @@ def run(runner, parts, *, sizes=(320,), hops=10, rate_hz=16_000, heard=None):
         while (chunk := session.take(hops)) is not None:
             scores, state = runner.run(FRONT_END(chunk[None]), state)
             (reading,) = reader(chunk[None], scores)
-            update = session.accept(reading)
+            update: Update | None = session.accept(reading)
             while update is not None:
                 updates.append(update)
                 update = update.rest

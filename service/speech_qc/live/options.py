@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast, get_args
 
 from speech_qc.audio.pcm import LIVE_ENCODINGS
 from speech_qc.contract import ModelContract
@@ -15,14 +16,14 @@ from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.documents import choose_labels
 from speech_qc.scoring import Profile, Profiles
 from speech_qc.wire.option_names import single_options
-from speech_qc.wire.vocabulary import Encoding
+from speech_qc.wire.vocabulary import Encoding, Position
 
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 48_000
 MIN_EMIT_MS, MAX_EMIT_MS = 20, 1_000
 MAX_CHANNELS = 2
 MAX_NAME_CHARS = 128
 
-KNOWN = ("encoding", "sample_rate", "channels", "emit_ms", "labels", "profile", "session_name")
+KNOWN = ("encoding", "sample_rate", "channels", "emit_ms", "labels", "profile", "session_name", "position")
 """Names of all options."""
 
 
@@ -39,6 +40,7 @@ class StreamOptions:
         profile: Limits for the verdict.
         profile_name: Name of the profile.
         session_name: The client's name for the stream, sent back to it.
+        position: Where audio belongs in time: after the audio before it, or where it arrives.
     """
 
     encoding: Encoding
@@ -49,6 +51,7 @@ class StreamOptions:
     profile: Profile
     profile_name: str
     session_name: str | None
+    position: Position = "samples"
 
     def changed(
         self,
@@ -113,6 +116,19 @@ def parse_options(
         profile=profiles.get(profile),
         profile_name=profile,
         session_name=name,
+        position=_position(given.get("position", "samples")),
+    )
+
+
+def _position(text: str) -> Position:
+    for known in get_args(Position):
+        if text == known:
+            return cast(Position, known)
+    raise ProtocolError(
+        f"position: expected {' or '.join(get_args(Position))}, got {text[:40]!r}: use arrival if you send nothing "
+        "while there is no audio",
+        option="position",
+        known=list(get_args(Position)),
     )
 
 

@@ -28,12 +28,13 @@ from speech_qc.live.outbox import Outbox
 from speech_qc.pipeline.documents import channel_findings, event_message, stereo_fields, timing_answer
 from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE
 from speech_qc.pipeline.recording import Timing
-from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session
+from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session, Update
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.message import Message
-from speech_qc.wire.server_messages import Configured, Finalized
+from speech_qc.wire.server_messages import Configured, Finalized, GapMessage
 from speech_qc.wire.server_messages import Summary as SummaryMessage
+from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
 
@@ -93,6 +94,8 @@ class Scorer:
         max_events: Maximum events listed per channel.
         max_ahead_samples: Maximum samples, at the model's rate, that may wait.
         show_digits: Name the telephone keys in tones; otherwise they are masked.
+        on_heard: Called with a channel, a position and the received samples there, at the model's rate.
+        on_update: Called with a channel and its scores and events; if given, no message says them.
     """
 
     def __init__(
@@ -110,8 +113,11 @@ class Scorer:
         max_events: int,
         max_ahead_samples: int,
         show_digits: bool = False,
+        on_heard: Callable[[int, int, Float32], None] | None = None,
+        on_update: Callable[[int, Update], None] | None = None,
     ) -> None:
         self.options = options
+        self._on_update = on_update
         self.sessions = [
             Session(
                 contract,
@@ -121,6 +127,8 @@ class Scorer:
                 on_piece=partial(on_piece, channel),
                 show_digits=show_digits,
                 pool=pool,
+                gaps=True,
+                on_heard=None if on_heard is None else partial(on_heard, channel),
             )
             for channel in range(options.channels)
         ]
@@ -205,6 +213,11 @@ class Scorer:
             self._arrivals.pop()  # for messages of a few samples, one entry per window is enough; keep the later time
         self._arrivals.append((received, now_s))
         self._advance()
+
+    def gap(self, samples: int, kind: GapKind) -> None:
+        """Note that samples at the stream's rate were not received; see `Session.gap`."""
+        for session in self.sessions:
+            session.gap(samples, kind)
 
     @property
     def has_room(self) -> bool:
@@ -387,22 +400,49 @@ class Scorer:
         """Take the scores of one chunk of each channel."""
         self._chunks.clear()
         self._rows += self._lane.hops // self._hops_per_frame
+        updates: list[Update] = []
         for channel, session in enumerate(self.sessions):
             result, self._results[channel] = _required(self._results[channel]), None
             self._features_s += result.features_s
             self._queue_s += result.queue_s
             self._step_s += result.step_s - result.features_s
-            update = session.accept(result.reading)
+            updates.append(session.accept(result.reading))
+        self._take_updates(updates)
+        while updates[0].rest is not None:
+            updates = [_required(update.rest) for update in updates]
+            self._skip_to(updates[0].first_frame)
+            self._take_updates(updates)
+        if self._rows >= self._emit_rows:
+            self._rows %= self._emit_rows
+            self._emit()
+        elif self._on_update is not None and self._uncounted >= COUNT_FRAMES:
+            self._count()
+        self._metrics.stream_lag_seconds.observe(time.monotonic() - self._arrived_s)
+
+    def _take_updates(self, updates: Sequence[Update]) -> None:
+        """Take the next frames and events of each channel."""
+        for channel, update in enumerate(updates):
+            if self._on_update is not None:
+                self._on_update(channel, update)
+                continue
             if update.block.frames:
                 self._pending[channel].append(update.block.text())
             for news in update.events:
                 if news.event.label in self._shown:
                     self._send(event_message(channel, news))
-        self._accepted = self.sessions[0].frames_done
-        if self._rows >= self._emit_rows:
-            self._rows %= self._emit_rows
-            self._emit()
-        self._metrics.stream_lag_seconds.observe(time.monotonic() - self._arrived_s)
+        self._accepted = updates[0].stop_frame
+        if self._on_update is not None:
+            self._uncounted += updates[0].block.frames
+            self._pending_first = self._accepted
+
+    def _skip_to(self, frame: int) -> None:
+        """Say that the frames before this one were not received, instead of sending a null for each."""
+        self._emit()
+        if self._on_update is None:
+            first = self._accepted
+            start_s = round(first * self._frame_hop_s, 3)
+            self._send(GapMessage(first_frame=first, start_s=start_s, frames=frame - first, reason="not_received"))
+        self._accepted = self._pending_first = frame
 
     def _finalize(self) -> None:
         self._flushing = False

@@ -25,6 +25,7 @@ from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine
 from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from speech_qc.live.clock import ArrivalClock, Missing
 from speech_qc.live.ignored_messages import IgnoredMessages
 from speech_qc.live.input_checks import InputChecks, InputWarning
 from speech_qc.live.options import StreamOptions
@@ -35,7 +36,7 @@ from speech_qc.scoring import Profiles
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import ABORTED, DISCONNECTED, OK, Metrics
 from speech_qc.telemetry.tracing import note
-from speech_qc.wire.client_messages import CloseStream, Configure, Finalize, KeepAlive, parse_client_message
+from speech_qc.wire.client_messages import CloseStream, Configure, Finalize, Gap, KeepAlive, parse_client_message
 from speech_qc.wire.close import NORMAL_CLOSE, close_reason, error_text
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.schemas import ModelInfo
@@ -134,6 +135,8 @@ class LiveStream:
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
         self._decoder = SampleDecoder(options.encoding, options.channels, piece_samples)
         self._bounded = options.encoding != "float32"
+        self._clock = ArrivalClock[list[Float32]](options.rate_hz) if options.position == "arrival" else None
+        self._clock_timer: asyncio.TimerHandle | None = None
         self._pieces = 0
         self._listening_since: float | None = None
         self._draining = False
@@ -212,8 +215,9 @@ class LiveStream:
         try:
             return await self._run_to_end(self._receiver, scorer, sender)
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._clock_timer):
+                if timer is not None:
+                    timer.cancel()
             self._listening_since = None
             self._scorer.stop()
             tasks: set[asyncio.Task[Any]] = {self._receiver, sender}
@@ -286,6 +290,8 @@ class LiveStream:
                 raise fault.result()
 
     def _end_audio(self) -> None:
+        if self._clock is not None:
+            self._take_in_time(self._clock.finish(), time.monotonic())
         if self._decoder.rest_bytes:
             self._warn(InputWarning(
                 "incomplete_sample",
@@ -403,6 +409,33 @@ class LiveStream:
         return True
 
     def _take(self, channels: list[Float32], now_s: float) -> None:
+        """Take one piece of audio, at its place in time."""
+        if self._clock is None:
+            self._push(channels, now_s)
+            return
+        self._take_in_time(self._clock.take(channels, len(channels[0]), now_s), now_s)
+
+    def _take_in_time(self, items: list[list[Float32] | Missing], now_s: float) -> None:
+        """Take audio and gaps in order, and look again when audio that waits is due."""
+        for item in items:
+            if isinstance(item, Missing):
+                self._scorer.gap(item.samples, item.kind)
+                self._checks.paused()
+            else:
+                self._push(item, now_s)
+        if self._clock is not None and self._clock.due_s is not None and self._clock_timer is None:
+            self._clock_timer = asyncio.get_running_loop().call_later(self._clock.due_s - now_s, self._expire)
+
+    def _expire(self) -> None:
+        self._clock_timer = None
+        if self._clock is not None and self._receiver is not None and not self._receiver.done():
+            now_s = time.monotonic()
+            try:
+                self._take_in_time(self._clock.expire(now_s), now_s)
+            except SpeechQCError as fault:
+                self._end_with(fault)
+
+    def _push(self, channels: list[Float32], now_s: float) -> None:
         """Push one piece of audio and send the warnings about it."""
         self._scorer.push(channels, now_s, bounded=self._bounded)
         if self._piece_warnings:
@@ -435,6 +468,9 @@ class LiveStream:
                 return True
             if isinstance(command, KeepAlive):
                 self._checks.paused()
+            elif isinstance(command, Gap):
+                self._gap(command)
+                await self._scorer.wait_for_room()
             elif isinstance(command, Finalize):
                 await self._scorer.finalize()
             elif isinstance(command, Configure):
@@ -448,6 +484,17 @@ class LiveStream:
             if self._ignored.is_new(error):
                 await self._outbox.put(error_text(error, self._session_id))
         return False
+
+    def _gap(self, command: Gap) -> None:
+        """Note a gap that the client declares; an incomplete sample before it is dropped."""
+        if self._decoder.rest_bytes:
+            self._decoder.rest = b""
+            self._warn(InputWarning("incomplete_sample", "a sample before a Gap was incomplete: it was not scored"))
+        samples = max(1, round(command.ms * self._options.rate_hz / 1000))
+        if self._clock is not None:
+            self._take_in_time(self._clock.gap(samples), time.monotonic())
+        self._scorer.gap(samples, command.kind)
+        self._checks.paused()
 
     def _warn(self, warn: InputWarning) -> None:
         """Send a warning, whatever is pending: there are few, because repeats are rate limited."""

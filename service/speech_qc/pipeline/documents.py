@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from speech_qc.engine import Model
 from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.capture_documents import capture_answer
 from speech_qc.pipeline.explain import Evidence
+from speech_qc.pipeline.gaps import Transport
 from speech_qc.pipeline.recording import RecordingFindings, Timing
 from speech_qc.pipeline.session import ChannelRecord
 from speech_qc.scoring import FRAME_DECIMALS, ChannelReport, Event, EventUpdate, Profiles, Report, Summary, Verdict
@@ -33,6 +34,7 @@ from speech_qc.wire.schemas import (
     DropoutDetailAnswer,
     EventAnswer,
     EvidenceAnswer,
+    GapAnswer,
     InspectAnswer,
     LevelsAnswer,
     ModelAnswer,
@@ -42,9 +44,11 @@ from speech_qc.wire.schemas import (
     SummaryAnswer,
     TimingAnswer,
     ToneDetailAnswer,
+    TransportAnswer,
     VerdictAnswer,
 )
 from speech_qc.wire.server_messages import EventMessage
+from speech_qc.wire.vocabulary import GapKind
 
 
 def model_info(model: Model) -> ModelInfo:
@@ -145,7 +149,31 @@ def channel_fields(
     fields["levels"] = _levels(record)
     fields["summary"] = _summary(record.summary, record.verdict)
     fields["verdict"] = _verdict(record.verdict)
+    if record.transport is not None:
+        fields["transport"] = _transport(record.transport)
     return fields
+
+
+def _transport(transport: Transport) -> TransportAnswer:
+    fields: dict[str, Any] = {
+        f"{kind}_ms": round(1000 * transport.missing_s.get(kind, 0.0), 1) for kind in get_args(GapKind)
+    }
+    if transport.spans_dropped:
+        fields["gaps_dropped"] = transport.spans_dropped
+    return TransportAnswer(
+        missing_ms=round(1000 * sum(transport.missing_s.values()), 1),
+        missing_ratio=_rounded(transport.share),
+        gaps=[
+            GapAnswer(kind=span.kind, start_s=round(span.start_s, 4), stop_s=round(span.stop_s, 4))
+            for span in transport.spans
+        ],
+        late=transport.late,
+        duplicates=transport.duplicates,
+        reordered=transport.reordered,
+        restarts=transport.restarts,
+        drift_ppm=transport.drift_ppm,
+        **fields,
+    )
 
 
 def channel_findings(channel: int, record: ChannelRecord, labels: Sequence[str]) -> ChannelFindings:

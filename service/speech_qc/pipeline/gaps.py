@@ -217,11 +217,14 @@ class GapLine:
         if position < stop:
             yield position + shift * self._spec.frame_samples, samples[position - start :]
 
-    def report(self, received: int) -> Transport | None:
-        """Return the report after `received` samples; None if nothing is missing."""
+    @property
+    def count(self) -> int:
+        """Number of gaps."""
+        return self._missing.count
+
+    def report(self, received: int) -> Transport:
+        """Return the report after `received` samples."""
         missing = self._missing
-        if not missing.count:
-            return None
         total = received + self.missing_samples
         return Transport(
             spans=tuple(missing.spans),

@@ -468,6 +468,10 @@ class Session:
         """Level measures of everything pushed so far; more audio may follow."""
         return self._meter.result()
 
+    def transport(self) -> Transport:
+        """What was not received so far."""
+        return self._line.report(self.samples_in)
+
     def record(self, profile: Profile, cancellation_db: float | None = None) -> ChannelRecord:
         """Return the results of the stream so far; final when it is done.
 
@@ -495,7 +499,7 @@ class Session:
             levels=levels,
             summary=summary,
             verdict=verdict,
-            transport=self._line.report(received),
+            transport=self.transport() if self._line.count else None,
         )
 
     def _hear(self, samples: Float32, *, clip: bool = False) -> None:

@@ -10,6 +10,10 @@ from speech_qc.errors import ProtocolError
 from speech_qc.wire.message import Message
 from speech_qc.wire.option_names import NAME_CHARS
 from speech_qc.wire.text_audio import find_text_audio
+from speech_qc.wire.vocabulary import GapKind
+
+MAX_GAP_MS = 86_400_000.0
+"""Longest gap, one day."""
 
 
 class KeepAlive(Message):
@@ -30,6 +34,14 @@ class CloseStream(Message):
     type: Literal["CloseStream"] = "CloseStream"
 
 
+class Gap(Message):
+    """Audio of this length is missing between what was sent and what follows; its frames are null."""
+
+    type: Literal["Gap"] = "Gap"
+    ms: float = Field(gt=0, le=MAX_GAP_MS, allow_inf_nan=False)
+    kind: GapKind = "loss"
+
+
 class Configure(Message):
     """Changes options from here on; omitted options stay unchanged. The server replies with `configured`."""
 
@@ -39,8 +51,8 @@ class Configure(Message):
     profile: str | None = None
 
 
-ClientMessage = Annotated[KeepAlive | Finalize | CloseStream | Configure, Field(discriminator="type")]
-_CLIENT: TypeAdapter[KeepAlive | Finalize | CloseStream | Configure] = TypeAdapter(ClientMessage)
+ClientMessage = Annotated[KeepAlive | Finalize | CloseStream | Gap | Configure, Field(discriminator="type")]
+_CLIENT: TypeAdapter[KeepAlive | Finalize | CloseStream | Gap | Configure] = TypeAdapter(ClientMessage)
 
 KINDS = {
     "json_invalid": "not_json",
@@ -51,7 +63,7 @@ KINDS = {
 """Kinds of messages that no client of this server sends, by pydantic's type of the error."""
 
 
-def parse_client_message(text: str) -> KeepAlive | Finalize | CloseStream | Configure:
+def parse_client_message(text: str) -> KeepAlive | Finalize | CloseStream | Gap | Configure:
     """Read a text message.
 
     Raises:
@@ -76,7 +88,7 @@ def _unusable(text: str, error: ValidationError) -> ProtocolError:
         )
     place = ".".join(str(part) for part in found["loc"]) or "message"
     return ProtocolError(
-        "expected a JSON object whose type is KeepAlive, Finalize, CloseStream or Configure; "
+        "expected a JSON object whose type is KeepAlive, Finalize, CloseStream, Gap or Configure; "
         f"{place}: {found['msg']}; the message is ignored and the stream continues",
         **({"kind": kind} if kind is not None else {}),
         **({"type": str(found["ctx"]["tag"])[:NAME_CHARS]} if found["type"] == "union_tag_invalid" else {}),

@@ -12,6 +12,7 @@ from speech_qc.wire.capture import CaptureAnswer
 from speech_qc.wire.vocabulary import (
     AudioWarningCode,
     BandReference,
+    GapKind,
     LossKind,
     ReadyState,
     ReloadOutcome,
@@ -179,6 +180,31 @@ class VerdictAnswer(Answer):
     reasons: list[ReasonAnswer]
 
 
+class GapAnswer(Answer):
+    """A stretch that was not received."""
+
+    kind: GapKind
+    start_s: float
+    stop_s: float
+
+
+class TransportAnswer(Answer):
+    """What a live channel did not receive, and how its audio arrived."""
+
+    missing_ms: float = Field(description="Not received, whatever the reason; such frames are null.")
+    missing_ratio: float | None = Field(description="The same, relative to the duration.")
+    loss_ms: float
+    dtx_ms: float = Field(description="Not sent, because the source was silent.")
+    hold_ms: float = Field(description="Not sent, because the sender paused.")
+    gaps: list[GapAnswer]
+    gaps_dropped: int | None = Field(default=None, description="Gaps above the limit, counted but not listed.")
+    late: int = Field(description="Packets that came too late to be scored.")
+    duplicates: int
+    reordered: int = Field(description="Packets that were put back into order.")
+    restarts: int = Field(description="How often the sender's positions began anew.")
+    drift_ppm: float | None = Field(description="How much faster the sender's clock runs; null if unknown.")
+
+
 class ChannelFindings(Answer):
     """Results of one channel, without its frames."""
 
@@ -188,6 +214,7 @@ class ChannelFindings(Answer):
     levels: LevelsAnswer
     summary: SummaryAnswer
     verdict: VerdictAnswer
+    transport: TransportAnswer | None = Field(default=None, description="Absent if everything was received in order.")
 
 
 class ChannelAnswer(ChannelFindings):

@@ -45,12 +45,22 @@ class ScoresChannel(Answer):
 
 
 class Scores(Message):
-    """Scores of the next frames, without gaps."""
+    """Scores of the next frames: they follow on the last ones, or on a `gap`. Null where not received."""
 
     type: Literal["scores"] = "scores"
     first_frame: int
     start_s: float
     channels: list[ScoresChannel]
+
+
+class GapMessage(Message):
+    """Frames that were not received and are in no `scores`; the next `scores` begin after them."""
+
+    type: Literal["gap"] = "gap"
+    first_frame: int
+    start_s: float
+    frames: int
+    reason: Literal["not_received"]
 
 
 class _EventHead(Message):
@@ -114,9 +124,11 @@ class Summary(Message):
 
 
 ServerMessage = Annotated[
-    Ready | Scores | EventMessage | StreamWarning | StreamError | Configured | Finalized | Summary,
+    Ready | Scores | GapMessage | EventMessage | StreamWarning | StreamError | Configured | Finalized | Summary,
     Field(discriminator="type"),
 ]
-AnyServerMessage = Ready | Scores | EventMessage | StreamWarning | StreamError | Configured | Finalized | Summary
+AnyServerMessage = (
+    Ready | Scores | GapMessage | EventMessage | StreamWarning | StreamError | Configured | Finalized | Summary
+)
 SERVER: TypeAdapter[AnyServerMessage] = TypeAdapter(ServerMessage)
 """Parses the messages of a server."""

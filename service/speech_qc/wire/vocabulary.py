@@ -40,6 +40,9 @@ LossKind = Literal["zeros", "repeated", "faded"]
 GapKind = Literal["loss", "dtx", "hold"]
 """Why audio was not received: lost; not sent because the source was silent; the sender paused."""
 
+Position = Literal["samples", "arrival"]
+"""Where the audio of a live stream belongs in time: after what was sent before, or where it arrives."""
+
 ToneKind = Literal["hum", "whistle", "dial", "busy", "ringback", "sit", "fax_cng", "fax_ced", "dtmf", "beep", "other"]
 """Kind of a tone: mains hum, call progress and fax tones (`sit`: special information tones), keys, or other tones."""
 
