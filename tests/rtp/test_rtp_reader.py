@@ -357,6 +357,27 @@ def test_opus_with_pauses_is_no_loss():
     assert len(found.samples()) == len(payloads) * 960
 
 
+def test_without_pyav_other_streams_are_read_all_the_same(monkeypatch):
+    monkeypatch.setattr("speech_qc.audio.packet_decoders.pyav_folder", lambda: None)
+    wide = sent([bytes(160)] * 50, payload_type=9, ssrc=9)
+    found = read(wide + sent(PAYLOADS))
+    assert [(one.ssrc, one.channel) for one in found.report.streams] == [(9, None), (0x1234ABCD, 0)]
+    assert found.codes == ["streams_not_read"] and "speech-qc[media]" in found.reader.warnings()[0].message
+
+
+def test_a_leg_begins_with_its_first_sound():
+    pytest.importorskip("av", reason="the extra [media] has it")
+    odd = b"\xf1abc"  # two frames of the same length in three bytes
+    payloads = [odd] * 5 + encoded_packets("libopus", voice(1.0, rate_hz=48_000), 48_000)
+    found = read(
+        sent(payloads, 960, clock_hz=48_000, payload_type=111),
+        payload_types=parse_payload_types("111=opus/48000/2"),
+    )
+    assert isinstance(found.items[0], LegAudio)
+    assert found.only.damaged == 5 and found.only.start_s == pytest.approx(0.1)
+    assert found.only.duration_s == pytest.approx(1.0, abs=0.021)
+
+
 def test_a_change_of_codec_and_rate_keeps_the_leg():
     wide = voice(2.0)
     first = sent(PAYLOADS[:100])

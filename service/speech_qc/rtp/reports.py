@@ -129,7 +129,9 @@ def _stream(reader: CaptureReader, stream: RtpStream, show_digits: bool) -> Stre
         codecs=names,
         payload_types=dict(counts.types),
         sample_rate_hz=stream.rate_hz if is_leg else None,
-        start_s=((timeline.start_ns if is_leg else stream.first_ns) - first_ns) * 1e-9,
+        start_s=(timeline.start_ns - first_ns) * 1e-9 + stream.lead_s
+        if is_leg
+        else (stream.first_ns - first_ns) * 1e-9,
         duration_s=stream.position / stream.rate_hz if is_leg else span_s,
         packets=counts.packets,
         lost=ordering.lost,

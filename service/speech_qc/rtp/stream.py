@@ -112,6 +112,8 @@ class RtpStream:
         """Names of the codecs that were decoded, in order."""
         self.keys: list[str] = []
         """Telephone keys that were pressed, at most 64."""
+        self.lead_s = 0.0
+        """Seconds at its start that could not be decoded; they are no part of the leg."""
         self.position = 0
         """Samples so far, gaps included."""
         self.missing: dict[GapKind, MissingTime] = {"loss": MissingTime(), "dtx": MissingTime()}
@@ -162,8 +164,7 @@ class RtpStream:
             yield from self._gap(entry.seconds, entry.kind)
             return
         codec = entry.codec
-        if self.leg is None:
-            self.leg, self.rate_hz = self._number(), codec.rate_hz
+        self.rate_hz = self.rate_hz or codec.rate_hz
         self.codecs[codec.name] = None
         if self._sounds and self._sounds[-1].codec != codec:
             yield from self._decode()
@@ -173,9 +174,10 @@ class RtpStream:
             yield from self._decode()
 
     def _gap(self, seconds: float, kind: GapKind) -> Iterator[LegItem]:
-        if self.leg is None:
-            return  # nothing was heard before: the leg begins after it
         yield from self._converted(None)
+        if self.leg is None:  # nothing was heard before: the leg begins after it
+            self.lead_s += seconds
+            return
         samples = self._room(round(seconds * self.rate_hz))
         if samples:
             self.position += samples
@@ -261,6 +263,7 @@ class RtpStream:
     def _emit(self, samples: Float32) -> Iterator[LegItem]:
         samples = samples[: self._room(len(samples))]
         if len(samples):
-            assert self.leg is not None
+            if self.leg is None:
+                self.leg = self._number()
             self.position += len(samples)
             yield LegAudio(self.leg, samples, self.rate_hz)
