@@ -134,7 +134,7 @@ def ethernet(packet: dpkt.ip.IP | dpkt.ip6.IP6, vlans: Sequence[int] = ()) -> by
 
 @dataclass
 class Capture:
-    """A capture in the making; packets are written in order of time."""
+    """A capture to which packets are added; they are written in order of time."""
 
     frames: list[tuple[float, bytes]] = field(default_factory=list)
 

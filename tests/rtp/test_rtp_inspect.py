@@ -80,7 +80,8 @@ def test_server_and_program_answer_the_same(make_client, runner, tmp_path):
             served.pop(name, None)
             found.pop(name)
         assert_close(found, served)
-    assert detector.inspect(data).capture.streams[1].ssrc == "0x00000007"
+    capture = detector.inspect(data).capture
+    assert capture is not None and capture.streams[1].ssrc == "0x00000007"
 
 
 def test_a_form_may_hold_a_capture_and_a_label_track_may_be_wanted(make_client):

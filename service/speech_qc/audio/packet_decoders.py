@@ -198,7 +198,7 @@ class PacketDecoders:
 
 
 class PacketDecoder:
-    """The decoder of one stream; its packets must come in order. Made by `PacketDecoders.open`.
+    """The decoder of one stream, made by `PacketDecoders.open`; pass packets in the order of their sequence numbers.
 
     Attributes:
         codec: Its codec.

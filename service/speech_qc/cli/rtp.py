@@ -49,7 +49,7 @@ class RtpCommand:
         scores: Whether to score; otherwise only the transport is measured, and no model is needed.
         profile: Name of a verdict profile; None for the default one.
         show_digits: Whether to name telephone keys.
-        fail_on: Least verdict for exit code 1.
+        fail_on: Mildest verdict that makes the exit code 1.
         model: Model file; None for the one in the settings.
         device: Device to run it on; None for the one in the settings.
     """

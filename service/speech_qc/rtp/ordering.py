@@ -18,7 +18,7 @@ class Ordering:
     """The order of one stream.
 
     A missing packet is waited for until `window_ns` have passed or the window is full; then it is lost. Duplicates, and
-    packets that come after they were given up, are dropped and counted. A jump of the sequence numbers that the next
+    packets that come after they counted as lost, are dropped and counted. A jump of the sequence numbers that the next
     packet confirms is a restart.
 
     Args:

@@ -46,7 +46,7 @@ class StreamReport:
         packets: Packets received, with duplicates and late ones.
         lost: Packets that did not come, or too late.
         lost_ratio: Share of the expected packets.
-        late: Packets that came after they were given up.
+        late: Packets that came too late, and count as lost.
         duplicates: Packets that came twice.
         reordered: Packets that came before an earlier one and were put in order.
         damaged: Packets that could not be decoded.
