@@ -17,9 +17,10 @@ from speech_qc.admission.memory import MemoryBudget
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
-from speech_qc.api import error_responses, health, inspect, model, pages, paths, stream, tokens
+from speech_qc.api import error_responses, health, inspect, model, pages, paths, stream, telephony, tokens
 from speech_qc.api.access import Access
 from speech_qc.api.request_context import RequestContext
+from speech_qc.calls.logged import LoggedCalls
 from speech_qc.engine import Runner
 from speech_qc.model.file_watcher import watch_file
 from speech_qc.model.reload import Generations, Load
@@ -68,7 +69,7 @@ def create_app(
     )
     app.state.parts = state
     error_responses.install(app)
-    routers = (inspect, stream, tokens, model, health, pages)
+    routers = (inspect, stream, telephony, tokens, model, health, pages)
     paths.install(app, [route for one in routers for route in one.router.routes])
     for routes in routers:
         app.include_router(routes.router)
@@ -103,6 +104,8 @@ def _make_state(
         memory=memory,
         tracing=make_tracing(settings.otel),
         drain=DrainDeadline(settings.drain_s),
+        signatures=policy.signatures,
+        calls=LoggedCalls(settings.max_streams),
         member=member,
     )
     metrics.live_channels.set_function(lambda: state.streams.channels)

@@ -164,6 +164,31 @@ class Settings(BaseSettings):
     """Comma-separated origins (`https://app.example.com`) whose web pages may call the server from a browser; `*`: all.
     The server's own pages are always allowed."""
 
+    telephony_idle_s: float = Field(default=3600.0, gt=0)
+    """Seconds without a message after which a phone call's socket is closed. Many systems send nothing on hold; lost
+    connections are found by WebSocket pings."""
+    telephony_events: bool = True
+    """Send events, and the means of scores once a second, to the phone systems that take them: FreeSWITCH, Genesys."""
+    telephony_show: str = ""
+    """Comma-separated names of facts about a call that are shown, such as `from,queue`; `*`: all. Others, such as
+    callers' numbers and custom parameters, are `***`."""
+    telephony_url: str | None = None
+    """Public address of the server, such as `wss://qc.example.com`, with the scheme that the vendor's console has.
+    Signatures of phone systems cover it, and behind a proxy the server cannot know it."""
+    twilio_auth_token: SecretStr | None = None
+    """Twilio's auth token. If set, sockets of Twilio need its signature, or a key."""
+    plivo_auth_token: SecretStr | None = None
+    """Plivo's auth token. If set, sockets of Plivo need its signature (V3), or a key."""
+    genesys_api_key: SecretStr | None = None
+    """API key of the AudioHook integration; it names the secret."""
+    genesys_secret: SecretStr | None = None
+    """Client secret of the AudioHook integration, base64. If set, sockets of Genesys need its signature, or a key."""
+    audiosocket: str | None = None
+    """`host:port` on which to listen for Asterisk AudioSocket (TCP); unset: not at all. It has no authentication, and
+    with several workers only the first one listens."""
+    audiosocket_allow: str = "127.0.0.1,::1"
+    """Comma-separated addresses or networks that may connect to `audiosocket`."""
+
     max_connections: int = Field(default=0, ge=0, le=1_000_000)
     """Maximum connections to one process at the same time; further ones get 503, except for health and metrics. 0: the
     places for streams and uploads, plus 256."""

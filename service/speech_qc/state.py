@@ -8,10 +8,12 @@ from speech_qc.admission.memory import MemoryBudget
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
+from speech_qc.calls.legs import CallJoin
 from speech_qc.engine import Engine, Model
 from speech_qc.model.reload import Generations
 from speech_qc.scoring import Profiles
 from speech_qc.security.api_keys import KeyRing
+from speech_qc.security.call_signatures import CallSignatures
 from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
 from speech_qc.telemetry.metrics import Metrics
@@ -36,6 +38,10 @@ class AppState:
     memory: MemoryBudget
     tracing: Tracing
     drain: DrainDeadline
+    signatures: CallSignatures
+    """Checks the signatures of phone systems."""
+    calls: CallJoin
+    """The calls that legs join."""
     member: Member | None = None
     """This process among several workers; None if it is the only one."""
 

@@ -23,7 +23,7 @@ from websockets.uri import parse_uri
 from live_server import serving
 from signals import white_noise
 from speech_qc.live.stream import LiveStream
-from speech_qc.server.websocket_frames import MessageBoundary, text_frame_head, whole_binary_message
+from speech_qc.server.websocket_frames import FINAL_BINARY, MessageBoundary, text_frame_head, whole_message
 from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
 from stream_material import CLOSE, FINALIZE, KEEP_ALIVE, converse, cut, frames_of, of_type, pcm16
 
@@ -54,7 +54,7 @@ payloads = st.binary(max_size=300) | st.sampled_from([125, 126, 127, 65_535, 65_
 @settings(max_examples=100, deadline=None)
 @given(payload=payloads)
 def test_a_whole_message_is_what_the_library_sent(payload: bytes):
-    assert whole_binary_message(frame(payload)) == payload
+    assert whole_message(frame(payload), FINAL_BINARY) == payload
 
 
 @settings(max_examples=100, deadline=None)
@@ -72,7 +72,7 @@ def test_anything_but_one_whole_binary_message_is_left_to_the_library(payload: b
         "not masked": frame(payload, mask=False),
         "reserved bit": bytes([whole[0] | 0x40]) + whole[1:],
     }
-    assert {kind for kind, data in refused.items() if whole_binary_message(data) is not None} == set()
+    assert {kind for kind, data in refused.items() if whole_message(data, FINAL_BINARY) is not None} == set()
 
 
 @settings(max_examples=200, deadline=None)
@@ -105,7 +105,7 @@ def test_a_message_begins_where_all_frames_before_it_are_complete(frames, data):
 @settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=20))
 def test_no_bytes_are_too_odd_for_a_look(data: bytes):
-    found = whole_binary_message(data)
+    found = whole_message(data, FINAL_BINARY)
     if found is not None:
         assert frame(found)[:2] == data[:2] or data[1] in (0xFE, 0xFF)  # a length field longer than necessary
 
@@ -317,7 +317,7 @@ def unmasked(payload: bytes) -> tuple[bytes, bytes]:
 def test_a_payload_that_looks_like_a_frame_is_a_payload(watching, make_client, cut_at):
     """Clients may write header and payload separately, so that a segment starts within a frame."""
     head, payload = unmasked(frame(SECOND[:1000]) * 3)
-    looks = whole_binary_message(payload[: len(payload) // 3])
+    looks = whole_message(payload[: len(payload) // 3], FINAL_BINARY)
     assert looks == SECOND[:1000], "or this proves nothing"
     third = len(payload) // 3
     parts = {

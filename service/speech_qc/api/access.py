@@ -10,8 +10,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from speech_qc.api.error_responses import answer
 from speech_qc.errors import Forbidden, SpeechQCError, Unauthorized
-from speech_qc.security.access_policy import TOKEN_PARAMETER, AccessPolicy, chosen_protocol
+from speech_qc.security.access_policy import (
+    KEY_PARAMETER,
+    TOKEN_PARAMETER,
+    AccessPolicy,
+    chosen_protocol,
+    is_call,
+)
 from speech_qc.telemetry.metrics import Metrics
+from speech_qc.telephony.messages import Asked
+from speech_qc.telephony.recognise import PROTOCOLS, by_upgrade, chosen_call_protocol
 from speech_qc.wire.close import close_reason, error_text
 
 logger = logging.getLogger("speech_qc.access")
@@ -57,6 +65,9 @@ class Access:
             return
         identity = str(scope.get("speechqc.request_id", ""))
         await receive()  # websocket.connect
+        if is_call(scope):
+            await refuse_call(error, scope, send)
+            return
         if isinstance(error, Forbidden):
             await send({"type": "websocket.close", "code": error.ws_close})  # before accepting: an HTTP 403
             return
@@ -70,8 +81,26 @@ class Access:
 
 
 def _hide_token(scope: Scope) -> None:
-    """Remove the token from the query: routes no longer need it, and it is not a stream option."""
-    if scope["type"] != "websocket" or TOKEN_PARAMETER.encode() not in scope["query_string"]:
+    """Remove token and key from the query: routes no longer need them, and they are no options."""
+    if scope["type"] != "websocket":
         return
+    hidden = (f"{TOKEN_PARAMETER}=".encode(),) + ((f"{KEY_PARAMETER}=".encode(),) if is_call(scope) else ())
     parts = scope["query_string"].split(b"&")
-    scope["query_string"] = b"&".join(part for part in parts if not part.startswith(TOKEN_PARAMETER.encode() + b"="))
+    scope["query_string"] = b"&".join(part for part in parts if not part.startswith(hidden))
+
+
+async def refuse_call(error: SpeechQCError, scope: Scope, send: Send) -> None:
+    """Accept the upgrade, say why if the phone system understands it, and close.
+
+    Asterisk drops the call if its upgrade is not accepted; Genesys expects a `disconnect`.
+    """
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    kind = PROTOCOLS.get(scope["path"].rpartition("/")[2]) or by_upgrade(headers, scope.get("subprotocols", ()))
+    texts = [] if kind is None else kind(Asked("", headers=headers)).refusal(error)
+    try:
+        await send({"type": "websocket.accept", "subprotocol": chosen_call_protocol(scope.get("subprotocols", ()))})
+        for text in texts:
+            await send({"type": "websocket.send", "text": text.decode()})
+        await send({"type": "websocket.close", "code": error.ws_close, "reason": close_reason(error)})
+    except OSError:
+        return  # the peer has disconnected

@@ -34,7 +34,7 @@ async def stream(websocket: WebSocket, state: State, identity: RequestId, caller
         await websocket.send_denial_response(answer(dead, websocket))
         return
     await websocket.accept(chosen_protocol(websocket.scope))
-    socket = _Socket(websocket)
+    socket = StreamSocket(websocket)
     try:
         with state.models.current.held() as generation:
             options = parse_options(
@@ -71,7 +71,7 @@ def live_stream(
     )
 
 
-async def _refuse(socket: _Socket, error: SpeechQCError, identity: str) -> None:
+async def _refuse(socket: StreamSocket, error: SpeechQCError, identity: str) -> None:
     """Send the error, then close the accepted socket: browsers hide the status and body of a refused upgrade."""
     try:
         await socket.send(error_text(error, identity))
@@ -80,7 +80,7 @@ async def _refuse(socket: _Socket, error: SpeechQCError, identity: str) -> None:
         return
 
 
-class _Socket:
+class StreamSocket:
     """Adapts Starlette's WebSocket to the socket interface of `speech_qc.live.stream`.
 
     ASGI cannot send or receive a message without waiting, nor abort a connection. If the server's protocol object is a
@@ -97,6 +97,11 @@ class _Socket:
         """Offer binary messages to `sink` first; with None, `receive` returns all of them."""
         if self._direct is not None:
             self._direct.sink = sink
+
+    def tap_text(self, sink: Callable[[bytes], bool] | None) -> None:
+        """Offer text messages to `sink` first; with None, `receive` returns all of them."""
+        if self._direct is not None:
+            self._direct.text_sink = sink
 
     async def receive(self) -> bytes | str | None:
         """Return the next message; None if the client has disconnected."""

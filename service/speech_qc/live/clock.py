@@ -181,6 +181,11 @@ class PositionClock:
         heapq.heappush(self._held, (at, next(self._ties), samples, sequence))
         return self._release(now_s)
 
+    @property
+    def next_position(self) -> int:
+        """The sender's position that would be contiguous."""
+        return self._next + (self._origin or 0)
+
     def expire(self, now_s: float) -> list[Float32 | Missing]:
         """Give up waiting for packets that are due; return what is in order now."""
         return self._release(now_s)

@@ -5,6 +5,7 @@ If the server has keys, every path that is not listed as open needs one, so a ne
 
 from __future__ import annotations
 
+import base64
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from starlette.types import Scope
 
 from speech_qc.errors import Forbidden, ProtocolError, SettingsError, Unauthorized
 from speech_qc.security.api_keys import ASK, KeyRing
+from speech_qc.security.call_signatures import CallSignatures
 from speech_qc.security.caller import ANONYMOUS, Caller
 from speech_qc.settings import Settings
 from speech_qc.wire.vocabulary import HEALTH_PATHS, METRICS_PATHS
@@ -25,6 +27,9 @@ PROTOCOL = "speechqc.v1"
 """Browsers offer it in addition to a key, and the server selects it, so that no response repeats a key."""
 KEY_PROTOCOL = "speechqc.key."
 TOKEN_PARAMETER = "token"
+KEY_PARAMETER = "key"
+"""Only for phone systems, of which some can send nothing but a URL."""
+TELEPHONY_PATH = "/v1/telephony"
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -66,12 +71,14 @@ class AccessPolicy:
         origins: Origins of web pages that may call, in addition to this server's own.
         open_paths: Paths that need no key.
         max_query_bytes: Maximum length of a query.
+        signatures: Checks the signatures of phone systems.
     """
 
     ring: KeyRing | None
     origins: frozenset[str]
     open_paths: frozenset[str]
     max_query_bytes: int
+    signatures: CallSignatures
 
     @classmethod
     def of(cls, settings: Settings) -> AccessPolicy:
@@ -83,7 +90,13 @@ class AccessPolicy:
         open_paths = PAGES
         open_paths |= frozenset() if settings.health_needs_key else HEALTH_PATHS
         open_paths |= frozenset() if settings.metrics_needs_key else METRICS_PATHS
-        return cls(make_ring(settings), parse_origins(settings.allowed_origins), open_paths, settings.max_query_bytes)
+        return cls(
+            make_ring(settings),
+            parse_origins(settings.allowed_origins),
+            open_paths,
+            settings.max_query_bytes,
+            CallSignatures(settings),
+        )
 
     def check(self, scope: Scope) -> Caller:
         """Check a request and return its caller.
@@ -101,6 +114,8 @@ class AccessPolicy:
                 max_bytes=self.max_query_bytes,
             )
         headers = Headers(scope=scope)
+        if is_call(scope):
+            return self._check_call(scope, headers)
         if scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS:
             self._check_origin(headers)
         if self.ring is None:
@@ -126,6 +141,17 @@ class AccessPolicy:
             f"web pages of {origin[:200]!r} may not call this server: add the origin to SPEECHQC_ALLOWED_ORIGINS"
         )
 
+    def _check_call(self, scope: Scope, headers: Headers) -> Caller:
+        """Check a phone system's socket: its signature, or a key in any place where a phone system can put one."""
+        if not _is_own_host(headers):
+            self._check_origin(headers)
+        signer = self.signatures.signer(scope, headers)
+        scope["speechqc.signer"] = signer
+        if signer is not None or self.ring is None:
+            return ANONYMOUS
+        key = _key_in_query(scope) or _basic_password(headers)
+        return Caller(self.ring.check(key)) if key is not None else self._owner(self.ring, scope, headers)
+
     @staticmethod
     def _owner(ring: KeyRing, scope: Scope, headers: Headers) -> Caller:
         given = _given(scope, headers)
@@ -136,6 +162,33 @@ class AccessPolicy:
                 raise Unauthorized(f"expected a key, got a token, which only opens streams: {ASK}")
             return Caller(ring.check_token(given))
         return Caller(ring.check(given))
+
+
+def is_call(scope: Scope) -> bool:
+    """Whether a request is the upgrade of a phone system's socket."""
+    path: str = scope["path"]
+    return scope["type"] == "websocket" and (path == TELEPHONY_PATH or path.startswith(f"{TELEPHONY_PATH}/"))
+
+
+def _is_own_host(headers: Headers) -> bool:
+    """Whether the origin is this server without its port, as FreeSWITCH sends it."""
+    origin, host = headers.get("origin", ""), headers.get("host", "")
+    return origin != "" and origin.rpartition("//")[2].lower() == host.rpartition(":")[0].lower()
+
+
+def _key_in_query(scope: Scope) -> str | None:
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return next((value for name, value in pairs if name == KEY_PARAMETER and value), None)
+
+
+def _basic_password(headers: Headers) -> str | None:
+    """Return the password of Basic authentication; the user does not matter."""
+    scheme, _, encoded = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    with suppress(ValueError):
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2] or None
+    return None
 
 
 def _given(scope: Scope, headers: Headers) -> str | None:

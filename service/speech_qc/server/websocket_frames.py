@@ -24,9 +24,14 @@ def text_frame_head(size: int) -> bytes:
     return _MEDIUM_HEAD.pack(FINAL_TEXT, 126, size) if size < MEDIUM else _LONG_HEAD.pack(FINAL_TEXT, 127, size)
 
 
-def whole_binary_message(data: bytes) -> bytes | None:
-    """Return the payload if the data is exactly one binary message of a client in one frame, else None."""
-    if len(data) < 2 or data[0] != FINAL_BINARY or data[1] < MASKED:
+def whole_message(data: bytes, kind: int) -> bytes | None:
+    """Return the payload if the data is exactly one message of a client in one frame, else None.
+
+    Args:
+        data: What was received.
+        kind: `FINAL_TEXT` or `FINAL_BINARY`.
+    """
+    if len(data) < 2 or data[0] != kind or data[1] < MASKED:
         return None
     size, head = data[1] - MASKED, 2
     if size >= SHORT:

@@ -23,7 +23,7 @@ from websockets.protocol import OPEN
 from speech_qc.errors import ProtocolError
 from speech_qc.server.raw_response import raw_response
 from speech_qc.server.timeouts import ConnectionLimits, ConnectionTimeouts, SlowReaderCheck
-from speech_qc.server.websocket_frames import MessageBoundary, text_frame_head, whole_binary_message
+from speech_qc.server.websocket_frames import FINAL_BINARY, FINAL_TEXT, MessageBoundary, text_frame_head, whole_message
 from speech_qc.settings import Settings
 
 logger = logging.getLogger("speech_qc.access")
@@ -37,6 +37,10 @@ frame. Audio in real time fits even in frames of 5 ms, and so does faster audio 
 empty or tiny frames does not; each of them costs as much as a frame with audio."""
 
 
+TEXT_BYTES_PER_BYTE = 3
+"""Bytes of a text message that count as one byte of audio, where text carries audio: base64, names and braces."""
+
+
 class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
     """One connection, without compression; uvicorn creates the instances, so `bounded_websocket_protocol` binds limits.
 
@@ -46,6 +50,9 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
 
     sink: Callable[[bytes], bool] | None = None
     """Called with each binary message that has no pending message before it; returns whether it took the message."""
+
+    text_sink: Callable[[bytes], bool] | None = None
+    """The same for text messages, which phone systems send audio in; they may not be valid UTF-8."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -137,15 +144,16 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Pass a whole binary message to the sink if no message is pending before it; otherwise parse as usual."""
+        is_text = data[0] == FINAL_TEXT
         if (
-            (sink := self._free_sink()) is not None
+            (sink := self._free_sink(is_text=is_text)) is not None
             and self._boundary.reached
             and self.conn.state is OPEN
             and len(data) <= self.config.ws_max_size
         ):
-            message = whole_binary_message(data)
+            message = whole_message(data, FINAL_TEXT if is_text else FINAL_BINARY)
             if message is not None and sink(message):
-                self._may_send(len(message))
+                self._may_send(len(message) // TEXT_BYTES_PER_BYTE if is_text else len(message))
                 return
         if self.handshake_initiated:  # uvicorn passes the handshake request alone, before any frame
             self._boundary.feed(data)
@@ -203,8 +211,8 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
             super().handle_cont(event)
 
     def handle_text(self, event: Frame) -> None:
-        """Count the frame against the rate limit; a command contains no audio."""
-        if self._may_send(0):
+        """Count the frame against the rate limit; a command contains no audio, a phone system's text may."""
+        if self._may_send(0 if self.text_sink is None else len(event.data) // TEXT_BYTES_PER_BYTE):
             super().handle_text(event)
 
     def handle_bytes(self, event: Frame) -> None:
@@ -214,10 +222,8 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         """Pass a complete message to the sink, or queue it for the application."""
-        if (
-            self.curr_msg_data_type == "bytes"
-            and (sink := self._free_sink()) is not None
-            and sink(self.frames[0] if len(self.frames) == 1 else b"".join(self.frames))
+        if (sink := self._free_sink(is_text=self.curr_msg_data_type == "text")) is not None and sink(
+            self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
         ):
             self.frames = []
             return
@@ -229,9 +235,10 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
             return
         super().send_receive_event_to_app()
 
-    def _free_sink(self) -> Callable[[bytes], bool] | None:
+    def _free_sink(self, *, is_text: bool) -> Callable[[bytes], bool] | None:
         """Return the sink, or None if a message is pending before the next one."""
-        return self.sink if self.queue.empty() and not self.close_sent else None
+        sink = self.text_sink if is_text else self.sink
+        return sink if sink is not None and self.queue.empty() and not self.close_sent else None
 
     def send_now(self, text: bytes) -> bool:
         """Send a UTF-8 text message if the connection is open and sending need not wait; return whether it was sent."""

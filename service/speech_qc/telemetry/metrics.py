@@ -30,7 +30,7 @@ from speech_qc.errors import (
     Unauthorized,
 )
 from speech_qc.version import __version__
-from speech_qc.wire.vocabulary import ReloadOutcome, Status, WarningCode
+from speech_qc.wire.vocabulary import GapKind, ReloadOutcome, Status, Vendor, WarningCode
 
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -46,6 +46,10 @@ PATHS = ("live", "upload")
 OK, ABORTED, DISCONNECTED = "ok", "aborted", "disconnected"
 RELOADS = (*get_args(ReloadOutcome), "failed")
 STAGES = ("decode", "features", "queue", "inference", "total")
+
+VENDORS = get_args(Vendor)
+UNKNOWN_VENDOR = "unknown"
+"""Stands for the vendor of a socket that was not recognised."""
 
 NO_ROUTE = "other"
 """Replaces every path that no route serves, so that probing clients cannot create series."""
@@ -215,6 +219,28 @@ class Metrics:
     )
     stream_warnings = _counter(
         "speechqc_stream_warnings_total", "Warnings sent to live clients, by code.", code=get_args(WarningCode)
+    )
+    telephony_sockets = _counter(
+        "speechqc_telephony_sockets_total", "Phone calls' sockets that were recognised, by vendor.", vendor=VENDORS
+    )
+    telephony_active = _gauge("speechqc_telephony_sockets_active", "Phone calls' sockets open now.")
+    telephony_legs = _counter(
+        "speechqc_telephony_legs_total", "Legs of phone calls that began, by vendor.", vendor=VENDORS
+    )
+    telephony_failures = _counter(
+        "speechqc_telephony_failures_total",
+        "Phone calls' sockets that were refused or ended with an error, by vendor.",
+        vendor=(*VENDORS, UNKNOWN_VENDOR),
+    )
+    telephony_ignored = _counter(
+        "speechqc_telephony_ignored_messages_total",
+        "Messages of phone systems that mean nothing to us, by vendor.",
+        vendor=VENDORS,
+    )
+    telephony_gap_seconds = _counter(
+        "speechqc_telephony_gap_seconds_total",
+        "Seconds that legs of phone calls did not receive: `loss`, `dtx` (the source was silent) or `hold`.",
+        kind=get_args(GapKind),
     )
     engine_alive = _gauge("speechqc_engine_alive", "1 while steps can run.")
     ready = _gauge("speechqc_ready", "1 while the server accepts new work, as reported by /health/ready.")

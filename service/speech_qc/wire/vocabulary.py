@@ -40,6 +40,22 @@ LossKind = Literal["zeros", "repeated", "faded"]
 GapKind = Literal["loss", "dtx", "hold"]
 """Why audio was not received: lost; not sent because the source was silent; the sender paused."""
 
+Vendor = Literal[
+    "twilio",
+    "signalwire",
+    "telnyx",
+    "plivo",
+    "exotel",
+    "asterisk",
+    "audiosocket",
+    "freeswitch",
+    "jambonz",
+    "vonage",
+    "genesys",
+    "azure",
+]
+"""What sent the audio of a phone call; `jambonz` is also FreeSWITCH's mod_audio_fork, `freeswitch` mod_audio_stream."""
+
 Position = Literal["samples", "arrival"]
 """Where the audio of a live stream belongs in time: after what was sent before, or where it arrives."""
 

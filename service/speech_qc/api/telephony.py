@@ -1,0 +1,111 @@
+"""`WebSocket /v1/telephony` and `/v1/telephony/{vendor}`: sockets that phone systems open."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, WebSocket
+
+from speech_qc.api.deps import From, RequestId, State
+from speech_qc.api.stream import StreamSocket
+from speech_qc.errors import EngineDead, ProtocolError, SpeechQCError, Unauthorized
+from speech_qc.live.scorer import LiveLanes
+from speech_qc.live.stream import ClientGone
+from speech_qc.pipeline.factory import make_lanes
+from speech_qc.security.caller import Caller
+from speech_qc.state import AppState
+from speech_qc.telemetry.metrics import UNKNOWN_VENDOR
+from speech_qc.telephony.call import CallSocket, Parts
+from speech_qc.telephony.messages import Asked, VendorProtocol
+from speech_qc.telephony.recognise import PROTOCOLS, by_message, by_upgrade, chosen_call_protocol
+from speech_qc.wire.close import close_reason
+
+FIRST_MESSAGE_S = 10.0
+"""Longest wait for the message that says who is calling."""
+
+router = APIRouter()
+
+
+@router.websocket("/v1/telephony")
+async def telephony(websocket: WebSocket, state: State, identity: RequestId, caller: From) -> None:
+    """Serve a phone system that is told by what it sends; docs/telephony.md describes it."""
+    await _serve(websocket, state, identity, caller, None)
+
+
+@router.websocket("/v1/telephony/{vendor}")
+async def telephony_of(websocket: WebSocket, vendor: str, state: State, identity: RequestId, caller: From) -> None:
+    """Serve the phone system that the path names."""
+    await _serve(websocket, state, identity, caller, vendor)
+
+
+async def _serve(websocket: WebSocket, state: AppState, identity: str, caller: Caller, named: str | None) -> None:
+    """Accept at once: Asterisk drops a call whose upgrade is not answered within half a second."""
+    await websocket.accept(chosen_call_protocol(websocket.scope.get("subprotocols", ())))
+    socket = StreamSocket(websocket)
+    protocol: VendorProtocol | None = None
+    try:
+        if (death := state.engine.status.death) is not None:
+            raise EngineDead(f"the engine is dead: {death}; connect to another server, or try again later")
+        headers = {name.lower(): value for name, value in websocket.headers.items()}
+        asked = Asked.of(websocket.query_params.multi_items(), headers, identity)
+        kind = _named(named) if named is not None else by_upgrade(headers, websocket.scope.get("subprotocols", ()))
+        first: list[bytes | str] = []
+        if kind is None:
+            async with asyncio.timeout(FIRST_MESSAGE_S):
+                message = await socket.receive()
+            if message is None:
+                return
+            kind, first = by_message(message), [message]
+        protocol = kind(asked)
+        _check_signed(state, websocket, protocol, caller)
+        with state.models.current.held() as generation:
+            await CallSocket(socket, protocol, parts_of(state), generation, caller, identity).run(first)
+    except TimeoutError:
+        await _refuse(socket, protocol, ProtocolError("expected a first message within 10 s, got none"), state)
+    except SpeechQCError as error:
+        await _refuse(socket, protocol, error, state)
+
+
+def parts_of(state: AppState) -> Parts:
+    """Return the parts of the server that a call uses."""
+    return Parts(
+        state.settings,
+        state.profiles,
+        state.metrics,
+        state.streams,
+        state.quotas,
+        state.calls,
+        LiveLanes.of(make_lanes(state.settings)),
+    )
+
+
+def _named(vendor: str) -> type[VendorProtocol]:
+    kind = PROTOCOLS.get(vendor)
+    if kind is None:
+        raise ProtocolError(f"expected one of {', '.join(PROTOCOLS)} in the path, got {vendor[:40]!r}: correct the URL")
+    return kind
+
+
+def _check_signed(state: AppState, websocket: WebSocket, protocol: VendorProtocol, caller: Caller) -> None:
+    """Refuse a vendor whose secret is set, unless the access check has found its signature, or a key.
+
+    Raises:
+        Unauthorized: It has shown neither.
+    """
+    signer = websocket.scope.get("speechqc.signer")
+    if signer is None and caller.key is None and state.signatures.demands(protocol.vendor):
+        raise Unauthorized(
+            f"expected a signature of {protocol.vendor}, got none: check that the vendor signs its upgrade"
+        )
+
+
+async def _refuse(socket: StreamSocket, protocol: VendorProtocol | None, error: SpeechQCError, state: AppState) -> None:
+    """Close an accepted socket in a way that the vendor understands."""
+    vendor = UNKNOWN_VENDOR if protocol is None else protocol.name
+    state.metrics.telephony_failures.labels(vendor).inc()
+    try:
+        for text in [] if protocol is None else protocol.refusal(error):
+            await socket.send(text)
+        await socket.close(error.ws_close, close_reason(error))
+    except ClientGone:
+        return

@@ -1,0 +1,276 @@
+"""One leg of a phone call: its clock, its scores, and what its call hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio.sample_decoder import SampleDecoder
+from speech_qc.calls.legs import CallJoin, LegFeed, LegInfo
+from speech_qc.live.clock import ArrivalClock, Missing, PositionClock
+from speech_qc.live.options import StreamOptions
+from speech_qc.live.outbox import Outbox
+from speech_qc.live.scorer import LiveLanes, Scorer
+from speech_qc.model.reload import Generation
+from speech_qc.pipeline.documents import channel_findings
+from speech_qc.pipeline.session import Update
+from speech_qc.scoring import Profile
+from speech_qc.settings import Settings
+from speech_qc.telemetry.metrics import Metrics
+from speech_qc.telephony.messages import Audio, Clock, LegFormat
+from speech_qc.wire.vocabulary import GapKind
+
+Float32 = NDArray[np.float32]
+OnUpdate = Callable[[str, Update], None]
+
+logger = logging.getLogger("speech_qc.telephony")
+
+PIECE_S = 0.1
+EMIT_MS = 100
+UNBOUNDED = 2**62
+"""Bytes of an outbox that holds nothing: results go to the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What legs are scored with.
+
+    Attributes:
+        generation: The model that the call keeps.
+        lanes: Lanes for live audio.
+        settings: Limits.
+        metrics: Counts frames and gaps.
+        profile: Limits of the verdict.
+        profile_name: Its name.
+    """
+
+    generation: Generation
+    lanes: LiveLanes
+    settings: Settings
+    metrics: Metrics
+    profile: Profile
+    profile_name: str
+
+
+class Leg:
+    """One leg; used from one event loop.
+
+    Args:
+        form: Its name and the format of its audio.
+        info: What its call is told.
+        scoring: What it is scored with.
+        calls: The call that it joins.
+        clock: Where its audio belongs in time.
+        ordered: Whether its packets come in order.
+        on_update: Called with its name and its scores and events.
+
+    Raises:
+        Overloaded, ProtocolError: The call does not take it; see `CallJoin.join`.
+        InvalidAudio: The rate is not supported.
+    """
+
+    def __init__(
+        self,
+        form: LegFormat,
+        info: LegInfo,
+        scoring: Scoring,
+        calls: CallJoin,
+        *,
+        clock: Clock,
+        ordered: bool,
+        on_update: OnUpdate,
+    ) -> None:
+        self.name, self._rate_hz, self._scoring = info.leg, form.rate_hz, scoring
+        generation, settings = scoring.generation, scoring.settings
+        contract = generation.contract
+        options = StreamOptions(
+            encoding=form.encoding,
+            rate_hz=form.rate_hz,
+            channels=1,
+            emit_ms=EMIT_MS,
+            labels=contract.label_names,
+            profile=scoring.profile,
+            profile_name=scoring.profile_name,
+            session_name=None,
+        )
+        self._decoder = SampleDecoder(form.encoding, 1, max(1, round(form.rate_hz * PIECE_S)))
+        self._on_update = on_update
+        self._clock: PositionClock | ArrivalClock[Float32] | None = None
+        if clock == "position":
+            self._clock = PositionClock(form.rate_hz, ordered=ordered)
+        elif clock == "arrival":
+            self._clock = ArrivalClock(form.rate_hz)
+        self._model_rate_hz = contract.features.sample_rate_hz
+        self._feed: LegFeed | None = None
+        self._scorer = Scorer(
+            generation.engine,
+            contract,
+            scoring.lanes,
+            options,
+            Outbox(UNBOUNDED, time.monotonic),
+            scoring.metrics,
+            generation.reader,
+            _unchecked,
+            generation.loss_pool,
+            max_events=settings.max_events,
+            show_digits=settings.show_digits,
+            max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
+            on_heard=self._heard,
+            on_update=self._updated,
+        )
+        self._feed = calls.join(info)
+        self._ended = False
+        self.on_drain: Callable[[], None] | None = None
+        """Called when the server shuts down."""
+
+    def open(self) -> None:
+        """Open an engine session.
+
+        Raises:
+            Overloaded, Draining, EngineDead: The engine refuses.
+        """
+        self._scorer.open()
+
+    def drain(self) -> None:
+        """End the leg because the server is shutting down."""
+        if self.on_drain is not None:
+            self.on_drain()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less than the allowed amount of audio waits."""
+        return self._scorer.has_room
+
+    @property
+    def failed(self) -> BaseException | None:
+        """The engine's permanent failure, if there is one."""
+        done = self._scorer.done
+        return done.exception() if done.done() and not done.cancelled() else None
+
+    @property
+    def due_s(self) -> float | None:
+        """When `expire` has something to do."""
+        return None if self._clock is None else self._clock.due_s
+
+    async def wait_for_room(self) -> None:
+        """Wait until there is room, or the engine has failed."""
+        if not self._scorer.has_room:
+            room = asyncio.ensure_future(self._scorer.wait_for_room())
+            await asyncio.wait({room, self._scorer.done}, return_when=asyncio.FIRST_COMPLETED)
+            room.cancel()
+
+    def take(self, audio: Audio, now_s: float) -> None:
+        """Take audio that arrived now.
+
+        Raises:
+            ProtocolError: Its position is impossible.
+        """
+        samples = self._decoder.decode(audio.payload)
+        if samples is None:
+            return
+        clock = self._clock
+        items: list[Float32 | Missing]
+        if clock is None:
+            items = [samples[0]]
+        elif isinstance(clock, PositionClock):
+            position = audio.position
+            if position is None:  # the sender left the position out, once
+                position = clock.next_position
+            items = clock.take(samples[0], now_s, position, audio.sequence)
+        else:
+            items = clock.take(samples[0], len(samples[0]), now_s)
+        self._push(items, now_s)
+
+    def expire(self, now_s: float) -> None:
+        """Take what has waited long enough."""
+        if self._clock is not None:
+            self._push(self._clock.expire(now_s), now_s)
+
+    def pause(self, seconds: float, kind: GapKind, now_s: float) -> None:
+        """Note a gap that the sender declares; with positions, it shows by itself."""
+        missing = Missing(round(seconds * self._rate_hz), kind)
+        if isinstance(self._clock, ArrivalClock):
+            self._push(self._clock.gap(missing.samples), now_s)
+        if not isinstance(self._clock, PositionClock):
+            self._push([missing], now_s)
+
+    def digits(self, digits: str) -> None:
+        """Note keys, masked already."""
+        if self._feed is not None and not self._ended:
+            self._feed.digits(self._position, digits)
+
+    async def end(self) -> Mapping[str, Any]:
+        """Score the rest and end the leg with its document, also if the engine has failed."""
+        now_s = time.monotonic()
+        if self._clock is not None:
+            self._push(self._clock.finish(), now_s)
+        self._scorer.end()
+        try:
+            await self._scorer.done
+        except Exception as error:  # the leg ends with what was scored
+            logger.warning("leg ends early: %s", type(error).__name__)
+        return self.close()
+
+    def close(self) -> Mapping[str, Any]:
+        """End the leg with what was scored so far; may be called twice."""
+        if self._ended:
+            return {}
+        self._ended = True
+        session = self._scorer.sessions[0]
+        metrics = self._scoring.metrics
+        record = session.record(self._scoring.profile)
+        transport = session.transport()
+        if self._clock is not None:
+            transport = replace(transport, **asdict(self._clock.arrivals), drift_ppm=self._clock.drift_ppm)
+        record = replace(record, transport=transport)
+        self._scorer.stop()
+        self._scorer.close()
+        metrics.verdicts.labels(record.verdict.status).inc()
+        metrics.end_channel("live", record.summary.snr_db, session.event_counts)
+        for kind, seconds in transport.missing_s.items():
+            metrics.telephony_gap_seconds.labels(kind).inc(seconds)
+        labels = self._scoring.generation.contract.label_names
+        document = channel_findings(0, record, labels).model_dump(exclude_unset=True)
+        document |= {"duration_s": round(record.duration_s, 6), "frames": record.frame_total}
+        if self._feed is not None:
+            self._feed.ended(document)
+        return document
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of the leg so far, gaps included."""
+        return self._scorer.sessions[0].position / self._rate_hz
+
+    @property
+    def _position(self) -> int:
+        return self._scorer.sessions[0].position * self._model_rate_hz // self._rate_hz
+
+    def _push(self, items: list[Float32 | Missing], now_s: float) -> None:
+        for item in items:
+            if not isinstance(item, Missing):
+                self._scorer.push([item], now_s, bounded=True)
+                continue
+            start = self._position
+            self._scorer.gap(item.samples, item.kind)
+            if self._feed is not None:
+                self._feed.gap(start, self._position, item.kind)
+
+    def _heard(self, channel: int, position: int, samples: Float32) -> None:  # noqa: ARG002  # there is one channel
+        if self._feed is not None:
+            self._feed.heard(position, samples)
+
+    def _updated(self, channel: int, update: Update) -> None:  # noqa: ARG002
+        if self._feed is not None and (update.block.frames or update.events):
+            self._feed.scored(update.first_frame, update.scores, update.events)
+        self._on_update(self.name, update)
+
+
+def _unchecked(channel: int, samples: Float32, mean_square: float) -> None:
+    """Look for nothing: what the checks of `/v1/stream` would warn of, nobody could read here."""
