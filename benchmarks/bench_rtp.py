@@ -5,7 +5,8 @@
 
 Writes a capture whose streams begin together, as those of a busy trunk, with a packet every 20 ms and lost packets at
 random, then reads it in a process of its own: first alone (packets found, put in order and decoded), then with scores.
-Times real time is seconds of sound, all streams together, per second of that process and its decoder; the peak of memory is that process's without its decoder.
+Times real time is seconds of sound, all streams together, per second of that process and its decoder. The peak of
+memory is that of the process, without its decoder.
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
 from closeness import assert_close
-from rtp_captures import A, B, Capture, alaw, mulaw, sent
+from rtp_captures import A, B, Capture, alaw, delayed, mulaw, sent
 from signals import talk, voice, wav_bytes
 from speech_qc.audio.g711 import decode_mulaw, encode_mulaw
 from speech_qc.cli.main import main
@@ -48,7 +49,7 @@ def test_a_capture_without_loss_has_the_scores_of_a_recording(make_client, runne
     for data in (Capture().add(PACKETS).pcap(), Capture().add(PACKETS).add(BACK).pcapng()):
         answer = posted(client, data).json()
         assert_close(findings(answer["channels"][0]), findings(recording["channels"][0]))
-        assert "transport" not in answer["channels"][0], "nothing is missing"
+        assert answer["channels"][0]["transport"]["gaps"] == []
     assert answer["audio"]["channels"] == 2 and answer["audio"]["encoding"] == "pcap/PCMU+PCMA"
     assert answer["audio"]["duration_s"] == 6.0 and answer["audio"]["frames"] == 300
     assert len(answer["channels"][1]["frames"]["speech"]) == 200, "each leg has its own length"
@@ -63,7 +64,7 @@ def test_frames_that_were_not_received_are_null_and_no_dropout(make_client, runn
         ("loss", 2.0, 2.06),
         ("loss", 4.0, 4.02),
     ]
-    assert channel["transport"]["missing_ms"] == 80.0
+    assert channel["transport"]["missing_ms"] == channel["transport"]["loss_ms"] == 80.0
     assert (stream["lost"], stream["channel"], stream["loss"]["longest_ms"]) == (4, 0, 60.0)
     assert answer["audio"]["duration_s"] == 6.0
 
@@ -82,6 +83,26 @@ def test_server_and_program_answer_the_same(make_client, runner, tmp_path):
         assert_close(found, served)
     capture = detector.inspect(data).capture
     assert capture is not None and capture.streams[1].ssrc == "0x00000007"
+
+
+def test_transport_says_how_packets_arrived(make_client):
+    late = [0.0] * len(PACKETS)
+    late[20], late[60] = 0.05, 1.0
+    answer = posted(make_client(), Capture().add([*delayed(PACKETS, late), PACKETS[30]]).pcap()).json()
+    transport = answer["channels"][0]["transport"]
+    assert (transport["late"], transport["duplicates"], transport["reordered"], transport["restarts"]) == (1, 1, 1, 0)
+
+
+def test_hours_of_gaps_in_a_small_capture_are_refused_before_they_take_memory(make_client):
+    hour = 3600
+    far = [
+        replace(one, at_s=one.at_s + 3 * hour, timestamp=one.timestamp + 3 * hour * 8000, sequence=one.sequence)
+        for one in PACKETS[100:]
+    ]
+    data = Capture().add(PACKETS[:100] + far).pcap()
+    assert posted(make_client(), data, frames="false").status_code == 200
+    answer = posted(make_client(max_held_bytes=64 << 20, max_upload_bytes=16 << 20), data)
+    assert answer.status_code in (413, 429), answer.text
 
 
 def test_a_form_may_hold_a_capture_and_a_label_track_may_be_wanted(make_client):

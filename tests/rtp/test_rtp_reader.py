@@ -226,6 +226,27 @@ def test_a_restart_of_the_sender_goes_on_at_the_time_of_arrival():
     assert found.codes == ["clock_reset", "clock_reset"]
 
 
+def test_a_clock_that_is_set_back_costs_no_sound():
+    talk = sent(PAYLOADS)
+    found = read(talk[:100] + [replace(one, timestamp=one.timestamp - 8000) for one in talk[100:]])
+    np.testing.assert_array_equal(found.samples(), HEARD)
+    assert found.only.clock_resets == 1 and found.codes == ["clock_reset"]
+
+
+def test_a_jump_of_the_clock_of_the_capture_is_no_gap():
+    talk = sent(PAYLOADS)
+    found = read(talk[:100] + [replace(one, at_s=one.at_s + 3600) for one in talk[100:]])
+    np.testing.assert_array_equal(found.samples(), HEARD)
+    assert found.codes == [] and found.only.jitter_max_ms == pytest.approx(0.0, abs=0.01)
+
+
+def test_packets_that_overlap_are_trimmed_and_named():
+    talk = sent(PAYLOADS)
+    found = read(talk[:100] + [replace(one, timestamp=one.timestamp - 80) for one in talk[100:]])
+    np.testing.assert_array_equal(found.samples(), np.delete(HEARD, range(16_000, 16_080)))
+    assert found.codes == ["samples_damaged"]
+
+
 def test_jitter_is_that_of_rfc_3550():
     rng = np.random.default_rng(1)
     late = rng.uniform(0, 0.015, 200).round(6)

@@ -10,6 +10,7 @@ import asyncio
 import io
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from speech_qc.audio import AudioInfo, DecodeLimits
@@ -18,11 +19,12 @@ from speech_qc.audio.packet_decoders import PacketDecoders
 from speech_qc.errors import ProtocolError
 from speech_qc.pipeline.direct import LARGE_HOPS, DirectModel, DirectStepper
 from speech_qc.pipeline.factory import TAIL_HOPS
-from speech_qc.pipeline.inspector import Inspector
+from speech_qc.pipeline.gaps import Transport
+from speech_qc.pipeline.inspector import BARE_FRAME_BYTES, FRAME_BYTES, Inspector
 from speech_qc.pipeline.recording import InspectOptions, Recording, RecordingFindings, Timing
 from speech_qc.rtp.codecs import Codec, parse_payload_types
 from speech_qc.rtp.reader import CaptureReader, RtpOptions, no_streams
-from speech_qc.rtp.reports import capture_report
+from speech_qc.rtp.reports import StreamReport, capture_report
 from speech_qc.rtp.stream import LegAudio, LegItem
 
 _BATCH_SAMPLES = 1 << 17
@@ -78,11 +80,27 @@ def _findings(
     """Collect what was found, once everything is scored."""
     report = capture_report(reader, show_digits=options.show_digits)
     legs = [stream for stream in report.streams if stream.channel is not None]
+    by_leg = sorted(legs, key=lambda stream: stream.channel or 0)
     encoding = "+".join(dict.fromkeys(name for stream in legs for name in stream.codecs))
     rate_hz = max(stream.sample_rate_hz or 0 for stream in legs)
-    records = recording.records()
+    records = [
+        replace(record, transport=_transport(session.transport(), stream))
+        for record, session, stream in zip(recording.records(), recording.sessions, by_leg, strict=True)
+    ]
     info = AudioInfo(rate_hz, len(legs), f"pcap/{encoding}", None)
     return RecordingFindings(info, records, timing, reader.warnings(), capture=report)
+
+
+def _transport(missing: Transport, stream: StreamReport) -> Transport:
+    """Add how packets arrived to what is missing."""
+    return replace(
+        missing,
+        late=stream.late,
+        duplicates=stream.duplicates,
+        reordered=stream.reordered,
+        restarts=stream.restarts + stream.clock_resets,
+        drift_ppm=None if stream.drift_ppm is None else round(stream.drift_ppm, 1),
+    )
 
 
 def inspect_capture(
@@ -175,6 +193,14 @@ class CaptureInspector(Inspector):
                 await self._read(reader, count)
                 return await self._end(reader)
 
+    def _note_held(self, held_bytes: int) -> None:
+        """As `Inspector`, but with the frames that the legs will have."""
+        frame_bytes = FRAME_BYTES if self._options.needs_frames else BARE_FRAME_BYTES
+        seconds = sum(session.position / session.rate_hz for session in self._recording.sessions)
+        frames = int(seconds / self._contract.features.frame_hop_s)
+        if self._hold is not None:
+            self._hold(held_bytes + frames * frame_bytes)
+
     async def _read(self, reader: CaptureReader, held_bytes: int) -> None:
         """Read the capture in a worker thread, batch by batch, and score what is complete."""
         recording = self._recording
@@ -183,9 +209,9 @@ class CaptureInspector(Inspector):
         more = True
         while more:
             more = await asyncio.to_thread(self._timed, lambda: _take_some(items, recording))
+            self._note_held(held_bytes)  # before frames are made: a gap of hours is a few bytes of the capture
             self._open_sessions()
             await self._advance()
-            self._note_held(held_bytes)
 
     async def _end(self, reader: CaptureReader) -> RecordingFindings:
         if not self._recording.sessions:

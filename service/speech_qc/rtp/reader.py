@@ -208,6 +208,12 @@ class CaptureReader:
                 f"{name}: expected timestamps that advance with time, got {counts.clock_resets} jumps: from there on, "
                 "times are those of arrival",
             )
+        if counts.overlapping:
+            warn(
+                "samples_damaged",
+                f"{name}: {counts.overlapping} packets begin before the end of the sound before them: the overlap was "
+                "dropped",
+            )
         if stream.is_over:
             warn(
                 "leg_cut",

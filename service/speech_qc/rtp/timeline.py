@@ -15,7 +15,7 @@ TOLERANCE_S = 0.005
 """A timestamp may differ this much from the end of the sound before it; encoders of gateways round."""
 
 MAX_STRAY_S = 5.0
-"""Timestamps and arrival may differ this much more than before; beyond it, the sender's clock was reset."""
+"""A timestamp may jump this far by itself; a longer jump that arrival contradicts is a reset of the sender's clock."""
 
 _EVENT_KEYS = "0123456789*#ABCD"
 _OPUS_DTX_BYTES = 2
@@ -76,9 +76,11 @@ class Counts:
 class Timeline:
     """The time axis of one stream.
 
-    Timestamps decide; arrival decides where the sender's clock was reset. A contiguous sequence with a jump of the
-    timestamps is discontinuous transmission. Where numbers are missing, as many packets as are missing are loss, and
-    any time beyond them is discontinuous transmission.
+    Timestamps decide; arrival decides where the sender's clock was reset: where timestamps jump further than
+    `MAX_STRAY_S` and arrival contradicts them, or where they go back by a packet or more.
+
+    A contiguous sequence with a jump of the timestamps is discontinuous transmission. Where numbers are missing, as
+    many packets as are missing are loss, and any time beyond them is discontinuous transmission.
 
     Args:
         codec_of: Explains payload types.
@@ -134,15 +136,13 @@ class Timeline:
             self._missing += 1
             self.counts.unread += 1
             return []
-        entries: list[Entry] = [*self._gap(codec, packet)]
+        entries: list[Entry] = [*self._gap(codec, packet, ticks)]
         assert self._end is not None
         clock = codec.clock_hz
         back = -_signed(packet.timestamp - self._end)
-        skip = min(back, ticks) if back > TOLERANCE_S * clock else 0
+        skip = back if back > TOLERANCE_S * clock else 0
+        self.counts.overlapping += skip > 0
         self._clock_hz, self._packet_s, self._last_ns, self._missing = clock, ticks / clock, packet.time_ns, 0
-        if skip == ticks:
-            self.counts.overlapping += 1
-            return entries
         self._end = (self._end + ticks - skip) & 0xFFFFFFFF
         self.drift.add(self._position_s, (packet.time_ns - self._start_ns) * 1e-9)
         seconds = (ticks - skip) / clock
@@ -166,8 +166,11 @@ class Timeline:
             return round(self._packet_s * codec.clock_hz)
         return codec.ticks(packet.payload)
 
-    def _gap(self, codec: Codec, packet: RtpPacket) -> list[Missing]:
-        """Return what is missing before a packet, and move the time axis to it."""
+    def _gap(self, codec: Codec, packet: RtpPacket, ticks: int) -> list[Missing]:
+        """Return what is missing before a packet, and move the time axis to it.
+
+        Afterwards, the time axis ends at the packet, less than `TOLERANCE_S` before it, or within it.
+        """
         if self._end is None:
             self._end, self._start_ns = packet.timestamp, packet.time_ns
             return []
@@ -175,7 +178,11 @@ class Timeline:
         step_s = _signed(packet.timestamp - self._end) / clock
         arrived_s = (packet.time_ns - self._last_ns) * 1e-9 - self._packet_s
         lost_s = self._missing * self._packet_s
-        if clock != self._clock_hz or abs(step_s - max(arrived_s, 0.0)) > MAX_STRAY_S:
+        contradiction_s = abs(step_s - max(arrived_s, 0.0))
+        if contradiction_s > MAX_STRAY_S:
+            self.drift.skip()  # one of both clocks has jumped
+        is_reset = step_s * clock <= -ticks or (abs(step_s) > MAX_STRAY_S and contradiction_s > MAX_STRAY_S)
+        if is_reset or clock != self._clock_hz:
             self.counts.clock_resets += clock == self._clock_hz
             self.drift.skip()
             step_s = arrived_s if arrived_s > self._packet_s + TOLERANCE_S else min(lost_s, MAX_STRAY_S)
