@@ -27,11 +27,13 @@ from speech_qc.model.reload import Generations, Load
 from speech_qc.pipeline.factory import make_profiles, make_runner
 from speech_qc.scoring import Profiles
 from speech_qc.security.access_policy import AccessPolicy
+from speech_qc.security.bind_check import audiosocket_address, audiosocket_networks
 from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
 from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import make_tracing
+from speech_qc.telephony.audiosocket import AudioSocketListener
 from speech_qc.version import __version__
 from speech_qc.workers.member import Member
 
@@ -109,6 +111,9 @@ def _make_state(
         member=member,
     )
     metrics.live_channels.set_function(lambda: state.streams.channels)
+    networks = audiosocket_networks(settings)
+    if audiosocket_address(settings) is not None:
+        state.audiosocket = AudioSocketListener(lambda: telephony.parts_of(state), lambda: state.models, networks)
     return state
 
 
@@ -129,6 +134,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     watcher: asyncio.Task[None] | None = None
     if settings.model_watch_s:
         watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
+    address = audiosocket_address(settings)
+    if state.audiosocket is not None and address is not None:
+        await state.audiosocket.start(*address, shared=settings.workers > 1)
     try:
         yield
     finally:
@@ -136,6 +144,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             watcher.cancel()
             await asyncio.wait({watcher})
         await streams.drain(drain.work_remaining_s)  # the deadline may have started in the server
+        if state.audiosocket is not None:
+            await state.audiosocket.close()
         await asyncio.shield(models.drain(max(drain.work_remaining_s, drain.remaining_s / 4), drain.remaining_s / 4))
         if member is not None:
             member.close()

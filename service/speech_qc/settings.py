@@ -184,8 +184,7 @@ class Settings(BaseSettings):
     genesys_secret: SecretStr | None = None
     """Client secret of the AudioHook integration, base64. If set, sockets of Genesys need its signature, or a key."""
     audiosocket: str | None = None
-    """`host:port` on which to listen for Asterisk AudioSocket (TCP); unset: not at all. It has no authentication, and
-    with several workers only the first one listens."""
+    """`host:port` on which to listen for Asterisk AudioSocket (TCP); unset: not at all. It has no authentication."""
     audiosocket_allow: str = "127.0.0.1,::1"
     """Comma-separated addresses or networks that may connect to `audiosocket`."""
 

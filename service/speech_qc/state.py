@@ -18,6 +18,7 @@ from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import Tracing
+from speech_qc.telephony.audiosocket import AudioSocketListener
 from speech_qc.wire.schemas import ModelInfo
 from speech_qc.workers.member import Member
 
@@ -42,6 +43,8 @@ class AppState:
     """Checks the signatures of phone systems."""
     calls: CallJoin
     """The calls that legs join."""
+    audiosocket: AudioSocketListener | None = None
+    """None if it is not configured."""
     member: Member | None = None
     """This process among several workers; None if it is the only one."""
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ async def test_the_url_names_call_leg_and_trunk():
 
 
 # Messages of https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming, shortened.
-TELNYX = [
+TELNYX: list[Any] = [
     {"event": "connected", "version": "1.0.0"},
     {"event": "start", "sequence_number": "1", "stream_id": "s1", "start": {
         "user_id": "u1", "call_control_id": "v3:x", "call_session_id": "session-1",
