@@ -15,7 +15,7 @@ TOLERANCE_S = 0.005
 """A timestamp may differ this much from the end of the sound before it; encoders of gateways round."""
 
 MAX_STRAY_S = 5.0
-"""A timestamp may jump this far by itself; a longer jump that arrival contradicts is a reset of the sender's clock."""
+"""A timestamp may jump this far unchecked; a longer jump that arrival contradicts is a reset of the sender's clock."""
 
 _EVENT_KEYS = "0123456789*#ABCD"
 _OPUS_DTX_BYTES = 2
