@@ -50,7 +50,8 @@ def test_a_stream_at_an_unknown_path_is_refused_before_its_upgrade(make_client, 
     assert refused.value.status_code == 404
     error = json.loads(refused.value.content)["error"]
     assert error["code"] == "not_found"
-    assert error["message"].startswith(f"expected a WebSocket to /v1/stream, got one to {path}")
+    assert error["message"].startswith("expected a WebSocket to /v1/stream or /v1/telephony")
+    assert f", got one to {path}: " in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """One socket of a phone system from its first message to the end of its legs.
 
 Text and binary messages go from the socket's parser to the legs without a task in between while there is room, as on
-`/v1/stream`. Unlike there, a connection that is lost is the usual end of a call: its legs end with all that was heard.
+`/v1/stream`. Unlike there, a connection that is lost is the usual end of a call: its legs end with the audio so far.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class CallSocket:
 
     def drain(self) -> None:
         """End the call's legs with what was heard, because the server is shutting down."""
-        self._fail(Draining("the server is shutting down: the call ends here with all that was heard"))
+        self._fail(Draining("the server is shutting down: the results cover all audio received"))
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class Leg:
         scoring: What it is scored with.
         calls: The call that it joins.
         clock: Where its audio belongs in time.
-        ordered: Whether its packets come in order.
+        ordered: Whether its packets arrive in order.
         on_update: Called with its name and its scores and events.
 
     Raises:
@@ -194,7 +194,7 @@ class Leg:
             self._push(self._clock.expire(now_s), now_s)
 
     def pause(self, seconds: float, kind: GapKind, now_s: float) -> None:
-        """Note a gap that the sender declares; with positions, it shows by itself."""
+        """Note a gap that the sender declares; with positions, it follows from them."""
         missing = Missing(round(seconds * self._rate_hz), kind)
         if isinstance(self._clock, ArrivalClock):
             self._push(self._clock.gap(missing.samples), now_s)

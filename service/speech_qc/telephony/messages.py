@@ -203,7 +203,7 @@ class VendorProtocol:
     clock: Clock = "position"
     """Where audio belongs in time: at the sender's position, where it arrives, or after the audio before it."""
     ordered: bool = True
-    """Whether packets come in order."""
+    """Whether packets arrive in order."""
     takes_events: ClassVar[bool] = False
     """Whether `event` returns messages that the vendor takes."""
 
