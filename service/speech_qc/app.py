@@ -20,6 +20,7 @@ from speech_qc.admission.uploads import UploadPlaces
 from speech_qc.api import error_responses, health, inspect, model, pages, paths, stream, telephony, tokens
 from speech_qc.api.access import Access
 from speech_qc.api.request_context import RequestContext
+from speech_qc.audio.packet_decoders import PacketDecoders
 from speech_qc.calls.logged import LoggedCalls
 from speech_qc.engine import Runner
 from speech_qc.model.file_watcher import watch_file
@@ -34,6 +35,7 @@ from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import make_tracing
 from speech_qc.telephony.audiosocket import AudioSocketListener
+from speech_qc.telephony.packets import ANSWER_S
 from speech_qc.version import __version__
 from speech_qc.workers.member import Member
 
@@ -108,6 +110,7 @@ def _make_state(
         drain=DrainDeadline(settings.drain_s),
         signatures=policy.signatures,
         calls=LoggedCalls(settings.max_streams),
+        packets=PacketDecoders(ANSWER_S),
         member=member,
     )
     metrics.live_channels.set_function(lambda: state.streams.channels)
@@ -146,6 +149,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await streams.drain(drain.work_remaining_s)  # the deadline may have started in the server
         if state.audiosocket is not None:
             await state.audiosocket.close()
+        state.packets.close()
         await asyncio.shield(models.drain(max(drain.work_remaining_s, drain.remaining_s / 4), drain.remaining_s / 4))
         if member is not None:
             member.close()
