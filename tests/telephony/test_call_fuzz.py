@@ -22,21 +22,21 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 AUDIO = bytes(range(256)) * 3
 TALKS = {
     "twilio": [
-        CONNECTED, start(tracks=("inbound", "outbound")), *(media(AUDIO[:160], i, 20 * i) for i in range(9)), STOP,
+        CONNECTED, start(tracks=("inbound", "outbound")), *(media(AUDIO[:160], i, 20 * i) for i in range(30)), STOP,
     ],
-    "telnyx": [*TELNYX, *(media(AUDIO[:160], i, 20 * i) for i in range(9)), {"event": "stop"}],
-    "asterisk": [ASTERISK_JSON, *[AUDIO[:160]] * 6, {"event": "DTMF_END", "digit": "5"}],
-    "": [ASTERISK_PLAIN, *[AUDIO[:640]] * 6, "DTMF_END digit:5"],
-    "freeswitch": ['{"a":"b"}', *[AUDIO[:640]] * 6],
+    "telnyx": [*TELNYX, *(media(AUDIO[:160], i, 20 * i) for i in range(30)), {"event": "stop"}],
+    "asterisk": [ASTERISK_JSON, *[AUDIO[:160]] * 24, {"event": "DTMF_END", "digit": "5"}],
+    "": [ASTERISK_PLAIN, *[AUDIO[:640]] * 24, "DTMF_END digit:5"],
+    "freeswitch": ['{"a":"b"}', *[AUDIO[:640]] * 24],
     "jambonz": [
-        {"callSid": "j", "sampleRate": 8000, "mixType": "stereo"}, *[AUDIO[:640]] * 6, {"event": "dtmf", "dtmf": "1"},
+        {"callSid": "j", "sampleRate": 8000, "mixType": "stereo"}, *[AUDIO[:640]] * 24, {"event": "dtmf", "dtmf": "1"},
     ],
-    "vonage": [{"event": "websocket:connected", "content-type": "audio/l16;rate=16000"}, *[AUDIO[:640]] * 6],
+    "vonage": [{"event": "websocket:connected", "content-type": "audio/l16;rate=16000"}, *[AUDIO[:640]] * 24],
     "genesys": [
-        genesys("open", 1, **OPEN), *[AUDIO[:512]] * 4, genesys("ping", 2), genesys("discarded", 3, discarded="PT1S"),
+        genesys("open", 1, **OPEN), *[AUDIO[:512]] * 20, genesys("ping", 2), genesys("discarded", 3, discarded="PT1S"),
         genesys("resumed", 4, discarded="PT2S"), genesys("close", 5),
     ],
-    "azure": [AZURE, *(azure_audio(AUDIO[:640], str(i % 3)) for i in range(8))],
+    "azure": [AZURE, *(azure_audio(AUDIO[:640], str(i % 3)) for i in range(24))],
 }  # fmt: skip
 VALUES: list[Any] = [
     None, True, 0, -1, 2**70, 1e308, 1.5, "", "x" * 5000, "９", [], {}, [[[[]]]], {"a": {"b": None}}, "PT9S",
@@ -93,7 +93,7 @@ async def test_hostile_messages_are_no_unexpected_errors_and_leave_nothing(caplo
                 said = hostile(TALKS[vendor], rng)
                 await talk_to(f"{url}{path}?call=c{turn}", said)
                 sent, turn = sent + len(said), turn + 1
-                if turn % 200 == 0:
+                if turn % 50 == 0:
                     await until(lambda: app.state.parts.streams.channels == 0, "no place is taken")
                     assert all(leg.document is not None for leg in calls.legs.values()), "every leg has ended"
                     calls.legs.clear()
@@ -104,7 +104,7 @@ async def test_hostile_messages_are_no_unexpected_errors_and_leave_nothing(caplo
         assert get("speechqc_sessions_active") == 0
         assert len(asyncio.all_tasks()) < 20
     assert not caplog.records, caplog.text
-    assert turn > 600
+    assert turn > 250
     assert memory[-1] - memory[0] < 2_000, memory
 
 
