@@ -62,7 +62,7 @@ test-gpu: $(VENV)/.dev  ## Run the tests that require a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 fuzz: $(VENV)/.dev  ## Fuzz with 11000 corrupted recordings and 1000 conversations, print the counts
-	$(BIN)/python -m tests.fuzz --recordings 10000 --media 1000 --conversations 1000
+	$(BIN)/python -m tests.fuzz --recordings 10000 --media 1000 --captures 2000 --conversations 1000
 
 # Tools that inspect the environment are installed in a separate one, so that they do not list themselves.
 $(VENV)-tools/.done: | $(VENV)/.runtime

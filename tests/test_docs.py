@@ -5,8 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import soundfile
+import soxr
 
 import speech_qc
+from rtp_captures import Capture, mulaw, sent
 from speech_qc.embedded import detector
 from speech_qc.scoring import EXPORTS, load_profiles
 from speech_qc.version import __version__
@@ -90,6 +93,9 @@ def test_a_python_example_prints_what_the_page_shows(code, shown, tmp_path, samp
     Path("calls").mkdir()
     for name in ("call.wav", "calls/a.wav", "calls/b.wav"):
         shutil.copy(sample_path, name)
+    samples, _ = soundfile.read(sample_path, dtype="float32")
+    packets = sent(mulaw(soxr.resample(samples, 16_000, 8_000)))
+    Path("trunk.pcap").write_bytes(Capture().add([one for i, one in enumerate(packets) if i % 50 != 20]).pcap())
 
     exec(compile(code, "docs/python.md", "exec"), {})
 

@@ -20,6 +20,7 @@ from speech_qc.admission.uploads import UploadPlaces
 from speech_qc.api import calls, error_responses, health, inspect, model, pages, paths, stream, telephony, tokens
 from speech_qc.api.access import Access
 from speech_qc.api.request_context import RequestContext
+from speech_qc.audio.packet_decoders import PacketDecoders
 from speech_qc.call_store import Results
 from speech_qc.calls.exchange import Exchange
 from speech_qc.calls.registry import Calls
@@ -36,6 +37,7 @@ from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import make_tracing
 from speech_qc.telephony.audiosocket import AudioSocketListener
+from speech_qc.telephony.packets import ANSWER_S
 from speech_qc.version import __version__
 from speech_qc.webhooks import WebhookConfig, WebhookSender
 from speech_qc.workers.member import Member
@@ -116,6 +118,7 @@ def _make_state(
         webhooks=_make_sender(results, webhooks, metrics),
         signatures=policy.signatures,
         calls=_make_calls(settings, models, results, member),
+        packets=PacketDecoders(ANSWER_S),
         member=member,
     )
     metrics.live_channels.set_function(lambda: state.streams.channels)
@@ -170,6 +173,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await streams.drain(drain.work_remaining_s)  # the deadline may have started in the server
         if state.audiosocket is not None:
             await state.audiosocket.close()
+        state.packets.close()
         await asyncio.shield(models.drain(max(drain.work_remaining_s, drain.remaining_s / 4), drain.remaining_s / 4))
         await state.calls.drain(min(1.0, drain.remaining_s / 4))
         await _close_results(state)

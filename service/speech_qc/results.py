@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from speech_qc.wire.capture import CaptureAnswer
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.schemas import (
     AudioAnswer,
@@ -131,6 +132,7 @@ class Inspection(_Result):
         quality: The lowest quality of its channels, 0 to 100.
         stereo: Comparison of the channels, if there are two.
         interaction: What happens between the channels, if they were named as the legs of a call; otherwise None.
+        capture: The RTP streams of a packet capture; None for other recordings.
         verdict: Verdict on the worst channel.
         timing: Seconds spent; `queue_s` is 0, since there is no queue.
         document: The whole result as a dict, with scores as arrays.
@@ -152,6 +154,8 @@ class Inspection(_Result):
         self.timing = TimingAnswer(**document["timing"])
         interaction = document.get("interaction")
         self.interaction = None if interaction is None else InteractionAnswer(**interaction)
+        capture = document.get("capture")
+        self.capture = None if capture is None else CaptureAnswer(**capture)
 
     def __repr__(self) -> str:
         return f"<Inspection {self.verdict.status}: {self.audio.duration_s:g} s, {len(self.channels)} channel(s)>"

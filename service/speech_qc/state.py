@@ -8,6 +8,7 @@ from speech_qc.admission.memory import MemoryBudget
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.admission.uploads import UploadPlaces
+from speech_qc.audio.packet_decoders import PacketDecoders
 from speech_qc.call_store import Results
 from speech_qc.calls.registry import Calls
 from speech_qc.engine import Engine, Model
@@ -48,6 +49,8 @@ class AppState:
     """Checks the signatures of phone systems."""
     calls: Calls
     """The calls that legs join."""
+    packets: PacketDecoders
+    """Decodes packets of phone systems."""
     audiosocket: AudioSocketListener | None = None
     """None if it is not configured."""
     member: Member | None = None

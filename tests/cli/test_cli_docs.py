@@ -16,6 +16,7 @@ def test_every_command_and_option_is_documented() -> None:
     commands = group.commands  # type: ignore[attr-defined]
     assert set(commands) == {
         "inspect",
+        "rtp",
         "stream",
         "serve",
         "capacity",

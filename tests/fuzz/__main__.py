@@ -1,6 +1,6 @@
 """The long run: prints counts; the exit code is 1 if anything failed.
 
-python -m tests.fuzz --recordings 10000 --media 1000 --conversations 1000
+python -m tests.fuzz --recordings 10000 --media 1000 --captures 2000 --conversations 1000
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--recordings", type=int, default=10_000)
     options.add_argument("--media", type=int, default=1_000, help="recordings that FFmpeg decodes")
+    options.add_argument("--captures", type=int, default=2_000, help="packet captures")
     options.add_argument("--conversations", type=int, default=1_000)
     options.add_argument("--first", type=int, default=0, help="number of the first broken recording")
     chosen = options.parse_args()
     logging.disable(logging.CRITICAL)
     failed = False
-    for count, media in ((chosen.recordings, False), (chosen.media, True)):
+    for count, kind in ((chosen.recordings, "recordings"), (chosen.media, "media"), (chosen.captures, "captures")):
         if not count:
             continue
-        tally = run(count, first=chosen.first, media=media)
+        tally = run(count, first=chosen.first, kind=kind)
         failed |= bool(tally.bad) or tally.growth_bytes > MOST_GROWTH_BYTES
         sys.stdout.write("\n".join(tally.lines()) + "\n")
         for (name, status), number in sorted(tally.by_format.items()):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from media_files import FORMATS, encoded
+from rtp_captures import Capture, alaw, encoded_packets, mulaw, sent
 from signals import voice, wav_bytes
 
 Mutation = Callable[[bytearray, np.random.Generator], None]
@@ -48,6 +49,30 @@ def media_seeds() -> dict[str, bytes]:
     made["matroska/video"] = encoded(voice(0.3), video, tracks=2, pictures=True)
     made["mp4/video"] = encoded(voice(0.3, rate_hz=48_000), FORMATS["mp4/fragments"], pictures=True)
     return made
+
+
+def capture_seeds() -> dict[str, bytes]:
+    """Return valid packet captures, 0.5 s each."""
+    narrow, wide = voice(0.5, rate_hz=8000), voice(0.5)
+    talk = sent(mulaw(narrow))
+    lossy = [one for i, one in enumerate(talk) if i % 7]
+    v6 = sent(alaw(narrow), payload_type=8, source=("2001:db8::1", 4000), target=("2001:db8::2", 4002))
+    g722 = sent(encoded_packets("g722", wide, 16_000), payload_type=9, ssrc=9)
+    opus = sent(encoded_packets("libopus", voice(0.5, rate_hz=48_000), 48_000), 960, clock_hz=48_000, payload_type=96)
+    sdp = (
+        b"INVITE sip:b@example.com SIP/2.0\r\n\r\nv=0\r\nc=IN IP4 192.0.2.2\r\n"
+        b"m=audio 20000 RTP/AVP 96\r\na=rtpmap:96 opus/48000/2\r\n"
+    )
+    return {
+        "pcap/PCMU": Capture().add(talk).pcap(),
+        "pcap/nano": Capture().add(lossy).pcap(nano=True),
+        "pcapng/PCMU": Capture().add(lossy).pcapng(),
+        "pcap/IPv6": Capture().add(v6).pcap(),
+        "pcap/G722": Capture().add(g722).pcap(),
+        "pcap/two": Capture().add(talk).add(g722).pcap(),
+        "pcap/Opus": Capture().datagram(-0.1, sdp).add(opus).pcap(),
+        "pcapng/Opus": Capture().datagram(-0.1, sdp).add(opus).pcapng(),
+    }
 
 
 def _place(data: bytearray, rng: np.random.Generator, room: int = 1) -> int:

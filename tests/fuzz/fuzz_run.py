@@ -8,14 +8,22 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fuzz_asgi import application, at_rest, post
-from fuzz_audio import media_seeds, seeds, spoiled
+from fuzz_audio import capture_seeds, media_seeds, seeds, spoiled
 
 ANSWERS = frozenset({200, 400, 413, 415, 422})
 """Acceptable statuses for a corrupted recording; 429 and above would mean that it affected the server."""
+
+SEEDS: dict[str, Callable[[], dict[str, bytes]]] = {
+    "recordings": seeds,
+    "media": media_seeds,
+    "captures": capture_seeds,
+}
+"""Valid recordings to corrupt: those read in this process, those that FFmpeg decodes, and packet captures."""
 
 WARM_UP = 0.2
 """Share of the inputs before memory growth is measured, because allocators and caches fill up first."""
@@ -46,9 +54,9 @@ class Tally:
         ]
 
 
-async def fuzz_audio(count: int, *, first: int = 0, media: bool = False) -> Tally:
-    """Send this number of corrupted recordings, one after another; `media`: those that FFmpeg decodes."""
-    tally, good = Tally(), media_seeds() if media else seeds()
+async def fuzz_audio(count: int, *, first: int = 0, kind: str = "recordings") -> Tally:
+    """Send this number of corrupted recordings, one after another; `kind` is one of `SEEDS`."""
+    tally, good = Tally(), SEEDS[kind]()
     before = 0
     async with application() as app:
         for step in range(count):
@@ -87,7 +95,8 @@ def decoders() -> list[int]:
 
 def _is_decoder(process: int) -> bool:
     try:
-        return b"media_worker" in Path(f"/proc/{process}/cmdline").read_bytes()
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+        return b"media_worker" in command or b"packet_worker" in command
     except OSError:
         return False
 
@@ -99,6 +108,6 @@ def resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * PAGE_BYTES if statm.exists() else 0
 
 
-def run(count: int, *, first: int = 0, media: bool = False) -> Tally:
+def run(count: int, *, first: int = 0, kind: str = "recordings") -> Tally:
     """Run `fuzz_audio` from outside an event loop."""
-    return asyncio.run(fuzz_audio(count, first=first, media=media))
+    return asyncio.run(fuzz_audio(count, first=first, kind=kind))

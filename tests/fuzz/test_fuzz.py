@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from fuzz_run import run
 from fuzz_talk import run_conversations
 
-RECORDINGS, MEDIA, CONVERSATIONS = 1000, 200, 100
+RECORDINGS, MEDIA, CAPTURES, CONVERSATIONS = 1000, 200, 400, 100
 MOST_GROWTH_BYTES = 48 * 2**20
 
 
@@ -28,10 +28,19 @@ def test_broken_recordings_are_refused_or_answered_and_leave_nothing():
 
 @pytest.mark.slow
 def test_broken_recordings_for_ffmpeg_leave_nothing_either():
-    tally = run(MEDIA, media=True)
+    tally = run(MEDIA, kind="media")
     assert tally.bad == []
     assert sum(tally.statuses.values()) == MEDIA
     assert tally.statuses[200] > 0.05 * MEDIA and tally.statuses[422] > 0.05 * MEDIA
+    assert tally.growth_bytes < MOST_GROWTH_BYTES
+
+
+@pytest.mark.slow
+def test_broken_captures_leave_nothing():
+    tally = run(CAPTURES, kind="captures")
+    assert tally.bad == []
+    assert sum(tally.statuses.values()) == CAPTURES
+    assert tally.statuses[200] > 0.3 * CAPTURES and tally.statuses[422] > 0.05 * CAPTURES
     assert tally.growth_bytes < MOST_GROWTH_BYTES
 
 

@@ -67,7 +67,7 @@ def test_any_order_within_the_window_gives_the_same_as_the_right_order(seed, los
     indices = [index for index in range(100) if index not in lost]
     shuffled = [indices[0], *sorted(indices[1:], key=lambda i: i + random.Random(seed * 1000 + i).uniform(0, 4))]
     straight = feed(PositionClock(RATE, ordered=True), indices)
-    clock = PositionClock(RATE, ordered=False)
+    clock: PositionClock[Any] = PositionClock(RATE, ordered=False)
     items = feed(clock, shuffled)
 
     assert timeline(items) == timeline(straight)
@@ -76,7 +76,7 @@ def test_any_order_within_the_window_gives_the_same_as_the_right_order(seed, los
 
 
 def test_a_packet_that_comes_twice_is_dropped_and_one_that_comes_too_late_is_counted():
-    clock = PositionClock(RATE, ordered=True)
+    clock: PositionClock[Any] = PositionClock(RATE, ordered=True)
     items = feed(clock, [0, 1, 1, 3, 2, 4])
     assert timeline(items)[0] == timeline(items)[1]
     assert gaps(items) == [(160, "loss")]
@@ -84,13 +84,13 @@ def test_a_packet_that_comes_twice_is_dropped_and_one_that_comes_too_late_is_cou
 
 
 def test_a_part_that_was_received_already_is_cut_off():
-    clock = PositionClock(RATE, ordered=True)
+    clock: PositionClock[Any] = PositionClock(RATE, ordered=True)
     items = clock.take(packet(0), 0.0, 1000) + clock.take(np.arange(60, 240, dtype=np.float32), 0.02, 1060)
     assert timeline(items)[1] == list(range(240))
 
 
 def test_rounded_timestamps_are_no_gaps():
-    clock = PositionClock(RATE, ordered=True)
+    clock: PositionClock[Any] = PositionClock(RATE, ordered=True)
     rng = random.Random(1)
     items = [
         item
@@ -101,7 +101,7 @@ def test_rounded_timestamps_are_no_gaps():
 
 
 def test_an_overtaken_packet_is_awaited_for_a_bounded_time():
-    clock = PositionClock(RATE, ordered=False)
+    clock: PositionClock[Any] = PositionClock(RATE, ordered=False)
     clock.take(packet(0), 0.0, 0)
     assert clock.due_s is None
     assert clock.take(packet(2), 0.02, 2 * PACKET) == []
@@ -111,7 +111,7 @@ def test_an_overtaken_packet_is_awaited_for_a_bounded_time():
 
 
 def test_positions_that_begin_anew_lose_a_second_at_most():
-    clock = PositionClock(RATE, ordered=True)
+    clock: PositionClock[Any] = PositionClock(RATE, ordered=True)
     feed(clock, range(500))
     items = [item for index in range(200) for item in clock.take(packet(index), 10 + index * 0.02, index * PACKET)]
     assert clock.arrivals.restarts == 1
@@ -119,14 +119,14 @@ def test_positions_that_begin_anew_lose_a_second_at_most():
 
 
 def test_a_jump_of_more_than_a_day_is_refused():
-    clock = PositionClock(RATE, ordered=True)
+    clock: PositionClock[Any] = PositionClock(RATE, ordered=True)
     clock.take(packet(0), 0.0, 0)
     with pytest.raises(ProtocolError, match="jump"):
         clock.take(packet(1), 0.02, 2**53)
 
 
 def test_memory_is_bounded_whatever_the_positions():
-    clock = PositionClock(RATE, ordered=False)
+    clock: PositionClock[Any] = PositionClock(RATE, ordered=False)
     rng = random.Random(3)
     for turn in range(5_000):
         clock.take(packet(0), turn * 1e-4, rng.randrange(RATE * 3600))
@@ -167,7 +167,7 @@ def test_a_short_pause_after_a_single_packet_is_decided_by_time():
 def test_drift_is_measured_and_makes_no_gap(ppm):
     pace = 0.02 / (1 + ppm * 1e-6)
     clock: ArrivalClock[int] = ArrivalClock(RATE)
-    positions = PositionClock(RATE, ordered=True)
+    positions: PositionClock[Any] = PositionClock(RATE, ordered=True)
     found = []
     for index in range(90_000):  # half an hour
         at_s = pace * index

@@ -12,8 +12,10 @@ from telephony_material import keep_calls, talk_to
 from websockets.asyncio.client import connect
 
 from live_server import serving
+from rtp_captures import encoded_packets
 from signals import as_16_bit, talk, wav_bytes, white_noise
 from speech_qc.audio.g711 import decode_mulaw, encode_mulaw
+from speech_qc.audio.packet_decoders import PacketDecoders
 
 pytestmark = pytest.mark.anyio
 
@@ -196,6 +198,44 @@ async def test_telnyx_packets_are_put_into_order():
     assert straight.gaps == turned.gaps == [(40 * 320, 42 * 320, "loss")]
     np.testing.assert_array_equal(straight.timeline(), turned.timeline())
     np.testing.assert_allclose(straight.frames(), turned.frames(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("codec", "rate_hz"), [("G722", 16_000), ("OPUS", 48_000)])
+async def test_telnyx_packets_of_codecs_with_a_state_are_decoded_in_order(codec, rate_hz):
+    """The same in order and out of order; a packet that is missing or damaged is a gap, and nothing is concealed."""
+    pytest.importorskip("av", reason="the extra [media] has it")
+    payloads = encoded_packets("g722" if codec == "G722" else "libopus", talk(rate_hz, seconds=2.0), rate_hz)
+    payloads[60] = b"\xf1abc" if codec == "OPUS" else payloads[60]
+    given = json.loads(json.dumps(TELNYX))
+    given[1]["start"]["media_format"] |= {"encoding": codec, "sample_rate": 16_000}
+    said = [
+        {"event": "media", "sequence_number": str(i + 2), "stream_id": "s1", "media": {
+            "track": "inbound", "chunk": str(i + 1), "timestamp": str(20 * i),
+            "payload": base64.b64encode(payload).decode()}}
+        for i, payload in enumerate(payloads) if i not in (40, 41)
+    ]  # fmt: skip
+    mixed = [*said[:10], said[11], said[10], *said[12:20], said[23], said[21], said[22], said[20], *said[24:]]
+    heard = []
+    async with serving() as (url, app):
+        calls = keep_calls(app)
+        for messages in (said, mixed):
+            calls.legs.clear()
+            await talk_to(f"{url}/v1/telephony", [*given, *messages, {"event": "stop"}], close=False)
+            await calls.until_ended(1)
+            heard.append(calls.named("inbound"))
+    straight, turned = heard
+    damaged = [(60 * 320, 61 * 320, "loss")] if codec == "OPUS" else []
+    assert straight.gaps == turned.gaps == [(40 * 320, 42 * 320, "loss"), *damaged]
+    assert turned.document["transport"]["reordered"] == 4
+    np.testing.assert_array_equal(straight.timeline(), turned.timeline())
+    with PacketDecoders() as decoders:
+        decoder = decoders.open("g722", 16_000) if codec == "G722" else decoders.open("opus", 48_000)
+        alone = np.concatenate(
+            [decoder.decode(payload) for i, payload in enumerate(payloads[:60]) if i not in (40, 41)]
+        )
+    here = straight.timeline()[: 30 * 320]
+    expected = alone[: 30 * rate_hz // 50 : rate_hz // 16_000]
+    assert np.corrcoef(here, expected)[0, 1] > 0.98, "the sound is that of the packets"
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from training.calibrate import EventRule
 from training.evaluation import events
 from training.evaluation.events import FRAME_S, psds, psds_curve, runs, timeline
 
 peer = pytest.importorskip("sed_scores_eval", reason="needs sed_scores_eval and pandas<3")
 
 CASES, FRAMES = 60, 400
-PLAIN = events.EventRule(FRAME_S, 0.0, 0.01)
+PLAIN = EventRule(FRAME_S, 0.0, 0.01)
 """The peer neither bridges gaps nor drops short events."""
 
 

@@ -42,6 +42,7 @@ class Upload:
         total_bytes: Length of the recording, if the client declared it.
         pieces: The bytes.
         fields: Options that preceded the recording in a form.
+        head: The first bytes, once they have been looked at.
     """
 
     content_type: str | None
@@ -49,6 +50,7 @@ class Upload:
     total_bytes: int | None
     pieces: AsyncIterator[bytes]
     fields: dict[str, str] = field(default_factory=dict)
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -30,10 +31,12 @@ from speech_qc.audio import RawFormat
 from speech_qc.audio.decode import Decoder
 from speech_qc.audio.raw_format import parse_channels, raw_format
 from speech_qc.model.reload import Generation
+from speech_qc.pipeline.capture import CaptureInspector, not_a_capture, rtp_options
 from speech_qc.pipeline.documents import choose_labels, export_report, inspection_document
 from speech_qc.pipeline.factory import decode_limits, make_lanes
 from speech_qc.pipeline.inspector import Inspector
 from speech_qc.pipeline.recording import InspectOptions, RecordingFindings, recorded_legs
+from speech_qc.rtp.capture import MAGIC_BYTES, is_capture
 from speech_qc.scoring import EXPORTS
 from speech_qc.state import AppState
 from speech_qc.telemetry.tracing import note
@@ -46,7 +49,8 @@ WARNINGS_HEADER, PROFILE_HEADER = "X-Warnings", "X-Profile"
 """Headers of label tracks, which have no place for the warnings of the recording and the name of the profile."""
 
 AUDIO_TYPES = (
-    "audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/webm", "application/octet-stream"
+    "audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/webm", "application/octet-stream",
+    "application/vnd.tcpdump.pcap",
 )  # fmt: skip
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -98,6 +102,8 @@ async def inspect(request: Request, state: State, identity: RequestId, caller: F
     Any `audio/*` content type is accepted; the format is detected from the bytes. Supported formats are WAV, RF64, W64,
     AIFF, AU, CAF, FLAC, Ogg Vorbis, Ogg Opus, MP3 and all others that libsndfile reads, at 8 to 192 kHz; with the extra
     `media` also WebM, MP4, M4A, AMR, WMA and the sound of video files. WAV is scored while it arrives.
+
+    Of a packet capture (pcap, pcapng), each RTP stream is a channel; `capture` describes the streams.
     """
     query = given_options(request.query_params.multi_items())
     with state.models.current.held() as generation:
@@ -173,6 +179,11 @@ class _Choice:
         return raw_format(self.query.encoding, self.query.sample_rate, parse_channels(self.query.channels)[0])
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether the mean of all channels is wanted."""
+        return self.options.channels == "mix"
+
+    @property
     def is_json(self) -> bool:
         """Whether the answer is the JSON document."""
         return self.query.format == "json"
@@ -214,12 +225,21 @@ async def _inspect(
     reservation: Reservation,
 ) -> RecordingFindings:
     limits = decode_limits(state.settings)
-    decoder = Decoder(limits, upload.content_type, upload.filename, upload.total_bytes, choice.raw)
-    options = choice.options
-    lanes = make_lanes(state.settings)
-    async with Inspector(generation.engine, generation.contract, lanes, options, reservation.set) as inspector:
-        complete = asyncio.Event()
-        inspecting = asyncio.create_task(inspector.inspect_bytes(_until(upload.pieces, complete), decoder))
+    pieces = upload.pieces if choice.raw is not None else await _peeked(upload)
+    complete = asyncio.Event()
+    arguments = (generation.engine, generation.contract, make_lanes(state.settings), choice.options, reservation.set)
+    async with AsyncExitStack() as stack:
+        if choice.raw is None and is_capture(upload.head):
+            rtp = rtp_options(limits, choice.query.payload_types, mix=choice.is_mixed, explain=choice.options.explain)
+            capturing = await stack.enter_async_context(CaptureInspector(*arguments))
+            work = capturing.inspect_capture(_until(pieces, complete), limits, rtp)
+        elif choice.query.payload_types is not None:
+            raise not_a_capture()
+        else:
+            decoder = Decoder(limits, upload.content_type, upload.filename, upload.total_bytes, choice.raw)
+            inspector = await stack.enter_async_context(Inspector(*arguments))
+            work = inspector.inspect_bytes(_until(pieces, complete), decoder)
+        inspecting = asyncio.create_task(work)
         leaving = asyncio.create_task(_leaves(request, complete))
         try:
             await asyncio.wait({inspecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -232,6 +252,24 @@ async def _inspect(
             await asyncio.wait({inspecting, leaving})
             # Breaks a reference cycle (error, frame, task) that would keep the recording in memory.
             del inspecting, leaving
+
+
+async def _peeked(upload: Upload) -> AsyncIterator[bytes]:
+    """Read the first bytes to tell what is sent, and return all pieces."""
+    first = b""
+    async for piece in upload.pieces:
+        first += piece
+        if len(first) >= MAGIC_BYTES:
+            break
+    upload.head = first[:MAGIC_BYTES]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        if first:
+            yield first
+        async for piece in upload.pieces:
+            yield piece
+
+    return pieces()
 
 
 async def _until(pieces: AsyncIterator[bytes], complete: asyncio.Event) -> AsyncIterator[bytes]:
@@ -248,9 +286,9 @@ async def _leaves(request: Request, complete: asyncio.Event) -> None:
 
 
 def _count_result(state: AppState, inspection: RecordingFindings) -> None:
-    metrics, count = state.metrics, len(inspection.channels)
-    metrics.audio_seconds.labels("upload").inc(inspection.duration_s * count)
-    metrics.frames.inc(inspection.frame_total * count)
+    metrics = state.metrics
+    metrics.audio_seconds.labels("upload").inc(sum(record.duration_s for record in inspection.channels))
+    metrics.frames.inc(sum(record.frame_total for record in inspection.channels))
     for stage, seconds in inspection.timing.stages().items():
         metrics.upload_stage_seconds.labels(stage).observe(seconds)
     for record in inspection.channels:

@@ -38,6 +38,11 @@ class InspectQuery(BaseModel):
         description="Names of the two channels, as in `agent,customer`: inspect them as the legs of a call, and return "
         "what happens between them as `interaction`.",
     )
+    payload_types: str | None = Field(
+        None,
+        description="For a packet capture: what dynamic payload types mean, such as `96=opus/48000/2,97=L16/16000`. "
+        "Types in SIP messages of the same capture are known.",
+    )
     explain: bool = Field(False, description="Return the evidence for each event: band, level, SNR, kind of sound.")
 
 

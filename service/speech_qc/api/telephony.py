@@ -76,6 +76,7 @@ def parts_of(state: AppState) -> Parts:
         state.quotas,
         state.calls,
         LiveLanes.of(make_lanes(state.settings)),
+        state.packets,
     )
 
 

@@ -45,6 +45,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 
 _KNOWN_UNSUPPORTED: tuple[tuple[bytes, str], ...] = (
     (rb"#EXTM3U|ffconcat", "a playlist"),
+    (rb"\xd4\xc3\xb2\xa1|\xa1\xb2\xc3\xd4|\x4d\x3c\xb2\xa1|\xa1\xb2\x3c\x4d|\n\r\r\n", "a packet capture"),
     (rb"PK\x03\x04|\x1f\x8b", "a compressed archive"),
     (rb"RIFF", "a RIFF file, but not WAVE"),
     (rb"\xff\xfe|\xfe\xff|[\t\r\n -~]+\Z", "text"),

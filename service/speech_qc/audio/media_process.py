@@ -79,6 +79,42 @@ def _aborted() -> InvalidAudio:
     return InvalidAudio("the decoding of the recording was aborted: send it again")
 
 
+def start_worker(
+    program: Path, order: dict[str, object], folder: str, stdin: int
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a program that runs FFmpeg's libraries, without secrets, site packages or this process' terminal.
+
+    Args:
+        program: The file.
+        order: What it shall do; it gets this as JSON, with the folder and the pipe that ends with this process.
+        folder: Where PyAV is installed.
+        stdin: Its standard input, a descriptor or `subprocess.PIPE`.
+
+    Returns:
+        The process, whose standard output is a pipe, and a descriptor; the system ends the process when it is closed.
+    """
+    life_read, life = os.pipe()
+    order = {"path": [folder], "parent": life_read} | order
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(program), json.dumps(order)],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(life_read,),
+            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+            cwd="/",
+            start_new_session=True,  # Ctrl-C in a terminal is for this process
+            bufsize=0,
+        )
+    except BaseException:
+        os.close(life)
+        raise
+    finally:
+        os.close(life_read)
+    return process, life
+
+
 class MediaProcess:
     """One process, from its start to its end.
 
@@ -102,36 +138,16 @@ class MediaProcess:
         self._lock = threading.Lock()  # held while the pipe is in use
         self._buffer = bytearray()
         self._life: int | None = None
-        life_read, self._life = os.pipe()
         order = {
-            "path": [folder],
             "demuxer": media.demuxer,
             "options": dict(media.options),
             "codecs": CODECS,
             "sample_formats": SAMPLE_FORMATS,
-            "parent": life_read,
             "memory_bytes": MEMORY_BYTES,
             "cpu_s": CPU_S,
         }
         file.seek(0)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_WORKER), json.dumps(order)],
-                stdin=file.fileno(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(life_read,),
-                env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
-                cwd="/",
-                start_new_session=True,  # Ctrl-C in a terminal is for this process
-                bufsize=0,
-            )
-        except BaseException:
-            os.close(self._life)
-            self._life = None
-            raise
-        finally:
-            os.close(life_read)
+        self._process, self._life = start_worker(_WORKER, order, folder, file.fileno())
         assert self._process.stdout is not None
         self._pipe = self._process.stdout
         with contextlib.suppress(AttributeError, OSError):

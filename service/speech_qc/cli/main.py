@@ -169,6 +169,52 @@ def _inspect(
         _run(lambda: inspect(command, context.obj))
 
 
+@app.command(
+    "rtp",
+    epilog="Exit codes: 0 no verdict reached --fail-on, 1 one did, 2 an error, such as a capture without RTP.",
+)
+def _rtp(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="Capture (pcap or pcapng), or - for standard input.", metavar="FILE")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document of POST /v1/inspect.")] = False,
+    frames: Annotated[bool, typer.Option("--frames", help="Include the scores of every 20 ms frame in JSON.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a WAV file of each stream, leg-0.wav and so on, with zeros for what was not received.",
+            show_default=False,
+        ),
+    ] = None,
+    payload_types: Annotated[
+        str | None,
+        typer.Option(
+            help="What dynamic payload types mean, such as 96=opus/48000/2,97=L16/16000; SIP in the capture is read.",
+            show_default=False,
+        ),
+    ] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores/--no-scores", help="Score the sound, or measure the transport only.")
+    ] = True,
+    profile: Annotated[str | None, typer.Option(help="Verdict profile.", show_default=False)] = None,
+    show_digits: Annotated[
+        bool, typer.Option("--show-digits", help="Name telephone keys; by default they are masked.")
+    ] = False,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Exit 1 if any verdict is at least this severe; 'unknown' counts only with 'warn'.")
+    ] = FailOn.fail,
+    model: Model = None,
+    device: On = None,
+) -> None:
+    """List the RTP streams of a packet capture: loss, jitter, pauses, and the quality of their sound."""
+    from speech_qc.cli.rtp import RtpCommand, rtp
+
+    command = RtpCommand(
+        file, as_json, frames, out, payload_types, scores, profile, show_digits, fail_on, model, device
+    )
+    with _quiet_log():
+        _run(lambda: rtp(command, context.obj))
+
+
 @app.command("serve")
 def _serve(
     context: typer.Context,

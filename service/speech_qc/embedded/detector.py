@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from speech_qc.audio.raw_format import parse_channels, raw_format
 from speech_qc.engine import Runner
 from speech_qc.errors import ProtocolError
+from speech_qc.pipeline.capture import inspect_capture, not_a_capture, rtp_options
 from speech_qc.pipeline.direct import DirectModel, inspect_blocks
 from speech_qc.pipeline.documents import (
     choose_labels,
@@ -20,8 +23,9 @@ from speech_qc.pipeline.documents import (
 )
 from speech_qc.pipeline.factory import check_default_profile, decode_limits, make_runner
 from speech_qc.pipeline.recording import InspectOptions, recorded_legs
-from speech_qc.pipeline.sources import Source, WholeNumber, opened, whole_number
+from speech_qc.pipeline.sources import Source, WholeNumber, opened, opened_capture, whole_number
 from speech_qc.results import Inspection
+from speech_qc.rtp.stream import LegItem
 from speech_qc.scoring import Profile, load_profiles
 from speech_qc.settings import Settings, load_settings
 from speech_qc.wire.vocabulary import RawEncoding
@@ -34,6 +38,9 @@ Legs = str | Iterable[str] | None
 
 Channels = int | str
 """`split`, `mix`, or the channels of audio without a header, as in `2` or `2,mix`."""
+
+MAX_STREAMS = 256
+"""RTP streams of one capture; a server accepts as many as channels."""
 
 UNLIMITED_BYTES = 1 << 62
 """The limit on uploads protects a server's memory; a program may read files of any size."""
@@ -98,7 +105,9 @@ class Detector:
         explain: bool = False,
         legs: Legs = None,
         show_digits: bool = False,
+        payload_types: str | None = None,
         on_step: Callable[[], object] = lambda: None,
+        on_item: Callable[[LegItem], object] | None = None,
     ) -> Inspection:
         """Inspect one recording; see `inspect`.
 
@@ -114,7 +123,9 @@ class Detector:
             explain: Find the evidence for each event.
             legs: Names of the two channels as the legs of a call.
             show_digits: Name the telephone keys in tones.
+            payload_types: What the dynamic payload types of a packet capture mean, such as `96=opus/48000/2`.
             on_step: Called before each step of the model, every few seconds of audio; if it raises, the work ends.
+            on_item: Called with the decoded sound and the gaps of a packet capture.
         """
         chosen = self.labels(labels)
         profile, limits = self.profile(profile)
@@ -136,8 +147,18 @@ class Detector:
             show_digits=show_digits or self.settings.show_digits,
             legs=recorded_legs(legs if legs is None or isinstance(legs, str) else ",".join(legs), mode),
         )
-        with opened(source, sample_rate, self._limits, raw) as recording:
-            found = inspect_blocks(self.model, recording, options, on_step)
+        with opened_capture(source) if raw is None else nullcontext() as capture:
+            if capture is not None:
+                if sample_rate is not None:
+                    raise ProtocolError("sample_rate: expected none for a packet capture: leave it out")
+                rtp = rtp_options(self._limits, payload_types, mix=mode == "mix", explain=explain)
+                rtp = replace(rtp, max_streams=max(MAX_STREAMS, rtp.max_streams))
+                found = inspect_capture(self.model, capture, rtp, options, on_step, on_item)
+            elif payload_types is not None:
+                raise not_a_capture()
+            else:
+                with opened(source, sample_rate, self._limits, raw) as recording:
+                    found = inspect_blocks(self.model, recording, options, on_step)
         identity = model_info(self.model.runner)
         contract = self.model.contract
         return Inspection(
@@ -193,6 +214,7 @@ def inspect(
     explain: bool = False,
     legs: Legs = None,
     show_digits: bool = False,
+    payload_types: str | None = None,
 ) -> Inspection:
     """Inspect one recording: scores for every 20 ms, events, levels, a summary and a verdict.
 
@@ -213,6 +235,8 @@ def inspect(
         legs: Names of the two channels, as a list or comma-separated (`agent,customer`): inspect them as the legs of a
             call; the result has `interaction`, what happens between them.
         show_digits: Name the telephone keys in tones, which may be card numbers; otherwise they are masked (`****`).
+        payload_types: For a packet capture (pcap, pcapng), of which each RTP stream is a channel: what dynamic payload
+            types mean, such as `96=opus/48000/2`, unless SIP messages in the capture say it.
 
     Returns:
         The findings; `to_dict()` gives the document of `POST /v1/inspect`.
@@ -244,4 +268,5 @@ def inspect(
         explain=explain,
         legs=legs,
         show_digits=show_digits,
+        payload_types=payload_types,
     )

@@ -16,7 +16,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,19 @@ from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
 _T = TypeVar("_T")
+
+
+class Piece(Protocol):
+    """Samples, or a packet that will be decoded to them."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, part: slice, /) -> Any:
+        """Return a part of them."""
+
+
+_P = TypeVar("_P", bound=Piece)
 
 TOLERANCE_S = 0.01
 """Positions that differ less from what is expected are contiguous: more than rounding, less than a packet."""
@@ -107,7 +120,7 @@ class DriftMeter:
         return round(ppm, 1) if abs(ppm) <= MAX_DRIFT_PPM else None
 
 
-class PositionClock:
+class PositionClock(Generic[_P]):
     """Follows a leg whose packets have positions; used from one event loop.
 
     Args:
@@ -122,7 +135,7 @@ class PositionClock:
         self._origin: int | None = None  # the sender's position of the leg's first sample
         self._next = 0  # position of the next sample
         self._sequence: int | None = None  # of the last packet that was passed on
-        self._held: list[tuple[int, int, Float32, int | None]] = []  # a heap: position, tie-breaker, samples, sequence
+        self._held: list[tuple[int, int, _P, int | None]] = []  # a heap: position, tie-breaker, samples, sequence
         self._ties = count()
         self._since_s = 0.0  # when the oldest packet that is held arrived
         self._gaps: deque[tuple[int, int]] = deque(maxlen=64)
@@ -140,13 +153,11 @@ class PositionClock:
         """When `expire` has something to do; None if nothing waits."""
         return self._since_s + REORDER_S if self._held else None
 
-    def take(
-        self, samples: Float32, now_s: float, position: int, sequence: int | None = None
-    ) -> list[Float32 | Missing]:
+    def take(self, samples: _P, now_s: float, position: int, sequence: int | None = None) -> list[_P | Missing]:
         """Take a packet; return what is in order now.
 
         Args:
-            samples: float32 (n,).
+            samples: float32 (n,), or a packet that will be that many samples.
             now_s: Monotonic time, seconds.
             position: The sender's position of its first sample, in samples from any origin.
             sequence: Number of the packet among all of the leg, if the sender counts them.
@@ -186,15 +197,15 @@ class PositionClock:
         """The sender's position that would be contiguous."""
         return self._next + (self._origin or 0)
 
-    def expire(self, now_s: float) -> list[Float32 | Missing]:
+    def expire(self, now_s: float) -> list[_P | Missing]:
         """Give up waiting for packets that are due; return what is in order now."""
         return self._release(now_s)
 
-    def finish(self) -> list[Float32 | Missing]:
+    def finish(self) -> list[_P | Missing]:
         """Return everything that still waits."""
         return self._release(math.inf)
 
-    def _deliver(self, samples: Float32, sequence: int | None) -> Float32:
+    def _deliver(self, samples: _P, sequence: int | None) -> _P:
         self._next += len(samples)
         self._sequence = sequence
         return samples
@@ -205,9 +216,9 @@ class PositionClock:
         self._next = at
         return missing
 
-    def _release(self, now_s: float) -> list[Float32 | Missing]:
+    def _release(self, now_s: float) -> list[_P | Missing]:
         """Return the packets that are next, and those that have waited for too long."""
-        ready: list[Float32 | Missing] = []
+        ready: list[_P | Missing] = []
         while self._held:
             at, _, samples, sequence = self._held[0]
             newest = max(self._held)
@@ -227,9 +238,7 @@ class PositionClock:
             self._since_s = min(now_s, self._since_s + REORDER_S) if self._held else self._since_s
         return ready
 
-    def _take_old(
-        self, samples: Float32, at: int, sequence: int | None, position: int, now_s: float
-    ) -> list[Float32 | Missing]:
+    def _take_old(self, samples: _P, at: int, sequence: int | None, position: int, now_s: float) -> list[_P | Missing]:
         """Drop audio whose time is over, except the part that is not, or if the sender's positions began anew."""
         overlap = self._next - at
         if overlap <= len(samples) - self._tolerance and not self._held:

@@ -19,6 +19,7 @@ from speech_qc.contract import ModelContract
 from speech_qc.engine import Model
 from speech_qc.errors import ProtocolError
 from speech_qc.event_fields import event_fields
+from speech_qc.pipeline.capture_documents import capture_answer
 from speech_qc.pipeline.explain import Evidence
 from speech_qc.pipeline.gaps import Transport
 from speech_qc.pipeline.recording import RecordingFindings, Timing
@@ -200,6 +201,7 @@ def inspection_document(
         timing=timing_answer(inspection.timing),
         **_interaction(inspection),
         **stereo_fields(inspection.stereo),
+        **_capture_fields(inspection),
     ).model_dump(exclude_unset=True)
     if frames:
         document["channels"] = [
@@ -217,6 +219,10 @@ def _interaction(inspection: RecordingFindings) -> dict[str, Any]:
 
 def _role(inspection: RecordingFindings, channel: int) -> dict[str, Any]:
     return {} if inspection.interaction is None else {"role": inspection.interaction.legs[channel].role}
+
+
+def _capture_fields(inspection: RecordingFindings) -> dict[str, Any]:
+    return {} if inspection.capture is None else {"capture": capture_answer(inspection.capture)}
 
 
 def _evidence(evidence: Evidence) -> EvidenceAnswer:

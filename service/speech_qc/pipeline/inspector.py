@@ -10,9 +10,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from speech_qc.audio import AudioInfo
 from speech_qc.audio.decode import Decoder
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine, Lane, StepResult
@@ -21,6 +20,7 @@ from speech_qc.pipeline.factory import TAIL_LANE, UPLOAD_LANE
 from speech_qc.pipeline.recording import Block, InspectOptions, Recording, RecordingFindings, Timing
 
 _Decode = Callable[[], list[Block]]
+_Result = TypeVar("_Result")
 
 FRAME_BYTES, BARE_FRAME_BYTES = 300, 80
 """Memory per frame and channel until the response is built, with scores and without; rounded up from
@@ -52,7 +52,8 @@ class Inspector:
         upload, tail = by_name[UPLOAD_LANE], by_name[TAIL_LANE]
         self._large, self._small = upload.hops, tail.hops
         self._lanes = {upload.hops: upload.name, tail.hops: tail.name}
-        self._recording = Recording(contract, options)
+        self._contract = contract
+        self._recording = self._make_recording()
         self._numbers: list[int] = []
         self._started_s = time.perf_counter()
         self._decode_s = self._features_s = self._queue_s = self._step_s = self._worked_s = 0.0
@@ -68,6 +69,9 @@ class Inspector:
         numbers, self._numbers = self._numbers, []
         for number in numbers:
             self._engine.close_session(number)
+
+    def _make_recording(self) -> Recording:
+        return Recording(self._contract, self._options)
 
     async def inspect_bytes(self, pieces: AsyncIterator[bytes], decoder: Decoder) -> RecordingFindings:
         """Inspect a recording while its bytes arrive.
@@ -126,27 +130,37 @@ class Inspector:
         recording = self._recording
 
         def work() -> list[Block]:
-            started_s = time.perf_counter()
             blocks = decode()
             if recording.sessions:
                 recording.push(blocks)
-            self._decode_s += time.perf_counter() - started_s
             return blocks
 
         was_open = bool(recording.sessions)
-        blocks = await asyncio.to_thread(work)
+        blocks = await asyncio.to_thread(self._timed, work)
         if not was_open and blocks and decoder.info is not None:
-            self._open(decoder.info)
+            recording.open(decoder.info)
+            self._open_sessions()
             await asyncio.to_thread(recording.push, blocks)
         await self._advance()
+        self._note_held(decoder.held_bytes)
+
+    def _timed(self, work: Callable[[], _Result]) -> _Result:
+        """Do work that counts as decoding; in a worker thread."""
+        started_s = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._decode_s += time.perf_counter() - started_s
+
+    def _note_held(self, held_bytes: int) -> None:
+        """Report the memory in use: what was collected of the recording, and the frames."""
         if self._hold is not None:
             frame_bytes = FRAME_BYTES if self._options.needs_frames else BARE_FRAME_BYTES
-            self._hold(decoder.held_bytes + recording.frames_done * frame_bytes)
+            self._hold(held_bytes + self._recording.frames_done * frame_bytes)
 
-    def _open(self, info: AudioInfo) -> None:
-        """Open one engine session per channel, now that the number of channels is known."""
-        self._recording.open(info)
-        for _ in self._recording.sessions:
+    def _open_sessions(self) -> None:
+        """Open an engine session for each channel that has none yet."""
+        for _ in self._recording.sessions[len(self._numbers) :]:
             self._numbers.append(self._engine.open_session())
 
     async def _advance(self) -> None:
@@ -187,6 +201,10 @@ class Inspector:
         records = recording.records()
         evidence = await asyncio.to_thread(recording.explain, records) if self._options.explain else None
         interaction = await asyncio.to_thread(recording.interaction) if self._options.legs else None
+        return RecordingFindings(
+            info, records, self._timing(), decoder.warnings, evidence, recording.stereo(), interaction
+        )
+
+    def _timing(self) -> Timing:
         total_s = time.perf_counter() - self._started_s
-        timing = Timing(self._decode_s, self._features_s, self._queue_s, self._step_s, total_s)
-        return RecordingFindings(info, records, timing, decoder.warnings, evidence, recording.stereo(), interaction)
+        return Timing(self._decode_s, self._features_s, self._queue_s, self._step_s, total_s)

@@ -6,7 +6,7 @@ neither asyncio nor HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,10 +22,13 @@ from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio, ProtocolError
 from speech_qc.pipeline.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
 from speech_qc.pipeline.session import ChannelRecord, ChunkReader, ChunkReading, Session
+from speech_qc.rtp.reports import CaptureReport
 from speech_qc.scoring import Profile
 from speech_qc.wire.option_names import leg_names
 from speech_qc.wire.schemas import InteractionAnswer
 from speech_qc.wire.vocabulary import ChannelMode
+
+Float32 = NDArray[np.float32]
 
 Block = NDArray[np.float32]
 
@@ -66,16 +69,18 @@ class RecordingFindings:
     """Comparison of the channels, if there are two."""
     interaction: InteractionAnswer | None = None
     """What happens between the channels, if they were named as the legs of a call."""
+    capture: CaptureReport | None = None
+    """The RTP streams of a packet capture, each a channel if it could be decoded; None for other recordings."""
 
     @property
     def duration_s(self) -> float:
-        """Seconds of audio."""
-        return self.channels[0].duration_s
+        """Seconds of audio; of the longest channel, if they are legs of a capture."""
+        return max(channel.duration_s for channel in self.channels)
 
     @property
     def frame_total(self) -> int:
-        """Output frames of each channel."""
-        return self.channels[0].frame_total
+        """Output frames of each channel, of the longest one if they are legs."""
+        return max(channel.frame_total for channel in self.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +168,23 @@ class Recording:
         if options.legs is not None:
             self._legs = RecordedLegs(self._contract, options.legs, info.channels)
         for channel in range(count):
-            self.sessions.append(
-                Session(
-                    self._contract,
-                    info.sample_rate_hz,
-                    keep_frames=options.needs_frames,
-                    max_events=options.max_events,
-                    show_digits=options.show_digits,
-                    reader=self._reader,
-                    on_heard=None if self._legs is None else partial(self._legs.heard, channel),
-                )
-            )
+            heard = None if self._legs is None else partial(self._legs.heard, channel)
+            self.sessions.append(self._session(info.sample_rate_hz, on_heard=heard))
+
+    def _session(
+        self, rate_hz: int, *, gaps: bool = False, on_heard: Callable[[int, Float32], None] | None = None
+    ) -> Session:
+        options = self._options
+        return Session(
+            self._contract,
+            rate_hz,
+            keep_frames=options.needs_frames,
+            max_events=options.max_events,
+            show_digits=options.show_digits,
+            reader=self._reader,
+            gaps=gaps,
+            on_heard=on_heard,
+        )
 
     def push(self, blocks: Sequence[Block]) -> None:
         """Take decoded blocks.

@@ -6,8 +6,9 @@ import io
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from os import PathLike
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from speech_qc.audio.decode import READ_BYTES, Decoder, decode_file
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.errors import InvalidAudio, ProtocolError
 from speech_qc.pipeline.session import MAX_MAGNITUDE
+from speech_qc.rtp.capture import MAGIC_BYTES, is_capture
 from speech_qc.wire.vocabulary import Encoding
 
 Block = NDArray[np.float32]
@@ -309,3 +311,39 @@ def opened(
         except ValueError as error:  # a NUL or another character that file names cannot contain
             raise InvalidAudio(f"expected the path of a file, got {source!r} ({error}): check the path") from error
     return nullcontext(BytesSource(source, limits, raw))
+
+
+@contextmanager
+def opened_capture(source: Source) -> Iterator[BinaryIO | None]:
+    """Open a packet capture; yields None for anything else, which `opened` may then open."""
+    if isinstance(source, Bytes):
+        view = flat_bytes(source)
+        yield io.BytesIO(view) if is_capture(bytes(view[:MAGIC_BYTES])) else None
+    elif isinstance(source, str | PathLike):
+        file = _opened_regular(source)
+        if file is None:
+            yield None
+            return
+        with file:
+            head = file.read(MAGIC_BYTES)
+            file.seek(0)
+            yield file if is_capture(head) else None
+    elif hasattr(source, "read") and hasattr(source, "seek") and not isinstance(source, io.TextIOBase | np.ndarray):
+        try:
+            start = source.tell()
+            head = source.read(MAGIC_BYTES)
+            source.seek(start)
+        except OSError:  # a pipe: what it holds can be read once only
+            yield None
+            return
+        yield source if isinstance(head, bytes) and is_capture(head) else None
+    else:
+        yield None
+
+
+def _opened_regular(path: str | PathLike[str]) -> BinaryIO | None:
+    """Open a file on disk; None for a pipe, and for what `opened` will refuse."""
+    try:
+        return Path(path).open("rb", buffering=READ_BYTES) if Path(path).is_file() else None
+    except (OSError, ValueError):
+        return None

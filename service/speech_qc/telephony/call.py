@@ -18,6 +18,7 @@ import numpy as np
 
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
+from speech_qc.audio.packet_decoders import PacketDecoders
 from speech_qc.calls.legs import CallJoin, LegInfo
 from speech_qc.errors import Draining, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.event_fields import event_fields
@@ -94,6 +95,7 @@ class Parts:
     quotas: Quotas
     calls: CallJoin
     lanes: LiveLanes
+    packets: PacketDecoders
 
 
 class CallSocket:
@@ -286,7 +288,7 @@ class CallSocket:
             name=started.name,
             metadata=mask_facts(started.metadata, parts.settings),
         )
-        scoring = Scoring(self._generation, parts.lanes, parts.settings, parts.metrics, profile, name)
+        scoring = Scoring(self._generation, parts.lanes, parts.settings, parts.metrics, profile, name, parts.packets)
         protocol = self._protocol
         leg = Leg(
             form, info, scoring, parts.calls, clock=protocol.clock, ordered=protocol.ordered, on_update=self._updated

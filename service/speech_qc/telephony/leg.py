@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_qc.audio.packet_decoders import PacketDecoders
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.calls.legs import CallJoin, LegFeed, LegInfo
-from speech_qc.live.clock import ArrivalClock, Missing, PositionClock
+from speech_qc.live.clock import ArrivalClock, Missing, Piece, PositionClock
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
 from speech_qc.live.scorer import LiveLanes, Scorer
@@ -25,6 +26,7 @@ from speech_qc.scoring import Profile
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telephony.messages import Audio, Clock, LegFormat
+from speech_qc.telephony.packets import EncodedPacket
 from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
@@ -49,6 +51,7 @@ class Scoring:
         metrics: Counts frames and gaps.
         profile: Limits of the verdict.
         profile_name: Its name.
+        packets: Decoders of packets.
     """
 
     generation: Generation
@@ -57,6 +60,7 @@ class Scoring:
     metrics: Metrics
     profile: Profile
     profile_name: str
+    packets: PacketDecoders
 
 
 class Leg:
@@ -101,8 +105,9 @@ class Leg:
             session_name=None,
         )
         self._decoder = SampleDecoder(form.encoding, 1, max(1, round(form.rate_hz * PIECE_S)))
+        self._packets = None if form.packets is None else scoring.packets.open(form.packets, form.rate_hz)
         self._on_update = on_update
-        self._clock: PositionClock | ArrivalClock[Float32] | None = None
+        self._clock: PositionClock[Piece] | ArrivalClock[Piece] | None = None
         if clock == "position":
             self._clock = PositionClock(form.rate_hz, ordered=ordered)
         elif clock == "arrival":
@@ -172,20 +177,24 @@ class Leg:
         Raises:
             ProtocolError: Its position is impossible.
         """
-        samples = self._decoder.decode(audio.payload)
-        if samples is None:
+        piece: Piece
+        if self._packets is not None:
+            piece = EncodedPacket.of(self._packets.codec, audio.payload)
+        elif (samples := self._decoder.decode(audio.payload)) is not None:
+            piece = samples[0]
+        else:
             return
         clock = self._clock
-        items: list[Float32 | Missing]
+        items: list[Piece | Missing]
         if clock is None:
-            items = [samples[0]]
+            items = [piece]
         elif isinstance(clock, PositionClock):
             position = audio.position
             if position is None:  # the sender left the position out, once
                 position = clock.next_position
-            items = clock.take(samples[0], now_s, position, audio.sequence)
+            items = clock.take(piece, now_s, position, audio.sequence)
         else:
-            items = clock.take(samples[0], len(samples[0]), now_s)
+            items = clock.take(piece, len(piece), now_s)
         self._push(items, now_s)
 
     def expire(self, now_s: float) -> None:
@@ -232,6 +241,8 @@ class Leg:
         record = replace(record, transport=transport)
         self._scorer.stop()
         self._scorer.close()
+        if self._packets is not None:
+            self._packets.close()
         metrics.verdicts.labels(record.verdict.status).inc()
         metrics.end_channel("live", record.summary.snr_db, session.event_counts)
         for kind, seconds in transport.missing_s.items():
@@ -252,10 +263,13 @@ class Leg:
     def _position(self) -> int:
         return self._scorer.sessions[0].position * self._model_rate_hz // self._rate_hz
 
-    def _push(self, items: list[Float32 | Missing], now_s: float) -> None:
+    def _push(self, items: Sequence[Piece | Missing], now_s: float) -> None:
         for item in items:
+            if isinstance(item, EncodedPacket):
+                assert self._packets is not None
+                item = item.decoded(self._packets)
             if not isinstance(item, Missing):
-                self._scorer.push([item], now_s, bounded=True)
+                self._scorer.push([cast(Float32, item)], now_s, bounded=True)
                 continue
             start = self._position
             self._scorer.gap(item.samples, item.kind)

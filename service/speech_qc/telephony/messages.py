@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import orjson
 
+from speech_qc.audio.packet_decoders import PacketCodec
 from speech_qc.errors import ProtocolError, SpeechQCError, UnsupportedFormat
 from speech_qc.wire.vocabulary import Encoding, GapKind, Vendor
 
@@ -31,12 +32,14 @@ class LegFormat:
         encoding: How its samples are encoded.
         rate_hz: Its rate.
         called: Its name for people and documents, if that is another one.
+        packets: Codec of its payloads, each a packet, if they are not samples; `encoding` then does not matter.
     """
 
     leg: str
     encoding: Encoding
     rate_hz: int
     called: str | None = None
+    packets: PacketCodec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Audio:
 
     Attributes:
         leg: Which leg.
-        payload: Samples in the leg's encoding.
+        payload: Samples in the leg's encoding, or a packet.
         position: The sender's position of its first sample, in samples from any origin; None to go by arrival.
         sequence: Number of the packet among those of the leg, if the sender counts them.
     """

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from speech_qc.audio.packet_decoders import PacketCodec
 from speech_qc.errors import ProtocolError, UnsupportedFormat
 from speech_qc.telephony.messages import (
     Asked,
@@ -31,6 +32,7 @@ from speech_qc.telephony.messages import (
     text_in,
     whole_in,
 )
+from speech_qc.telephony.packets import RATES
 from speech_qc.wire.vocabulary import Encoding, Vendor
 
 ENCODINGS: Mapping[str, Encoding] = {
@@ -48,6 +50,9 @@ ENCODINGS: Mapping[str, Encoding] = {
     "base64": "linear16",
 }
 """Encodings by the names that these vendors use; 16-bit samples are little-endian."""
+
+PACKETS: Mapping[str, PacketCodec] = {"g722": "g722", "audio/g722": "g722", "opus": "opus", "audio/opus": "opus"}
+"""Codecs whose payloads are RTP packets, in messages of Telnyx."""
 
 MAX_TRACKS = 4
 
@@ -90,12 +95,15 @@ class TwilioProtocol(VendorProtocol):
         self._recognise(start)
         given = object_in(start, "mediaFormat", "media_format")
         name = text_in(given, "encoding") or "audio/x-mulaw"
-        encoding = ENCODINGS.get(name.partition(";")[0].strip().lower())
-        if encoding is None:
+        plain = name.partition(";")[0].strip().lower()
+        encoding, packets = ENCODINGS.get(plain), PACKETS.get(plain)
+        if encoding is None and packets is None:
             raise UnsupportedFormat(
-                f"expected audio in one of {', '.join(sorted(ENCODINGS))}, got {name!r}: set another codec"
+                f"expected audio in one of {', '.join(sorted({*ENCODINGS, *PACKETS}))}, got {name!r}: set another codec"
             )
         rate_hz = checked_rate(whole_in(given, "sampleRate", "sample_rate"), 8_000)
+        if packets is not None:
+            rate_hz = RATES[packets]  # of the decoded sound, whatever the sender had
         tracks = start.get("tracks")
         names = [_track(track) for track in tracks][:MAX_TRACKS] if isinstance(tracks, list) and tracks else ["inbound"]
         self._rates = {str(leg): rate_hz for leg in names if leg}
@@ -103,7 +111,7 @@ class TwilioProtocol(VendorProtocol):
         parameters = object_in(start, "customParameters", "custom_parameters")
         facts = {name: start.get(name) for name in ("from", "to", "accountSid", "account_sid", "user_id")}
         metadata = {name: value for name, value in facts.items() if isinstance(value, str)} | parameters
-        legs = [LegFormat(leg, encoding, rate_hz) for leg in self._rates]
+        legs = [LegFormat(leg, encoding or "linear16", rate_hz, packets=packets) for leg in self._rates]
         return self.asked.started(legs, metadata, call_id or text_in(found, "streamSid", "stream_id"))
 
     def _recognise(self, start: Mapping[str, Any]) -> None:

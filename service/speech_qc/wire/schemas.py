@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from speech_qc.contract import Family, ModelContract
+from speech_qc.wire.answer import Answer
+from speech_qc.wire.capture import CaptureAnswer
 from speech_qc.wire.vocabulary import (
     AudioWarningCode,
     BandReference,
@@ -23,12 +25,6 @@ from speech_qc.wire.vocabulary import (
     ToneKind,
     WorkerReloadOutcome,
 )
-
-
-class Answer(BaseModel):
-    """Base of all parts of a response."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ModelInfo(Answer):
@@ -311,6 +307,7 @@ class InspectAnswer(Answer):
     warnings: list[AudioWarningAnswer] = Field(description="What was wrong with the recording, although it was read.")
     stereo: StereoAnswer | None = Field(default=None, description="Absent unless there are two channels.")
     interaction: InteractionAnswer | None = Field(default=None, description="Absent without `legs`.")
+    capture: CaptureAnswer | None = Field(default=None, description="Only for a packet capture: its RTP streams.")
     channels: list[ChannelAnswer]
     timing: TimingAnswer
 

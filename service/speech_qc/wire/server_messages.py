@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from speech_qc.wire.answer import Answer
 from speech_qc.wire.message import Message
-from speech_qc.wire.schemas import Answer, ChannelFindings, EventAnswer, ModelInfo, StereoAnswer, TimingAnswer
+from speech_qc.wire.schemas import ChannelFindings, EventAnswer, ModelInfo, StereoAnswer, TimingAnswer
 from speech_qc.wire.schemas import ErrorDetail as ErrorDetail
 from speech_qc.wire.vocabulary import Encoding, Phase, WarningCode
 

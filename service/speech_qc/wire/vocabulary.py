@@ -18,6 +18,10 @@ AudioWarningCode = Literal[
     "joined",
     "tracks_not_read",
     "layout_changed",
+    "packets_not_read",
+    "streams_not_read",
+    "clock_reset",
+    "leg_cut",
 ]
 """Problems with a recording that was inspected all the same."""
 
