@@ -28,8 +28,6 @@ from speech_qc.wire.option_names import leg_names
 from speech_qc.wire.schemas import InteractionAnswer
 from speech_qc.wire.vocabulary import ChannelMode
 
-Float32 = NDArray[np.float32]
-
 Block = NDArray[np.float32]
 
 
@@ -172,7 +170,7 @@ class Recording:
             self.sessions.append(self._session(info.sample_rate_hz, on_heard=heard))
 
     def _session(
-        self, rate_hz: int, *, gaps: bool = False, on_heard: Callable[[int, Float32], None] | None = None
+        self, rate_hz: int, *, gaps: bool = False, on_heard: Callable[[int, Block], None] | None = None
     ) -> Session:
         options = self._options
         return Session(
