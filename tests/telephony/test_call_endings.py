@@ -30,10 +30,17 @@ async def test_a_shutdown_ends_every_leg_with_its_document():
             assert json.loads(await other.recv())["type"] == "opened"
             await other.send(bytes(3200))
             await until(lambda: app.state.parts.streams.channels == 3, "three legs are open")
+            heard = calls.named("inbound"), calls.named("agent")
+            await until(lambda: all(leg.audio for leg in heard), "both have been heard")
+            await until(lambda: len(calls.named("inbound").timeline()) > 7_800, "the last packet has arrived")
             await app.state.parts.streams.drain(10)
             with pytest.raises(ConnectionClosed):
                 await twilio.recv()
-            last = [json.loads(text) async for text in other][-1]
+            said = []
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    said.append(json.loads(await other.recv()))
+            last = said[-1]
         assert (twilio.close_code, other.close_code) == (1012, 1012)
         assert (last["type"], last["parameters"]["reason"]) == ("disconnect", "completed")
         assert calls.named("inbound").document["duration_s"] == 0.5
