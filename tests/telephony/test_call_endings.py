@@ -1,6 +1,7 @@
 """How calls end: shutdown, silence, lost connections, a full server, a setting that sends nothing."""
 
 import asyncio
+import gc
 import json
 
 import pytest
@@ -12,6 +13,9 @@ from websockets.exceptions import ConnectionClosed
 
 from live_server import serving
 from signals import white_noise
+from speech_qc.pipeline.session import Session
+from speech_qc.telephony.call import CallSocket
+from speech_qc.telephony.leg import Leg
 from waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -115,3 +119,22 @@ async def test_legs_wait_for_room_when_audio_comes_faster_than_it_is_scored():
         await calls.until_ended(1)
     assert calls.named("inbound").document["duration_s"] == 20.0
     assert calls.named("inbound").document["transport"]["missing_ms"] == 0
+
+
+async def test_a_call_that_is_over_is_freed_at_once():
+    """Without waiting for the garbage collector, which rarely runs on a busy server."""
+    async with serving() as (url, app):
+        calls = keep_calls(app)
+        gc.collect()
+        gc.disable()
+        try:
+            said = [start(), *packets(white_noise(0.5, rate_hz=8_000)), STOP]
+            for wrong in ([], [start()], ["{"], [media(bytes(50_000), 1, 0)]):  # also those that end with an error
+                await talk_to(f"{url}/v1/telephony", [*said[:-1], *wrong, STOP], close=False)
+            await calls.until_ended(1)
+            calls.legs.clear()
+            await until(lambda: app.state.parts.streams.channels == 0, "every place is free")
+            kinds = (Session, Leg, CallSocket)
+            await until(lambda: not any(type(one) in kinds for one in gc.get_objects()), "everything is freed")
+        finally:
+            gc.enable()

@@ -63,6 +63,32 @@ class Scoring:
     profile_name: str
 
 
+@dataclass(slots=True)
+class _Listener:
+    """Passes on what a scorer hears and scores; knows neither the scorer nor the leg, so that both are freed at once.
+
+    Attributes:
+        leg: Name of the leg.
+        on_update: Called with its name and its scores and events.
+        feed: The call's side of the leg; None until it has joined.
+    """
+
+    leg: str
+    on_update: OnUpdate
+    feed: LegFeed | None = None
+
+    def heard(self, channel: int, position: int, samples: Float32) -> None:  # noqa: ARG002  # there is one channel
+        """Take audio at the model's rate."""
+        if self.feed is not None:
+            self.feed.heard(position, samples)
+
+    def updated(self, channel: int, update: Update) -> None:  # noqa: ARG002
+        """Take scores and events."""
+        if self.feed is not None and (update.block.frames or update.events):
+            self.feed.scored(update.first_frame, update.scores, update.events)
+        self.on_update(self.leg, update)
+
+
 class Leg:
     """One leg; used from one event loop.
 
@@ -105,14 +131,13 @@ class Leg:
             session_name=None,
         )
         self._decoder = SampleDecoder(form.encoding, 1, max(1, round(form.rate_hz * PIECE_S)))
-        self._on_update = on_update
+        listener = _Listener(info.leg, on_update)
         self._clock: PositionClock | ArrivalClock[Float32] | None = None
         if clock == "position":
             self._clock = PositionClock(form.rate_hz, ordered=ordered)
         elif clock == "arrival":
             self._clock = ArrivalClock(form.rate_hz)
         self._model_rate_hz = contract.features.sample_rate_hz
-        self._feed: LegFeed | None = None
         self._scorer = Scorer(
             generation.engine,
             contract,
@@ -126,10 +151,14 @@ class Leg:
             max_events=settings.max_events,
             show_digits=settings.show_digits,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
-            on_heard=self._heard,
-            on_update=self._updated,
+            on_heard=listener.heard,
+            on_update=listener.updated,
         )
-        self._feed = calls.join(info)
+        try:
+            self._feed = listener.feed = calls.join(info)
+        except BaseException:
+            self._scorer.close()
+            raise
         self._ended = False
         self.on_drain: Callable[[], None] | None = None
         """Called when the server shuts down."""
@@ -216,7 +245,7 @@ class Leg:
 
     def digits(self, digits: str) -> None:
         """Note keys, masked already."""
-        if self._feed is not None and not self._ended:
+        if not self._ended:
             self._feed.digits(self._position, digits)
 
     async def end(self) -> None:
@@ -260,8 +289,7 @@ class Leg:
         assert record.transport is not None  # set by `_result`
         for kind, seconds in record.transport.missing_s.items():
             metrics.telephony_gap_seconds.labels(kind).inc(seconds)
-        if self._feed is not None:
-            self._feed.ended(document)
+        self._feed.ended(document)
 
     @property
     def _position(self) -> int:
@@ -274,17 +302,7 @@ class Leg:
                 continue
             start = self._position
             self._scorer.gap(item.samples, item.kind)
-            if self._feed is not None:
-                self._feed.gap(start, self._position, item.kind)
-
-    def _heard(self, channel: int, position: int, samples: Float32) -> None:  # noqa: ARG002  # there is one channel
-        if self._feed is not None:
-            self._feed.heard(position, samples)
-
-    def _updated(self, channel: int, update: Update) -> None:  # noqa: ARG002
-        if self._feed is not None and (update.block.frames or update.events):
-            self._feed.scored(update.first_frame, update.scores, update.events)
-        self._on_update(self.name, update)
+            self._feed.gap(start, self._position, item.kind)
 
 
 def _unchecked(channel: int, samples: Float32, mean_square: float) -> None:
