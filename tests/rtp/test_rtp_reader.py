@@ -406,6 +406,7 @@ def test_a_change_of_codec_and_rate_keeps_the_leg():
     found = read(first + second, payload_types=parse_payload_types("97=L16/16000"))
     assert found.only.codecs == ("PCMU", "L16") and found.only.sample_rate_hz == 8000
     assert len(found.samples()) == 32_000 and not np.isnan(found.samples()).any()
+    assert found.only.jitter_max_ms == pytest.approx(0.0, abs=0.01), "another clock is no jitter"
 
 
 def test_a_snap_length_leaves_figures_and_no_sound():

@@ -175,13 +175,14 @@ class Timeline:
             self._end, self._start_ns = packet.timestamp, packet.time_ns
             return []
         clock = codec.clock_hz
-        step_s = _signed(packet.timestamp - self._end) / clock
+        step = _signed(packet.timestamp - self._end)
+        step_s = step / clock
         arrived_s = (packet.time_ns - self._last_ns) * 1e-9 - self._packet_s
         lost_s = self._missing * self._packet_s
         contradiction_s = abs(step_s - max(arrived_s, 0.0))
         if contradiction_s > MAX_STRAY_S:
             self.drift.skip()  # one of both clocks has jumped
-        is_reset = step_s * clock <= -ticks or (abs(step_s) > MAX_STRAY_S and contradiction_s > MAX_STRAY_S)
+        is_reset = step <= -ticks or (abs(step_s) > MAX_STRAY_S and contradiction_s > MAX_STRAY_S)
         if is_reset or clock != self._clock_hz:
             self.counts.clock_resets += clock == self._clock_hz
             self.drift.skip()
@@ -209,9 +210,13 @@ class _Arrival:
 
     def __init__(self) -> None:
         self._last: tuple[int, RtpPacket] | None = None
+        self._clock_hz = 0
 
     def add(self, packet: RtpPacket, clock_hz: int, jitter: Jitter) -> None:
         extended = packet.timestamp
+        if clock_hz != self._clock_hz:  # another codec
+            self._clock_hz, self._last = clock_hz, None
+            jitter.skip()
         if self._last is not None:
             before, last = self._last
             step = _signed(packet.timestamp - last.timestamp)
