@@ -33,8 +33,8 @@ FOUND_Z, LOST_Z = 8.5, 5.5
 MIN_BLOCKS = 2.5
 """Blocks of speech, weighted as in the average, before there is an answer."""
 SAME_LAG = round(0.003 * BAND_RATE_HZ)
-CLEAR_Z = 9.0
-"""A single block with a peak this high is an echo and nothing else."""
+CLEAR_Z = 13.0
+"""A single block with a peak this high is an echo and nothing else: of two talkers it is 5 to 11."""
 RECENT, GONE_Z = 0.85, 1.0
 """Share of the average of single blocks at the echo's lag that stays with each block, and where the echo is gone: of
 noise alone it is 0, give or take 0.3."""
