@@ -187,7 +187,7 @@ def test_the_longest_call_ends_while_its_legs_go_on():
 
 
 def test_a_leg_that_stalls_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(call_module, "STALL_S", 0.1)
+    monkeypatch.setattr(call_module, "NO_AUDIO_S", 0.1)
 
     async def run() -> Kept:
         sink = Kept()

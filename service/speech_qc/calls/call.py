@@ -20,8 +20,9 @@ from speech_qc.wire.vocabulary import CallState
 
 MAX_JOINS = 16
 """Legs of a call, those that have ended included. The first two names are compared with each other."""
-STALL_S = 1.5
-"""A leg that sends nothing for this long is not waited for."""
+NO_AUDIO_S, STALL_S = 1.5, 4.0
+"""A leg that has sent no audio yet, or from which nothing has come for this long, is not waited for. The second time is
+longer, because a server under load scores late."""
 STALL_FRAMES = 25
 _SECOND = round(1 / FRAME_S)
 
@@ -36,7 +37,7 @@ class CallLeg:
     def __init__(self, call: Call, info: LegInfo, slot: int | None) -> None:
         self.info, self.slot = info, slot
         self.started_at = self.ended_at = call.now()
-        self.open = True
+        self.open, self.begun = True, False
         self.heard_s = call.clock_s()
         """When the last record came, or else when the leg joined."""
         self._call = call
@@ -48,6 +49,7 @@ class CallLeg:
     def begin(self, heard_s: float) -> None:
         """Put the leg on the call's clock."""
         if self.open:
+            self.begun = True
             self._call.place(self, heard_s)
 
     def record(self, record: LegRecord) -> None:
@@ -203,7 +205,7 @@ class Call:
     def tick(self) -> None:
         """Go on without a leg that sends nothing."""
         now_s = self.clock_s()
-        if any(leg.open and now_s - leg.heard_s > STALL_S for leg in self.legs):
+        if any(leg.open and now_s - leg.heard_s > (STALL_S if leg.begun else NO_AUDIO_S) for leg in self.legs):
             self._tell_updates(self._interaction.advance(STALL_FRAMES))
 
     def end(self) -> None:
