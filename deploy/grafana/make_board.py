@@ -118,6 +118,15 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[tuple[str, str]]]]]] = [
         ]),
         ("Verdicts", "ops", "timeseries", [(rate("verdicts_total", "status"), "{{status}}")]),
     ]),
+    ("Calls", [
+        ("Calls begun by vendor", "ops", "timeseries", [(rate("calls_total", "vendor"), "{{vendor}}")]),
+        ("Events between legs", "ops", "timeseries", [(rate("interactions_total", "kind"), "{{kind}}")]),
+        ("Webhooks", "ops", "timeseries", [(rate("webhooks_total", "outcome"), "{{outcome}}")]),
+        ("Waiting results and webhooks", "short", "timeseries", [
+            (f"sum({series('results_waiting')})", "results"),
+            (f"max({series('webhooks_waiting')})", "webhooks"),
+        ]),
+    ]),
     ("Process", [
         ("CPU cores used", "short", "timeseries", [
             (f"sum by (instance) (rate(process_cpu_seconds_total{{{SELECTOR}}}{RATE}))", "{{instance}}"),

@@ -16,7 +16,7 @@ from store_material import SECRET, Receiver, event, value, whole_call
 from speech_qc.call_store.schema import deliveries
 from speech_qc.errors import SettingsError
 from speech_qc.settings import Settings
-from speech_qc.webhooks import WebhookConfig
+from speech_qc.webhooks import WebhookConfig, outbox, sender
 from speech_qc.webhooks.sender import wait_after_s
 from speech_qc.webhooks.signing import Signer
 from waiting import block_until
@@ -185,3 +185,32 @@ def test_wrong_settings_stop_the_start_and_are_not_repeated(settings, complaint)
         WebhookConfig.of(Settings(**settings))
     assert complaint in raised.value.message
     assert "hunter2" not in raised.value.message
+
+
+def test_a_scrape_shows_what_is_waiting_and_does_not_ask_the_database(make_stack, monkeypatch):
+    monkeypatch.setattr(sender, "COUNT_S", 0.1)
+    stack = make_stack(**hooks(Receiver()))  # nothing listens there
+    for one in whole_call("a"):
+        stack.results.publish(one)
+    registry = stack.metrics.registry
+    block_until(lambda: value(registry, "speechqc_webhooks_waiting") == 5, "they are counted")
+    with monkeypatch.context() as patch:
+        patch.setattr(stack.results.database, "reading", None)
+        assert value(registry, "speechqc_webhooks_waiting") == 5
+
+
+@pytest.mark.parametrize("failure", [ValueError("surprise"), MemoryError()])
+def test_a_sender_that_meets_a_surprise_goes_on(make_stack, receiver, monkeypatch, failure):
+    real, failures = outbox.settle, [failure]
+
+    def settle(*arguments):
+        if failures:
+            raise failures.pop()
+        real(*arguments)
+
+    monkeypatch.setattr(sender, "settle", settle)
+    monkeypatch.setattr(sender, "LEASE_SPARE_S", -0.5)  # what could not be noted is soon sent again
+    stack = make_stack(**hooks(receiver, webhook_timeout_s=1))
+    stack.results.publish(event("call.started", "a"))
+    block_until(lambda: len(receiver.accepted) == 2 and left(stack) == 0, "it is sent again, and noted")
+    assert len({identity for identity, _ in receiver.accepted}) == 1

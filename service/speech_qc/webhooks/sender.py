@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -36,6 +35,8 @@ POLL_S = 1.0
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 300.0
 """The wait after the first failed attempt, and the longest one; it doubles in between."""
 LEASE_SPARE_S = 5.0
+COUNT_S = 5.0
+"""Seconds between two counts of what is waiting."""
 GONE = 410
 """The receiver says that it wants no more: the specification asks senders to stop."""
 MAX_RETRY_AFTER_S = 3600.0
@@ -68,8 +69,6 @@ def wait_after_s(attempts: int, draw: Callable[[], float] = random.random) -> fl
 
 def attempt(client: httpx.Client, signer: Signer, delivery: Delivery) -> Attempt:
     """Send one webhook. Redirects are not followed: only the operator names receivers."""
-    import httpx
-
     body = delivery.body.encode()
     headers = signer.headers(delivery.message_id, int(now_s()), body)
     headers |= {"Content-Type": "application/json", "User-Agent": f"speech-qc/{__version__}"}
@@ -80,7 +79,7 @@ def attempt(client: httpx.Client, signer: Signer, delivery: Delivery) -> Attempt
                 read += len(part)
                 if read > FEW_BYTES or time.monotonic() > end_s:
                     break
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except Exception as error:  # whatever it is, the thread of the receiver must go on
         return Attempt("failed", type(error).__name__)
     if response.is_success:
         return Attempt("delivered")
@@ -103,13 +102,10 @@ class WebhookSender:
     def __init__(self, database: Database, config: WebhookConfig, metrics: Metrics) -> None:
         self._database, self._metrics = database, metrics
         self._stopping = threading.Event()
-        self._waiting = 0
         self._receivers = [
             _Receiver(url, number, database, config, metrics, self._stopping)
             for number, url in enumerate(config.subscription.urls, 1)
         ]
-        if self._receivers:
-            metrics.webhooks_waiting.set_function(self._count)
 
     def start(self) -> None:
         """Start a thread for each receiver."""
@@ -130,22 +126,21 @@ class WebhookSender:
         if not self._receivers:
             return
         end_s = time.monotonic() + finish_s
-        if self._database.private:
-            while time.monotonic() < end_s and self._count():
-                self.wake()
-                time.sleep(0.05)
+        while self._database.private and time.monotonic() < end_s and self._count():
+            self.wake()
+            time.sleep(0.05)
         self._stopping.set()
         self.wake()
         for receiver in self._receivers:
             receiver.join(max(0.1, end_s - time.monotonic()))
-        left = self._count()
-        if left and self._database.private:
+        if self._database.private and (left := self._count()):
             logger.error("%d webhooks were not delivered before the server stopped", left)
 
     def _count(self) -> int:
-        with suppress(SQLAlchemyError):  # the last number will do until the database answers
-            self._waiting = count_waiting(self._database)
-        return self._waiting
+        try:
+            return count_waiting(self._database)
+        except SQLAlchemyError:
+            return 0
 
 
 class _Receiver:
@@ -167,6 +162,7 @@ class _Receiver:
         self._name = f"receiver {number} ({urlsplit(url).hostname})"  # its path and query may be secret
         self._news = threading.Event()
         self._failing_since_s: float | None = None
+        self._counts, self._counted_s = number == 1, -COUNT_S  # one thread is enough to count for all
         self._thread = threading.Thread(target=self._run, name=f"webhooks-{number}", daemon=True)
 
     def start(self) -> None:
@@ -192,6 +188,7 @@ class _Receiver:
             while not self._stopping.is_set() or running:
                 self._news.clear()
                 try:
+                    self._count()
                     if not self._stopping.is_set():
                         for delivery in self._claim(len(running)):
                             running[pool.submit(attempt, client, self._signer, delivery)] = delivery
@@ -199,10 +196,16 @@ class _Receiver:
                         self._settle(running, wait(running, RUNNING_POLL_S, FIRST_COMPLETED).done)
                     else:
                         self._news.wait(POLL_S)
-                except SQLAlchemyError as error:
+                except Exception as error:  # of the database, or anything else: the thread must go on
                     # What was delivered but could not be noted is claimed until its lease ends, and then sent again.
                     logger.warning("%s: the outbox cannot be read or written: %s", self._name, describe(error))
                     self._stopping.wait(POLL_S)
+
+    def _count(self) -> None:
+        """Update the gauge here, because a scrape must not wait for the database."""
+        if self._counts and time.monotonic() - self._counted_s >= COUNT_S:
+            self._metrics.webhooks_waiting.set(count_waiting(self._database))
+            self._counted_s = time.monotonic()
 
     def _claim(self, running: int) -> list[Delivery]:
         room = (
