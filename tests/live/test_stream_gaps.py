@@ -1,11 +1,14 @@
 """Gaps on `/v1/stream`: declared by the client, or seen by arrival."""
 
+import asyncio
 import json
 import time
 
 import pytest
 
+from live_server import serving
 from signals import white_noise
+from speech_qc.client.stream import StreamClient
 from speech_qc.engine import EchoRunner
 from stream_material import CLOSE, converse, cut, of_type, pcm16, receive, receive_all
 
@@ -99,3 +102,16 @@ def test_by_arrival_a_pause_is_a_gap(make_client):
 def test_the_query_names_the_two_kinds_of_position(make_client):
     messages = converse(make_client(), [], "?position=guess", close=False)
     assert "samples or arrival" in messages[0]["error"]["message"]
+
+
+def test_the_client_says_gaps_too():
+    async def talk():
+        async with serving(EchoRunner(lookahead_frames=2)) as (url, _), StreamClient.connect(url) as stream:
+            await stream.send(SECOND)
+            await stream.gap(5000, "hold")
+            await stream.send(SECOND)
+            return await stream.close()
+
+    summary = asyncio.run(talk())
+    assert summary.duration_s == 7.0
+    assert summary.channels[0].transport.hold_ms == 5000

@@ -145,3 +145,18 @@ def test_gaps_in_speech_are_no_dropouts_and_add_no_events(shipped_runner, gap_s)
     assert "dropout" not in labels
     assert set(labels) <= {event.label for event in plain.events}
     assert record.summary.lost_ratio == plain.summary.lost_ratio
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gap_s", [0.06, 2.0])
+def test_the_model_gives_the_same_scores_for_any_packets_and_chunks(shipped_runner, gap_s):
+    speech = talk(8_000, seconds=5.0)
+    gap = (round(gap_s * 8_000), "loss")
+    parts = [speech[:12_345], gap, speech[12_345:30_000], gap, speech[30_000:]]
+    whole = run(shipped_runner, parts, sizes=[100_000], hops=40, rate_hz=8_000)[0].record(PROFILE)
+    for sizes, hops in (([160], 10), ([7, 800, 1], 2)):
+        cut = run(shipped_runner, parts, sizes=sizes, hops=hops, rate_hz=8_000)[0].record(PROFILE)
+        np.testing.assert_allclose(cut.frames, whole.frames, atol=1e-4)
+        assert [(event.label, event.onset_frame, event.offset_frame) for event in cut.events] == [
+            (event.label, event.onset_frame, event.offset_frame) for event in whole.events
+        ]

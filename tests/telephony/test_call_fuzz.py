@@ -22,21 +22,21 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 AUDIO = bytes(range(256)) * 3
 TALKS = {
     "twilio": [
-        CONNECTED, start(tracks=("inbound", "outbound")), *(media(AUDIO[:160], i, 20 * i) for i in range(30)), STOP,
+        CONNECTED, start(tracks=("inbound", "outbound")), *(media(AUDIO[:32], i, 20 * i) for i in range(30)), STOP,
     ],
-    "telnyx": [*TELNYX, *(media(AUDIO[:160], i, 20 * i) for i in range(30)), {"event": "stop"}],
-    "asterisk": [ASTERISK_JSON, *[AUDIO[:160]] * 24, {"event": "DTMF_END", "digit": "5"}],
-    "": [ASTERISK_PLAIN, *[AUDIO[:640]] * 24, "DTMF_END digit:5"],
-    "freeswitch": ['{"a":"b"}', *[AUDIO[:640]] * 24],
+    "telnyx": [*TELNYX, *(media(AUDIO[:32], i, 20 * i) for i in range(30)), {"event": "stop"}],
+    "asterisk": [ASTERISK_JSON, *[AUDIO[:32]] * 24, {"event": "DTMF_END", "digit": "5"}],
+    "": [ASTERISK_PLAIN, *[AUDIO[:64]] * 24, "DTMF_END digit:5"],
+    "freeswitch": ['{"a":"b"}', *[AUDIO[:64]] * 24],
     "jambonz": [
-        {"callSid": "j", "sampleRate": 8000, "mixType": "stereo"}, *[AUDIO[:640]] * 24, {"event": "dtmf", "dtmf": "1"},
+        {"callSid": "j", "sampleRate": 8000, "mixType": "stereo"}, *[AUDIO[:64]] * 24, {"event": "dtmf", "dtmf": "1"},
     ],
-    "vonage": [{"event": "websocket:connected", "content-type": "audio/l16;rate=16000"}, *[AUDIO[:640]] * 24],
+    "vonage": [{"event": "websocket:connected", "content-type": "audio/l16;rate=16000"}, *[AUDIO[:64]] * 24],
     "genesys": [
-        genesys("open", 1, **OPEN), *[AUDIO[:512]] * 20, genesys("ping", 2), genesys("discarded", 3, discarded="PT1S"),
+        genesys("open", 1, **OPEN), *[AUDIO[:64]] * 20, genesys("ping", 2), genesys("discarded", 3, discarded="PT1S"),
         genesys("resumed", 4, discarded="PT2S"), genesys("close", 5),
     ],
-    "azure": [AZURE, *(azure_audio(AUDIO[:640], str(i % 3)) for i in range(24))],
+    "azure": [AZURE, *(azure_audio(AUDIO[:64], str(i % 3)) for i in range(24))],
 }  # fmt: skip
 VALUES: list[Any] = [
     None, True, 0, -1, 2**70, 1e308, 1.5, "", "x" * 5000, "９", [], {}, [[[[]]]], {"a": {"b": None}}, "PT9S",

@@ -30,7 +30,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from speech_qc.audio.g711 import encode_alaw, encode_mulaw
 from speech_qc.client.credentials import bearer
-from speech_qc.wire.client_messages import CloseStream, Configure, Finalize, KeepAlive
+from speech_qc.wire.client_messages import CloseStream, Configure, Finalize, Gap, KeepAlive
 from speech_qc.wire.server_messages import (
     SERVER,
     AnyServerMessage,
@@ -40,6 +40,7 @@ from speech_qc.wire.server_messages import (
     Summary,
 )
 from speech_qc.wire.vocabulary import Encoding as Encoding
+from speech_qc.wire.vocabulary import GapKind, Position
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ class StreamClient:
         labels: Sequence[str] | None = None,
         profile: str | None = None,
         session_name: str | None = None,
+        position: Position = "samples",
         api_key: str | None = None,
         open_timeout_s: float = 10.0,
     ) -> _Connecting:
@@ -183,6 +185,7 @@ class StreamClient:
             labels: Labels to receive; all by default.
             profile: Verdict profile.
             session_name: Returned in `ready` and `summary`.
+            position: Where audio belongs in time: after the audio before it, or where it arrives.
             api_key: Sent as `Authorization: Bearer …`, if the server has keys; read it from a file or the environment,
                 do not put it into source code.
             open_timeout_s: Longest wait for `ready`.
@@ -195,6 +198,7 @@ class StreamClient:
         address = stream_url(
             url, encoding=encoding, sample_rate=sample_rate, channels=channels, emit_ms=emit_ms,
             labels=None if labels is None else ",".join(labels), profile=profile, session_name=session_name,
+            position=None if position == "samples" else position,
         )  # fmt: skip
         return _Connecting(address, encoding, channels, open_timeout_s, bearer(api_key))
 
@@ -214,6 +218,15 @@ class StreamClient:
     async def keep_alive(self) -> None:
         """Keep the stream open while there is no audio to send."""
         await self._send(KeepAlive().model_dump_json())
+
+    async def gap(self, ms: float, kind: GapKind = "loss") -> None:
+        """Say that audio of this length is missing here; its frames are null, and no dropout.
+
+        Args:
+            ms: Its length, at most a day.
+            kind: Lost, not sent because the source was silent, or not sent because the sender paused.
+        """
+        await self._send(Gap(ms=ms, kind=kind).model_dump_json())
 
     async def finalize(self) -> Finalized:
         """Score all audio sent so far, as far as possible, without ending the stream."""

@@ -37,6 +37,11 @@ FORMATS: Mapping[str, tuple[Encoding, int]] = {
     "slin48": ("linear16", 48_000),
 }
 
+KNOWN = frozenset({
+    "MEDIA_XON", "MEDIA_XOFF", "STATUS", "MEDIA_BUFFERING_COMPLETED", "QUEUE_DRAINED", "MEDIA_MARK_PROCESSED", "ERROR",
+})  # fmt: skip
+"""Control messages that concern audio which is sent to Asterisk."""
+
 
 class AsteriskProtocol(VendorProtocol):
     """One channel of Asterisk."""
@@ -52,7 +57,7 @@ class AsteriskProtocol(VendorProtocol):
             return [self._start(found)]
         if event == "DTMF_END":
             return [Keys(LEG, text_in(found, "digit") or "")]
-        return [Ignored()]
+        return [] if event in KNOWN else [Ignored()]
 
     def binary(self, message: bytes) -> Sequence[Item]:
         """Take audio."""

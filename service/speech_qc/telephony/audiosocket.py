@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import struct
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -181,6 +182,7 @@ class AudioSocketListener:
             logger.warning("AudioSocket refused from %s", peer[0] if peer else "unknown")
             writer.transport.abort()
             return
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # there are no pings
         self._open.add(task)
         try:
             await self._serve(_Connection(reader, writer), parts)

@@ -19,7 +19,7 @@ import numpy as np
 from speech_qc.admission.quotas import Quotas
 from speech_qc.admission.streams import StreamRegistry
 from speech_qc.calls.legs import CallJoin, LegInfo
-from speech_qc.errors import Draining, PayloadTooLarge, ProtocolError, SpeechQCError
+from speech_qc.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.event_fields import event_fields
 from speech_qc.live.outbox import Outbox
 from speech_qc.live.scorer import LiveLanes
@@ -166,12 +166,15 @@ class CallSocket:
             for leg in self._legs.values():
                 leg.close()
                 self._parts.registry.remove(leg)
+                leg.on_drain = None
             self._places.close()
             metrics.telephony_active.dec()
             if self._error is not None:
                 metrics.telephony_failures.labels(self._protocol.name).inc()
+        legs, self._receiver = len(self._legs), None
+        self._legs.clear()  # they refer to this object
         outcome = "ok" if self._error is None else self._error.code
-        logger.info("call from %s: %s, %d legs id=%s", self._protocol.name, outcome, len(self._legs), self._identity)
+        logger.info("call from %s: %s, %d legs id=%s", self._protocol.name, outcome, legs, self._identity)
         return outcome
 
     def drain(self) -> None:
@@ -248,6 +251,8 @@ class CallSocket:
         elif isinstance(item, Started):
             self._start(item)
         elif isinstance(item, Reply):
+            if self._outbox.full:
+                raise Overloaded("expected the peer to read its answers, it does not: read while you send")
             self._outbox.force(item.text)
         elif isinstance(item, Keys):
             self._keys(item)
@@ -359,7 +364,7 @@ class CallSocket:
 
     def _fail(self, error: SpeechQCError) -> None:
         if not self._over.is_set():
-            self._error = error
+            self._error = error.with_traceback(None)  # its frames reference this object, which references the error
             self._over.set()
 
     def _stop_listening(self) -> None:

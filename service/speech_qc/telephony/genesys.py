@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from speech_qc.errors import ProtocolError, SpeechQCError, Unauthorized, UnsupportedFormat
+from speech_qc.errors import Draining, ProtocolError, SpeechQCError, Unauthorized, UnsupportedFormat
 from speech_qc.telephony.messages import (
     Asked,
     Audio,
@@ -73,10 +73,10 @@ class GenesysProtocol(VendorProtocol):
             return [self._reply("updated", {})]
         if kind in ("discarded", "resumed"):
             seconds = _seconds(parameters.get("discarded"))
-            return [Pause(seconds, "loss" if kind == "discarded" else "hold")] if seconds else [Ignored()]
+            return [Pause(seconds, "loss" if kind == "discarded" else "hold")] if seconds else []
         if kind == "dtmf":
             return [Keys(LEGS["external"], text_in(parameters, "digit") or "")]
-        return [Ignored()]
+        return [] if kind == "paused" else [Ignored()]
 
     def binary(self, message: bytes) -> Sequence[Item]:
         """Take audio."""
@@ -92,7 +92,9 @@ class GenesysProtocol(VendorProtocol):
 
     def refusal(self, error: SpeechQCError) -> list[bytes]:
         """Return a `disconnect`, which ends a session."""
-        reason = "unauthorized" if isinstance(error, Unauthorized) else "error"
+        reason = "error"
+        if isinstance(error, Unauthorized | Draining):
+            reason = "unauthorized" if isinstance(error, Unauthorized) else "completed"
         return [self._message("disconnect", {"reason": reason, "info": str(error)[:200]})]
 
     def _open(self, parameters: Mapping[str, Any]) -> Sequence[Item]:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.calls.legs import CallJoin, LegFeed, LegInfo
+from speech_qc.errors import PayloadTooLarge
 from speech_qc.live.clock import ArrivalClock, Missing, PositionClock
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
 from speech_qc.live.scorer import LiveLanes, Scorer
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.documents import channel_findings
-from speech_qc.pipeline.session import Update
+from speech_qc.pipeline.session import ChannelRecord, Update
 from speech_qc.scoring import Profile
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
@@ -33,6 +34,9 @@ OnUpdate = Callable[[str, Update], None]
 logger = logging.getLogger("speech_qc.telephony")
 
 PIECE_S = 0.1
+MAX_MESSAGE_S = 5.0
+"""Longest audio of one message: it is taken in one go. Vendors send 20 to 200 ms."""
+
 EMIT_MS = 100
 UNBOUNDED = 2**62
 """Bytes of an outbox that holds nothing: results go to the call."""
@@ -57,6 +61,32 @@ class Scoring:
     metrics: Metrics
     profile: Profile
     profile_name: str
+
+
+@dataclass(slots=True)
+class _Listener:
+    """Passes on what a scorer hears and scores; knows neither the scorer nor the leg, so that both are freed at once.
+
+    Attributes:
+        leg: Name of the leg.
+        on_update: Called with its name and its scores and events.
+        feed: The call's side of the leg; None until it has joined.
+    """
+
+    leg: str
+    on_update: OnUpdate
+    feed: LegFeed | None = None
+
+    def heard(self, channel: int, position: int, samples: Float32) -> None:  # noqa: ARG002  # there is one channel
+        """Take audio at the model's rate."""
+        if self.feed is not None:
+            self.feed.heard(position, samples)
+
+    def updated(self, channel: int, update: Update) -> None:  # noqa: ARG002
+        """Take scores and events."""
+        if self.feed is not None and (update.block.frames or update.events):
+            self.feed.scored(update.first_frame, update.scores, update.events)
+        self.on_update(self.leg, update)
 
 
 class Leg:
@@ -101,14 +131,13 @@ class Leg:
             session_name=None,
         )
         self._decoder = SampleDecoder(form.encoding, 1, max(1, round(form.rate_hz * PIECE_S)))
-        self._on_update = on_update
+        listener = _Listener(info.leg, on_update)
         self._clock: PositionClock | ArrivalClock[Float32] | None = None
         if clock == "position":
             self._clock = PositionClock(form.rate_hz, ordered=ordered)
         elif clock == "arrival":
             self._clock = ArrivalClock(form.rate_hz)
         self._model_rate_hz = contract.features.sample_rate_hz
-        self._feed: LegFeed | None = None
         self._scorer = Scorer(
             generation.engine,
             contract,
@@ -122,10 +151,14 @@ class Leg:
             max_events=settings.max_events,
             show_digits=settings.show_digits,
             max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
-            on_heard=self._heard,
-            on_update=self._updated,
+            on_heard=listener.heard,
+            on_update=listener.updated,
         )
-        self._feed = calls.join(info)
+        try:
+            self._feed = listener.feed = calls.join(info)
+        except BaseException:
+            self._scorer.close()
+            raise
         self._ended = False
         self.on_drain: Callable[[], None] | None = None
         """Called when the server shuts down."""
@@ -171,19 +204,28 @@ class Leg:
 
         Raises:
             ProtocolError: Its position is impossible.
+            PayloadTooLarge: It is too long for one message.
         """
-        samples = self._decoder.decode(audio.payload)
-        if samples is None:
-            return
+        longest = round(MAX_MESSAGE_S / PIECE_S) * self._decoder.piece_bytes
+        if len(audio.payload) > longest:
+            raise PayloadTooLarge(
+                f"expected at most {MAX_MESSAGE_S:g} s of audio in a message, got {len(audio.payload)} bytes: send "
+                "smaller messages"
+            )
+        position = audio.position
+        for samples in self._decoder.pieces(audio.payload):
+            self._take_piece(samples, now_s, position, audio.sequence)
+            position = None  # contiguous
+
+    def _take_piece(self, samples: list[Float32], now_s: float, position: int | None, sequence: int | None) -> None:
         clock = self._clock
         items: list[Float32 | Missing]
         if clock is None:
             items = [samples[0]]
         elif isinstance(clock, PositionClock):
-            position = audio.position
-            if position is None:  # the sender left the position out, once
+            if position is None:  # a further piece, or the sender left it out
                 position = clock.next_position
-            items = clock.take(samples[0], now_s, position, audio.sequence)
+            items = clock.take(samples[0], now_s, position, sequence)
         else:
             items = clock.take(samples[0], len(samples[0]), now_s)
         self._push(items, now_s)
@@ -203,10 +245,10 @@ class Leg:
 
     def digits(self, digits: str) -> None:
         """Note keys, masked already."""
-        if self._feed is not None and not self._ended:
+        if not self._ended:
             self._feed.digits(self._position, digits)
 
-    async def end(self) -> Mapping[str, Any]:
+    async def end(self) -> None:
         """Score the rest and end the leg with its document, also if the engine has failed."""
         now_s = time.monotonic()
         if self._clock is not None:
@@ -216,37 +258,38 @@ class Leg:
             await self._scorer.done
         except Exception as error:  # the leg ends with what was scored
             logger.warning("leg ends early: %s", type(error).__name__)
-        return self.close()
+        # In a thread: it may list thousands of events.
+        self._close_with(*await asyncio.to_thread(self._result))
 
-    def close(self) -> Mapping[str, Any]:
-        """End the leg with what was scored so far; may be called twice."""
-        if self._ended:
-            return {}
-        self._ended = True
+    def close(self) -> None:
+        """End the leg with what was scored so far, unless it has ended."""
+        if not self._ended:
+            self._close_with(*self._result())
+
+    def _result(self) -> tuple[ChannelRecord, dict[str, Any]]:
+        """Return the leg's record and document."""
         session = self._scorer.sessions[0]
-        metrics = self._scoring.metrics
-        record = session.record(self._scoring.profile)
         transport = session.transport()
         if self._clock is not None:
             transport = replace(transport, **asdict(self._clock.arrivals), drift_ppm=self._clock.drift_ppm)
-        record = replace(record, transport=transport)
-        self._scorer.stop()
-        self._scorer.close()
-        metrics.verdicts.labels(record.verdict.status).inc()
-        metrics.end_channel("live", record.summary.snr_db, session.event_counts)
-        for kind, seconds in transport.missing_s.items():
-            metrics.telephony_gap_seconds.labels(kind).inc(seconds)
+        record = replace(session.record(self._scoring.profile), transport=transport)
         labels = self._scoring.generation.contract.label_names
         document = channel_findings(0, record, labels).model_dump(exclude_unset=True)
-        document |= {"duration_s": round(record.duration_s, 6), "frames": record.frame_total}
-        if self._feed is not None:
-            self._feed.ended(document)
-        return document
+        return record, document | {"duration_s": round(record.duration_s, 6), "frames": record.frame_total}
 
-    @property
-    def audio_s(self) -> float:
-        """Seconds of the leg so far, gaps included."""
-        return self._scorer.sessions[0].position / self._rate_hz
+    def _close_with(self, record: ChannelRecord, document: Mapping[str, Any]) -> None:
+        if self._ended:  # closed meanwhile
+            return
+        self._ended = True
+        self._scorer.stop()
+        self._scorer.close()
+        metrics = self._scoring.metrics
+        metrics.verdicts.labels(record.verdict.status).inc()
+        metrics.end_channel("live", record.summary.snr_db, self._scorer.sessions[0].event_counts)
+        assert record.transport is not None  # set by `_result`
+        for kind, seconds in record.transport.missing_s.items():
+            metrics.telephony_gap_seconds.labels(kind).inc(seconds)
+        self._feed.ended(document)
 
     @property
     def _position(self) -> int:
@@ -259,17 +302,7 @@ class Leg:
                 continue
             start = self._position
             self._scorer.gap(item.samples, item.kind)
-            if self._feed is not None:
-                self._feed.gap(start, self._position, item.kind)
-
-    def _heard(self, channel: int, position: int, samples: Float32) -> None:  # noqa: ARG002  # there is one channel
-        if self._feed is not None:
-            self._feed.heard(position, samples)
-
-    def _updated(self, channel: int, update: Update) -> None:  # noqa: ARG002
-        if self._feed is not None and (update.block.frames or update.events):
-            self._feed.scored(update.first_frame, update.scores, update.events)
-        self._on_update(self.name, update)
+            self._feed.gap(start, self._position, item.kind)
 
 
 def _unchecked(channel: int, samples: Float32, mean_square: float) -> None:

@@ -82,7 +82,7 @@ class TwilioProtocol(VendorProtocol):
         if event in ("dtmf", "digits"):
             dtmf = object_in(found, "dtmf")
             return [Keys(_track(dtmf.get("track")), text_in(dtmf, "digit", "digits") or "")]
-        return [Ignored()]
+        return [] if event in ("connected", "mark") else [Ignored()]
 
     def _start(self, found: Mapping[str, Any], start: Mapping[str, Any]) -> Item:
         if self._rates:

@@ -46,7 +46,7 @@ class VonageProtocol(VendorProtocol):
             return [self.asked.started([LegFormat(LEG, "linear16", rate_hz)], facts, call_id)]
         if event == "websocket:dtmf":
             return [Keys(LEG, text_in(found, "digit") or text_in(object_in(found, "dtmf"), "digit") or "")]
-        return [Ignored()]
+        return [] if event in ("websocket:cleared", "websocket:notify") else [Ignored()]
 
     def binary(self, message: bytes) -> Sequence[Item]:
         """Take audio."""
