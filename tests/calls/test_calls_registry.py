@@ -249,3 +249,18 @@ def test_a_call_of_any_length_takes_the_memory_that_the_settings_say():
 
     used = asyncio.run(run())
     assert 100_000 < used < 500_000, f"{used} bytes for a call"
+
+
+def test_a_call_that_only_waits_for_another_leg_gives_way():
+    async def run() -> Kept:
+        sink = Kept()
+        calls = made(sink, max_calls=2)
+        calls.join(info("c1"))
+        calls.join(info("c2")).ended({})
+        calls.join(info("c3"))
+        with pytest.raises(Overloaded):
+            calls.join(info("c4"))
+        calls.close()
+        return sink
+
+    assert [event.call_id for event in asyncio.run(run()).of("call.ended")] == ["c2", "c1", "c3"]
