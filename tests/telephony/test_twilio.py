@@ -146,7 +146,9 @@ async def test_settings_choose_what_is_shown():
     keys = {"event": "dtmf", "streamSid": "MZ1", "dtmf": {"track": "inbound_track", "digit": "7"}}
     async with serving(show_digits=True, telephony_show="queue") as (url, app):
         calls = keep_calls(app)
-        await talk_to(f"{url}/v1/telephony", [start(customer="+15550100", queue="billing"), keys, STOP], close=False)
+        other = {"event": "dtmf", "streamSid": "MZ1", "dtmf": {"track": "inbound_track", "digit": "<b>"}}
+        said = [start(customer="+15550100", queue="billing"), keys, other, STOP]
+        await talk_to(f"{url}/v1/telephony", said, close=False)
         await calls.until_ended(1)
     leg = calls.named("inbound")
     assert leg.keys == ["7"]
