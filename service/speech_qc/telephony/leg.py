@@ -215,7 +215,8 @@ class Leg:
         position = audio.position
         for samples in self._decoder.pieces(audio.payload):
             self._take_piece(samples, now_s, position, audio.sequence)
-            position = None  # contiguous
+            if position is not None:
+                position += len(samples[0])
 
     def _take_piece(self, samples: list[Float32], now_s: float, position: int | None, sequence: int | None) -> None:
         clock = self._clock
@@ -223,7 +224,7 @@ class Leg:
         if clock is None:
             items = [samples[0]]
         elif isinstance(clock, PositionClock):
-            if position is None:  # a further piece, or the sender left it out
+            if position is None:  # the sender left it out
                 position = clock.next_position
             items = clock.take(samples[0], now_s, position, sequence)
         else:
