@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -112,10 +113,11 @@ class Call:
         self._started_at = datetime.fromtimestamp(now_s, UTC)
         self._started_s = time.monotonic()
         self._ended_at: datetime | None = None
-        self._origin_s: float | None = None
+        self._origin_s = math.inf
+        self._recorded = False
         self._interaction = Interaction()
         self._names: list[str] = []
-        self._offsets: dict[CallLeg, float] = {}
+        self._starts: dict[CallLeg, float] = {}  # when the first sample was taken, monotonic
         self.legs: list[CallLeg] = []
         self.idle_since_s: float | None = None
         """When the last leg ended; None while there is one."""
@@ -169,21 +171,27 @@ class Call:
         leg = CallLeg(self, info, self._names.index(info.leg) if info.leg in self._names else None)
         self.legs.append(leg)
         self.idle_since_s = None
-        if self._origin_s is None:
-            self._origin_s = leg.heard_s
-            self.tell("call.started", self.document())
         self.place(leg, leg.heard_s)  # until its first sample says it exactly
+        if len(self.legs) == 1:
+            self.tell("call.started", self.document())
         return leg
 
     def place(self, leg: CallLeg, heard_s: float) -> None:
-        """Put a leg's first sample on the call's clock."""
-        offset = round((heard_s - (self._origin_s or heard_s)) / FRAME_S)
-        self._offsets[leg] = offset * FRAME_S
-        if leg.slot is not None:
-            self._interaction.begin(leg.slot, offset)
+        """Put a leg's first sample on the call's clock, which begins with the first sample of all legs."""
+        self._starts[leg] = heard_s
+        placed = [leg]
+        if not self._recorded and heard_s < self._origin_s:
+            self._origin_s, placed = heard_s, [one for one in self._starts if one.open]
+        for one in placed:
+            if one.slot is not None:
+                self._interaction.begin(one.slot, self._offset(one))
+
+    def _offset(self, leg: CallLeg) -> int:
+        return round((self._starts[leg] - self._origin_s) / FRAME_S)
 
     def take(self, leg: CallLeg, record: LegRecord) -> None:
         """Analyse a record of a leg."""
+        self._recorded = True
         if leg.slot is None:
             return
         self._interaction.push(leg.slot, record)
@@ -242,7 +250,7 @@ class Call:
             state=self.state,
             legs=[
                 leg.answer(
-                    round(self._offsets.get(leg, 0.0), 2),
+                    round(self._offset(leg) * FRAME_S, 2),
                     0.0 if leg.slot is None else round(self._interaction.late_frames(leg.slot) * FRAME_S, 2),
                 )
                 for leg in self.legs
