@@ -25,6 +25,7 @@ from speech_qc.call_store import Results
 from speech_qc.calls.exchange import Exchange
 from speech_qc.calls.registry import Calls
 from speech_qc.engine import Runner
+from speech_qc.errors import SettingsError
 from speech_qc.model.file_watcher import watch_file
 from speech_qc.model.reload import Generations, Load
 from speech_qc.pipeline.factory import make_profiles, make_runner
@@ -163,7 +164,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
     address = audiosocket_address(settings)
     if state.audiosocket is not None and address is not None:
-        await state.audiosocket.start(*address, shared=settings.workers > 1)
+        try:
+            await state.audiosocket.start(*address, shared=settings.workers > 1)
+        except OSError as error:
+            raise SettingsError(f"SPEECHQC_AUDIOSOCKET={settings.audiosocket!r} cannot be used: {error}") from error
     try:
         yield
     finally:

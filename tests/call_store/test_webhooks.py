@@ -16,7 +16,7 @@ from store_material import SECRET, Receiver, event, value, whole_call
 from speech_qc.call_store.schema import deliveries
 from speech_qc.errors import SettingsError
 from speech_qc.settings import Settings
-from speech_qc.webhooks import WebhookConfig, sender
+from speech_qc.webhooks import WebhookConfig, outbox, sender
 from speech_qc.webhooks.sender import wait_after_s
 from speech_qc.webhooks.signing import Signer
 from waiting import block_until
@@ -201,7 +201,7 @@ def test_a_scrape_shows_what_is_waiting_and_does_not_ask_the_database(make_stack
 
 @pytest.mark.parametrize("failure", [ValueError("surprise"), MemoryError()])
 def test_a_sender_that_meets_a_surprise_goes_on(make_stack, receiver, monkeypatch, failure):
-    real, failures = sender.settle, [failure]
+    real, failures = outbox.settle, [failure]
 
     def settle(*arguments):
         if failures:

@@ -23,7 +23,7 @@ from websockets.uri import parse_uri
 from live_server import serving
 from signals import white_noise
 from speech_qc.live.stream import LiveStream
-from speech_qc.server.websocket_frames import FINAL_BINARY, MessageBoundary, text_frame_head, whole_message
+from speech_qc.server.websocket_frames import FINAL_BINARY, FINAL_TEXT, MessageBoundary, text_frame_head, whole_message
 from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
 from stream_material import CLOSE, FINALIZE, KEEP_ALIVE, converse, cut, frames_of, of_type, pcm16
 
@@ -55,6 +55,8 @@ payloads = st.binary(max_size=300) | st.sampled_from([125, 126, 127, 65_535, 65_
 @given(payload=payloads)
 def test_a_whole_message_is_what_the_library_sent(payload: bytes):
     assert whole_message(frame(payload), FINAL_BINARY) == payload
+    assert whole_message(frame(payload, Opcode.TEXT), FINAL_TEXT) == payload
+    assert whole_message(frame(payload), FINAL_TEXT) is None
 
 
 @settings(max_examples=100, deadline=None)

@@ -15,7 +15,7 @@ from twilio.request_validator import RequestValidator
 from live_server import serving
 from speech_qc.errors import SettingsError, Unauthorized
 from speech_qc.security.api_keys import make_key, write_keys
-from speech_qc.security.bind_check import audiosocket_networks
+from speech_qc.security.bind_check import audiosocket_networks, check_exposure
 from speech_qc.security.call_signatures import CallSignatures
 from speech_qc.settings import Settings
 
@@ -175,7 +175,7 @@ async def test_web_pages_may_not_call_but_freeswitch_may():
 
 def test_audiosocket_is_not_opened_to_everyone_by_mistake():
     with pytest.raises(SettingsError, match="lets everyone in"):
-        audiosocket_networks(Settings(audiosocket="0.0.0.0:9092", audiosocket_allow="0.0.0.0/0"))
+        check_exposure(Settings(audiosocket="0.0.0.0:9092", audiosocket_allow="0.0.0.0/0"))
     with pytest.raises(SettingsError, match="host:port"):
         audiosocket_networks(Settings(audiosocket="9092"))
     with pytest.raises(SettingsError, match="expected addresses"):

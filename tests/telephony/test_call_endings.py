@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import random
 
 import pytest
 from telephony_material import keep_calls, talk_to
@@ -10,8 +11,9 @@ from test_twilio import CONNECTED, STOP, media, packets, start
 from test_vendors import OPEN, cut, genesys, noise, pcm
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 
-from live_server import serving
+from live_server import open_to, serving
 from signals import white_noise
 from speech_qc.pipeline.session import Session
 from speech_qc.telephony.call import CallSocket
@@ -138,3 +140,36 @@ async def test_a_call_that_is_over_is_freed_at_once():
             await until(lambda: not any(type(one) in kinds for one in gc.get_objects()), "everything is freed")
         finally:
             gc.enable()
+
+
+async def test_text_is_taken_in_order_however_it_is_cut_into_segments():
+    """Twilio's messages as one stream of bytes, cut anywhere, among pings."""
+    sound = white_noise(2.0, rate_hz=8_000)
+    said = [json.dumps(one).encode() for one in (CONNECTED, start(), *packets(sound), STOP)]
+    data = b"".join(Frame(Opcode.TEXT, one).serialize(mask=True, extensions=[]) for one in said)
+    ping = Frame(Opcode.PING, b"x").serialize(mask=True, extensions=[])
+    cuts = random.Random(5)
+    async with serving() as (url, app):
+        calls = keep_calls(app)
+        for size in (len(data), 4000, 97):
+            reader, writer = await open_to(url)
+            writer.write(
+                b"GET /v1/telephony HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            assert b"101" in await reader.readuntil(b"\r\n\r\n")
+            at = 0
+            while at < len(data):
+                step = cuts.randint(1, size)
+                writer.write(data[at : at + step])
+                at += step
+                if size == 97 and at % 50 == 0:
+                    await asyncio.sleep(0)
+            writer.write(ping)
+            await calls.until_ended(1)
+            writer.close()
+            leg = calls.named("inbound")
+            assert leg.document["duration_s"] == 2.0
+            assert leg.document["transport"]["missing_ms"] == leg.document["transport"]["duplicates"] == 0
+            calls.legs.clear()
+            await until(lambda: app.state.parts.streams.channels == 0, "its place is free")

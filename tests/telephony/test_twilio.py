@@ -148,7 +148,9 @@ async def test_settings_choose_what_is_shown():
     keys = {"event": "dtmf", "streamSid": "MZ1", "dtmf": {"track": "inbound_track", "digit": "7"}}
     async with serving(show_digits=True, telephony_show="queue") as (url, app):
         calls = keep_calls(app)
-        await talk_to(f"{url}/v1/telephony", [start(customer="+15550100", queue="billing"), keys, STOP], close=False)
+        other = {"event": "dtmf", "streamSid": "MZ1", "dtmf": {"track": "inbound_track", "digit": "<b>"}}
+        said = [start(customer="+15550100", queue="billing"), keys, other, STOP]
+        await talk_to(f"{url}/v1/telephony", said, close=False)
         await calls.until_ended(1)
     leg = calls.named("inbound")
     assert leg.keys == ["7"]
@@ -299,3 +301,26 @@ async def test_a_call_of_hours_by_its_timestamps_costs_what_was_heard():
     heard = np.flatnonzero(~np.isnan(frames[:, 1]))
     assert heard.tolist() == [hour * 180_000 + frame for hour in range(6) for frame in range(50)]
     np.testing.assert_allclose(decode_mulaw(as_mulaw(piece)), piece, atol=0.05)
+
+
+async def test_a_long_message_that_overtakes_another_keeps_its_place():
+    """Messages of 300 ms, which are taken in pieces, in the wrong order."""
+    samples = as_16_bit(white_noise(3.0, rate_hz=8_000, level_dbfs=-30))
+    codes, size = as_mulaw(samples), 2400
+    said = [media(codes[at : at + size], at // size + 1, at // 8) for at in range(0, len(codes), size)]
+    mixed = [said[0], said[2], said[1], *said[3:]]
+    telnyx = json.loads(json.dumps(TELNYX))
+    telnyx[1]["start"]["media_format"]["encoding"] = "PCMU"
+    async with serving() as (url, app):
+        calls = keep_calls(app)
+        await talk_to(f"{url}/v1/telephony", [*telnyx, *said, {"event": "stop"}], close=False)
+        await calls.until_ended(1)
+        straight = calls.named("inbound").timeline()
+        calls.legs.clear()
+        await talk_to(f"{url}/v1/telephony", [*telnyx, *mixed, {"event": "stop"}], close=False)
+        await calls.until_ended(1)
+    leg = calls.named("inbound")
+    assert leg.document["duration_s"] == pytest.approx(3.0)
+    line = leg.timeline()
+    assert np.flatnonzero(np.isnan(line)).tolist() == list(range(4800, 9600))  # more than 0.2 s is not awaited
+    np.testing.assert_array_equal(line[11_000:], straight[11_000:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,8 +21,9 @@ from speech_qc.wire.vocabulary import CallState
 
 MAX_JOINS = 16
 """Legs of a call, those that have ended included. The first two names are compared with each other."""
-STALL_S = 1.5
-"""A leg that sends nothing for this long is not waited for."""
+NO_AUDIO_S, STALL_S = 1.5, 4.0
+"""A leg that has sent no audio yet, or from which nothing has come for this long, is not waited for. The second time is
+longer, because a server under load scores late."""
 STALL_FRAMES = 25
 _SECOND = round(1 / FRAME_S)
 
@@ -36,7 +38,7 @@ class CallLeg:
     def __init__(self, call: Call, info: LegInfo, slot: int | None) -> None:
         self.info, self.slot = info, slot
         self.started_at = self.ended_at = call.now()
-        self.open = True
+        self.open, self.begun = True, False
         self.heard_s = call.clock_s()
         """When the last record came, or else when the leg joined."""
         self._call = call
@@ -48,6 +50,7 @@ class CallLeg:
     def begin(self, heard_s: float) -> None:
         """Put the leg on the call's clock."""
         if self.open:
+            self.begun = True
             self._call.place(self, heard_s)
 
     def record(self, record: LegRecord) -> None:
@@ -110,10 +113,11 @@ class Call:
         self._started_at = datetime.fromtimestamp(now_s, UTC)
         self._started_s = time.monotonic()
         self._ended_at: datetime | None = None
-        self._origin_s: float | None = None
+        self._origin_s = math.inf
+        self._recorded = False
         self._interaction = Interaction()
         self._names: list[str] = []
-        self._offsets: dict[CallLeg, float] = {}
+        self._starts: dict[CallLeg, float] = {}  # when the first sample was taken, monotonic
         self.legs: list[CallLeg] = []
         self.idle_since_s: float | None = None
         """When the last leg ended; None while there is one."""
@@ -167,21 +171,27 @@ class Call:
         leg = CallLeg(self, info, self._names.index(info.leg) if info.leg in self._names else None)
         self.legs.append(leg)
         self.idle_since_s = None
-        if self._origin_s is None:
-            self._origin_s = leg.heard_s
-            self.tell("call.started", self.document())
         self.place(leg, leg.heard_s)  # until its first sample says it exactly
+        if len(self.legs) == 1:
+            self.tell("call.started", self.document())
         return leg
 
     def place(self, leg: CallLeg, heard_s: float) -> None:
-        """Put a leg's first sample on the call's clock."""
-        offset = round((heard_s - (self._origin_s or heard_s)) / FRAME_S)
-        self._offsets[leg] = offset * FRAME_S
-        if leg.slot is not None:
-            self._interaction.begin(leg.slot, offset)
+        """Put a leg's first sample on the call's clock, which begins with the first sample of all legs."""
+        self._starts[leg] = heard_s
+        placed = [leg]
+        if not self._recorded and heard_s < self._origin_s:
+            self._origin_s, placed = heard_s, [one for one in self._starts if one.open]
+        for one in placed:
+            if one.slot is not None:
+                self._interaction.begin(one.slot, self._offset(one))
+
+    def _offset(self, leg: CallLeg) -> int:
+        return round((self._starts[leg] - self._origin_s) / FRAME_S)
 
     def take(self, leg: CallLeg, record: LegRecord) -> None:
         """Analyse a record of a leg."""
+        self._recorded = True
         if leg.slot is None:
             return
         self._interaction.push(leg.slot, record)
@@ -203,7 +213,7 @@ class Call:
     def tick(self) -> None:
         """Go on without a leg that sends nothing."""
         now_s = self.clock_s()
-        if any(leg.open and now_s - leg.heard_s > STALL_S for leg in self.legs):
+        if any(leg.open and now_s - leg.heard_s > (STALL_S if leg.begun else NO_AUDIO_S) for leg in self.legs):
             self._tell_updates(self._interaction.advance(STALL_FRAMES))
 
     def end(self) -> None:
@@ -240,7 +250,7 @@ class Call:
             state=self.state,
             legs=[
                 leg.answer(
-                    round(self._offsets.get(leg, 0.0), 2),
+                    round(self._offset(leg) * FRAME_S, 2),
                     0.0 if leg.slot is None else round(self._interaction.late_frames(leg.slot) * FRAME_S, 2),
                 )
                 for leg in self.legs

@@ -33,8 +33,9 @@ FOUND_Z, LOST_Z = 8.5, 5.5
 MIN_BLOCKS = 2.5
 """Blocks of speech, weighted as in the average, before there is an answer."""
 SAME_LAG = round(0.003 * BAND_RATE_HZ)
-CLEAR_Z = 9.0
-"""A single block with a peak this high is an echo and nothing else."""
+CLEAR_Z, CLEAR_LIKENESS = 13.0, 0.5
+"""A single block with a peak this high, and so much like the other leg, is an echo and nothing else. Of two talkers the
+peak is 5 to 11."""
 RECENT, GONE_Z = 0.85, 1.0
 """Share of the average of single blocks at the echo's lag that stays with each block, and where the echo is gone: of
 noise alone it is 0, give or take 0.3."""
@@ -87,7 +88,8 @@ class EchoMeter:
         product: Complex64 = np.conj(_spectrum(far)) * _spectrum(near)
         unit: Complex64 = product / (np.abs(product) + np.float32(1e-12))
         block = _correlation(unit)
-        self.clear = float(np.abs(block).max()) >= CLEAR_Z
+        place = int(np.abs(block).argmax())
+        self.clear = float(abs(block[place])) >= CLEAR_Z and _likeness(far, near, place + MIN_LAG) >= CLEAR_LIKENESS
         self._sum = np.complex64(KEEP) * self._sum + unit
         self._weight = KEEP * self._weight + 1.0
         if self._weight >= MIN_BLOCKS or self.clear:
@@ -126,6 +128,12 @@ class EchoMeter:
     def _loss_db(self) -> float:
         gain = abs(self._projected) / max(self._power, 1e-12)
         return -20.0 * math.log10(max(gain, 1e-6))
+
+
+def _likeness(far: Float32, near: Float32, lag: int) -> float:
+    """Return the correlation coefficient of the near leg and the delayed far one, without its sign."""
+    delayed = far[MAX_LAG - lag :][:BLOCK]
+    return abs(float(near @ delayed)) / (float(np.sqrt((near @ near) * (delayed @ delayed))) + 1e-12)
 
 
 def _spectrum(samples: Float32) -> Complex64:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from speech_qc.calls.echo import BLOCK, MAX_LAG, REACH, Echo, EchoMeter
 from speech_qc.calls.presence import Presence
-from speech_qc.calls.records import FRAME_S, LEVEL_FLOOR_DBFS, RECORD_FRAMES, Flag, LegRecord
+from speech_qc.calls.records import FRAME_S, LEVEL_FLOOR_DBFS, RECORD_FRAMES, TALK_DBFS, Flag, LegRecord
 from speech_qc.calls.talk import NEVER, Responses, Talker, quantile_frames
 from speech_qc.calls.track import LegTrack, Span
 from speech_qc.wire.vocabulary import InteractionKind, Phase
@@ -33,10 +32,7 @@ LAG_FRAMES = 400
 """A leg that is this far behind the other one, 8 s, is not waited for any more."""
 MAX_EVENTS = 1_000
 """Events that are listed; later ones are only counted."""
-TALK_DBFS = -65.0
-"""Speech below this level is not a party of the call."""
 _ECHO_MARGIN_DB = 6.0
-_EXTEND_FRAMES, _OVER_FLOOR_DB, _FLOOR_RISE_DB = 12, 12.0, 0.25
 _ECHO_FRAMES = 2
 _BEFORE = MAX_LAG * RECORD_FRAMES // BLOCK + _ECHO_FRAMES + 1
 """Frames of level that an echo reaches back to."""
@@ -101,7 +97,6 @@ class Interaction:
         self._echoes = [EchoMeter() for _ in range(LEGS)]  # of the other leg's sound in this leg
         self._bands = [np.zeros(REACH, np.float32) for _ in range(LEGS)]
         self._levels = [np.full(_BEFORE, LEVEL_FLOOR_DBFS, np.float32) for _ in range(LEGS)]
-        self._floors = [0.0] * LEGS
         self._heard = [0] * LEGS
         self._quiet = [0] * LEGS
         self._interruptions = [0] * LEGS
@@ -216,7 +211,6 @@ class Interaction:
     def _talks(self, leg: int, span: Span) -> list[bool]:
         """Return in which frames the leg's own party talks: speech that is no echo."""
         talks = (span.flags & Flag.TALK).astype(bool) & (span.levels_dbfs >= TALK_DBFS)
-        self._extend(leg, span, talks)
         meter = self._echoes[leg]
         if not talks.any():
             return talks.tolist()  # type: ignore[no-any-return]
@@ -231,17 +225,6 @@ class Interaction:
         loudest[: len(found)] = found
         loudest[len(found) :] = found[-1] if len(found) else LEVEL_FLOOR_DBFS
         return (talks & (span.levels_dbfs > loudest - meter.echo.loss_db + _ECHO_MARGIN_DB)).tolist()  # type: ignore[no-any-return]
-
-    def _extend(self, leg: int, span: Span, talks: NDArray[np.bool_]) -> None:
-        """Begin speech where its sound begins: scores of soft first sounds rise late."""
-        levels = span.levels_dbfs
-        self._floors[leg] = min(self._floors[leg] + _FLOOR_RISE_DB, float(np.percentile(levels, 20)))
-        loud = (levels >= max(self._floors[leg] + _OVER_FLOOR_DB, TALK_DBFS)).tolist()
-        for place in (np.flatnonzero(talks[1:] & ~talks[:-1]) + 1).tolist():
-            begin = place
-            while begin > max(0, place - _EXTEND_FRAMES) and loud[begin - 1] and not talks[begin - 1]:
-                begin -= 1
-            talks[begin:place] = True
 
     def _frame(self, frame: int, talks: list[bool], flags: list[int]) -> None:
         for leg in range(LEGS):

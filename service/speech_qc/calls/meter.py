@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.calls.records import FRAME_SAMPLES, RECORD_FRAMES, Flag, LegRecord, quantized_levels
+from speech_qc.calls.records import FRAME_SAMPLES, RECORD_FRAMES, TALK_DBFS, Flag, LegRecord, in_dbfs, quantized_levels
 from speech_qc.contract import ModelContract
 from speech_qc.wire.vocabulary import GapKind
 
@@ -17,6 +17,7 @@ Float32 = NDArray[np.float32]
 _STEP = 4
 _TAPS = 48
 _FRAME = FRAME_SAMPLES * _STEP
+_EXTEND_FRAMES, _OVER_FLOOR_DB, _FLOOR_RISE_DB = 12, 12.0, 0.25
 _GAP_FLAGS: dict[GapKind, int] = {"loss": Flag.LOST, "dtx": Flag.SILENT, "hold": Flag.HELD}
 _KINDS = (("speech", Flag.TALK), ("music", Flag.MUSIC), ("tone", Flag.TONE))
 
@@ -54,6 +55,7 @@ class LegMeter:
         self._scores: list[Float32] = []
         self._waiting = 0  # frames in _scores
         self._next = 0  # first frame of the next record
+        self._floor_dbfs = 0.0  # level of the quietest frames, which may rise slowly
 
     def heard(self, position: int, samples: Float32) -> None:
         """Take audio, float32 (n,) at 16 kHz, that begins at a position; what was not received before it is zero."""
@@ -100,11 +102,13 @@ class LegMeter:
         band = (windows @ _LOW_PASS).reshape(frames, FRAME_SAMPLES)
         peaks = np.abs(band).max(axis=1)
         scaled = np.round(band * (np.float32(127) / np.maximum(peaks, np.float32(1e-9)))[:, None])
+        flags = self._flags(first, scores)
+        self._extend_talk(flags, in_dbfs(levels))
         known = ~np.isnan(scores)
         self._deliver(
             LegRecord(
                 first_frame=first,
-                flags=self._flags(first, scores),
+                flags=flags,
                 levels=levels,
                 peaks=peaks,
                 band=scaled.astype(np.int8).ravel(),
@@ -143,3 +147,16 @@ class LegMeter:
                 flags[low:high] = flag
         self._gaps = [gap for gap in self._gaps if gap[1] > stop]
         return flags
+
+    def _extend_talk(self, flags: NDArray[np.uint8], levels_dbfs: Float32) -> None:
+        """Begin speech where its sound begins, within the record: scores of soft first sounds rise late."""
+        quiet_dbfs = float(np.percentile(levels_dbfs, 20))
+        self._floor_dbfs = min(self._floor_dbfs + _FLOOR_RISE_DB, quiet_dbfs)
+        talks = (flags & Flag.TALK).tolist()
+        loud = (levels_dbfs >= max(self._floor_dbfs + _OVER_FLOOR_DB, TALK_DBFS)).tolist()
+        for place in range(1, len(talks)):
+            if talks[place] and not talks[place - 1]:
+                begin = place
+                while begin > max(0, place - _EXTEND_FRAMES) and loud[begin - 1] and not talks[begin - 1]:
+                    begin -= 1
+                flags[begin:place] |= Flag.TALK

@@ -21,6 +21,8 @@ BAND_RATE_HZ = 4_000
 """Rate of the sound that is kept: the fundamental and first formants, which every telephone codec transmits."""
 FRAME_SAMPLES = round(FRAME_S * BAND_RATE_HZ)
 LEVEL_FLOOR_DBFS = -127.5
+TALK_DBFS = -65.0
+"""Speech below this level is not a party of the call."""
 _LEVEL_STEP_DB = 0.5
 
 Bytes = NDArray[np.uint8]
@@ -79,7 +81,7 @@ class LegRecord:
 
     def levels_dbfs(self) -> NDArray[np.float32]:
         """Return the level of each frame, float32 (n,)."""
-        return self.levels * np.float32(_LEVEL_STEP_DB) + np.float32(LEVEL_FLOOR_DBFS)
+        return in_dbfs(self.levels)
 
     def encode(self) -> dict[str, Any]:
         """Return it as values that JSON can hold; `decode` reverses it."""
@@ -103,6 +105,11 @@ _TYPES: dict[str, type[np.generic]] = {
     "sums": np.float32,
     "counts": np.uint8,
 }
+
+
+def in_dbfs(levels: Bytes) -> NDArray[np.float32]:
+    """Return `LegRecord.levels` as dBFS."""
+    return levels * np.float32(_LEVEL_STEP_DB) + np.float32(LEVEL_FLOOR_DBFS)
 
 
 def quantized_levels(mean_squares: NDArray[np.float32]) -> Bytes:

@@ -104,7 +104,13 @@ class Calls:
 
     def _check_room(self, call_id: str) -> None:
         most = self._settings.calls_limit
-        if call_id not in self._calls and len(self._calls) >= most:
+        if call_id in self._calls:
+            return
+        if len(self._calls) >= most:  # a call that only waits for another leg gives way
+            waiting = [call for call in self._calls.values() if call.idle_since_s is not None]
+            if waiting:
+                self._end(min(waiting, key=lambda call: call.idle_since_s or 0.0))
+        if len(self._calls) >= most:
             raise Overloaded(
                 f"expected at most {most} calls at the same time, got one more: try again later, or another server",
                 max_calls=most,

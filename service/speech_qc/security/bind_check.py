@@ -12,8 +12,10 @@ def check_exposure(settings: Settings) -> None:
     """Refuse to expose a server without keys to other machines by mistake.
 
     Raises:
-        SettingsError: Other machines can reach the address, and neither keys nor anonymous access are configured.
+        SettingsError: Other machines can reach the address, and neither keys nor anonymous access are configured; or
+            the settings of AudioSocket cannot be used, or let everyone in.
     """
+    audiosocket_networks(settings)
     if settings.api_keys_file is not None or settings.allow_anonymous or is_loopback(settings.host):
         return
     raise SettingsError(

@@ -306,8 +306,9 @@ class CallSocket:
 
     def _keys(self, keys: Keys) -> None:
         legs = [self._legs[keys.leg]] if keys.leg in self._legs else list(self._legs.values())[:1]
-        for leg in legs:
-            leg.digits(mask_digits(keys.digits[:MAX_KEYS], self._parts.settings))
+        digits = mask_digits(keys.digits[:MAX_KEYS], self._parts.settings)
+        for leg in legs if digits else []:
+            leg.digits(digits)
 
     def _await_due(self, leg: Leg, now_s: float) -> None:
         """Look again when audio that waits for its place is due."""

@@ -226,7 +226,8 @@ class Leg:
         position = audio.position
         for samples in self._decoder.pieces(audio.payload):
             self._take_piece(samples[0], now_s, position, audio.sequence)
-            position = None  # contiguous
+            if position is not None:
+                position += len(samples[0])
 
     def _take_piece(self, piece: Piece, now_s: float, position: int | None, sequence: int | None) -> None:
         clock = self._clock
@@ -234,7 +235,7 @@ class Leg:
         if clock is None:
             items = [piece]
         elif isinstance(clock, PositionClock):
-            if position is None:  # a further piece, or the sender left it out
+            if position is None:  # the sender left it out
                 position = clock.next_position
             items = clock.take(piece, now_s, position, sequence)
         else:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from speech_qc.settings import Settings
 
+KEYS = frozenset("0123456789ABCD*#")
+
 MASK = "***"
 MAX_FACTS = 32
 """Facts of a sender that are kept."""
@@ -26,5 +28,6 @@ def mask_facts(facts: Mapping[str, str], settings: Settings) -> dict[str, str]:
 
 
 def mask_digits(digits: str, settings: Settings) -> str:
-    """Return keys that were pressed, with a `*` for each unless the settings show them."""
-    return digits if settings.show_digits else "*" * len(digits)
+    """Return keys that were pressed, with a `*` for each unless the settings show them; anything else is left out."""
+    pressed = "".join(digit for digit in digits if digit in KEYS)
+    return pressed if settings.show_digits else "*" * len(pressed)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from speech_qc.errors import SettingsError, StartupError
@@ -120,8 +119,10 @@ class Supervisor:
         acceptor = Acceptor(self._settings.host, self._settings.port)
         if self._settings.results_url is not None:
             return asyncio.run(self._run(acceptor))
-        with TemporaryDirectory(prefix="speech-qc-", dir=_memory_folder(), ignore_cleanup_errors=True) as folder:
-            self._results_file = Path(folder) / "calls.db"
+        from speech_qc.workers.private_folder import private_folder  # for systems that have it: see above
+
+        with private_folder() as folder:
+            self._results_file = folder / "calls.db"
             return asyncio.run(self._run(acceptor))
 
     async def _run(self, acceptor: Acceptor) -> int:
@@ -311,12 +312,6 @@ class Supervisor:
     def _send(self, number: signal.Signals) -> None:
         for worker in self._workers.values():
             worker.send(number)
-
-
-def _memory_folder() -> str | None:
-    """Return a folder in memory if there is one, for what is not to be kept; None for the system's temporary folder."""
-    folder = "/dev/shm"
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def describe_exit(code: int) -> str:
