@@ -68,7 +68,7 @@ class TestNemo:
                 {"audio_filepath": "there.wav", "duration": 1.0, "text": "one", "speaker": "ann"},
                 {"audio_filepath": "here.wav", "offset": 0.25, "duration": 0.5, "text": "two"},
                 {"audio_filepath": "/elsewhere/x.wav", "offset": 3, "duration": None},
-                {"audio_filepath": "s3://bucket/y.wav"},
+                {"audio_filepath": "s3://bucket/y.wav", "duration": 0},
             ],
         )
 
@@ -80,12 +80,8 @@ class TestNemo:
             "/elsewhere/x.wav",
             "s3://bucket/y.wav",
         ]
-        assert [(item.offset_s, item.length_s) for item in items] == [
-            (None, None),
-            (0.25, 0.5),
-            (3.0, None),
-            (None, None),
-        ]
+        spans = [(item.offset_s, item.length_s) for item in items]
+        assert spans == [(None, 1.0), (0.25, 0.5), (3.0, None), (None, None)], "as NeMo loads them"
         assert items[0].manifest["speaker"] == "ann"
 
     def test_all_wrong_lines_are_reported_before_any_work(self, place: Path):
