@@ -19,7 +19,8 @@ from speech_qc.archive.run import run
 
 pytestmark = pytest.mark.slow
 
-RAY = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+RAY = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0"}
+"""Ray's workers are as nice as they can be; beside other tests they would not get on."""
 
 
 def comparable(rows: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -27,7 +28,9 @@ def comparable(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_rows_are_those_of_the_local_engine(tmp_path: Path) -> None:
+def test_rows_are_those_of_the_local_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in RAY.items():
+        monkeypatch.setenv(name, value)
     from speech_qc.archive.ray_engine import RayEngine
 
     paths = write_clips(tmp_path / "in", 12, 0.7)

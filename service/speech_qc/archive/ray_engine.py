@@ -32,11 +32,10 @@ from speech_qc.archive.rows import Identity
 WINDOW = 4_000
 """Batches that Ray holds at a time, so that the memory of the cluster's store does not grow with the archive."""
 PASSED_ON = (
-    "SPEECHQC_MODEL_PATH", "SPEECHQC_PROFILES_PATH", "SPEECHQC_DEFAULT_PROFILE", "SPEECHQC_DEVICE",
-    "SPEECHQC_INTRA_OP_THREADS", "SPEECHQC_MAX_DURATION_S", "SPEECHQC_MAX_CHANNELS", "SPEECHQC_MAX_DECODED_SAMPLES",
-    "SPEECHQC_MAX_EVENTS", "SPEECHQC_SHOW_DIGITS",
+    "model_path", "profiles_path", "default_profile", "device", "intra_op_threads", "max_duration_s", "max_channels",
+    "max_decoded_samples", "max_events", "show_digits",
 )  # fmt: skip
-"""Settings of this process that change answers, so the workers need them, too."""
+"""Settings that change answers; the workers get those of this process."""
 
 
 class BatchInspector:
@@ -73,7 +72,8 @@ class RayEngine:
     def __init__(self, asked: Asked, workers: int | None = None, *, gpus: float = 0.0) -> None:
         # Only to know model and profile: this machine may lack the GPUs of the workers.
         self.identity: Identity = Inspector(replace(asked, settings={**asked.settings, "device": "cpu"})).identity
-        self._asked, self._gpus = asked, gpus
+        self._asked = replace(asked, settings={**_settings_here(), **asked.settings})
+        self._gpus = gpus
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             _connect()
@@ -132,15 +132,20 @@ class RayEngine:
             found = set(pc.unique(rows[name]).to_pylist())
             if found - {getattr(self.identity, name)}:
                 raise ArchiveError(
-                    f"expected {name} {getattr(self.identity, name)} from every worker, got {', '.join(found)}: install "
-                    "the same version and the same files on all nodes"
+                    f"expected {name} {getattr(self.identity, name)} from every worker, got {', '.join(found)}: "
+                    "install the same version and the same files on all nodes"
                 )
 
 
+def _settings_here() -> dict[str, str]:
+    """Return the settings of this process's environment, which a node of a cluster does not have."""
+    names = {name: f"SPEECHQC_{name.upper()}" for name in PASSED_ON}
+    return {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
+
+
 def _connect() -> None:
-    settings = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": settings})
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ArchiveError(f"the Ray cluster cannot be reached: {error}") from error
     context = ray.data.DataContext.get_current()

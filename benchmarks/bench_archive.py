@@ -1,0 +1,213 @@
+"""Measure `speech-qc archive`: speed of both engines, memory and the time of a second run.
+
+    python benchmarks/bench_archive.py speed [--clips 10000] [--record]     # local, and speech_qc.inspect on one hour
+    python benchmarks/bench_archive.py ray [--clips 2000] [--record]        # both engines on the same clips
+    python benchmarks/bench_archive.py memory [--rows 100000] [--record]    # peak memory, and a run with nothing to do
+
+Clips of 4 s are cut from synthetic speech in noise; the hour consists of the same clips. Those of `memory` are 0.1 s
+long, and links to a few files. Every run is the command itself, in a new process. CPU time and memory are those of all
+its processes, read from `/proc` every 100 ms; memory is the largest sum of resident sets, so shared pages count in
+each. `cores busy` is CPU time by elapsed time and cores, start of the processes included. With Ray, whose processes
+need memory and time of their own to start, the cluster is started by the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from recording import machine, markdown, record
+
+RATE_HZ, CLIP_S = 16_000, 4
+DISTINCT = 200
+"""Clips that differ; more of them would only fill the disk."""
+POLL_S = 0.1
+TICKS = os.sysconf("SC_CLK_TCK")
+HOURS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command used, all its processes together."""
+
+    seconds: float
+    cpu_s: float
+    peak_mib: float
+
+
+def clip(number: int, seconds: float = CLIP_S) -> np.ndarray:
+    """Synthesise speech-like sound: a gliding buzz through formants in syllables, with noise, float32 (n,)."""
+    rng = np.random.default_rng(number)
+    moments = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    pitch_hz = rng.uniform(90, 220)
+    phase = 2 * np.pi * np.cumsum(pitch_hz * (1 + 0.1 * np.sin(4 * moments + rng.uniform(0, 6)))) / RATE_HZ
+    sound = np.zeros(len(moments))
+    for harmonic in range(1, int(3800 / pitch_hz)):
+        hertz = harmonic * pitch_hz
+        gain = sum(np.exp(-(((hertz - at) / width) ** 2)) for at, width in ((500, 180), (1500, 250), (2500, 350)))
+        sound += (gain + 0.02) / harmonic**0.5 * np.sin(harmonic * phase)
+    syllables = np.clip(np.sin(2 * np.pi * 3.1 * moments + rng.uniform(0, 6)) + 0.5, 0, 1)
+    noise = 10 ** (rng.uniform(-70, -40) / 20) * rng.standard_normal(len(moments))
+    return (0.2 * sound / np.abs(sound).max() * syllables + noise).astype(np.float32)
+
+
+def write_archive(folder: Path, count: int, seconds: float = CLIP_S) -> None:
+    """Write a folder of clips, most of them links."""
+    folder.mkdir()
+    for number in range(min(count, DISTINCT)):
+        soundfile.write(folder / f"{number:06d}.wav", clip(number, seconds), RATE_HZ, subtype="PCM_16")
+    for number in range(DISTINCT, count):
+        os.link(folder / f"{number % DISTINCT:06d}.wav", folder / f"{number:06d}.wav")
+
+
+def measured(command: list[str]) -> Usage:
+    """Run a command, and add up what its processes use."""
+    started_s = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    cpu_s: dict[int, float] = {}
+    peak_mib = 0.0
+    while process.poll() is None:
+        memory_mib = 0.0
+        for pid in family(process.pid):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it has just ended
+                continue
+            cpu_s[pid] = (int(fields[11]) + int(fields[12])) / TICKS
+            memory_mib += int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        peak_mib = max(peak_mib, memory_mib)
+        time.sleep(POLL_S)
+    seconds = time.monotonic() - started_s
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
+    return Usage(seconds, sum(cpu_s.values()), peak_mib)
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all processes below it."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int(entry.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def archive(source: Path, out: Path, *options: str) -> Usage:
+    """Run `speech-qc archive`."""
+    return measured([sys.executable, "-m", "speech_qc", "archive", str(source), "--out", str(out), *options])
+
+
+def inspect_hour(path: Path) -> Usage:
+    """Run `speech_qc.inspect` on a recording, without frames."""
+    return measured([sys.executable, "-c", f"import speech_qc; speech_qc.inspect({str(path)!r}, frames=False)"])
+
+
+def row(name: str, audio_s: float, used: Usage, cores: int) -> list[str]:
+    """Return a row of the table of speed."""
+    busy = used.cpu_s / used.seconds / cores
+    return [name, f"{audio_s / used.cpu_s:.0f}", f"{audio_s / used.seconds:.0f}", f"{busy:.0%}", f"{used.peak_mib:.0f}"]
+
+
+HEADS = ["way", "x real time, CPU of one core", "x real time, wall", "cores busy", "peak memory, MiB"]
+
+
+def speed(folder: Path, count: int) -> str:
+    """Compare clips with one recording of an hour."""
+    cores = os.cpu_count() or 1
+    hour = folder / "hour.wav"
+    with soundfile.SoundFile(hour, "w", RATE_HZ, 1, subtype="PCM_16") as file:
+        clips = [clip(number) for number in range(DISTINCT)]
+        for number in range(3600 // CLIP_S):
+            file.write(clips[number % DISTINCT])
+    write_archive(folder / "in", count)
+    alone = inspect_hour(hour)
+    local = archive(folder / "in", folder / "out")
+    rows = [
+        row("speech_qc.inspect, 1 h", 3600, alone, 1),
+        row(f"archive, {count:,} clips of {CLIP_S} s", count * CLIP_S, local, cores),
+    ]
+    share = (count * CLIP_S / local.cpu_s) / (3600 / alone.cpu_s)
+    rate = count * CLIP_S / local.cpu_s
+    sizes = (2, 16, 64, 256)
+    cost = [[f"{size:,}", f"{HOURS / rate / size:,.0f}", f"{HOURS / rate / size / 24:,.1f}"] for size in sizes]
+    return (
+        markdown(HEADS, rows)
+        + f"\n\nThe clips have {share:.0%} of the hour's speed per core.\n\n"
+        + f"{HOURS:,} hours in such clips take {HOURS / rate:,.0f} core hours:\n\n"
+        + markdown(["cores", "hours", "days"], cost)
+    )
+
+
+def compare_ray(folder: Path, count: int) -> str:
+    """Compare the engines on the same clips."""
+    cores = os.cpu_count() or 1
+    write_archive(folder / "in", count)
+    name = f"{count:,} clips of {CLIP_S} s"
+    rows = [
+        row(f"{engine}, {name}", count * CLIP_S, archive(folder / "in", folder / engine, "--engine", engine), cores)
+        for engine in ("local", "ray")
+    ]
+    return markdown(HEADS, rows)
+
+
+def memory(folder: Path, most: int) -> str:
+    """Measure peak memory at 1 000 and at many rows, and a second run that has nothing to do."""
+    rows = []
+    for count in (1_000, most):
+        source, out = folder / f"in-{count}", folder / f"out-{count}"
+        write_archive(source, count, 0.1)
+        first, second = archive(source, out), archive(source, out)
+        size = sum(path.stat().st_size for path in out.glob("*.parquet"))
+        report = measured([sys.executable, "-m", "speech_qc", "archive", "report", str(out)])
+        rows.append([
+            f"{count:,}", f"{first.peak_mib:.0f}", f"{first.seconds:.0f}", f"{second.seconds:.1f}",
+            f"{second.peak_mib:.0f}", f"{size / count:.0f}", f"{report.seconds:.1f}", f"{report.peak_mib:.0f}",
+        ])  # fmt: skip
+    heads = [
+        "rows", "peak memory, MiB", "first run, s", "second run, s", "its peak memory, MiB", "bytes per row",
+        "report, s", "its peak memory, MiB",
+    ]  # fmt: skip
+    return markdown(heads, rows)
+
+
+def main() -> None:
+    """Measure and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("speed", "ray", "memory"))
+    parser.add_argument("--clips", type=int, help="clips of 4 s (10000, for ray 2000)")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows of the larger run of memory")
+    parser.add_argument("--record", action="store_true", help="append the result to RESULTS.md")
+    arguments = parser.parse_args()
+    os.environ.setdefault("RAY_worker_niceness", "0")  # or anything else on the machine would slow Ray down
+    about = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.part == "speed":
+            text = speed(Path(folder), arguments.clips or 10_000)
+        elif arguments.part == "ray":
+            text = compare_ray(Path(folder), arguments.clips or 2_000)
+        else:
+            text = memory(Path(folder), arguments.rows)
+    print(text)
+    if arguments.record:
+        record(f"archives, {arguments.part}", about, text)
+
+
+if __name__ == "__main__":
+    main()
