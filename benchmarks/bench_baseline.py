@@ -85,7 +85,7 @@ def false_alarms(
 
 
 def detection(seed: int, runs: int, groups: int, shift: float, *, history: int = 28) -> tuple[int, float]:
-    """Return in how many runs a change of group 0 was found on its first day, and how many days passed to its last report."""
+    """Return in how many runs a change of group 0 was found on its first day, and the days to its last report."""
     found_at_once, lasted = 0, []
     for run in range(runs):
         periods = Periods("day", min_recordings=10)
