@@ -14,7 +14,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="u
 def test_every_command_and_option_is_documented() -> None:
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
-    assert set(commands) == {"inspect", "stream", "serve", "capacity", "model", "settings", "doctor", "keys"}
+    assert set(commands) == {"inspect", "stream", "serve", "capacity", "model", "settings", "doctor", "keys", "archive"}
     for name, command in commands.items():
         section = DOCUMENT.split(f"\n## {name}\n")[1].split("\n## ")[0]
         under = getattr(command, "commands", {}).values()
