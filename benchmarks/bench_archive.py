@@ -5,10 +5,10 @@
     python benchmarks/bench_archive.py memory [--rows 100000] [--record]    # peak memory, and a run with nothing to do
 
 Clips of 4 s are synthetic speech in noise; an hour consists of the same clips, and is inspected on every core at the
-same time, before and after the clips, since cores that share a machine slow each other down. Those of `memory` are 0.1 s
-long, and links to a few files. Every run is the command itself, in a new process. CPU time and memory are those of all
-its processes, read from `/proc` every 100 ms; memory is the largest sum of resident sets, so shared pages count in
-each. `cores busy` is CPU time by elapsed time and cores, start of the processes included. With Ray, whose processes
+same time, before and after the clips, since cores that share a machine slow each other down. Those of `memory` are
+0.1 s long, and links to a few files. Every run is the command itself, in a new process. CPU time and memory are those
+of all its processes, read from `/proc` every 100 ms; memory is the largest sum of resident sets, so shared pages count
+in each. `cores busy` is CPU time by elapsed time and cores, start of the processes included. With Ray, whose processes
 need memory and time of their own to start, the cluster is started by the command.
 """
 
