@@ -1,13 +1,14 @@
 """Measure `speech-qc archive`: speed of both engines, memory and the time of a second run.
 
-    python benchmarks/bench_archive.py speed [--clips 10000] [--record]     # local, and speech_qc.inspect on one hour
-    python benchmarks/bench_archive.py ray [--clips 2000] [--record]        # both engines on the same clips
+    python benchmarks/bench_archive.py speed [--clips 10000] [--record]     # local, against recordings of an hour
+    python benchmarks/bench_archive.py ray [--clips 5000] [--record]        # both engines, on the same clips
     python benchmarks/bench_archive.py memory [--rows 100000] [--record]    # peak memory, and a run with nothing to do
 
-Clips of 4 s are cut from synthetic speech in noise; the hour consists of the same clips. Those of `memory` are 0.1 s
-long, and links to a few files. Every run is the command itself, in a new process. CPU time and memory are those of all
-its processes, read from `/proc` every 100 ms; memory is the largest sum of resident sets, so shared pages count in
-each. `cores busy` is CPU time by elapsed time and cores, start of the processes included. With Ray, whose processes
+Clips of 4 s are synthetic speech in noise; an hour consists of the same clips, and is inspected on every core at the
+same time, before and after the clips, since cores that share a machine slow each other down. Those of `memory` are
+0.1 s long, and links to a few files. Every run is the command itself, in a new process. CPU time and memory are those
+of all its processes, read from `/proc` every 100 ms; memory is the largest sum of resident sets, so shared pages count
+in each. `cores busy` is CPU time by elapsed time and cores, start of the processes included. With Ray, whose processes
 need memory and time of their own to start, the cluster is started by the command.
 """
 
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,7 @@ DISTINCT = 200
 POLL_S = 0.1
 TICKS = os.sysconf("SC_CLK_TCK")
 HOURS = 1_000_000
+CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -114,57 +117,51 @@ def archive(source: Path, out: Path, *options: str) -> Usage:
     return measured([sys.executable, "-m", "speech_qc", "archive", str(source), "--out", str(out), *options])
 
 
-def inspect_hour(path: Path) -> Usage:
-    """Run `speech_qc.inspect` on a recording, without frames."""
-    return measured([sys.executable, "-c", f"import speech_qc; speech_qc.inspect({str(path)!r}, frames=False)"])
+def inspect_hour(folder: Path) -> Usage:
+    """Run `speech_qc.inspect` on a recording of an hour, without frames, once on each core at the same time."""
+    hour = folder / "hour.wav"
+    if not hour.exists():
+        clips = [clip(number) for number in range(DISTINCT)]
+        with soundfile.SoundFile(hour, "w", RATE_HZ, 1, subtype="PCM_16") as file:
+            for number in range(3600 // CLIP_S):
+                file.write(clips[number % DISTINCT])
+    code = f"import speech_qc; speech_qc.inspect({str(hour)!r}, frames=False)"
+    many = (
+        f"import subprocess, sys\nrun = [subprocess.Popen([sys.executable, '-c', {code!r}]) for _ in range({CORES})]\n"
+    )
+    return measured([sys.executable, "-c", many + "sys.exit(any([one.wait() for one in run]))"])
 
 
-def row(name: str, audio_s: float, used: Usage, cores: int) -> list[str]:
+def row(name: str, audio_s: float, used: Usage) -> list[str]:
     """Return a row of the table of speed."""
-    busy = used.cpu_s / used.seconds / cores
+    busy = used.cpu_s / used.seconds / CORES
     return [name, f"{audio_s / used.cpu_s:.0f}", f"{audio_s / used.seconds:.0f}", f"{busy:.0%}", f"{used.peak_mib:.0f}"]
 
 
 HEADS = ["way", "x real time, CPU of one core", "x real time, wall", "cores busy", "peak memory, MiB"]
 
 
-def speed(folder: Path, count: int) -> str:
-    """Compare clips with one recording of an hour."""
-    cores = os.cpu_count() or 1
-    hour = folder / "hour.wav"
-    with soundfile.SoundFile(hour, "w", RATE_HZ, 1, subtype="PCM_16") as file:
-        clips = [clip(number) for number in range(DISTINCT)]
-        for number in range(3600 // CLIP_S):
-            file.write(clips[number % DISTINCT])
+def speed(folder: Path, count: int, engines: Sequence[str]) -> str:
+    """Compare clips with recordings of an hour, which are inspected before and after them."""
     write_archive(folder / "in", count)
-    alone = inspect_hour(hour)
-    local = archive(folder / "in", folder / "out")
-    rows = [
-        row("speech_qc.inspect, 1 h", 3600, alone, 1),
-        row(f"archive, {count:,} clips of {CLIP_S} s", count * CLIP_S, local, cores),
-    ]
-    share = (count * CLIP_S / local.cpu_s) / (3600 / alone.cpu_s)
-    rate = count * CLIP_S / local.cpu_s
+    audio_s, hours_s = count * CLIP_S, CORES * 3600
+    before = inspect_hour(folder)
+    used = {engine: archive(folder / "in", folder / engine, "--engine", engine) for engine in engines}
+    after = inspect_hour(folder)
+    rows = [row(f"{CORES} × speech_qc.inspect, 1 h, before", hours_s, before)]
+    rows += [row(f"{engine}, {count:,} clips of {CLIP_S} s", audio_s, one) for engine, one in used.items()]
+    rows.append(row(f"{CORES} × speech_qc.inspect, 1 h, after", hours_s, after))
+    per_core = hours_s / ((before.cpu_s + after.cpu_s) / 2)
+    shares = ", ".join(f"{engine} {audio_s / one.cpu_s / per_core:.0%}" for engine, one in used.items())
+    rate = audio_s / used["local"].cpu_s
     sizes = (2, 16, 64, 256)
     cost = [[f"{size:,}", f"{HOURS / rate / size:,.0f}", f"{HOURS / rate / size / 24:,.1f}"] for size in sizes]
     return (
         markdown(HEADS, rows)
-        + f"\n\nThe clips have {share:.0%} of the hour's speed per core.\n\n"
-        + f"{HOURS:,} hours in such clips take {HOURS / rate:,.0f} core hours:\n\n"
+        + f"\n\nSpeed of the clips per core, start of the processes included, against the hours: {shares}.\n\n"
+        + f"{HOURS:,} hours in such clips take {HOURS / rate:,.0f} core hours with the local engine:\n\n"
         + markdown(["cores", "hours", "days"], cost)
     )
-
-
-def compare_ray(folder: Path, count: int) -> str:
-    """Compare the engines on the same clips."""
-    cores = os.cpu_count() or 1
-    write_archive(folder / "in", count)
-    name = f"{count:,} clips of {CLIP_S} s"
-    rows = [
-        row(f"{engine}, {name}", count * CLIP_S, archive(folder / "in", folder / engine, "--engine", engine), cores)
-        for engine in ("local", "ray")
-    ]
-    return markdown(HEADS, rows)
 
 
 def memory(folder: Path, most: int) -> str:
@@ -191,7 +188,7 @@ def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("speed", "ray", "memory"))
-    parser.add_argument("--clips", type=int, help="clips of 4 s (10000, for ray 2000)")
+    parser.add_argument("--clips", type=int, help="clips of 4 s (10000, for ray 5000)")
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the larger run of memory")
     parser.add_argument("--record", action="store_true", help="append the result to RESULTS.md")
     arguments = parser.parse_args()
@@ -199,9 +196,9 @@ def main() -> None:
     about = machine()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.part == "speed":
-            text = speed(Path(folder), arguments.clips or 10_000)
+            text = speed(Path(folder), arguments.clips or 10_000, ["local"])
         elif arguments.part == "ray":
-            text = compare_ray(Path(folder), arguments.clips or 2_000)
+            text = speed(Path(folder), arguments.clips or 5_000, ["local", "ray"])
         else:
             text = memory(Path(folder), arguments.rows)
     print(text)

@@ -85,7 +85,7 @@ def false_alarms(
 
 
 def detection(seed: int, runs: int, groups: int, shift: float, *, history: int = 28) -> tuple[int, float]:
-    """Return in how many runs a change of group 0 was found on its first day, and after how many days it was normal."""
+    """Return in how many runs a change of group 0 was found on its first day, and the days to its last report."""
     found_at_once, lasted = 0, []
     for run in range(runs):
         periods = Periods("day", min_recordings=10)
@@ -137,7 +137,7 @@ def main() -> None:
                 f"| {name} | {day_spread:g} | {rate:.0%} | {judged} | {alarmed} | {alarmed / judged:.2%} |", flush=True
             )
     print()
-    print("| change of the SNR | runs | found on the first day | days until it is normal (median) |")
+    print("| change of the SNR | runs | found on the first day | days to its last report (median) |")
     print("|---|---|---|---|")
     for shift in (-4.0, -8.0, -12.0, -16.0):
         found, lasted = detection(2, runs, 30, shift)

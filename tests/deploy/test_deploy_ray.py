@@ -23,9 +23,13 @@ FIELDS = {
         "activeDeadlineSeconds", "backoffLimit", "entrypoint", "jobId", "metadata", "rayClusterSpec", "runtimeEnvYAML",
         "shutdownAfterJobFinishes", "submissionMode", "submitterPodTemplate", "suspend", "ttlSecondsAfterFinished",
     },
-    "RayClusterSpec": {"autoscalerOptions", "enableInTreeAutoscaling", "headGroupSpec", "rayVersion", "workerGroupSpecs"},
+    "RayClusterSpec": {
+        "autoscalerOptions", "enableInTreeAutoscaling", "headGroupSpec", "rayVersion", "workerGroupSpecs",
+    },
     "HeadGroupSpec": {"rayStartParams", "serviceType", "template"},
-    "WorkerGroupSpec": {"groupName", "maxReplicas", "minReplicas", "numOfHosts", "rayStartParams", "replicas", "template"},
+    "WorkerGroupSpec": {
+        "groupName", "maxReplicas", "minReplicas", "numOfHosts", "rayStartParams", "replicas", "template",
+    },
 }  # fmt: skip
 """Names of fields of `ray.io/v1`, after KubeRay's API reference."""
 

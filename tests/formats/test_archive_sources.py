@@ -68,7 +68,7 @@ class TestNemo:
                 {"audio_filepath": "there.wav", "duration": 1.0, "text": "one", "speaker": "ann"},
                 {"audio_filepath": "here.wav", "offset": 0.25, "duration": 0.5, "text": "two"},
                 {"audio_filepath": "/elsewhere/x.wav", "offset": 3, "duration": None},
-                {"audio_filepath": "s3://bucket/y.wav"},
+                {"audio_filepath": "s3://bucket/y.wav", "duration": 0},
             ],
         )
 
@@ -80,12 +80,8 @@ class TestNemo:
             "/elsewhere/x.wav",
             "s3://bucket/y.wav",
         ]
-        assert [(item.offset_s, item.length_s) for item in items] == [
-            (None, None),
-            (0.25, 0.5),
-            (3.0, None),
-            (None, None),
-        ]
+        spans = [(item.offset_s, item.length_s) for item in items]
+        assert spans == [(None, 1.0), (0.25, 0.5), (3.0, None), (None, None)], "as NeMo loads them"
         assert items[0].manifest["speaker"] == "ann"
 
     def test_all_wrong_lines_are_reported_before_any_work(self, place: Path):
@@ -102,6 +98,15 @@ class TestNemo:
         assert source is not None
         with pytest.raises(ArchiveError, match=r"line 2: .* line 3: .* line 4: .* line 5: .*tarred.* and 1 more"):
             next(iter(source.items()))
+
+    def test_numbers_that_python_writes_and_json_lacks(self, place: Path):
+        path = place / "m.jsonl"
+        path.write_text('{"audio_filepath": "/a.wav", "score": NaN}\n')
+        (found,) = listed(path)[1]
+        assert np.isnan(found.manifest["score"])
+        path.write_text('{"audio_filepath": "/a.wav", "offset": NaN}\n')
+        with pytest.raises(ArchiveError, match="line 1: expected offset in seconds, got nan"):
+            listed(path)
 
     def test_a_compressed_manifest_with_a_byte_order_mark(self, place: Path):
         path = place / "m.jsonl.gz"
@@ -233,7 +238,8 @@ class TestTables:
         (place / "a.wav").write_bytes(wav_bytes(SOUND))
         structs = pa.array([{"bytes": None, "path": "a.wav"}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
         for name, column in (("text", pa.array(["a.wav"])), ("struct", structs)):
-            pq.write_table(pa.table({"sound": column, "day": [date(2026, 1, 2)]}), f"{name}.parquet")
+            columns = {"sound": column, "day": [date(2026, 1, 2)], "image": [{"bytes": b"x", "path": "x.png"}]}
+            pq.write_table(pa.table(columns), f"{name}.parquet")
             source, (item,) = listed(f"{name}.parquet", column="sound")
             assert item.uri == str(place / "a.wav")
             assert item.etag is None, "that of the file"

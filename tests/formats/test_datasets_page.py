@@ -60,7 +60,7 @@ def test_the_examples_do_what_the_page_shows(tmp_path: Path, sample_path: Path):
     assert run == 12
     tasks = (tmp_path / "place" / "tasks.json").read_text()
     assert "/data/local-files/?d=calls/a.wav" in tasks
-    assert list((tmp_path / "place" / "labels").rglob("a.wav.txt"))
+    assert list((tmp_path / "place" / "labels").rglob("a.wav*.txt"))
 
 
 def test_every_column_and_format_is_documented():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from speech_qc.audio import AudioInfo, AudioWarning
 from speech_qc.audio.features import FrontEnd
+from speech_qc.audio.losses import LossPool
 from speech_qc.audio.stereo import CancellationMeter, Stereo, StereoMeter
 from speech_qc.calls.interaction import LEGS
 from speech_qc.calls.recorded import RecordedLegs
@@ -137,10 +138,17 @@ class Recording:
         contract: Contract of the model.
         options: What to keep and how to judge.
         reader: Reader for the same contract, if many recordings share one.
+        pool: Looks for losses together with other recordings of the same thread; None to look alone.
     """
 
-    def __init__(self, contract: ModelContract, options: InspectOptions, reader: ChunkReader | None = None) -> None:
-        self._contract, self._options = contract, options
+    def __init__(
+        self,
+        contract: ModelContract,
+        options: InspectOptions,
+        reader: ChunkReader | None = None,
+        pool: LossPool | None = None,
+    ) -> None:
+        self._contract, self._options, self._pool = contract, options, pool
         self._reader = reader or ChunkReader(contract)
         self.sessions: list[Session] = []
         """One per channel, after `open`."""
@@ -181,6 +189,7 @@ class Recording:
             show_digits=options.show_digits,
             reader=self._reader,
             gaps=gaps,
+            pool=self._pool,
             on_heard=on_heard,
         )
 

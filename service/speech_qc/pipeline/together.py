@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 
 from speech_qc.audio.features import FrontEnd
+from speech_qc.audio.losses import LossPool
 from speech_qc.engine import Lane, Runner, Stepper
 from speech_qc.errors import InferenceError
 from speech_qc.pipeline.direct import LARGE_HOPS
@@ -107,6 +108,7 @@ class Together:
         self.runner = runner
         self._contract = runner.contract
         self._reader = ChunkReader(runner.contract)
+        self._pool = LossPool()
         self._capacity = max(SLOTS, max_channels)
         self._steps = Stepper(
             runner, FrontEnd(runner.contract.features), self._reader, capacity=self._capacity, max_batch=self._capacity
@@ -155,7 +157,7 @@ class Together:
         if entry is None:
             return []
         number, source = entry
-        following = _Open(number, queue, source, Recording(self._contract, options, self._reader))
+        following = _Open(number, queue, source, Recording(self._contract, options, self._reader, self._pool))
         following.open()
         return [following]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
@@ -99,9 +100,16 @@ def json_lines(path: str) -> Iterator[tuple[int, Any]]:
     """
     for number, line in text_lines(path):
         try:
-            yield number, orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            yield number, _parsed(line)
+        except ValueError as error:
             yield number, ValueError(f"expected JSON, got {line[:40]!r} ({error})")
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)  # Python writes NaN and Infinity, which are no JSON
 
 
 def text_lines(path: str) -> Iterator[tuple[int, str]]:

@@ -19,8 +19,8 @@ PATH, OFFSET, DURATION = "audio_filepath", "offset", "duration"
 class NemoManifest:
     """Source: the entries of a manifest.
 
-    An entry with `offset` is that part of the recording. Without it, the whole recording is inspected, and `duration`
-    is only one of the manifest's columns, because it is often rounded.
+    An entry is the part that NeMo loads: `duration` seconds from `offset`. Without `offset`, it begins at the start;
+    without `duration`, or with 0, it ends with the recording.
 
     Args:
         path: The manifest, `.jsonl` or `.json`, which may be compressed (`.gz`).
@@ -45,8 +45,5 @@ def _items(entry: Any, folder: str) -> list[Item]:
     if not isinstance(path, str) or not path:
         raise ValueError(f"expected {PATH} with the path of a recording, got {path!r}")
     offset_s = seconds(entry.get(OFFSET), OFFSET)
-    length_s = seconds(entry.get(DURATION), DURATION)
-    uri = resolved(path, folder)
-    if offset_s is None:
-        return [Item(uri, manifest=entry)]
-    return [Item(uri, offset_s, length_s, manifest=entry)]
+    length_s = seconds(entry.get(DURATION), DURATION) or None
+    return [Item(resolved(path, folder), offset_s, length_s, manifest=entry)]

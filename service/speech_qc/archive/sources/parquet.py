@@ -30,7 +30,7 @@ class TableSource:
     """Source: the rows of tables.
 
     A row with bytes is named after its file; a row with only a path is the file at that path, which is relative to the
-    current folder or to the table's. The other columns are kept, except those that hold bytes.
+    current folder or to the table's. The other columns are kept, except those that hold bytes, such as images.
 
     Args:
         paths: Parquet files (`.parquet`, `.pq`) or Arrow streams (`.arrow`, only on local disks).
@@ -124,7 +124,7 @@ class _ParquetTable:
 
     def rows(self, column: str) -> Iterator[dict[str, Any]]:
         kind = self.schema.field(column).type
-        names = [field.name for field in self.schema if field.name != column and not _is_bytes(field.type)]
+        names = [field.name for field in self.schema if field.name != column and not _holds_bytes(field.type)]
         if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
             names.append(f"{column}.path")
         elif _is_text(kind):
@@ -159,7 +159,7 @@ class _ArrowTable:
     def rows(self, column: str) -> Iterator[dict[str, Any]]:
         kind = self.schema.field(column).type
         table = self._table.select(
-            [field.name for field in self.schema if field.name != column and not _is_bytes(field.type)]
+            [field.name for field in self.schema if field.name != column and not _holds_bytes(field.type)]
         )
         audio = self._table.column(column)
         if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
