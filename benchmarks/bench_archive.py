@@ -1,7 +1,7 @@
 """Measure `speech-qc archive`: speed of both engines, memory and the time of a second run.
 
     python benchmarks/bench_archive.py speed [--clips 10000] [--record]     # local, against recordings of an hour
-    python benchmarks/bench_archive.py ray [--clips 5000] [--record]        # both engines, on the same clips
+    python benchmarks/bench_archive.py ray [--clips 3000] [--record]        # both engines, on the same clips
     python benchmarks/bench_archive.py memory [--rows 100000] [--record]    # peak memory, and a run with nothing to do
 
 Clips of 4 s are synthetic speech in noise; an hour consists of the same clips, and is inspected on every core at the
@@ -188,7 +188,7 @@ def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("speed", "ray", "memory"))
-    parser.add_argument("--clips", type=int, help="clips of 4 s (10000, for ray 5000)")
+    parser.add_argument("--clips", type=int, help="clips of 4 s (10000, for ray 3000)")
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the larger run of memory")
     parser.add_argument("--record", action="store_true", help="append the result to RESULTS.md")
     arguments = parser.parse_args()
@@ -198,7 +198,7 @@ def main() -> None:
         if arguments.part == "speed":
             text = speed(Path(folder), arguments.clips or 10_000, ["local"])
         elif arguments.part == "ray":
-            text = speed(Path(folder), arguments.clips or 5_000, ["local", "ray"])
+            text = speed(Path(folder), arguments.clips or 3_000, ["local", "ray"])
         else:
             text = memory(Path(folder), arguments.rows)
     print(text)
