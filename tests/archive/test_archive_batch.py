@@ -19,6 +19,7 @@ from signals import voice, white_noise
 from speech_qc.archive.inspecting import Asked, Inspector
 from speech_qc.archive.schema import DETAIL, EVENT, LEVELS, REASON, ROWS, STEREO, SUMMARY, WARNING
 from speech_qc.wire import schemas
+from speech_qc.wire.answer import Answer
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def _with_every_detail(event: dict[str, Any]) -> dict[str, Any]:
         (WARNING, schemas.AudioWarningAnswer),
     ],
 )
-def test_no_field_of_an_answer_is_lost(ours: pa.StructType, theirs: type[schemas.Answer]) -> None:
+def test_no_field_of_an_answer_is_lost(ours: pa.StructType, theirs: type[Answer]) -> None:
     assert [field.name for field in ours] == list(theirs.model_fields)
 
 
