@@ -180,8 +180,10 @@ class Call:
         """Put a leg's first sample on the call's clock, which begins with the first sample of all legs."""
         self._starts[leg] = heard_s
         placed = [leg]
-        if not self._recorded and heard_s < self._origin_s:
-            self._origin_s, placed = heard_s, [one for one in self._starts if one.open]
+        if not self._recorded:
+            begun = [start_s for one, start_s in self._starts.items() if one.begun]
+            self._origin_s = min(begun or self._starts.values())
+            placed = [one for one in self._starts if one.open]
         for one in placed:
             if one.slot is not None:
                 self._interaction.begin(one.slot, self._offset(one))
