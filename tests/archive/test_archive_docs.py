@@ -51,3 +51,17 @@ def test_every_column_is_documented() -> None:
     section = PAGE.split("\n## Results\n")[1].split("\n## ")[0]
     documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", section, re.M))))
     assert documented == set(ROWS.names)
+
+
+def test_without_pyarrow_the_command_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['pyarrow'] = None; from speech_qc.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "archive", str(tmp_path), "--out", str(tmp_path / "out")],
+        env=os.environ | {"PYTHONPATH": str(SERVICE)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "pip install 'speech-qc[archive]'" in done.stderr

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ FILE_ROWS = 5_000
 FILE_BYTES = 16 << 20
 """A file is written when one of these is reached, or after `write_every_s`; a killed run loses no more than that."""
 LOCK = ".lock"
+NO_DIGESTS = np.zeros((0, 2), np.uint64)
 KEPT_COLUMNS = [*ITEM_KEY, *VERSION, "error", "inspected_at"]
 
 
@@ -44,10 +45,10 @@ class Known:
         has_old: Whether an item has rows of more than one inspection.
     """
 
-    items: DigestSet = field(default_factory=DigestSet)
-    done: DigestSet = field(default_factory=DigestSet)
-    rows: int = 0
-    has_old: bool = False
+    items: DigestSet
+    done: DigestSet
+    rows: int
+    has_old: bool
 
 
 def item_key(uri: str, offset_s: float | None, length_s: float | None, channel: int | None) -> bytes:
@@ -148,23 +149,25 @@ class Destination:
             identity: Model and profile of this run.
             retry_errors: Count items with an error as not done.
         """
-        known, inspections = Known(), DigestSet()
+        keys, times, done, rows = [NO_DIGESTS], [np.zeros(0, np.int64)], [NO_DIGESTS], 0
         for path, table in self.tables(KEPT_COLUMNS):
             if missing := set(KEPT_COLUMNS) - set(table.column_names):
                 raise ArchiveError(f"{path}: expected the columns of results, {', '.join(sorted(missing))} are missing")
-            times = np.asarray(table["inspected_at"].cast(pa.int64()))
-            failed = np.asarray(table["error"].is_valid())
-            names = [table[name].to_pylist() for name in (*ITEM_KEY, *VERSION)]
-            for time_us, is_failed, *values in zip(times.tolist(), failed, *names, strict=True):
-                key = item_key(*values[:4])
-                is_new_item = known.items.add(key)
-                if inspections.add(digest(key.hex(), time_us)) and not is_new_item:
-                    known.has_old = True
-                etag, *model_and_profile = values[4:]
-                if model_and_profile == [identity.model_sha256, identity.profile] and not (retry_errors and is_failed):
-                    known.done.add(version_key(key, etag, identity))
-            known.rows += len(table)
-        return known
+            columns = [table[name].to_pylist() for name in (*ITEM_KEY, *VERSION)]
+            items = [item_key(*values) for values in zip(*columns[:4], strict=True)]
+            failed = np.asarray(table["error"].is_valid()).tolist()
+            current = [
+                version_key(key, etag, identity)
+                for key, is_failed, etag, model, profile in zip(items, failed, *columns[4:], strict=True)
+                if (model, profile) == (identity.model_sha256, identity.profile) and not (retry_errors and is_failed)
+            ]
+            keys.append(as_pairs(items))
+            done.append(as_pairs(current))
+            times.append(np.asarray(table["inspected_at"].cast(pa.int64())))
+            rows += len(table)
+        every = np.concatenate(keys)
+        has_old = bool(superseded(every, np.concatenate(times)).any())
+        return Known(DigestSet(every), DigestSet(np.concatenate(done)), rows, has_old)
 
     def add(self, rows: pa.Table) -> None:
         """Take the rows of whole items; they are written with others when there are enough, or the oldest waited.

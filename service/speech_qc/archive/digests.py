@@ -21,10 +21,14 @@ def digest(*values: Any) -> bytes:
 
 
 class DigestSet:
-    """A set of digests that takes 16 bytes for each."""
+    """A set of digests that takes 16 bytes for each.
 
-    def __init__(self) -> None:
-        self._sorted: NDArray[np.uint64] = np.zeros((0, 2), np.uint64)
+    Args:
+        pairs: Digests to begin with, as from `as_pairs`, (n, 2); None for none.
+    """
+
+    def __init__(self, pairs: NDArray[np.uint64] | None = None) -> None:
+        self._sorted = np.zeros((0, 2), np.uint64) if pairs is None else np.unique(pairs, axis=0)
         self._recent: set[bytes] = set()
 
     def __len__(self) -> int:
