@@ -1,8 +1,8 @@
 """The dispatcher: takes chunks from many sessions, runs them in shared steps, completes each future exactly once.
 
-One event loop, one dispatcher task, one device thread. There is no timer: a step takes the chunks that were queued
-while the device was busy. `speech_qc.engine.queue` selects the chunks of a step, `speech_qc.engine.step` runs it. This
-module must not depend on HTTP, sockets, audio formats or labels.
+One event loop, one dispatcher task, one device thread. A step takes the chunks that were queued while the device was
+busy; the busier it is, the longer a step of live audio waits for more chunks. `speech_qc.engine.queue` selects the
+chunks of a step, `speech_qc.engine.step` runs it. This module must not depend on HTTP, sockets, audio formats, labels.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from speech_qc.errors import DeadlineExceeded, Draining, EngineDead, InferenceEr
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+LOAD_S = 0.5
+"""Time over which the load is averaged, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ class Engine:
         self._started = self._draining = self._stopping = False
         self._death: str | None = None
         self._steps = self._entries_run = self._failures = self._failures_in_row = 0
+        self._load = 0.0  # share of the recent time in which a step was running
+        self._load_until_s = clock()
 
     @property
     def status(self) -> EngineStatus:
@@ -297,6 +302,12 @@ class Engine:
         done: _Step | None = None
         try:
             while not self._stopping and self._death is None:
+                if wait_s := self._queue.wait_s(self._clock(), self._load):
+                    if done is not None:
+                        self._finish_step(done)
+                        done = None
+                        continue  # results must not wait
+                    await asyncio.sleep(wait_s)
                 batch = self._queue.pop(self._clock())
                 self._answer_dropped(batch)
                 step = None if batch.lane is None else self._begin_step(batch.lane, batch.entries)
@@ -343,9 +354,17 @@ class Engine:
             finished = not step.scores.cancel()  # False for a step that is done; otherwise its result is discarded
         if finished:
             step.ended_s = self._clock()
+            self._note_load(step)
             return step
         self._die(f"a step has been running for more than {self._step_deadline_s} s, so the device hangs")
         return None
+
+    def _note_load(self, step: _Step) -> None:
+        """Average the share of the time in which steps run."""
+        elapsed_s, self._load_until_s = step.ended_s - self._load_until_s, step.ended_s
+        if elapsed_s > 0.0:
+            share = min(1.0, (step.ended_s - step.started_s) / elapsed_s)
+            self._load += (share - self._load) * min(1.0, elapsed_s / LOAD_S)
 
     def _finish_step(self, step: _Step) -> None:
         """Complete the futures of a step that has ended."""
