@@ -12,7 +12,9 @@ build it from its type in `wire.server_messages`.
 is, and without loudness, true peak and spectrum; the last column is a whole chunk of one stream, inference included.
 `tones`: the comparison of events with the sound, for speech without a suspect frame and for a dial tone.
 
-The variants alternate. A figure is a median of CPU time.
+`memory`: what the sessions of live streams allocate, without their sockets.
+
+The variants alternate. A figure is a median of CPU time, except for the memory.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +37,12 @@ from recording import machine, markdown, record
 
 from speech_qc import Stream
 from speech_qc.audio.levels import LevelMeter
+from speech_qc.audio.losses import LossPool
 from speech_qc.contract import LABEL_CATALOG
 from speech_qc.embedded.detector import Detector
 from speech_qc.engine import EchoRunner
 from speech_qc.pipeline.refiner import EventRefiner
+from speech_qc.pipeline.session import ChunkReader, Session
 from speech_qc.scoring.reading import ScoreBlock, ScoreReader
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
@@ -50,6 +55,7 @@ SAMPLE = Path(__file__).resolve().parent.parent / "examples" / "sample.wav"
 BATCHES = (1, 8, 64, 128)
 CHUNKS = 2048  # per repetition
 FRAMES = 5  # per message of 100 ms
+SESSIONS, MEMORY_S = 64, 6
 WARM_UP = 3  # repetitions that are not counted
 
 
@@ -212,6 +218,33 @@ def tones_table(repeats: int) -> str:
     return markdown(["no suspect frame, µs per chunk", "a tone"], [cells])
 
 
+def memory_table(_: int) -> str:
+    """Return the memory of a live channel's session, new and after `MEMORY_S` seconds of audio, as Markdown."""
+    sample, _ = soundfile.read(SAMPLE, dtype="float32")
+    contract = EchoRunner(2).contract
+    reader, spec = ChunkReader(contract), contract.features
+    hops = 10
+    scores = np.zeros((1, hops // spec.hops_per_frame, len(contract.labels)), np.float32)
+    rows = []
+    for rate_hz in (8_000, 16_000, 48_000):
+        audio = soxr.resample(sample, 16_000, rate_hz)
+        chunks = np.array_split(audio[: MEMORY_S * rate_hz], 10 * MEMORY_S)
+        Session(contract, rate_hz)  # fills caches that all sessions share
+        tracemalloc.start()
+        pool = LossPool()
+        sessions = [Session(contract, rate_hz, reader=reader, pool=pool) for _ in range(SESSIONS)]
+        new, _ = tracemalloc.get_traced_memory()
+        for chunk in chunks:
+            for session in sessions:
+                session.push(chunk, bounded=True)
+                while (samples := session.take(hops)) is not None:
+                    session.accept(next(iter(reader(samples[None], scores))))
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        rows.append([f"{rate_hz}", *(f"{size / 1024 / SESSIONS:.0f}" for size in (new, used))])
+    return markdown(["rate, Hz", "new session, KiB", f"after {MEMORY_S} s of audio"], rows)
+
+
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,7 +252,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()
-    tables = (metrics_table, scores_table, facts_table, tones_table)
+    tables = (metrics_table, scores_table, facts_table, tones_table, memory_table)
     text = "\n\n".join(table(options.repeats) for table in tables)
     print(text)
     if options.record:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -243,6 +244,6 @@ def _copied(part: _Part) -> _Part:
     """Copy a part of the meter, so that the copy can end while the stream continues."""
     other = copy.copy(part)
     for name, value in vars(part).items():
-        if isinstance(value, (np.ndarray, deque, list)):
-            setattr(other, name, value.copy())
+        if isinstance(value, (np.ndarray, array, deque, list)):
+            setattr(other, name, copy.copy(value))
     return other

@@ -10,6 +10,7 @@ as products of small matrices here, which NumPy computes at the same speed. Resu
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
@@ -75,9 +76,9 @@ class LoudnessMeter:
         self._position = 0  # samples in it
         self._hops: deque[float] = deque(maxlen=SHORT_TERM_HOPS)
         self._short = 0.0
-        self._counts = [0] * BINS  # lists, which are faster than arrays one by one
-        self._energies = [0.0] * BINS
-        self._short_counts = [0] * BINS
+        # Not NumPy arrays, which are slower one by one, and not lists, which are larger.
+        self._counts, self._short_counts = array("i", [0]) * BINS, array("i", [0]) * BINS
+        self._energies = array("d", [0.0]) * BINS
         self._short_energy = 0.0  # of the short-term windows above the absolute gate
         self._short_max = 0.0
 

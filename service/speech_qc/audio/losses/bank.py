@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.fades import Fades
-from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, shifted
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, joined
 from speech_qc.audio.losses.holes import Holes
 from speech_qc.audio.losses.repeats import Repeats
 
@@ -39,10 +39,10 @@ class LossBank:
         self.grid = grid = Grid.of(rate_hz)
         self._streams = np.arange(streams)
         self._pieces = np.zeros(streams, np.int64)
-        self._samples = np.zeros((streams, 2 * grid.piece), np.float32)
-        self._spread = np.zeros((streams, 2 * PIECE_BLOCKS), np.float32)
-        self._middle = np.zeros((streams, 2 * PIECE_BLOCKS), np.float32)
-        self._reference = np.full((streams, 2 * PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
+        self._samples = np.zeros((streams, grid.piece), np.float32)
+        self._spread = np.zeros((streams, PIECE_BLOCKS), np.float32)
+        self._middle = np.zeros((streams, PIECE_BLOCKS), np.float32)
+        self._reference = np.full((streams, PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
         self._sends_all = np.ones(streams, np.bool_)
         self._holes = Holes(grid, streams, self._sends_all)
         self._constants = Holes(grid, streams, self._sends_all, constant=True)
@@ -114,10 +114,10 @@ class LossBank:
         return View(
             grid=grid,
             first=first,
-            samples=shifted(self._samples, chosen, pieces),
-            spread=shifted(self._spread, chosen, spread),
-            middle=shifted(self._middle, chosen, (high + low) * _HALF),
-            reference=shifted(self._reference, chosen, floored),
+            samples=joined(self._samples, chosen, pieces),
+            spread=joined(self._spread, chosen, spread),
+            middle=joined(self._middle, chosen, (high + low) * _HALF),
+            reference=joined(self._reference, chosen, floored),
             ends=ends,
         )
 

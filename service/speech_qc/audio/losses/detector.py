@@ -50,22 +50,21 @@ class _SharedBank:
         self.free = list(range(rows))
         self.abandoned: deque[int] = deque()  # rows whose streams are gone; any thread may append
         self.found: dict[int, list[Loss]] = {}  # by row, not collected yet
-        self.waiting: list[int] = []  # rows with a piece that waits
-        self._pieces = np.zeros((rows, self.piece), np.float32)
+        self.waiting: dict[int, Float32] = {}  # pieces that wait, by row
+        self._alone = rows == 1
 
     def add(self, row: int, piece: Float32) -> None:
-        """Take the next piece of a stream."""
+        """Take the next piece of a stream; it belongs to the bank from now on."""
         if row in self.waiting:
             self.examine()
-        self._pieces[len(self.waiting)] = piece
-        self.waiting.append(row)
+        self.waiting[row] = piece
 
     def examine(self, lengths: NDArray[np.int64] | None = None) -> None:
         """Examine all pieces that wait; `lengths` as for `LossBank.push`."""
-        waiting, self.waiting = self.waiting, []
-        rows = None if len(self._pieces) == 1 else np.array(waiting)
-        for place, loss in self.bank.push(self._pieces[: len(waiting)], rows, lengths):
-            self.found.setdefault(waiting[place], []).append(loss)
+        rows, pieces = list(self.waiting), np.stack(list(self.waiting.values()))
+        self.waiting.clear()
+        for place, loss in self.bank.push(pieces, None if self._alone else np.array(rows), lengths):
+            self.found.setdefault(rows[place], []).append(loss)
 
     def collect(self, row: int) -> list[Loss]:
         """Return what was found in a stream since the last call."""
@@ -96,7 +95,7 @@ class LossDetector:
     def __init__(self, rate_hz: int, pool: LossPool | None = None) -> None:
         self._bank = _SharedBank(rate_hz, 1) if pool is None else pool.bank(rate_hz)
         self._row = self._bank.free.pop()
-        self._piece = np.zeros(self._bank.piece, np.float32)
+        self._piece = np.empty(self._bank.piece, np.float32)
         self._filled = 0
         self._pieces = 0
         self.known: int | None = None
@@ -115,23 +114,16 @@ class LossDetector:
         """
         size = self._bank.piece
         while len(samples):
-            if self._filled == 0 and len(samples) >= size:
-                self._add(samples[:size])
-                samples = samples[size:]
-                continue
             count = min(size - self._filled, len(samples))
             self._piece[self._filled : self._filled + count] = samples[:count]
             self._filled += count
             samples = samples[count:]
             if self._filled == size:
-                self._add(self._piece)
-                self._filled = 0
-
-    def _add(self, piece: Float32) -> None:
-        self._bank.add(self._row, piece)
-        self._pieces += 1
-        if self.known is None:
-            self.known = self._pieces * self._bank.piece
+                self._bank.add(self._row, self._piece)
+                self._piece, self._filled = np.empty(size, np.float32), 0
+                self._pieces += 1
+                if self.known is None:
+                    self.known = self._pieces * size
 
     def collect(self) -> list[Loss]:
         """Return the losses that became known since the last call."""
