@@ -8,8 +8,8 @@ The variants keep the series of each lane, like `telemetry.metrics.Metrics`, or 
 `scores`: the message with five frames of all labels. The variants write it from arrays, like `live.scorer.Scorer`, or
 build it from its type in `wire.server_messages`.
 
-`facts`: the measurements of a live channel at its own rate, per chunk of 100 ms. The variants are `audio.levels` as it
-is, and without loudness, true peak and spectrum; the last column is a whole chunk of one stream, inference included.
+`facts`: levels and losses of a live channel at its own rate, per chunk of 100 ms, measured alone and together with the
+others of a pool; the last column is a whole chunk of one stream, inference included.
 `tones`: the comparison of events with the sound, for speech without a suspect frame and for a dial tone.
 
 `memory`: what the sessions of live streams allocate, without their sockets.
@@ -36,8 +36,7 @@ from prometheus_client import CollectorRegistry
 from recording import machine, markdown, record
 
 from speech_qc import Stream
-from speech_qc.audio.levels import LevelMeter
-from speech_qc.audio.losses import LossPool
+from speech_qc.audio.channel_meter import ChannelMeter, MeterPool
 from speech_qc.contract import LABEL_CATALOG
 from speech_qc.embedded.detector import Detector
 from speech_qc.engine import EchoRunner
@@ -56,6 +55,7 @@ BATCHES = (1, 8, 64, 128)
 CHUNKS = 2048  # per repetition
 FRAMES = 5  # per message of 100 ms
 SESSIONS, MEMORY_S = 64, 6
+SHARED = 32  # channels of a pool that are measured together
 WARM_UP = 3  # repetitions that are not counted
 
 
@@ -160,12 +160,6 @@ def scores_table(repeats: int) -> str:
     return markdown(["written from arrays, µs per message", "built from its type"], [[f"{arrays:.1f}", f"{typed:.1f}"]])
 
 
-class _Idle:
-    """Stands in for a part of the meter that measures nothing."""
-
-    def push(self, *_: object) -> None: ...
-
-
 def facts_table(repeats: int) -> str:
     """Return the CPU time of a live channel's measurements, as Markdown."""
     sample, _ = soundfile.read(SAMPLE, dtype="float32")
@@ -175,26 +169,33 @@ def facts_table(repeats: int) -> str:
         audio = np.tile(soxr.resample(sample, 16_000, rate_hz), 6)
         chunks = np.split(audio[: len(audio) // (rate_hz // 10) * (rate_hz // 10)], len(audio) // (rate_hz // 10))
 
-        def measured(bare: bool, rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
-            meter = LevelMeter(rate_hz)
-            if bare:
-                for part in ("_loudness", "_true_peak", "_spectrum"):
-                    setattr(meter, part, _Idle())
+        def measured(rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
+            meter = ChannelMeter(rate_hz)
             for chunk in chunks:
                 meter.push(chunk)
+                if meter.known is not None:
+                    meter.collect()
+
+        def together(rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
+            pool = MeterPool()
+            meters = [ChannelMeter(rate_hz, pool=pool) for _ in range(SHARED)]
+            for chunk in chunks[: len(chunks) // SHARED * SHARED]:
+                for meter in meters:
+                    meter.push(chunk)
+                for meter in meters:
+                    if meter.known is not None:
+                        meter.collect()
 
         def whole(rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
             stream = Stream(sample_rate=rate_hz, detector=detector)
             for chunk in chunks:
                 stream.push(chunk)
 
-        bare, full, chunk_us = median_us(
-            [lambda: measured(True), lambda: measured(False), whole],
-            len(chunks),
-            max(1, repeats // 10),
-        )
-        rows.append([f"{rate_hz}", f"{bare:.1f}", f"{full:.1f}", f"{chunk_us:.0f}"])
-    return markdown(["rate, Hz", "levels alone, µs per chunk", "with all facts", "a whole chunk"], rows)
+        alone, chunk_us = median_us([measured, whole], len(chunks), max(1, repeats // 10))
+        pooled = median_us([together], len(chunks) // SHARED * SHARED * SHARED, 1)[0]
+        rows.append([f"{rate_hz}", f"{alone:.1f}", f"{pooled:.1f}", f"{chunk_us:.0f}"])
+    columns = ["rate, Hz", "one channel, µs per chunk", f"{SHARED} channels of a pool", "a whole chunk"]
+    return markdown(columns, rows)
 
 
 def tones_table(repeats: int) -> str:
@@ -231,7 +232,7 @@ def memory_table(_: int) -> str:
         chunks = np.array_split(audio[: MEMORY_S * rate_hz], 10 * MEMORY_S)
         Session(contract, rate_hz)  # fills caches that all sessions share
         tracemalloc.start()
-        pool = LossPool()
+        pool = MeterPool()
         sessions = [Session(contract, rate_hz, reader=reader, pool=pool) for _ in range(SESSIONS)]
         new, _ = tracemalloc.get_traced_memory()
         for chunk in chunks:

@@ -66,7 +66,7 @@ def live_stream(
         settings=state.settings,
         metrics=state.metrics,
         reader=generation.reader,
-        pool=generation.loss_pool,
+        pool=generation.meter_pool,
         registry=state.streams,
     )
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.losses import LossPool
+from speech_qc.audio.channel_meter import MeterPool
 from speech_qc.audio.stereo import StereoMeter
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine, Lane, StepResult
@@ -105,7 +105,7 @@ class Scorer:
         metrics: Metrics,
         reader: ChunkReader,
         on_piece: OnPiece,
-        pool: LossPool,
+        pool: MeterPool,
         *,
         max_events: int,
         max_ahead_samples: int,

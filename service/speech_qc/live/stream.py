@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.admission.streams import StreamRegistry
-from speech_qc.audio.losses import LossPool
+from speech_qc.audio.channel_meter import MeterPool
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.contract import ModelContract
 from speech_qc.engine import Engine
@@ -96,7 +96,7 @@ class LiveStream:
         settings: Limits and time-outs.
         metrics: Counts streams.
         reader: The engine's reader.
-        pool: Looks for the losses of all streams together.
+        pool: Measures all streams together.
         registry: Registry that counts the places of live channels.
     """
 
@@ -114,7 +114,7 @@ class LiveStream:
         settings: Settings,
         metrics: Metrics,
         reader: ChunkReader,
-        pool: LossPool,
+        pool: MeterPool,
         registry: StreamRegistry,
     ) -> None:
         self._socket, self._session_id, self._settings, self._metrics = socket, session_id, settings, metrics

@@ -7,7 +7,7 @@ model: its owner passes chunks to the engine and scores back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.buffer import SampleBuffer
+from speech_qc.audio.channel_meter import ChannelMeter, MeterPool, OnPiece
 from speech_qc.audio.features import frame_count, frame_levels_dbfs
-from speech_qc.audio.levels import LevelMeter, Levels
-from speech_qc.audio.losses import Loss, LossDetector, LossPool
+from speech_qc.audio.levels import Levels
+from speech_qc.audio.losses import Loss
 from speech_qc.audio.noise_floor import NoiseFloorMeter
 from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
@@ -142,7 +143,7 @@ class Session:
         on_piece: Called with the pushed samples, a few thousand at a time, and their mean square, for the input checks
             of a live stream.
         show_digits: Name the telephone keys in tones; otherwise they are masked.
-        pool: Looks for losses together with other sessions of the same thread; None to look alone.
+        pool: Measures together with other sessions of the same thread; None to measure alone.
 
     Raises:
         InvalidAudio: The rate is not supported.
@@ -156,17 +157,16 @@ class Session:
         keep_frames: bool = False,
         max_events: int = 10_000,
         reader: ChunkReader | None = None,
-        on_piece: Callable[[Float32, float], None] | None = None,
+        on_piece: OnPiece | None = None,
         show_digits: bool = False,
-        pool: LossPool | None = None,
+        pool: MeterPool | None = None,
     ) -> None:
         self.contract = contract
         self.rate_hz = rate_hz
         self._spec = contract.features
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
-        self._meter = LevelMeter(rate_hz, on_piece)
+        self._meter = ChannelMeter(rate_hz, on_piece, pool)
         self._reader = reader or ChunkReader(contract)
-        self._detector = LossDetector(rate_hz, pool)
         self._losses = LossJoin(contract, self._reader.scores.layout, rate_hz)
         self._tracker = EventTracker(contract, self._reader.scores, skip=("dropout",))
         self._summary = SummaryMeter(contract, self._reader.scores.layout)
@@ -266,7 +266,7 @@ class Session:
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
         if bounded or not len(samples):
-            self._measure(samples)
+            self._meter.push(samples)
             self._append(self._resampler.push(samples))
             return
         peak = max(float(samples.max()), -float(samples.min()))
@@ -276,7 +276,7 @@ class Session:
                 "integers; divide by 32768 (16 bit) or save it as integer PCM",
                 magnitude=peak,
             )
-        self._measure(samples)
+        self._meter.push(samples)
         self._append(self._resampler.push(np.clip(samples, -1.0, 1.0) if peak > 1.0 else samples))
 
     def finish(self) -> None:
@@ -287,7 +287,7 @@ class Session:
         """
         if self._frame_total is not None:
             raise RuntimeError("finish was called twice: a session records one stream")
-        self._hold(self._detector.finish())
+        self._hold(self._meter.finish())
         self._append(self._resampler.finish())
         self._frame_total = frame_count(self._received, self._spec)
         if self._frame_total == 0:
@@ -339,9 +339,9 @@ class Session:
         self._frames_done += count
         self._summary.add(block.scores, levels)
         self._floor.push(levels)
-        known = self._detector.known
+        known = self._meter.known
         if known is not None and self._losses.frame_after(known) < self._frames_done:
-            self._hold(self._detector.collect())  # as late as possible, so that many streams are examined together
+            self._hold(self._meter.collect())  # as late as possible, so that many streams are examined together
         losses = self._losses.add(block.scores)
         news = self._tracker.add(block, levels, losses)
         ended = self._frame_total is not None and self.done
@@ -390,11 +390,6 @@ class Session:
             summary=summary,
             verdict=verdict,
         )
-
-    def _measure(self, samples: Float32) -> None:
-        """Examine samples at their own rate."""
-        self._meter.push(samples)
-        self._detector.push(samples)
 
     def _hold(self, losses: Sequence[Loss]) -> None:
         """Pass losses on to be joined with the scores of their frames."""

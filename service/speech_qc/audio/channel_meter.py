@@ -1,0 +1,188 @@
+"""Measures channels at their own rate: levels and lost samples, many live channels in one call.
+
+A channel's samples are cut into pieces at absolute positions. One call for the pieces of many channels costs little
+more than for one, so a piece waits until one of the channels that share a bank needs its losses, or the room for its
+next piece; then all pieces that wait are measured. What is found does not depend on which those are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio.levels import ChannelLevels, LevelMeter, Levels
+from speech_qc.audio.losses import Loss, LossBank
+from speech_qc.audio.losses.grid import PIECE_BLOCKS
+
+POOL_ROWS = 64
+"""Channels in one bank of a pool; more in one call save little."""
+
+TOGETHER = 16
+"""Pieces measured in one call: the intermediate arrays of more do not fit into the cache of a core."""
+
+Float32 = NDArray[np.float32]
+OnPiece = Callable[[Float32, float], None]
+"""Called with every full piece of a channel, float32 [n], valid only during the call, and its mean square."""
+
+
+class MeterPool:
+    """Lets channels share banks, so that their pieces are measured together; used by one thread."""
+
+    def __init__(self) -> None:
+        self._banks: dict[int, list[_Bank]] = {}
+
+    def bank(self, rate_hz: int) -> _Bank:
+        """Return a bank with a free row.
+
+        Raises:
+            InvalidAudio: The rate is not supported.
+        """
+        banks = self._banks.setdefault(rate_hz, [])
+        for bank in banks:
+            bank.reclaim()
+        free = [bank for bank in banks if bank.free]
+        for bank in free[1:]:
+            if len(bank.free) == POOL_ROWS:
+                banks.remove(bank)  # gives back the memory of a busy hour
+        if not free:
+            free.append(_Bank(rate_hz, POOL_ROWS))
+            banks.append(free[0])
+        return free[0]
+
+
+class _Bank:
+    """Pieces of several channels at one rate, and what measures them."""
+
+    def __init__(self, rate_hz: int, rows: int) -> None:
+        self.losses = LossBank(rate_hz, rows)
+        self.piece = self.losses.grid.piece
+        self.meter = LevelMeter(rate_hz, self.piece, PIECE_BLOCKS)
+        self.pieces = np.zeros((rows, self.piece), np.float32)
+        self.levels = [ChannelLevels(rate_hz)] * rows
+        self.on_piece: list[OnPiece | None] = [None] * rows
+        self.free = list(range(rows))
+        self.abandoned: deque[int] = deque()  # rows whose channels are gone; any thread may append
+        self.found: dict[int, list[Loss]] = {}  # by row, not collected yet
+        self.waiting: list[int] = []  # rows whose piece is full
+
+    def measure(self) -> None:
+        """Measure all pieces that wait."""
+        rows, self.waiting = self.waiting, []
+        for start in range(0, len(rows), TOGETHER):
+            self._measure(rows[start : start + TOGETHER])
+
+    def _measure(self, rows: list[int]) -> None:
+        whole = len(rows) == len(self.pieces) == 1
+        pieces = self.pieces if whole else self.pieces[rows]
+        for place, loss in self.losses.push(pieces, None if whole else np.array(rows)):
+            self.found.setdefault(rows[place], []).append(loss)
+        squares = self.meter.add([self.levels[row] for row in rows], pieces, self.piece)
+        for row, piece, square in zip(rows, pieces, squares, strict=True):
+            if (on_piece := self.on_piece[row]) is not None:
+                on_piece(piece, square)
+
+    def finish(self, row: int, filled: int) -> None:
+        """Measure the last piece of a channel, of which so many samples are filled."""
+        piece = self.pieces[row : row + 1]
+        piece[:, filled:] = 0.0
+        if filled:
+            self.meter.add([self.levels[row]], piece, filled)
+        for last, length in ((piece, filled), (np.zeros_like(piece), filled - self.piece)):
+            for _, loss in self.losses.push(last, np.array([row]), np.array([length])):
+                self.found.setdefault(row, []).append(loss)
+
+    def reclaim(self) -> None:
+        """Free the rows whose channels are gone."""
+        while self.abandoned:
+            row = self.abandoned.popleft()
+            if row in self.waiting:
+                self.waiting.remove(row)
+            self.found.pop(row, None)
+            self.on_piece[row] = None
+            self.losses.reset(row)
+            self.free.append(row)
+
+
+class ChannelMeter:
+    """Measures one channel as a stream, at its own rate; owned by one session, not thread-safe.
+
+    Args:
+        rate_hz: Sample rate.
+        on_piece: Called with every full piece.
+        pool: Shares the work with other channels of the same thread; None to work alone.
+
+    Raises:
+        InvalidAudio: The rate is not supported.
+    """
+
+    def __init__(self, rate_hz: int, on_piece: OnPiece | None = None, pool: MeterPool | None = None) -> None:
+        self._bank = bank = _Bank(rate_hz, 1) if pool is None else pool.bank(rate_hz)
+        self._row = bank.free.pop()
+        self._levels = bank.levels[self._row] = ChannelLevels(rate_hz)
+        bank.on_piece[self._row] = on_piece
+        self._piece = bank.pieces[self._row]
+        self._filled = 0
+        self._pieces = 0
+        self.samples = 0
+        """Samples so far."""
+        self.known: int | None = None
+        """Sample with which the piece that waits ends: whatever is found in it becomes known there."""
+
+    def __del__(self) -> None:
+        """Give the row back."""
+        if hasattr(self, "_row"):  # absent if the rate was refused
+            self._bank.abandoned.append(self._row)
+
+    def push(self, samples: Float32) -> None:
+        """Accept the next samples.
+
+        Args:
+            samples: float32 [n], finite, any n.
+        """
+        bank, size = self._bank, self._bank.piece
+        self.samples += len(samples)
+        while len(samples):
+            if self._filled == size:
+                self._measure()
+                self._filled = 0
+            count = min(size - self._filled, len(samples))
+            self._piece[self._filled : self._filled + count] = samples[:count]
+            self._filled += count
+            samples = samples[count:]
+            if self._filled == size:
+                bank.waiting.append(self._row)
+                self._pieces += 1
+                if self.known is None:
+                    self.known = self._pieces * size
+
+    def collect(self) -> list[Loss]:
+        """Return the losses that became known since the last call."""
+        self.known = None
+        self._measure()
+        return self._bank.found.pop(self._row, []) if self._bank.found else []
+
+    def finish(self) -> list[Loss]:
+        """End the stream and return the last losses; a gap that is still open is none."""
+        self._measure()
+        size = self._bank.piece
+        self._bank.finish(self._row, self._filled % size)
+        self._filled = 0
+        return self.collect()
+
+    def result(self) -> Levels:
+        """Return the levels of everything pushed so far; the stream may continue."""
+        self._measure()
+        meter, levels, filled = self._bank.meter, self._levels, self._filled % self._bank.piece
+        if filled:
+            levels, rest = levels.copy(), np.zeros((1, len(self._piece)), np.float32)
+            rest[0, :filled] = self._piece[:filled]
+            meter.add([levels], rest, filled)
+        return meter.result(levels)
+
+    def _measure(self) -> None:
+        """Measure the piece that waits, if there is one, together with all others."""
+        if self._row in self._bank.waiting:
+            self._bank.measure()
