@@ -36,10 +36,10 @@ from prometheus_client import CollectorRegistry
 from recording import machine, markdown, record
 
 from speech_qc import Stream
-from speech_qc.audio.channel_meter import ChannelMeter, MeterPool
 from speech_qc.contract import LABEL_CATALOG
 from speech_qc.embedded.detector import Detector
 from speech_qc.engine import EchoRunner
+from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.pipeline.session import ChunkReader, Session
 from speech_qc.scoring.reading import ScoreBlock, ScoreReader

@@ -11,10 +11,10 @@ import pytest
 import soxr
 from numpy.typing import NDArray
 
-from speech_qc.audio.channel_meter import POOL_ROWS, ChannelMeter, MeterPool
 from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
 from speech_qc.audio.levels import Levels
 from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.channel_meter import POOL_ROWS, ChannelMeter, MeterPool
 
 Samples = NDArray[np.float32]
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signals import Float32, as_16_bit, talk, voice, white_noise
-from speech_qc.audio.channel_meter import ChannelMeter, MeterPool
 from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
 from speech_qc.audio.losses import Loss, LossBank
 from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool
 
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 LOUD_S = 1.0

@@ -8,8 +8,8 @@ import soxr
 from numpy.typing import NDArray
 from scipy.signal import resample, resample_poly
 
-from speech_qc.audio.channel_meter import ChannelMeter
 from speech_qc.audio.levels import Levels
+from speech_qc.pipeline.channel_meter import ChannelMeter
 
 Samples = NDArray[np.float64]
 

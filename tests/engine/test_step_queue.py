@@ -142,7 +142,7 @@ def test_cancelled_and_late_entries_are_dropped_with_their_reason(entry: Maker) 
     cancelled, late, good, late_upload = push(
         queue, entry(), entry(deadline_s=5.0), entry(), entry(UPLOAD, deadline_s=5)
     )
-    cancelled.future.cancel()
+    cancelled.reply.cancel()
     batch = queue.pop(5.0)
     assert batch.entries == [good]
     assert batch.dropped == [(cancelled, "cancelled"), (late, "deadline"), (late_upload, "deadline")]
@@ -152,15 +152,15 @@ def test_cancelled_and_late_entries_are_dropped_with_their_reason(entry: Maker) 
 def test_dropped_entries_take_no_place_in_the_batch(entry: Maker) -> None:
     queue = make_queue()
     pushed = push(queue, *(entry() for _ in range(6)))
-    pushed[1].future.cancel()
-    pushed[3].future.cancel()
+    pushed[1].reply.cancel()
+    pushed[3].reply.cancel()
     assert queue.pop(0.0).entries == [pushed[k] for k in (0, 2, 4, 5)]
 
 
 def test_lane_of_cancelled_entries_alone_is_not_served(entry: Maker) -> None:
     queue = make_queue()
     gone, upload = push(queue, entry(LIVE), entry(UPLOAD))
-    gone.future.cancel()
+    gone.reply.cancel()
     batch = queue.pop(0.0)
     assert batch.entries == [upload]
     assert batch.dropped == [(gone, "cancelled")]

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signals import voice, white_noise
-from speech_qc.audio.channel_meter import ChannelMeter
 from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.errors import InvalidAudio
 from speech_qc.live.input_checks import LEVEL_CHECK_S, REPEAT_S, InputChecks
+from speech_qc.pipeline.channel_meter import ChannelMeter
 from speech_qc.wire.vocabulary import Encoding
 
 CODES = bytes(np.random.default_rng(5).integers(0, 256, 4000, dtype=np.uint8))

@@ -18,18 +18,18 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.channel_meter import MeterPool
 from speech_qc.audio.stereo import StereoMeter
 from speech_qc.contract import ModelContract
-from speech_qc.engine import Engine, Lane, StepResult
+from speech_qc.engine import Lane, StepResult
 from speech_qc.errors import InferenceError
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
+from speech_qc.model.reload import Generation
 from speech_qc.pipeline.documents import channel_findings, event_message, stereo_fields, timing_answer
-from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE
+from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE, make_lanes
 from speech_qc.pipeline.recording import Timing
-from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session
-from speech_qc.telemetry.metrics import Metrics
+from speech_qc.pipeline.session import ChannelRecord, Session
+from speech_qc.state import AppState
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.message import Message
 from speech_qc.wire.server_messages import Configured, Finalized
@@ -82,50 +82,32 @@ class Scorer:
     """Owns the sessions of one stream, and its engine sessions from `open` to `close`.
 
     Args:
-        engine: Started engine.
-        contract: Contract of its model.
-        lanes: Lanes for live audio.
+        generation: The model that scores the stream, and its started engine.
+        state: Limits and metrics of the server.
         options: What the client requested; `configure` replaces it.
         outbox: Receives the messages to the client.
-        metrics: Counts frames and lag.
-        reader: The engine's reader.
         on_piece: Called with the samples that were pushed.
-        max_events: Maximum events listed per channel.
-        max_ahead_samples: Maximum samples, at the model's rate, that may wait.
-        show_digits: Name the telephone keys in tones; otherwise they are masked.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        contract: ModelContract,
-        lanes: LiveLanes,
-        options: StreamOptions,
-        outbox: Outbox,
-        metrics: Metrics,
-        reader: ChunkReader,
-        on_piece: OnPiece,
-        pool: MeterPool,
-        *,
-        max_events: int,
-        max_ahead_samples: int,
-        show_digits: bool = False,
+        self, generation: Generation, state: AppState, options: StreamOptions, outbox: Outbox, on_piece: OnPiece
     ) -> None:
+        settings, metrics, contract = state.settings, state.metrics, generation.contract
         self.options = options
         self.sessions = [
             Session(
                 contract,
                 options.rate_hz,
-                max_events=max_events,
-                reader=reader,
+                max_events=settings.max_events,
+                reader=generation.reader,
                 on_piece=partial(on_piece, channel),
-                show_digits=show_digits,
-                pool=pool,
+                show_digits=settings.show_digits,
+                pool=generation.meter_pool,
             )
             for channel in range(options.channels)
         ]
-        self._engine, self._contract, self._lanes, self._outbox = engine, contract, lanes, outbox
-        self._metrics = metrics
+        self._engine, self._contract, self._outbox, self._metrics = generation.engine, contract, outbox, metrics
+        self._lanes = lanes = LiveLanes.of(make_lanes(settings))
         self._stereo = StereoMeter() if options.channels == 2 else None
         self._live_seconds = metrics.audio_seconds.labels("live")
         self._live_noisy = metrics.noisy_frames.labels("live")
@@ -134,7 +116,8 @@ class Scorer:
         self._overlap = spec.overlap_samples
         self._frame_hop_s = spec.frame_hop_s
         self._hops_per_frame = spec.hops_per_frame
-        self._max_ahead = max(max_ahead_samples, 2 * lanes.live.hops * spec.hop_samples)
+        most = round(settings.stream_max_ahead_s * spec.sample_rate_hz)
+        self._max_ahead = max(most, 2 * lanes.live.hops * spec.hop_samples)
         self._numbers: list[int] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set when everything is scored and in the outbox after `end`; fails if the engine fails permanently."""
@@ -355,26 +338,22 @@ class Scorer:
             self._in_flight += 1
 
     def _send_chunk(self, channel: int) -> None:
-        future = self._engine.submit(self._numbers[channel], self._chunks[channel], self._lane.name, copy=False)
-        future.add_done_callback(partial(self._answered, channel))
+        self._engine.post(self._numbers[channel], self._chunks[channel], self._lane.name, _ChunkReply(self, channel))
 
-    def _answered(self, channel: int, future: asyncio.Future[StepResult]) -> None:
-        """Take the engine's result; continue when all channels have theirs."""
-        if future.cancelled():
-            return
-        error = future.exception()
+    def answered(self, channel: int, outcome: StepResult | BaseException) -> None:
+        """Take the engine's result or failure; continue when all channels have theirs."""
         if self._stopped:
             return
         try:
-            if isinstance(error, InferenceError) and not self._retried[channel]:
+            if isinstance(outcome, InferenceError) and not self._retried[channel]:
                 # Retry once: the state is unchanged, so the stream need not end.
                 self._retried[channel] = True
                 self._send_chunk(channel)
                 return
-            if error is not None:
-                self._fail(error)
+            if isinstance(outcome, BaseException):
+                self._fail(outcome)
                 return
-            self._results[channel] = future.result()
+            self._results[channel] = outcome
             self._in_flight -= 1
             if not self._in_flight:
                 self._accept()
@@ -451,6 +430,30 @@ class Scorer:
         while self._arrivals and self._arrivals[0][0] < needed:
             self._arrivals.popleft()
         return self._arrivals[0][1] if self._arrivals else time.monotonic()
+
+
+class _ChunkReply:
+    """Passes the outcome of one chunk to its scorer at once; a future would wait for the event loop."""
+
+    __slots__ = ("_channel", "_done", "_scorer")
+
+    def __init__(self, scorer: Scorer, channel: int) -> None:
+        self._scorer, self._channel, self._done = scorer, channel, False
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, result: StepResult, /) -> None:
+        self._done = True
+        self._scorer.answered(self._channel, result)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._done = True
+        self._scorer.answered(self._channel, error)
+
+    def cancel(self) -> bool:
+        self._done = True
+        return True
 
 
 def _required(value: _T | None) -> _T:

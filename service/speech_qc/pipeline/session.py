@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.buffer import SampleBuffer
-from speech_qc.audio.channel_meter import ChannelMeter, MeterPool, OnPiece
 from speech_qc.audio.features import frame_count, frame_levels_dbfs
 from speech_qc.audio.levels import Levels
 from speech_qc.audio.losses import Loss
@@ -23,6 +22,7 @@ from speech_qc.audio.noise_floor import NoiseFloorMeter
 from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool, OnPiece
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.scoring import (
     Event,
