@@ -1,8 +1,8 @@
 """Measures channels at their own rate: levels and lost samples, many live channels in one call.
 
 A channel's samples are cut into pieces at absolute positions. One call for the pieces of many channels costs little
-more than for one, so a piece waits until one of the channels that share a bank needs its losses, or the room for its
-next piece; then all pieces that wait are measured. What is found does not depend on which those are.
+more than for one, so a piece waits until one of the channels that share a bank needs its losses, or has no room for
+more samples; then all pieces that wait are measured. What is found does not depend on which those are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from speech_qc.audio.losses.grid import PIECE_BLOCKS
 
 POOL_ROWS = 64
 """Channels in one bank of a pool; more in one call save little."""
+
+SPARE = 4
+"""One part in so many of a piece is the room for samples that follow a piece that waits."""
 
 TOGETHER = 16
 """Pieces measured in one call: the intermediate arrays of more do not fit into the cache of a core."""
@@ -60,13 +63,16 @@ class _Bank:
         self.losses = LossBank(rate_hz, rows)
         self.piece = self.losses.grid.piece
         self.meter = LevelMeter(rate_hz, self.piece, PIECE_BLOCKS)
-        self.pieces = np.zeros((rows, self.piece), np.float32)
+        self.room = self.piece + self.piece // SPARE
+        self.samples = np.zeros((rows, self.room), np.float32)
+        self.filled = [0] * rows
+        """Samples of each row; those after a piece that waits follow it."""
         self.levels = [ChannelLevels(rate_hz)] * rows
         self.on_piece: list[OnPiece | None] = [None] * rows
         self.free = list(range(rows))
         self.abandoned: deque[int] = deque()  # rows whose channels are gone; any thread may append
         self.found: dict[int, list[Loss]] = {}  # by row, not collected yet
-        self.waiting: list[int] = []  # rows whose piece is full
+        self.waiting: list[int] = []  # rows with a full piece
 
     def measure(self) -> None:
         """Measure all pieces that wait."""
@@ -75,18 +81,21 @@ class _Bank:
             self._measure(rows[start : start + TOGETHER])
 
     def _measure(self, rows: list[int]) -> None:
-        whole = len(rows) == len(self.pieces) == 1
-        pieces = self.pieces if whole else self.pieces[rows]
+        whole = len(rows) == len(self.samples) == 1
+        pieces = self.samples[:, : self.piece] if whole else self.samples[rows, : self.piece]
         for place, loss in self.losses.push(pieces, None if whole else np.array(rows)):
             self.found.setdefault(rows[place], []).append(loss)
         squares = self.meter.add([self.levels[row] for row in rows], pieces, self.piece)
         for row, piece, square in zip(rows, pieces, squares, strict=True):
             if (on_piece := self.on_piece[row]) is not None:
                 on_piece(piece, square)
+            rest = self.filled[row] = self.filled[row] - self.piece
+            self.samples[row, :rest] = self.samples[row, self.piece : self.piece + rest]
 
-    def finish(self, row: int, filled: int) -> None:
-        """Measure the last piece of a channel, of which so many samples are filled."""
-        piece = self.pieces[row : row + 1]
+    def finish(self, row: int) -> None:
+        """Measure the last piece of a channel, which is not full."""
+        filled, self.filled[row] = self.filled[row], 0
+        piece = self.samples[row : row + 1, : self.piece]
         piece[:, filled:] = 0.0
         if filled:
             self.meter.add([self.levels[row]], piece, filled)
@@ -101,7 +110,7 @@ class _Bank:
             if row in self.waiting:
                 self.waiting.remove(row)
             self.found.pop(row, None)
-            self.on_piece[row] = None
+            self.on_piece[row], self.filled[row] = None, 0
             self.losses.reset(row)
             self.free.append(row)
 
@@ -123,8 +132,7 @@ class ChannelMeter:
         self._row = bank.free.pop()
         self._levels = bank.levels[self._row] = ChannelLevels(rate_hz)
         bank.on_piece[self._row] = on_piece
-        self._piece = bank.pieces[self._row]
-        self._filled = 0
+        self._samples = bank.samples[self._row]
         self._pieces = 0
         self.samples = 0
         """Samples so far."""
@@ -142,21 +150,20 @@ class ChannelMeter:
         Args:
             samples: float32 [n], finite, any n.
         """
-        bank, size = self._bank, self._bank.piece
+        bank, row = self._bank, self._row
         self.samples += len(samples)
         while len(samples):
-            if self._filled == size:
-                self._measure()
-                self._filled = 0
-            count = min(size - self._filled, len(samples))
-            self._piece[self._filled : self._filled + count] = samples[:count]
-            self._filled += count
-            samples = samples[count:]
-            if self._filled == size:
-                bank.waiting.append(self._row)
+            if bank.filled[row] == bank.room:
+                bank.measure()
+            filled = bank.filled[row]
+            stop = bank.filled[row] = min(bank.room, filled + len(samples))
+            self._samples[filled:stop] = samples[: stop - filled]
+            samples = samples[stop - filled :]
+            if filled < bank.piece <= stop:
+                bank.waiting.append(row)
                 self._pieces += 1
                 if self.known is None:
-                    self.known = self._pieces * size
+                    self.known = self._pieces * bank.piece
 
     def collect(self) -> list[Loss]:
         """Return the losses that became known since the last call."""
@@ -167,18 +174,16 @@ class ChannelMeter:
     def finish(self) -> list[Loss]:
         """End the stream and return the last losses; a gap that is still open is none."""
         self._measure()
-        size = self._bank.piece
-        self._bank.finish(self._row, self._filled % size)
-        self._filled = 0
+        self._bank.finish(self._row)
         return self.collect()
 
     def result(self) -> Levels:
         """Return the levels of everything pushed so far; the stream may continue."""
         self._measure()
-        meter, levels, filled = self._bank.meter, self._levels, self._filled % self._bank.piece
+        meter, levels, filled = self._bank.meter, self._levels, self._bank.filled[self._row]
         if filled:
-            levels, rest = levels.copy(), np.zeros((1, len(self._piece)), np.float32)
-            rest[0, :filled] = self._piece[:filled]
+            levels, rest = levels.copy(), np.zeros((1, self._bank.piece), np.float32)
+            rest[0, :filled] = self._samples[:filled]
             meter.add([levels], rest, filled)
         return meter.result(levels)
 
