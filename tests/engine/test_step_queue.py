@@ -202,7 +202,7 @@ def test_bounds_below_one_are_refused(bound: str) -> None:
         make_queue(**{bound: 0})
 
 
-@pytest.mark.parametrize(("load", "wait_s"), [(0.0, 0.0), (0.05, 0.0), (0.5, 0.005), (1.0, 0.01)])
+@pytest.mark.parametrize(("load", "wait_s"), [(0.0, 0.0), (0.04, 0.0), (0.25, 0.005), (0.5, 0.01), (1.0, 0.01)])
 def test_the_wait_for_more_entries_grows_with_the_load(entry: Maker, load: float, wait_s: float) -> None:
     queue = collecting_queue()
     push(queue, entry(LIVE))

@@ -2,7 +2,7 @@
 
 They are taken before resampling, because clipping, digital zeros and bandwidth do not survive it. Samples are measured
 in pieces of a fixed size at absolute positions, so the results do not depend on how the samples arrived. Pieces of many
-channels are measured in one call, each by itself. Memory is constant.
+channels are measured in one call, independently. Memory is constant.
 """
 
 from __future__ import annotations

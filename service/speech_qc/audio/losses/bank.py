@@ -20,6 +20,10 @@ QUIETEST_REFERENCE = 0.1
 REFERENCE_FALL_DB_PER_S = 4.0
 """Fall of the reference in a pause; it outlasts a sentence and follows a softer talker within seconds."""
 
+KEPT_BLOCKS = 80
+"""Blocks of a piece that are kept, 0.2 s: a faded copy begins up to 48 blocks before the sound resumes, and its source
+lies 62 ms before it."""
+
 _QUIETEST, _HALF = np.float32(QUIETEST_REFERENCE), np.float32(0.5)
 _NO_END = 2**62
 
@@ -39,7 +43,8 @@ class LossBank:
         self.grid = grid = Grid.of(rate_hz)
         self._streams = np.arange(streams)
         self._pieces = np.zeros(streams, np.int64)
-        self._samples = np.zeros((streams, grid.piece), np.float32)
+        self._kept = KEPT_BLOCKS * grid.block
+        self._samples = np.zeros((streams, self._kept), np.float32)
         self._spread = np.zeros((streams, PIECE_BLOCKS), np.float32)
         self._middle = np.zeros((streams, PIECE_BLOCKS), np.float32)
         self._reference = np.full((streams, PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
@@ -114,12 +119,22 @@ class LossBank:
         return View(
             grid=grid,
             first=first,
-            samples=joined(self._samples, chosen, pieces),
+            samples=self._with_past(chosen, pieces),
             spread=joined(self._spread, chosen, spread),
             middle=joined(self._middle, chosen, (high + low) * _HALF),
             reference=joined(self._reference, chosen, floored),
             ends=ends,
         )
+
+    def _with_past(self, chosen: Rows, pieces: Float32) -> Float32:
+        """Return the samples of a view; what is not kept of the earlier piece is zero, and is not examined again."""
+        size, kept = self.grid.piece, self._kept
+        samples = np.empty((len(pieces), 2 * size), np.float32)
+        samples[:, : size - kept] = 0.0
+        samples[:, size - kept : size] = self._samples[chosen]
+        samples[:, size:] = pieces
+        self._samples[chosen] = pieces[:, -kept:]
+        return samples
 
 
 def _disjoint(found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:

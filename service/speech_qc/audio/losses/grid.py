@@ -96,7 +96,7 @@ class View:
     Args:
         grid: Sizes.
         first: Position of the first sample in each stream, int64 [R]; negative at the start of a stream.
-        samples: float32 [R, 2 * piece].
+        samples: float32 [R, 2 * piece]; of the earlier piece, only the last blocks (`bank.KEPT_BLOCKS`) are there.
         spread: Difference of the extremes of each block, float32 [R, 2 * PIECE_BLOCKS].
         middle: Mean of the extremes of each block, likewise.
         reference: Level of the sound so far as a difference of extremes, likewise; falls slowly.
