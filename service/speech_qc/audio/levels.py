@@ -124,7 +124,7 @@ class LevelMeter:
 
     def __init__(self, rate_hz: int, piece: int, parts: int) -> None:
         check_rate_hz(rate_hz)
-        self._parts = parts
+        self._rate_hz, self._parts = rate_hz, parts
         self._ones = np.ones(piece // parts, np.float32)
         self._silence_run = math.ceil(rate_hz * SILENCE_RUN_S)
         self._weighting = k_weighting(rate_hz, piece)
@@ -137,7 +137,7 @@ class LevelMeter:
         """Measure one piece of each channel.
 
         Args:
-            channels: R channels.
+            channels: R channels, all different, or R times the same one with consecutive pieces.
             pieces: float32 [R, piece], finite; zeros from `count` on.
             count: Samples of each piece; fewer than a piece only at the end of a recording.
 
@@ -197,6 +197,12 @@ class LevelMeter:
 
     def _weigh(self, channels: Sequence[ChannelLevels], pieces: Float32, count: int, sounds: NDArray[np.bool_]) -> None:
         """Add the pieces with sound to loudness and spectrum, and silence to the loudness of the others."""
+        run = len(channels) > 1 and channels[0] is channels[1]
+        if run and not sounds.all():  # in order, one by one
+            for row in range(len(channels)):
+                own = slice(row, row + 1)
+                self._weigh(channels[own], pieces[own], count, sounds[own])
+            return
         for row in np.flatnonzero(~sounds).tolist():  # silence, or no audio: no recording with such samples is accepted
             channels[row].loudness.push_silence(count)
         rows = np.flatnonzero(sounds)
@@ -204,9 +210,14 @@ class LevelMeter:
             return
         chosen = [channels[row] for row in rows.tolist()]
         loud = pieces if len(rows) == len(pieces) else pieces[rows]
-        weighted, states = self._weighting.run(loud, np.stack([channel.loudness.state for channel in chosen]))
-        for channel, state in zip(chosen, states, strict=True):
-            channel.loudness.state = state
+        if run:
+            weighting = k_weighting(self._rate_hz, loud.size)
+            whole, (chosen[0].loudness.state,) = weighting.run(loud.reshape(1, -1), chosen[0].loudness.state[None])
+            weighted = whole.reshape(loud.shape)
+        else:
+            weighted, states = self._weighting.run(loud, np.stack([channel.loudness.state for channel in chosen]))
+            for channel, state in zip(chosen, states, strict=True):
+                channel.loudness.state = state
         if self._hops and count == pieces.shape[1]:
             parts = weighted.reshape(len(rows), self._hops, -1)
             for channel, energies in zip(chosen, np.vecdot(parts, parts).tolist(), strict=True):

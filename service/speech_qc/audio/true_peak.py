@@ -75,10 +75,14 @@ class TruePeakMeter:
         """Measure one piece of each channel.
 
         Args:
-            channels: R channels.
+            channels: R channels, all different, or R times the same one with consecutive pieces.
             pieces: float32 [R, n]; n >= 2 * `REACH`, except in the last piece of a recording.
             highest: The largest absolute value of each piece.
         """
+        if len(channels) > 1 and channels[0] is channels[1]:  # what is near the peak depends on the pieces before
+            for row in range(len(channels)):
+                self.add(channels[row : row + 1], pieces[row : row + 1], highest[row : row + 1])
+            return
         near = []
         for row, (channel, high) in enumerate(zip(channels, highest, strict=True)):
             channel.peak = max(channel.peak, high)
@@ -97,13 +101,10 @@ class TruePeakMeter:
         least = (NEAR * peaks).astype(np.float32)
         high = np.abs(samples[:, REACH - 1 : samples.shape[1] - REACH + 1]) >= least[:, None]
         rows, gaps = (high[:, 1:] | high[:, :-1]).nonzero()
-        for start in range(0, len(gaps), MAX_WINDOWS):
-            row, gap = rows[start : start + MAX_WINDOWS], gaps[start : start + MAX_WINDOWS]
-            windows = samples[row[:, None], gap[:, None] + _OFFSETS]
-            between = np.abs(windows @ self._phases.coarse).max(axis=1)
-            np.maximum.at(peaks, row, between)
-            close = between >= COARSE * peaks[row]
-            np.maximum.at(peaks, row[close], np.abs(windows[close] @ self._phases.fine).max(axis=1))
+        between = _between(samples, rows, gaps, self._phases.coarse)
+        np.maximum.at(peaks, rows, between)
+        close = between >= COARSE * peaks[rows]
+        np.maximum.at(peaks, rows[close], _between(samples, rows[close], gaps[close], self._phases.fine))
         for channel, peak in zip(channels, peaks.tolist(), strict=True):
             channel.peak = peak
 
@@ -112,6 +113,16 @@ class TruePeakMeter:
         end = channel.copy()
         self.add([end], np.zeros((1, 2 * REACH), np.float32), [0.0])
         return end.peak
+
+
+def _between(samples: Float32, rows: NDArray[np.intp], gaps: NDArray[np.intp], filters: Float32) -> Float32:
+    """Return the largest absolute value at the positions of `filters` in each of these gaps between samples."""
+    found = np.empty(len(gaps), np.float32)
+    for start in range(0, len(gaps), MAX_WINDOWS):
+        own = slice(start, start + MAX_WINDOWS)
+        windows = samples[rows[own, None], gaps[own, None] + _OFFSETS]
+        found[own] = np.abs(windows @ filters).max(axis=1)
+    return found
 
 
 @lru_cache(maxsize=16)

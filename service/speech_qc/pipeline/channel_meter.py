@@ -26,6 +26,12 @@ SPARE = 4
 TOGETHER = 16
 """Pieces measured in one call: the intermediate arrays of more do not fit into the cache of a core."""
 
+RUN = 4
+"""Pieces of a channel alone, as of a recording, whose levels are measured in one call."""
+
+_NOBODY = ChannelLevels(8_000)
+"""Stands in the rows without a channel; never measured."""
+
 Float32 = NDArray[np.float32]
 OnPiece = Callable[[Float32, float], None]
 """Called with every full piece of a channel, float32 [n], valid only during the call, and its mean square."""
@@ -67,12 +73,14 @@ class _Bank:
         self.samples = np.zeros((rows, self.room), np.float32)
         self.filled = [0] * rows
         """Samples of each row; those after a piece that waits follow it."""
-        self.levels = [ChannelLevels(rate_hz)] * rows
+        self.levels = [_NOBODY] * rows
         self.on_piece: list[OnPiece | None] = [None] * rows
         self.free = list(range(rows))
         self.abandoned: deque[int] = deque()  # rows whose channels are gone; any thread may append
         self.found: dict[int, list[Loss]] = {}  # by row, not collected yet
         self.waiting: list[int] = []  # rows with a full piece
+        self.run = np.empty((RUN if rows == 1 else 0, self.piece), np.float32)
+        self.held = 0  # pieces in it, whose levels are not measured yet
 
     def measure(self) -> None:
         """Measure all pieces that wait."""
@@ -81,19 +89,36 @@ class _Bank:
             self._measure(rows[start : start + TOGETHER])
 
     def _measure(self, rows: list[int]) -> None:
-        whole = len(rows) == len(self.samples) == 1
-        pieces = self.samples[:, : self.piece] if whole else self.samples[rows, : self.piece]
-        for place, loss in self.losses.push(pieces, None if whole else np.array(rows)):
+        alone = len(self.samples) == 1
+        pieces = self.samples[:, : self.piece] if alone else self.samples[rows, : self.piece]
+        for place, loss in self.losses.push(pieces, None if alone else np.array(rows)):
             self.found.setdefault(rows[place], []).append(loss)
+        if alone:
+            self.run[self.held] = pieces[0]
+            self.held += 1
+            if self.held == RUN:
+                self.level()
+        else:
+            self._level(rows, pieces)
+        for row in rows:
+            rest = self.filled[row] = self.filled[row] - self.piece
+            self.samples[row, :rest] = self.samples[row, self.piece : self.piece + rest]
+
+    def level(self) -> None:
+        """Measure the levels of the pieces that a channel alone has collected."""
+        if self.held:
+            held, self.held = self.held, 0
+            self._level([0] * held, self.run[:held])
+
+    def _level(self, rows: list[int], pieces: Float32) -> None:
         squares = self.meter.add([self.levels[row] for row in rows], pieces, self.piece)
         for row, piece, square in zip(rows, pieces, squares, strict=True):
             if (on_piece := self.on_piece[row]) is not None:
                 on_piece(piece, square)
-            rest = self.filled[row] = self.filled[row] - self.piece
-            self.samples[row, :rest] = self.samples[row, self.piece : self.piece + rest]
 
     def finish(self, row: int) -> None:
         """Measure the last piece of a channel, which is not full."""
+        self.level()
         filled, self.filled[row] = self.filled[row], 0
         piece = self.samples[row : row + 1, : self.piece]
         piece[:, filled:] = 0.0
@@ -110,7 +135,7 @@ class _Bank:
             if row in self.waiting:
                 self.waiting.remove(row)
             self.found.pop(row, None)
-            self.on_piece[row], self.filled[row] = None, 0
+            self.levels[row], self.on_piece[row], self.filled[row] = _NOBODY, None, 0
             self.losses.reset(row)
             self.free.append(row)
 
@@ -180,6 +205,7 @@ class ChannelMeter:
     def result(self) -> Levels:
         """Return the levels of everything pushed so far; the stream may continue."""
         self._measure()
+        self._bank.level()
         meter, levels, filled = self._bank.meter, self._levels, self._bank.filled[self._row]
         if filled:
             levels, rest = levels.copy(), np.zeros((1, self._bank.piece), np.float32)
