@@ -433,27 +433,34 @@ class Scorer:
 
 
 class _ChunkReply:
-    """Passes the outcome of one chunk to its scorer at once; a future would wait for the event loop."""
+    """Passes the outcome of one chunk to its scorer at once; a future would wait for the event loop.
 
-    __slots__ = ("_channel", "_done", "_scorer")
+    It keeps no reference to the scorer afterwards: the engine may hold the last entries until it has new ones.
+    """
+
+    __slots__ = ("_channel", "_scorer")
 
     def __init__(self, scorer: Scorer, channel: int) -> None:
-        self._scorer, self._channel, self._done = scorer, channel, False
+        self._scorer: Scorer | None = scorer
+        self._channel = channel
 
     def done(self) -> bool:
-        return self._done
+        return self._scorer is None
 
     def set_result(self, result: StepResult, /) -> None:
-        self._done = True
-        self._scorer.answered(self._channel, result)
+        self._pass_on(result)
 
     def set_exception(self, error: BaseException, /) -> None:
-        self._done = True
-        self._scorer.answered(self._channel, error)
+        self._pass_on(error)
 
     def cancel(self) -> bool:
-        self._done = True
+        self._scorer = None
         return True
+
+    def _pass_on(self, outcome: StepResult | BaseException) -> None:
+        scorer, self._scorer = self._scorer, None
+        if scorer is not None:
+            scorer.answered(self._channel, outcome)
 
 
 def _required(value: _T | None) -> _T:
