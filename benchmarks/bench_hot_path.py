@@ -8,11 +8,13 @@ The variants keep the series of each lane, like `telemetry.metrics.Metrics`, or 
 `scores`: the message with five frames of all labels. The variants write it from arrays, like `live.scorer.Scorer`, or
 build it from its type in `wire.server_messages`.
 
-`facts`: the measurements of a live channel at its own rate, per chunk of 100 ms. The variants are `audio.levels` as it
-is, and without loudness, true peak and spectrum; the last column is a whole chunk of one stream, inference included.
+`facts`: levels and losses of a live channel at its own rate, per chunk of 100 ms, measured alone and together with the
+others of a pool; the last column is a whole chunk of one stream, inference included.
 `tones`: the comparison of events with the sound, for speech without a suspect frame and for a dial tone.
 
-The variants alternate. A figure is a median of CPU time.
+`memory`: what the sessions of live streams allocate, without their sockets.
+
+The variants alternate. A figure is a median of CPU time, except for the memory.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +36,12 @@ from prometheus_client import CollectorRegistry
 from recording import machine, markdown, record
 
 from speech_qc import Stream
-from speech_qc.audio.levels import LevelMeter
 from speech_qc.contract import LABEL_CATALOG
 from speech_qc.embedded.detector import Detector
 from speech_qc.engine import EchoRunner
+from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool
 from speech_qc.pipeline.refiner import EventRefiner
+from speech_qc.pipeline.session import ChunkReader, Session
 from speech_qc.scoring.reading import ScoreBlock, ScoreReader
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
@@ -50,6 +54,8 @@ SAMPLE = Path(__file__).resolve().parent.parent / "examples" / "sample.wav"
 BATCHES = (1, 8, 64, 128)
 CHUNKS = 2048  # per repetition
 FRAMES = 5  # per message of 100 ms
+SESSIONS, MEMORY_S = 64, 6
+SHARED = 32  # channels of a pool that are measured together
 WARM_UP = 3  # repetitions that are not counted
 
 
@@ -154,12 +160,6 @@ def scores_table(repeats: int) -> str:
     return markdown(["written from arrays, µs per message", "built from its type"], [[f"{arrays:.1f}", f"{typed:.1f}"]])
 
 
-class _Idle:
-    """Stands in for a part of the meter that measures nothing."""
-
-    def push(self, *_: object) -> None: ...
-
-
 def facts_table(repeats: int) -> str:
     """Return the CPU time of a live channel's measurements, as Markdown."""
     sample, _ = soundfile.read(SAMPLE, dtype="float32")
@@ -169,26 +169,33 @@ def facts_table(repeats: int) -> str:
         audio = np.tile(soxr.resample(sample, 16_000, rate_hz), 6)
         chunks = np.split(audio[: len(audio) // (rate_hz // 10) * (rate_hz // 10)], len(audio) // (rate_hz // 10))
 
-        def measured(bare: bool, rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
-            meter = LevelMeter(rate_hz)
-            if bare:
-                for part in ("_loudness", "_true_peak", "_spectrum"):
-                    setattr(meter, part, _Idle())
+        def measured(rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
+            meter = ChannelMeter(rate_hz)
             for chunk in chunks:
                 meter.push(chunk)
+                if meter.known is not None:
+                    meter.collect()
+
+        def together(rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
+            pool = MeterPool()
+            meters = [ChannelMeter(rate_hz, pool=pool) for _ in range(SHARED)]
+            for chunk in chunks[: len(chunks) // SHARED * SHARED]:
+                for meter in meters:
+                    meter.push(chunk)
+                for meter in meters:
+                    if meter.known is not None:
+                        meter.collect()
 
         def whole(rate_hz: int = rate_hz, chunks: list[Float32] = chunks) -> None:
             stream = Stream(sample_rate=rate_hz, detector=detector)
             for chunk in chunks:
                 stream.push(chunk)
 
-        bare, full, chunk_us = median_us(
-            [lambda: measured(True), lambda: measured(False), whole],
-            len(chunks),
-            max(1, repeats // 10),
-        )
-        rows.append([f"{rate_hz}", f"{bare:.1f}", f"{full:.1f}", f"{chunk_us:.0f}"])
-    return markdown(["rate, Hz", "levels alone, µs per chunk", "with all facts", "a whole chunk"], rows)
+        alone, chunk_us = median_us([measured, whole], len(chunks), max(1, repeats // 10))
+        pooled = median_us([together], len(chunks) // SHARED * SHARED * SHARED, 1)[0]
+        rows.append([f"{rate_hz}", f"{alone:.1f}", f"{pooled:.1f}", f"{chunk_us:.0f}"])
+    columns = ["rate, Hz", "one channel, µs per chunk", f"{SHARED} channels of a pool", "a whole chunk"]
+    return markdown(columns, rows)
 
 
 def tones_table(repeats: int) -> str:
@@ -212,6 +219,33 @@ def tones_table(repeats: int) -> str:
     return markdown(["no suspect frame, µs per chunk", "a tone"], [cells])
 
 
+def memory_table(_: int) -> str:
+    """Return the memory of a live channel's session, new and after `MEMORY_S` seconds of audio, as Markdown."""
+    sample, _ = soundfile.read(SAMPLE, dtype="float32")
+    contract = EchoRunner(2).contract
+    reader, spec = ChunkReader(contract), contract.features
+    hops = 10
+    scores = np.zeros((1, hops // spec.hops_per_frame, len(contract.labels)), np.float32)
+    rows = []
+    for rate_hz in (8_000, 16_000, 48_000):
+        audio = soxr.resample(sample, 16_000, rate_hz)
+        chunks = np.array_split(audio[: MEMORY_S * rate_hz], 10 * MEMORY_S)
+        Session(contract, rate_hz)  # fills caches that all sessions share
+        tracemalloc.start()
+        pool = MeterPool()
+        sessions = [Session(contract, rate_hz, reader=reader, pool=pool) for _ in range(SESSIONS)]
+        new, _ = tracemalloc.get_traced_memory()
+        for chunk in chunks:
+            for session in sessions:
+                session.push(chunk, bounded=True)
+                while (samples := session.take(hops)) is not None:
+                    session.accept(next(iter(reader(samples[None], scores))))
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        rows.append([f"{rate_hz}", *(f"{size / 1024 / SESSIONS:.0f}" for size in (new, used))])
+    return markdown(["rate, Hz", "new session, KiB", f"after {MEMORY_S} s of audio"], rows)
+
+
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,7 +253,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()
-    tables = (metrics_table, scores_table, facts_table, tones_table)
+    tables = (metrics_table, scores_table, facts_table, tones_table, memory_table)
     text = "\n\n".join(table(options.repeats) for table in tables)
     print(text)
     if options.record:

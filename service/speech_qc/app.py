@@ -123,9 +123,6 @@ def _make_state(
         member=member,
     )
     metrics.live_channels.set_function(lambda: state.streams.channels)
-    networks = audiosocket_networks(settings)
-    if audiosocket_address(settings) is not None:
-        state.audiosocket = AudioSocketListener(lambda: telephony.parts_of(state), lambda: state.models, networks)
     return state
 
 
@@ -162,12 +159,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     watcher: asyncio.Task[None] | None = None
     if settings.model_watch_s:
         watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
-    address = audiosocket_address(settings)
-    if state.audiosocket is not None and address is not None:
-        try:
-            await state.audiosocket.start(*address, shared=settings.workers > 1)
-        except OSError as error:
-            raise SettingsError(f"SPEECHQC_AUDIOSOCKET={settings.audiosocket!r} cannot be used: {error}") from error
+    audiosocket = await _open_audiosocket(state)
     try:
         yield
     finally:
@@ -175,8 +167,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             watcher.cancel()
             await asyncio.wait({watcher})
         await streams.drain(drain.work_remaining_s)  # the deadline may have started in the server
-        if state.audiosocket is not None:
-            await state.audiosocket.close()
+        if audiosocket is not None:
+            await audiosocket.close()
         state.packets.close()
         await asyncio.shield(models.drain(max(drain.work_remaining_s, drain.remaining_s / 4), drain.remaining_s / 4))
         await state.calls.drain(min(1.0, drain.remaining_s / 4))
@@ -185,6 +177,24 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             member.close()
         with suppress(TimeoutError):  # the receiver of the spans may be unreachable
             await asyncio.wait_for(asyncio.to_thread(state.tracing.close), drain.remaining_s / 2)
+
+
+async def _open_audiosocket(state: AppState) -> AudioSocketListener | None:
+    """Listen for Asterisk's AudioSocket, if the settings ask for it.
+
+    Raises:
+        SettingsError: The address cannot be used.
+    """
+    settings = state.settings
+    address = audiosocket_address(settings)
+    if address is None:
+        return None
+    listener = AudioSocketListener(state, audiosocket_networks(settings))
+    try:
+        await listener.start(*address, shared=settings.workers > 1)
+    except OSError as error:
+        raise SettingsError(f"SPEECHQC_AUDIOSOCKET={settings.audiosocket!r} cannot be used: {error}") from error
+    return listener
 
 
 async def _close_results(state: AppState) -> None:

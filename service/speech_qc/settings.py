@@ -132,6 +132,9 @@ class Settings(BaseSettings):
 
     max_batch: int = Field(default=128, ge=1, le=1024)
     """Maximum chunks in one inference step."""
+    collect_ms: float = Field(default=10.0, ge=0, le=100)
+    """Longest time that a step of live audio waits for more chunks, milliseconds: this long if steps take all of the
+    time, not at all if they take little of it."""
     live_chunk_hops: int = Field(default=10, ge=2, le=100, multiple_of=2)
     """Hops of 10 ms in one live chunk."""
     upload_chunk_hops: int = Field(default=400, ge=2, le=6000, multiple_of=2)

@@ -20,7 +20,6 @@ from speech_qc.settings import Settings
 from speech_qc.shutdown import DrainDeadline
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telemetry.tracing import Tracing
-from speech_qc.telephony.audiosocket import AudioSocketListener
 from speech_qc.webhooks import WebhookSender
 from speech_qc.wire.schemas import ModelInfo
 from speech_qc.workers.member import Member
@@ -51,8 +50,6 @@ class AppState:
     """The calls that legs join."""
     packets: PacketDecoders
     """Decodes packets of phone systems."""
-    audiosocket: AudioSocketListener | None = None
-    """None if it is not configured."""
     member: Member | None = None
     """This process among several workers; None if it is the only one."""
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from signals import Float32, as_16_bit, talk, voice, white_noise
 from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
-from speech_qc.audio.losses import Loss, LossBank, LossDetector, LossPool
+from speech_qc.audio.losses import Loss, LossBank
 from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool
 
 RATES = (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 LOUD_S = 1.0
@@ -18,7 +19,7 @@ LOUD_S = 1.0
 
 
 def losses(samples: Float32, rate_hz: int = 16_000, sizes: tuple[int, ...] = (10**9,)) -> list[Loss]:
-    detector = LossDetector(rate_hz)
+    detector = ChannelMeter(rate_hz)
     found: list[Loss] = []
     position = turn = 0
     while position < len(samples):
@@ -250,7 +251,7 @@ def test_a_row_can_serve_another_stream_after_a_reset() -> None:
 
 
 def test_memory_does_not_grow() -> None:
-    detector = LossDetector(16_000)
+    detector = ChannelMeter(16_000)
 
     def held() -> int:
         parts = [detector, *vars(detector).values()]
@@ -267,15 +268,15 @@ def test_memory_does_not_grow() -> None:
 
 def test_a_rate_that_no_recording_has_is_rejected() -> None:
     with pytest.raises(InvalidAudio):
-        LossDetector(4_000)
+        ChannelMeter(4_000)
 
 
 @settings(max_examples=15, deadline=None)
 @given(order=st.lists(st.integers(0, 4), min_size=30, max_size=80), size=st.integers(400, 9_000))
 def test_streams_that_share_a_pool_find_what_they_find_alone(order: list[int], size: int) -> None:
     streams = [damaged(16_000, seed) for seed in range(5)]
-    pool, found = LossPool(), [list[Loss]() for _ in streams]
-    detectors = [LossDetector(16_000, pool) for _ in streams]
+    pool, found = MeterPool(), [list[Loss]() for _ in streams]
+    detectors = [ChannelMeter(16_000, pool=pool) for _ in streams]
     done = [0] * len(streams)
     for index in [*order, *(index for index in range(5) for _ in range(len(streams[0]) // size + 1))]:
         detectors[index].push(streams[index][done[index] : done[index] + size])
@@ -288,9 +289,9 @@ def test_streams_that_share_a_pool_find_what_they_find_alone(order: list[int], s
 
 
 def test_a_row_of_a_pool_serves_a_new_stream_once_its_stream_is_gone() -> None:
-    pool = LossPool()
+    pool = MeterPool()
     for seed in range(40):  # more than a bank has rows
-        detector = LossDetector(8_000, pool)
+        detector = ChannelMeter(8_000, pool=pool)
         detector.push(damaged(8_000, seed % 3)[: 20_000 + 100 * seed])
         assert detector.collect() + detector.finish() == losses(damaged(8_000, seed % 3)[: 20_000 + 100 * seed], 8_000)
         del detector

@@ -13,13 +13,14 @@ import soxr
 from numpy.typing import NDArray
 
 from signals import voice
-from speech_qc.audio.levels import LevelMeter, Levels
+from speech_qc.audio.levels import Levels
+from speech_qc.pipeline.channel_meter import ChannelMeter
 
 Samples = NDArray[np.float64]
 
 
 def measure(samples: Samples, rate_hz: int = 48_000, block: int = 4800) -> Levels:
-    meter = LevelMeter(rate_hz)
+    meter = ChannelMeter(rate_hz)
     for start in range(0, len(samples), block):
         meter.push(samples[start : start + block].astype(np.float32))
     return meter.result()

@@ -8,13 +8,14 @@ import soxr
 from numpy.typing import NDArray
 from scipy.signal import resample, resample_poly
 
-from speech_qc.audio.levels import LevelMeter, Levels
+from speech_qc.audio.levels import Levels
+from speech_qc.pipeline.channel_meter import ChannelMeter
 
 Samples = NDArray[np.float64]
 
 
 def measure(samples: Samples, rate_hz: int = 16_000) -> Levels:
-    meter = LevelMeter(rate_hz)
+    meter = ChannelMeter(rate_hz)
     meter.push((np.round(np.clip(samples, -1, 1) * 32767) / 32768).astype(np.float32))
     return meter.result()
 

@@ -105,7 +105,7 @@ def test_frames_of_a_scores_message_are_counted_without_parsing_it():
 
 
 def test_gaps_and_missing_frames_are_counted_as_lost():
-    plan = Plan("http://127.0.0.1/v1/stream", 1, 100, 320, 880, 0.0, 0.0, 1.0, 1.0, 1)
+    plan = Plan("http://127.0.0.1/v1/stream", 1, 100, 3200, 320, 880, 0.0, 0.0, 1.0, 1.0, 1)
     load, caller, outcome = Load(plan, bytes(16_000)), LoadClient(0.0, 0.0, 0), Outcome()
     caller.sent_s.extend([0.0] * 4)  # 400 ms: 20 frames are expected
     text = '{"type":"scores","first_frame":%d,"start_s":0,"channels":[{"channel":0,"frames":{"speech":[1,1,1,1,1]}}]}'

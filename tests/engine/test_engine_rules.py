@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from engine_doubles import (
     LANES,
+    LIVE,
     UPLOAD,
     FailingRunner,
     GatedRunner,
@@ -73,6 +75,32 @@ def test_rule_2_a_step_takes_whatever_queued_up_while_the_device_was_busy() -> N
         assert observer.steps == [("live", 1), ("live", 4), ("live", 1)]
         assert [result.batch for result in results] == [1, 4, 4, 4, 4, 1]
         assert (engine.status.steps, engine.status.mean_batch) == (3, 2.0)
+
+    run(test())
+
+
+@pytest.mark.parametrize(("idle_s", "batches"), [(1000.0, [1, 3]), (0.0, [4])])
+def test_rule_2_a_busy_engine_waits_for_more_chunks_and_an_idle_one_does_not(idle_s: float, batches: list[int]) -> None:
+    async def test() -> None:
+        clock, observer = ManualClock(), RecordingObserver()
+
+        class Runner(EchoRunner):
+            def run(self, features: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                clock.advance(1.0)  # busy whenever a step runs
+                return super().run(features, state)
+
+        lanes = [replace(LIVE, collect_s=0.25)]
+        async with running(Runner(), lanes=lanes, observer=observer, clock=clock, in_loop=True) as engine:
+            sessions = [engine.open_session() for _ in range(4)]
+            for _ in range(2):
+                clock.advance(idle_s)
+                await engine.submit(sessions[0], chunk(0.0), "live")
+            observer.steps.clear()
+            futures = [engine.submit(sessions[0], chunk(0.0), "live")]
+            await asyncio.sleep(0.01)
+            futures += [engine.submit(number, chunk(0.0), "live") for number in sessions[1:]]
+            await asyncio.gather(*futures)
+        assert observer.steps == [("live", batch) for batch in batches]
 
     run(test())
 

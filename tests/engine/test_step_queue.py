@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,10 @@ def entry() -> Iterator[Maker]:
 
 def make_queue(**options: int) -> StepQueue:
     return StepQueue(LANES, **{"max_batch": 4, "max_queue": 100} | options)
+
+
+def collecting_queue() -> StepQueue:
+    return StepQueue([replace(LIVE, collect_s=0.01), replace(FLUSH, collect_s=0.01), UPLOAD], max_batch=4, max_queue=9)
 
 
 def push(queue: StepQueue, *entries: Entry) -> list[Entry]:
@@ -137,7 +142,7 @@ def test_cancelled_and_late_entries_are_dropped_with_their_reason(entry: Maker) 
     cancelled, late, good, late_upload = push(
         queue, entry(), entry(deadline_s=5.0), entry(), entry(UPLOAD, deadline_s=5)
     )
-    cancelled.future.cancel()
+    cancelled.reply.cancel()
     batch = queue.pop(5.0)
     assert batch.entries == [good]
     assert batch.dropped == [(cancelled, "cancelled"), (late, "deadline"), (late_upload, "deadline")]
@@ -147,15 +152,15 @@ def test_cancelled_and_late_entries_are_dropped_with_their_reason(entry: Maker) 
 def test_dropped_entries_take_no_place_in_the_batch(entry: Maker) -> None:
     queue = make_queue()
     pushed = push(queue, *(entry() for _ in range(6)))
-    pushed[1].future.cancel()
-    pushed[3].future.cancel()
+    pushed[1].reply.cancel()
+    pushed[3].reply.cancel()
     assert queue.pop(0.0).entries == [pushed[k] for k in (0, 2, 4, 5)]
 
 
 def test_lane_of_cancelled_entries_alone_is_not_served(entry: Maker) -> None:
     queue = make_queue()
     gone, upload = push(queue, entry(LIVE), entry(UPLOAD))
-    gone.future.cancel()
+    gone.reply.cancel()
     batch = queue.pop(0.0)
     assert batch.entries == [upload]
     assert batch.dropped == [(gone, "cancelled")]
@@ -195,3 +200,38 @@ def test_clashing_lanes_are_refused(lanes: list[Lane]) -> None:
 def test_bounds_below_one_are_refused(bound: str) -> None:
     with pytest.raises(ValueError, match=f"{bound}=0"):
         make_queue(**{bound: 0})
+
+
+@pytest.mark.parametrize(("load", "wait_s"), [(0.0, 0.0), (0.04, 0.0), (0.25, 0.005), (0.5, 0.01), (1.0, 0.01)])
+def test_the_wait_for_more_entries_grows_with_the_load(entry: Maker, load: float, wait_s: float) -> None:
+    queue = collecting_queue()
+    push(queue, entry(LIVE))
+    assert queue.wait_s(0.0, load) == pytest.approx(wait_s)
+
+
+def test_the_wait_counts_from_the_oldest_entry_of_any_lane(entry: Maker) -> None:
+    queue = collecting_queue()
+    push(queue, entry(LIVE), entry(FLUSH))
+    assert queue.wait_s(0.004, 1.0) == pytest.approx(0.006)
+    assert queue.wait_s(0.0095, 1.0) == 0.0  # too short for a timer
+    assert queue.wait_s(0.02, 1.0) == 0.0
+
+
+def test_nothing_waits_for_a_full_batch_or_beside_a_lane_that_does_not_collect(entry: Maker) -> None:
+    queue = collecting_queue()
+    assert queue.wait_s(0.0, 1.0) == 0.0
+    push(queue, *(entry(LIVE) for _ in range(3)))
+    assert queue.wait_s(0.0, 1.0) == pytest.approx(0.01)
+    push(queue, entry(LIVE))
+    assert queue.wait_s(0.0, 1.0) == 0.0
+    queue.pop(0.0)
+    push(queue, entry(LIVE), entry(UPLOAD))
+    assert queue.wait_s(0.0, 1.0) == 0.0
+    assert lane_of(queue.pop(0.0)) == "live"  # priorities are kept
+    assert queue.wait_s(0.0, 1.0) == 0.0
+
+
+def test_a_lane_does_not_collect_unless_told_to(entry: Maker) -> None:
+    queue = make_queue()
+    push(queue, entry(LIVE))
+    assert queue.wait_s(0.0, 1.0) == 0.0

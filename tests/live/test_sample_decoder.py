@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from signals import voice, white_noise
 from speech_qc.audio.g711 import decode_alaw, decode_mulaw, encode_alaw, encode_mulaw
-from speech_qc.audio.levels import LevelMeter
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.errors import InvalidAudio
 from speech_qc.live.input_checks import LEVEL_CHECK_S, REPEAT_S, InputChecks
+from speech_qc.pipeline.channel_meter import ChannelMeter
 from speech_qc.wire.vocabulary import Encoding
 
 CODES = bytes(np.random.default_rng(5).integers(0, 256, 4000, dtype=np.uint8))
@@ -102,7 +102,7 @@ def test_who_says_keep_alive_may_be_slow():
 
 def listen(watch: InputChecks, samples: np.ndarray, rate_hz: int = 16_000) -> list[str]:
     """Pass samples to a channel in pieces of 100 ms, with checks when they are due."""
-    meter, said = LevelMeter(rate_hz), []
+    meter, said = ChannelMeter(rate_hz), []
     for start in range(0, len(samples), rate_hz // 10):
         piece, now_s = samples[start : start + rate_hz // 10], start / rate_hz
         meter.push(piece)

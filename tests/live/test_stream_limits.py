@@ -16,7 +16,6 @@ from websockets.asyncio.client import connect
 
 from live_server import serving
 from signals import white_noise
-from speech_qc.api.stream import live_stream
 from speech_qc.app import create_app
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import SpeechQCError
@@ -88,9 +87,8 @@ async def running(runner: EchoRunner | None = None, **settings: object) -> Async
 
 def stream_of(parts: AppState, peer: Peer, *query: tuple[str, str]) -> LiveStream:
     generation = parts.models.current
-    return live_stream(
-        peer, parse_options(query, generation.contract, parts.profiles, "default"), parts, generation, "s"
-    )
+    options = parse_options(query, generation.contract, parts.profiles, "default")
+    return LiveStream(peer, options, "s", generation, parts)
 
 
 async def endless(peer: Peer) -> AsyncIterator[bytes | str | None]:

@@ -10,14 +10,10 @@ from starlette.websockets import WebSocketDisconnect
 from speech_qc.api.deps import From, RequestId, State
 from speech_qc.api.error_responses import answer
 from speech_qc.errors import EngineDead, SpeechQCError
-from speech_qc.live.options import StreamOptions, parse_options
-from speech_qc.live.scorer import LiveLanes
-from speech_qc.live.stream import ClientGone, LiveStream, Socket
-from speech_qc.model.reload import Generation
-from speech_qc.pipeline.factory import make_lanes
+from speech_qc.live.options import parse_options
+from speech_qc.live.stream import ClientGone, LiveStream
 from speech_qc.security.access_policy import chosen_protocol
 from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
-from speech_qc.state import AppState
 from speech_qc.wire.close import close_reason, error_text
 
 router = APIRouter()
@@ -44,32 +40,10 @@ async def stream(websocket: WebSocket, state: State, identity: RequestId, caller
                 state.settings.default_profile,
             )
             with state.quotas.stream(caller, options.channels):
-                await live_stream(socket, options, state, generation, identity).run()
+                await LiveStream(socket, options, identity, generation, state).run()
     except SpeechQCError as error:
         state.metrics.streams_ended.labels(error.code).inc()
         await _refuse(socket, error, identity)
-
-
-def live_stream(
-    socket: Socket, options: StreamOptions, state: AppState, generation: Generation, identity: str
-) -> LiveStream:
-    """Wire one stream to the parts of the server and to the model that it keeps."""
-    return LiveStream(
-        socket,
-        options,
-        session_id=identity,
-        engine=generation.engine,
-        contract=generation.contract,
-        identity=generation.identity,
-        lanes=LiveLanes.of(make_lanes(state.settings)),
-        profiles=state.profiles,
-        settings=state.settings,
-        metrics=state.metrics,
-        reader=generation.reader,
-        pool=generation.loss_pool,
-        registry=state.streams,
-        join=state.calls.join if options.legs else None,
-    )
 
 
 async def _refuse(socket: StreamSocket, error: SpeechQCError, identity: str) -> None:

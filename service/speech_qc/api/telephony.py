@@ -9,13 +9,11 @@ from fastapi import APIRouter, WebSocket
 from speech_qc.api.deps import From, RequestId, State
 from speech_qc.api.stream import StreamSocket
 from speech_qc.errors import EngineDead, ProtocolError, SpeechQCError, Unauthorized
-from speech_qc.live.scorer import LiveLanes
 from speech_qc.live.stream import ClientGone
-from speech_qc.pipeline.factory import make_lanes
 from speech_qc.security.caller import Caller
 from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import UNKNOWN_VENDOR
-from speech_qc.telephony.call import CallSocket, Parts
+from speech_qc.telephony.call import CallSocket
 from speech_qc.telephony.messages import Asked, VendorProtocol
 from speech_qc.telephony.recognise import PROTOCOLS, by_message, by_upgrade, chosen_call_protocol
 from speech_qc.wire.close import close_reason
@@ -59,25 +57,11 @@ async def _serve(websocket: WebSocket, state: AppState, identity: str, caller: C
         protocol = kind(asked)
         _check_signed(state, websocket, protocol, caller)
         with state.models.current.held() as generation:
-            await CallSocket(socket, protocol, parts_of(state), generation, caller, identity).run(first)
+            await CallSocket(socket, protocol, state, generation, caller, identity).run(first)
     except TimeoutError:
         await _refuse(socket, protocol, ProtocolError("expected a first message within 10 s, got none"), state)
     except SpeechQCError as error:
         await _refuse(socket, protocol, error, state)
-
-
-def parts_of(state: AppState) -> Parts:
-    """Return the parts of the server that a call uses."""
-    return Parts(
-        state.settings,
-        state.profiles,
-        state.metrics,
-        state.streams,
-        state.quotas,
-        state.calls,
-        LiveLanes.of(make_lanes(state.settings)),
-        state.packets,
-    )
 
 
 def _named(vendor: str) -> type[VendorProtocol]:

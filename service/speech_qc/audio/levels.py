@@ -1,30 +1,25 @@
 """Level measures of one channel at its native rate; they need no model and no resampling.
 
 They are taken before resampling, because clipping, digital zeros and bandwidth do not survive it. Samples are measured
-in pieces of a fixed size at absolute positions, so the results do not depend on how the samples arrived. Memory is
-constant.
+in pieces of a fixed size at absolute positions, so the results do not depend on how the samples arrived. Pieces of many
+channels are measured in one call, independently. Memory is constant.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio import check_rate_hz
-from speech_qc.audio.loudness import LoudnessMeter
+from speech_qc.audio.loudness import LoudnessMeter, hop_samples, k_weighting
 from speech_qc.audio.rail import Rail
-from speech_qc.audio.spectrum import MAX_SAMPLE, SpectrumMeter
-from speech_qc.audio.true_peak import TruePeakMeter
-
-PIECE_SAMPLES = 4096
-"""Samples per piece; large enough to hide NumPy's cost per call, small enough to buffer for each stream."""
+from speech_qc.audio.spectrum import MAX_SAMPLE, Spectrum, SpectrumMeter
+from speech_qc.audio.true_peak import TruePeak, TruePeakMeter
 
 SILENCE_RUN_S = 0.01
 """Seconds; exact zeros of at least this length are a mute, a gap or a gate, shorter runs are quiet 16-bit audio."""
@@ -84,85 +79,113 @@ REASONS = {
 
 NO_AUDIO = "no audio was received"
 
-OnPiece = Callable[[NDArray[np.float32], float], None]
-"""Samples of a piece, float32 [n], and their mean square."""
+Float32 = NDArray[np.float32]
+
+
+class ChannelLevels:
+    """What a `LevelMeter` has measured of one channel so far.
+
+    Args:
+        rate_hz: Sample rate.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        self.samples = 0
+        self.sum = 0.0
+        self.squares = 0.0
+        self.peak = 0.0
+        self.over = 0  # samples beyond ±1
+        self.upper, self.lower = Rail(1.0), Rail(-1.0)
+        self.silent = 0  # samples in finished runs of zeros that were long enough
+        self.zeros = 0  # length of the run that reaches the end of the last piece
+        self.loudness = LoudnessMeter(rate_hz)
+        self.true_peak = TruePeak()
+        self.spectrum = Spectrum(rate_hz)
+
+    def copy(self) -> ChannelLevels:
+        """Return a copy, which can end while the stream continues."""
+        other = copy.copy(self)
+        for name in ("upper", "lower", "loudness", "true_peak", "spectrum"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
 
 
 class LevelMeter:
-    """Measures one channel as a stream; owned by one session, not thread-safe.
+    """Measures the pieces of several channels at one rate; keeps no state of theirs.
 
     Args:
-        rate_hz: Sample rate of the input.
-        on_piece: Called with every full piece: its samples float32 [n], valid only during the call, and their mean
-            square.
+        rate_hz: Sample rate of the channels.
+        piece: Samples of a piece, a multiple of `parts`.
+        parts: Parts of a piece that are summed in single precision.
 
     Raises:
         InvalidAudio: The rate is outside what `check_rate_hz` accepts.
     """
 
-    def __init__(self, rate_hz: int, on_piece: OnPiece | None = None) -> None:
+    def __init__(self, rate_hz: int, piece: int, parts: int) -> None:
         check_rate_hz(rate_hz)
-        self._on_piece = on_piece
-        self.samples = 0
-        self._rate_hz = rate_hz
-        self._waiting = np.empty(PIECE_SAMPLES, np.float32)
-        self._filled = 0
-        self._sum = 0.0
-        self._squares = 0.0
-        self._peak = 0.0
-        self._over = 0  # samples beyond ±1
-        self._upper, self._lower = Rail(1.0), Rail(-1.0)
+        self._rate_hz, self._parts = rate_hz, parts
+        self._ones = np.ones(piece // parts, np.float32)
         self._silence_run = math.ceil(rate_hz * SILENCE_RUN_S)
-        self._silent = 0  # samples in finished runs that were long enough
-        self._zeros = 0  # length of the run that reaches the end of the last piece
-        self._loudness = LoudnessMeter(rate_hz, PIECE_SAMPLES)
+        self._weighting = k_weighting(rate_hz, piece)
+        hops, rest = divmod(piece, hop_samples(rate_hz))
+        self._hops = 0 if rest else hops  # of the loudness, if pieces are a whole number of them
         self._true_peak = TruePeakMeter(rate_hz)
-        self._spectrum = SpectrumMeter(rate_hz, PIECE_SAMPLES)
+        self._spectrum = SpectrumMeter(rate_hz)
 
-    def push(self, samples: NDArray[np.float32]) -> None:
-        """Measure the next samples, any number of them.
+    def add(self, channels: Sequence[ChannelLevels], pieces: Float32, count: int) -> list[float]:
+        """Measure one piece of each channel.
 
         Args:
-            samples: float32 [n], finite.
+            channels: R channels, all different, or R times the same one with consecutive pieces.
+            pieces: float32 [R, piece], finite; zeros from `count` on.
+            count: Samples of each piece; fewer than a piece only at the end of a recording.
+
+        Returns:
+            The mean square of each piece.
         """
-        self.samples += len(samples)
-        while len(samples):
-            if self._filled == 0 and len(samples) >= PIECE_SAMPLES:
-                self._full(np.ascontiguousarray(samples[:PIECE_SAMPLES]))
-                samples = samples[PIECE_SAMPLES:]
-                continue
-            count = min(PIECE_SAMPLES - self._filled, len(samples))
-            self._waiting[self._filled : self._filled + count] = samples[:count]
-            self._filled += count
-            samples = samples[count:]
-            if self._filled == PIECE_SAMPLES:
-                self._full(self._waiting)
-                self._filled = 0
+        parts = pieces.reshape(len(pieces), self._parts, -1)
+        with np.errstate(over="ignore"):
+            squares = np.vecdot(parts, parts).sum(axis=1, dtype=np.float64)
+        sums = np.vecdot(parts, self._ones).sum(axis=1, dtype=np.float64)
+        own = pieces[:, :count]
+        high, low = own.max(axis=1), own.min(axis=1)
+        largest = np.maximum(high, -low)
+        for row in np.flatnonzero(largest > MAX_SAMPLE):  # where squares of float32 overflow
+            squares[row] = np.square(own[row], dtype=np.float64).sum()
+        zeros = own[:, :: max(1, self._silence_run // 2)] == 0.0
+        gaps = (zeros[:, 1:] & zeros[:, :-1]).any(axis=1)  # two points are in every run that is long enough
+        facts = zip(channels, own, *(v.tolist() for v in (squares, sums, high, low, gaps)), strict=True)
+        for channel, samples, square, total, highest, lowest, gap in facts:
+            channel.samples += count
+            channel.squares += square
+            channel.sum += total
+            channel.peak = max(channel.peak, highest, -lowest)
+            if highest > 1.0 or lowest < -1.0:
+                channel.over += int(np.count_nonzero(np.abs(samples) > 1.0))
+            channel.upper.push(samples, highest)
+            channel.lower.push(samples, -lowest)
+            self._count_silence(channel, samples, gap=gap)
+        self._true_peak.add([channel.true_peak for channel in channels], own, largest.tolist())
+        self._weigh(channels, pieces, count, (largest > 0.0) & (largest <= MAX_SAMPLE))
+        mean_squares: list[float] = (squares / count).tolist()
+        return mean_squares
 
-    def _full(self, piece: NDArray[np.float32]) -> None:
-        squares = self._squares
-        self._measure(piece)
-        if self._on_piece is not None:
-            self._on_piece(piece, (self._squares - squares) / len(piece))
-
-    def result(self) -> Levels:
-        """Return the measurements of everything pushed so far; the stream may continue."""
-        if self.samples == 0:
+    def result(self, channel: ChannelLevels) -> Levels:
+        """Return the measurements of everything so far; the stream may continue."""
+        if channel.samples == 0:
             return Levels(None, None, None, None, None, None)
-        end = copy.copy(self)
-        for name in _PARTS:
-            setattr(end, name, _copied(getattr(self, name)))
-        if end._filled:
-            end._measure(end._waiting[: end._filled])
-        silent = end._silent + (end._zeros if end._zeros >= end._silence_run else 0)
-        clipped = end._over + end._upper.clipped_samples() + end._lower.clipped_samples()
-        loudness, spectral, true_peak = end._loudness.result(), end._spectrum.result(), end._true_peak.finished()
+        samples = channel.samples
+        silent = channel.silent + (channel.zeros if channel.zeros >= self._silence_run else 0)
+        clipped = channel.over + channel.upper.copy().clipped_samples() + channel.lower.copy().clipped_samples()
+        loudness, spectral = channel.loudness.result(), channel.spectrum.result()
+        true_peak = self._true_peak.finished(channel.true_peak)
         return Levels(
-            rms_dbfs=10 * math.log10(end._squares / end.samples) if end._squares else None,
-            peak_dbfs=20 * math.log10(end._peak) if end._peak else None,
-            clipped_ratio=clipped / end.samples,
-            dc_offset=end._sum / end.samples,
-            digital_silence_ratio=silent / end.samples,
+            rms_dbfs=10 * math.log10(channel.squares / samples) if channel.squares else None,
+            peak_dbfs=20 * math.log10(channel.peak) if channel.peak else None,
+            clipped_ratio=clipped / samples,
+            dc_offset=channel.sum / samples,
+            digital_silence_ratio=silent / samples,
             bandwidth_hz=spectral.bandwidth_hz,
             loudness_lufs=loudness.integrated_lufs,
             loudness_max_lufs=loudness.short_term_max_lufs,
@@ -172,77 +195,56 @@ class LevelMeter:
             high_tone_hz=spectral.high_tone_hz,
         )
 
-    def _measure(self, piece: NDArray[np.float32]) -> None:
-        """Add one piece; all but the last have `PIECE_SAMPLES`."""
-        wide = piece.astype(np.float64)
-        squares = float(wide.dot(wide))
-        if squares == 0.0:  # digital silence is common and needs no further work
-            self._zeros += len(piece)
-            self._upper.push(piece, 0.0)
-            self._lower.push(piece, 0.0)
-            self._loudness.push_silence(len(piece))
-            self._true_peak.push(piece, 0.0)
+    def _weigh(self, channels: Sequence[ChannelLevels], pieces: Float32, count: int, sounds: NDArray[np.bool_]) -> None:
+        """Add the pieces with sound to loudness and spectrum, and silence to the loudness of the others."""
+        run = len(channels) > 1 and channels[0] is channels[1]
+        if run and not sounds.all():  # in order, one by one
+            for row in range(len(channels)):
+                own = slice(row, row + 1)
+                self._weigh(channels[own], pieces[own], count, sounds[own])
             return
-        self._sum += float(wide.dot(_ONES[: len(wide)]))  # half the time of sum()
-        self._squares += squares
-        highest, lowest = float(piece[piece.argmax()]), float(piece[piece.argmin()])  # half the time of max(), min()
-        self._peak = max(self._peak, highest, -lowest)
-        if highest > 1.0 or lowest < -1.0:
-            self._over += int(np.count_nonzero(np.abs(piece) > 1.0))
-        self._upper.push(piece, highest)
-        self._lower.push(piece, -lowest)
-        self._count_silence(piece)
-        largest = max(highest, -lowest)
-        self._true_peak.push(piece, largest)
-        self._spectrum.push(piece, largest)
-        missing = PIECE_SAMPLES - len(piece)
-        if largest > MAX_SAMPLE:  # squares of float32 overflow; no such recording is accepted
-            self._loudness.push_silence(len(piece))
+        for row in np.flatnonzero(~sounds).tolist():  # silence, or no audio: no recording with such samples is accepted
+            channels[row].loudness.push_silence(count)
+        rows = np.flatnonzero(sounds)
+        if not len(rows):
             return
-        self._loudness.push(np.pad(piece, (0, missing)) if missing else piece, len(piece))
+        chosen = [channels[row] for row in rows.tolist()]
+        loud = pieces if len(rows) == len(pieces) else pieces[rows]
+        if run:
+            weighting = k_weighting(self._rate_hz, loud.size)
+            whole, (chosen[0].loudness.state,) = weighting.run(loud.reshape(1, -1), chosen[0].loudness.state[None])
+            weighted = whole.reshape(loud.shape)
+        else:
+            weighted, states = self._weighting.run(loud, np.stack([channel.loudness.state for channel in chosen]))
+            for channel, state in zip(chosen, states, strict=True):
+                channel.loudness.state = state
+        if self._hops and count == pieces.shape[1]:
+            parts = weighted.reshape(len(rows), self._hops, -1)
+            for channel, energies in zip(chosen, np.vecdot(parts, parts).tolist(), strict=True):
+                channel.loudness.push_hops(energies)
+        else:
+            for channel, samples in zip(chosen, weighted, strict=True):
+                channel.loudness.push(samples[:count])
+        self._spectrum.add([channel.spectrum for channel in chosen], loud[:, :count])
 
-    def _count_silence(self, piece: NDArray[np.float32]) -> None:
-        """Count runs of zeros in a piece that is not all zero."""
-        if not self._may_hold_silence(piece):
-            if piece[0] == 0.0:
-                self._zeros += int(np.flatnonzero(piece[: self._silence_run])[0])
-            self._end_silence()
-            if piece[-1] == 0.0:
-                tail = piece[-self._silence_run :]
-                self._zeros = len(tail) - 1 - int(np.flatnonzero(tail)[-1])
+    def _count_silence(self, channel: ChannelLevels, piece: Float32, *, gap: bool) -> None:
+        """Count runs of zeros; `gap` says whether the piece may contain a long one besides those at its ends."""
+        starts, ends = piece[0] == 0.0, piece[-1] == 0.0
+        if not (gap or starts or ends):
+            self._end_silence(channel)
             return
         sounding = np.flatnonzero(piece)
-        self._zeros += int(sounding[0])
-        self._end_silence()
-        gaps = np.diff(sounding) - 1
-        self._silent += int(gaps[gaps >= self._silence_run].sum())
-        self._zeros = len(piece) - 1 - int(sounding[-1])
+        if not len(sounding):
+            channel.zeros += len(piece)
+            return
+        channel.zeros += int(sounding[0])
+        self._end_silence(channel)
+        if gap:
+            lengths = np.diff(sounding) - 1
+            channel.silent += int(lengths[lengths >= self._silence_run].sum())
+        channel.zeros = len(piece) - 1 - int(sounding[-1])
 
-    def _may_hold_silence(self, piece: NDArray[np.float32]) -> bool:
-        """Whether the piece may contain a long enough run of zeros: it covers 2 and 16 points of the two grids."""
-        zeros = piece[:: self._silence_run // 2] == 0.0
-        if np.count_nonzero(zeros) < 2 or not np.count_nonzero(zeros[1:] & zeros[:-1]):
-            return False
-        zeros = piece[:: self._silence_run // 16] == 0.0
-        for shift in (1, 2, 4, 8):
-            zeros = zeros[shift:] & zeros[:-shift]  # 2 * shift in a row
-        return bool(np.count_nonzero(zeros))
-
-    def _end_silence(self) -> None:
-        if self._zeros >= self._silence_run:
-            self._silent += self._zeros
-        self._zeros = 0
-
-
-_PARTS = ("_upper", "_lower", "_loudness", "_true_peak", "_spectrum")
-_ONES = np.ones(PIECE_SAMPLES)
-_Part = TypeVar("_Part")
-
-
-def _copied(part: _Part) -> _Part:
-    """Copy a part of the meter, so that the copy can end while the stream continues."""
-    other = copy.copy(part)
-    for name, value in vars(part).items():
-        if isinstance(value, (np.ndarray, deque, list)):
-            setattr(other, name, value.copy())
-    return other
+    def _end_silence(self, channel: ChannelLevels) -> None:
+        if channel.zeros >= self._silence_run:
+            channel.silent += channel.zeros
+        channel.zeros = 0

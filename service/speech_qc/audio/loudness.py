@@ -9,7 +9,9 @@ as products of small matrices here, which NumPy computes at the same speed. Resu
 
 from __future__ import annotations
 
+import copy
 import math
+from array import array
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,8 +48,8 @@ OFFSET_LU = -0.691
 
 _GATE = 10.0 ** ((GATE_LUFS - OFFSET_LU) / 10.0)
 
-ROW, GROUP, ORDER = 32, 16, 4
-"""Samples and rows that one matrix product filters, and the order of the filter."""
+ROW, ORDER = 32, 4
+"""Samples that one row of a matrix product filters, and the order of the filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,41 +61,50 @@ class Loudness:
     range_lu: float | None
 
 
+def hop_samples(rate_hz: int) -> int:
+    """Return the samples in a hop."""
+    return round(rate_hz * HOP_S)
+
+
 class LoudnessMeter:
-    """Measures one channel in pieces.
+    """Counts the loudness of one channel, whose samples are weighted already.
 
     Args:
         rate_hz: Sample rate.
-        piece_samples: Samples in a piece; a multiple of `ROW * GROUP`.
     """
 
-    def __init__(self, rate_hz: int, piece_samples: int) -> None:
-        self._filter = _matrices(rate_hz, piece_samples // (ROW * GROUP))
-        self._hop = round(rate_hz * HOP_S)
-        self._state = np.zeros(ORDER)
+    def __init__(self, rate_hz: int) -> None:
+        self._hop = hop_samples(rate_hz)
+        self.state = np.zeros(ORDER)
+        """State of the weighting after the last piece."""
         self._open = 0.0  # energy of the hop in progress
         self._position = 0  # samples in it
         self._hops: deque[float] = deque(maxlen=SHORT_TERM_HOPS)
-        self._short = 0.0
-        self._counts = [0] * BINS  # lists, which are faster than arrays one by one
-        self._energies = [0.0] * BINS
-        self._short_counts = [0] * BINS
+        # Not NumPy arrays, which are slower one by one, and not lists, which are larger.
+        self._counts, self._short_counts = array("i", [0]) * BINS, array("i", [0]) * BINS
+        self._energies = array("d", [0.0]) * BINS
         self._short_energy = 0.0  # of the short-term windows above the absolute gate
         self._short_max = 0.0
 
-    def push(self, piece: Float32, count: int) -> None:
-        """Measure a piece.
+    def copy(self) -> LoudnessMeter:
+        """Return a copy, which can end while the stream continues."""
+        other = copy.copy(self)
+        for name in ("_hops", "_counts", "_short_counts", "_energies"):
+            setattr(other, name, copy.copy(getattr(self, name)))
+        return other
 
-        Args:
-            piece: float32 [piece_samples]; the last piece of a recording is filled up with zeros.
-            count: Samples of it that are part of the recording.
-        """
-        weighted, self._state = self._filter.run(piece, self._state)
-        self._divide(count, weighted[:count])
+    def push(self, weighted: Float32) -> None:
+        """Count weighted samples, float32 [n]."""
+        self._divide(len(weighted), weighted)
+
+    def push_hops(self, energies: list[float]) -> None:
+        """Count hops by the sums of their squared, weighted samples; the same as `push` at the border of a hop."""
+        for energy in energies:
+            self._add_hop(energy / self._hop)
 
     def push_silence(self, count: int) -> None:
-        """Measure a piece of zeros; the filter has nothing to remember after it."""
-        self._state = np.zeros(ORDER)
+        """Count zeros; the filter has nothing to remember after them."""
+        self.state = np.zeros(ORDER)
         self._divide(count, None)
 
     def _divide(self, count: int, weighted: Float32 | None) -> None:
@@ -201,41 +212,45 @@ def _section(b: Float64, a: Float64) -> _System:
     return _System(step, np.array([enter[0], enter.sum() / e]), np.array([1.0, 0.0]), float(b[0]))
 
 
-class _Filter:
+class Weighting:
     """A recursive filter as products of matrices: rows of samples first, then the state between rows and groups.
 
     Args:
         system: The filter.
-        groups: Groups of `GROUP` rows in a piece.
+        rows: Rows of `ROW` samples in a piece.
     """
 
-    def __init__(self, system: _System, groups: int) -> None:
+    def __init__(self, system: _System, rows: int) -> None:
         step, enter, leave, through = system
+        self._group = group = min((n for n in range(1, rows + 1) if rows % n == 0), key=lambda n: abs(n - rows**0.5))
         powers = [np.linalg.matrix_power(step, n) for n in range(ROW + 1)]
         impulse = np.array([through, *(leave @ powers[n] @ enter for n in range(ROW - 1))])
         row = [[impulse[j - i] if j >= i else 0.0 for j in range(ROW)] for i in range(ROW)]
         into = [powers[ROW - 1 - i] @ enter for i in range(ROW)]
-        self._row = np.array(row, np.float32)
-        self._into = np.array(into, np.float32)  # [ROW, ORDER]
+        self._row = np.concatenate((row, into), axis=1).astype(np.float32)  # [ROW, ROW + ORDER]
         self._out = np.array([leave @ powers[j] for j in range(ROW)], np.float32).T.copy()  # [ORDER, ROW]
-        self._rows = _scan(powers[ROW], GROUP)
-        self._groups = _scan(np.linalg.matrix_power(powers[ROW], GROUP), groups)
-        self._shape = (groups, GROUP * ORDER)
+        scan = _scan(powers[ROW], group)
+        self._from_start, self._within = scan[:ORDER, :-ORDER].copy(), scan[ORDER:].copy()
+        self._groups = _scan(np.linalg.matrix_power(powers[ROW], group), rows // group)
 
-    def run(self, samples: Float32, state: Float64) -> tuple[Float32, Float64]:
-        """Filter one piece; return it and the state after it."""
-        rows = samples.reshape(-1, ROW)
-        grouped = (rows @ self._into).astype(np.float64).reshape(self._shape)
-        groups = len(grouped)
-        zero = np.zeros((groups, ORDER))
-        within = np.concatenate((zero, grouped), axis=1) @ self._rows  # states from zero at the start of the group
-        starts = np.concatenate((state, within[:, -ORDER:].ravel())) @ self._groups
-        zero[:] = starts[:-ORDER].reshape(groups, ORDER)
-        within[:, :-ORDER] += zero @ self._rows[:ORDER, :-ORDER]
-        states = within[:, :-ORDER].astype(np.float32).reshape(-1, ORDER)
-        filtered: Float32 = rows @ self._row
-        filtered += states @ self._out
-        return filtered.reshape(-1), starts[-ORDER:]
+    def run(self, pieces: Float32, states: Float64) -> tuple[Float32, Float64]:
+        """Filter one piece of each of R channels.
+
+        Args:
+            pieces: float32 [R, n].
+            states: [R, ORDER].
+
+        Returns:
+            The weighted samples, float32 [R, n], and the states after them.
+        """
+        count, group = len(pieces), self._group
+        both = pieces.reshape(-1, ROW) @ self._row
+        inputs = both[:, ROW:].astype(np.float64).reshape(-1, group * ORDER)
+        within = inputs @ self._within  # states in each group, from zero at its start
+        starts = np.concatenate((states, within[:, -ORDER:].reshape(count, -1)), axis=1) @ self._groups
+        rows = within[:, :-ORDER] + starts[:, :-ORDER].reshape(-1, ORDER) @ self._from_start
+        filtered: Float32 = both[:, :ROW] + rows.astype(np.float32).reshape(-1, ORDER) @ self._out
+        return filtered.reshape(pieces.shape), starts[:, -ORDER:]
 
 
 def _scan(step: Float64, count: int) -> Float64:
@@ -250,8 +265,13 @@ def _scan(step: Float64, count: int) -> Float64:
 
 
 @lru_cache(maxsize=16)
-def _matrices(rate_hz: int, groups: int) -> _Filter:
-    """Return the K weighting of BS.1770 at a rate: a high shelf for the head, then a high-pass."""
+def k_weighting(rate_hz: int, piece_samples: int) -> Weighting:
+    """Return the K weighting of BS.1770: a high shelf for the head, then a high-pass.
+
+    Args:
+        rate_hz: Sample rate.
+        piece_samples: Samples in a piece, a multiple of `ROW`.
+    """
     head, low = math.tan(math.pi * 1681.974450955533 / rate_hz), math.tan(math.pi * 38.13547087602444 / rate_hz)
     high = 10.0 ** (3.999843853973347 / 20.0)
     band = high**0.4996667741545416
@@ -262,4 +282,4 @@ def _matrices(rate_hz: int, groups: int) -> _Filter:
     q = 0.5003270373238773
     pass_a = np.array([1.0 + low / q + low**2, 2.0 * (low**2 - 1.0), 1.0 - low / q + low**2])
     low_cut = _section(np.array([1.0, -2.0, 1.0]), pass_a / pass_a[0])
-    return _Filter(_section(shelf_b / norm, shelf_a / norm).then(low_cut), groups)
+    return Weighting(_section(shelf_b / norm, shelf_a / norm).then(low_cut), piece_samples // ROW)

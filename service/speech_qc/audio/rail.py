@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -49,6 +50,12 @@ class Rail:
         self._open = 0  # length of a run that reaches the end of the last piece
         self._open_flank = 0.0  # height of the flank before that run
         self._last = math.nan  # last sample of the previous piece
+
+    def copy(self) -> Rail:
+        """Return a copy, which can end while the stream continues."""
+        other = copy.copy(self)
+        other._flanks = self._flanks.copy()
+        return other
 
     def push(self, samples: NDArray[np.float32], highest: float) -> None:
         """Count one piece; `highest` is its maximum after multiplication by `sign`, which the caller already has."""

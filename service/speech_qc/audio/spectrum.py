@@ -8,8 +8,9 @@ follow the speech, but they also follow every detail of the mirrored band, which
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,13 +24,17 @@ Float64 = NDArray[np.float64]
 WINDOW_S = 0.064
 """Longest window; it is rounded down to a power of two."""
 
-DENSE_PIECES, SPARSE_EVERY = 40, 16
+DENSE_PIECES, SPARSE_EVERY = 25, 16
 """Every one of the first pieces is analysed, so that a short recording has enough windows; later every sixteenth."""
+
+PIECE_WINDOWS = 6
+"""Most windows of one piece: all of them up to 16 kHz."""
 
 CLASS_DB, LOWEST_DBFS = 3.0, -100.0
 """Width of the level classes, and the level below which windows are not analysed."""
 
 CLASSES = round((20.0 - LOWEST_DBFS) / CLASS_DB)
+_PLACES = np.arange(CLASSES)[:, None]
 
 BAND_HZ = 125.0
 """Width of the bands whose power is kept."""
@@ -120,65 +125,50 @@ class _Layout:
     detrend: Float32  # [bins, bins]
 
 
-class SpectrumMeter:
-    """Measures one channel in pieces.
+class Spectrum:
+    """Spectra of one channel so far, summed by level class.
 
     Args:
         rate_hz: Sample rate.
-        piece_samples: Samples in a piece, a power of two.
     """
 
-    def __init__(self, rate_hz: int, piece_samples: int) -> None:
+    def __init__(self, rate_hz: int) -> None:
         self._rate_hz = rate_hz
-        self._layout = layout = _layout(rate_hz, piece_samples)
+        self._layout = layout = _layout(rate_hz)
         self._pieces = 0
         self._counts = np.zeros(CLASSES, np.int32)
         self._powers = np.zeros((CLASSES, len(layout.starts)), np.float32)
         self._alike = np.zeros((CLASSES, len(layout.mirrors)), np.float32)
         self._fine = np.zeros(len(layout.window) // 2 + 1 if rate_hz > 2 * HIGH_HZ else 0, np.float32)
 
-    def push(self, piece: Float32, highest: float) -> None:
-        """Measure a piece.
+    def copy(self) -> Spectrum:
+        """Return a copy, which can end while the stream continues."""
+        other = copy.copy(self)
+        for name in ("_counts", "_powers", "_alike", "_fine"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    def is_due(self) -> bool:
+        """Count a piece and return whether it should be analysed."""
+        self._pieces += 1
+        return self._pieces <= DENSE_PIECES or self._pieces % SPARSE_EVERY == 0
+
+    def add(self, places: NDArray[np.intp], bands: Float32, alike: Float32 | None, power: Float32) -> None:
+        """Add windows.
 
         Args:
-            piece: float32 [n]; only whole windows count.
-            highest: Its largest absolute value.
+            places: Level class of each window, [windows]; negative if it is too quiet.
+            bands: Power of its bands.
+            alike: Correlation of its mirrors, if there are any.
+            power: Power of its bins.
         """
-        ordinal, self._pieces = self._pieces, self._pieces + 1
-        size = len(self._layout.window)
-        count = len(piece) // size
-        if (ordinal >= DENSE_PIECES and ordinal % SPARSE_EVERY) or not count or not 0.0 < highest <= MAX_SAMPLE:
-            return
-        layout = self._layout
-        spectra = rfft(piece[: count * size].reshape(count, size) * layout.window, overwrite_x=True)
-        power = spectra.real**2
-        power += spectra.imag**2  # [count, bins]
-        bands = np.add.reduceat(power, layout.starts, axis=1)
-        levels = 10.0 * np.log10(bands[:, : layout.audible].sum(axis=1) * (2.0 / layout.norm / size) + 1e-20)
-        classes = np.floor((levels - LOWEST_DBFS) / CLASS_DB).astype(int).tolist()
-        alike = self._compare(power) if len(layout.mirrors) else None
-        for row, place in enumerate(classes):
-            if place < 0:
-                continue
-            place = min(place, CLASSES - 1)
-            self._counts[place] += 1
-            self._powers[place] += bands[row]
-            if alike is not None:
-                self._alike[place] += alike[row]
-            if len(self._fine):
-                self._fine += power[row]
-
-    def _compare(self, power: Float32) -> Float32:
-        """Correlate the details of each zone with those of its mirrored band, [windows, mirrors]."""
-        layout = self._layout
-        bins = layout.mirrored.shape[1]
-        log = np.log(power.take(layout.mirrored, axis=1) + np.float32(1e-20))
-        details = (log.reshape(-1, bins) @ layout.detrend).reshape(len(power), 2, -1, bins)
-        upper, lower = details[:, 0], details[:, 1]
-        size = np.einsum("wsmb,wsmb->wsm", details, details)
-        both = np.einsum("wmb,wmb->wm", upper, lower)
-        alike: Float32 = both / np.sqrt(size[:, 0] * size[:, 1] + np.float32(1e-12))
-        return alike
+        member = (places == _PLACES).astype(np.float32)  # [CLASSES, windows]
+        self._counts += np.count_nonzero(member, axis=1).astype(np.int32)
+        self._powers += member @ bands
+        if alike is not None:
+            self._alike += member @ alike
+        if len(self._fine):
+            self._fine += power[places >= 0].sum(axis=0)
 
     def result(self) -> Spectral:
         """Return the facts about everything so far."""
@@ -251,6 +241,52 @@ class SpectrumMeter:
         return level, (lowest + centre) * layout.bin_hz
 
 
+class SpectrumMeter:
+    """Analyses the next pieces of several channels; keeps no state of theirs.
+
+    Args:
+        rate_hz: Sample rate.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        self._layout = _layout(rate_hz)
+
+    def add(self, channels: Sequence[Spectrum], pieces: Float32) -> None:
+        """Analyse one piece of each channel.
+
+        Args:
+            channels: R channels.
+            pieces: float32 [R, n], at most `MAX_SAMPLE`, not silent; only whole windows count.
+        """
+        layout = self._layout
+        size = len(layout.window)
+        due = [row for row, channel in enumerate(channels) if channel.is_due()]
+        count = min(pieces.shape[1] // size, PIECE_WINDOWS)
+        if not due or not count:
+            return
+        windows = pieces[due, : count * size].reshape(-1, size) * layout.window
+        spectra = rfft(windows, overwrite_x=True)
+        power = spectra.real**2
+        power += spectra.imag**2  # [R * count, bins]
+        bands = np.add.reduceat(power, layout.starts, axis=1)
+        levels = 10.0 * np.log10(bands[:, : layout.audible].sum(axis=1) * (2.0 / layout.norm / size) + 1e-20)
+        places = np.minimum(np.floor((levels - LOWEST_DBFS) / CLASS_DB).astype(np.intp), CLASSES - 1)
+        alike = self._compare(power) if len(layout.mirrors) else None
+        for index, row in enumerate(due):
+            own = slice(index * count, (index + 1) * count)
+            channels[row].add(places[own], bands[own], None if alike is None else alike[own], power[own])
+
+    def _compare(self, power: Float32) -> Float32:
+        """Correlate the details of each zone with those of its mirrored band, [windows, mirrors]."""
+        layout = self._layout
+        bins = layout.mirrored.shape[1]
+        log = np.log(power.take(layout.mirrored, axis=1) + np.float32(1e-20))
+        details = (log.reshape(-1, bins) @ layout.detrend).reshape(len(power), 2, -1, bins)
+        size = np.vecdot(details, details)
+        alike: Float32 = np.vecdot(details[:, 0], details[:, 1]) / np.sqrt(size[:, 0] * size[:, 1] + np.float32(1e-12))
+        return alike
+
+
 def _pause_classes(counts: Float64) -> int | None:
     """Return the number of the lowest level classes that hold the pauses; None if there are no pauses."""
     running = np.cumsum(counts)
@@ -272,8 +308,8 @@ def _means(density: Float64, counts: Float64) -> Iterator[Float64]:
 
 
 @lru_cache(maxsize=16)
-def _layout(rate_hz: int, piece_samples: int) -> _Layout:
-    size = min(2 ** math.floor(math.log2(rate_hz * WINDOW_S)), piece_samples)
+def _layout(rate_hz: int) -> _Layout:
+    size = 2 ** math.floor(math.log2(rate_hz * WINDOW_S))
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     bin_hz = rate_hz / size
     first = math.ceil(LOWEST_HZ / bin_hz)

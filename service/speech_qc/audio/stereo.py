@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.levels import PIECE_SAMPLES
+PIECE_SAMPLES = 4096
+"""Samples that are compared in one call."""
 
 INVERTED_BELOW = -0.5
 """Correlation below which one channel is the other one with inverted polarity: their mean cancels."""

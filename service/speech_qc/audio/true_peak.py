@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ to a peak has at least 0.71 of it; the peaks of higher frequencies soon meet sam
 COARSE = math.cos(math.pi / 8.0) - 0.02
 """Of four values per sample, one has at least this share of the peak between them; less the ripple of the filter."""
 
+MAX_WINDOWS = 4096
+"""Places interpolated together; bounds the memory."""
 
 _OFFSETS = np.arange(2 * REACH)
 
@@ -42,8 +45,24 @@ class _Phases(NamedTuple):
     """Filters of all positions at the interpolated rate, [2 * REACH, n]."""
 
 
+class TruePeak:
+    """The true peak of one channel so far."""
+
+    __slots__ = ("highest", "peak", "tail")
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+        self.highest = 0.0
+        """Largest absolute sample of the last piece, which contains the tail."""
+        self.tail = np.zeros(2 * REACH - 1, np.float32)
+
+    def copy(self) -> TruePeak:
+        """Return a copy, which can end while the stream continues."""
+        return copy.copy(self)  # the tail is replaced, never changed
+
+
 class TruePeakMeter:
-    """Measures one channel in pieces.
+    """Measures the next pieces of several channels; keeps no state of theirs.
 
     Args:
         rate_hz: Sample rate.
@@ -51,40 +70,59 @@ class TruePeakMeter:
 
     def __init__(self, rate_hz: int) -> None:
         self._phases = _phases(math.ceil(TARGET_HZ / rate_hz))
-        self._tail = np.zeros(2 * REACH - 1, np.float32)
-        self._highest = 0.0  # of the previous piece, which contains the tail
-        self.peak = 0.0
 
-    def push(self, piece: Float32, highest: float) -> None:
-        """Measure a piece.
+    def add(self, channels: Sequence[TruePeak], pieces: Float32, highest: Sequence[float]) -> None:
+        """Measure one piece of each channel.
 
         Args:
-            piece: float32 [n]; n >= 2 * `REACH`, except in the last piece.
-            highest: Its largest absolute value.
+            channels: R channels, all different, or R times the same one with consecutive pieces.
+            pieces: float32 [R, n]; n >= 2 * `REACH`, except in the last piece of a recording.
+            highest: The largest absolute value of each piece.
         """
-        tail, self._tail = self._tail, piece[1 - 2 * REACH :].copy()
-        self.peak = max(self.peak, highest)
-        least = NEAR * self.peak
-        if max(highest, self._highest) < least or self.peak == 0.0:
-            self._highest = highest
+        if len(channels) > 1 and channels[0] is channels[1]:  # what is near the peak depends on the pieces before
+            for row in range(len(channels)):
+                self.add(channels[row : row + 1], pieces[row : row + 1], highest[row : row + 1])
             return
-        self._highest = highest
-        samples = np.concatenate((tail, piece))
-        high = np.abs(samples[REACH - 1 : len(samples) - REACH + 1]) >= least
-        gaps = (high[1:] | high[:-1]).nonzero()[0]
-        if not len(gaps):
-            return
-        windows = samples[gaps[:, None] + _OFFSETS]
-        between = np.abs(windows @ self._phases.coarse).max(axis=1)
-        self.peak = max(self.peak, float(between.max()))
-        close = between >= COARSE * self.peak
-        self.peak = max(self.peak, float(np.abs(windows[close] @ self._phases.fine).max(initial=0.0)))
+        near = []
+        for row, (channel, high) in enumerate(zip(channels, highest, strict=True)):
+            channel.peak = max(channel.peak, high)
+            if channel.peak and max(high, channel.highest) >= NEAR * channel.peak:
+                near.append(row)
+            channel.highest = high
+        if near:
+            chosen = [channels[row] for row in near]
+            self._raise(chosen, np.concatenate((np.stack([each.tail for each in chosen]), pieces[near]), axis=1))
+        for channel, tail in zip(channels, pieces[:, 1 - 2 * REACH :], strict=True):
+            channel.tail = tail.copy()
 
-    def finished(self) -> float:
-        """Return the peak as if the recording ended here; the meter can continue."""
-        end = copy.copy(self)
-        end.push(np.zeros(2 * REACH, np.float32), 0.0)
+    def _raise(self, channels: Sequence[TruePeak], samples: Float32) -> None:
+        """Raise the peaks to the values between these samples, [R, n]."""
+        peaks = np.array([channel.peak for channel in channels])
+        least = (NEAR * peaks).astype(np.float32)
+        high = np.abs(samples[:, REACH - 1 : samples.shape[1] - REACH + 1]) >= least[:, None]
+        rows, gaps = (high[:, 1:] | high[:, :-1]).nonzero()
+        between = _between(samples, rows, gaps, self._phases.coarse)
+        np.maximum.at(peaks, rows, between)
+        close = between >= COARSE * peaks[rows]
+        np.maximum.at(peaks, rows[close], _between(samples, rows[close], gaps[close], self._phases.fine))
+        for channel, peak in zip(channels, peaks.tolist(), strict=True):
+            channel.peak = peak
+
+    def finished(self, channel: TruePeak) -> float:
+        """Return the peak as if the recording ended here; the channel can continue."""
+        end = channel.copy()
+        self.add([end], np.zeros((1, 2 * REACH), np.float32), [0.0])
         return end.peak
+
+
+def _between(samples: Float32, rows: NDArray[np.intp], gaps: NDArray[np.intp], filters: Float32) -> Float32:
+    """Return the largest absolute value at the positions of `filters` in each of these gaps between samples."""
+    found = np.empty(len(gaps), np.float32)
+    for start in range(0, len(gaps), MAX_WINDOWS):
+        own = slice(start, start + MAX_WINDOWS)
+        windows = samples[rows[own, None], gaps[own, None] + _OFFSETS]
+        found[own] = np.abs(windows @ filters).max(axis=1)
+    return found
 
 
 @lru_cache(maxsize=16)

@@ -1,6 +1,6 @@
 """A process of many clients: `python -m speech_qc.capacity.load` reads a plan from standard input, runs it, reports.
 
-Input: one line of JSON (`Plan`), then the audio as 16-bit PCM. Output: the line `begun` when the clock starts, one line
+Input: one line of JSON (`Plan`), then the encoded audio. Output: the line `begun` when the clock starts, one line
 of JSON (`Outcome`), then the timings as float32: lags, answers, lateness. All streams send at the same interval, each
 at its own phase, like independent callers; starts are a Poisson process over the ramp.
 """
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from speech_qc.capacity.frames import BINARY, TEXT, FrameSocket, client_frame, upgrade_request
 
 RATE_HZ = 16_000
-BYTES_PER_SAMPLE = 2
+"""Rate of the model, at which positions are counted whatever the rate of the streams."""
 TURN = 8
 """Messages sent in a row by clients that are behind, before received data is processed."""
 SHORTEST_SLEEP_S = 0.001
@@ -43,8 +43,9 @@ class Plan:
         url: URL of the streams, with its query.
         streams: Number of streams.
         message_ms: Audio in one message.
-        frame_samples: Samples of an output frame.
-        context_samples: Samples after a frame's end that its scores depend on.
+        message_bytes: The bytes of it.
+        frame_samples: Samples of an output frame, at `RATE_HZ`.
+        context_samples: Samples after a frame's end that its scores depend on, likewise.
         ramp_s: Time within which the streams start.
         settle_s: Time after the ramp during which nothing is timed.
         measure_s: Time after that during which messages are timed; then the streams close.
@@ -56,6 +57,7 @@ class Plan:
     url: str
     streams: int
     message_ms: int
+    message_bytes: int
     frame_samples: int
     context_samples: int
     ramp_s: float
@@ -125,14 +127,14 @@ class Load:
 
     Args:
         plan: The plan.
-        audio: PCM that all streams send in a loop.
+        audio: Encoded audio that all streams send in a loop.
     """
 
     def __init__(self, plan: Plan, audio: bytes) -> None:
         self._plan = plan
         self._interval_s = plan.message_ms / 1000
         self._message_samples = RATE_HZ * plan.message_ms // 1000
-        size = self._message_samples * BYTES_PER_SAMPLE
+        size = plan.message_bytes
         self._messages = [client_frame(BINARY, audio[i : i + size]) for i in range(0, len(audio) - size + 1, size)]
         chance = random.Random(plan.seed)
         starts = (chance.uniform(0, plan.ramp_s) for _ in range(plan.streams))  # a Poisson process of known size

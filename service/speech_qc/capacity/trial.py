@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
+from speech_qc.audio.g711 import encode_mulaw
 from speech_qc.capacity.host import Host, HostError
 from speech_qc.capacity.load import RATE_HZ, Outcome, Plan
 from speech_qc.capacity.search import QUANTILES, Trial, percentile
@@ -29,6 +31,8 @@ CLOSE_S = 6.0
 AUDIO_S = 12
 FRAME_S = 0.02
 
+LoadEncoding = Literal["linear16", "mulaw"]
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -38,11 +42,30 @@ class Conditions:
         message_ms: Audio in one message.
         emit_ms: Audio between two `scores` messages.
         measure_s: Time during which messages are timed.
+        encoding: Encoding of the audio: `linear16` or `mulaw`.
+        rate_hz: Its sample rate.
     """
 
     message_ms: int = 100
     emit_ms: int = 100
     measure_s: float = 10.0
+    encoding: LoadEncoding = "linear16"
+    rate_hz: int = RATE_HZ
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of audio in one message."""
+        return self.rate_hz * self.message_ms // 1000 * (2 if self.encoding == "linear16" else 1)
+
+    def encode(self, audio: bytes) -> bytes:
+        """Convert 16-bit PCM at 16 kHz."""
+        if (self.encoding, self.rate_hz) == ("linear16", RATE_HZ):
+            return audio
+        samples = np.frombuffer(audio, "<i2").astype(np.float32) / 32768.0
+        samples = soxr.resample(samples, RATE_HZ, self.rate_hz)
+        if self.encoding == "mulaw":
+            return bytes(encode_mulaw(samples).tobytes())
+        return bytes(np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes())
 
     def seconds(self, streams: int) -> float:
         """Return the usual duration of a trial, without the worst case of closing the streams."""
@@ -119,14 +142,20 @@ def run_trial(
     count = min(MAX_PROCESSES, -(-streams // STREAMS_PER_PROCESS))
     shares = [streams // count + (index < streams % count) for index in range(count)]
     ramp, host = ramp_s(streams), target.host
-    query = urlencode({"emit_ms": conditions.emit_ms, "session_name": "capacity"})
-    audio = load_audio() if audio is None else audio
+    query = urlencode({
+        "emit_ms": conditions.emit_ms,
+        "encoding": conditions.encoding,
+        "sample_rate": conditions.rate_hz,
+        "session_name": "capacity",
+    })  # fmt: skip
+    audio = conditions.encode(load_audio() if audio is None else audio)
     loads = []
     try:
         for index, share in enumerate(shares):
             plan = Plan(
-                f"{host.url}/v1/stream?{query}", share, conditions.message_ms, target.frame_samples,
-                target.context_samples, ramp, SETTLE_S, conditions.measure_s, CLOSE_S, seed + index, host.api_key,
+                f"{host.url}/v1/stream?{query}", share, conditions.message_ms, conditions.message_bytes,
+                target.frame_samples, target.context_samples, ramp, SETTLE_S, conditions.measure_s, CLOSE_S,
+                seed + index, host.api_key,
             )  # fmt: skip
             loads.append(_start(plan, audio))
         for load in loads:

@@ -5,7 +5,7 @@ Callers use only `Engine`, which runs an `OnnxRunner` or an `EchoRunner`.
 
 from speech_qc.engine.echo import EchoRunner, echo_contract
 from speech_qc.engine.engine import Engine, EngineStatus
-from speech_qc.engine.entry import StepResult
+from speech_qc.engine.entry import Reply, StepResult
 from speech_qc.engine.protocols import (
     DropReason,
     EngineObserver,
@@ -31,6 +31,7 @@ __all__ = [
     "OnnxRunner",
     "ReadOut",
     "RefusalReason",
+    "Reply",
     "Runner",
     "StepResult",
     "Stepper",

@@ -1,8 +1,8 @@
 """The dispatcher: takes chunks from many sessions, runs them in shared steps, completes each future exactly once.
 
-One event loop, one dispatcher task, one device thread. There is no timer: a step takes the chunks that were queued
-while the device was busy. `speech_qc.engine.queue` selects the chunks of a step, `speech_qc.engine.step` runs it. This
-module must not depend on HTTP, sockets, audio formats or labels.
+One event loop, one dispatcher task, one device thread. A step takes the chunks that were queued while the device was
+busy; the busier it is, the longer a step of live audio waits for more chunks. `speech_qc.engine.queue` selects the
+chunks of a step, `speech_qc.engine.step` runs it. This module must not depend on HTTP, sockets, audio formats, labels.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 
-from speech_qc.engine.entry import Entry, StepResult, fail_entries
+from speech_qc.engine.entry import Entry, Reply, StepResult, fail_entries
 from speech_qc.engine.protocols import (
     EngineObserver,
     FloatArray,
@@ -32,7 +31,8 @@ from speech_qc.errors import DeadlineExceeded, Draining, EngineDead, InferenceEr
 
 logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
+LOAD_S = 0.5
+"""Time over which the load is averaged, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +54,6 @@ class EngineStatus:
     """Failed steps since the start."""
     death: str | None
     """Why no further step will run; None while the engine is alive."""
-
-
-class _InlineExecutor(Executor):
-    """Runs each call immediately, in the thread that submits it."""
-
-    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
-        """Run the call and return a completed future."""
-        future: Future[_T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 @dataclass(slots=True)
@@ -130,10 +117,7 @@ class Engine:
         self._step_deadline_s = step_deadline_s
         self._clock = clock
         self._observer: EngineObserver = observer or SilentObserver()
-        self._in_loop = in_loop
-        self._device: Executor = (
-            _InlineExecutor() if in_loop else ThreadPoolExecutor(max_workers=1, thread_name_prefix="speechqc-device")
-        )
+        self._device = None if in_loop else ThreadPoolExecutor(max_workers=1, thread_name_prefix="speechqc-device")
         self._dispatcher: asyncio.Task[None] | None = None
         self._work = asyncio.Event()  # there is something to pop, or a reason to stop
         self._progress = asyncio.Event()  # `drain` should check its conditions again
@@ -141,6 +125,8 @@ class Engine:
         self._started = self._draining = self._stopping = False
         self._death: str | None = None
         self._steps = self._entries_run = self._failures = self._failures_in_row = 0
+        self._load = 0.0  # share of the recent time in which a step was running
+        self._load_until_s = clock()
 
     @property
     def status(self) -> EngineStatus:
@@ -171,8 +157,7 @@ class Engine:
         self._started = True
         lanes = list(self._lanes.values())
         # In a thread even if steps run in the event loop: another engine may be using the loop.
-        executor = None if self._in_loop else self._device
-        await asyncio.get_running_loop().run_in_executor(executor, self._step_runner.warm_up, lanes)
+        await asyncio.get_running_loop().run_in_executor(self._device, self._step_runner.warm_up, lanes)
         if not self._stopping:
             self._dispatcher = asyncio.create_task(self._dispatch(), name="speechqc-dispatcher")
 
@@ -205,22 +190,31 @@ class Engine:
         self._sessions.close(number)
         self._progress.set()
 
-    def submit(self, number: int, samples: FloatArray, lane: str, *, copy: bool = True) -> asyncio.Future[StepResult]:
+    def submit(self, number: int, samples: FloatArray, lane: str) -> asyncio.Future[StepResult]:
+        """Queue a copy of one chunk, or refuse it immediately; see `post`.
+
+        Returns:
+            A future that resolves to the scores or raises; cancel it to drop the chunk.
+        """
+        self._check_accepting(new=False)
+        future: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
+        self.post(number, samples.copy(), lane, future)
+        return future
+
+    def post(self, number: int, samples: FloatArray, lane: str, reply: Reply) -> None:
         """Queue one chunk, or refuse it immediately; never waits.
 
-        Cancel the future to drop the chunk. If its step is already running, the state still advances, and the session
+        Cancel the reply to drop the chunk. If its step is already running, the state still advances, and the session
         can then only be closed.
 
         Args:
             number: From `open_session`.
-            samples: float32 [hops * hop_samples + overlap_samples] of the lane.
+            samples: float32 [hops * hop_samples + overlap_samples] of the lane; must not change until the reply is
+                done.
             lane: Name of a lane.
-            copy: Copy the samples. If False, they must not change until the future is done.
-
-        Returns:
-            A future that resolves to the scores, or raises InferenceError (the step failed, the state is unchanged),
-            InvalidAudio (samples are not finite, the state is unchanged), DeadlineExceeded (queued too long),
-            EngineDead or Draining (the engine ended first).
+            reply: Takes the scores, or InferenceError (the step failed, the state is unchanged), InvalidAudio (samples
+                are not finite, the state is unchanged), DeadlineExceeded (queued too long), EngineDead or Draining
+                (the engine ended first).
 
         Raises:
             Overloaded: The queue is full.
@@ -239,10 +233,8 @@ class Engine:
             raise ValueError(
                 f"expected float32 samples {self._shapes[lane]} for lane {lane!r}, got {samples.dtype} {samples.shape}"
             )
-        chunk = samples.copy() if copy else samples
         now = self._clock()
-        future: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
-        entry = Entry(number, session.row, lane, chunk, now, now + self._step_deadline_s, future)
+        entry = Entry(number, session.row, lane, samples, now, now + self._step_deadline_s, reply)
         try:
             self._queue.push(entry)
         except Overloaded:
@@ -250,7 +242,6 @@ class Engine:
             raise
         session.entry = entry
         self._work.set()
-        return future
 
     async def drain(self, timeout_s: float, step_s: float | None = None) -> None:
         """Accept no new sessions, let open ones submit until they are closed, then stop.
@@ -286,17 +277,25 @@ class Engine:
                 self._die(f"its last step was still running {step_s:g} s after the request to stop")
                 self._dispatcher.cancel()
                 await asyncio.wait({self._dispatcher})
-        self._device.shutdown(wait=False)  # idle by now, unless the device hangs; waiting would then never end
+        if self._device is not None:
+            self._device.shutdown(wait=False)  # idle by now, unless the device hangs; waiting would then never end
 
     async def _dispatch(self) -> None:
         """Run steps until the engine stops; complete every pending future, however it ends.
 
-        The next step is started before the results of the last one are delivered, so that the device is not idle
-        meanwhile.
+        With a device thread, the next step is started before the results of the last one are delivered, so that the
+        device is not idle meanwhile.
         """
         done: _Step | None = None
         try:
             while not self._stopping and self._death is None:
+                wait_s = self._queue.wait_s(self._clock(), self._load)
+                if done is not None and (wait_s or self._device is None):  # results must not wait
+                    self._finish_step(done)
+                    done = None
+                    continue
+                if wait_s:
+                    await asyncio.sleep(wait_s)
                 batch = self._queue.pop(self._clock())
                 self._answer_dropped(batch)
                 step = None if batch.lane is None else self._begin_step(batch.lane, batch.entries)
@@ -324,41 +323,59 @@ class Engine:
                 self._die("its dispatcher was cancelled")
 
     def _begin_step(self, lane: Lane, entries: list[Entry]) -> _Step:
-        """Start one step in the device thread."""
+        """Start one step in the device thread, or run it here if there is none."""
         self._running = self._running + entries
         for entry in entries:
             entry.running = True
         slots, samples = [entry.slot for entry in entries], [entry.samples for entry in entries]
         started_s = self._clock()
         loop = asyncio.get_running_loop()
-        return _Step(
-            lane, entries, started_s, loop.run_in_executor(self._device, self._step_runner.run, lane, slots, samples)
-        )
+        if self._device is not None:
+            scores = loop.run_in_executor(self._device, self._step_runner.run, lane, slots, samples)
+            return _Step(lane, entries, started_s, scores)
+        scores = loop.create_future()
+        try:
+            scores.set_result(self._step_runner.run(lane, slots, samples))
+        except Exception as error:
+            scores.set_exception(error)
+        return _Step(lane, entries, started_s, scores)
 
     async def _step_end(self, step: _Step) -> _Step | None:
         """Wait for a step to end; if it hangs, declare the engine dead and return None."""
         try:
-            await asyncio.wait({step.scores}, timeout=self._step_deadline_s)
+            if step.scores.done():
+                step.ended_s = self._clock()
+                await asyncio.sleep(0)  # let the event loop receive the next chunks
+            else:
+                await asyncio.wait({step.scores}, timeout=self._step_deadline_s)
         finally:
             finished = not step.scores.cancel()  # False for a step that is done; otherwise its result is discarded
         if finished:
-            step.ended_s = self._clock()
+            step.ended_s = step.ended_s or self._clock()
+            self._note_load(step)
             return step
         self._die(f"a step has been running for more than {self._step_deadline_s} s, so the device hangs")
         return None
+
+    def _note_load(self, step: _Step) -> None:
+        """Average the share of the time in which steps run."""
+        elapsed_s, self._load_until_s = step.ended_s - self._load_until_s, step.ended_s
+        if elapsed_s > 0.0:
+            share = min(1.0, (step.ended_s - step.started_s) / elapsed_s)
+            self._load += (share - self._load) * min(1.0, elapsed_s / LOAD_S)
 
     def _finish_step(self, step: _Step) -> None:
         """Complete the futures of a step that has ended."""
         self._steps += 1
         self._entries_run += len(step.entries)
+        for entry in step.entries:
+            self._sessions.release(entry)  # first, because a reply may submit the next chunk
         cause = step.scores.exception()
         if cause is None:
             self._answer(step, step.scores.result())
         else:
             self._answer_failed(step.entries, cause)
-        self._running = [entry for entry in self._running if not entry.future.done()]
-        for entry in step.entries:
-            self._sessions.release(entry)
+        self._running = [entry for entry in self._running if not entry.reply.done()]
         self._progress.set()
 
     def _answer(self, step: _Step, result: StepScores) -> None:
@@ -369,8 +386,8 @@ class Engine:
         if not result.usable.all():
             self._answer_broken(entries, result)
         for entry, scores, reading, wait_s in zip(entries, result.scores, result.readings, queue_s, strict=True):
-            if not entry.future.done():
-                entry.future.set_result(StepResult(scores, reading, wait_s, step_s, result.features_s, batch))
+            if not entry.reply.done():
+                entry.reply.set_result(StepResult(scores, reading, wait_s, step_s, result.features_s, batch))
         self._notify(self._observer.on_step, step.lane.name, batch, queue_s, step_s)
 
     def _answer_broken(self, entries: list[Entry], result: StepScores) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from speech_qc.engine.protocols import DropReason, FloatArray
 from speech_qc.errors import SpeechQCError
@@ -28,6 +27,26 @@ class StepResult(NamedTuple):
     """Entries that shared the step."""
 
 
+class Reply(Protocol):
+    """Takes the outcome of a chunk: an `asyncio.Future`, or an object that acts on it at once.
+
+    The engine calls it in the event loop, once, and not after `cancel`. It must not raise, and it may submit the next
+    chunk of its session.
+    """
+
+    def done(self) -> bool:
+        """Whether it has an outcome or was cancelled."""
+
+    def set_result(self, result: StepResult, /) -> None:
+        """Take the result."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Take the failure."""
+
+    def cancel(self) -> bool:
+        """Note that no outcome will follow."""
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One queued chunk of one session."""
@@ -40,12 +59,12 @@ class Entry:
     submitted_s: float
     deadline_s: float
     """On the clock of `submitted_s`; an entry that is still queued then is dropped."""
-    future: asyncio.Future[StepResult]
+    reply: Reply
     running: bool = False
 
     def drop_reason(self, now: float) -> DropReason | None:
         """Return why the entry should be dropped, or None if it should run."""
-        if self.future.done():
+        if self.reply.done():
             return "cancelled"
         return "deadline" if now >= self.deadline_s else None
 
@@ -61,7 +80,7 @@ def fail_entries(entries: Iterable[Entry], error: SpeechQCError, cause: BaseExce
         cause: The exception that caused it.
     """
     for entry in entries:
-        if not entry.future.done():
+        if not entry.reply.done():
             own = type(error)(error.message, **error.detail)
             own.__cause__ = cause
-            entry.future.set_exception(own)
+            entry.reply.set_exception(own)

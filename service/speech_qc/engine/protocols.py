@@ -38,12 +38,14 @@ class Lane:
         hops: T of every entry in this lane.
         priority: Lower is served first; unique among lanes.
         most: Maximum entries at the same time; None if only the engine limits them.
+        collect_s: Longest time that a step of this lane waits for more entries, if the device is always busy.
     """
 
     name: str
     hops: int
     priority: int
     most: int | None = None
+    collect_s: float = 0.0
 
 
 class StepScores(NamedTuple):

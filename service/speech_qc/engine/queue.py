@@ -1,4 +1,4 @@
-"""Selects the entries of the next step: pure policy, no clock, no thread, no waiting.
+"""Selects the entries of the next step, and when it should begin: pure policy, no clock, no thread.
 
 The engine calls `StepQueue` whenever the device is free; the queue then selects from all queued entries. Must not
 depend on what a step does or how long it takes.
@@ -16,6 +16,12 @@ from speech_qc.errors import Overloaded
 
 MAX_PASSES = 4
 """Steps of other lanes after which a waiting lane is served: uploads keep a fifth of the steps under full load."""
+
+FULL_LOAD = 0.5
+"""Share of the time in which the device is busy from which a step waits for the longest time."""
+
+SHORTEST_WAIT_S = 0.001
+"""Event loops have timers of milliseconds, so a shorter wait would take longer than it should."""
 
 
 @dataclass(slots=True)
@@ -111,6 +117,23 @@ class StepQueue:
         waiting.entries.append((self._pushed, entry))
         self._pushed += 1
         self._sessions.add(entry.session)
+
+    def wait_s(self, now: float, load: float) -> float:
+        """Return for how long the next step should wait for more entries; 0 if it should run, or nothing is queued.
+
+        A step costs the same for its first entry as for the next ten. The wait grows with the load up to `FULL_LOAD`,
+        so a lone stream never waits. A step does not wait either if it is full, or if a lane that does not collect has
+        entries: their steps are so long that the others collect meanwhile.
+
+        Args:
+            now: Current time on the clock of the entries' `submitted_s`.
+            load: Share of the time in which the device is busy, 0 to 1.
+        """
+        share = min(1.0, load / FULL_LOAD)
+        busy = [waiting for waiting in self._lanes if waiting.entries]
+        left = [x.entries[0][1].submitted_s + share * x.lane.collect_s - now for x in busy]
+        full = any(len(waiting.entries) >= self.max_batch or not waiting.lane.collect_s for waiting in busy)
+        return 0.0 if full or min(left, default=0.0) < SHORTEST_WAIT_S else min(left)
 
     def pop(self, now: float) -> Batch:
         """Choose the entries of the next step; drop and report cancelled and expired ones.

@@ -79,7 +79,7 @@ class SlotTable:
             return  # `release` frees the slot
         self._free_slots.append(session.row)
         if entry is not None:
-            entry.future.cancel()  # dropped when popped, so it never runs for the slot's next session
+            entry.reply.cancel()  # dropped when popped, so it never runs for the slot's next session
 
     def release(self, entry: Entry) -> None:
         """Release a finished entry, so that its session may submit again or its slot be reused."""

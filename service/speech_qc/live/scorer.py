@@ -18,19 +18,19 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.losses import LossPool
 from speech_qc.audio.stereo import StereoMeter
 from speech_qc.calls.legs import LegFeed
 from speech_qc.contract import ModelContract
-from speech_qc.engine import Engine, Lane, StepResult
+from speech_qc.engine import Lane, StepResult
 from speech_qc.errors import InferenceError
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
+from speech_qc.model.reload import Generation
 from speech_qc.pipeline.documents import channel_findings, event_message, stereo_fields, timing_answer
-from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE
+from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE, make_lanes
 from speech_qc.pipeline.recording import Timing
-from speech_qc.pipeline.session import ChannelRecord, ChunkReader, Session, Update
-from speech_qc.telemetry.metrics import Metrics
+from speech_qc.pipeline.session import ChannelRecord, Session, Update
+from speech_qc.state import AppState
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.message import Message
 from speech_qc.wire.server_messages import Configured, Finalized, GapMessage
@@ -84,39 +84,27 @@ class Scorer:
     """Owns the sessions of one stream, and its engine sessions from `open` to `close`.
 
     Args:
-        engine: Started engine.
-        contract: Contract of its model.
-        lanes: Lanes for live audio.
+        generation: The model that scores the stream, and its started engine.
+        state: Limits and metrics of the server.
         options: What the client requested; `configure` replaces it.
         outbox: Receives the messages to the client.
-        metrics: Counts frames and lag.
-        reader: The engine's reader.
         on_piece: Called with the samples that were pushed.
-        max_events: Maximum events listed per channel.
-        max_ahead_samples: Maximum samples, at the model's rate, that may wait.
-        show_digits: Name the telephone keys in tones; otherwise they are masked.
         on_heard: Called with a channel, a position and the received samples there, at the model's rate.
         on_update: Called with a channel and its scores and events; if given, no message says them.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        contract: ModelContract,
-        lanes: LiveLanes,
+        generation: Generation,
+        state: AppState,
         options: StreamOptions,
         outbox: Outbox,
-        metrics: Metrics,
-        reader: ChunkReader,
         on_piece: OnPiece,
-        pool: LossPool,
         *,
-        max_events: int,
-        max_ahead_samples: int,
-        show_digits: bool = False,
         on_heard: Callable[[int, int, Float32], None] | None = None,
         on_update: Callable[[int, Update], None] | None = None,
     ) -> None:
+        settings, metrics, contract = state.settings, state.metrics, generation.contract
         self.options = options
         self.legs: list[LegFeed] = []
         """Take samples and scores, one per channel, if the channels are the legs of a call."""
@@ -127,18 +115,18 @@ class Scorer:
             Session(
                 contract,
                 options.rate_hz,
-                max_events=max_events,
-                reader=reader,
+                max_events=settings.max_events,
+                reader=generation.reader,
                 on_piece=partial(on_piece, channel),
-                show_digits=show_digits,
-                pool=pool,
+                show_digits=settings.show_digits,
+                pool=generation.meter_pool,
                 gaps=True,
                 on_heard=None if on_heard is None else partial(on_heard, channel),
             )
             for channel in range(options.channels)
         ]
-        self._engine, self._contract, self._lanes, self._outbox = engine, contract, lanes, outbox
-        self._metrics = metrics
+        self._engine, self._contract, self._outbox, self._metrics = generation.engine, contract, outbox, metrics
+        self._lanes = lanes = LiveLanes.of(make_lanes(settings))
         self._stereo = StereoMeter() if options.channels == 2 else None
         self._live_seconds = metrics.audio_seconds.labels("live")
         self._live_noisy = metrics.noisy_frames.labels("live")
@@ -147,7 +135,8 @@ class Scorer:
         self._overlap = spec.overlap_samples
         self._frame_hop_s = spec.frame_hop_s
         self._hops_per_frame = spec.hops_per_frame
-        self._max_ahead = max(max_ahead_samples, 2 * lanes.live.hops * spec.hop_samples)
+        most = round(settings.stream_max_ahead_s * spec.sample_rate_hz)
+        self._max_ahead = max(most, 2 * lanes.live.hops * spec.hop_samples)
         self._numbers: list[int] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set when everything is scored and in the outbox after `end`; fails if the engine fails permanently."""
@@ -378,26 +367,22 @@ class Scorer:
             self._in_flight += 1
 
     def _send_chunk(self, channel: int) -> None:
-        future = self._engine.submit(self._numbers[channel], self._chunks[channel], self._lane.name, copy=False)
-        future.add_done_callback(partial(self._answered, channel))
+        self._engine.post(self._numbers[channel], self._chunks[channel], self._lane.name, _ChunkReply(self, channel))
 
-    def _answered(self, channel: int, future: asyncio.Future[StepResult]) -> None:
-        """Take the engine's result; continue when all channels have theirs."""
-        if future.cancelled():
-            return
-        error = future.exception()
+    def answered(self, channel: int, outcome: StepResult | BaseException) -> None:
+        """Take the engine's result or failure; continue when all channels have theirs."""
         if self._stopped:
             return
         try:
-            if isinstance(error, InferenceError) and not self._retried[channel]:
+            if isinstance(outcome, InferenceError) and not self._retried[channel]:
                 # Retry once: the state is unchanged, so the stream need not end.
                 self._retried[channel] = True
                 self._send_chunk(channel)
                 return
-            if error is not None:
-                self._fail(error)
+            if isinstance(outcome, BaseException):
+                self._fail(outcome)
                 return
-            self._results[channel] = future.result()
+            self._results[channel] = outcome
             self._in_flight -= 1
             if not self._in_flight:
                 self._accept()
@@ -514,6 +499,37 @@ class Scorer:
         while self._arrivals and self._arrivals[0][0] < needed:
             self._arrivals.popleft()
         return self._arrivals[0][1] if self._arrivals else time.monotonic()
+
+
+class _ChunkReply:
+    """Passes the outcome of one chunk to its scorer at once; a future would wait for the event loop.
+
+    It keeps no reference to the scorer afterwards: the engine may hold the last entries until it has new ones.
+    """
+
+    __slots__ = ("_channel", "_scorer")
+
+    def __init__(self, scorer: Scorer, channel: int) -> None:
+        self._scorer: Scorer | None = scorer
+        self._channel = channel
+
+    def done(self) -> bool:
+        return self._scorer is None
+
+    def set_result(self, result: StepResult, /) -> None:
+        self._pass_on(result)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._pass_on(error)
+
+    def cancel(self) -> bool:
+        self._scorer = None
+        return True
+
+    def _pass_on(self, outcome: StepResult | BaseException) -> None:
+        scorer, self._scorer = self._scorer, None
+        if scorer is not None:
+            scorer.answered(self._channel, outcome)
 
 
 def _required(value: _T | None) -> _T:

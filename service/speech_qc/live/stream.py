@@ -19,28 +19,22 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.admission.streams import StreamRegistry
-from speech_qc.audio.losses import LossPool
 from speech_qc.audio.sample_decoder import SampleDecoder
-from speech_qc.calls.legs import LegFeed, LegInfo
-from speech_qc.contract import ModelContract
-from speech_qc.engine import Engine
 from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.live.clock import ArrivalClock, Missing
 from speech_qc.live.ignored_messages import IgnoredMessages
 from speech_qc.live.input_checks import InputChecks, InputWarning
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
-from speech_qc.live.scorer import LiveLanes, OnPiece, Scorer
-from speech_qc.pipeline.session import ChannelRecord, ChunkReader
-from speech_qc.scoring import Profiles
-from speech_qc.settings import Settings
-from speech_qc.telemetry.metrics import ABORTED, DISCONNECTED, OK, Metrics
+from speech_qc.live.scorer import OnPiece, Scorer
+from speech_qc.model.reload import Generation
+from speech_qc.pipeline.session import ChannelRecord
+from speech_qc.state import AppState
+from speech_qc.telemetry.metrics import ABORTED, DISCONNECTED, OK
 from speech_qc.telemetry.tracing import note
 from speech_qc.wire.client_messages import CloseStream, Configure, Finalize, Gap, KeepAlive, parse_client_message
 from speech_qc.wire.close import NORMAL_CLOSE, close_reason, error_text
 from speech_qc.wire.encode import to_json
-from speech_qc.wire.schemas import ModelInfo
 from speech_qc.wire.server_messages import Finalized, Ready, StreamWarning
 
 Float32 = NDArray[np.float32]
@@ -90,51 +84,24 @@ class LiveStream:
         socket: Open connection.
         options: What the client requested.
         session_id: Identifies the stream in messages and logs.
-        engine: Started engine.
-        contract: Contract of its model.
-        identity: Name, version and checksum of its model.
-        lanes: Lanes for live audio.
-        profiles: Verdict profiles that the client may switch to.
-        settings: Limits and time-outs.
-        metrics: Counts streams.
-        reader: The engine's reader.
-        pool: Looks for the losses of all streams together.
-        registry: Registry that counts the places of live channels.
-        join: Adds the channels to their call, if they are legs of one.
+        generation: The model that scores it, which the caller holds.
+        state: The parts of the server.
     """
 
     def __init__(
-        self,
-        socket: Socket,
-        options: StreamOptions,
-        *,
-        session_id: str,
-        engine: Engine,
-        contract: ModelContract,
-        identity: ModelInfo,
-        lanes: LiveLanes,
-        profiles: Profiles,
-        settings: Settings,
-        metrics: Metrics,
-        reader: ChunkReader,
-        pool: LossPool,
-        registry: StreamRegistry,
-        join: Callable[[LegInfo], LegFeed] | None = None,
+        self, socket: Socket, options: StreamOptions, session_id: str, generation: Generation, state: AppState
     ) -> None:
-        self._socket, self._session_id, self._settings, self._metrics = socket, session_id, settings, metrics
-        self._contract, self._identity, self._profiles, self._registry = contract, identity, profiles, registry
-        self._options, self._join = options, join
+        self._socket, self._options, self._session_id = socket, options, session_id
+        self._contract, self._identity = generation.contract, generation.identity
+        self._settings, self._metrics, self._profiles, self._registry = (
+            state.settings, state.metrics, state.profiles, state.streams,
+        )  # fmt: skip
+        self._join = state.calls.join if options.legs else None
         self._checks = InputChecks(options.rate_hz, options.channels, options.encoding)
         self._ignored = IgnoredMessages()
         self._piece_warnings: list[InputWarning] = []  # about the piece that is being taken
-        self._outbox = Outbox(settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
-        self._scorer = Scorer(
-            engine, contract, lanes, options, self._outbox, metrics, reader,
-            _checking(self._checks, self._piece_warnings), pool,
-            max_events=settings.max_events,
-            show_digits=settings.show_digits,
-            max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
-        )  # fmt: skip
+        self._outbox = Outbox(state.settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
+        self._scorer = Scorer(generation, state, options, self._outbox, _checking(self._checks, self._piece_warnings))
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
         self._decoder = SampleDecoder(options.encoding, options.channels, piece_samples)
         self._bounded = options.encoding != "float32"

@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from speech_qc.audio.losses import LossPool
 from speech_qc.contract import ModelContract
 from speech_qc.engine import DropReason, Engine, Model, RefusalReason, Runner
 from speech_qc.errors import ReloadFailed, StartupError
+from speech_qc.pipeline.channel_meter import MeterPool
 from speech_qc.pipeline.documents import model_info
 from speech_qc.pipeline.factory import make_engine, make_runner
 from speech_qc.pipeline.session import ChunkReader
@@ -48,7 +48,7 @@ class Generation:
         self.runner = runner
         self.retired = False
         self.reader = ChunkReader(runner.contract)
-        self.loss_pool = LossPool()
+        self.meter_pool = MeterPool()
         self.engine: Engine = make_engine(settings, runner, _Observer(metrics, self), self.reader)
         self._users = 0
         self._unused = asyncio.Event()

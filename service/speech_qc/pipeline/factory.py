@@ -26,9 +26,10 @@ TAIL_HOPS = 40
 def make_lanes(settings: Settings) -> tuple[Lane, ...]:
     """Return the lanes in order of priority: live audio before uploads."""
     live, uploaded = settings.max_streams, _uploaded_channels(settings)
+    collect_s = settings.collect_ms / 1000
     return (
-        Lane(LIVE_LANE, settings.live_chunk_hops, priority=0, most=live),
-        Lane(FLUSH_LANE, FLUSH_HOPS, priority=1, most=live),
+        Lane(LIVE_LANE, settings.live_chunk_hops, priority=0, most=live, collect_s=collect_s),
+        Lane(FLUSH_LANE, FLUSH_HOPS, priority=1, most=live, collect_s=collect_s),
         Lane(TAIL_LANE, TAIL_HOPS, priority=2, most=uploaded),
         Lane(UPLOAD_LANE, settings.upload_chunk_hops, priority=3, most=uploaded),
     )

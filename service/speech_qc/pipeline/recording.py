@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from speech_qc.audio import AudioInfo, AudioWarning
 from speech_qc.audio.features import FrontEnd
-from speech_qc.audio.losses import LossPool
 from speech_qc.audio.stereo import CancellationMeter, Stereo, StereoMeter
 from speech_qc.calls.interaction import LEGS
 from speech_qc.calls.recorded import RecordedLegs
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio, ProtocolError
+from speech_qc.pipeline.channel_meter import MeterPool
 from speech_qc.pipeline.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
 from speech_qc.pipeline.session import ChannelRecord, ChunkReader, ChunkReading, Session
 from speech_qc.rtp.reports import CaptureReport
@@ -146,7 +146,7 @@ class Recording:
         contract: ModelContract,
         options: InspectOptions,
         reader: ChunkReader | None = None,
-        pool: LossPool | None = None,
+        pool: MeterPool | None = None,
     ) -> None:
         self._contract, self._options, self._pool = contract, options, pool
         self._reader = reader or ChunkReader(contract)

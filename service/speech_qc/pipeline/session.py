@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.buffer import SampleBuffer
 from speech_qc.audio.features import frame_count, frame_levels_dbfs
-from speech_qc.audio.levels import LevelMeter, Levels
-from speech_qc.audio.losses import Loss, LossDetector, LossPool
+from speech_qc.audio.levels import Levels
+from speech_qc.audio.losses import Loss
 from speech_qc.audio.noise_floor import NoiseFloorMeter
 from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
+from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool, OnPiece
 from speech_qc.pipeline.gaps import GapLine, Tail, Transport, bridge_samples
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.scoring import (
@@ -153,7 +154,7 @@ class Session:
         on_piece: Called with the pushed samples, a few thousand at a time, and their mean square, for the input checks
             of a live stream.
         show_digits: Name the telephone keys in tones; otherwise they are masked.
-        pool: Looks for losses together with other sessions of the same thread; None to look alone.
+        pool: Measures together with other sessions of the same thread; None to measure alone.
         gaps: Whether `gap` may be called; it needs the latest samples.
         on_heard: Called with the received samples at the model's rate and their position, before they are scored.
 
@@ -169,9 +170,9 @@ class Session:
         keep_frames: bool = False,
         max_events: int = 10_000,
         reader: ChunkReader | None = None,
-        on_piece: Callable[[Float32, float], None] | None = None,
+        on_piece: OnPiece | None = None,
         show_digits: bool = False,
-        pool: LossPool | None = None,
+        pool: MeterPool | None = None,
         gaps: bool = False,
         on_heard: Callable[[int, Float32], None] | None = None,
     ) -> None:
@@ -179,9 +180,8 @@ class Session:
         self.rate_hz = rate_hz
         self._spec = contract.features
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
-        self._meter = LevelMeter(rate_hz, on_piece)
+        self._meter = ChannelMeter(rate_hz, on_piece, pool)
         self._reader = reader or ChunkReader(contract)
-        self._detector = LossDetector(rate_hz, pool)
         self._losses = LossJoin(contract, self._reader.scores.layout, rate_hz)
         self._tracker = EventTracker(contract, self._reader.scores, skip=("dropout",))
         self._summary = SummaryMeter(contract, self._reader.scores.layout)
@@ -293,7 +293,6 @@ class Session:
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
         if bounded or not len(samples):
-            self._meter.push(samples)
             self._hear(samples)
             return
         peak = max(float(samples.max()), -float(samples.min()))
@@ -303,7 +302,6 @@ class Session:
                 "integers; divide by 32768 (16 bit) or save it as integer PCM",
                 magnitude=peak,
             )
-        self._meter.push(samples)
         self._hear(samples, clip=peak > 1.0)
 
     def gap(self, samples: int, kind: GapKind) -> None:
@@ -332,7 +330,7 @@ class Session:
             raise RuntimeError("finish was called twice: a session records one stream")
         if self._gap:
             self._bridge()
-        self._hold(self._detector.finish())
+        self._hold(self._meter.finish())
         self._append(self._resampler.finish())
         self._frame_total = frame_count(self._received, self._spec)
         if self._frame_total == 0:
@@ -393,9 +391,9 @@ class Session:
         else:
             self._summary.add(block.scores[~missing], levels[~missing])
             self._floor.push(levels[~missing])
-        known = self._detector.known
+        known = self._meter.known
         if known is not None and self._losses.frame_after(known) < self._frames_done:
-            self._hold(self._detector.collect())  # as late as possible, so that many streams are examined together
+            self._hold(self._meter.collect())  # as late as possible, so that many streams are examined together
         losses = self._losses.add(block.scores)
         news = self._tracker.add(block, levels, losses)
         ended = self._frame_total is not None and self.done
@@ -502,14 +500,14 @@ class Session:
             transport=self.transport() if self._line.count else None,
         )
 
-    def _hear(self, samples: Float32, *, clip: bool = False) -> None:
+    def _hear(self, samples: Float32, *, clip: bool = False, bridge: bool = False) -> None:
         """Take samples at their own rate; the first ones after a gap are kept until they suffice for its bridge."""
         if self._gap and len(samples):
             self._head.append(samples)
             if sum(map(len, self._head)) >= self._line.joint_samples:
                 self._bridge()
             return
-        self._detector.push(samples)
+        self._meter.push(samples, bridge=bridge)
         if clip:
             samples = np.clip(samples, -1.0, 1.0)
         if self._tail is not None:
@@ -523,7 +521,7 @@ class Session:
         head, self._head = np.concatenate([np.zeros(0, np.float32), *self._head]), []
         count = self._line.bridge(gap, self._resampler.samples_in, self._frames_done)
         after = np.clip(head[: self._line.joint_samples], -1.0, 1.0)
-        self._hear(bridge_samples(self._tail.last(count), count, after))
+        self._hear(bridge_samples(self._tail.last(count), count, after), bridge=True)
         self._hear(head, clip=True)
 
     def _hold(self, losses: Sequence[Loss]) -> None:

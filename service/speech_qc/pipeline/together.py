@@ -10,9 +10,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 
 from speech_qc.audio.features import FrontEnd
-from speech_qc.audio.losses import LossPool
 from speech_qc.engine import Lane, Runner, Stepper
 from speech_qc.errors import InferenceError
+from speech_qc.pipeline.channel_meter import MeterPool
 from speech_qc.pipeline.direct import LARGE_HOPS
 from speech_qc.pipeline.factory import TAIL_HOPS
 from speech_qc.pipeline.recording import Block, InspectOptions, Recording, RecordingFindings, Timing
@@ -108,7 +108,7 @@ class Together:
         self.runner = runner
         self._contract = runner.contract
         self._reader = ChunkReader(runner.contract)
-        self._pool = LossPool()
+        self._pool = MeterPool()
         self._capacity = max(SLOTS, max_channels)
         self._steps = Stepper(
             runner, FrontEnd(runner.contract.features), self._reader, capacity=self._capacity, max_batch=self._capacity

@@ -17,9 +17,9 @@ from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from speech_qc.errors import EngineDead, ProtocolError, SpeechQCError, UnsupportedFormat
-from speech_qc.model.reload import Generations
 from speech_qc.security.caller import ANONYMOUS
-from speech_qc.telephony.call import CallSocket, Parts
+from speech_qc.state import AppState
+from speech_qc.telephony.call import CallSocket
 from speech_qc.telephony.messages import Asked, Audio, Ignored, Item, Keys, LegFormat, VendorProtocol
 
 logger = logging.getLogger("speech_qc.telephony")
@@ -132,13 +132,12 @@ class AudioSocketListener:
     """Listens for calls.
 
     Args:
-        parts: Parts of the server.
-        models: The model in use.
+        state: Parts of the server.
         allowed: Networks that may connect.
     """
 
-    def __init__(self, parts: Callable[[], Parts], models: Callable[[], Generations], allowed: Networks) -> None:
-        self._parts, self._models, self._allowed = parts, models, allowed
+    def __init__(self, state: AppState, allowed: Networks) -> None:
+        self._state, self._allowed = state, allowed
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
 
@@ -176,39 +175,39 @@ class AudioSocketListener:
         task = asyncio.current_task()
         assert task is not None
         peer = writer.get_extra_info("peername")
-        parts = self._parts()
-        if peer is None or not self._may(peer[0]) or len(self._open) >= parts.settings.max_streams + SPARE:
-            parts.metrics.telephony_failures.labels("audiosocket").inc()
+        state = self._state
+        if peer is None or not self._may(peer[0]) or len(self._open) >= state.settings.max_streams + SPARE:
+            state.metrics.telephony_failures.labels("audiosocket").inc()
             logger.warning("AudioSocket refused from %s", peer[0] if peer else "unknown")
             writer.transport.abort()
             return
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # there are no pings
         self._open.add(task)
         try:
-            await self._serve(_Connection(reader, writer), parts)
+            await self._serve(_Connection(reader, writer))
         finally:
             self._open.discard(task)
             writer.close()
 
-    async def _serve(self, connection: _Connection, parts: Parts) -> None:
+    async def _serve(self, connection: _Connection) -> None:
         try:
             async with asyncio.timeout(UUID_S):
                 first = await connection.receive()
         except TimeoutError:
             first = None
         if first is None:
-            parts.metrics.telephony_failures.labels("audiosocket").inc()
+            self._state.metrics.telephony_failures.labels("audiosocket").inc()
             connection.abort()
             return
         identity = uuid.uuid4().hex
         try:
-            with self._models().current.held() as generation:
+            with self._state.models.current.held() as generation:
                 if generation.engine.status.death is not None:
                     raise EngineDead("the engine is dead")
                 protocol = AudioSocketProtocol(Asked(identity))
-                await CallSocket(connection, protocol, parts, generation, ANONYMOUS, identity).run([first])
+                await CallSocket(connection, protocol, self._state, generation, ANONYMOUS, identity).run([first])
         except SpeechQCError:
-            parts.metrics.telephony_failures.labels("audiosocket").inc()
+            self._state.metrics.telephony_failures.labels("audiosocket").inc()
             await connection.close(0, "")
 
     def _may(self, address: str) -> bool:

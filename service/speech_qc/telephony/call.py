@@ -11,26 +11,19 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from speech_qc.admission.quotas import Quotas
-from speech_qc.admission.streams import StreamRegistry
-from speech_qc.audio.packet_decoders import PacketDecoders
-from speech_qc.calls.legs import CallJoin, LegInfo
+from speech_qc.calls.legs import LegInfo
 from speech_qc.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.event_fields import event_fields
 from speech_qc.live.outbox import Outbox
-from speech_qc.live.scorer import LiveLanes
 from speech_qc.live.stream import ClientGone
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.session import Update
-from speech_qc.scoring import Profiles
 from speech_qc.security.caller import Caller
-from speech_qc.settings import Settings
-from speech_qc.telemetry.metrics import Metrics
+from speech_qc.state import AppState
 from speech_qc.telephony.leg import Leg, Scoring
 from speech_qc.telephony.masking import mask_digits, mask_facts
 from speech_qc.telephony.messages import (
@@ -84,27 +77,13 @@ class CallTransport(Protocol):
         """Drop the connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of the server that a call uses."""
-
-    settings: Settings
-    profiles: Profiles
-    metrics: Metrics
-    registry: StreamRegistry
-    quotas: Quotas
-    calls: CallJoin
-    lanes: LiveLanes
-    packets: PacketDecoders
-
-
 class CallSocket:
     """One socket of a phone system; `run` it once.
 
     Args:
         transport: The open connection.
         protocol: Reads its messages.
-        parts: Parts of the server.
+        state: Parts of the server.
         generation: The model to use.
         caller: Who opened it.
         identity: For logs.
@@ -114,14 +93,14 @@ class CallSocket:
         self,
         transport: CallTransport,
         protocol: VendorProtocol,
-        parts: Parts,
+        state: AppState,
         generation: Generation,
         caller: Caller,
         identity: str,
     ) -> None:
-        self._transport, self._protocol, self._parts = transport, protocol, parts
+        self._transport, self._protocol, self._state = transport, protocol, state
         self._generation, self._caller, self._identity = generation, caller, identity
-        self._outbox = Outbox(parts.settings.stream_send_queue_bytes, time.monotonic, transport.send_now)
+        self._outbox = Outbox(state.settings.stream_send_queue_bytes, time.monotonic, transport.send_now)
         self._started: Started | None = None
         self._legs: dict[str, Leg] = {}
         self._places = ExitStack()
@@ -143,7 +122,7 @@ class CallSocket:
         Returns:
             `ok`, or the code of the error that ended it.
         """
-        metrics = self._parts.metrics
+        metrics = self._state.metrics
         metrics.telephony_active.inc()
         sender = asyncio.create_task(self._outbox.run(self._transport.send))
         self._receiver = asyncio.create_task(self._receive(first))
@@ -167,7 +146,7 @@ class CallSocket:
                     task.exception()
             for leg in self._legs.values():
                 leg.close()
-                self._parts.registry.remove(leg)
+                self._state.streams.remove(leg)
                 leg.on_drain = None
             self._places.close()
             metrics.telephony_active.dec()
@@ -225,9 +204,9 @@ class CallSocket:
             return
         self._last_s = time.monotonic()
         try:
-            if len(message) > self._parts.settings.stream_max_message_bytes:
+            if len(message) > self._state.settings.stream_max_message_bytes:
                 raise PayloadTooLarge(
-                    f"expected messages of at most {self._parts.settings.stream_max_message_bytes} bytes, got "
+                    f"expected messages of at most {self._state.settings.stream_max_message_bytes} bytes, got "
                     f"{len(message)}: send smaller ones"
                 )
             items = self._protocol.text(message) if is_text else self._protocol.binary(message)
@@ -264,14 +243,14 @@ class CallSocket:
         elif isinstance(item, Stopped):
             self._over.set()
         elif isinstance(item, Ignored):
-            self._parts.metrics.telephony_ignored.labels(self._protocol.name).inc()
+            self._state.metrics.telephony_ignored.labels(self._protocol.name).inc()
 
     def _start(self, started: Started) -> None:
         """Begin the call, or add legs to it."""
         first = self._started is None
         self._started = self._started or started
         if first:
-            self._parts.metrics.telephony_sockets.labels(self._protocol.name).inc()
+            self._state.metrics.telephony_sockets.labels(self._protocol.name).inc()
         for form in started.legs:
             if form.leg in self._legs:
                 continue
@@ -280,10 +259,10 @@ class CallSocket:
             self._open_leg(form, self._started)
 
     def _open_leg(self, form: LegFormat, started: Started) -> None:
-        parts, name = self._parts, started.profile or self._parts.settings.default_profile
-        profile = parts.profiles.get(name)
-        parts.registry.check(1)
-        self._places.enter_context(parts.quotas.stream(self._caller, 1))
+        state, name = self._state, started.profile or self._state.settings.default_profile
+        profile = state.profiles.get(name)
+        state.streams.check(1)
+        self._places.enter_context(state.quotas.stream(self._caller, 1))
         info = LegInfo(
             call_id=started.call_id,
             leg=form.called or form.leg,
@@ -291,22 +270,22 @@ class CallSocket:
             sample_rate_hz=form.rate_hz,
             trunk=started.trunk,
             name=started.name,
-            metadata=mask_facts(started.metadata, parts.settings),
+            metadata=mask_facts(started.metadata, state.settings),
         )
-        scoring = Scoring(self._generation, parts.lanes, parts.settings, parts.metrics, profile, name, parts.packets)
+        scoring = Scoring(self._generation, state, profile, name)
         protocol = self._protocol
         leg = Leg(
-            form, info, scoring, parts.calls, clock=protocol.clock, ordered=protocol.ordered, on_update=self._updated
+            form, info, scoring, state.calls, clock=protocol.clock, ordered=protocol.ordered, on_update=self._updated
         )
         leg.on_drain = self.drain
         self._legs[form.leg] = leg
-        parts.registry.add(leg, 1)
+        state.streams.add(leg, 1)
         leg.open()
-        parts.metrics.telephony_legs.labels(self._protocol.name).inc()
+        state.metrics.telephony_legs.labels(self._protocol.name).inc()
 
     def _keys(self, keys: Keys) -> None:
         legs = [self._legs[keys.leg]] if keys.leg in self._legs else list(self._legs.values())[:1]
-        digits = mask_digits(keys.digits[:MAX_KEYS], self._parts.settings)
+        digits = mask_digits(keys.digits[:MAX_KEYS], self._state.settings)
         for leg in legs if digits else []:
             leg.digits(digits)
 
@@ -327,7 +306,7 @@ class CallSocket:
 
     def _check_idle(self) -> None:
         """End a call that has sent nothing for too long."""
-        idle_s = self._parts.settings.telephony_idle_s
+        idle_s = self._state.settings.telephony_idle_s
         left_s = self._last_s + idle_s - time.monotonic()
         if left_s <= 0:
             self._fail(ProtocolError(f"expected a message at least every {idle_s:g} s, got none", idle_s=idle_s))
@@ -338,7 +317,7 @@ class CallSocket:
 
     def _updated(self, name: str, update: Update) -> None:
         """Send events and the means of scores to a vendor that takes them."""
-        if not self._protocol.takes_events or not self._parts.settings.telephony_events:
+        if not self._protocol.takes_events or not self._state.settings.telephony_events:
             return
         for news in update.events:
             fields = {name: _plain(value) for name, value in event_fields(news.event).items()}
@@ -394,7 +373,7 @@ class CallSocket:
                 self._outbox.force(text)
             code, reason = self._error.ws_close, close_reason(self._error)
         self._outbox.close()
-        timeout_s = self._parts.settings.stream_send_timeout_s
+        timeout_s = self._state.settings.stream_send_timeout_s
         await asyncio.wait({sender}, timeout=timeout_s)
         if not sender.done():
             self._transport.abort()

@@ -12,20 +12,19 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.packet_decoders import PacketDecoder, PacketDecoders
+from speech_qc.audio.packet_decoders import PacketDecoder
 from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.calls.legs import CallJoin, LegFeed, LegInfo
 from speech_qc.errors import PayloadTooLarge
 from speech_qc.live.clock import ArrivalClock, Missing, Piece, PositionClock
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
-from speech_qc.live.scorer import LiveLanes, Scorer
+from speech_qc.live.scorer import Scorer
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.documents import channel_findings
 from speech_qc.pipeline.session import ChannelRecord, Update
 from speech_qc.scoring import Profile
-from speech_qc.settings import Settings
-from speech_qc.telemetry.metrics import Metrics
+from speech_qc.state import AppState
 from speech_qc.telephony.messages import Audio, Clock, LegFormat
 from speech_qc.telephony.packets import EncodedPacket
 from speech_qc.wire.vocabulary import GapKind
@@ -50,21 +49,15 @@ class Scoring:
 
     Attributes:
         generation: The model that the call keeps.
-        lanes: Lanes for live audio.
-        settings: Limits.
-        metrics: Counts frames and gaps.
+        state: Parts of the server.
         profile: Limits of the verdict.
         profile_name: Its name.
-        packets: Decoders of packets.
     """
 
     generation: Generation
-    lanes: LiveLanes
-    settings: Settings
-    metrics: Metrics
+    state: AppState
     profile: Profile
     profile_name: str
-    packets: PacketDecoders
 
 
 @dataclass(slots=True)
@@ -122,8 +115,7 @@ class Leg:
         on_update: OnUpdate,
     ) -> None:
         self.name, self._rate_hz, self._scoring = info.leg, form.rate_hz, scoring
-        generation, settings = scoring.generation, scoring.settings
-        contract = generation.contract
+        contract = scoring.generation.contract
         options = StreamOptions(
             encoding=form.encoding,
             rate_hz=form.rate_hz,
@@ -145,18 +137,11 @@ class Leg:
             self._clock = ArrivalClock(form.rate_hz)
         self._model_rate_hz = contract.features.sample_rate_hz
         self._scorer = Scorer(
-            generation.engine,
-            contract,
-            scoring.lanes,
+            scoring.generation,
+            scoring.state,
             options,
             Outbox(UNBOUNDED, time.monotonic),
-            scoring.metrics,
-            generation.reader,
             _unchecked,
-            generation.loss_pool,
-            max_events=settings.max_events,
-            show_digits=settings.show_digits,
-            max_ahead_samples=round(settings.stream_max_ahead_s * contract.features.sample_rate_hz),
             on_heard=listener.heard,
             on_update=listener.updated,
         )
@@ -213,7 +198,7 @@ class Leg:
             PayloadTooLarge: It is too long for one message.
         """
         if self._codec is not None:
-            self._packets = self._packets or self._scoring.packets.open(self._codec, self._rate_hz)
+            self._packets = self._packets or self._scoring.state.packets.open(self._codec, self._rate_hz)
             packet = EncodedPacket.of(self._codec, audio.payload)
             self._take_piece(packet, now_s, audio.position, audio.sequence)
             return
@@ -297,7 +282,7 @@ class Leg:
         self._scorer.close()
         if self._packets is not None:
             self._packets.close()
-        metrics = self._scoring.metrics
+        metrics = self._scoring.state.metrics
         metrics.verdicts.labels(record.verdict.status).inc()
         metrics.end_channel("live", record.summary.snr_db, self._scorer.sessions[0].event_counts)
         assert record.transport is not None  # set by `_result`

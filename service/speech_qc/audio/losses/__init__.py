@@ -4,7 +4,6 @@ Packet loss is a matter of samples: it is sought at the native rate, before a re
 """
 
 from speech_qc.audio.losses.bank import LossBank
-from speech_qc.audio.losses.detector import LossDetector, LossPool
 from speech_qc.audio.losses.grid import Grid, Loss
 
-__all__ = ["Grid", "Loss", "LossBank", "LossDetector", "LossPool"]
+__all__ = ["Grid", "Loss", "LossBank"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.fades import Fades
-from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, shifted
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, joined
 from speech_qc.audio.losses.holes import Holes
 from speech_qc.audio.losses.repeats import Repeats
 
@@ -19,6 +19,10 @@ QUIETEST_REFERENCE = 0.1
 
 REFERENCE_FALL_DB_PER_S = 4.0
 """Fall of the reference in a pause; it outlasts a sentence and follows a softer talker within seconds."""
+
+KEPT_BLOCKS = 80
+"""Blocks of a piece that are kept, 0.2 s: a faded copy begins up to 48 blocks before the sound resumes, and its source
+lies 62 ms before it."""
 
 _QUIETEST, _HALF = np.float32(QUIETEST_REFERENCE), np.float32(0.5)
 _NO_END = 2**62
@@ -39,10 +43,11 @@ class LossBank:
         self.grid = grid = Grid.of(rate_hz)
         self._streams = np.arange(streams)
         self._pieces = np.zeros(streams, np.int64)
-        self._samples = np.zeros((streams, 2 * grid.piece), np.float32)
-        self._spread = np.zeros((streams, 2 * PIECE_BLOCKS), np.float32)
-        self._middle = np.zeros((streams, 2 * PIECE_BLOCKS), np.float32)
-        self._reference = np.full((streams, 2 * PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
+        self._kept = KEPT_BLOCKS * grid.block
+        self._samples = np.zeros((streams, self._kept), np.float32)
+        self._spread = np.zeros((streams, PIECE_BLOCKS), np.float32)
+        self._middle = np.zeros((streams, PIECE_BLOCKS), np.float32)
+        self._reference = np.full((streams, PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
         self._sends_all = np.ones(streams, np.bool_)
         self._holes = Holes(grid, streams, self._sends_all)
         self._constants = Holes(grid, streams, self._sends_all, constant=True)
@@ -114,12 +119,22 @@ class LossBank:
         return View(
             grid=grid,
             first=first,
-            samples=shifted(self._samples, chosen, pieces),
-            spread=shifted(self._spread, chosen, spread),
-            middle=shifted(self._middle, chosen, (high + low) * _HALF),
-            reference=shifted(self._reference, chosen, floored),
+            samples=self._with_past(chosen, pieces),
+            spread=joined(self._spread, chosen, spread),
+            middle=joined(self._middle, chosen, (high + low) * _HALF),
+            reference=joined(self._reference, chosen, floored),
             ends=ends,
         )
+
+    def _with_past(self, chosen: Rows, pieces: Float32) -> Float32:
+        """Return the samples of a view; what is not kept of the earlier piece is zero, and is not examined again."""
+        size, kept = self.grid.piece, self._kept
+        samples = np.empty((len(pieces), 2 * size), np.float32)
+        samples[:, : size - kept] = 0.0
+        samples[:, size - kept : size] = self._samples[chosen]
+        samples[:, size:] = pieces
+        self._samples[chosen] = pieces[:, -kept:]
+        return samples
 
 
 def _disjoint(found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:

@@ -38,6 +38,7 @@ _FIRST = 3  # part that decides whether to go on
 _AHEAD = 2  # blocks that the examination needs after the one in which the sound resumes
 _NEARLY = 0.9  # of its energy that a source at a neighbouring distance, with a constant gain, explains of a copy
 _TINY = 1e-12
+_PAST = np.arange(-28, 0)  # blocks, 70 ms
 
 
 class Fades:
@@ -66,11 +67,13 @@ class Fades:
         resumes &= peak >= self._loud_factor * view.reference[:, start:stop]
         if not resumes.any():
             return
-        for row, block in np.argwhere(resumes):
-            if _fades(view.spread[row], start + int(block)):
-                loss = self._judge(view, int(row), start + int(block))
-                if loss is not None:
-                    found.append((int(row), loss))
+        rows, blocks = resumes.nonzero()
+        blocks += start
+        faded = _fades(view.spread, rows, blocks)
+        for row, block in zip(rows[faded].tolist(), blocks[faded].tolist(), strict=True):
+            loss = self._judge(view, row, block)
+            if loss is not None:
+                found.append((row, loss))
 
     def _judge(self, view: View, row: int, block: int) -> Loss | None:
         """Examine the parts before the block in which sound resumes."""
@@ -118,16 +121,14 @@ class Fades:
         )
 
 
-def _fades(spread: Float32, block: int) -> bool:
-    """Say whether the sound before a block has faded within the last 70 ms, but not at once."""
-    before, soon, last = spread[block - 28 : block - 12], spread[block - 8 : block - 4], spread[block - 4 : block - 1]
-    full = float(before.max())
-    middle = float(soon.max())
-    return (
-        float(spread[block - 1]) <= FADED * full
-        and 0.05 * full <= middle <= 0.75 * full
-        and float(last.max()) <= 0.4 * full
-    )
+def _fades(spread: Float32, rows: NDArray[np.intp], blocks: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Say whether the sound before each of these blocks has faded within the last 70 ms, but not at once."""
+    past = spread[rows[:, None], blocks[:, None] + _PAST]
+    full, middle, last = past[:, :16].max(axis=1), past[:, 20:24].max(axis=1), past[:, 24:27].max(axis=1)
+    faded: NDArray[np.bool_] = past[:, 27] <= np.float32(FADED) * full
+    faded &= (np.float32(0.05) * full <= middle) & (middle <= np.float32(0.75) * full)
+    faded &= last <= np.float32(0.4) * full
+    return faded
 
 
 def _residual(part: NDArray[np.float64], source: NDArray[np.float64]) -> float:

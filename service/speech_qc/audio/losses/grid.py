@@ -96,7 +96,7 @@ class View:
     Args:
         grid: Sizes.
         first: Position of the first sample in each stream, int64 [R]; negative at the start of a stream.
-        samples: float32 [R, 2 * piece].
+        samples: float32 [R, 2 * piece]; of the earlier piece, only the last blocks (`bank.KEPT_BLOCKS`) are there.
         spread: Difference of the extremes of each block, float32 [R, 2 * PIECE_BLOCKS].
         middle: Mean of the extremes of each block, likewise.
         reference: Level of the sound so far as a difference of extremes, likewise; falls slowly.
@@ -112,18 +112,17 @@ class View:
     ends: NDArray[np.int64]
 
 
-def shifted(state: Float32, rows: Rows, new: Float32) -> Float32:
-    """Move the second half of some rows to the first half, put `new` in its place, and return the rows.
+def joined(state: Float32, rows: Rows, new: Float32) -> Float32:
+    """Return the last piece of some rows with the new one behind it, and keep the new one.
 
     Args:
-        state: float32 [S, …, 2 * n], changed in place.
-        rows: Rows to move, [R].
+        state: The last piece of each stream, float32 [S, …, n], changed in place.
+        rows: Rows that have a new piece, [R].
         new: float32 [R, …, n].
+
+    Returns:
+        float32 [R, …, 2 * n].
     """
-    half = new.shape[-1]
-    window: Float32 = state[rows]
-    window[..., :half] = window[..., half:]
-    window[..., half:] = new
-    if not isinstance(rows, slice):
-        state[rows] = window
-    return window
+    both: Float32 = np.concatenate((state[rows], new), axis=-1)
+    state[rows] = new
+    return both

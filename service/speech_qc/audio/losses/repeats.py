@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, shifted
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, joined
 from speech_qc.audio.losses.tones import is_tonal
 
 EXACT = 0.992
@@ -57,7 +57,7 @@ class Repeats:
 
     def __init__(self, grid: Grid, streams: int) -> None:
         self._grid = grid
-        self._match = np.zeros((streams, grid.lags, 2 * PIECE_BLOCKS), np.float32)
+        self._match = np.zeros((streams, grid.lags, PIECE_BLOCKS), np.float32)
         self._mean = np.zeros((streams, 1), np.float32)
         self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
         shift, between = divmod(grid.unit, grid.block)
@@ -76,7 +76,7 @@ class Repeats:
             view: The samples.
             found: Takes the losses, each with its row of the view.
         """
-        match = shifted(self._match, rows, self._correlate(rows, view))  # [R, lags, 2 * blocks]
+        match = joined(self._match, rows, self._correlate(rows, view))  # [R, lags, 2 * blocks]
         start, stop = PIECE_BLOCKS - MAX_BLOCKS, 2 * PIECE_BLOCKS - MAX_BLOCKS
         exact = match[:, :, start : stop + MIN_BLOCKS - 1] >= np.float32(EXACT)
         if np.count_nonzero(exact) < MIN_BLOCKS:

@@ -1,0 +1,260 @@
+"""Measures channels at their own rate: levels and lost samples, many live channels in one call.
+
+A channel's samples are cut into pieces at absolute positions. One call for the pieces of many channels costs little
+more than for one, so a piece waits until one of the channels that share a bank needs its losses, or has no room for
+more samples; then all pieces that wait are measured. What is found does not depend on which those are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speech_qc.audio.levels import ChannelLevels, LevelMeter, Levels
+from speech_qc.audio.losses import Loss, LossBank
+from speech_qc.audio.losses.grid import PIECE_BLOCKS
+
+POOL_ROWS = 64
+"""Channels in one bank of a pool; more in one call save little."""
+
+SPARE = 4
+"""One part in so many of a piece is the room for samples that follow a piece that waits."""
+
+TOGETHER = 16
+"""Pieces measured in one call: the intermediate arrays of more do not fit into the cache of a core."""
+
+RUN = 4
+"""Pieces of a channel alone, as of a recording, whose levels are measured in one call."""
+
+_NOBODY = ChannelLevels(8_000)
+"""Stands in the rows without a channel; never measured."""
+
+Float32 = NDArray[np.float32]
+OnPiece = Callable[[Float32, float], None]
+"""Called with every full piece of a channel, float32 [n], valid only during the call, and its mean square."""
+
+
+class MeterPool:
+    """Lets channels share banks, so that their pieces are measured together; used by one thread."""
+
+    def __init__(self) -> None:
+        self._banks: dict[int, list[_Bank]] = {}
+
+    def bank(self, rate_hz: int) -> _Bank:
+        """Return a bank with a free row.
+
+        Raises:
+            InvalidAudio: The rate is not supported.
+        """
+        banks = self._banks.setdefault(rate_hz, [])
+        for bank in banks:
+            bank.reclaim()
+        free = [bank for bank in banks if bank.free]
+        for bank in free[1:]:
+            if len(bank.free) == POOL_ROWS:
+                banks.remove(bank)  # gives back the memory of a busy hour
+        if not free:
+            free.append(_Bank(rate_hz, POOL_ROWS))
+            banks.append(free[0])
+        return free[0]
+
+
+class _Bank:
+    """Pieces of several channels at one rate, and what measures them."""
+
+    def __init__(self, rate_hz: int, rows: int) -> None:
+        self.losses = LossBank(rate_hz, rows)
+        self.piece = self.losses.grid.piece
+        self.meter = LevelMeter(rate_hz, self.piece, PIECE_BLOCKS)
+        self.room = self.piece + self.piece // SPARE
+        self.samples = np.zeros((rows, self.room), np.float32)
+        self.filled = [0] * rows
+        """Samples of each row; those after a piece that waits follow it."""
+        self.levels = [_NOBODY] * rows
+        self.on_piece: list[OnPiece | None] = [None] * rows
+        self.free = list(range(rows))
+        self.abandoned: deque[int] = deque()  # rows whose channels are gone; any thread may append
+        self.found: dict[int, list[Loss]] = {}  # by row, not collected yet
+        self.waiting: list[int] = []  # rows with a full piece
+        self.run = np.empty((RUN if rows == 1 else 0, self.piece), np.float32)
+        self.held = 0  # pieces in it, whose levels are not measured yet
+
+    def measure(self) -> None:
+        """Measure all pieces that wait."""
+        rows, self.waiting = self.waiting, []
+        for start in range(0, len(rows), TOGETHER):
+            self._measure(rows[start : start + TOGETHER])
+
+    def _measure(self, rows: list[int]) -> None:
+        alone = len(self.samples) == 1
+        pieces = self.samples[:, : self.piece] if alone else self.samples[rows, : self.piece]
+        for place, loss in self.losses.push(pieces, None if alone else np.array(rows)):
+            self.found.setdefault(rows[place], []).append(loss)
+        if alone:
+            self.run[self.held] = pieces[0]
+            self.held += 1
+            if self.held == RUN:
+                self.level()
+        else:
+            self._level(rows, pieces)
+        for row in rows:
+            rest = self.filled[row] = self.filled[row] - self.piece
+            self.samples[row, :rest] = self.samples[row, self.piece : self.piece + rest]
+
+    def level(self) -> None:
+        """Measure the levels of the pieces that a channel alone has collected."""
+        if self.held:
+            held, self.held = self.held, 0
+            self._level([0] * held, self.run[:held])
+
+    def _level(self, rows: list[int], pieces: Float32) -> None:
+        squares = self.meter.add([self.levels[row] for row in rows], pieces, self.piece)
+        for row, piece, square in zip(rows, pieces, squares, strict=True):
+            if (on_piece := self.on_piece[row]) is not None:
+                on_piece(piece, square)
+
+    def finish(self, row: int) -> None:
+        """Measure the last piece of a channel, which is not full."""
+        self.level()
+        filled, self.filled[row] = self.filled[row], 0
+        piece = self.samples[row : row + 1, : self.piece]
+        piece[:, filled:] = 0.0
+        if filled:
+            self.meter.add([self.levels[row]], piece, filled)
+        for last, length in ((piece, filled), (np.zeros_like(piece), filled - self.piece)):
+            for _, loss in self.losses.push(last, np.array([row]), np.array([length])):
+                self.found.setdefault(row, []).append(loss)
+
+    def reclaim(self) -> None:
+        """Free the rows whose channels are gone."""
+        while self.abandoned:
+            row = self.abandoned.popleft()
+            if row in self.waiting:
+                self.waiting.remove(row)
+            self.found.pop(row, None)
+            self.levels[row], self.on_piece[row], self.filled[row] = _NOBODY, None, 0
+            self.losses.reset(row)
+            self.free.append(row)
+
+
+class _LevelsApart:
+    """The levels of a channel whose losses are sought in more than its received sound; alone, so at a higher cost."""
+
+    def __init__(self, bank: _Bank, levels: ChannelLevels, on_piece: OnPiece | None, samples: Float32) -> None:
+        self._meter, self.levels, self._on_piece = bank.meter, levels, on_piece
+        self.piece = np.zeros((1, bank.piece), np.float32)
+        self.filled = len(samples)
+        self.piece[0, : self.filled] = samples
+
+    def push(self, samples: Float32) -> None:
+        """Accept the next received samples."""
+        size = self.piece.shape[1]
+        while len(samples):
+            stop = min(size, self.filled + len(samples))
+            self.piece[0, self.filled : stop] = samples[: stop - self.filled]
+            samples, self.filled = samples[stop - self.filled :], stop
+            if self.filled == size:
+                self.filled = 0
+                squares = self._meter.add([self.levels], self.piece, size)
+                if self._on_piece is not None:
+                    self._on_piece(self.piece[0], squares[0])
+
+
+class ChannelMeter:
+    """Measures one channel as a stream, at its own rate; owned by one session, not thread-safe.
+
+    Args:
+        rate_hz: Sample rate.
+        on_piece: Called with every full piece.
+        pool: Shares the work with other channels of the same thread; None to work alone.
+
+    Raises:
+        InvalidAudio: The rate is not supported.
+    """
+
+    def __init__(self, rate_hz: int, on_piece: OnPiece | None = None, pool: MeterPool | None = None) -> None:
+        self._rate_hz = rate_hz
+        self._bank = bank = _Bank(rate_hz, 1) if pool is None else pool.bank(rate_hz)
+        self._row = bank.free.pop()
+        self._levels = bank.levels[self._row] = ChannelLevels(rate_hz)
+        bank.on_piece[self._row] = on_piece
+        self._samples = bank.samples[self._row]
+        self._apart: _LevelsApart | None = None
+        self._pieces = 0
+        self.samples = 0
+        """Samples so far."""
+        self.known: int | None = None
+        """Sample with which the piece that waits ends: whatever is found in it becomes known there."""
+
+    def __del__(self) -> None:
+        """Give the row back."""
+        if hasattr(self, "_row"):  # absent if the rate was refused
+            self._bank.abandoned.append(self._row)
+
+    def push(self, samples: Float32, *, bridge: bool = False) -> None:
+        """Accept the next samples.
+
+        Args:
+            samples: float32 [n], finite, any n.
+            bridge: They fill a gap: nothing is lost where they begin and end, and they are in no level.
+        """
+        bank, row = self._bank, self._row
+        if bridge and self._apart is None:
+            self._apart = self._take_levels()
+        elif self._apart is not None and not bridge:
+            self._apart.push(samples)
+        self.samples += len(samples)
+        while len(samples):
+            if bank.filled[row] == bank.room:
+                bank.measure()
+            filled = bank.filled[row]
+            stop = bank.filled[row] = min(bank.room, filled + len(samples))
+            self._samples[filled:stop] = samples[: stop - filled]
+            samples = samples[stop - filled :]
+            if filled < bank.piece <= stop:
+                bank.waiting.append(row)
+                self._pieces += 1
+                if self.known is None:
+                    self.known = self._pieces * bank.piece
+
+    def collect(self) -> list[Loss]:
+        """Return the losses that became known since the last call."""
+        self.known = None
+        self._measure()
+        return self._bank.found.pop(self._row, []) if self._bank.found else []
+
+    def finish(self) -> list[Loss]:
+        """End the stream and return the last losses; a gap that is still open is none."""
+        self._measure()
+        self._bank.finish(self._row)
+        return self.collect()
+
+    def result(self) -> Levels:
+        """Return the levels of everything pushed so far; the stream may continue."""
+        self._measure()
+        self._bank.level()
+        meter, levels, filled, samples = self._bank.meter, self._levels, self._bank.filled[self._row], self._samples
+        if self._apart is not None:
+            filled, samples = self._apart.filled, self._apart.piece[0]
+        if filled:
+            levels, rest = levels.copy(), np.zeros((1, self._bank.piece), np.float32)
+            rest[0, :filled] = samples[:filled]
+            meter.add([levels], rest, filled)
+        return meter.result(levels)
+
+    def _take_levels(self) -> _LevelsApart:
+        """Measure the levels apart from now on; the row goes on with levels that nobody asks for."""
+        self._measure()
+        bank, row = self._bank, self._row
+        bank.level()
+        on_piece, bank.on_piece[row] = bank.on_piece[row], None
+        bank.levels[row] = ChannelLevels(self._rate_hz)
+        return _LevelsApart(bank, self._levels, on_piece, self._samples[: bank.filled[row]])
+
+    def _measure(self) -> None:
+        """Measure the piece that waits, if there is one, together with all others."""
+        if self._row in self._bank.waiting:
+            self._bank.measure()
