@@ -159,7 +159,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     watcher: asyncio.Task[None] | None = None
     if settings.model_watch_s:
         watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
-    audiosocket = await _open_audiosocket(state)
+    audiosocket = app.state.audiosocket = await _open_audiosocket(state)
     try:
         yield
     finally:

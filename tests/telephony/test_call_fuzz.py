@@ -114,7 +114,7 @@ async def test_hostile_frames_of_audiosocket(caplog):
         async with serving(audiosocket="127.0.0.1:0") as (_, app):
             keep_calls(app)
             for _ in range(200):
-                reader, writer = await asyncio.open_connection("127.0.0.1", app.state.parts.audiosocket.port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", app.state.audiosocket.port)
                 frames = [frame(1, UUID)] if rng.random() < 0.8 else []
                 for _ in range(rng.randint(0, 8)):
                     kind = rng.choice([0, 1, 3, 0x10, 0x10, 0x12, 0x18, 0x77, 0xFF])

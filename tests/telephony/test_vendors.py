@@ -287,7 +287,7 @@ async def test_audiosocket():
     samples = noise()
     async with serving(audiosocket="127.0.0.1:0") as (_, app):
         calls = keep_calls(app)
-        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.parts.audiosocket.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.audiosocket.port)
         writer.write(frame(1, UUID))
         for part in cut(pcm(samples), 320):
             writer.write(frame(0x10, part))
@@ -308,7 +308,7 @@ async def test_audiosocket():
 async def test_wrong_frames_end_in_a_hang_up(sent):
     async with serving(audiosocket="127.0.0.1:0") as (_, app):
         keep_calls(app)
-        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.parts.audiosocket.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.audiosocket.port)
         writer.write(sent)
         if not sent:
             writer.write_eof()
@@ -320,7 +320,7 @@ async def test_wrong_frames_end_in_a_hang_up(sent):
 async def test_audiosocket_knows_who_may_connect():
     async with serving(audiosocket="127.0.0.1:0", audiosocket_allow="10.0.0.0/8") as (_, app):
         keep_calls(app)
-        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.parts.audiosocket.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.audiosocket.port)
         writer.write(frame(1, UUID))
         with suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 10) == b""
