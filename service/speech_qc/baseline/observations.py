@@ -1,4 +1,4 @@
-"""Figures of single recordings, with their group and time; an archive is one source of them."""
+"""Figures of single recordings, with their group and time; an archive is one source of them, live calls another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from speech_qc.archive.dest import Destination
-from speech_qc.archive.exports import Recording, recordings
+from speech_qc.archive.exports import recordings
 from speech_qc.archive.report.grouping import DATE_COLUMNS, date_in, path_fields
 from speech_qc.baseline.measures import FAIL_RATIO, MEASURES
 
@@ -80,7 +80,7 @@ class ArchiveObservations:
                 has_text = self._time is not None and columns.get(self._time) is not None
                 self._leave_out(f"whose {self._time} is no time" if has_text else f"without {self._time or 'a time'}")
             else:
-                yield Observation(str(group), time, values_of(one))
+                yield Observation(str(group), time, values_of(one.columns()))
 
     def _time_in(self, columns: Mapping[str, Any], uri: str) -> datetime | None:
         if self._time is not None:
@@ -95,9 +95,8 @@ class ArchiveObservations:
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
 
-def values_of(one: Recording) -> dict[str, float]:
-    """Return the figures of a recording, those of its worst channel."""
-    columns = one.columns()
+def values_of(columns: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a recording that are compared, from the columns of `speech_qc.columns`."""
     found: dict[str, float] = {}
     if columns["qc_status"] != "unknown":  # no speech, or too little: neither good nor bad
         found[FAIL_RATIO] = float(columns["qc_status"] == "fail")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,6 +19,8 @@ from speech_qc.wire.vocabulary import CallState
 STARTED: Final = "call.started"
 ENDED: Final = "call.ended"
 SCORES: Final = "scores"
+PAGE = 500
+"""Documents of calls that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,15 @@ def list_calls(
     if before is not None:
         wanted = wanted.where(calls.c.number < before)
     return connection.execute(wanted).all()
+
+
+def ended_documents(connection: Connection) -> Iterator[Mapping[str, Any]]:
+    """Yield the documents of ended calls, the oldest first; a page of them is in memory at a time."""
+    number, page = 0, select(calls.c.number, calls.c.document).where(calls.c.state == "ended").order_by(calls.c.number)
+    while found := connection.execute(page.where(calls.c.number > number).limit(PAGE)).all():
+        for row in found:
+            yield orjson.loads(row.document)
+        number = found[-1].number
 
 
 def read_call(connection: Connection, call_id: str) -> Mapping[str, Any] | None:

@@ -19,6 +19,7 @@ from speech_qc.cli.tables import open_table, output_console, without_padding
 from speech_qc.exit_codes import OK
 
 if TYPE_CHECKING:
+    from speech_qc.baseline.observations import ObservationSource
     from speech_qc.baseline.periods import PeriodLength, Periods
     from speech_qc.baseline.ranges import Baseline, Comparison, Excursion
 
@@ -50,6 +51,7 @@ def baseline(command: BaselineCommand) -> int:
     """
     with explained():
         from speech_qc.archive.dest import Destination
+        from speech_qc.baseline.live_calls import CallObservations, is_database
         from speech_qc.baseline.observations import ArchiveObservations
         from speech_qc.baseline.periods import Periods
         from speech_qc.baseline.ranges import Rules
@@ -60,9 +62,20 @@ def baseline(command: BaselineCommand) -> int:
                 f"--false-alarm-rate: expected a probability between 0 and 1, got {command.false_alarm_rate:g}"
             )
         periods = Periods(command.period, command.min_recordings)
-        with Destination(command.results, writable=False) as results:
-            source = ArchiveObservations(results, command.group, command.time, command.pattern)
+        source: ObservationSource
+        if is_database(command.results):
+            if command.time is not None or command.pattern is not None:
+                raise CommandError("--time, --by-path: expected none for calls: their time is when they began")
+            source = CallObservations(command.results, command.group)
             periods.add(source.observations())
+        else:
+            with Destination(command.results, writable=False) as results:
+                source = ArchiveObservations(results, command.group, command.time, command.pattern)
+                periods.add(source.observations())
+    if periods.latest is None and is_database(command.results):
+        raise CommandError(
+            f"expected ended calls with {command.group}, got none ({_listed(source.left_out) or 'there are none'})"
+        )
     if periods.latest is None:
         reasons = _listed(source.left_out) or "there are none"
         raise CommandError(

@@ -494,9 +494,18 @@ def _archive_export(
     epilog="For a schedule: --json for the names, --metrics for Prometheus. Exit codes: 0 compared, 2 an error.",
 )
 def _baseline(
-    results: Annotated[str, typer.Argument(help="Results of `archive run`.", metavar="DEST")],
+    results: Annotated[
+        str,
+        typer.Argument(
+            help="Results of `archive run`, or SPEECHQC_RESULTS_URL of a server, for its live calls.", metavar="DEST"
+        ),
+    ],
     by: Annotated[
-        str, typer.Option(help="What to compare, such as trunk: a column of the manifest, or a field of --by-path.")
+        str,
+        typer.Option(
+            help="What to compare, such as trunk: a column of the manifest, or a field of --by-path. For calls: trunk, "
+            "vendor or role."
+        ),
     ],
     by_path: Annotated[
         str | None,
