@@ -25,7 +25,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[plot,media]'
+	$(BIN)/python -m pip install --quiet --editable '.[plot,media,archive]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
