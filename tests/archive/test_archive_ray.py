@@ -47,6 +47,7 @@ def test_rows_are_those_of_the_local_engine(tmp_path: Path, monkeypatch: pytest.
     assert comparable(ours) == comparable(theirs)
 
 
+@pytest.mark.long
 def test_a_job_whose_driver_and_workers_are_killed_ends_with_every_row_once(tmp_path: Path) -> None:
     paths = write_clips(tmp_path / "in", 120, 3.0)
     source, out = str(tmp_path / "in"), tmp_path / "out"

@@ -42,6 +42,7 @@ def in_database(stack, table):
         return connection.scalar(select(func.count()).select_from(table))
 
 
+@pytest.mark.long
 def test_a_receiver_that_is_down_for_a_minute_gets_everything_in_order_when_it_is_back(
     make_stack, monkeypatch, tmp_path
 ):
