@@ -79,6 +79,7 @@ def documents(server: WorkersServer, count: int) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 def test_legs_that_are_split_over_two_workers_give_the_interaction_of_one_worker(tmp_path):
     answers = []
     for workers in (1, 2):
