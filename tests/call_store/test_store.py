@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, inspect, select
@@ -38,6 +39,21 @@ def count(stack, table):
 def bodies(stack):
     with stack.results.database.reading() as connection:
         return [row.kind for row in records.events_after(connection, 0, 1000)]
+
+
+def test_the_document_of_a_live_call_is_renewed_but_never_that_of_an_ended_one(make_stack, database_url):
+    stack = make_stack(results_url=database_url)
+    stack.results.publish(event("call.started", "c1", name="first"))
+    stack.results.publish(replace(event("scores", "c1"), document={"call_id": "c1", "state": "live", "name": "second"}))
+    stack.stored()
+    document = asyncio.run(stack.results.call("c1"))
+    assert document is not None and (document["state"], document["name"]) == ("live", "second")
+    stack.results.publish(event("call.ended", "c1", name="last"))
+    stack.results.publish(replace(event("scores", "c1"), document={"call_id": "c1", "state": "live", "name": "late"}))
+    stack.stored()
+    document = asyncio.run(stack.results.call("c1"))
+    assert document is not None and (document["state"], document["name"]) == ("ended", "last")
+    assert asyncio.run(stack.results.call("c2")) is None
 
 
 def test_calls_are_listed_by_state_and_trunk_the_newest_first(make_stack, database_url):

@@ -1,5 +1,6 @@
 """docs/telephony.md: its commands run, and it names every vendor and setting."""
 
+import json
 import re
 import socket
 import subprocess
@@ -41,3 +42,6 @@ def test_the_first_call_of_the_page_works():
     assert run.returncode == 0, run.stdout + run.stderr
     assert 'speechqc_telephony_legs_total{vendor="twilio"} 2.0' in run.stdout
     assert "call from twilio: ok, 2 legs" in run.stdout + run.stderr
+    (call,) = json.loads(next(line for line in run.stdout.splitlines() if line.startswith('{"calls"')))["calls"]
+    assert (call["vendor"], call["trunk"], len(call["legs"])) == ("twilio", "a1", 2)
+    assert call["interaction"]["duration_s"] > 5

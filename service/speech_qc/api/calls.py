@@ -72,7 +72,7 @@ async def calls(
     responses=ACCESS_ERRORS | _UNAVAILABLE | _MISSING,
 )
 async def call(call_id: str, request: Request, state: State) -> Response:
-    """Return the document of a call, while it is live that of its beginning. Needs a key that may watch."""
+    """Return the document of a call, at most a few seconds old while it is live. Needs a key that may watch."""
     _check_options(request)
     found = await state.results.call(call_id)
     if found is None:

@@ -30,7 +30,7 @@ class Entry:
     Attributes:
         event: The event.
         at_s: When it happened, seconds since 1970.
-        document: The call document as JSON if the event has one, else empty.
+        document: The call document as JSON if the event brings one, else empty.
         body: The event as it is sent, JSON.
     """
 
@@ -57,7 +57,9 @@ class Entry:
         data = {"call_id": event.call_id, "vendor": event.vendor, "trunk": event.trunk} | dict(event.data)
         moment = event.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         body = orjson.dumps({"type": event.kind, "timestamp": moment, "data": data}, option=_NUMPY).decode()
-        return cls(event, event.at.timestamp(), orjson.dumps(data, option=_NUMPY).decode() if whole else "", body)
+        kept = data if whole else event.document
+        document = "" if kept is None else orjson.dumps(kept, option=_NUMPY).decode()
+        return cls(event, event.at.timestamp(), document, body)
 
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -129,6 +131,9 @@ def _update_calls(connection: Connection, entries: Sequence[Entry]) -> list[Entr
         else:
             touched.add(identity)
             latest_s = max(latest_s, entry.at_s)
+            if entry.document:
+                live = (calls.c.call_id == identity) & (calls.c.state == "live")
+                connection.execute(update(calls).where(live).values(document=entry.document))
         kept.append(entry)
     if touched:  # one statement for all: that a call is still alive need not be exact to the second
         heard = calls.c.call_id.in_(touched)

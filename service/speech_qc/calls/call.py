@@ -28,6 +28,8 @@ STALL_FRAMES = 25
 _SECOND = round(1 / FRAME_S)
 
 ONE_LEG = "the call had one leg"
+DOCUMENT_S = 5
+"""How often the document of a live call is renewed, seconds of its audio."""
 MORE_LEGS = "only the first two legs are compared"
 NO_DOCUMENT = "the call ended before this leg, or the process that held it has exited"
 
@@ -119,6 +121,7 @@ class Call:
         self._names: list[str] = []
         self._starts: dict[CallLeg, float] = {}  # when the first sample was taken, monotonic
         self.legs: list[CallLeg] = []
+        self._kept_s, self._kept_legs = 0, 0  # when the document was renewed, and of how many legs
         self.idle_since_s: float | None = None
         """When the last leg ended; None while there is one."""
         self._told = 0  # frames whose scores were told
@@ -261,9 +264,10 @@ class Call:
             unknown=unknown,
         ).model_dump(mode="json", exclude_unset=True)
 
-    def tell(self, kind: CallEventKind, data: Mapping[str, Any]) -> None:
+    def tell(self, kind: CallEventKind, data: Mapping[str, Any], document: Mapping[str, Any] | None = None) -> None:
         """Publish an event."""
-        self._sink.publish(CallEvent(kind, self.call_id, self._first.vendor, self._first.trunk, self.now(), data))
+        first = self._first
+        self._sink.publish(CallEvent(kind, self.call_id, first.vendor, first.trunk, self.now(), data, document))
 
     def tell_event(self, phase: str, source: str, leg: str | None, fields: Mapping[str, Any]) -> None:
         """Publish the begin or the end of an event of a leg, or of one between the legs."""
@@ -291,4 +295,9 @@ class Call:
             }
             leg.sums, leg.counts = 0.0, 0
         if legs:
-            self.tell("scores", {"time_s": round(self._told * FRAME_S, 2), "legs": legs})
+            seconds = self._told // _SECOND
+            due = seconds >= self._kept_s + DOCUMENT_S or len(self.legs) != self._kept_legs
+            if due:
+                self._kept_s, self._kept_legs = seconds, len(self.legs)
+            data = {"time_s": round(self._told * FRAME_S, 2), "legs": legs}
+            self.tell("scores", data, self.document() if due else None)

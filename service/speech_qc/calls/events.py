@@ -21,6 +21,7 @@ class CallEvent:
         trunk: The line it came in by; None if the peer did not say.
         at: When it happened, UTC.
         data: JSON-ready body. For `call.started` and `call.ended` it is the whole call document.
+        document: The call document as it is now, if it is worth keeping while the call lasts; it is not sent.
     """
 
     kind: CallEventKind
@@ -29,6 +30,7 @@ class CallEvent:
     trunk: str | None
     at: datetime
     data: Mapping[str, Any]
+    document: Mapping[str, Any] | None = None
 
 
 class CallSink(Protocol):

@@ -416,7 +416,7 @@ class ReloadAnswer(Answer):
 class CallsAnswer(Answer):
     """Calls, the newest first."""
 
-    calls: list[dict[str, Any]] = Field(description="Call documents; that of a live call is of its beginning.")
+    calls: list[dict[str, Any]] = Field(description="Call documents; that of a live call is a few seconds old.")
     next: int | None = Field(description="Value of `before` for the calls that follow; null at the end.")
     scope: ResultsScope = Field(
         description="`server`: only the calls of this server; other servers behind the same address have their own. "
