@@ -16,6 +16,9 @@ DOCKER_IMAGE = docker build $(DOCKER_BUILD) --build-arg VERSION=$(VERSION) \
 	--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
+# Test files that run at the same time; tests of paced audio need a core each.
+JOBS ?= 2
+
 .PHONY: help inspect test test-long test-fast coverage check format test-gpu fuzz sbom audit run bench train-tiny image image-gpu image-sizes pin deploy-test clean
 
 help:  ## Show this help
@@ -40,13 +43,13 @@ $(PROMETHEUS): | $(BIN)/python
 	@sh tests/fetch_prometheus.sh $@
 
 test: check $(PROMETHEUS)  ## Set up and run all checks: lint, types, tests
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long" -n $(JOBS) --dist loadfile
 
 test-long: $(VENV)/.dev  ## Run the tests that take too long for `make test`
 	$(PYTEST) -m long
 
 test-fast: check  ## Run lint, type checks and the tests that are not slow; for use after each edit
-	$(PYTEST) -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long" -n $(JOBS) --dist loadfile
 
 coverage: $(VENV)/.dev $(PROMETHEUS)  ## Run all tests and print the coverage of speech_qc and training
 	$(PYTEST) --cov

@@ -16,6 +16,7 @@ ROW = re.compile(r"^examples/sample\.wav +9\.97 s +(?P<verdict>\w+) +(?P<quality
 def printed(capfd, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("SPEECHQC_DEVICE", "cpu")
+    monkeypatch.setenv("COLUMNS", "100")
     assert main(["inspect", "examples/sample.wav"]) == 0
     return capfd.readouterr().out
 

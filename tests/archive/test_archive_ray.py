@@ -28,6 +28,7 @@ def comparable(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+@pytest.mark.long
 def test_rows_are_those_of_the_local_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in RAY.items():
         monkeypatch.setenv(name, value)

@@ -406,6 +406,7 @@ def test_a_message_at_once_is_a_message_like_any_other(watching):
         ("", frame(b"\xff", Opcode.TEXT), 1007, ""),
         ("", frame(SECOND[:3200], mask=False), 1002, ""),
     ],
+    ids=["no number", "too large", "too long a text", "close", "no text", "not masked"],
 )  # fmt: skip
 def test_the_close_says_what_it_says_by_the_slow_way(watching, query, part, code, reason):
     async def main() -> None:

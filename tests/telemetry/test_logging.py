@@ -34,7 +34,7 @@ def lines():
 
 def test_a_json_line_says_when_who_what_and_for_whom(lines):
     with ids(request_id="r1", session_id="s1"):
-        logging.getLogger(LOG).warning("%d things\nhappened", 3, extra={"outcome": "ok"})
+        logging.getLogger(LOG).warning("%d things\nhappened", 3, extra={"outcome": "ok", "_of_ray": 1})
     (line,) = lines()
     assert line.pop("timestamp").endswith("Z")
     assert line == {

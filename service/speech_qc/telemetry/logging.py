@@ -84,10 +84,16 @@ def json_formatter(worker: int | None = None) -> logging.Formatter:
         ],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _without_private,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
         ],
     )
+
+
+def _without_private(_logger: object, _method: str, facts: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Leave out what other libraries, such as Ray, add to every record for themselves."""
+    return {name: fact for name, fact in facts.items() if not name.startswith("_")}
 
 
 def text_formatter(worker: int | None = None) -> logging.Formatter:
