@@ -12,8 +12,7 @@ import pyarrow.fs as pafs
 
 from speech_qc.archive.items import ArchiveError, Item, ItemSource
 from speech_qc.archive.storage import etag_of, is_remote, query_of, resolve
-from speech_qc.audio.decode import SIGNATURE_BYTES, is_recording
-from speech_qc.audio.extensions import AUDIO_EXTENSIONS
+from speech_qc.audio.extensions import AUDIO_EXTENSIONS, looks_like_recording
 
 LIST_EXTENSIONS = frozenset({".txt", ".lst", ".list"})
 
@@ -53,21 +52,8 @@ def _in_folder(folder: Path) -> Iterator[Item]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
-            if not name.startswith(".") and _looks_like_audio(path):
+            if not name.startswith(".") and looks_like_recording(path):
                 yield Item(str(path))
-
-
-def _looks_like_audio(path: Path) -> bool:
-    """Whether a file in a folder is to be inspected: by its extension, otherwise by its first bytes."""
-    if path.suffix.lower() in AUDIO_EXTENSIONS:
-        return True
-    try:
-        if not path.is_file():  # opening a pipe would wait for its writer
-            return False
-        with path.open("rb") as file:
-            return is_recording(file.read(SIGNATURE_BYTES))
-    except OSError:
-        return False
 
 
 class StoredFiles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 AUDIO_EXTENSIONS = frozenset({
     ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
     ".caf", ".sph", ".nist", ".voc",
@@ -11,3 +13,18 @@ AUDIO_EXTENSIONS = frozenset({
 })  # fmt: skip
 """Extensions that are searched for in folders; other files there are recognised by their first bytes. A file that is
 named explicitly is always tried."""
+
+
+def looks_like_recording(path: Path) -> bool:
+    """Whether a file in a folder is to be inspected: by its extension, otherwise by its first bytes."""
+    from speech_qc.audio.decode import SIGNATURE_BYTES, is_recording  # only for files without a known extension
+
+    if path.suffix.lower() in AUDIO_EXTENSIONS:
+        return True
+    try:
+        if not path.is_file():  # opening a pipe would wait for its writer
+            return False
+        with path.open("rb") as file:
+            return is_recording(file.read(SIGNATURE_BYTES))
+    except OSError:
+        return False

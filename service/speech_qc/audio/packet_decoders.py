@@ -127,7 +127,7 @@ class PacketDecoders:
         self.close()
 
     def __del__(self) -> None:
-        """End the process if nobody did."""
+        """End the process if it was not closed."""
         if getattr(self, "_process", None) is not None:
             self.close()
 
@@ -163,7 +163,7 @@ class PacketDecoders:
         return process.ask(DECODE, decoder.number, content, self._answer_s)
 
     def _running(self) -> _Process:
-        """Return the process; start one if there is none, or if it ended while nobody used it."""
+        """Return the process; start one if there is none, or if it ended while it was not in use."""
         if self._process is not None and not self._process.is_alive:
             self.restarts += 1
             self._drop()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from speech_qc.audio.extensions import AUDIO_EXTENSIONS
+from speech_qc.audio.extensions import AUDIO_EXTENSIONS, looks_like_recording
 from speech_qc.cli.seams import CommandError
 
 KINDS_SHOWN = 6
@@ -170,7 +170,7 @@ def _sorted_out(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     for path in paths:
         if path.is_dir():
             for file in _files_in(path):
-                (recordings if _is_recording(file) else others).append(file)
+                (recordings if looks_like_recording(file) else others).append(file)
         else:
             recordings.append(path)
     return recordings, others
@@ -181,21 +181,6 @@ def _files_in(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
-
-
-def _is_recording(path: Path) -> bool:
-    """Whether a file in a folder is to be inspected: by its extension, otherwise by its first bytes."""
-    from speech_qc.audio.decode import SIGNATURE_BYTES, is_recording
-
-    if path.suffix.lower() in AUDIO_EXTENSIONS:
-        return True
-    try:
-        if not path.is_file():  # opening a pipe would wait for its writer
-            return False
-        with path.open("rb") as file:
-            return is_recording(file.read(SIGNATURE_BYTES))
-    except OSError:
-        return False
 
 
 def result_names(sources: Sequence[InputFile], extension: str) -> list[str]:
