@@ -100,7 +100,11 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                length = int(self.headers["content-length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # the sender was killed while it sent this, so it was not delivered
+                    self.close_connection = True
+                    return
                 status, sent = receiver.handle({k.lower(): v for k, v in self.headers.items()}, body)
                 self.send_response(status)
                 for name, text in sent.items():
