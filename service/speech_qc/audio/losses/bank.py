@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.losses.fades import Fades
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, joined
-from speech_qc.audio.losses.holes import Holes
+from speech_qc.audio.losses.holes import Holes, Pauses
 from speech_qc.audio.losses.repeats import Repeats
 
 QUIETEST_REFERENCE = 0.1
@@ -48,9 +48,9 @@ class LossBank:
         self._spread = np.zeros((streams, PIECE_BLOCKS), np.float32)
         self._middle = np.zeros((streams, PIECE_BLOCKS), np.float32)
         self._reference = np.full((streams, PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
-        self._sends_all = np.ones(streams, np.bool_)
-        self._holes = Holes(grid, streams, self._sends_all)
-        self._constants = Holes(grid, streams, self._sends_all, constant=True)
+        self._pauses = Pauses(streams)
+        self._holes = Holes(grid, streams, self._pauses)
+        self._constants = Holes(grid, streams, self._pauses, constant=True)
         self._repeats = Repeats(grid, streams)
         self._fades = Fades(grid)
         self._until = np.zeros(streams, np.int64)  # end of the last loss
@@ -88,7 +88,7 @@ class LossBank:
         self._pieces[row] = 0
         self._samples[row] = self._spread[row] = self._middle[row] = 0.0
         self._reference[row] = QUIETEST_REFERENCE
-        self._sends_all[row] = True
+        self._pauses.reset(row)
         self._until[row] = 0
         self._holes.reset(row)
         self._constants.reset(row)

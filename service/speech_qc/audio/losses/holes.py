@@ -35,17 +35,14 @@ MAX_GAP_S = 5.0
 """A longer gap is a muted line rather than a loss."""
 
 PAUSING_EDGES_DB = -34.0
-"""Least `short_score` of a loss on a line that does not send all the time.
-
-A line sends all the time until a constant gap is found that is no loss: from a noise gate, silence suppression, a
-synthesiser, or an edited pause.
-"""
+"""Least `short_score` of a loss on a line that does not send all the time; `Pauses` says which lines do."""
 
 SHORT_EDGES_DB = -37.0
 """The same on a line that sends all the time."""
 
 PACKET_EDGES_DB = -40.0
-"""The same if the gap also lasts a multiple of 10 ms to the sample, as packets do."""
+"""The same if the gap also lasts a multiple of 10 ms to the sample, as packets do; also on a line that does not send
+all the time, but whose pauses are of any length."""
 
 BOTH_EDGES_DB = -41.0
 """The same for a hole on any line."""
@@ -67,6 +64,9 @@ UNSURE_GAP_S = (0.015, 0.065)
 
 TELLING_GAP_S = 0.015
 """Shortest constant gap that shows the same; quantisation makes shorter ones of faint noise."""
+
+PAUSES_PER_PACKET = 4
+"""A line has pauses of any length if at most one in so many lasts a multiple of 20 ms; by chance, one in 50 does."""
 
 SILENT_BLOCKS = 40
 """Constant blocks in a piece (0.1 s) that show that the line does not send in pauses."""
@@ -140,22 +140,54 @@ def packet_edge(before: Edge, after: Edge, *, long: bool) -> bool:
     return step > -20.0 and soon > -12.0 and wide > -8.0 if decayed else step > -26.0 and wide > -20.0
 
 
+class Pauses:
+    """What is known of the constant gaps of some lines that are no losses.
+
+    A noise gate, silence suppression, a synthesiser or an edited pause makes them. Silence suppression and most noise
+    gates work in packets, so a gap of packets proves nothing on their lines. Where pauses have any length, as between
+    the clips of a data set, it does.
+
+    Args:
+        streams: Number of lines S.
+    """
+
+    def __init__(self, streams: int) -> None:
+        self.silent = np.zeros(streams, np.bool_)
+        """Whether there was a pause, [S]."""
+        self._of_packets = np.zeros(streams, np.int64)
+        self._others = np.zeros(streams, np.int64)
+
+    def reset(self, row: int) -> None:
+        """Forget a line."""
+        self.silent[row] = False
+        self._of_packets[row] = self._others[row] = 0
+
+    def add(self, row: int, *, of_packets: bool) -> None:
+        """Note a pause."""
+        self.silent[row] = True
+        (self._of_packets if of_packets else self._others)[row] += 1
+
+    def of_any_length(self, row: int) -> bool:
+        """Say whether there were pauses, and hardly more of whole packets than by chance."""
+        return bool(self._others[row] >= PAUSES_PER_PACKET * max(self._of_packets[row], 1 / PAUSES_PER_PACKET))
+
+
 class Holes:
     """Finds gaps of some streams; one state per stream.
 
     Args:
         grid: Sizes.
         streams: Number of streams S.
-        sends_all: Says of each line whether it sends all the time, as far as is known; bool [S], shared.
+        pauses: What is known of the pauses of each line, shared.
         constant: Look only for constant gaps of packets, but within faint sound as well.
     """
 
-    def __init__(self, grid: Grid, streams: int, sends_all: NDArray[np.bool_], *, constant: bool = False) -> None:
+    def __init__(self, grid: Grid, streams: int, pauses: Pauses, *, constant: bool = False) -> None:
         self._grid = grid
         self._constant = constant
         self._open: list[Edge | None] = [None] * streams
         self._is_open = np.zeros(streams, np.bool_)
-        self._sends_all = sends_all
+        self._pauses = pauses
         self._quiet_factor = np.float32(10 ** (QUIET_DB / 20))
         self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
 
@@ -185,7 +217,7 @@ class Holes:
             return
         if self._constant:
             silent = np.count_nonzero(view.spread[:, PIECE_BLOCKS:] == 0.0, axis=1) >= SILENT_BLOCKS
-            self._sends_all[rows] &= ~silent
+            self._pauses.silent[rows] |= silent
         own, before = quiet[:, 1 + _LOOK_BACK :], quiet[:, _LOOK_BACK:-1]
         changed = own != before
         if not changed.any():
@@ -218,24 +250,33 @@ class Holes:
         elif before is not None:
             self._close(stream)
             after = _right_edge(view, row, block)
-            sure = self._judge(before, after, int(view.ends[row]), sends_all=bool(self._sends_all[stream]))
+            sure = self._judge(before, after, int(view.ends[row]), stream)
             if sure is not None:
                 known = int(view.first[row]) + 2 * view.grid.piece
                 found.append((row, Loss("zeros", before.at, after.at, known, sure)))
-            elif before.constant and after.constant and after.at - before.at >= self._grid.samples(TELLING_GAP_S):
-                self._sends_all[stream] = False
+            elif self._constant:
+                self._note_pause(stream, after.at - before.at)
+        elif self._constant:  # the stream began with it
+            self._note_pause(stream, _right_edge(view, row, block).at)
 
-    def _judge(self, before: Edge, after: Edge, end: int, *, sends_all: bool) -> bool | None:
+    def _note_pause(self, stream: int, length: int) -> None:
+        if length >= self._grid.samples(TELLING_GAP_S):
+            self._pauses.add(stream, of_packets=self._is_packets(length, 0.02, 1))
+
+    def _judge(self, before: Edge, after: Edge, end: int, stream: int) -> bool | None:
         """Return whether a gap is surely a loss; None if it is none."""
+        sends_all = not self._pauses.silent[stream]
+        packets_tell = sends_all or self._pauses.of_any_length(stream)
         length = after.at - before.at
         length_s = length / self._grid.rate_hz
         if not MIN_GAP_S <= length_s <= MAX_GAP_S:
             return None
         packets = self._is_packets(length, 0.01, _PACKET_TOLERANCE)
         score = short_score(before, after)
-        if self._constant and not (sends_all and packets):
+        if self._constant and not (packets_tell and packets):
             return None
-        if score >= (BOTH_EDGES_DB if length_s >= HOLE_S else _least_short_score(packets, sends_all)):
+        least = PACKET_EDGES_DB if packets and packets_tell else SHORT_EDGES_DB if sends_all else PAUSING_EDGES_DB
+        if score >= (BOTH_EDGES_DB if length_s >= HOLE_S else least):
             return True
         if after.at + self._grid.samples(_NEAR_S[-1]) > end:
             return None
@@ -246,7 +287,7 @@ class Holes:
             return None
         if packet_edge(before, after, long=length_s >= LONG_GAP_S):
             return True
-        if not (sends_all and constant and self._is_packets(length, 0.02, 1)):
+        if not (packets_tell and constant and self._is_packets(length, 0.02, 1)):
             return None
         if length_s < LONG_GAP_S and score >= SENT_EDGES_DB:
             return True
@@ -257,12 +298,6 @@ class Holes:
         """Say whether a gap lasts a number of packets; adjacent samples may happen to have its value."""
         packet = self._grid.rate_hz * packet_s
         return length > packet - tolerance and abs(length - packet * round(length / packet)) <= tolerance
-
-
-def _least_short_score(packets: bool, sends_all: bool) -> float:
-    if not sends_all:
-        return PAUSING_EDGES_DB
-    return PACKET_EDGES_DB if packets else SHORT_EDGES_DB
 
 
 def _left_edge(view: View, row: int, block: int) -> Edge:
