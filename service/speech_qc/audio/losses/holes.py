@@ -42,7 +42,7 @@ SHORT_EDGES_DB = -37.0
 
 PACKET_EDGES_DB = -40.0
 """The same if the gap also lasts a multiple of 10 ms to the sample, as packets do; also on a line that does not send
-all the time, but whose pauses are of any length."""
+all the time, but whose pauses are unlike losses."""
 
 BOTH_EDGES_DB = -41.0
 """The same for a hole on any line."""
@@ -65,8 +65,8 @@ UNSURE_GAP_S = (0.015, 0.065)
 TELLING_GAP_S = 0.015
 """Shortest constant gap that shows the same; quantisation makes shorter ones of faint noise."""
 
-PAUSES_PER_PACKET = 4
-"""A line has pauses of any length if at most one in so many lasts a multiple of 20 ms; by chance, one in 50 does."""
+UNLIKE_SHARE = 4
+"""The pauses of a line are unlike losses if fewer than one in so many is; by chance, one in 50 lasts whole packets."""
 
 SILENT_BLOCKS = 40
 """Constant blocks in a piece (0.1 s) that show that the line does not send in pauses."""
@@ -144,8 +144,8 @@ class Pauses:
     """What is known of the constant gaps of some lines that are no losses.
 
     A noise gate, silence suppression, a synthesiser or an edited pause makes them. Silence suppression and most noise
-    gates work in packets, so a gap of packets proves nothing on their lines. Where pauses have any length, as between
-    the clips of a data set, it does.
+    gates work in packets, so a gap of packets proves nothing on their lines, and nothing where pauses cut off loud sound,
+    as a synthesiser's closures do. Where pauses have any length and follow decayed sound, it does.
 
     Args:
         streams: Number of lines S.
@@ -154,22 +154,23 @@ class Pauses:
     def __init__(self, streams: int) -> None:
         self.silent = np.zeros(streams, np.bool_)
         """Whether there was a pause, [S]."""
-        self._of_packets = np.zeros(streams, np.int64)
-        self._others = np.zeros(streams, np.int64)
+        self._all = np.zeros(streams, np.int64)
+        self._like_losses = np.zeros(streams, np.int64)  # of packets, or abrupt
 
     def reset(self, row: int) -> None:
         """Forget a line."""
         self.silent[row] = False
-        self._of_packets[row] = self._others[row] = 0
+        self._all[row] = self._like_losses[row] = 0
 
-    def add(self, row: int, *, of_packets: bool) -> None:
-        """Note a pause."""
+    def add(self, row: int, *, like_loss: bool) -> None:
+        """Note a pause, and whether it has the length or the edges of a loss."""
         self.silent[row] = True
-        (self._of_packets if of_packets else self._others)[row] += 1
+        self._all[row] += 1
+        self._like_losses[row] += like_loss
 
-    def of_any_length(self, row: int) -> bool:
-        """Say whether there were pauses, and hardly more of whole packets than by chance."""
-        return bool(self._others[row] >= PAUSES_PER_PACKET * max(self._of_packets[row], 1 / PAUSES_PER_PACKET))
+    def unlike_losses(self, row: int) -> bool:
+        """Say whether there were pauses, and hardly any could be mistaken for a loss."""
+        return bool(self._all[row] > UNLIKE_SHARE * self._like_losses[row])
 
 
 class Holes:
@@ -255,18 +256,18 @@ class Holes:
                 known = int(view.first[row]) + 2 * view.grid.piece
                 found.append((row, Loss("zeros", before.at, after.at, known, sure)))
             elif self._constant:
-                self._note_pause(stream, after.at - before.at)
+                self._note_pause(stream, after.at - before.at, abrupt=short_score(before, after) >= SENT_EDGES_DB)
         elif self._constant:  # the stream began with it
-            self._note_pause(stream, _right_edge(view, row, block).at)
+            self._note_pause(stream, _right_edge(view, row, block).at, abrupt=False)
 
-    def _note_pause(self, stream: int, length: int) -> None:
+    def _note_pause(self, stream: int, length: int, *, abrupt: bool) -> None:
         if length >= self._grid.samples(TELLING_GAP_S):
-            self._pauses.add(stream, of_packets=self._is_packets(length, 0.02, 1))
+            self._pauses.add(stream, like_loss=abrupt or self._is_packets(length, 0.02, 1))
 
     def _judge(self, before: Edge, after: Edge, end: int, stream: int) -> bool | None:
         """Return whether a gap is surely a loss; None if it is none."""
         sends_all = not self._pauses.silent[stream]
-        packets_tell = sends_all or self._pauses.of_any_length(stream)
+        packets_tell = sends_all or self._pauses.unlike_losses(stream)
         length = after.at - before.at
         length_s = length / self._grid.rate_hz
         if not MIN_GAP_S <= length_s <= MAX_GAP_S:
