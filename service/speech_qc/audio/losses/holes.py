@@ -56,6 +56,9 @@ LONG_EDGE_DB = -53.0
 SENT_EDGES_DB = -56.0
 """The same if the gap also is constant and lasts a multiple of 20 ms."""
 
+ONSET_DB = (-18.0, -12.0)
+"""Spread within 2.5 and 10 ms after a gap that is an onset at full strength, relative to the sound so far."""
+
 UNSURE_EDGES_DB = -75.0
 """Least `short_score` of a gap of packets that the model may confirm."""
 
@@ -138,6 +141,13 @@ def packet_edge(before: Edge, after: Edge, *, long: bool) -> bool:
     step, _, soon, wide = after.levels_db(reference)
     decayed = before.lately < reference * 10 ** (-20.0 / 20)
     return step > -20.0 and soon > -12.0 and wide > -8.0 if decayed else step > -26.0 and wide > -20.0
+
+
+def loud_onset(before: Edge, after: Edge) -> bool:
+    """Say whether the sound after a gap of packets is at full strength at once: the beginning of a word was lost."""
+    reference = max(before.reference, before.peaks[-1], after.peaks[-1])
+    _, _, soon, wide = after.levels_db(reference)
+    return soon > ONSET_DB[0] and wide > ONSET_DB[1]
 
 
 class Pauses:
@@ -290,7 +300,7 @@ class Holes:
             return True
         if not (packets_tell and constant and self._is_packets(length, 0.02, 1)):
             return None
-        if length_s < LONG_GAP_S and score >= SENT_EDGES_DB:
+        if length_s < LONG_GAP_S and (score >= SENT_EDGES_DB or loud_onset(before, after)):
             return True
         unsure = UNSURE_GAP_S[0] <= length_s <= UNSURE_GAP_S[1] and score >= UNSURE_EDGES_DB
         return False if unsure else None
