@@ -132,6 +132,48 @@ def test_a_gate_that_closes_after_the_sound_has_decayed_makes_no_loss() -> None:
     assert losses(samples) == []
 
 
+def gated(frame: int) -> Float32:
+    """Speech whose pauses are zero, in frames of so many samples, with soft sound around `LOUD_S`."""
+    samples = talk()
+    level = np.sqrt(np.convolve(samples**2, np.ones(320) / 320, mode="same"))
+    shut = level[: len(level) // frame * frame].reshape(-1, frame).max(axis=1) < 0.003
+    samples[: len(shut) * frame][np.repeat(shut, frame)] = 0
+    samples[span(LOUD_S - 0.1, 0.26, 16_000)] *= np.float32(0.15)
+    return samples
+
+
+def test_a_soft_packet_lost_between_pauses_of_any_length_is_found() -> None:
+    samples = gated(1)
+    samples[span(LOUD_S, 0.06, 16_000)] = 0
+    (loss,) = losses(samples)
+    assert (loss.start, loss.stop, loss.sure) == (16_000, 16_960, True)
+
+
+@pytest.mark.parametrize(("frame", "length_s"), [(1, 0.055), (320, 0.06)], ids=["other length", "gated in packets"])
+def test_the_same_gap_is_no_loss_where_its_length_tells_nothing(frame: int, length_s: float) -> None:
+    samples = gated(frame)
+    samples[span(LOUD_S, length_s, 16_000)] = 0
+    assert losses(samples) == []
+
+
+def test_the_same_gap_is_no_loss_among_the_closures_of_a_synthesiser() -> None:
+    samples = gated(1)
+    for start_s, length in ((0.5, 700), (1.0, 810), (1.5, 750), (2.0, 960)):
+        samples[span(start_s - 0.1, 0.26, 16_000)] *= np.float32(1.0 if start_s == LOUD_S else 0.1)
+        samples[round(start_s * 16_000) :][:length] = 0
+    assert losses(samples) == []
+
+
+def test_a_packet_lost_at_the_onset_of_a_word_is_found() -> None:
+    samples = talk()
+    level = np.sqrt(np.convolve(samples**2, np.ones(320) / 320, mode="same"))
+    samples[level < 0.003] = 0
+    samples[15_000:16_000] = as_16_bit(4e-4 * np.random.default_rng(0).standard_normal(1_000))
+    samples[16_000:16_960] = 0
+    (loss,) = losses(samples)
+    assert (loss.start, loss.stop, loss.sure) == (16_000, 16_960, True)
+
+
 def test_the_closure_of_a_stop_is_no_loss() -> None:
     """Sound decays into true zeros within 15 ms, and a soft burst ends them."""
     samples = talk()
