@@ -154,8 +154,8 @@ class Pauses:
     """What is known of the constant gaps of some lines that are no losses.
 
     A noise gate, silence suppression, a synthesiser or an edited pause makes them. Silence suppression and most noise
-    gates work in packets, so a gap of packets proves nothing on their lines, and nothing where pauses cut off loud sound,
-    as a synthesiser's closures do. Where pauses have any length and follow decayed sound, it does.
+    gates work in packets, so a gap of packets proves nothing on their lines. Nor does it where pauses cut off loud
+    sound, as a synthesiser's closures do. Where pauses have any length and follow decayed sound, it does.
 
     Args:
         streams: Number of lines S.
