@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, inspect, select
+from sqlalchemy.exc import OperationalError
 from store_material import event, value, whole_call
 
-from speech_qc.call_store import records
+from speech_qc.call_store import records, writer
 from speech_qc.call_store.database import Database, parse_url
 from speech_qc.call_store.records import Entry, Limits, Subscription
 from speech_qc.call_store.schema import calls, deliveries, events, metadata
@@ -147,20 +148,52 @@ def test_what_is_old_or_too_much_is_deleted(tmp_path, database_url):
     database.close()
 
 
-def test_a_call_whose_server_died_is_ended_and_says_so(make_stack, database_url):
+def test_a_call_whose_process_died_is_ended_and_says_so(make_stack, database_url):
     stack = make_stack(results_url=database_url, results_keep_s=1e6)
-    stack.results._writer._limits = Limits(1e6, 100, 1000, lost_s=0.5)
+    stack.results._writer._limits = Limits(1e6, 100, 1000, lost_s=1.0)
     stack.results._writer._prune_every_s = 0.1
-    stack.results.publish(event("call.started", "a"))
-    stack.results.publish(event("call.started", "b"))
-    for _ in range(15):
-        time.sleep(0.1)
-        stack.results.publish(event("scores", "b"))
     stack.stored()
-    block_until(lambda: listed(stack, state="ended")[0] == ["a"], "the silent call has ended")
+    legs = [{"role": "agent", "ended_at": "2026-11-30T02:00:00Z"}, {"role": "customer", "ended_at": None}]
+    with stack.results.database.writing() as connection:
+        dead = [Entry.of(event("call.started", "a", legs=legs)), Entry.of(event("event.begin", "a"))]
+        records.store(connection, dead, Subscription(), "a process that was killed")
+    stack.results.publish(event("call.started", "b"))  # and nothing more: it is on hold, but its process is there
+    block_until(lambda: listed(stack, state="ended")[0] == ["a"], "the call has ended")
+    time.sleep(1.5)
+    assert listed(stack, state="live")[0] == ["b"]
     document = asyncio.run(stack.results.call("a"))
     assert document is not None and document["lost"] is True and document["state"] == "ended"
+    assert document["legs"][0]["ended_at"] == "2026-11-30T02:00:00Z"
+    assert document["legs"][1]["ended_at"] == document["ended_at"]
+    assert document["unknown"] == {"legs.1": "the process that scored this leg has exited"}
     assert bodies(stack).count("call.ended") == 1
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_database_that_was_gone_do_not_end_each_others_calls(make_stack, tmp_path, monkeypatch):
+    """The first one that reaches it again must give the others the time to do so."""
+    monkeypatch.setattr(writer, "RETRY_S", 0.05)
+    monkeypatch.setattr(writer, "MAX_RETRY_S", 0.1)
+    url = f"sqlite:///{tmp_path}/calls.db"
+    first, second = make_stack(results_url=url), make_stack(results_url=url)
+    for stack in (first, second):
+        stack.results._writer._limits = Limits(1e6, 100, 1000, lost_s=1.0)
+        stack.results._writer._prune_every_s = 0.1
+    second.results.publish(event("call.started", "b"))
+    second.stored()
+    time.sleep(1.3)  # long enough for `first` to judge
+    real, back_s = Database.writing, time.monotonic() + 1.5
+
+    def writing(self, **options):
+        if time.monotonic() < back_s + (0.5 if self is second.results.database else 0.0):
+            raise OperationalError("", {}, Exception("gone"))
+        return real(self, **options)
+
+    monkeypatch.setattr(Database, "writing", writing)
+    block_until(lambda: not first.results._writer.is_connected, "it is noticed")
+    block_until(lambda: all(one.results._writer.is_connected for one in (first, second)), "it is back")
+    time.sleep(1.5)
+    assert listed(first, state="live")[0] == ["b"]
 
 
 def test_sequence_numbers_become_visible_in_their_order(database_url, tmp_path):

@@ -119,6 +119,8 @@ def test_a_call_of_one_leg_waits_for_another_and_says_why_there_is_no_interactio
     assert len(first["legs"]) == 2
     assert second["interaction"] is None
     assert second["unknown"]["interaction"] == "the call had one leg"
+    for document in (first, second):
+        assert document["ended_at"] == max(leg["ended_at"] for leg in document["legs"]), "the wait is no part of it"
 
 
 def test_a_leg_that_comes_back_is_put_on_the_clock_of_the_call():

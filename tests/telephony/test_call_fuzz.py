@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from telephony_material import keep_calls, talk_to
+from test_asterisk import ASTERISK_JSON, ASTERISK_PLAIN, UUID, frame
 from test_twilio import CONNECTED, STOP, TELNYX, media, start
-from test_vendors import ASTERISK_JSON, ASTERISK_PLAIN, AZURE, OPEN, UUID, azure_audio, frame, genesys
+from test_vendors import AZURE, OPEN, azure_audio, genesys
 
 from live_server import serving
 from speech_qc.engine import EchoRunner

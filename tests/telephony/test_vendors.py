@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import json
-import struct
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,8 @@ from websockets.asyncio.client import connect
 from live_server import port_of, serving
 from signals import as_16_bit, white_noise
 from speech_qc.audio.g711 import encode_mulaw
+from speech_qc.telephony import refusal
 from speech_qc.telephony.recognise import PROTOCOLS
-from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -31,74 +29,6 @@ def noise(seconds=0.5, rate_hz=8_000, seed=1):
 
 def cut(data, size):
     return [data[at : at + size] for at in range(0, len(data), size)]
-
-
-# channels/chan_websocket.c of Asterisk 23, MEDIA_START as JSON and as plain text
-ASTERISK_JSON = {
-    "event": "MEDIA_START", "connection_id": "media_connection1", "channel": "WebSocket/INCOMING/0x7f",
-    "channel_id": "1764.3", "format": "ulaw", "optimal_frame_size": 160, "ptime": 20,
-    "channel_variables": {"CALLERID(num)": "+15550100"},
-}  # fmt: skip
-ASTERISK_PLAIN = (
-    "MEDIA_START connection_id:media_connection1 channel:WebSocket/INCOMING/0x7f channel_id:1764.3 "
-    "format:slin16 optimal_frame_size:640 ptime:20"
-)
-
-
-@pytest.mark.parametrize("path", ["/v1/telephony", "/v1/telephony/asterisk"])
-@pytest.mark.parametrize("plain", [False, True], ids=["json", "plain"])
-async def test_asterisk(path, plain):
-    rate_hz = 16_000 if plain else 8_000
-    samples = noise(rate_hz=rate_hz)
-    audio = cut(pcm(samples), 640) if plain else cut(encode_mulaw(samples).tobytes(), 160)
-    key = "DTMF_END digit:5" if plain else {"event": "DTMF_END", "digit": "5"}
-    said = [ASTERISK_PLAIN if plain else ASTERISK_JSON, *audio, "MEDIA_XON" if plain else {"event": "MEDIA_XON"}, key]
-    async with serving() as (url, app):
-        calls = keep_calls(app)
-        answers, socket = await talk_to(f"{url}{path}?call=c1&leg=agent", said, subprotocols=["media"])
-        await calls.until_ended(1)
-    assert socket.subprotocol == "media"
-    assert answers == []
-    leg = calls.legs["c1", "agent"]
-    assert (leg.info.vendor, leg.info.sample_rate_hz, leg.keys) == ("asterisk", rate_hz, ["*"])
-    assert set(leg.info.metadata.values()) == {"***"}
-    assert leg.document["duration_s"] == 0.5
-
-
-async def test_a_silent_asterisk_leaves_a_gap():
-    audio = cut(encode_mulaw(noise(0.4)).tobytes(), 160)
-    async with serving() as (url, app):
-        calls = keep_calls(app)
-        async with connect(f"{url}/v1/telephony/asterisk", compression=None) as socket:
-            await socket.send(json.dumps(ASTERISK_JSON))
-            for part in audio:
-                await socket.send(part)
-                await asyncio.sleep(0.02)
-            await asyncio.sleep(0.8)
-            for part in audio:
-                await socket.send(part)
-                await asyncio.sleep(0.02)
-        await calls.until_ended(1)
-    leg = calls.named("caller")
-    assert leg.document["transport"]["dtx_ms"] == pytest.approx(800, abs=200)
-    assert leg.document["summary"]["speech_ratio"] is not None
-    assert [kind for _, _, kind in leg.gaps] == ["dtx"]
-
-
-async def test_asterisk_is_answered_at_once_even_if_full():
-    async with serving(max_streams=1) as (url, app):
-        calls = keep_calls(app)
-        async with connect(f"{url}/v1/telephony/asterisk", compression=None) as first:
-            await first.send(json.dumps(ASTERISK_JSON))
-            await first.send(bytes(160))
-            await until(lambda: len(calls.legs) == 1, "the first leg has joined")
-            _, second = await talk_to(f"{url}/v1/telephony/asterisk", [ASTERISK_JSON], close=False)
-            assert second.close_code == 1013
-            assert (second.close_reason or "").startswith("overloaded")
-            refused = app.state.parts.metrics.registry.get_sample_value(
-                "speechqc_telephony_failures_total", {"vendor": "asterisk"}
-            )
-            assert refused == 1
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -257,74 +187,49 @@ async def test_genesys_opens_pings_pauses_and_closes():
 
 
 async def test_genesys_probe_is_answered_and_begins_no_call():
+    """The reference client sends a short tone in it."""
     probe = OPEN | {"conversationId": "00000000-0000-0000-0000-000000000000"}
     async with serving() as (url, app):
         calls = keep_calls(app)
-        said = [genesys("open", 1, **probe), genesys("close", 2, reason="end")]
-        answers, _ = await talk_to(f"{url}/v1/telephony/genesys", said, close=False)
+        said = [genesys("open", 1, **probe), bytes(3200), genesys("close", 2, reason="end")]
+        answers, socket = await talk_to(f"{url}/v1/telephony/genesys", said, close=False)
     assert [answer["type"] for answer in answers] == ["opened", "closed"]
+    assert socket.close_code == 1000
     assert not calls.legs
 
 
-async def test_genesys_is_refused_by_disconnect():
-    other = GENESYS_HEADERS | {"Audiohook-Organization-Id": "00000000-0000-0000-0000-000000000001"}
+OTHER_ORGANIZATION = GENESYS_HEADERS | {"Audiohook-Organization-Id": "00000000-0000-0000-0000-000000000001"}
+
+
+async def test_genesys_is_asked_to_disconnect_and_its_close_is_answered():
+    """It closes the connection itself: a server that does so is an error to it."""
+    async with serving() as (url, app):
+        keep_calls(app)
+        async with connect(
+            f"{url}/v1/telephony/genesys", compression=None, additional_headers=OTHER_ORGANIZATION
+        ) as socket:
+            await socket.send(json.dumps(genesys("open", 1, **OPEN)))
+            asked = json.loads(await socket.recv())
+            assert (asked["type"], asked["parameters"]["reason"]) == ("disconnect", "unauthorized")
+            await socket.send(json.dumps(genesys("ping", 2)))
+            await socket.send(bytes(3200))
+            await socket.send(json.dumps(genesys("close", 3, reason="disconnect")))
+            answers = [json.loads(await socket.recv()) for _ in range(2)]
+            assert [(one["type"], one["clientseq"]) for one in answers] == [("pong", 2), ("closed", 3)]
+            await socket.close()
+            assert socket.close_code == 1000
+
+
+async def test_genesys_that_does_not_close_is_closed(monkeypatch):
+    monkeypatch.setattr(refusal, "PARTING_S", 0.2)
     async with serving() as (url, app):
         keep_calls(app)
         said = [genesys("open", 1, **OPEN)]
-        answers, _ = await talk_to(f"{url}/v1/telephony/genesys", said, close=False, additional_headers=other)
-    assert [(answer["type"], answer["parameters"]["reason"]) for answer in answers] == [("disconnect", "unauthorized")]
-
-
-def frame(kind, payload=b""):
-    # https://docs.asterisk.org/Configuration/Channel-Drivers/AudioSocket/
-    return struct.pack("!BH", kind, len(payload)) + payload
-
-
-UUID = bytes.fromhex("40325ec25efd4bd3805f53576e581d13")
-
-
-async def test_audiosocket():
-    samples = noise()
-    async with serving(audiosocket="127.0.0.1:0") as (_, app):
-        calls = keep_calls(app)
-        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.audiosocket.port)
-        writer.write(frame(1, UUID))
-        for part in cut(pcm(samples), 320):
-            writer.write(frame(0x10, part))
-        writer.write(frame(3, b"9"))
-        writer.close()  # Asterisk ends with a bare close
-        await calls.until_ended(1)
-    leg = calls.legs["40325ec2-5efd-4bd3-805f-53576e581d13", "caller"]
-    assert (leg.info.vendor, leg.keys) == ("audiosocket", ["*"])
-    assert leg.document["duration_s"] == 0.5
-    assert reader is not None
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [frame(0x10, b"ab"), frame(1, b"short"), frame(1, UUID) * 2, frame(1, UUID) + frame(0x18, b"ab"),
-     frame(1, UUID) + frame(0x10, b"ab") + frame(0x12, b"ab"), b"\x00\x00\x00", b""],
-)  # fmt: skip
-async def test_wrong_frames_end_in_a_hang_up(sent):
-    async with serving(audiosocket="127.0.0.1:0") as (_, app):
-        keep_calls(app)
-        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.audiosocket.port)
-        writer.write(sent)
-        if not sent:
-            writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), 10) in (b"\x00\x00\x00", b"")
-        writer.close()
-        await until(lambda: app.state.parts.streams.channels == 0, "no place is taken")
-
-
-async def test_audiosocket_knows_who_may_connect():
-    async with serving(audiosocket="127.0.0.1:0", audiosocket_allow="10.0.0.0/8") as (_, app):
-        keep_calls(app)
-        reader, writer = await asyncio.open_connection("127.0.0.1", app.state.audiosocket.port)
-        writer.write(frame(1, UUID))
-        with suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 10) == b""
-        writer.close()
+        answers, socket = await talk_to(
+            f"{url}/v1/telephony/genesys", said, close=False, additional_headers=OTHER_ORGANIZATION
+        )
+    assert [answer["type"] for answer in answers] == ["disconnect"]
+    assert socket.close_code == 1008
 
 
 async def test_an_unknown_first_message_is_refused_and_names_the_vendors():

@@ -7,8 +7,10 @@ import logging
 from fastapi.requests import HTTPConnection
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from speech_qc.api.error_responses import answer
+from speech_qc.api.stream import StreamSocket
 from speech_qc.errors import Forbidden, SpeechQCError, Unauthorized
 from speech_qc.security.access_policy import (
     KEY_PARAMETER,
@@ -21,6 +23,7 @@ from speech_qc.security.rights import takes_token
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.telephony.messages import Asked
 from speech_qc.telephony.recognise import PROTOCOLS, by_upgrade, chosen_call_protocol
+from speech_qc.telephony.refusal import refuse
 from speech_qc.wire.close import close_reason, error_text
 
 logger = logging.getLogger("speech_qc.access")
@@ -64,11 +67,11 @@ class Access:
                 response.headers["WWW-Authenticate"] = "Bearer"
             await response(scope, receive, send)
             return
+        if is_call(scope):
+            await refuse_call(error, WebSocket(scope, receive, send))
+            return
         identity = str(scope.get("speechqc.request_id", ""))
         await receive()  # websocket.connect
-        if is_call(scope):
-            await refuse_call(error, scope, send)
-            return
         if isinstance(error, Forbidden):
             await send({"type": "websocket.close", "code": error.ws_close})  # before accepting: an HTTP 403
             return
@@ -90,18 +93,17 @@ def _hide_token(scope: Scope) -> None:
     scope["query_string"] = b"&".join(part for part in parts if not part.startswith(hidden))
 
 
-async def refuse_call(error: SpeechQCError, scope: Scope, send: Send) -> None:
+async def refuse_call(error: SpeechQCError, websocket: WebSocket) -> None:
     """Accept the upgrade, say why if the phone system understands it, and close.
 
     Asterisk drops the call if its upgrade is not accepted; Genesys expects a `disconnect`.
     """
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    kind = PROTOCOLS.get(scope["path"].rpartition("/")[2]) or by_upgrade(headers, scope.get("subprotocols", ()))
-    texts = [] if kind is None else kind(Asked("", headers=headers)).refusal(error)
+    scope = websocket.scope
+    offered = scope.get("subprotocols", ())
+    headers = {name.lower(): value for name, value in websocket.headers.items()}
+    kind = PROTOCOLS.get(scope["path"].rpartition("/")[2]) or by_upgrade(headers, offered)
     try:
-        await send({"type": "websocket.accept", "subprotocol": chosen_call_protocol(scope.get("subprotocols", ()))})
-        for text in texts:
-            await send({"type": "websocket.send", "text": text.decode()})
-        await send({"type": "websocket.close", "code": error.ws_close, "reason": close_reason(error)})
+        await websocket.accept(chosen_call_protocol(offered))
     except OSError:
         return  # the peer has disconnected
+    await refuse(StreamSocket(websocket), None if kind is None else kind(Asked("", headers=headers)), error)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from fastapi import APIRouter, WebSocket
 
 from speech_qc.api.deps import From, RequestId, State
 from speech_qc.api.stream import StreamSocket
 from speech_qc.errors import EngineDead, ProtocolError, SpeechQCError, Unauthorized
-from speech_qc.live.stream import ClientGone
 from speech_qc.security.caller import Caller
 from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import UNKNOWN_VENDOR
 from speech_qc.telephony.call import CallSocket
 from speech_qc.telephony.messages import Asked, VendorProtocol
 from speech_qc.telephony.recognise import PROTOCOLS, by_message, by_upgrade, chosen_call_protocol
-from speech_qc.wire.close import close_reason
+from speech_qc.telephony.refusal import refuse
+
+logger = logging.getLogger("speech_qc.telephony")
 
 FIRST_MESSAGE_S = 10.0
 """Longest wait for the message that says who is calling."""
@@ -88,9 +90,5 @@ async def _refuse(socket: StreamSocket, protocol: VendorProtocol | None, error: 
     """Close an accepted socket in a way that the vendor understands."""
     vendor = UNKNOWN_VENDOR if protocol is None else protocol.name
     state.metrics.telephony_failures.labels(vendor).inc()
-    try:
-        for text in [] if protocol is None else protocol.refusal(error):
-            await socket.send(text)
-        await socket.close(error.ws_close, close_reason(error))
-    except ClientGone:
-        return
+    logger.info("call from %s: %s: %s", vendor, error.code, error)  # phone systems show no reason of a close
+    await refuse(socket, protocol, error)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import Column, Connection, delete, func, insert, select, update
 
-from speech_qc.call_store.schema import calls, deliveries, events, removed
+from speech_qc.call_store.schema import calls, deliveries, events, removed, writers
 from speech_qc.call_store.wall_clock import now_s
 from speech_qc.calls.events import CallEvent
 from speech_qc.wire.vocabulary import CallState
@@ -19,8 +19,11 @@ from speech_qc.wire.vocabulary import CallState
 STARTED: Final = "call.started"
 ENDED: Final = "call.ended"
 SCORES: Final = "scores"
+LOST: Final = "the process that scored this leg has exited"
 PAGE = 500
 """Documents of calls that are read at once."""
+WRITERS_S: Final = 86_400.0
+"""How long a process that is gone is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +90,28 @@ class Limits:
         max_calls: Maximum calls.
         max_events: Maximum events, and maximum deliveries.
         scores_s: Seconds for which `scores` are kept: only for watchers that lost their connection.
-        lost_s: Seconds without an event after which the server of a live call must have died.
+        lost_s: Seconds without a sign of life after which the process that had a live call must have died.
     """
 
     keep_s: float
     max_calls: int
     max_events: int
     scores_s: float = 60.0
-    lost_s: float = 900.0
+    lost_s: float = 30.0
 
 
-def store(connection: Connection, entries: Sequence[Entry], subscription: Subscription) -> bool:
-    """Store events, what they change in their calls, and their deliveries; return whether there are deliveries."""
-    kept = _update_calls(connection, entries)
+def store(
+    connection: Connection, entries: Sequence[Entry], subscription: Subscription, owner: str | None = None
+) -> bool:
+    """Store events, what they change in their calls, and their deliveries; return whether there are deliveries.
+
+    Args:
+        connection: A transaction.
+        entries: The events, in order.
+        subscription: Which of them become deliveries.
+        owner: The process that has the calls.
+    """
+    kept = _update_calls(connection, entries, owner)
     if not kept:
         return False
     connection.execute(insert(events), [_event_row(entry) for entry in kept])
@@ -112,7 +124,7 @@ def store(connection: Connection, entries: Sequence[Entry], subscription: Subscr
     return bool(rows)
 
 
-def _update_calls(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
+def _update_calls(connection: Connection, entries: Sequence[Entry], owner: str | None) -> list[Entry]:
     """Apply events to their calls, in order; return the events of calls that were not removed."""
     ids = {entry.event.call_id for entry in entries}
     gone = set(connection.scalars(select(removed.c.call_id).where(removed.c.call_id.in_(ids))))
@@ -123,11 +135,11 @@ def _update_calls(connection: Connection, entries: Sequence[Entry]) -> list[Entr
             if identity in gone:  # a new call with the id of one that was removed
                 connection.execute(delete(removed).where(removed.c.call_id == identity))
                 gone.discard(identity)
-            _put_call(connection, entry, "live", new=True)
+            _put_call(connection, entry, "live", owner)
         elif identity in gone:
             continue
         elif entry.event.kind == ENDED:
-            _put_call(connection, entry, "ended", new=False)
+            _put_call(connection, entry, "ended", owner)
         else:
             touched.add(identity)
             latest_s = max(latest_s, entry.at_s)
@@ -141,16 +153,16 @@ def _update_calls(connection: Connection, entries: Sequence[Entry]) -> list[Entr
     return kept
 
 
-def _put_call(connection: Connection, entry: Entry, state: CallState, *, new: bool) -> None:
+def _put_call(connection: Connection, entry: Entry, state: CallState, owner: str | None) -> None:
     event = entry.event
     values = {"vendor": event.vendor, "trunk": event.trunk, "state": state, "updated_s": entry.at_s,
               "document": entry.document}  # fmt: skip
     same = calls.c.call_id == event.call_id
-    if new:
+    if state == "live":
         connection.execute(delete(calls).where(same))  # an id that is used again is a new call, with a new number
     elif connection.execute(update(calls).where(same).values(values)).rowcount:
         return
-    connection.execute(insert(calls).values(call_id=event.call_id, **values))
+    connection.execute(insert(calls).values(call_id=event.call_id, owner=owner, **values))
 
 
 def _event_row(entry: Entry) -> dict[str, Any]:
@@ -166,15 +178,34 @@ def _delivery_row(entry: Entry, url: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def show_alive(connection: Connection, owner: str) -> None:
+    """Note that a process is there."""
+    here = {"alive_s": now_s()}
+    if not connection.execute(update(writers).where(writers.c.owner == owner).values(here)).rowcount:
+        connection.execute(insert(writers).values(owner=owner, **here))
+
+
 def lost_calls(connection: Connection, limits: Limits) -> list[Entry]:
-    """Return a `call.ended` for each live call whose server must have died: it said nothing for `lost_s`."""
-    silent = select(calls).where(calls.c.state == "live", calls.c.updated_s < now_s() - limits.lost_s).limit(100)
+    """Return a `call.ended` for each live call whose process must have died: neither has been heard of for `lost_s`."""
+    oldest_s = now_s() - limits.lost_s
+    alive = select(writers.c.owner).where(writers.c.alive_s >= oldest_s, writers.c.owner == calls.c.owner).exists()
+    silent = select(calls).where(calls.c.state == "live", calls.c.updated_s < oldest_s, ~alive).limit(100)
     found = []
     for row in connection.execute(silent):
         at = datetime.fromtimestamp(row.updated_s, UTC)
-        data = orjson.loads(row.document) | {"state": "ended", "ended_at": at.isoformat(), "lost": True}
+        data = _cut_off(orjson.loads(row.document), at.isoformat())
         found.append(Entry.of(CallEvent(ENDED, row.call_id, row.vendor, row.trunk, at, data)))
     return found
+
+
+def _cut_off(document: dict[str, Any], at: str) -> dict[str, Any]:
+    """Return the document of a live call as that of one whose process has died."""
+    unknown = dict(document.get("unknown", {}))
+    for place, leg in enumerate(document.get("legs", [])):
+        if leg.get("ended_at") is None:
+            leg["ended_at"] = at
+            unknown[f"legs.{place}"] = LOST
+    return document | {"state": "ended", "ended_at": at, "lost": True, "unknown": unknown}
 
 
 def prune(connection: Connection, limits: Limits) -> int:
@@ -194,6 +225,7 @@ def prune(connection: Connection, limits: Limits) -> int:
     connection.execute(delete(events).where(events.c.at_s < now - limits.keep_s))
     _keep_newest(connection, events.c.seq, limits.max_events)
     connection.execute(delete(removed).where(removed.c.at_s < now - limits.keep_s))
+    connection.execute(delete(writers).where(writers.c.alive_s < now - WRITERS_S))
     abandoned = connection.execute(delete(deliveries).where(deliveries.c.created_s < now - limits.keep_s)).rowcount
     return abandoned + _keep_newest(connection, deliveries.c.number, limits.max_events)
 

@@ -18,11 +18,13 @@ calls = Table(
     Column("state", Text, nullable=False),
     Column("updated_s", Float, nullable=False),
     Column("document", Text, nullable=False),
+    Column("owner", Text),
     Index("calls_by_state", "state", "updated_s"),
     Index("calls_by_trunk", "trunk", "number"),
     sqlite_autoincrement=True,
 )
-"""One row per call; `number` grows with each call that begins. `document` is JSON, `updated_s` seconds since 1970."""
+"""One row per call; `number` grows with each call that begins. `document` is JSON, `updated_s` seconds since 1970,
+`owner` the process that has the call."""
 
 events = Table(
     "events",
@@ -56,6 +58,14 @@ deliveries = Table(
     sqlite_autoincrement=True,
 )
 """The outbox of webhooks: one row per event and receiver, until it is delivered or abandoned."""
+
+writers = Table(
+    "writers",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("alive_s", Float, nullable=False),
+)
+"""Processes that write; `alive_s` is renewed every few seconds, and says when one was killed."""
 
 removed = Table(
     "removed",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable
 
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
 
 from speech_qc.call_store.database import Database
-from speech_qc.call_store.records import SCORES, Entry, Limits, Subscription, lost_calls, prune, store
+from speech_qc.call_store.records import SCORES, Entry, Limits, Subscription, lost_calls, prune, show_alive, store
 from speech_qc.calls.events import CallEvent
 from speech_qc.telemetry.metrics import Metrics
 
@@ -23,6 +24,8 @@ LINGER_S = 0.2
 """How long `scores` wait for others, so that a commit serves many calls; other events do not wait."""
 PRUNE_S = 10.0
 """Seconds between two looks for what need not be kept."""
+ALIVE_S = 5.0
+"""Seconds between two signs of life for other processes."""
 RETRY_S = 0.5
 MAX_RETRY_S = 5.0
 
@@ -60,7 +63,9 @@ class Writer:
         """Set once the tables exist."""
         self._failing = False
         self._prune_every_s = min(PRUNE_S, max(limits.keep_s / 4, 0.1))
-        self._pruned_s = time.monotonic() - PRUNE_S
+        self._pruned_s = self._shown_s = time.monotonic() - PRUNE_S
+        self._owner = uuid.uuid4().hex
+        self._answers_since_s: float | None = None  # when the database began to answer without a failure
         self._thread = threading.Thread(target=self._run, name="call-store", daemon=True)
 
     @property
@@ -107,6 +112,7 @@ class Writer:
                     self._database.prepare()
                     self.prepared.set()
                 self._write()
+                self._show_alive()
                 self._prune()
             except Exception as error:  # whatever it is, live streams must not notice, and what is waiting is kept
                 self._note_failure(error)
@@ -117,6 +123,7 @@ class Writer:
             if self._failing:
                 logger.info("the database of the calls answers again; %d events are waiting", self.waiting)
             self._failing, retry_s = False, RETRY_S
+            self._answers_since_s = self._answers_since_s or time.monotonic()
             if not self._wait():
                 return
 
@@ -124,7 +131,7 @@ class Writer:
         """Wait for something to write; return False if all is written and the server stops."""
         with self._changed:
             if not self._waiting and not self._stopping:
-                self._changed.wait(self._prune_every_s)
+                self._changed.wait(min(self._prune_every_s, self._alive_every_s))
             if self._waiting and not self._urgent and not self._stopping:
                 self._changed.wait(LINGER_S)
             self._urgent = False
@@ -163,7 +170,7 @@ class Writer:
 
     def _store(self, entries: list[Entry]) -> bool:
         with self._database.writing() as connection:
-            return store(connection, entries, self._subscription)
+            return store(connection, entries, self._subscription, self._owner)
 
     def _store_singly(self) -> bool:
         """Store a batch that contains an event which the database refuses, without that event."""
@@ -181,18 +188,34 @@ class Writer:
         self._metrics.results_dropped.labels("invalid").inc()
         logger.error("an event (%s, %s) could not be stored: %s", event.kind, event.vendor, describe(error))
 
+    @property
+    def _alive_every_s(self) -> float:
+        return min(ALIVE_S, self._limits.lost_s / 3)
+
+    @property
+    def _may_judge(self) -> bool:
+        """Whether the database has answered for so long that the other processes have shown that they are alive."""
+        since_s = self._answers_since_s
+        return since_s is not None and time.monotonic() - since_s >= self._limits.lost_s
+
+    def _show_alive(self) -> None:
+        if time.monotonic() - self._shown_s >= self._alive_every_s:
+            with self._database.writing(ordered=False) as connection:
+                show_alive(connection, self._owner)
+            self._shown_s = time.monotonic()
+
     def _prune(self) -> None:
         if time.monotonic() - self._pruned_s < self._prune_every_s:
             return
         with self._database.writing() as connection:
-            lost = lost_calls(connection, self._limits)
+            lost = lost_calls(connection, self._limits) if self._may_judge else []
             if lost:
                 store(connection, lost, self._subscription)
             expired = prune(connection, self._limits)
         self._pruned_s = time.monotonic()
         if lost:
             self._on_stored(True)
-            logger.warning("%d live calls were ended: there was no event from their server for too long", len(lost))
+            logger.warning("%d live calls were ended: the processes that had them are gone", len(lost))
         if expired:
             self._metrics.webhooks.labels("abandoned").inc(expired)
             logger.error("%d webhooks were abandoned: they could not be delivered in time", expired)
@@ -202,7 +225,7 @@ class Writer:
             logger.error("the database of the calls does not answer, events wait in memory: %s", describe(error))
         if not isinstance(error, SQLAlchemyError):
             logger.debug("unexpected error", exc_info=error)
-        self._failing = True
+        self._failing, self._answers_since_s = True, None
 
 
 def describe(error: Exception) -> str:

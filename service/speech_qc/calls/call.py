@@ -142,6 +142,11 @@ class Call:
         return time.monotonic() - self._started_s
 
     @property
+    def length_s(self) -> float:
+        """Seconds from the begin of the call to its end, or until now."""
+        return ((self._ended_at or self.now()) - self._started_at).total_seconds()
+
+    @property
     def state(self) -> CallState:
         """Whether it still lasts."""
         return "live" if self._ended_at is None else "ended"
@@ -229,7 +234,7 @@ class Call:
             if leg.open:
                 leg.open, leg.ended_at = False, self.now()
         self._tell_updates(self._interaction.close())
-        self._ended_at = self.now()
+        self._ended_at = max(leg.ended_at for leg in self.legs)  # not when it was known that no other leg comes
         self.tell("call.ended", self.document())
 
     # -- what it tells -------------------------------------------------------------------------------------------------

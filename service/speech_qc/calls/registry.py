@@ -135,7 +135,7 @@ class Calls:
     def _end(self, call: Call) -> None:
         call.end()
         self._forget(call)
-        logger.info("call ended after %.1f s id=%s", call.age_s, call.call_id)
+        logger.info("call ended after %.1f s id=%s", call.length_s, call.call_id)
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.call_id, None)

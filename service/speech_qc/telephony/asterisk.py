@@ -2,6 +2,7 @@
 
 Source: https://docs.asterisk.org/Configuration/Channel-Drivers/WebSocket/ and channels/chan_websocket.c. It drops text
 of more than 128 bytes, so nothing is sent back. It gives no positions and sends nothing while its source is silent.
+What the dial plan says about a leg comes in the query (`v(…)`), or in inherited channel variables (`f(json)`).
 """
 
 from __future__ import annotations
@@ -71,8 +72,17 @@ class AsteriskProtocol(VendorProtocol):
             )
         encoding, rate_hz = FORMATS[name]
         facts = {name: text_in(found, name) for name in ("channel", "channel_id")}
-        metadata = facts | object_in(found, "channel_variables")
-        return self.asked.started([LegFormat(LEG, encoding, rate_hz)], metadata, text_in(found, "connection_id"))
+        variables = _variables(object_in(found, "channel_variables"))
+        # Asterisk keeps `v(…)` with the client, not with the call: a call without it sends that of an earlier one.
+        asked = self.asked.without({name for name, value in variables.items() if value})
+        # `connection_id` names the section of websocket_client.conf: all calls through it have the same one.
+        return asked.started([LegFormat(LEG, encoding, rate_hz)], facts | variables, facts["channel_id"])
+
+
+def _variables(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return channel variables without the underscores that let a channel inherit them; the nearest one counts."""
+    farthest_first = sorted(given, key=lambda name: len(name) - len(name.lstrip("_")), reverse=True)
+    return {name.lstrip("_"): given[name] for name in farthest_first}
 
 
 def _plain(message: bytes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Source: https://docs.asterisk.org/Configuration/Channel-Drivers/AudioSocket/. It has no authentication:
 addresses that may connect are listed. The UUID is all that is known of a call. The sender sends nothing while its
-source is silent.
+source is silent. res/res_audiosocket.c labels audio in a codec that it does not know as 8 kHz, 16 bit.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import asyncio
 import logging
 import socket
 import struct
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from itertools import pairwise
+from statistics import median
 
 from speech_qc.errors import EngineDead, ProtocolError, SpeechQCError, UnsupportedFormat
 from speech_qc.security.caller import ANONYMOUS
@@ -43,6 +46,11 @@ UUID_S = 10.0
 SPARE = 16
 """Connections beyond the places for live channels: those that are refused or have not said their UUID."""
 
+PACE_FRAMES = 25
+"""Frames with audio whose pace is checked at the begin of a call."""
+SLOWEST = 1.5
+"""How much longer than its samples a frame may take, in the middle."""
+
 _HEAD = struct.Struct("!BH")
 
 Networks = Sequence[IPv4Network | IPv6Network]
@@ -58,6 +66,8 @@ class AudioSocketProtocol(VendorProtocol):
         super().__init__(asked)
         self._uuid: str | None = None
         self._kind: int | None = None  # of the frames with audio
+        self._arrived_s: list[float] | None = []  # when the first ones came; None once their pace was checked
+        self._longest_s = 0.0  # of them
 
     def binary(self, message: bytes) -> Sequence[Item]:
         """Read a frame, without its length."""
@@ -70,12 +80,32 @@ class AudioSocketProtocol(VendorProtocol):
         if self._uuid is None:
             raise ProtocolError(f"expected the UUID (0x01) first, got a frame of kind 0x{kind:02x}")
         if kind in RATES:
+            self._check_pace(len(payload) / 2 / RATES[kind])
             return [*self._begin(kind), Audio(LEG, payload)]
         if kind in TOO_FAST:
             raise UnsupportedFormat(f"expected audio of at most 48000 Hz, got {TOO_FAST[kind]} Hz: use slin48 or less")
         if kind == DTMF:
             return [Keys(LEG, payload[:1].decode("ascii", errors="replace"))]
         return [Ignored()]
+
+    def _check_pace(self, frame_s: float) -> None:
+        """Refuse a channel that sends its own codec, such as µ-law, as if it were 16 bit: half as much as it should be.
+
+        Asterisk's channel driver does so unless the codec is set, and calls every codec 8 kHz, 16 bit.
+        """
+        if self._arrived_s is None:
+            return
+        self._arrived_s.append(time.monotonic())
+        self._longest_s = max(self._longest_s, frame_s)
+        if len(self._arrived_s) <= PACE_FRAMES:
+            return
+        pace_s = median(later - one for one, later in pairwise(self._arrived_s))
+        self._arrived_s = None
+        if pace_s > SLOWEST * self._longest_s:
+            raise UnsupportedFormat(
+                f"expected 16-bit audio, got {self._longest_s * 1000:.3g} ms of it every {pace_s * 1000:.3g} ms, as if "
+                "it were another codec: dial AudioSocket/host:port/uuid/c(slin)"
+            )
 
     def _begin(self, kind: int) -> list[Item]:
         """Begin the call with its first audio."""

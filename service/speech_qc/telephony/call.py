@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +38,8 @@ from speech_qc.telephony.messages import (
     Stopped,
     VendorProtocol,
 )
+from speech_qc.telephony.refusal import part
+from speech_qc.telephony.transport import CallTransport
 from speech_qc.wire.close import NORMAL_CLOSE, close_reason
 
 logger = logging.getLogger("speech_qc.telephony")
@@ -50,31 +52,6 @@ MAX_KEYS = 64
 
 SCORES_FRAMES = 50
 """A vendor that takes scores gets their means once a second."""
-
-
-class CallTransport(Protocol):
-    """What this module needs of a connection."""
-
-    async def receive(self) -> bytes | str | None:
-        """Return the next message; None if the peer has disconnected."""
-
-    def tap(self, sink: Callable[[bytes], bool] | None) -> None:
-        """Offer binary messages to `sink` as they arrive."""
-
-    def tap_text(self, sink: Callable[[bytes], bool] | None) -> None:
-        """Offer text messages to `sink` as they arrive."""
-
-    async def send(self, text: bytes) -> None:
-        """Send a text message. Raises ClientGone."""
-
-    def send_now(self, text: bytes) -> bool:
-        """Send a text message if it need not wait."""
-
-    async def close(self, code: int, reason: str) -> None:
-        """Close the connection."""
-
-    def abort(self) -> None:
-        """Drop the connection."""
 
 
 class CallSocket:
@@ -112,6 +89,7 @@ class CallSocket:
         self._over = asyncio.Event()
         self._error: SpeechQCError | None = None
         self._receiver: asyncio.Task[None] | None = None
+        self._gone = False  # the peer has disconnected
 
     async def run(self, first: Sequence[bytes | str] = ()) -> str:
         """Serve the call until it ends.
@@ -154,8 +132,10 @@ class CallSocket:
                 metrics.telephony_failures.labels(self._protocol.name).inc()
         legs, self._receiver = len(self._legs), None
         self._legs.clear()  # they refer to this object
-        outcome = "ok" if self._error is None else self._error.code
-        logger.info("call from %s: %s, %d legs id=%s", self._protocol.name, outcome, legs, self._identity)
+        outcome, why = "ok", ""  # phone systems show no reason of a close: the log has it
+        if self._error is not None:
+            outcome, why = self._error.code, f": {self._error}"
+        logger.info("call from %s: %s, %d legs id=%s%s", self._protocol.name, outcome, legs, self._identity, why)
         return outcome
 
     def drain(self) -> None:
@@ -174,6 +154,7 @@ class CallSocket:
             message_or_none = await self._transport.receive()
             self._listening = False
             if message_or_none is None:
+                self._gone = True
                 return
             await self._take_waiting(message_or_none)
 
@@ -379,6 +360,8 @@ class CallSocket:
             self._transport.abort()
             return
         try:
+            if self._error is not None and not self._gone:
+                await part(self._transport, self._protocol)
             async with asyncio.timeout(timeout_s):
                 await self._transport.close(code, reason)
         except TimeoutError:

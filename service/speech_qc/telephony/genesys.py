@@ -36,7 +36,7 @@ LEGS = {"external": "customer", "internal": "agent"}
 ENCODINGS: Mapping[str, Encoding] = {"PCMU": "mulaw", "L16": "linear16"}
 ORGANIZATION = "audiohook-organization-id"
 ZEROS = "00000000-0000-0000-0000-000000000000"
-"""Conversation of a probe: it checks the connection and sends no audio."""
+"""Conversation of a probe, which checks the connection; its audio is a tone, if it sends any."""
 
 _DURATION = re.compile(r"PT(\d{1,9}(?:\.\d{1,9})?)S")
 
@@ -47,6 +47,7 @@ class GenesysProtocol(VendorProtocol):
     vendor = "genesys"
     clock = "contiguous"
     takes_events = True
+    closes_itself = True
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
@@ -56,6 +57,8 @@ class GenesysProtocol(VendorProtocol):
         self._channels: list[str] = []
         self._encoding: Encoding = "mulaw"
         self._splitter: StereoSplitter | None = None
+        self._probed = False  # a probe may send audio, which nobody scores
+        self._refused = False
 
     def text(self, message: bytes) -> Sequence[Item]:
         """Read a message of the client."""
@@ -63,6 +66,8 @@ class GenesysProtocol(VendorProtocol):
         self._id = text_in(found, "id") or self._id
         self._received = whole_in(found, "seq") or self._received
         kind, parameters = found.get("type"), object_in(found, "parameters")
+        if self._refused and kind not in ("ping", "close"):
+            return []
         if kind == "open":
             return self._open(parameters)
         if kind == "ping":
@@ -81,6 +86,8 @@ class GenesysProtocol(VendorProtocol):
     def binary(self, message: bytes) -> Sequence[Item]:
         """Take audio."""
         if not self._channels:
+            if self._probed:
+                return []
             raise ProtocolError("expected open before audio: begin with it")
         if self._splitter is None:
             return [Audio(self._channels[0], message)]
@@ -91,7 +98,8 @@ class GenesysProtocol(VendorProtocol):
         return self._message("event", {"entities": [{"type": "speech_qc", "data": dict(body)}]})
 
     def refusal(self, error: SpeechQCError) -> list[bytes]:
-        """Return a `disconnect`, which ends a session."""
+        """Return a `disconnect`, which asks the client to end the session."""
+        self._refused = True
         reason = "error"
         if isinstance(error, Unauthorized | Draining):
             reason = "unauthorized" if isinstance(error, Unauthorized) else "completed"
@@ -106,8 +114,9 @@ class GenesysProtocol(VendorProtocol):
         conversation = text_in(parameters, "conversationId")
         offers = parameters.get("media")
         if conversation == ZEROS:
-            probed = offers[:1] if isinstance(offers, list) else []
-            return [self._reply("opened", {"media": probed, "startPaused": False})]
+            self._probed = True
+            first = offers[:1] if isinstance(offers, list) else []
+            return [self._reply("opened", {"media": first, "startPaused": False})]
         media = self._choose(offers)
         self._channels = [LEGS[channel] for channel in media["channels"]]
         self._encoding = ENCODINGS[media["format"]]

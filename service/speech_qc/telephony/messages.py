@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -21,6 +21,9 @@ MAX_OTHERS = 32
 
 MAX_TEXT = 128
 """Characters of a name or value that a sender gives; more is cut off."""
+
+PARAMETERS = ("call", "leg", "trunk", "name", "profile")
+"""What the URL or the sender's own parameters may say about a leg."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +163,7 @@ class Asked:
             raise ProtocolError(f"channels: expected 1 or 2, got {channels[:40]!r}: correct the URL")
         if rate is not None and not (rate.isascii() and rate.isdigit() and len(rate) < 7):
             raise ProtocolError(f"sample_rate: expected a whole number, got {rate[:40]!r}: correct the URL")
-        names = ("call", "leg", "trunk", "name", "profile")
-        known = {name: given.pop(name, None) or None for name in names}
+        known = {name: given.pop(name, None) or None for name in PARAMETERS}
         others = dict(list(given.items())[:MAX_OTHERS])
         return cls(
             session,
@@ -171,6 +173,11 @@ class Asked:
             others=others,
             headers=headers,
         )
+
+    def without(self, names: Collection[str]) -> Asked:
+        """Return the same, but with nothing asked under these names."""
+        dropped: dict[str, Any] = dict.fromkeys(name for name in PARAMETERS if name in names)
+        return replace(self, **dropped)
 
     def started(self, legs: Sequence[LegFormat], metadata: Mapping[str, Any], call_id: str | None = None) -> Started:
         """Return the start of the call; the URL takes precedence, then the sender's own parameters of these names."""
@@ -209,6 +216,8 @@ class VendorProtocol:
     """Whether packets arrive in order."""
     takes_events: ClassVar[bool] = False
     """Whether `event` returns messages that the vendor takes."""
+    closes_itself: ClassVar[bool] = False
+    """Whether a peer that was told by `refusal` ends the session and closes the connection."""
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked

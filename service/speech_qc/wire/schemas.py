@@ -349,6 +349,10 @@ class CallAnswer(Answer):
     legs: list[CallLegAnswer]
     interaction: InteractionAnswer | None
     unknown: dict[str, str] = Field(description="The reason for each null.")
+    lost: bool = Field(
+        default=False,
+        description="Only if true: the call was cut off, because the process that had it was killed.",
+    )
 
 
 class ModelAnswer(Answer):

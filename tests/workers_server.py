@@ -18,7 +18,7 @@ from server_process import PATIENCE_S, ServerProcess
 from speech_qc.capacity.host import free_port
 from waiting import block_until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FEW_SHAPES = {"DEVICE": "cpu", "MAX_BATCH": "1", "UPLOAD_CHUNK_HOPS": "40", "STREAM_IDLE_S": "60"}
 
 Series = dict[tuple[str, str | None], float]
