@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.levels import ChannelLevels, LevelMeter, Levels
 from speech_qc.audio.losses import Loss, LossBank
-from speech_qc.audio.losses.grid import PIECE_BLOCKS
 
 POOL_ROWS = 64
 """Channels in one bank of a pool; more in one call save little."""
@@ -68,7 +67,7 @@ class _Bank:
     def __init__(self, rate_hz: int, rows: int) -> None:
         self.losses = LossBank(rate_hz, rows)
         self.piece = self.losses.grid.piece
-        self.meter = LevelMeter(rate_hz, self.piece, PIECE_BLOCKS)
+        self.meter = LevelMeter(rate_hz, self.piece)
         self.room = self.piece + self.piece // SPARE
         self.samples = np.zeros((rows, self.room), np.float32)
         self.filled = [0] * rows
