@@ -26,6 +26,7 @@ lies 62 ms before it."""
 
 _QUIETEST, _HALF = np.float32(QUIETEST_REFERENCE), np.float32(0.5)
 _NO_END = 2**62
+_TRANSPOSED = 80  # samples; up to here, a transpose and extremes across all blocks take half as long as block by block
 
 
 class LossBank:
@@ -106,8 +107,7 @@ class LossBank:
     def _view(self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None) -> View:
         """Join each piece to the one before it, measure its blocks, and keep both for the next call."""
         grid, count = self.grid, len(pieces)
-        high = np.maximum.reduceat(pieces, self._starts, axis=1)
-        low = np.minimum.reduceat(pieces, self._starts, axis=1)
+        high, low = self._extremes(pieces)
         spread = high - low
         reference = np.empty((count, PIECE_BLOCKS + 1), np.float32)
         reference[:, 0] = self._reference[chosen, -1]
@@ -125,6 +125,15 @@ class LossBank:
             reference=joined(self._reference, chosen, floored),
             ends=ends,
         )
+
+    def _extremes(self, pieces: Float32) -> tuple[Float32, Float32]:
+        """Return the highest and the lowest sample of each block, both float32 [R, PIECE_BLOCKS]."""
+        block = self.grid.block
+        if block > _TRANSPOSED:
+            return np.maximum.reduceat(pieces, self._starts, axis=1), np.minimum.reduceat(pieces, self._starts, axis=1)
+        samples = np.ascontiguousarray(pieces.reshape(-1, block).T)
+        shape = len(pieces), PIECE_BLOCKS
+        return samples.max(axis=0).reshape(shape), samples.min(axis=0).reshape(shape)
 
     def _with_past(self, chosen: Rows, pieces: Float32) -> Float32:
         """Return the samples of a view; what is not kept of the earlier piece is zero, and is not examined again."""
