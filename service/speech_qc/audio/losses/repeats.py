@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, join
 from speech_qc.audio.losses.tones import is_tonal
 
 EXACT = 0.992
@@ -78,13 +78,12 @@ class Repeats:
             found: Takes the losses, each with its row of the view.
         """
         match = np.empty((len(view.samples), self._grid.lags, _PAST + PIECE_BLOCKS), np.float32)
-        match[:, :, :_PAST] = self._match[rows]
         self._correlate(rows, view, match[:, :, _PAST:])
-        self._match[rows] = match[:, :, PIECE_BLOCKS:]
+        join(self._match, rows, match)
         exact = match[:, :, : _BEFORE + PIECE_BLOCKS + MIN_BLOCKS - 1] >= np.float32(EXACT)
         two = exact[:, :, _BEFORE:-1] & exact[:, :, _BEFORE + 1 :]
         four = two[:, :, :-2] & two[:, :, 2:]
-        runs = four[:, :, :-3] & four[:, :, 3:]  # of `MIN_BLOCKS`, by their first block
+        runs: NDArray[np.bool_] = four[:, :, :-3] & four[:, :, 3:]  # of `MIN_BLOCKS`, by their first block
         if not runs.any():
             return
         runs &= ~exact[:, :, _BEFORE - 1 : _BEFORE - 1 + PIECE_BLOCKS]
@@ -117,9 +116,7 @@ class Repeats:
         size, unit = grid.block // grid.step, grid.unit // grid.step
         thin = view.samples[:, (PIECE_BLOCKS - reach) * grid.block :: grid.step].copy()
         level = thin[:, reach * size :].mean(axis=1, keepdims=True)
-        mean = self._mean[rows]
-        mean = self._mean[rows] = np.where(loud[:, None], mean + _MEAN_WEIGHT * (level - mean), mean)
-        thin -= mean
+        thin -= self._means(rows, level, loud[:, None])
         row, item = thin.strides
         count, half = len(thin), reach * size
         new = thin[:, half:].reshape(count, PIECE_BLOCKS, size)
@@ -151,6 +148,14 @@ class Repeats:
         np.copyto(match, 0.0, where=other)
         if not loud.all():
             match[~loud] = 0.0
+
+    def _means(self, rows: Rows, level: Float32, loud: NDArray[np.bool_]) -> Float32:
+        """Return the slow mean of each row's stream after a piece of this mean, all [R, 1]."""
+        mean = self._mean[rows]
+        if len(mean) < len(level):  # consecutive pieces of one stream
+            return np.concatenate([self._means(rows, level[i : i + 1], loud[i : i + 1]) for i in range(len(level))])
+        self._mean[rows] = after = np.where(loud, mean + _MEAN_WEIGHT * (level - mean), mean)
+        return after
 
     def _judge(self, view: View, row: int, lag_index: int, block: int, match: Float32) -> Loss | None:
         """Follow a run of copied blocks to its end and say whether it is a loss."""
