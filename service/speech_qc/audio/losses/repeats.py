@@ -83,7 +83,7 @@ class Repeats:
         exact = match[:, :, : _BEFORE + PIECE_BLOCKS + MIN_BLOCKS - 1] >= np.float32(EXACT)
         two = exact[:, :, _BEFORE:-1] & exact[:, :, _BEFORE + 1 :]
         four = two[:, :, :-2] & two[:, :, 2:]
-        runs: NDArray[np.bool_] = four[:, :, :-3] & four[:, :, 3:]  # of `MIN_BLOCKS`, by their first block
+        runs: NDArray[np.bool_] = np.logical_and(four[:, :, :-3], four[:, :, 3:])  # of `MIN_BLOCKS`, by first block
         if not runs.any():
             return
         runs &= ~exact[:, :, _BEFORE - 1 : _BEFORE - 1 + PIECE_BLOCKS]
