@@ -280,6 +280,27 @@ def test_streams_can_advance_at_their_own_pace() -> None:
         assert found[row] == expected
 
 
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 44_100])
+def test_consecutive_pieces_in_one_call_give_what_they_give_one_by_one(rate_hz: int) -> None:
+    samples = damaged(rate_hz, 3)
+    samples[3 * rate_hz // 2 : 2 * rate_hz] = 0  # a pause, after which the line counts as one that does not send all
+    bank, single = LossBank(rate_hz), LossBank(rate_hz)
+    size = bank.grid.piece
+    pieces = samples[: len(samples) // size * size].reshape(-1, size)
+    expected = [(row, loss) for row in range(len(pieces)) for _, loss in single.push(pieces[row : row + 1])]
+    found: list[tuple[int, Loss]] = []
+    for start, stop in ((0, 2), (2, 3), (3, 7), (7, len(pieces))):
+        found += [(start + row, loss) for row, loss in bank.push(pieces[start:stop])]
+    assert found == expected
+    assert len(expected) >= 3
+
+
+def test_a_call_needs_a_piece_of_each_stream() -> None:
+    bank = LossBank(16_000, 2)
+    with pytest.raises(ValueError, match="expected a piece of each of 2 streams, got 3"):
+        bank.push(np.zeros((3, bank.grid.piece), np.float32))
+
+
 def test_a_row_can_serve_another_stream_after_a_reset() -> None:
     bank, fresh = LossBank(16_000), LossBank(16_000)
     size = bank.grid.piece

@@ -229,11 +229,15 @@ def frame_levels_dbfs(samples: Float32, spec: FeatureSpec) -> Float32:
     """Return the mean-square level of each 20 ms frame.
 
     Args:
-        samples: float32 (n * frame_samples,) at the spec's rate.
+        samples: float32 (…, n * frame_samples) at the spec's rate.
         spec: Gives the frame length.
 
     Returns:
-        float32 (n,), dBFS; silence gives -120.
+        float32 (…, n), dBFS; silence gives -120.
     """
-    energy = np.square(samples.reshape(-1, spec.frame_samples)).mean(axis=1)
-    return np.asarray(10.0 * np.log10(np.maximum(energy, 1e-12)), dtype=np.float32)
+    frames = samples.reshape(*samples.shape[:-1], -1, spec.frame_samples)
+    levels: Float32 = np.vecdot(frames, frames)
+    levels *= np.float32(1.0 / spec.frame_samples)
+    np.log10(np.maximum(levels, np.float32(1e-12), out=levels), out=levels)
+    levels *= np.float32(10.0)
+    return levels

@@ -24,6 +24,9 @@ from speech_qc.audio.true_peak import TruePeak, TruePeakMeter
 SILENCE_RUN_S = 0.01
 """Seconds; exact zeros of at least this length are a mute, a gap or a gate, shorter runs are quiet 16-bit audio."""
 
+PARTS = 16
+"""Parts of a piece that are summed in single precision; each is short enough for it."""
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -115,17 +118,16 @@ class LevelMeter:
 
     Args:
         rate_hz: Sample rate of the channels.
-        piece: Samples of a piece, a multiple of `parts`.
-        parts: Parts of a piece that are summed in single precision.
+        piece: Samples of a piece, a multiple of `PARTS`.
 
     Raises:
         InvalidAudio: The rate is outside what `check_rate_hz` accepts.
     """
 
-    def __init__(self, rate_hz: int, piece: int, parts: int) -> None:
+    def __init__(self, rate_hz: int, piece: int) -> None:
         check_rate_hz(rate_hz)
-        self._rate_hz, self._parts = rate_hz, parts
-        self._ones = np.ones(piece // parts, np.float32)
+        self._rate_hz = rate_hz
+        self._ones = np.ones(piece // PARTS, np.float32)
         self._silence_run = math.ceil(rate_hz * SILENCE_RUN_S)
         self._weighting = k_weighting(rate_hz, piece)
         hops, rest = divmod(piece, hop_samples(rate_hz))
@@ -144,7 +146,7 @@ class LevelMeter:
         Returns:
             The mean square of each piece.
         """
-        parts = pieces.reshape(len(pieces), self._parts, -1)
+        parts = pieces.reshape(len(pieces), PARTS, -1)
         with np.errstate(over="ignore"):
             squares = np.vecdot(parts, parts).sum(axis=1, dtype=np.float64)
         sums = np.vecdot(parts, self._ones).sum(axis=1, dtype=np.float64)

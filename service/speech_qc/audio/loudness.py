@@ -48,6 +48,9 @@ OFFSET_LU = -0.691
 
 _GATE = 10.0 ** ((GATE_LUFS - OFFSET_LU) / 10.0)
 
+_BINS_PER_DECADE = 10.0 / BIN_LU
+_FIRST_BIN = (OFFSET_LU - GATE_LUFS) / BIN_LU
+
 ROW, ORDER = 32, 4
 """Samples that one row of a matrix product filters, and the order of the filter."""
 
@@ -125,16 +128,18 @@ class LoudnessMeter:
         """Add the mean square of 100 ms."""
         hops = self._hops
         hops.append(energy)
-        if len(hops) < BLOCK_HOPS:
+        known = len(hops)
+        if known < BLOCK_HOPS:
             return
-        block = (hops[-1] + hops[-2] + hops[-3] + hops[-4]) / BLOCK_HOPS
+        block = (energy + hops[-2] + hops[-3] + hops[-4]) / BLOCK_HOPS
         if block > _GATE:
             place = _bin(block)
             self._counts[place] += 1
             self._energies[place] += block
-        if len(hops) == SHORT_TERM_HOPS:
+        if known == SHORT_TERM_HOPS:
             short = sum(hops) / SHORT_TERM_HOPS
-            self._short_max = max(self._short_max, short)
+            if short > self._short_max:
+                self._short_max = short
             if short > _GATE:
                 self._short_counts[_bin(short)] += 1
                 self._short_energy += short
@@ -169,7 +174,8 @@ def _lufs(energy: float) -> float:
 
 def _bin(energy: float) -> int:
     """Return the histogram bin of a mean square above the absolute gate."""
-    return min(int((_lufs(energy) - GATE_LUFS) / BIN_LU), BINS - 1)
+    place = int(_BINS_PER_DECADE * math.log10(energy) + _FIRST_BIN)
+    return place if place < BINS else BINS - 1
 
 
 def _gate_bin(energy: float, relative_lu: float) -> int:

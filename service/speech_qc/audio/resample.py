@@ -28,6 +28,11 @@ QUALITY = "HQ"
 REACH_SAMPLES = 92
 """Input samples on either side of an output sample that doubling uses; further out, soxr's filter is below −120 dB."""
 
+TILE = 16
+"""Input samples that are doubled in one product."""
+
+_UNKNOWN = np.zeros(TILE, np.float32)
+
 
 class Resampler:
     """Resamples one channel from its own rate to the model's; owned by one stream, not thread-safe.
@@ -100,29 +105,50 @@ class Resampler:
 
 
 class _Doubler:
-    """Doubles the rate: each input sample gives two output samples once all samples in the filter's reach are known."""
+    """Doubles the rate: each input sample gives two output samples once all samples in the filter's reach are known.
+
+    The outputs of `TILE` input samples are one product of a vector and a matrix. Tiles lie at absolute positions and
+    have one size, so that results are bit-identical for any block size; one that is not complete yet is computed with
+    zeros for its unknown samples, whose weights in the outputs that are ready are zero, and again with the next block.
+    """
 
     latency_samples = 2 * REACH_SAMPLES
 
     def __init__(self) -> None:
-        self._taps = _doubling_taps()
-        self._recent = np.zeros(REACH_SAMPLES - 1, np.float32)  # silence before the start
+        self._weights = _tile_weights()
+        self._recent = np.zeros(REACH_SAMPLES - 1, np.float32)  # what the tile in progress needs; silence at the start
+        self._done = 0  # input samples of that tile whose outputs were returned
 
     def push(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        known = np.concatenate((self._recent, samples))
-        count = len(known) - 2 * REACH_SAMPLES + 1
-        if count <= 0:
-            self._recent = known
+        done, reach = self._done, 2 * REACH_SAMPLES - 1
+        ready = len(self._recent) + len(samples) - reach  # input samples, from the start of the tile
+        if ready <= done:
+            self._recent = np.concatenate((self._recent, samples))
             return np.zeros(0, np.float32)
-        self._recent = known[count:].copy()  # a view would keep the whole input in memory
-        ready = np.empty((count, 2), np.float32)
-        # One dot product of the same length for each sample keeps results bit-identical for any block size.
-        ready[:, 0] = np.correlate(known, self._taps[0], "valid")
-        ready[:, 1] = np.correlate(known, self._taps[1], "valid")
-        return ready.reshape(-1)
+        known = np.concatenate((self._recent, samples, _UNKNOWN))
+        shape, step = (-(-ready // TILE), 1, TILE + reach), TILE * known.itemsize
+        tiles: NDArray[np.float32] = np.ndarray(shape, np.float32, known, 0, (step, step, known.itemsize))
+        doubled: NDArray[np.float32] = (tiles @ self._weights).reshape(-1)
+        self._done = ready % TILE
+        self._recent = known[ready - self._done : ready + reach].copy()  # a view would keep the whole input in memory
+        return doubled[2 * done : 2 * ready]
 
     def finish(self) -> NDArray[np.float32]:
         return self.push(np.zeros(REACH_SAMPLES, np.float32))
+
+
+@lru_cache(maxsize=1)
+def _tile_weights() -> NDArray[np.float32]:
+    """Return the matrix from the samples of a tile and its reach to its outputs.
+
+    Returns:
+        float32 (TILE + 2 * REACH_SAMPLES - 1, 2 * TILE).
+    """
+    taps = _doubling_taps()
+    weights = np.zeros((TILE + taps.shape[1] - 1, TILE, 2), np.float32)
+    for place in range(TILE):
+        weights[place : place + taps.shape[1], place] = taps.T
+    return weights.reshape(-1, 2 * TILE)
 
 
 @lru_cache(maxsize=1)

@@ -35,8 +35,6 @@ COARSE = math.cos(math.pi / 8.0) - 0.02
 MAX_WINDOWS = 4096
 """Places interpolated together; bounds the memory."""
 
-_OFFSETS = np.arange(2 * REACH)
-
 
 class _Phases(NamedTuple):
     coarse: Float32
@@ -97,14 +95,22 @@ class TruePeakMeter:
 
     def _raise(self, channels: Sequence[TruePeak], samples: Float32) -> None:
         """Raise the peaks to the values between these samples, [R, n]."""
+        width = samples.shape[1]
         peaks = np.array([channel.peak for channel in channels])
         least = (NEAR * peaks).astype(np.float32)
-        high = np.abs(samples[:, REACH - 1 : samples.shape[1] - REACH + 1]) >= least[:, None]
-        rows, gaps = (high[:, 1:] | high[:, :-1]).nonzero()
-        between = _between(samples, rows, gaps, self._phases.coarse)
+        # In one dimension, NumPy finds the marks ten times as fast.
+        high = (np.abs(samples) >= least[:, None]).reshape(-1)
+        near = np.empty_like(high)  # the gaps between a sample and the next one
+        np.logical_or(high[1:], high[:-1], out=near[:-1])
+        apart = near.reshape(-1, width)
+        apart[:, : REACH - 1] = apart[:, width - REACH :] = False  # too close to an end
+        gaps = np.flatnonzero(near)
+        rows = gaps // width
+        gaps -= REACH - 1
+        between = _between(samples, gaps, self._phases.coarse)
         np.maximum.at(peaks, rows, between)
-        close = between >= COARSE * peaks[rows]
-        np.maximum.at(peaks, rows[close], _between(samples, rows[close], gaps[close], self._phases.fine))
+        close = np.flatnonzero(between >= COARSE * peaks[rows])
+        np.maximum.at(peaks, rows[close], _between(samples, gaps[close], self._phases.fine))
         for channel, peak in zip(channels, peaks.tolist(), strict=True):
             channel.peak = peak
 
@@ -115,13 +121,20 @@ class TruePeakMeter:
         return end.peak
 
 
-def _between(samples: Float32, rows: NDArray[np.intp], gaps: NDArray[np.intp], filters: Float32) -> Float32:
-    """Return the largest absolute value at the positions of `filters` in each of these gaps between samples."""
-    found = np.empty(len(gaps), np.float32)
-    for start in range(0, len(gaps), MAX_WINDOWS):
+def _between(samples: Float32, firsts: NDArray[np.intp], filters: Float32) -> Float32:
+    """Return the largest absolute value at the positions of `filters` in some gaps between samples.
+
+    Args:
+        samples: Contiguous; `firsts` count through all of its rows.
+        firsts: The first of the 2 * `REACH` samples around each gap.
+        filters: [2 * REACH, positions].
+    """
+    width = samples.itemsize
+    windows: Float32 = np.ndarray((samples.size - 2 * REACH + 1, 2 * REACH), np.float32, samples, 0, (width, width))
+    found = np.empty(len(firsts), np.float32)
+    for start in range(0, len(firsts), MAX_WINDOWS):
         own = slice(start, start + MAX_WINDOWS)
-        windows = samples[rows[own, None], gaps[own, None] + _OFFSETS]
-        found[own] = np.abs(windows @ filters).max(axis=1)
+        found[own] = np.abs(windows[firsts[own]] @ filters).max(axis=1)
     return found
 
 

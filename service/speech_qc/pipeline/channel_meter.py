@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.levels import ChannelLevels, LevelMeter, Levels
 from speech_qc.audio.losses import Loss, LossBank
-from speech_qc.audio.losses.grid import PIECE_BLOCKS
 
 POOL_ROWS = 64
 """Channels in one bank of a pool; more in one call save little."""
@@ -27,7 +26,7 @@ TOGETHER = 16
 """Pieces measured in one call: the intermediate arrays of more do not fit into the cache of a core."""
 
 RUN = 4
-"""Pieces of a channel alone, as of a recording, whose levels are measured in one call."""
+"""Pieces of a channel alone, as of a recording, that are measured in one call."""
 
 _NOBODY = ChannelLevels(8_000)
 """Stands in the rows without a channel; never measured."""
@@ -68,7 +67,7 @@ class _Bank:
     def __init__(self, rate_hz: int, rows: int) -> None:
         self.losses = LossBank(rate_hz, rows)
         self.piece = self.losses.grid.piece
-        self.meter = LevelMeter(rate_hz, self.piece, PIECE_BLOCKS)
+        self.meter = LevelMeter(rate_hz, self.piece)
         self.room = self.piece + self.piece // SPARE
         self.samples = np.zeros((rows, self.room), np.float32)
         self.filled = [0] * rows
@@ -81,6 +80,7 @@ class _Bank:
         self.waiting: list[int] = []  # rows with a full piece
         self.run = np.empty((RUN if rows == 1 else 0, self.piece), np.float32)
         self.held = 0  # pieces in it, whose levels are not measured yet
+        self.examined = 0  # of these, pieces whose losses were sought
 
     def measure(self) -> None:
         """Measure all pieces that wait."""
@@ -89,25 +89,33 @@ class _Bank:
             self._measure(rows[start : start + TOGETHER])
 
     def _measure(self, rows: list[int]) -> None:
-        alone = len(self.samples) == 1
-        pieces = self.samples[:, : self.piece] if alone else self.samples[rows, : self.piece]
-        for place, loss in self.losses.push(pieces, None if alone else np.array(rows)):
-            self.found.setdefault(rows[place], []).append(loss)
-        if alone:
-            self.run[self.held] = pieces[0]
+        if len(self.samples) == 1:
+            self.run[self.held] = self.samples[0, : self.piece]
             self.held += 1
             if self.held == RUN:
                 self.level()
         else:
+            pieces = self.samples[rows, : self.piece]
+            for place, loss in self.losses.push(pieces, np.array(rows)):
+                self.found.setdefault(rows[place], []).append(loss)
             self._level(rows, pieces)
         for row in rows:
             rest = self.filled[row] = self.filled[row] - self.piece
             self.samples[row, :rest] = self.samples[row, self.piece : self.piece + rest]
 
+    def examine(self) -> None:
+        """Seek losses in the pieces that a channel alone has collected."""
+        if self.examined < self.held:
+            pieces, self.examined = self.run[self.examined : self.held], self.held
+            for _, loss in self.losses.push(pieces):
+                self.found.setdefault(0, []).append(loss)
+
     def level(self) -> None:
-        """Measure the levels of the pieces that a channel alone has collected."""
+        """Measure the pieces that a channel alone has collected."""
+        self.examine()
         if self.held:
             held, self.held = self.held, 0
+            self.examined = 0
             self._level([0] * held, self.run[:held])
 
     def _level(self, rows: list[int], pieces: Float32) -> None:
@@ -255,6 +263,7 @@ class ChannelMeter:
         return _LevelsApart(bank, self._levels, on_piece, self._samples[: bank.filled[row]])
 
     def _measure(self) -> None:
-        """Measure the piece that waits, if there is one, together with all others."""
+        """Measure the piece that waits, if there is one, together with all others, and find all losses so far."""
         if self._row in self._bank.waiting:
             self._bank.measure()
+        self._bank.examine()

@@ -135,8 +135,7 @@ class ChunkReader:
             scores: float32 (B, hops / 2, C), finite.
         """
         own = scores.shape[1] * self._spec.frame_samples
-        levels = frame_levels_dbfs(samples[:, :own], self._spec).reshape(len(samples), -1)
-        return ChunkReadings(self.scores.read(scores), levels)
+        return ChunkReadings(self.scores.read(scores), frame_levels_dbfs(samples[:, :own], self._spec))
 
 
 class Session:

@@ -107,7 +107,10 @@ class ScoreReader:
     def __init__(self, contract: ModelContract) -> None:
         self.layout = layout = ScoreLayout(contract)
         self._speech_enter = layout.enter[layout.speech]
-        self._measures = [i for i in range(layout.width) if i not in layout.probability_columns]
+        self._is_measure = np.array([i not in layout.probability_columns for i in range(layout.width)])
+        # The columns that are summed: all, those of speech, and dB; of speech there are counts.
+        self._summed = np.array([*range(layout.width), layout.speech, layout.snr])
+        self._ones = np.array([SCORE_ONE] * (layout.width + 1) + [SNR_ONE], np.float32)
         self._enter = layout.enter.copy()
         self._enter[layout.speech] = np.inf  # speech itself is not a fault
         # The bit of a column without a threshold must stay clear, so no score can be below its exit threshold.
@@ -126,18 +129,22 @@ class ScoreReader:
         batch, frames, width = scores.shape
         speech = scores[:, :, self.layout.speech] >= self._speech_enter  # [B, n]
         shown = scores.copy()
-        for column in self._measures:
-            np.copyto(shown[:, :, column], np.float32(np.nan), where=~speech)
-        totals = np.empty((batch, frames, width + 2), np.int64)
-        totals[:, :, :width] = np.rint(scores * np.float32(SCORE_ONE))  # a power of two: the product is exact
-        totals[:, :, width] = speech
-        totals[:, :, width + 1] = np.rint(scores[:, :, self.layout.snr] * np.float32(SNR_ONE)) * speech
-        np.cumsum(totals, axis=1, out=totals)
-        reached = ((scores >= self._enter).any(axis=1) @ self._bits).tolist()
-        fallen = ((scores < self._exit).any(axis=1) @ self._bits).tolist()
-        highest: list[list[float] | None] = scores.max(axis=1).tolist() if frames else [None] * batch
-        texts: Sequence[list[bytes] | None] = _texts(shown) if 0 < frames <= TEXT_FRAMES else [None] * batch
-        return ScoreBatch(scores, shown, reached, fallen, highest, totals, texts)
+        np.copyto(shown, np.float32(np.nan), where=~speech[:, :, None] & self._is_measure)
+        summed = scores.take(self._summed, axis=2)
+        np.rint(np.multiply(summed, self._ones, out=summed), out=summed)  # by powers of two: the products are exact
+        summed[:, :, width] = speech
+        summed[:, :, width + 1] *= speech
+        totals = summed.astype(np.int64)
+        np.add.accumulate(totals, axis=1, out=totals)
+        if not frames:
+            return ScoreBatch(scores, shown, [0] * batch, [0] * batch, [None] * batch, totals, [None] * batch)
+        highest = np.maximum.reduce(scores, axis=1)
+        crossed = np.empty((2, batch, width), np.bool_)
+        np.greater_equal(highest, self._enter, out=crossed[0])
+        np.less(np.minimum.reduce(scores, axis=1), self._exit, out=crossed[1])
+        reached, fallen = (crossed @ self._bits).tolist()
+        texts: Sequence[list[bytes] | None] = _texts(shown) if frames <= TEXT_FRAMES else [None] * batch
+        return ScoreBatch(scores, shown, reached, fallen, highest.tolist(), totals, texts)
 
     def read_one(self, scores: FloatArray) -> ScoreBlock:
         """Process consecutive frames of one stream.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.fades import Fades
-from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, joined
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, join, joined
 from speech_qc.audio.losses.holes import Holes, Pauses
 from speech_qc.audio.losses.repeats import Repeats
 
@@ -26,6 +26,7 @@ lies 62 ms before it."""
 
 _QUIETEST, _HALF = np.float32(QUIETEST_REFERENCE), np.float32(0.5)
 _NO_END = 2**62
+_TRANSPOSED = 80  # samples; up to here, a transpose and extremes across all blocks take half as long as block by block
 
 
 class LossBank:
@@ -65,23 +66,38 @@ class LossBank:
 
         Args:
             pieces: float32 [R, piece], finite; a last piece is padded with zeros.
-            rows: Streams that have a piece, each once, [R]; None for all of them, in order, without copying state.
+            rows: Streams that have a piece, each once, [R]; None for all of them, in order, without copying state. In a
+                bank of one stream, these are any number of its consecutive pieces.
             lengths: Samples of each last piece before the padding, [R]; None if no piece is the last one.
 
         Returns:
             Losses that became known, each with its row of `pieces`; ordered by row, then onset.
+
+        Raises:
+            ValueError: The number of pieces is not that of the streams.
         """
         chosen = slice(None) if rows is None else rows
+        streams = self._streams[chosen]
+        if len(streams) not in (1, len(pieces)):
+            raise ValueError(f"expected a piece of each of {len(streams)} streams, got {len(pieces)}")
         view = self._view(chosen, pieces, lengths)
-        self._pieces[chosen] += 1
         found: list[tuple[int, Loss]] = []
-        self._constants.find(self._streams[chosen], view, found)
-        self._holes.find(self._streams[chosen], view, found)
+        if len(streams) == len(pieces):
+            self._constants.find(streams, view, found)
+            self._holes.find(streams, view, found)
+        else:
+            self._find_holes_in_order(streams, view, found)
         self._repeats.find(chosen, view, found)
         self._fades.find(view, found)
-        if found:
-            found = self._new(chosen, _disjoint(found))
-        return found
+        return self._new(streams, _disjoint(found)) if found else found
+
+    def _find_holes_in_order(self, streams: NDArray[np.intp], view: View, found: list[tuple[int, Loss]]) -> None:
+        """Find gaps in consecutive pieces of one stream: what a gap is depends on those before it."""
+        for row in range(len(view.samples)):
+            own, holes = view.row(row), list[tuple[int, Loss]]()
+            self._constants.find(streams, own, holes)
+            self._holes.find(streams, own, holes)
+            found += [(row, loss) for _, loss in holes]
 
     def reset(self, row: int) -> None:
         """Forget a stream, so that its row can serve another one."""
@@ -94,27 +110,24 @@ class LossBank:
         self._constants.reset(row)
         self._repeats.reset(row)
 
-    def _new(self, chosen: Rows, found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:
+    def _new(self, streams: NDArray[np.intp], found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:
         """Drop what overlaps a loss that was returned before."""
-        until = self._until[chosen]
-        new = [(row, loss) for row, loss in found if loss.start >= until[row]]
-        for row, loss in new:
-            until[row] = loss.stop
-        self._until[chosen] = until
+        new = []
+        for row, loss in found:
+            stream = streams[min(row, len(streams) - 1)]
+            if loss.start >= self._until[stream]:
+                self._until[stream] = loss.stop
+                new.append((row, loss))
         return new
 
     def _view(self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None) -> View:
         """Join each piece to the one before it, measure its blocks, and keep both for the next call."""
         grid, count = self.grid, len(pieces)
-        high = np.maximum.reduceat(pieces, self._starts, axis=1)
-        low = np.minimum.reduceat(pieces, self._starts, axis=1)
+        high, low = self._extremes(pieces)
         spread = high - low
-        reference = np.empty((count, PIECE_BLOCKS + 1), np.float32)
-        reference[:, 0] = self._reference[chosen, -1]
-        np.multiply(spread, self._rise, out=reference[:, 1:])
-        np.maximum.accumulate(reference, axis=1, out=reference)
-        floored = np.maximum(reference[:, 1:] / self._rise, _QUIETEST)
-        first = (self._pieces[chosen] - 1) * grid.piece
+        done = self._pieces[chosen]
+        first = (done - 1 + (np.arange(count) if len(done) < count else 0)) * grid.piece
+        self._pieces[chosen] += 1 + count - len(done)
         ends = np.full(count, _NO_END, np.int64) if lengths is None else first + grid.piece + lengths
         return View(
             grid=grid,
@@ -122,18 +135,38 @@ class LossBank:
             samples=self._with_past(chosen, pieces),
             spread=joined(self._spread, chosen, spread),
             middle=joined(self._middle, chosen, (high + low) * _HALF),
-            reference=joined(self._reference, chosen, floored),
+            reference=joined(self._reference, chosen, self._references(chosen, spread)),
             ends=ends,
         )
+
+    def _references(self, chosen: Rows, spread: Float32) -> Float32:
+        """Return the level of the sound up to each block, float32 [R, PIECE_BLOCKS]."""
+        risen = np.empty((len(spread), PIECE_BLOCKS + 1), np.float32)
+        np.multiply(spread, self._rise, out=risen[:, 1:])
+        last = self._reference[chosen, -1]
+        risen[: len(last), 0] = last
+        for row in range(len(last), len(spread)):  # consecutive pieces of one stream
+            risen[row, 0] = max(risen[row - 1].max() / self._rise[-1], _QUIETEST)
+        np.maximum.accumulate(risen, axis=1, out=risen)
+        level: Float32 = np.maximum(risen[:, 1:] / self._rise, _QUIETEST)
+        return level
+
+    def _extremes(self, pieces: Float32) -> tuple[Float32, Float32]:
+        """Return the highest and the lowest sample of each block, both float32 [R, PIECE_BLOCKS]."""
+        block = self.grid.block
+        if block > _TRANSPOSED:
+            return np.maximum.reduceat(pieces, self._starts, axis=1), np.minimum.reduceat(pieces, self._starts, axis=1)
+        samples = np.ascontiguousarray(pieces.reshape(-1, block).T)
+        shape = len(pieces), PIECE_BLOCKS
+        return samples.max(axis=0).reshape(shape), samples.min(axis=0).reshape(shape)
 
     def _with_past(self, chosen: Rows, pieces: Float32) -> Float32:
         """Return the samples of a view; what is not kept of the earlier piece is zero, and is not examined again."""
         size, kept = self.grid.piece, self._kept
         samples = np.empty((len(pieces), 2 * size), np.float32)
         samples[:, : size - kept] = 0.0
-        samples[:, size - kept : size] = self._samples[chosen]
         samples[:, size:] = pieces
-        self._samples[chosen] = pieces[:, -kept:]
+        join(self._samples, chosen, samples[:, size - kept :])
         return samples
 
 

@@ -14,7 +14,7 @@ from speech_qc.wire.vocabulary import LossKind
 
 Float32 = NDArray[np.float32]
 Rows = NDArray[np.intp] | slice
-"""Streams of a call: their rows of the state; a slice if they are all."""
+"""Streams of a call: their rows of the state; a slice if they are all, or a single one."""
 
 PIECE_BLOCKS = 160
 """Blocks per piece, 0.4 s: long enough to hide NumPy's cost per call, short enough to announce a loss soon."""
@@ -111,18 +111,39 @@ class View:
     reference: Float32
     ends: NDArray[np.int64]
 
+    def row(self, row: int) -> View:
+        """Return the view of one row."""
+        own = slice(row, row + 1)
+        return View(
+            self.grid,
+            self.first[own],
+            self.samples[own],
+            self.spread[own],
+            self.middle[own],
+            self.reference[own],
+            self.ends[own],
+        )
 
-def joined(state: Float32, rows: Rows, new: Float32) -> Float32:
-    """Return the last piece of some rows with the new one behind it, and keep the new one.
+
+def join(state: Float32, rows: Rows, both: Float32) -> None:
+    """Put what is kept of the piece before each new one in front of it, and keep the end of the last one.
 
     Args:
-        state: The last piece of each stream, float32 [S, …, n], changed in place.
-        rows: Rows that have a new piece, [R].
-        new: float32 [R, …, n].
-
-    Returns:
-        float32 [R, …, 2 * n].
+        state: What is kept of each stream, float32 [S, …, p], changed in place.
+        rows: Streams that have a new piece, [R], or one stream with R consecutive pieces.
+        both: float32 [R, …, p + n], n >= p, of which the new pieces [R, …, n] are given and the rest is filled.
     """
-    both: Float32 = np.concatenate((state[rows], new), axis=-1)
-    state[rows] = new
+    kept = state.shape[-1]
+    last = state[rows]
+    both[: len(last), ..., :kept] = last
+    if len(last) < len(both):
+        both[1:, ..., :kept] = both[:-1, ..., -kept:]
+    state[rows] = both[-len(last) :, ..., -kept:]
+
+
+def joined(state: Float32, rows: Rows, new: Float32) -> Float32:
+    """Return new pieces, float32 [R, …, n], behind those before them, [R, …, 2 * n]; see `join`."""
+    both: Float32 = np.empty((*new.shape[:-1], 2 * new.shape[-1]), np.float32)
+    both[..., new.shape[-1] :] = new
+    join(state, rows, both)
     return both

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, joined
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, join
 from speech_qc.audio.losses.tones import is_tonal
 
 EXACT = 0.992
@@ -45,6 +45,8 @@ _BRIDGE = 2  # blocks that a step of the gain may spoil
 _EDGE_RESIDUAL = 0.1  # of a copy, relative to its level
 _TINY = np.float32(1e-20)
 _MEAN_WEIGHT = np.float32(0.44)  # of a new piece
+_BEFORE = 2  # blocks before a copy that show its abrupt begin
+_PAST = MAX_BLOCKS + _BEFORE  # blocks of the last piece whose correlation is needed again
 
 
 class Repeats:
@@ -57,12 +59,11 @@ class Repeats:
 
     def __init__(self, grid: Grid, streams: int) -> None:
         self._grid = grid
-        self._match = np.zeros((streams, grid.lags, PIECE_BLOCKS), np.float32)
+        self._match = np.zeros((streams, grid.lags, _PAST), np.float32)  # of the last blocks
         self._mean = np.zeros((streams, 1), np.float32)
         self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
-        shift, between = divmod(grid.unit, grid.block)
-        lags = np.arange(1, grid.lags + 1)[:, None]
-        self._places = None if between else PIECE_BLOCKS - shift * lags + np.arange(PIECE_BLOCKS)  # of the sources
+        self._shift, self._between = divmod(grid.unit, grid.block)  # blocks from one lag to the next
+        self._reach = -(-grid.lags * grid.unit // grid.block)  # blocks of the last piece that are sources
 
     def reset(self, row: int) -> None:
         """Forget a stream."""
@@ -76,64 +77,85 @@ class Repeats:
             view: The samples.
             found: Takes the losses, each with its row of the view.
         """
-        match = joined(self._match, rows, self._correlate(rows, view))  # [R, lags, 2 * blocks]
-        start, stop = PIECE_BLOCKS - MAX_BLOCKS, 2 * PIECE_BLOCKS - MAX_BLOCKS
-        exact = match[:, :, start : stop + MIN_BLOCKS - 1] >= np.float32(EXACT)
-        if np.count_nonzero(exact) < MIN_BLOCKS:
-            return
-        width = stop - start
-        runs = exact[:, :, :width].copy()
-        for ahead in range(1, MIN_BLOCKS):
-            runs &= exact[:, :, ahead : ahead + width]
+        match = np.empty((len(view.samples), self._grid.lags, _PAST + PIECE_BLOCKS), np.float32)
+        self._correlate(rows, view, match[:, :, _PAST:])
+        join(self._match, rows, match)
+        exact = match[:, :, : _BEFORE + PIECE_BLOCKS + MIN_BLOCKS - 1] >= np.float32(EXACT)
+        two = exact[:, :, _BEFORE:-1] & exact[:, :, _BEFORE + 1 :]
+        four = two[:, :, :-2] & two[:, :, 2:]
+        runs: NDArray[np.bool_] = np.logical_and(four[:, :, :-3], four[:, :, 3:])  # of `MIN_BLOCKS`, by first block
         if not runs.any():
             return
-        runs &= match[:, :, start - 1 : stop - 1] < np.float32(EXACT)
-        runs &= match[:, :, start - 2 : stop - 2] < np.float32(DIFFERENT)
-        for row, block, lag in np.argwhere(runs.transpose(0, 2, 1)):
-            loss = self._judge(view, int(row), int(lag), start + int(block), match[row, lag])
+        runs &= ~exact[:, :, _BEFORE - 1 : _BEFORE - 1 + PIECE_BLOCKS]
+        runs &= match[:, :, :PIECE_BLOCKS] < np.float32(DIFFERENT)
+        if not runs.any():
+            return
+        padding = np.zeros(PIECE_BLOCKS - _PAST, np.float32)
+        for row, block, lag in np.argwhere(runs.transpose(0, 2, 1)).tolist():
+            own = np.concatenate((padding, match[row, lag]))
+            loss = self._judge(view, row, lag, PIECE_BLOCKS - MAX_BLOCKS + block, own)
             if loss is not None:
-                found.append((int(row), loss))
+                found.append((row, loss))
 
-    def _correlate(self, rows: Rows, view: View) -> Float32:
-        """Return the squared correlation of each new block with the sound at each lag, float32 [R, lags, blocks].
+    def _correlate(self, rows: Rows, view: View, match: Float32) -> None:
+        """Compute the squared correlation of each new block with the sound at each lag.
 
         A block whose gain would be negative, or far from that of a copy, has 0; so has a piece without loud sound.
+
+        Args:
+            rows: The stream of each row of the view, [R].
+            view: The samples.
+            match: float32 [R, lags, blocks], filled.
         """
-        grid = self._grid
-        spread = view.spread[:, PIECE_BLOCKS:]
-        strong = spread >= view.reference[:, PIECE_BLOCKS:] * self._loud_factor
-        loud: NDArray[np.bool_] = np.logical_or.reduce(strong, axis=1)
+        grid, reach = self._grid, self._reach
+        strong = view.spread[:, PIECE_BLOCKS:] >= view.reference[:, PIECE_BLOCKS:] * self._loud_factor
+        loud: NDArray[np.bool_] = strong.any(axis=1)
         if not loud.any():
-            return np.zeros((len(spread), grid.lags, PIECE_BLOCKS), np.float32)
-        count, half = len(view.samples), grid.piece // grid.step
-        thin = view.samples[:, :: grid.step]
-        level = thin[:, half:].mean(axis=1, keepdims=True, dtype=np.float32)
-        mean = self._mean[rows]
-        mean = self._mean[rows] = np.where(loud[:, None], mean + _MEAN_WEIGHT * (level - mean), mean)
-        thin = thin - mean
-        shape = (count, PIECE_BLOCKS, grid.block // grid.step)
-        new = thin[:, half:].reshape(shape)
+            match[...] = 0.0
+            return
+        size, unit = grid.block // grid.step, grid.unit // grid.step
+        thin = view.samples[:, (PIECE_BLOCKS - reach) * grid.block :: grid.step].copy()
+        level = thin[:, reach * size :].mean(axis=1, keepdims=True)
+        thin -= self._means(rows, level, loud[:, None])
         row, item = thin.strides
-        unit = grid.unit // grid.step
+        count, half = len(thin), reach * size
+        new = thin[:, half:].reshape(count, PIECE_BLOCKS, size)
         sources = np.ndarray(  # the sound one, two, … units before each new block
-            (count, grid.lags, *shape[1:]),
+            (count, grid.lags, PIECE_BLOCKS, size),
             np.float32,
             thin.data,
             (half - unit) * item,
-            (row, -unit * item, shape[2] * item, item),
+            (row, -unit * item, size * item, item),
         )
         product = np.einsum("rbk,rlbk->rlb", new, sources)
-        blocks = thin.reshape(count, 2 * PIECE_BLOCKS, shape[2])
+        blocks = thin.reshape(count, -1, size)
         energies = np.einsum("rbk,rbk->rb", blocks, blocks)
-        energy = energies[:, None, PIECE_BLOCKS:]
-        if self._places is None:  # sources lie between blocks
+        energies += _TINY
+        if self._between:  # sources lie between blocks
             source_energy = np.einsum("rlbk,rlbk->rlb", sources, sources)
+            source_energy += _TINY
         else:
-            source_energy = energies[:, self._places]
-        gain = product / (source_energy + _TINY)
-        match: Float32 = gain * product / (energy + _TINY)
-        match[(gain < GAINS[0]) | (gain > GAINS[1]) | ~loud[:, None, None]] = 0.0
-        return match
+            row, item = energies.strides
+            shift = self._shift * item
+            source_energy = np.ndarray(
+                match.shape, np.float32, energies.data, reach * item - shift, (row, -shift, item)
+            )
+        gain = product / source_energy
+        np.multiply(gain, product, out=match)
+        match /= energies[:, None, reach:]
+        other = gain < GAINS[0]
+        other |= gain > GAINS[1]
+        np.copyto(match, 0.0, where=other)
+        if not loud.all():
+            match[~loud] = 0.0
+
+    def _means(self, rows: Rows, level: Float32, loud: NDArray[np.bool_]) -> Float32:
+        """Return the slow mean of each row's stream after a piece of this mean, all [R, 1]."""
+        mean = self._mean[rows]
+        if len(mean) < len(level):  # consecutive pieces of one stream
+            return np.concatenate([self._means(rows, level[i : i + 1], loud[i : i + 1]) for i in range(len(level))])
+        self._mean[rows] = after = np.where(loud, mean + _MEAN_WEIGHT * (level - mean), mean)
+        return after
 
     def _judge(self, view: View, row: int, lag_index: int, block: int, match: Float32) -> Loss | None:
         """Follow a run of copied blocks to its end and say whether it is a loss."""
