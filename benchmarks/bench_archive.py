@@ -28,11 +28,12 @@ import numpy as np
 import soundfile
 from recording import machine, markdown, record
 
+from speech_qc.capacity.host import cpu_seconds, descendants_of, resident_kib
+
 RATE_HZ, CLIP_S = 16_000, 4
 DISTINCT = 200
 """Clips that differ; more of them would only fill the disk."""
 POLL_S = 0.1
-TICKS = os.sysconf("SC_CLK_TCK")
 HOURS = 1_000_000
 CORES = os.cpu_count() or 1
 
@@ -79,13 +80,9 @@ def measured(command: list[str]) -> Usage:
     peak_mib = 0.0
     while process.poll() is None:
         memory_mib = 0.0
-        for pid in family(process.pid):
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has just ended
-                continue
-            cpu_s[pid] = (int(fields[11]) + int(fields[12])) / TICKS
-            memory_mib += int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        for pid in (process.pid, *descendants_of(process.pid)):
+            cpu_s[pid] = cpu_seconds(pid) or cpu_s.get(pid, 0.0)  # none if it has just ended
+            memory_mib += (resident_kib(pid) or 0.0) / 1024
         peak_mib = max(peak_mib, memory_mib)
         time.sleep(POLL_S)
     seconds = time.monotonic() - started_s
@@ -94,22 +91,6 @@ def measured(command: list[str]) -> Usage:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
     return Usage(seconds, sum(cpu_s.values()), peak_mib)
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and all processes below it."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int(entry.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
 
 
 def archive(source: Path, out: Path, *options: str) -> Usage:
