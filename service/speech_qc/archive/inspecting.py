@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
-from speech_qc.archive.opening import Part, RecordingFile
+from speech_qc.archive.opening import Checksums, RecordingFile
+from speech_qc.archive.parts import Part
 from speech_qc.archive.rows import Identity, Row, as_table, channel_rows, error_row
 from speech_qc.audio import DecodeLimits
 from speech_qc.embedded.detector import UNLIMITED_BYTES
 from speech_qc.pipeline.documents import inspection_document, model_info
 from speech_qc.pipeline.factory import check_default_profile, decode_limits, make_runner
 from speech_qc.pipeline.recording import InspectOptions, RecordingFindings
-from speech_qc.pipeline.sources import BlockSource
-from speech_qc.pipeline.together import Outcome, Together
+from speech_qc.pipeline.together import Entry, Outcome, Together
 from speech_qc.scoring import load_profiles
 from speech_qc.settings import load_settings
 
@@ -63,13 +62,14 @@ class Inspector:
         runner = make_runner(settings)
         self._model = model_info(runner)
         self._together = Together(runner, settings.max_channels)
+        self._checksums = Checksums()
         self.identity = Identity(f"{self._model.name} {self._model.version}", self._model.sha256, profile)
 
     def inspect_batch(self, items: pa.Table) -> pa.Table:
         """Inspect a batch of items, several at a time.
 
         Args:
-            items: Columns of `schema.ITEMS`; parts of the same recording stand next to each other.
+            items: Columns of `schema.ITEMS`; a recording of which there are several parts is decoded once.
 
         Returns:
             Columns of `schema.ROWS`: for each item, in order, a row per channel, or one row with `error`.
@@ -78,8 +78,10 @@ class Inspector:
             Exception: The model failed, so for no fault of one recording.
         """
         asked: list[Row] = items.to_pylist()
-        groups = groupby(range(len(asked)), key=lambda number: (asked[number]["uri"], asked[number]["opener"]))
-        files = [_File(asked, list(numbers), self._limits) for _, numbers in groups]
+        groups: dict[tuple[str, str | None], list[int]] = {}
+        for number, item in enumerate(asked):
+            groups.setdefault((item["uri"], item["opener"]), []).append(number)
+        files = [_File(asked, numbers, self._limits, self._checksums) for numbers in groups.values()]
         file_of = {number: file for file in files for number in file.numbers}
         rows: dict[int, list[Row]] = {}
         for number, outcome in self._together.inspect((file.recordings() for file in files), self._options):
@@ -111,23 +113,33 @@ class Inspector:
 
 
 class _File:
-    """Items of a batch that are about the same recording."""
+    """Items of a batch that are about the same recording.
 
-    def __init__(self, items: Sequence[Row], numbers: Sequence[int], limits: DecodeLimits) -> None:
-        self._items, self.numbers, self._limits = items, numbers, limits
+    Args:
+        items: All items of the batch.
+        numbers: Which of them these are.
+        limits: Limits on the recording.
+        checksums: Those of recordings of which parts were inspected before.
+    """
+
+    def __init__(
+        self, items: Sequence[Row], numbers: Sequence[int], limits: DecodeLimits, checksums: Checksums
+    ) -> None:
+        self._items, self._limits, self._checksums = items, limits, checksums
+        self.numbers = sorted(numbers, key=lambda number: items[number]["offset_s"] or 0.0)
         self.parts: dict[int, Part] = {}
         """By number, from when its inspection begins."""
         self.sha256: str | None = None
 
-    def recordings(self) -> Iterator[tuple[int, BlockSource]]:
-        """Yield the parts; the file is open only between the first and the last."""
-        first = self._items[self.numbers[0]]
-        file = RecordingFile(first["uri"], first["opener"], self._limits)
+    def recordings(self) -> Iterator[Entry]:
+        """Yield the parts in ascending order; the file is open only between the first and the last."""
+        first, several = self._items[self.numbers[0]], len(self.numbers) > 1
+        file = RecordingFile(first["uri"], first["opener"], self._limits, several=several)
         try:
             for number in self.numbers:
                 item = self._items[number]
                 part = self.parts[number] = Part(file, item["offset_s"], item["length_s"], item["channel"])
-                yield number, part
-            self.sha256 = file.sha256()
+                yield Entry(number, part, several and part.hold())
+            self.sha256 = self._checksums.of(file, first)
         finally:
             file.close()

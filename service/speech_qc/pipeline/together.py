@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import Lane, Runner, Stepper
@@ -28,28 +29,44 @@ SLOTS = 64
 """Channels that are scored at the same time, unless one recording has more."""
 
 Outcome = RecordingFindings | Exception
-Queue = Iterator[tuple[int, BlockSource]]
-"""Recordings that are inspected one after the other, each with its number; the next one is asked for when the one
-before it is done."""
+
+
+class Entry(NamedTuple):
+    """A recording in a queue.
+
+    Args:
+        number: Its number.
+        source: Its audio.
+        is_held: Whether its samples are in memory, so that the next one of its queue need not wait for its end.
+    """
+
+    number: int
+    source: BlockSource
+    is_held: bool = False
+
+
+Queue = Iterator[Entry]
+"""Recordings that are read one after the other, as the parts of a file; the next one is asked for when the one before
+it is held or done."""
 
 
 class _Open:
     """One recording that is being inspected.
 
     Args:
-        number: Its number.
-        queue: Where the next one comes from.
-        source: Its audio.
+        entry: What it is.
+        queue: Where the next one comes from when this one is done; None if it need not wait.
         recording: Its state.
     """
 
-    def __init__(self, number: int, queue: Queue, source: BlockSource, recording: Recording) -> None:
-        self.number, self.queue, self.source, self.recording = number, queue, source, recording
+    def __init__(self, entry: Entry, queue: Queue | None, recording: Recording) -> None:
+        self.number, self.source = entry.number, entry.source
+        self.queue, self.recording = queue, recording
         self.slots: list[int] = []
         self.hops: int | None = None
         """Hops of the next chunk of each channel."""
         self.outcome: Outcome | None = None
-        self._blocks = iter(source)
+        self._blocks = iter(entry.source)
         self._first: Block | None = None
         self._ended = False
 
@@ -118,7 +135,7 @@ class Together:
         """Inspect recordings.
 
         Args:
-            queues: Recordings; those of different queues are inspected at the same time.
+            queues: Recordings; those of different queues, and those that are held, are inspected at the same time.
             options: What to keep and how to judge; the deadline is ignored.
 
         Yields:
@@ -128,12 +145,21 @@ class Together:
             Exception: The model failed for a whole step, so for no fault of one recording.
         """
         unopened = iter(queues)
+        begun: deque[Queue] = deque()  # whose next recording need not wait
         waiting: deque[_Open] = deque()  # for slots
         active: list[_Open] = []
         free = list(range(self._capacity))
         while True:
-            while len(active) + len(waiting) < WIDTH and (queue := next(unopened, None)) is not None:
-                waiting.extend(self._following(queue, options))
+            while len(active) + len(waiting) < WIDTH:
+                queue = begun.popleft() if begun else next(unopened, None)
+                if queue is None:
+                    break
+                entry = next(queue, None)
+                if entry is None:
+                    continue
+                if entry.is_held:
+                    begun.appendleft(queue)
+                waiting.append(self._open(entry, None if entry.is_held else queue, options))
             while waiting and waiting[0].channels <= len(free):
                 one = waiting.popleft()
                 one.slots = [free.pop() for _ in range(one.channels)]
@@ -148,18 +174,14 @@ class Together:
             for one in ended:
                 assert one.outcome is not None
                 free += one.slots
+                if one.queue is not None:
+                    begun.append(one.queue)
                 yield one.number, one.outcome
-                waiting.extend(self._following(one.queue, options))
 
-    def _following(self, queue: Queue, options: InspectOptions) -> list[_Open]:
-        """Open the next recording of a queue, if there is one."""
-        entry = next(queue, None)
-        if entry is None:
-            return []
-        number, source = entry
-        following = _Open(number, queue, source, Recording(self._contract, options, self._reader, self._pool))
-        following.open()
-        return [following]
+    def _open(self, entry: Entry, queue: Queue | None, options: InspectOptions) -> _Open:
+        opened = _Open(entry, queue, Recording(self._contract, options, self._reader, self._pool))
+        opened.open()
+        return opened
 
     def _advance(self, active: list[_Open]) -> None:
         """Score one chunk of each channel of each recording."""
