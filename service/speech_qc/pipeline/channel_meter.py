@@ -220,6 +220,11 @@ class ChannelMeter:
                 if self.known is None:
                     self.known = self._pieces * bank.piece
 
+    @property
+    def piece_samples(self) -> int:
+        """Samples of a piece."""
+        return self._bank.piece
+
     def collect(self) -> list[Loss]:
         """Return the losses that became known since the last call."""
         self.known = None

@@ -217,6 +217,11 @@ class Session:
         return self._resampler.samples_in - self._line.filled + sum(map(len, self._head))
 
     @property
+    def piece_samples(self) -> int:
+        """Samples at the stream's own rate that are measured at a time."""
+        return self._meter.piece_samples
+
+    @property
     def position(self) -> int:
         """Samples so far at the stream's own rate, gaps included."""
         return self.samples_in + self._line.missing_samples

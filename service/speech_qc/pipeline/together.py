@@ -67,7 +67,8 @@ class _Open:
         """Hops of the next chunk of each channel."""
         self.outcome: Outcome | None = None
         self._blocks = iter(entry.source)
-        self._first: Block | None = None
+        self._block: Block | None = None
+        """What is decoded and not pushed yet."""
         self._ended = False
 
     @property
@@ -78,32 +79,38 @@ class _Open:
     def open(self) -> None:
         """Decode the first block; what goes wrong becomes the outcome."""
         try:
-            self._first = next(self._blocks, None)
-            if self._first is not None:
+            self._block = next(self._blocks, None)
+            if self._block is not None:
                 info = self.source.info
                 assert info is not None  # a source that yields blocks has read the header
                 self.recording.open(info)
         except Exception as error:  # decoders and openers of others can raise anything; the other recordings go on
             self.outcome = error
 
-    def fill(self, large: int, small: int) -> None:
-        """Decode until there is a chunk for each channel, or, when everything is scored, set the outcome."""
+    def feed(self, large: int, small: int) -> bool:
+        """Push one piece, unless there is a chunk for each channel or everything is scored; return whether it is so.
+
+        Then the hops or the outcome is set. Pieces of all recordings in turn are measured together.
+        """
         try:
-            while not self.channels or (hops := self.recording.next_hops(0, large, small)) is None:
-                if self._ended:
-                    self.outcome = self._findings()
-                    return
-                block, self._first = self._first, None
-                if block is None:
-                    block = next(self._blocks, None)
-                if block is None:
-                    self._ended = True
-                    self.recording.finish()
-                else:
-                    self.recording.push([block])
-            self.hops = hops
+            self.hops = self.recording.next_hops(0, large, small) if self.channels else None
+            if self.hops is None and self._ended:
+                self.outcome = self._findings()
+            elif self.hops is None:
+                self._push()
         except Exception as error:  # as in `open`
             self.outcome = error
+        return self.hops is not None or self.outcome is not None
+
+    def _push(self) -> None:
+        block = next(self._blocks, None) if self._block is None else self._block
+        if block is None:
+            self._ended = True
+            self.recording.finish()
+            return
+        size = self.recording.piece_samples
+        self._block = block[size:] if len(block) > size else None
+        self.recording.push([block[:size]])
 
     def _findings(self) -> RecordingFindings:
         records, info = self.recording.records(), self.source.info
@@ -188,9 +195,10 @@ class Together:
         is_shared = sum(one.channels for one in active) >= SHARED_FROM
         large, small = (SHARED_HOPS, SHARED_TAIL_HOPS) if is_shared else (LARGE_HOPS, TAIL_HOPS)
         steps: dict[int, list[_Open]] = defaultdict(list)
+        hungry = [one for one in active if one.outcome is None]
+        while hungry:
+            hungry = [one for one in hungry if not one.feed(large, small)]
         for one in active:
-            if one.outcome is None:
-                one.fill(large, small)
             if one.outcome is None:
                 assert one.hops is not None
                 steps[one.hops].append(one)
