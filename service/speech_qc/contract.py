@@ -8,6 +8,7 @@ nothing from the project.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -148,7 +149,7 @@ class ModelContract(_Frozen):
     metrics: dict[str, Any] = {}
     """Results measured when the file was created, each with the material it was measured on."""
 
-    @property
+    @cached_property
     def label_names(self) -> tuple[str, ...]:
         """Names of the score columns, in order."""
         return tuple(label.name for label in self.labels)

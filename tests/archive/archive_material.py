@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import soundfile
 
 from signals import voice
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
-from speech_qc.archive.inspecting import Asked
 from speech_qc.archive.items import Item
 from speech_qc.archive.local import LocalEngine
 from speech_qc.archive.recordings import find_sources

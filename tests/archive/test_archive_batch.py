@@ -16,7 +16,8 @@ from archive_material import items_table, write_clips
 import speech_qc
 from closeness import assert_close
 from signals import voice, white_noise
-from speech_qc.archive.inspecting import Asked, Inspector
+from speech_qc.archive.asked import Asked
+from speech_qc.archive.inspecting import Inspector
 from speech_qc.archive.schema import DETAIL, EVENT, LEVELS, REASON, ROWS, STEREO, SUMMARY, WARNING
 from speech_qc.wire import schemas
 from speech_qc.wire.answer import Answer

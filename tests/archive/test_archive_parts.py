@@ -17,8 +17,9 @@ from archive_material import OPENER, Listing, items_table, rows_in, run_here, wr
 
 from signals import voice, white_noise
 from speech_qc.archive import opening
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
-from speech_qc.archive.inspecting import Asked, Inspector
+from speech_qc.archive.inspecting import Inspector
 from speech_qc.archive.items import Item
 from speech_qc.archive.local import LocalEngine
 from speech_qc.archive.opening import Checksums, HashedFile, RecordingFile

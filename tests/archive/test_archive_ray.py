@@ -12,8 +12,8 @@ pytest.importorskip("ray", reason="needs the extra `ray`: pip install 'speech-qc
 
 from archive_material import OPENER, KilledRun, Listing, rows_in, run_here, wait_for, write_clips
 
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
-from speech_qc.archive.inspecting import Asked
 from speech_qc.archive.items import Item
 from speech_qc.archive.run import run
 from speech_qc.capacity.host import descendants_of

@@ -14,8 +14,8 @@ from archive_material import OPENER, KilledRun, Listing, rows_in, run_here, wait
 
 from signals import voice
 from speech_qc.archive import local
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
-from speech_qc.archive.inspecting import Asked
 from speech_qc.archive.items import ArchiveError, Item
 
 

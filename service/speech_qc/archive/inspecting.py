@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.opening import Checksums, RecordingFile
 from speech_qc.archive.parts import Part
 from speech_qc.archive.rows import Identity, Row, as_table, channel_rows, error_row
@@ -19,21 +18,6 @@ from speech_qc.pipeline.recording import InspectOptions, RecordingFindings
 from speech_qc.pipeline.together import Entry, Outcome, Together
 from speech_qc.scoring import load_profiles
 from speech_qc.settings import load_settings
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of every recording.
-
-    Args:
-        profile: Name of the verdict profile; None for the default one.
-        frames: Keep the scores of every 20 ms.
-        settings: Settings that replace those of the `SPEECHQC_*` environment.
-    """
-
-    profile: str | None = None
-    frames: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Inspector:

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from speech_qc.archive.inspecting import Asked
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.items import ArchiveError
 from speech_qc.archive.rows import WORKER_DIED, Identity, Row, as_table, failed_row
 from speech_qc.archive.transfer import from_bytes, to_bytes

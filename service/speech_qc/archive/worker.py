@@ -25,7 +25,8 @@ def main(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     import orjson
 
-    from speech_qc.archive.inspecting import Asked, Inspector
+    from speech_qc.archive.asked import Asked
+    from speech_qc.archive.inspecting import Inspector
     from speech_qc.archive.transfer import from_bytes, to_bytes
     from speech_qc.audio.native_stderr import keep_stderr
     from speech_qc.errors import SpeechQCError
