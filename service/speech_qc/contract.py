@@ -8,7 +8,6 @@ nothing from the project.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -149,7 +148,7 @@ class ModelContract(_Frozen):
     metrics: dict[str, Any] = {}
     """Results measured when the file was created, each with the material it was measured on."""
 
-    @cached_property
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the score columns, in order."""
         return tuple(label.name for label in self.labels)

@@ -17,7 +17,7 @@ from speech_qc.pipeline.channel_meter import MeterPool
 from speech_qc.pipeline.direct import LARGE_HOPS
 from speech_qc.pipeline.factory import TAIL_HOPS
 from speech_qc.pipeline.recording import Block, InspectOptions, Recording, RecordingFindings, Timing
-from speech_qc.pipeline.session import ChunkReader
+from speech_qc.pipeline.session import ChunkReader, Session
 from speech_qc.pipeline.sources import BlockSource
 
 WIDTH = 16
@@ -69,6 +69,8 @@ class _Open:
         self._blocks = iter(entry.source)
         self._block: Block | None = None
         """What is decoded and not pushed yet."""
+        self.is_ending = False
+        """Whether `finish` is to be called."""
         self._ended = False
 
     @property
@@ -102,11 +104,18 @@ class _Open:
             self.outcome = error
         return self.hops is not None or self.outcome is not None
 
+    def finish(self) -> None:
+        """Note that there is no more audio."""
+        self.is_ending, self._ended = False, True
+        try:
+            self.recording.finish()
+        except Exception as error:  # as in `open`
+            self.outcome = error
+
     def _push(self) -> None:
         block = next(self._blocks, None) if self._block is None else self._block
         if block is None:
-            self._ended = True
-            self.recording.finish()
+            self.is_ending = True
             return
         size = self.recording.piece_samples
         self._block = block[size:] if len(block) > size else None
@@ -198,6 +207,12 @@ class Together:
         hungry = [one for one in active if one.outcome is None]
         while hungry:
             hungry = [one for one in hungry if not one.feed(large, small)]
+            ending = [one for one in hungry if one.is_ending]
+            sounding = (one.recording.sessions for one in ending if not one.recording.is_empty)
+            Session.measure_ends(session for sessions in sounding for session in sessions)
+            for one in ending:
+                one.finish()
+            hungry = [one for one in hungry if one.outcome is None]
         for one in active:
             if one.outcome is None:
                 assert one.hops is not None
