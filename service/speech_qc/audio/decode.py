@@ -389,7 +389,7 @@ class FileDecoder:
             if decoder.collected is not None and total_bytes is not None:
                 source = decoder.open_source(self._file, total_bytes)
                 decoder.collected = None  # it is read from the disk instead
-                return source.info, iter(source)
+                return source.info, self._read_source(source)
         assert decoder.info is not None
         return decoder.info, self._read_wav(decoder, first) if rest is None else rest
 
@@ -404,8 +404,16 @@ class FileDecoder:
             yield from decoder.push(data)
         yield from decoder.finish()
 
+    def _read_source(self, source: LibsndfileSource | MediaSource) -> Iterator[Block]:
+        for block in source:
+            if isinstance(source, LibsndfileSource):
+                self.frames = source.frames - len(block)
+            yield block
+            if isinstance(source, LibsndfileSource):
+                source.needed = self._needed
+
     def skip_to(self, frame: int) -> None:
-        """Leave out frames before this one that are not read yet, if that is possible without decoding them."""
+        """Leave out frames before this one that are not read yet, where that needs no decoding: in WAV and FLAC."""
         self._needed = frame
 
     def _skip(self, decoder: Decoder) -> None:
