@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, BinaryIO, cast
@@ -109,12 +110,18 @@ class RecordingFile:
         self._uri, self._opener, self._limits = uri, opener, limits
         self._kept_samples = KEPT_SAMPLES if several else 0
         self._is_path = opener is None and not is_remote(uri)
+        self._fetched: Future[BinaryIO] | None = None
         self._hashed: HashedFile | None = None
         self._source: FileDecoder | None = None
         self._blocks: Iterator[Block] = iter(())
         self._position = 0  # of the first sample that is not decoded
         self._recent: deque[tuple[int, Block]] = deque()  # blocks that follow one another, and where they begin
         self._error: Exception | None = None
+
+    def fetch(self, threads: ThreadPoolExecutor) -> None:
+        """Begin to open it, if it is an object in a store, where each request takes milliseconds; idempotent."""
+        if self._opener is None and not self._is_path and self._fetched is None:
+            self._fetched = threads.submit(open_remote, self._uri)
 
     @property
     def warnings(self) -> Sequence[AudioWarning]:
@@ -145,7 +152,9 @@ class RecordingFile:
             return None
 
     def close(self) -> None:
-        """Release the file; idempotent."""
+        """Release the file and what was decoded; idempotent."""
+        self._recent.clear()
+        self._blocks, self._fetched = iter(()), None
         if self._source is not None:
             self._source.close()
         if self._hashed is not None:
@@ -216,8 +225,11 @@ class RecordingFile:
 
     def _open_hashed(self) -> HashedFile:
         if self._hashed is None:
-            opener = open_remote if self._opener is None else find_opener(self._opener)
-            self._hashed = HashedFile(opener(self._uri))
+            if self._fetched is not None:
+                file = self._fetched.result()
+            else:
+                file = (open_remote if self._opener is None else find_opener(self._opener))(self._uri)
+            self._hashed = HashedFile(file)
         return self._hashed
 
 
