@@ -3,18 +3,22 @@
     python benchmarks/bench_archive.py speed [--clips 10000] [--record]     # local, against recordings of an hour
     python benchmarks/bench_archive.py ray [--clips 3000] [--record]        # both engines, on the same clips
     python benchmarks/bench_archive.py memory [--rows 100000] [--record]    # peak memory, and a run with nothing to do
+    python benchmarks/bench_archive.py parts [--parts 2000] [--record]      # recordings of 2 h, cut by a manifest
 
 Clips of 4 s are synthetic speech in noise; an hour consists of the same clips, and is inspected on every core at the
 same time, before and after the clips, since cores that share a machine slow each other down. Those of `memory` are
-0.1 s long, and links to a few files. Every run is the command itself, in a new process. CPU time and memory are those
-of all its processes, read from `/proc` every 100 ms; memory is the largest sum of resident sets, so shared pages count
-in each. `cores busy` is CPU time by elapsed time and cores, start of the processes included. With Ray, whose processes
-need memory and time of their own to start, the cluster is started by the command.
+0.1 s long, and links to a few files. For `parts`, manifests cut one recording of 2 h, or, in random order, four of
+them; `files` are the same parts as files of their own. Every run is the command itself, in a new process. CPU time and
+memory are those of all its processes, read from `/proc` every 100 ms; memory is the largest sum of resident sets, so
+shared pages count in each. `cores busy` is CPU time by elapsed time and cores, start of the processes included; what is
+neither busy nor idle worked for others. With Ray, whose processes need memory and time of their own to start, the
+cluster is started by the command.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -28,12 +32,14 @@ import numpy as np
 import soundfile
 from recording import machine, markdown, record
 
+from speech_qc.capacity.host import cpu_seconds, descendants_of, resident_kib
+
 RATE_HZ, CLIP_S = 16_000, 4
 DISTINCT = 200
 """Clips that differ; more of them would only fill the disk."""
 POLL_S = 0.1
-TICKS = os.sysconf("SC_CLK_TCK")
 HOURS = 1_000_000
+LONG_H = 2
 CORES = os.cpu_count() or 1
 
 
@@ -44,6 +50,8 @@ class Usage:
     seconds: float
     cpu_s: float
     peak_mib: float
+    idle: float
+    """Share of the machine's cores that had nothing to do, for this command or for any other one."""
 
 
 def clip(number: int, seconds: float = CLIP_S) -> np.ndarray:
@@ -76,16 +84,13 @@ def measured(command: list[str]) -> Usage:
     started_s = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     cpu_s: dict[int, float] = {}
+    idle_s = idle_seconds()
     peak_mib = 0.0
     while process.poll() is None:
         memory_mib = 0.0
-        for pid in family(process.pid):
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has just ended
-                continue
-            cpu_s[pid] = (int(fields[11]) + int(fields[12])) / TICKS
-            memory_mib += int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        for pid in (process.pid, *descendants_of(process.pid)):
+            cpu_s[pid] = cpu_seconds(pid) or cpu_s.get(pid, 0.0)  # none if it has just ended
+            memory_mib += (resident_kib(pid) or 0.0) / 1024
         peak_mib = max(peak_mib, memory_mib)
         time.sleep(POLL_S)
     seconds = time.monotonic() - started_s
@@ -93,23 +98,13 @@ def measured(command: list[str]) -> Usage:
     errors = process.stderr.read()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
-    return Usage(seconds, sum(cpu_s.values()), peak_mib)
+    return Usage(seconds, sum(cpu_s.values()), peak_mib, (idle_seconds() - idle_s) / seconds / CORES)
 
 
-def family(pid: int) -> list[int]:
-    """Return a process and all processes below it."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int(entry.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
+def idle_seconds() -> float:
+    """Return the time that the cores of this machine were idle, or waited for disks, all together."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
 
 
 def archive(source: Path, out: Path, *options: str) -> Usage:
@@ -135,10 +130,11 @@ def inspect_hour(folder: Path) -> Usage:
 def row(name: str, audio_s: float, used: Usage) -> list[str]:
     """Return a row of the table of speed."""
     busy = used.cpu_s / used.seconds / CORES
-    return [name, f"{audio_s / used.cpu_s:.0f}", f"{audio_s / used.seconds:.0f}", f"{busy:.0%}", f"{used.peak_mib:.0f}"]
+    rates = [f"{audio_s / used.cpu_s:.0f}", f"{audio_s / used.seconds:.0f}"]
+    return [name, *rates, f"{busy:.0%}", f"{used.idle:.0%}", f"{used.peak_mib:.0f}"]
 
 
-HEADS = ["way", "x real time, CPU of one core", "x real time, wall", "cores busy", "peak memory, MiB"]
+HEADS = ["way", "x real time, CPU of one core", "x real time, wall", "cores busy", "cores idle", "peak memory, MiB"]
 
 
 def speed(folder: Path, count: int, engines: Sequence[str]) -> str:
@@ -184,12 +180,47 @@ def memory(folder: Path, most: int) -> str:
     return markdown(heads, rows)
 
 
+def write_parts(folder: Path, count: int) -> dict[str, Path]:
+    """Write recordings of 2 h, manifests that cut them, and the parts as files; return the sources by name."""
+    size = LONG_H * 3600 * RATE_HZ // count
+    sound = np.concatenate([clip(number) for number in range(DISTINCT)])
+    whole = np.tile(sound, -(-size * count // len(sound)))[: size * count]
+    (folder / "files").mkdir()
+    for number, piece in enumerate(whole.reshape(count, size)):
+        soundfile.write(folder / "files" / f"{number:06d}.wav", piece, RATE_HZ, subtype="PCM_16")
+    sources = {"files": folder / "files"}
+    order = np.random.default_rng(0).permutation(count).tolist()
+    for kind in ("wav", "flac"):
+        soundfile.write(folder / f"0.{kind}", whole, RATE_HZ, subtype="PCM_16")
+        for number in (1, 2, 3):
+            os.link(folder / f"0.{kind}", folder / f"{number}.{kind}")
+        for way, numbers, files in (("one, in order", range(count), 1), ("four, in random order", order, 4)):
+            lines = [
+                {"audio_filepath": f"{n % files}.{kind}", "offset": n * size / RATE_HZ, "duration": size / RATE_HZ}
+                for n in numbers
+            ]
+            manifest = folder / f"{files}-{kind}.jsonl"
+            manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            sources[f"{kind.upper()} of {LONG_H} h, {way}"] = manifest
+    return sources
+
+
+def parts(folder: Path, count: int) -> str:
+    """Compare parts of long recordings with the same parts as files."""
+    rows = []
+    for number, (way, source) in enumerate(write_parts(folder, count).items()):
+        used = archive(source, folder / f"out-{number}")
+        rows.append(row(f"{count:,} parts of {LONG_H * 3600 / count:.3g} s: {way}", LONG_H * 3600, used))
+    return markdown(HEADS, rows)
+
+
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "ray", "memory"))
+    parser.add_argument("part", choices=("speed", "ray", "memory", "parts"))
     parser.add_argument("--clips", type=int, help="clips of 4 s (10000, for ray 3000)")
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the larger run of memory")
+    parser.add_argument("--parts", type=int, default=2_000, help="parts of 2 h")
     parser.add_argument("--record", action="store_true", help="append the result to RESULTS.md")
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_worker_niceness", "0")  # or anything else on the machine would slow Ray down
@@ -199,6 +230,8 @@ def main() -> None:
             text = speed(Path(folder), arguments.clips or 10_000, ["local"])
         elif arguments.part == "ray":
             text = speed(Path(folder), arguments.clips or 3_000, ["local", "ray"])
+        elif arguments.part == "parts":
+            text = parts(Path(folder), arguments.parts)
         else:
             text = memory(Path(folder), arguments.rows)
     print(text)

@@ -121,6 +121,7 @@ def test_training_takes_only_shared_parts_of_the_service(name, path):
 
 SERVING = ("speech_qc.cli.serve", "speech_qc.app", "speech_qc.server.server")
 EMBEDDED = ("speech_qc.embedded.detector", "speech_qc.embedded.stream")
+DRIVER = ("speech_qc.cli.archive", "speech_qc.archive.run", "speech_qc.archive.local", "speech_qc.archive.sources.find")
 CLIENTS = ("speech_qc.cli.stream", "speech_qc.cli.settings", "speech_qc.cli.keys")
 MODEL = {"onnxruntime", "scipy"}
 TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
@@ -134,11 +135,12 @@ TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
         (EMBEDDED, WEB | TRAINING | {"httpx", "prometheus_client", "websockets", "rich", "typer"}),
         (("speech_qc.cli.main",), WEB | MODEL | TRAINING | {"numpy", "pydantic", "rich", "httpx"}),
         (("speech_qc.cli.inspect",), WEB | TRAINING | {"httpx", "prometheus_client", "websockets"}),
+        (DRIVER, WEB | MODEL | TRAINING | {"httpx", "prometheus_client", "soundfile", "pydantic"}),
         (CLIENTS, WEB | MODEL | TRAINING | {"prometheus_client"}),
         (("speech_qc.workers",), WEB | MODEL | TRAINING | {"numpy", "rich"}),
         (SERVING, TRAINING | {"httpx", "pandas", "opentelemetry.sdk", "scipy.signal"}),
     ],
-    ids=["package", "Python API", "help", "inspect", "clients", "parent of workers", "serve"],
+    ids=["package", "Python API", "help", "inspect", "archive", "clients", "parent of workers", "serve"],
 )
 def test_a_start_imports_no_more_than_it_needs(names, unwanted):
     program = f"import importlib, sys; [importlib.import_module(name) for name in {names!r}]; print(*sys.modules)"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,12 +19,13 @@ import pyarrow.parquet as pq
 import soundfile
 
 from signals import voice
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
-from speech_qc.archive.inspecting import Asked
 from speech_qc.archive.items import Item
 from speech_qc.archive.local import LocalEngine
 from speech_qc.archive.recordings import find_sources
 from speech_qc.archive.run import Progress, run
+from speech_qc.capacity.host import descendants_of
 
 TESTS = Path(__file__).resolve().parent
 SERVICE = TESTS.parents[1] / "service"
@@ -95,7 +97,7 @@ class KilledRun:
 
     def kill_worker(self, name: str = "speech_qc.archive.worker") -> int:
         """Kill one of the worker processes below the driver; return its id."""
-        worker = next(pid for pid, command in descendants(self.process.pid) if name in command)
+        worker = workers_below(self.process.pid, name)[0]
         os.kill(worker, signal.SIGKILL)
         return worker
 
@@ -106,24 +108,14 @@ class KilledRun:
         return errors
 
 
-def descendants(pid: int) -> Iterator[tuple[int, str]]:
-    """List the processes below a process, with their command lines."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int(entry.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            parents.setdefault(parent, []).append(int(entry.name))
-    waiting = [pid]
-    while waiting:
-        for child in parents.get(waiting.pop(), []):
-            waiting.append(child)
-            try:
-                yield child, Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
+def workers_below(pid: int, name: str = "speech_qc.archive.worker") -> list[int]:
+    """List the processes below a process whose command line has a name."""
+    found = []
+    for child in descendants_of(pid):
+        with suppress(OSError):  # it has just ended
+            if name.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:

@@ -16,8 +16,10 @@ from archive_material import items_table, write_clips
 import speech_qc
 from closeness import assert_close
 from signals import voice, white_noise
-from speech_qc.archive.inspecting import Asked, Inspector
+from speech_qc.archive.asked import Asked
+from speech_qc.archive.inspecting import Inspector
 from speech_qc.archive.schema import DETAIL, EVENT, LEVELS, REASON, ROWS, STEREO, SUMMARY, WARNING
+from speech_qc.audio.losses import LossBank
 from speech_qc.wire import schemas
 from speech_qc.wire.answer import Answer
 
@@ -72,6 +74,24 @@ def test_rows_say_what_inspect_says(tmp_path: Path, inspector: Inspector) -> Non
     stereo_row = next(row for row in rows if row["uri"].endswith(".flac"))
     assert_close(plain(stereo_row["stereo"], STEREO), speech_qc.inspect(paths[-2]).to_dict()["stereo"])
     assert stereo_row["channels"] == 2
+
+
+def test_short_recordings_share_measurements(
+    tmp_path: Path, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, a piece of 0.4 s costs several times as much."""
+    paths = write_clips(tmp_path, 8, 2.0)
+    counts: list[int] = []
+    push = LossBank.push
+
+    def counted(bank: LossBank, pieces: Any, *arguments: Any) -> Any:
+        counts.append(len(pieces))
+        return push(bank, pieces, *arguments)
+
+    monkeypatch.setattr(LossBank, "push", counted)
+    inspector.inspect_batch(items_table(*({"uri": path} for path in paths)))
+    assert set(counts) == {8}
+    assert len(counts) == 5 + 2  # pieces, and two calls at the end
 
 
 def _with_every_detail(event: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra `ray`: pip install 'speech-qc[ray]'; not for every Python")
 
-from archive_material import OPENER, KilledRun, Listing, descendants, rows_in, run_here, wait_for, write_clips
+from archive_material import OPENER, KilledRun, Listing, rows_in, run_here, wait_for, write_clips
 
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
-from speech_qc.archive.inspecting import Asked
 from speech_qc.archive.items import Item
 from speech_qc.archive.run import run
+from speech_qc.capacity.host import descendants_of
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,7 @@ def test_a_job_whose_driver_and_workers_are_killed_ends_with_every_row_once(tmp_
         before = parts()
         killed = KilledRun(source, str(out), *options, env=RAY)
         wait_for(lambda before=before: parts() > before, 180)
-        cluster = [pid for pid, _ in descendants(killed.process.pid)]
+        cluster = descendants_of(killed.process.pid)
         killed.kill()
         for pid in cluster:  # the cluster of a driver that is killed ends a little later
             if Path(f"/proc/{pid}").exists():

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from archive_material import OPENER, KilledRun, Listing, descendants, rows_in, run_here, wait_for, write_clips
+from archive_material import OPENER, KilledRun, Listing, rows_in, run_here, wait_for, workers_below, write_clips
 
 from signals import voice
 from speech_qc.archive import local
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
-from speech_qc.archive.inspecting import Asked
 from speech_qc.archive.items import ArchiveError, Item
 
 
@@ -68,8 +68,8 @@ def test_a_run_that_is_killed_twice_and_whose_workers_are_killed_ends_with_every
 def test_workers_end_with_the_run_that_started_them(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", voice(600.0), 16_000)
     run = KilledRun(str(tmp_path / "long.wav"), str(tmp_path / "out"), "--workers", "1")
-    wait_for(lambda: [pid for pid, command in descendants(run.process.pid) if "archive.worker" in command])
-    (worker,) = [pid for pid, command in descendants(run.process.pid) if "archive.worker" in command]
+    wait_for(lambda: workers_below(run.process.pid))
+    (worker,) = workers_below(run.process.pid)
     time.sleep(0.5)
     run.kill()
     wait_for(lambda: not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_text())

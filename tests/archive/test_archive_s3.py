@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from archive_material import KilledRun, Listing, rows_in, run_here, wait_for, write_clips
+import soundfile
+from archive_material import SERVICE, TESTS, KilledRun, Listing, items_table, rows_in, run_here, wait_for, write_clips
 from s3_server import BUCKET, S3Server, weed
+from slow_proxy import slow_proxy
 
+from signals import voice, white_noise
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
+from speech_qc.archive.inspecting import Inspector
 from speech_qc.archive.items import ArchiveError, Item
 from speech_qc.archive.recordings import find_sources
 from speech_qc.archive.report.measures import read_rows
-from speech_qc.archive.storage import resolve
+from speech_qc.archive.storage import _opened, resolve
 
 pytestmark = [
     pytest.mark.slow,
@@ -77,6 +88,69 @@ def test_a_missing_object_and_a_part(store: pafs.S3FileSystem, tmp_path: Path) -
         == first["content_sha256"]
         == hashlib.sha256((tmp_path / "clip-0000.wav").read_bytes()).hexdigest()
     )
+
+
+@pytest.mark.parametrize("name", ["large.wav", "large.flac"])
+def test_a_large_object_is_read_in_parts(store: pafs.S3FileSystem, server: S3Server, tmp_path: Path, name: str) -> None:
+    """The worker's memory, its highest value in its own process, hardly depends on the size of the object."""
+    noise = white_noise(100.0, level_dbfs=-12, rate_hz=48_000)
+    soundfile.write(tmp_path / name, np.stack([noise] * 4, axis=1), 48_000, subtype="PCM_24")
+    soundfile.write(tmp_path / f"small-{name}", np.stack([noise[:400_000]] * 4, axis=1), 48_000, subtype="PCM_24")
+    peaks_mib = []
+    for path in (tmp_path / f"small-{name}", tmp_path / name):
+        (uri,) = upload(store, [str(path)], "in")
+        peak_mib, row = inspected_alone(uri, server)
+        assert row["content_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert row["error"] is None and row["channels"] == 4
+        peaks_mib.append(peak_mib)
+    assert (tmp_path / name).stat().st_size > 45 << 20
+    assert peaks_mib[1] - peaks_mib[0] < 30
+
+
+def inspected_alone(uri: str, server: S3Server) -> tuple[float, dict[str, Any]]:
+    """Inspect an object in a new process; return its highest memory, MiB, and the row of the first channel."""
+    program = (
+        "import json, resource, sys; from archive_material import items_table; "
+        "from speech_qc.archive.asked import Asked; from speech_qc.archive.inspecting import Inspector; "
+        "row = Inspector(Asked()).inspect_batch(items_table({'uri': sys.argv[1]})).to_pylist()[0]; "
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(json.dumps([peak / 1024, row], default=str))"
+    )
+    # The highest memory of a process includes that of the one it was forked from, so a small one starts it.
+    start = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', *sys.argv[1:]]).returncode)"
+    paths = [str(SERVICE), str(TESTS), str(TESTS.parent)]
+    environment = os.environ | server.environment | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", start, program, uri]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    peak_mib, row = json.loads(done.stdout)
+    return float(peak_mib), row
+
+
+def test_the_parts_of_a_large_object_are_cut_in_one_pass(store: pafs.S3FileSystem, tmp_path: Path) -> None:
+    sound = voice(400.0)
+    soundfile.write(tmp_path / "long.wav", sound, 16_000, subtype="PCM_16")
+    (uri,) = upload(store, [str(tmp_path / "long.wav")], "in")
+    items = [Item(uri, start_s, 1.0) for start_s in (1.0, 120.25, 395.0)]
+    assert run_here(Listing(items), tmp_path / "out").errors == 0
+    for row in rows_in(tmp_path / "out"):
+        start = round(row["offset_s"] * 16_000)
+        rms_dbfs = 10 * np.log10(np.mean(sound[start : start + 16_000] ** 2))
+        assert row["levels"]["rms_dbfs"] == pytest.approx(rms_dbfs, abs=0.01)
+        assert row["content_sha256"] == hashlib.sha256((tmp_path / "long.wav").read_bytes()).hexdigest()
+
+
+def test_objects_are_fetched_before_they_are_needed(
+    store: pafs.S3FileSystem, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch of small recordings, several requests wait for the store at the same time."""
+    uris = upload(store, write_clips(tmp_path, 24, 0.5), "in")
+    inspector = Inspector(Asked())
+    with slow_proxy(server.port, 0.05) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        _opened.cache_clear()
+        rows = inspector.inspect_batch(items_table(*({"uri": uri} for uri in uris))).to_pylist()
+        _opened.cache_clear()
+    assert [(row["uri"], row["error"]) for row in rows] == [(uri, None) for uri in uris]
+    assert proxy.most >= 8
 
 
 def test_credentials_in_a_uri_are_refused() -> None:

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from results_material import LOUD, QUIET, failed, inspected, item, write_results
 
-from speech_qc.archive.sources.nemo import NemoManifest
+from speech_qc.archive.sources.find import archive_sources
 from speech_qc.cli.main import main
 from speech_qc.columns import COLUMNS
 from speech_qc.embedded.detector import Detector
@@ -101,7 +101,7 @@ def test_an_exported_manifest_is_a_source(results: str, tmp_path: Path):
 
     assert main(["archive", "export", results, "-f", "nemo", "--status", "pass", "--out", str(out)]) == 0
 
-    items = list(NemoManifest(str(out)).items())
+    items = list(archive_sources([str(out)])[0].items())
     assert [(one.uri, one.offset_s, one.length_s) for one in items] == [
         ("/calls/a.wav", 0.5, 1.5),
         ("/calls/c.wav", None, 1.5),

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from speech_qc.capacity.host import PROC, Host, children_of, free_port, parse_steps, resident_kib
+from speech_qc.capacity.host import PROC, Host, children_of, descendants_of, free_port, parse_steps, resident_kib
 from speech_qc.capacity.search import Trial
 from speech_qc.cli.capacity import CapacityOptions, CapacityResult, advice
 from speech_qc.cli.main import main
@@ -217,6 +217,7 @@ def test_a_process_is_seen_with_those_that_it_started():
         assert child.stdout is not None and child.stdout.readline()
         both = Host("http://x", os.getpid()).memory_kib()
         assert child.pid in children_of(os.getpid())
+        assert child.pid in descendants_of(os.getppid())
         assert both is not None and both > (resident_kib(os.getpid()) or 0) + 2000
         child.communicate(b"\n")
     assert child.pid not in children_of(os.getpid())

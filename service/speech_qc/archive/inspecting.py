@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from speech_qc.archive.opening import Part, RecordingFile
+from speech_qc.archive.asked import Asked
+from speech_qc.archive.opening import Checksums, RecordingFile
+from speech_qc.archive.parts import Part
 from speech_qc.archive.rows import Identity, Row, as_table, channel_rows, error_row
 from speech_qc.audio import DecodeLimits
 from speech_qc.embedded.detector import UNLIMITED_BYTES
 from speech_qc.pipeline.documents import inspection_document, model_info
 from speech_qc.pipeline.factory import check_default_profile, decode_limits, make_runner
 from speech_qc.pipeline.recording import InspectOptions, RecordingFindings
-from speech_qc.pipeline.sources import BlockSource
-from speech_qc.pipeline.together import Outcome, Together
+from speech_qc.pipeline.together import WIDTH, Entry, Outcome, Queue, Together
 from speech_qc.scoring import load_profiles
 from speech_qc.settings import load_settings
 
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of every recording.
-
-    Args:
-        profile: Name of the verdict profile; None for the default one.
-        frames: Keep the scores of every 20 ms.
-        settings: Settings that replace those of the `SPEECHQC_*` environment.
-    """
-
-    profile: str | None = None
-    frames: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+AHEAD = WIDTH
+"""Objects of a store that are fetched while those before them are inspected."""
 
 
 class Inspector:
@@ -63,13 +51,31 @@ class Inspector:
         runner = make_runner(settings)
         self._model = model_info(runner)
         self._together = Together(runner, settings.max_channels)
+        self._checksums = Checksums()
+        self._threads = ThreadPoolExecutor(AHEAD, thread_name_prefix="fetch")
         self.identity = Identity(f"{self._model.name} {self._model.version}", self._model.sha256, profile)
 
-    def inspect_batch(self, items: pa.Table) -> pa.Table:
-        """Inspect a batch of items, several at a time.
+    def prepare(self, items: pa.Table) -> Batch:
+        """Begin to fetch the first recordings of a batch; any thread may call it while another batch is inspected.
 
         Args:
-            items: Columns of `schema.ITEMS`; parts of the same recording stand next to each other.
+            items: Columns of `schema.ITEMS`; a recording of which there are several parts is decoded once.
+        """
+        asked: list[Row] = items.to_pylist()
+        groups: dict[tuple[str, str | None], list[int]] = {}
+        for number, item in enumerate(asked):
+            groups.setdefault((item["uri"], item["opener"]), []).append(number)
+        files = [_File(asked, numbers, self._limits, self._checksums) for numbers in groups.values()]
+        for file in files[:AHEAD]:
+            file.recording.fetch(self._threads)
+        return Batch(asked, files)
+
+    def inspect_batch(self, items: pa.Table) -> pa.Table:
+        """Inspect a batch of items, several at a time; see `prepare` and `inspect`."""
+        return self.inspect(self.prepare(items))
+
+    def inspect(self, batch: Batch) -> pa.Table:
+        """Inspect a batch.
 
         Returns:
             Columns of `schema.ROWS`: for each item, in order, a row per channel, or one row with `error`.
@@ -77,17 +83,22 @@ class Inspector:
         Raises:
             Exception: The model failed, so for no fault of one recording.
         """
-        asked: list[Row] = items.to_pylist()
-        groups = groupby(range(len(asked)), key=lambda number: (asked[number]["uri"], asked[number]["opener"]))
-        files = [_File(asked, list(numbers), self._limits) for _, numbers in groups]
+        asked, files = batch.asked, batch.files
         file_of = {number: file for file in files for number in file.numbers}
         rows: dict[int, list[Row]] = {}
-        for number, outcome in self._together.inspect((file.recordings() for file in files), self._options):
+        for number, outcome in self._together.inspect(self._queues(files), self._options):
             rows[number] = self._rows(asked[number], file_of[number].parts.pop(number), outcome)
         for number, file in file_of.items():
             for row in rows[number]:
                 row["content_sha256"] = file.sha256
         return as_table([row for number in range(len(asked)) for row in rows[number]])
+
+    def _queues(self, files: Sequence[_File]) -> Iterator[Queue]:
+        """Yield the files as queues, and fetch those that follow meanwhile."""
+        for number, file in enumerate(files):
+            for following in files[number : number + AHEAD]:
+                following.recording.fetch(self._threads)
+            yield file.recordings()
 
     def _rows(self, item: Row, part: Part, outcome: Outcome) -> list[Row]:
         if isinstance(outcome, Exception):
@@ -110,24 +121,48 @@ class Inspector:
         )
 
 
-class _File:
-    """Items of a batch that are about the same recording."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch whose first recordings are being fetched.
 
-    def __init__(self, items: Sequence[Row], numbers: Sequence[int], limits: DecodeLimits) -> None:
-        self._items, self.numbers, self._limits = items, numbers, limits
+    Args:
+        asked: Rows of `schema.ITEMS`.
+        files: What they are about.
+    """
+
+    asked: Sequence[Row]
+    files: Sequence[_File]
+
+
+class _File:
+    """Items of a batch that are about the same recording.
+
+    Args:
+        items: All items of the batch.
+        numbers: Which of them these are.
+        limits: Limits on the recording.
+        checksums: Those of recordings of which parts were inspected before.
+    """
+
+    def __init__(
+        self, items: Sequence[Row], numbers: Sequence[int], limits: DecodeLimits, checksums: Checksums
+    ) -> None:
+        self._items, self._checksums = items, checksums
+        self.numbers = sorted(numbers, key=lambda number: items[number]["offset_s"] or 0.0)
+        first = items[self.numbers[0]]
+        self.recording = RecordingFile(first["uri"], first["opener"], limits, several=len(numbers) > 1)
         self.parts: dict[int, Part] = {}
         """By number, from when its inspection begins."""
         self.sha256: str | None = None
 
-    def recordings(self) -> Iterator[tuple[int, BlockSource]]:
-        """Yield the parts; the file is open only between the first and the last."""
-        first = self._items[self.numbers[0]]
-        file = RecordingFile(first["uri"], first["opener"], self._limits)
+    def recordings(self) -> Iterator[Entry]:
+        """Yield the parts in ascending order; the file is open only between the first and the last."""
+        file, several = self.recording, len(self.numbers) > 1
         try:
             for number in self.numbers:
                 item = self._items[number]
                 part = self.parts[number] = Part(file, item["offset_s"], item["length_s"], item["channel"])
-                yield number, part
-            self.sha256 = file.sha256()
+                yield Entry(number, part, several and part.hold())
+            self.sha256 = self._checksums.of(file, self._items[self.numbers[0]])
         finally:
             file.close()

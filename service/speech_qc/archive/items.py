@@ -56,7 +56,7 @@ class Opener(Protocol):
     """Opens recordings that are not files of their own, such as members of a tar file; runs in worker processes."""
 
     def __call__(self, uri: str) -> BinaryIO:
-        """Open a recording for reading from its start.
+        """Open a recording for reading from its start, with random access.
 
         Raises:
             OSError: It cannot be read; this becomes the error of the item's row.

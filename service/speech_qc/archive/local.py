@@ -6,36 +6,51 @@ import os
 import socket
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
-from speech_qc.archive.inspecting import Asked
+from speech_qc.archive.asked import Asked
 from speech_qc.archive.items import ArchiveError
-from speech_qc.archive.rows import WORKER_DIED, Identity, as_table, failed_row
+from speech_qc.archive.rows import WORKER_DIED, Identity, Row, as_table, failed_row
 from speech_qc.archive.transfer import from_bytes, to_bytes
 from speech_qc.archive.worker import THREADS
 
 IN_FLIGHT = 2
 """Batches of a worker: one that it inspects, and one that it begins without waiting for this process."""
 MAX_DEATHS = 3
-"""Workers that a recording may end, the first time among others, then alone, before it becomes a row with an error."""
+"""Workers that an item may end before it becomes a row with an error: among others, with the parts of its recording,
+alone; twice alone if it is a whole recording."""
+MAX_FATAL_PARTS = 3
+"""Neighbouring parts of one recording that end their workers for good; the other parts are not tried again."""
+NOT_TRIED = (
+    f"it was not tried alone, because {MAX_FATAL_PARTS} other parts of the recording ended their worker processes: "
+    "the recording crashes a decoder"
+)
 MAX_FAILURES = 10
 """Recordings in a row that end their workers; then the machine is at fault, not the recordings."""
 STOP_S = 10.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Batch:
     items: pa.Table
     deaths: int = 0
-    """Workers that have died on it; a batch with any has one item, and its worker no other batch."""
+    """Workers that have died on it; a batch with any has one recording, and its worker no other batch."""
+
+    def divided(self) -> Iterator[_Batch]:
+        """Divide it by recordings after the first death, by items after the second."""
+        rows = self.items.select(("uri", "opener")).to_pylist()
+        starts = [n for n, row in enumerate(rows) if n == 0 or self.deaths or row != rows[n - 1]]
+        for start, stop in pairwise([*starts, len(rows)]):
+            yield _Batch(self.items.slice(start, stop - start), self.deaths + 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +76,8 @@ class LocalEngine:
         self._count = workers or _cores()
         self._workers: list[_Worker] = []
         self._retries: deque[_Batch] = deque()
-        self._failures = 0
+        self._fatal: Counter[str] = Counter()
+        """Items that have ended their workers for good since the last batch that was done, by recording."""
         self.deaths = 0
         """Workers that have died so far."""
         try:
@@ -140,7 +156,7 @@ class LocalEngine:
         except (EOFError, OSError):
             return self._bury(worker)
         worker.batches.popleft()
-        self._failures = 0
+        self._fatal.clear()
         return rows
 
     def _bury(self, worker: _Worker) -> pa.Table | None:
@@ -155,18 +171,27 @@ class LocalEngine:
             raise ArchiveError("the model or the settings have changed during the run: start it again")
         suspect, *others = worker.batches
         self._retries.extend(others)  # it had not begun them
-        deaths = suspect.deaths + 1
-        if deaths < MAX_DEATHS:
-            self._retries.extend(_Batch(suspect.items.slice(number, 1), deaths) for number in range(len(suspect.items)))
+        if suspect.deaths + 1 < MAX_DEATHS:
+            self._retries.extend(suspect.divided())
             return None
-        self._failures += 1
-        if self._failures >= MAX_FAILURES:
+        failed = suspect.items.to_pylist()
+        self._fatal[failed[0]["uri"]] += 1
+        if len(self._fatal) >= MAX_FAILURES:
             raise ArchiveError(
-                f"{self._failures} recordings in a row ended their worker processes, the last one {_reason(code)}: "
+                f"{len(self._fatal)} recordings in a row ended their worker processes, the last one {_reason(code)}: "
                 "check the memory of this machine, and its system log"
             )
-        failed = suspect.items.to_pylist()
-        return as_table([failed_row(item, WORKER_DIED, _message(code), self.identity) for item in failed])
+        rows = [failed_row(item, WORKER_DIED, _message(code), self.identity) for item in failed]
+        if self._fatal[failed[0]["uri"]] >= MAX_FATAL_PARTS:
+            given_up = self._drop_retries(failed[0]["uri"])
+            rows += [failed_row(item, WORKER_DIED, NOT_TRIED, self.identity) for item in given_up]
+        return as_table(rows)
+
+    def _drop_retries(self, uri: str) -> list[Row]:
+        """Give up the parts of a recording that wait to be tried again; return them."""
+        given_up = [batch for batch in self._retries if batch.deaths and batch.items["uri"][0].as_py() == uri]
+        self._retries = deque(batch for batch in self._retries if batch not in given_up)
+        return [item for batch in given_up for item in batch.items.to_pylist()]
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()

@@ -1,25 +1,25 @@
-"""Opens the recording of an item, cuts parts from it, and computes the checksum of its bytes."""
+"""Opens the recording of an item, and computes the checksum of its bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-
 from speech_qc.archive.items import ArchiveError, Opener
 from speech_qc.archive.storage import is_remote, open_remote
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits
-from speech_qc.audio.decode import decode_file
-from speech_qc.errors import InvalidAudio
-from speech_qc.pipeline.sources import Block, BlockSource, BytesSource
+from speech_qc.audio.decode import Block, FileDecoder, decode_file
 
 HASH_BYTES = 1 << 20
+KEPT_SAMPLES = 1 << 20
+"""Samples of a recording, all channels counted, that are kept for parts that overlap: a minute at 16 kHz."""
+CHECKSUMS_KEPT = 4096
 
 
 @lru_cache(maxsize=64)
@@ -40,63 +40,106 @@ def find_opener(path: str) -> Opener:
 
 
 class HashedFile(io.RawIOBase):
-    """A file whose bytes are hashed as they are read.
+    """A file whose bytes are hashed as they are read, those that are skipped at the end.
+
+    Closing it changes nothing, so that a decoder can be given it more than once; `release` closes the file.
 
     Args:
-        file: The file, at its start; owned by this object.
+        file: The file, at its start, with random access; owned by this object.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest = file, hashlib.sha256()
+        self._position = self._hashed = 0
 
-    def read(self, size: int = -1) -> bytes:
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move."""
+        self._position = self._file.seek(offset, whence)
+        return self._position
+
+    def read(self, size: int = -1, /) -> bytes:
         """Read and hash."""
         piece = self._file.read(size)
-        self._digest.update(piece)
+        start, self._position = self._position, self._position + len(piece)
+        if start <= self._hashed < self._position:
+            self._digest.update(memoryview(piece)[self._hashed - start :])
+            self._hashed = self._position
         return piece
 
     def sha256(self) -> str:
         """Read what is left, and return the digest of the whole file."""
+        self.seek(self._hashed)
         while self.read(HASH_BYTES):
             pass
         return self._digest.hexdigest()
 
     def close(self) -> None:
+        """Do nothing."""
+
+    def release(self) -> None:
         """Close the file."""
         self._file.close()
-        super().close()
 
 
 class RecordingFile:
     """One recording of which parts are inspected; used by one thread.
 
-    Parts in ascending order that do not overlap are cut in one pass; otherwise it is decoded again from its start.
+    Parts in ascending order are cut in one pass, also if they overlap by less than `KEPT_SAMPLES`; otherwise it is
+    decoded again from its start.
 
     Args:
         uri: Path, URI, or a name for the opener.
         opener: Import path of the opener; None for a file.
         limits: Limits on the recording.
+        several: Whether it has several parts.
     """
 
-    def __init__(self, uri: str, opener: str | None, limits: DecodeLimits) -> None:
+    def __init__(self, uri: str, opener: str | None, limits: DecodeLimits, *, several: bool = False) -> None:
         self._uri, self._opener, self._limits = uri, opener, limits
+        self._kept_samples = KEPT_SAMPLES if several else 0
         self._is_path = opener is None and not is_remote(uri)
+        self._fetched: Future[BinaryIO] | None = None
         self._hashed: HashedFile | None = None
-        self._source: BlockSource | None = None
+        self._source: FileDecoder | None = None
         self._blocks: Iterator[Block] = iter(())
-        self._rest: Block | None = None
-        self._position = 0  # of the first sample that was not handed out
+        self._position = 0  # of the first sample that is not decoded
+        self._recent: deque[tuple[int, Block]] = deque()  # blocks that follow one another, and where they begin
         self._error: Exception | None = None
 
-    @property
-    def info(self) -> AudioInfo | None:
-        """Properties that the header declares; known with the first block."""
-        return None if self._source is None else self._source.info
+    def fetch(self, threads: ThreadPoolExecutor) -> None:
+        """Begin to open it, if it is an object in a store, where each request takes milliseconds; idempotent."""
+        if self._opener is None and not self._is_path and self._fetched is None:
+            self._fetched = threads.submit(open_remote, self._uri)
 
     @property
     def warnings(self) -> Sequence[AudioWarning]:
         """What was wrong with the recording, as far as it was read."""
         return () if self._source is None else self._source.warnings
+
+    def info(self) -> AudioInfo:
+        """Open it, if it is not open, and return the properties that the header declares.
+
+        Raises:
+            Exception: It cannot be opened.
+        """
+        if self._source is None:
+            if self._error is not None:
+                raise self._error
+            self._restart()
+        assert self._source is not None
+        return self._source.info
 
     def sha256(self) -> str | None:
         """Return the digest of the whole recording; None if it cannot be read."""
@@ -104,52 +147,65 @@ class RecordingFile:
             if self._is_path:
                 with open(self._uri, "rb") as file:
                     return hashlib.file_digest(file, "sha256").hexdigest()
-            if self._hashed is None:
-                self._hashed = HashedFile(self._open_bytes())
-            return self._hashed.sha256()
+            return self._open_hashed().sha256()
         except Exception:  # the row says already why it cannot be read
             return None
-        finally:
-            self.close()
 
     def close(self) -> None:
-        """Release the file; idempotent."""
-        self._stop()
+        """Release the file and what was decoded; idempotent."""
+        self._recent.clear()
+        self._blocks, self._fetched = iter(()), None
+        if self._source is not None:
+            self._source.close()
         if self._hashed is not None:
-            self._hashed.close()
+            self._hashed.release()
 
     def blocks_from(self, start: int) -> Iterator[Block]:
-        """Decode from a sample on; hand back what is not used with `put_back`.
+        """Decode from a sample on.
 
         Raises:
             Exception: It cannot be opened or decoded, now or in an earlier part.
         """
-        if self._error is not None and start >= self._position:
-            raise self._error
-        if self._source is None or start < self._position:
+        self.info()
+        if start < (self._recent[0][0] if self._recent else self._position):
             self._restart()
+        position = start
+        for at, block in tuple(self._recent):
+            if at + len(block) > position:
+                yield block[position - at :]
+                position = at + len(block)
+        while (decoded := self._decode(position)) is not None:
+            if self._position > position:
+                yield decoded[max(0, position - self._position + len(decoded)) :]
+                position = self._position
+
+    def _decode(self, needed: int) -> Block | None:
+        """Decode the next block, without what is before a sample where that is possible."""
+        if self._error is not None:
+            raise self._error
+        assert self._source is not None
         try:
-            while (block := self._next()) is not None:
-                self._position += len(block)
-                skipped = max(0, start - (self._position - len(block)))
-                if skipped < len(block):
-                    yield block[skipped:]
+            self._source.skip_to(needed)
+            block = next(self._blocks, None)
         except Exception as error:
             self._error = error
             raise
+        if block is not None:
+            self._keep(block, self._source.frames)
+        return block
 
-    def put_back(self, block: Block) -> None:
-        """Return the end of the last block, which is after the part."""
-        self._rest = block
-        self._position -= len(block)
-
-    def _next(self) -> Block | None:
-        rest, self._rest = self._rest, None
-        return next(self._blocks, None) if rest is None else rest
+    def _keep(self, block: Block, end: int) -> None:
+        recent = self._recent
+        if end - len(block) > self._position:  # something was skipped
+            recent.clear()
+        recent.append((end - len(block), block))
+        self._position = end
+        while len(recent) > 1 and (end - recent[1][0]) * block.shape[1] >= self._kept_samples:
+            recent.popleft()
 
     def _restart(self) -> None:
-        self._stop()
-        self._rest, self._position, self._error = None, 0, None
+        self._recent.clear()
+        self._position, self._error = 0, None
         try:
             self._source = self._open()
             self._blocks = iter(self._source)
@@ -157,96 +213,43 @@ class RecordingFile:
             self._error = error
             raise
 
-    def _stop(self) -> None:
-        close: Callable[[], Any] | None = getattr(self._blocks, "close", None)
-        if close is not None:
-            close()
-        close = getattr(self._source, "close", None)
-        if close is not None:
-            close()
-
-    def _open(self) -> BlockSource:
+    def _open(self) -> FileDecoder:
+        if self._source is not None:
+            self._source.close()
         if self._is_path:
             return decode_file(self._uri, self._limits)
-        file = self._open_bytes()
-        if self._hashed is not None:  # the second pass: the first one computes the checksum
-            return BytesSource(file, self._limits)
-        self._hashed = HashedFile(file)
-        return BytesSource(cast(BinaryIO, self._hashed), self._limits)
+        file = self._open_hashed()
+        total_bytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        return FileDecoder(cast(BinaryIO, file), total_bytes, self._limits)
 
-    def _open_bytes(self) -> BinaryIO:
-        return open_remote(self._uri) if self._opener is None else find_opener(self._opener)(self._uri)
+    def _open_hashed(self) -> HashedFile:
+        if self._hashed is None:
+            if self._fetched is not None:
+                file = self._fetched.result()
+            else:
+                file = (open_remote if self._opener is None else find_opener(self._opener))(self._uri)
+            self._hashed = HashedFile(file)
+        return self._hashed
 
 
-class Part:
-    """A part of a recording as a source of blocks; iterated once.
+class Checksums:
+    """Digests of recordings that are cut into parts, since any batch may have parts of them."""
 
-    Args:
-        file: The recording.
-        offset_s: Start, seconds; None for the start of the recording.
-        length_s: Length, seconds; None for all that follows.
-        channel: The only channel to inspect; None for all.
-    """
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], str] = {}
 
-    def __init__(
-        self, file: RecordingFile, offset_s: float | None, length_s: float | None, channel: int | None
-    ) -> None:
-        self._file, self._channel = file, channel
-        self._offset_s, self._length_s = offset_s or 0.0, length_s
-        self.channels: int | None = None
-        """Channels of the recording; known with the first block."""
-        self._warnings: list[AudioWarning] = []
-        self._got = 0
+    def of(self, file: RecordingFile, item: Mapping[str, Any]) -> str | None:
+        """Return the digest of a whole recording; None if it cannot be read.
 
-    @property
-    def info(self) -> AudioInfo | None:
-        """Properties of the part."""
-        info = self._file.info
-        return info if info is None or self._channel is None else replace(info, channels=1)
-
-    @property
-    def warnings(self) -> Sequence[AudioWarning]:
-        """What was wrong with the recording."""
-        return [*self._file.warnings, *self._warnings]
-
-    def __iter__(self) -> Iterator[Block]:
-        """Decode block by block.
-
-        Raises:
-            Exception: It cannot be opened or decoded, or the part is not in the recording.
+        Args:
+            file: The recording.
+            item: A row of `schema.ITEMS` that is about it.
         """
-        first = next(self._file.blocks_from(0), None) if self._file.info is None else None
-        if first is not None:
-            self._file.put_back(first)
-        info = self._file.info
-        assert info is not None  # or opening would have raised
-        self.channels = info.channels
-        if self._channel is not None and not 0 <= self._channel < info.channels:
-            raise InvalidAudio(
-                f"expected a channel from 0 to {info.channels - 1}, got {self._channel}: correct the manifest"
-            )
-        start = round(self._offset_s * info.sample_rate_hz)
-        wanted = None if self._length_s is None else round(self._length_s * info.sample_rate_hz)
-        for block in self._file.blocks_from(start):
-            taken = len(block) if wanted is None else min(len(block), wanted - self._got)
-            self._got += taken
-            if taken < len(block):
-                self._file.put_back(block[taken:])
-            if taken:
-                yield (
-                    block[:taken]
-                    if self._channel is None
-                    else np.ascontiguousarray(block[:taken, self._channel : self._channel + 1])
-                )
-            if self._got == wanted:
-                return
-        self._check_end(info.sample_rate_hz, wanted)
-
-    def _check_end(self, rate_hz: int, wanted: int | None) -> None:
-        if self._got == 0 and self._offset_s:
-            raise InvalidAudio(
-                f"expected a part from {self._offset_s:g} s on, the recording ends before: correct the manifest"
-            )
-        if wanted is not None and self._got < wanted - rate_hz // 100:  # lengths are often rounded to 10 ms
-            message = f"expected {self._length_s:g} s, the recording ends after {self._got / rate_hz:g} s of them"
-            self._warnings.append(AudioWarning("samples_missing", message))
+        key = (item["uri"], item["opener"], item["etag"])
+        found = self._known.get(key) or file.sha256()
+        if item["length_s"] is not None and item["etag"] is not None and found is not None:
+            self._known[key] = found
+            if len(self._known) > CHECKSUMS_KEPT:
+                del self._known[next(iter(self._known))]
+        return found

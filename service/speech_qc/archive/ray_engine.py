@@ -24,7 +24,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its
 import ray
 import ray.data
 
-from speech_qc.archive.inspecting import Asked, Inspector
+from speech_qc.archive.asked import Asked
+from speech_qc.archive.inspecting import Inspector
 from speech_qc.archive.items import ArchiveError
 from speech_qc.archive.local import LocalEngine
 from speech_qc.archive.rows import Identity

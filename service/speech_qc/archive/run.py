@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,6 +25,10 @@ GROW_AFTER = 32
 """Batches after which they have twice as many items, so that a small archive, too, is spread over the workers."""
 BATCH_BYTES = 16 << 20
 """A batch ends at its number of items or at this size, so that long recordings are spread over the workers."""
+BATCH_PARTS = 1024
+"""Neighbouring parts of one recording in a batch, whatever their size: each batch decodes the recording again."""
+PART_BYTES_A_SECOND = 100_000
+"""Of a part of a recording, whose own size is unknown: samples of 16 bits at 48 kHz."""
 STAMPED = 256
 """Files whose versions are looked up at a time; an object store answers these requests at the same time."""
 
@@ -135,14 +139,16 @@ class _Work:
         waiting: list[dict[str, Any]] = []
         waiting_bytes = number = 0
         for item, opener in self._missing(sources):
-            size = _size(item["etag"])
+            size = _size(item)
             most = min(BATCH_ITEMS, FIRST_ITEMS << min(number // GROW_AFTER, 8))
-            if waiting and (len(waiting) >= most or waiting_bytes + size > BATCH_BYTES):
+            added = size
+            if waiting and waiting[-1]["uri"] == item["uri"]:
+                most, added = BATCH_PARTS, 0
+            if waiting and (len(waiting) >= most or waiting_bytes + added > BATCH_BYTES):
                 yield pa.Table.from_pylist(waiting, schema=ITEMS)
-                waiting, waiting_bytes, number = [], 0, number + 1
-            is_next_part = bool(waiting) and waiting[-1]["uri"] == item["uri"]
+                waiting, waiting_bytes, number, added = [], 0, number + 1, size
             waiting.append(item | {"opener": opener})
-            waiting_bytes += 0 if is_next_part else size
+            waiting_bytes += added
         if waiting:
             yield pa.Table.from_pylist(waiting, schema=ITEMS)
         self.progress.is_listed = True
@@ -204,10 +210,11 @@ def _row(item: Item, etag: str | None) -> dict[str, Any]:
     }
 
 
-def _size(etag: str | None) -> int:
-    """Return the bytes of a file, which its etag begins with; 0 if it says nothing."""
-    size = (etag or "").partition("-")[0]
-    return int(size) if size.isdigit() else 0
+def _size(item: Mapping[str, Any]) -> int:
+    """Return the bytes of a file, which its etag begins with, or roughly those of the part; 0 if it says nothing."""
+    size = (item["etag"] or "").partition("-")[0]
+    known = int(size) if size.isdigit() else 0
+    return known if item["length_s"] is None else min(known, int(item["length_s"] * PART_BYTES_A_SECOND))
 
 
 def _pieces(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

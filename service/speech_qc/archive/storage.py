@@ -8,16 +8,15 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from speech_qc.archive.items import ArchiveError
 
-WHOLE_BYTES = 64 << 20
-"""Objects of up to this size are fetched in one request; larger ones are read while they are decoded."""
-PIECE_BYTES = 16 << 20
+WHOLE_BYTES = 8 << 20
+"""Objects of up to this size are fetched in one request; of larger ones, as much at a time while they are decoded."""
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 
@@ -96,18 +95,18 @@ def etags(uris: Sequence[str]) -> list[str | None]:
 
 
 def open_remote(uri: str) -> BinaryIO:
-    """Open an object for reading from its start.
+    """Open an object for reading from its start, with random access; no more than `WHOLE_BYTES` of it are in memory.
 
     Raises:
         OSError: It cannot be read.
         ArchiveError: The store is not supported.
     """
     store, path = resolve(uri)
-    size = store.get_file_info(path).size
-    if size is not None and size <= WHOLE_BYTES:
-        with store.open_input_stream(path, buffer_size=0) as stream:
-            return io.BytesIO(stream.read())
-    return cast(BinaryIO, store.open_input_stream(path, buffer_size=PIECE_BYTES))
+    file = store.open_input_file(path)
+    if file.size() > WHOLE_BYTES:
+        return io.BufferedReader(file, WHOLE_BYTES)
+    with file:
+        return io.BytesIO(file.read())
 
 
 def write_whole(store: Any, path: str, content: Any) -> None:

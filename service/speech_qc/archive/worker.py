@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
@@ -25,7 +26,8 @@ def main(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     import orjson
 
-    from speech_qc.archive.inspecting import Asked, Inspector
+    from speech_qc.archive.asked import Asked
+    from speech_qc.archive.inspecting import Batch, Inspector
     from speech_qc.archive.transfer import from_bytes, to_bytes
     from speech_qc.audio.native_stderr import keep_stderr
     from speech_qc.errors import SpeechQCError
@@ -38,18 +40,22 @@ def main(connection: Connection) -> None:
         return
     identity = inspector.identity
     connection.send_bytes(orjson.dumps({name: getattr(identity, name) for name in identity.__slots__}))
-    batches: SimpleQueue[bytes] = SimpleQueue()
-    Thread(target=_receive, args=(connection, batches), daemon=True).start()
+    batches: SimpleQueue[Batch] = SimpleQueue()
+
+    def take(content: bytes) -> None:
+        batches.put(inspector.prepare(from_bytes(content)))
+
+    Thread(target=_receive, args=(connection, take), daemon=True).start()
     while True:
-        answer = to_bytes(inspector.inspect_batch(from_bytes(batches.get())))
+        answer = to_bytes(inspector.inspect(batches.get()))
         connection.send_bytes(answer)
 
 
-def _receive(connection: Connection, batches: SimpleQueue[bytes]) -> None:
+def _receive(connection: Connection, take: Callable[[bytes], None]) -> None:
     """Take batches at once, so that the other end never waits with a batch while this one waits with its rows."""
     while True:
         try:
-            batches.put(connection.recv_bytes())
+            take(connection.recv_bytes())
         except (EOFError, OSError):  # the run has ended, or was killed: nobody wants the rows
             os._exit(0)
 

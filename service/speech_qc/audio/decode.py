@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -167,6 +168,23 @@ class Decoder:
             blocks += self._push_wav(self._wav, view)
         return blocks
 
+    def skip(self, frames: int, room: int) -> int:
+        """Take frames as read where that needs no decoding, which is in WAV.
+
+        Args:
+            frames: Frames that nobody needs.
+            room: Bytes of the recording that were not pushed yet.
+
+        Returns:
+            Bytes of the recording to leave out before the next push; 0 if its bytes are needed.
+        """
+        if self._wav is None or self.info is None:
+            return 0
+        size = self._wav.skip(frames, room)
+        self._received_bytes += size
+        self.frames = self._wav.frames
+        return size
+
     def finish(self) -> Iterator[Block]:
         """End the recording after its last byte.
 
@@ -197,7 +215,7 @@ class Decoder:
             raise no_samples()
         return iter(blocks)
 
-    def open_source(self, file: io.BytesIO | io.FileIO, total_bytes: int) -> LibsndfileSource | MediaSource:
+    def open_source(self, file: BinaryIO | io.FileIO, total_bytes: int) -> LibsndfileSource | MediaSource:
         """Open the complete recording, after its first bytes were pushed."""
         header, unread = self._foreign_header, list[AudioWarning]()
         if header is not None and header.data_bytes is not None:
@@ -315,34 +333,39 @@ def _check_header(limits: DecodeLimits, wav: WavReader) -> None:
 
 
 class FileDecoder:
-    """Decodes a recording on disk block by block, in constant memory; can be iterated once.
-
-    The path may be a pipe; then formats other than WAV are collected first, as by `Decoder`.
+    """Decodes an open file block by block, in constant memory; can be iterated once.
 
     `info` is available from the start. Close the decoder, or use a `with` statement, unless you iterate to the end.
 
+    Args:
+        file: The recording, at its start; owned by this object. FFmpeg reads a copy in memory unless it is a `FileIO`.
+        total_bytes: Its length; None for a pipe, where formats other than WAV are collected first, as by `Decoder`.
+        limits: Limits; None for the defaults.
+        raw: Format of audio without a header; None if the recording has one.
+        name: Its name, for error messages.
+
     Raises:
-        InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`; also when the file cannot be opened.
+        InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`.
     """
 
     held_bytes = 0
 
     def __init__(
-        self, path: str | os.PathLike[str], limits: DecodeLimits | None = None, raw: RawFormat | None = None
+        self,
+        file: BinaryIO | io.FileIO,
+        total_bytes: int | None,
+        limits: DecodeLimits | None = None,
+        raw: RawFormat | None = None,
+        *,
+        name: str | None = None,
     ) -> None:
-        path = Path(path)
-        try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise InvalidAudio(
-                f"expected a readable file, got {path.name!r} ({error.strerror}): check the path"
-            ) from error
+        self._file, self._total_bytes = file, total_bytes
         self.frames = 0
+        """Frames up to the end of the last block, with those that were skipped."""
+        self._needed = 0
         self._decoder: Decoder | None = None
-        facts = os.fstat(self._file.fileno())
-        total_bytes = facts.st_size if stat.S_ISREG(facts.st_mode) else None  # a pipe or a device
         try:
-            self._decoder = Decoder(limits or DecodeLimits(), filename=path.name, total_bytes=total_bytes, raw=raw)
+            self._decoder = Decoder(limits or DecodeLimits(), filename=name, total_bytes=total_bytes, raw=raw)
             self.info, self._blocks = self._open(self._decoder, total_bytes)
         except BaseException:
             self.close()
@@ -366,16 +389,40 @@ class FileDecoder:
             if decoder.collected is not None and total_bytes is not None:
                 source = decoder.open_source(self._file, total_bytes)
                 decoder.collected = None  # it is read from the disk instead
-                return source.info, iter(source)
+                return source.info, self._read_source(source)
         assert decoder.info is not None
         return decoder.info, self._read_wav(decoder, first) if rest is None else rest
 
     def _read_wav(self, decoder: Decoder, first: list[Block]) -> Iterator[Block]:
         yield from first
         first.clear()  # otherwise these blocks would stay in memory until the end
-        while data := self._file.read(READ_BYTES):
+        while True:
+            self._skip(decoder)
+            data = self._file.read(READ_BYTES)
+            if not data:
+                break
             yield from decoder.push(data)
         yield from decoder.finish()
+
+    def _read_source(self, source: LibsndfileSource | MediaSource) -> Iterator[Block]:
+        for block in source:
+            if isinstance(source, LibsndfileSource):
+                self.frames = source.frames - len(block)
+            yield block
+            if isinstance(source, LibsndfileSource):
+                source.needed = self._needed
+
+    def skip_to(self, frame: int) -> None:
+        """Leave out frames before this one that are not read yet, where that needs no decoding: in WAV and FLAC."""
+        self._needed = frame
+
+    def _skip(self, decoder: Decoder) -> None:
+        if self._needed <= decoder.frames or self._total_bytes is None:
+            return
+        before = decoder.frames
+        size = decoder.skip(self._needed - before, self._total_bytes - self._file.tell())
+        self._file.seek(size, io.SEEK_CUR)
+        self.frames += decoder.frames - before
 
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block; raise the errors of `Decoder.finish` at the first fault in the recording."""
@@ -407,7 +454,7 @@ def decode_file(
     """Open a recording on disk.
 
     Args:
-        path: Any format in `READABLE`.
+        path: Any format in `READABLE`, also a pipe.
         limits: Limits; None for the defaults.
         raw: Format of audio without a header; None if the recording has one.
 
@@ -415,6 +462,14 @@ def decode_file(
         A decoder with `info`; iterate it for the blocks (float32 [n, channels], n up to `BLOCK_FRAMES`).
 
     Raises:
-        InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`; iteration may also raise them.
+        InvalidAudio, UnsupportedFormat, PayloadTooLarge: As `Decoder`, also when the file cannot be opened; iteration
+            may also raise them.
     """
-    return FileDecoder(path, limits, raw)
+    path = Path(path)
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise InvalidAudio(f"expected a readable file, got {path.name!r} ({error.strerror}): check the path") from error
+    facts = os.fstat(file.fileno())
+    total_bytes = facts.st_size if stat.S_ISREG(facts.st_mode) else None  # a pipe or a device
+    return FileDecoder(file, total_bytes, limits, raw, name=path.name)

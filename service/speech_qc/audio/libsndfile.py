@@ -42,6 +42,7 @@ _HEAD_BYTES = 1024  # start of a complete recording: contains the size fields an
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # of the largest page
 _MP3_SLACK_FRAMES = 2 * 1152  # encoders disagree on the delay and padding they count
 _SMALL_BLOCK_FRAMES = 4 * 1152  # of compressed formats: a fault costs the block in which it is
+_SEEK_S = 10.0  # decoding a few seconds costs no more than seeking
 _COMPRESSED = frozenset({"FLAC", "OGG", "MP3", "CAF"})
 _MP3_TRAILER_BYTES = 4096  # text tags that may follow the last frame
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile reports the largest int64 if the header does not declare a length
@@ -124,6 +125,10 @@ class LibsndfileSource:
     ) -> None:
         self.warnings: list[AudioWarning] = []
         """What could not be read as declared; complete when the iteration has ended."""
+        self.frames = 0
+        """Frames up to the end of the last block, with those that were skipped."""
+        self.needed = 0
+        """First frame that is needed from now on; FLAC is not decoded before it."""
         file.seek(0)
         head = b"" if raw else file.read(_HEAD_BYTES)
         if head[:4] == b"OggS" and _ogg_is_cut(file, total_bytes):
@@ -207,6 +212,8 @@ class LibsndfileSource:
         shape = (_SMALL_BLOCK_FRAMES if is_compressed else BLOCK_FRAMES, self.info.channels)
         with part.sound:
             while True:
+                if part.sound.format == "FLAC" and self.needed - frames > _SEEK_S * rate_hz:
+                    frames = self._skip(part, frames)
                 try:
                     with silenced() if part.is_mpeg else nullcontext():
                         block = part.sound.read(out=np.empty(shape, np.float32))
@@ -222,8 +229,9 @@ class LibsndfileSource:
                     break
                 check_finite(block, earlier_frames + frames, rate_hz)
                 frames += len(block)
-                self._limits.check_frames(earlier_frames + frames, rate_hz)
-                self._limits.check_samples(earlier_frames + frames, self.info.channels)
+                self.frames = earlier_frames + frames
+                self._limits.check_frames(self.frames, rate_hz)
+                self._limits.check_samples(self.frames, self.info.channels)
                 yield block
             unread_bytes = part.unread_bytes
         if part.is_mp3 and unread_bytes > _MP3_TRAILER_BYTES:
@@ -234,6 +242,15 @@ class LibsndfileSource:
             self._warn_missing(
                 f"{part.least_frames} frames, as the header declares", f"{frames} (about {missing_s:.1f} s are missing)"
             )
+
+    def _skip(self, part: _Part, frames: int) -> int:
+        """Seek the first frame that is needed, and return where decoding goes on; where it is if that fails."""
+        if part.declared is None or self.needed >= part.declared:
+            return frames
+        try:
+            return int(part.sound.seek(self.needed))
+        except soundfile.LibsndfileError:  # damaged: decoding finds out where
+            return int(part.sound.seek(frames))
 
     def _warn_missing(self, expected: str, got: str) -> None:
         message = f"expected {expected}, got {got}: if the recording should be longer, upload the whole file"

@@ -303,12 +303,13 @@ def second_chance(error: ClientError, file: BinaryIO, total_bytes: int, limits: 
 
 
 def _with_descriptor(file: BinaryIO) -> io.FileIO:
-    """Return the file, or a copy if it is in the memory of this process; the original is then emptied."""
+    """Return the file, or a copy if it has no descriptor; the original is then emptied if it is in memory."""
     if isinstance(file, io.FileIO):
         return file
     spool = Spool()
     spool.copy(file, file.seek(0, io.SEEK_END))
-    file.truncate(0)
+    if isinstance(file, io.BytesIO):
+        file.truncate(0)
     return spool
 
 

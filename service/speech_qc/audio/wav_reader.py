@@ -72,6 +72,18 @@ class WavSamples:
         self._rest = bytes(view[whole:])
         return blocks
 
+    def skip(self, frames: int, room: int) -> int:
+        """Take frames as read; see `WavReader.skip`."""
+        if self._convert is None:
+            return 0
+        held, size = len(self._rest), self.header.frame_bytes
+        count = min(frames, (held + room) // size)
+        if count * size <= held:
+            return 0
+        self._rest = b""
+        self.frames += count
+        return count * size - held
+
     def drop_incomplete(self) -> None:
         """Drop an incomplete frame: what follows begins with a whole one."""
         self._rest = self._rest[: len(self._rest) - len(self._rest) % self.header.frame_bytes]
@@ -258,6 +270,26 @@ class WavReader:
             else:
                 view = self._push_samples(view, blocks)
         return blocks
+
+    def skip(self, frames: int, room: int) -> int:
+        """Take the next frames as read, as far as they are in the current data chunk.
+
+        Args:
+            frames: Frames that nobody needs.
+            room: Bytes of the file that were not pushed yet.
+
+        Returns:
+            Bytes of the file to leave out before the next push.
+        """
+        if self._samples is None or self._parser is not None or self._walker is not None or self._stopped:
+            return 0
+        before = self._samples.frames
+        size = self._samples.skip(frames, room if self._left is None else min(room, self._left - 1))
+        self.frames += self._samples.frames - before
+        self._received += size
+        if self._left is not None:
+            self._left -= size
+        return size
 
     def finish(self) -> list[Block]:
         """End the file; fills in `warnings`.

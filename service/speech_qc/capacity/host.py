@@ -133,6 +133,21 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def descendants_of(pid: int) -> list[int]:
+    """Return the processes below a process, whichever of its threads started them; empty without `/proc`."""
+    children: dict[int, list[int]] = {}
+    for path in PROC.glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended
+            continue
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found[1:]
+
+
 def cpu_seconds(pid: int) -> float | None:
     """Return the user and system time of a process; None if the kernel does not report it."""
     try:

@@ -107,7 +107,7 @@ def archive(command: ArchiveCommand) -> int:
 
 
 def _engine(command: ArchiveCommand) -> Engine:
-    from speech_qc.archive.inspecting import Asked
+    from speech_qc.archive.asked import Asked
 
     settings: dict[str, Any] = {"model_path": command.model and str(command.model), "device": command.device}
     asked = Asked(command.profile, command.frames, {name: value for name, value in settings.items() if value})

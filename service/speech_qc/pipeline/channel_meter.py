@@ -8,7 +8,7 @@ more samples; then all pieces that wait are measured. What is found does not dep
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,17 +124,25 @@ class _Bank:
             if (on_piece := self.on_piece[row]) is not None:
                 on_piece(piece, square)
 
-    def finish(self, row: int) -> None:
-        """Measure the last piece of a channel, which is not full."""
+    def finish(self, rows: list[int]) -> None:
+        """Measure the last pieces of some channels, which are not full."""
+        if not set(rows).isdisjoint(self.waiting):
+            self.measure()
         self.level()
-        filled, self.filled[row] = self.filled[row], 0
-        piece = self.samples[row : row + 1, : self.piece]
-        piece[:, filled:] = 0.0
-        if filled:
-            self.meter.add([self.levels[row]], piece, filled)
-        for last, length in ((piece, filled), (np.zeros_like(piece), filled - self.piece)):
-            for _, loss in self.losses.push(last, np.array([row]), np.array([length])):
-                self.found.setdefault(row, []).append(loss)
+        for start in range(0, len(rows), TOGETHER):
+            self._finish(rows[start : start + TOGETHER])
+
+    def _finish(self, rows: list[int]) -> None:
+        lengths = np.array([self.filled[row] for row in rows])
+        pieces = np.where(np.arange(self.piece) < lengths[:, None], self.samples[rows, : self.piece], np.float32(0.0))
+        for length in set(lengths.tolist()) - {0}:
+            alike = np.flatnonzero(lengths == length)
+            self.meter.add([self.levels[rows[place]] for place in alike], pieces[alike], length)
+        for last, ends in ((pieces, lengths), (np.zeros_like(pieces), lengths - self.piece)):
+            for place, loss in self.losses.push(last, np.array(rows), ends):
+                self.found.setdefault(rows[place], []).append(loss)
+        for row in rows:
+            self.filled[row] = 0
 
     def reclaim(self) -> None:
         """Free the rows whose channels are gone."""
@@ -192,6 +200,7 @@ class ChannelMeter:
         self._samples = bank.samples[self._row]
         self._apart: _LevelsApart | None = None
         self._pieces = 0
+        self._ended = False
         self.samples = 0
         """Samples so far."""
         self.known: int | None = None
@@ -228,6 +237,11 @@ class ChannelMeter:
                 if self.known is None:
                     self.known = self._pieces * bank.piece
 
+    @property
+    def piece_samples(self) -> int:
+        """Samples of a piece."""
+        return self._bank.piece
+
     def collect(self) -> list[Loss]:
         """Return the losses that became known since the last call."""
         self.known = None
@@ -236,8 +250,8 @@ class ChannelMeter:
 
     def finish(self) -> list[Loss]:
         """End the stream and return the last losses; a gap that is still open is none."""
-        self._measure()
-        self._bank.finish(self._row)
+        if not self._ended:
+            measure_ends([self])
         return self.collect()
 
     def result(self) -> Levels:
@@ -267,3 +281,13 @@ class ChannelMeter:
         if self._row in self._bank.waiting:
             self._bank.measure()
         self._bank.examine()
+
+
+def measure_ends(meters: Iterable[ChannelMeter]) -> None:
+    """Measure the last samples of channels, those of a pool together; nothing but their `finish` may follow."""
+    banks: dict[_Bank, list[int]] = {}
+    for meter in meters:
+        banks.setdefault(meter._bank, []).append(meter._row)
+        meter._ended = True
+    for bank, rows in banks.items():
+        bank.finish(rows)

@@ -217,6 +217,11 @@ class Recording:
                 session.push(np.ascontiguousarray(block[:, channel]))
 
     @property
+    def piece_samples(self) -> int:
+        """Samples of each channel that are measured at a time, after `open`; a pool waits for no more of them."""
+        return self.sessions[0].piece_samples
+
+    @property
     def is_empty(self) -> bool:
         """Whether there were no samples so far."""
         return not self.sessions or self.sessions[0].samples_in == 0

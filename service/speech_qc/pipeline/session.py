@@ -7,7 +7,7 @@ model: its owner passes chunks to the engine and scores back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from speech_qc.audio.noise_floor import NoiseFloorMeter
 from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
-from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool, OnPiece
+from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool, OnPiece, measure_ends
 from speech_qc.pipeline.gaps import GapLine, Tail, Transport, bridge_samples
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.scoring import (
@@ -216,6 +216,11 @@ class Session:
         return self._resampler.samples_in - self._line.filled + sum(map(len, self._head))
 
     @property
+    def piece_samples(self) -> int:
+        """Samples at the stream's own rate that are measured at a time."""
+        return self._meter.piece_samples
+
+    @property
     def position(self) -> int:
         """Samples so far at the stream's own rate, gaps included."""
         return self.samples_in + self._line.missing_samples
@@ -318,6 +323,11 @@ class Session:
             self._bridge()
         self._line.add(samples, kind, self.samples_in)
         self._gap += samples
+
+    @staticmethod
+    def measure_ends(sessions: Iterable[Session]) -> None:
+        """Measure the last samples of streams without gaps, those of a pool together; `finish` of each must follow."""
+        measure_ends(session._meter for session in sessions)
 
     def finish(self) -> None:
         """End the audio: fix the number of frames and make the end available for scoring.

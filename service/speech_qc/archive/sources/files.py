@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import orjson
@@ -162,6 +163,32 @@ def checked_items(
         raise ArchiveError(f"{path}: expected recordings, got none: check that this is the right manifest")
     for _, line in lines():
         yield from _items(line, items_of)
+
+
+class JsonManifest:
+    """Source: the entries of a manifest of JSON lines, in their order.
+
+    Args:
+        path: The manifest, which may be compressed (`.gz`).
+        items_of: Returns the items of an entry, of which relative paths are relative to the folder that it is given;
+            raises ValueError if the entry is wrong.
+    """
+
+    opener: str | None = None
+
+    def __init__(self, path: str, items_of: Callable[[dict[str, Any], str], list[Item]]) -> None:
+        self._path, self._items_of = path, items_of
+
+    def items(self) -> Iterator[Item]:
+        """List the recordings; see `ItemSource`."""
+        folder = folder_of(self._path)
+
+        def items_of(entry: Any) -> list[Item]:
+            if not isinstance(entry, dict):
+                raise ValueError(f"expected a JSON object, got {type(entry).__name__}")
+            return self._items_of(entry, folder)
+
+        return checked_items(self._path, partial(json_lines, self._path), items_of)
 
 
 def _items(line: Any, items_of: Callable[[Any], list[Item]]) -> list[Item]:

@@ -12,10 +12,10 @@ import orjson
 
 from speech_qc.archive.items import ArchiveError, ItemSource
 from speech_qc.archive.recordings import StoredFiles, find_sources
-from speech_qc.archive.sources.files import json_lines
+from speech_qc.archive.sources.files import JsonManifest, json_lines
 from speech_qc.archive.sources.kaldi import KaldiData
-from speech_qc.archive.sources.lhotse import LhotseManifest
-from speech_qc.archive.sources.nemo import NemoManifest
+from speech_qc.archive.sources.lhotse import lhotse_items
+from speech_qc.archive.sources.nemo import nemo_items
 from speech_qc.archive.sources.webdataset import AUDIO, TarShards
 from speech_qc.archive.storage import is_remote
 
@@ -101,9 +101,9 @@ def _manifest(path: str) -> ItemSource:
         if isinstance(entry, ValueError):
             raise ArchiveError(f"{path}: line {number}: {entry}: a manifest has a JSON object in each line")
         if isinstance(entry, dict) and "audio_filepath" in entry:
-            return NemoManifest(path)
+            return JsonManifest(path, nemo_items)
         if isinstance(entry, dict) and ("recording" in entry or "sources" in entry or "tracks" in entry):
-            return LhotseManifest(path)
+            return JsonManifest(path, lhotse_items)
         raise ArchiveError(
             f"{path}: expected a manifest of NeMo (audio_filepath) or Lhotse (recording, sources), its first line has "
             f"{', '.join(entry) if isinstance(entry, dict) else type(entry).__name__}"

@@ -8,37 +8,26 @@ Source: Lhotse documentation, "Representing a corpus" and "Cuts".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from speech_qc.archive.items import Item
-from speech_qc.archive.sources.files import checked_items, folder_of, json_lines, resolved, seconds
+from speech_qc.archive.sources.files import resolved, seconds
 
 SUPERVISION_FIELDS = ("speaker", "gender", "language", "text")
 """Fields of a cut's supervisions that become columns, if all supervisions agree."""
 
 
-class LhotseManifest:
-    """Source: the cuts, or recordings, of a manifest; each channel that a cut names is inspected.
+def lhotse_items(entry: dict[str, Any], folder: str) -> list[Item]:
+    """Return the parts that a cut or a recording names; each channel that a cut names is inspected.
 
     Args:
-        path: The manifest.
+        entry: A line of the manifest.
+        folder: Folder of the manifest.
+
+    Raises:
+        ValueError: The entry is neither, or Lhotse would compute its audio.
     """
-
-    opener: str | None = None
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def items(self) -> Iterator[Item]:
-        """List the cuts in their order."""
-        return checked_items(self._path, partial(json_lines, self._path), partial(_items, folder=folder_of(self._path)))
-
-
-def _items(entry: Any, folder: str) -> list[Item]:
-    if not isinstance(entry, dict):
-        raise ValueError(f"expected a JSON object, got {type(entry).__name__}")
     if "sources" in entry and "sampling_rate" in entry:
         return _parts(entry, None, None, None, {"id": entry.get("id")}, folder)
     if entry.get("type") not in ("MonoCut", "MultiCut", "Cut"):
