@@ -109,7 +109,7 @@ class Repeats:
         """
         grid, reach = self._grid, self._reach
         strong = view.spread[:, PIECE_BLOCKS:] >= view.reference[:, PIECE_BLOCKS:] * self._loud_factor
-        loud: NDArray[np.bool_] = np.asarray(strong.any(axis=1))
+        loud: NDArray[np.bool_] = np.logical_or.reduce(strong, axis=1)
         if not loud.any():
             match[...] = 0.0
             return
