@@ -18,7 +18,7 @@ from speech_qc.audio.g711 import decode_mulaw, encode_mulaw
 from speech_qc.audio.packet_decoders import PacketDecoders
 from speech_qc.errors import InvalidAudio, PayloadTooLarge
 from speech_qc.rtp.capture import CaptureFile
-from speech_qc.rtp.network import datagram
+from speech_qc.rtp.network import unwrap
 from speech_qc.rtp.packets import parse_rtp
 from speech_qc.rtp.reader import CaptureReader, RtpOptions
 from speech_qc.rtp.stream import LegAudio
@@ -84,7 +84,7 @@ def test_any_bytes_after_the_magic_number_end_in_order(data, magic):
 @settings(max_examples=500, deadline=None)
 def test_any_packet_is_a_datagram_or_named(link, data):
     for chosen in (link, 1, 101, 113, 276, 0):
-        found = datagram(chosen, data)
+        found = unwrap(chosen, data)
         assert isinstance(found, str) or len(found.payload) <= len(data)
     parse_rtp(0, b"\x80" + data, False)
     parse_rtp(0, b"\xbf" + data, True)

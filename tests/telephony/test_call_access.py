@@ -19,6 +19,7 @@ from speech_qc.security.api_keys import make_key, write_keys
 from speech_qc.security.bind_check import audiosocket_networks, check_exposure
 from speech_qc.security.call_signatures import CallSignatures
 from speech_qc.settings import Settings
+from speech_qc.telephony import refusal
 
 pytestmark = pytest.mark.anyio
 
@@ -65,10 +66,10 @@ async def test_the_signature_v3_of_plivo():
     assert closes == [1000, 1008]
 
 
-def signed_by_genesys(now_s, nonce="VGhpc0lzQVVuaXF1ZU5vbmNl", **changes):
+def signed_by_genesys(now_s, nonce="VGhpc0lzQVVuaXF1ZU5vbmNl", prefix="", **changes):
     """Sign an upgrade, as documented at https://developer.genesys.cloud/devapps/audiohook/security."""
     names = ("@request-target", "@authority", *(name.lower() for name in GENESYS_HEADERS))
-    values = {"@request-target": "/v1/telephony/genesys", "@authority": "audiohook.example.com"}
+    values = {"@request-target": f"{prefix}/v1/telephony/genesys", "@authority": "audiohook.example.com"}
     values |= {name.lower(): value for name, value in GENESYS_HEADERS.items()}
     listed = " ".join(f'"{name}"' for name in names)
     key = GENESYS_HEADERS["X-API-KEY"]
@@ -78,20 +79,24 @@ def signed_by_genesys(now_s, nonce="VGhpc0lzQVVuaXF1ZU5vbmNl", **changes):
     return GENESYS_HEADERS | {"Signature-Input": f"sig1={given}", "Signature": f"sig1=:{made}:"} | changes
 
 
-async def test_the_signature_of_genesys_is_good_once_and_for_ten_seconds():
+@pytest.mark.parametrize("prefix", ["", "/qc"])
+async def test_the_signature_of_genesys_is_good_once_and_for_ten_seconds(prefix, monkeypatch):
+    """It covers the public path, of which a proxy may take away the first part."""
+    monkeypatch.setattr(refusal, "PARTING_S", 0.2)
     settings = {
         "genesys_api_key": GENESYS_HEADERS["X-API-KEY"], "genesys_secret": SECRET,
-        "telephony_url": "wss://audiohook.example.com",
+        "telephony_url": f"wss://audiohook.example.com{prefix}",
     }  # fmt: skip
     said = [genesys("open", 1, **OPEN), genesys("close", 2, reason="end")]
     now_s = time.time()
     tries = {
-        "good": signed_by_genesys(now_s),
-        "again": signed_by_genesys(now_s),
-        "old": signed_by_genesys(now_s - 60, "another-nonce-of-enough-length"),
-        "short nonce": signed_by_genesys(now_s, "short"),
+        "good": signed_by_genesys(now_s, prefix=prefix),
+        "again": signed_by_genesys(now_s, prefix=prefix),
+        "other path": signed_by_genesys(now_s, "a-nonce-of-enough-length", prefix="/other"),
+        "old": signed_by_genesys(now_s - 60, "another-nonce-of-enough-length", prefix=prefix),
+        "short nonce": signed_by_genesys(now_s, "short", prefix=prefix),
         "other organization": signed_by_genesys(
-            now_s, "a-third-nonce-of-enough-length", **{"Audiohook-Organization-Id": "x"}
+            now_s, "a-third-nonce-of-enough-length", prefix, **{"Audiohook-Organization-Id": "x"}
         ),
         "unsigned": GENESYS_HEADERS,
     }

@@ -12,14 +12,18 @@ from speech_qc.audio.packet_decoders import PacketDecoders
 from speech_qc.errors import InvalidAudio, PayloadTooLarge
 from speech_qc.rtp.capture import Captured, CaptureFile
 from speech_qc.rtp.codecs import STATIC, Codec, unknown
+from speech_qc.rtp.encryption import has_tags, is_dtls
 from speech_qc.rtp.finder import StreamFinder, StreamKey
-from speech_qc.rtp.network import Endpoint, datagram
+from speech_qc.rtp.network import Endpoint, Segment, unwrap
 from speech_qc.rtp.sdp import Descriptions
+from speech_qc.rtp.sip_tcp import SipOverTcp
 from speech_qc.rtp.stream import LegItem, RtpStream
 from speech_qc.wire.vocabulary import AudioWarningCode
 
 REORDER_MS = 200
 """How long a missing packet is waited for, as a jitter buffer does."""
+MAX_KEYED = 4096
+"""Pairs of ends that are remembered because they have exchanged DTLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,13 @@ class CaptureReader:
         self._file = CaptureFile(file)
         self._options, self._decoders = options, decoders
         self._descriptions = Descriptions()
+        self._sip = SipOverTcp(self._descriptions.learn)
         self._finder = StreamFinder()
         self._by_key: dict[StreamKey, RtpStream] = {}
         self._latest: dict[tuple[Endpoint, Endpoint], RtpStream] = {}
         self._unread: dict[str, int] = {}
         self._encrypted: set[StreamKey] = set()
+        self._keyed: set[frozenset[Endpoint]] = set()  # ends that have exchanged DTLS
         self._legs = 0
 
     @property
@@ -107,18 +113,30 @@ class CaptureReader:
         return found
 
     def _take(self, packet: Captured) -> Iterator[LegItem]:
-        found = datagram(packet.link, packet.data)
+        found = unwrap(packet.link, packet.data)
         if isinstance(found, str):
             self._unread[found] = self._unread.get(found, 0) + 1
             return
+        if isinstance(found, Segment):
+            self._sip.take(found)
+            return
         if self._descriptions.learn(found.payload):
+            return
+        if is_dtls(found.payload):
+            if len(self._keyed) < MAX_KEYED:
+                self._keyed.add(frozenset((found.source, found.target)))
             return
         media = self._descriptions.find(found.source, found.target)
         sorted_ = self._finder.sort(packet.time_ns, found, is_announced=media is not None)
         if sorted_ is None:
             return
         key, packets = sorted_
-        stream = self._by_key.get(key) or self._open(key, packets[0].time_ns)
+        stream = self._by_key.get(key)
+        if stream is None:
+            stream = self._open(key, packets[0].time_ns)
+            codec = self.codec(key, packets[-1].payload_type)
+            if frozenset((key.source, key.target)) in self._keyed or has_tags(packets, codec):
+                self._encrypted.add(key)
         if media is not None and media.is_encrypted:
             self._encrypted.add(key)
         for one in packets:
@@ -171,6 +189,18 @@ class CaptureReader:
         for reason, message in messages.items():
             if count := self._unread.get(reason):
                 warn("packets_not_read", f"expected whole IP packets, got {count} {message}")
+        if self._sip.unread:
+            warn(
+                "packets_not_read",
+                f"expected whole SIP messages over TCP, got {self._sip.unread} of which the capture lacks a part: not "
+                "read; name dynamic payload types with the option payload_types",
+            )
+        if self._sip.encrypted:
+            warn(
+                "packets_not_read",
+                f"expected SIP that can be read, got {self._sip.encrypted} handshakes of SIP over TLS: it says neither "
+                "what payload types mean nor what is encrypted; name dynamic types with the option payload_types",
+            )
         if self._file.damaged_blocks:
             warn(
                 "packets_not_read",

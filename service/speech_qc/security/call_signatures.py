@@ -147,7 +147,7 @@ class CallSignatures:
         ):
             return False
         values = {
-            "@request-target": _target(scope),
+            "@request-target": self._prefix + _target(scope),
             "@authority": self._authority(headers),
         }
         lines = [f'"{name}": {values.get(name, headers.get(name, ""))}' for name in components]
@@ -177,12 +177,17 @@ class CallSignatures:
         public = self.settings.telephony_url
         return (urlsplit(public).netloc if public else headers.get("host", "")).lower()
 
+    @property
+    def _prefix(self) -> str:
+        """Path of the public address, which a proxy takes away."""
+        return urlsplit(self.settings.telephony_url or "").path.rstrip("/")
+
     def _urls(self, scope: Scope, headers: Headers) -> list[str]:
         """Return the addresses that a vendor may have signed: with and without a port, by the schemes of a socket."""
         target, public = _target(scope), self.settings.telephony_url
         if public:
             parts = urlsplit(public)
-            schemes, host, prefix = [parts.scheme], parts.netloc, parts.path.rstrip("/")
+            schemes, host, prefix = [parts.scheme], parts.netloc, self._prefix
         else:
             schemes, host, prefix = ["wss", "https", "ws", "http"], headers.get("host", ""), ""
         bare = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
