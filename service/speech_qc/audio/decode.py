@@ -34,6 +34,7 @@ from speech_qc.errors import InvalidAudio, UnsupportedFormat
 Block = NDArray[np.float32]
 
 READ_BYTES = 1 << 20  # per read from a file
+_SHORT_READ_BYTES = 1 << 17  # after a part was skipped, since the next one is short, too
 _SNIFF_BYTES = 24  # the longest signature with its size field (W64)
 _HEADER_PIECE_BYTES = 1 << 16  # keeps one huge push from being copied into the header
 
@@ -397,8 +398,7 @@ class FileDecoder:
         yield from first
         first.clear()  # otherwise these blocks would stay in memory until the end
         while True:
-            self._skip(decoder)
-            data = self._file.read(READ_BYTES)
+            data = self._file.read(_SHORT_READ_BYTES if self._skip(decoder) else READ_BYTES)
             if not data:
                 break
             yield from decoder.push(data)
@@ -416,13 +416,15 @@ class FileDecoder:
         """Leave out frames before this one that are not read yet, where that needs no decoding: in WAV and FLAC."""
         self._needed = frame
 
-    def _skip(self, decoder: Decoder) -> None:
+    def _skip(self, decoder: Decoder) -> bool:
+        """Skip what nobody needs; return whether there was anything."""
         if self._needed <= decoder.frames or self._total_bytes is None:
-            return
+            return False
         before = decoder.frames
         size = decoder.skip(self._needed - before, self._total_bytes - self._file.tell())
         self._file.seek(size, io.SEEK_CUR)
         self.frames += decoder.frames - before
+        return size > 0
 
     def __iter__(self) -> Iterator[Block]:
         """Decode block by block; raise the errors of `Decoder.finish` at the first fault in the recording."""
