@@ -10,11 +10,11 @@ import httpx
 import numpy as np
 import pytest
 from websockets.asyncio.client import connect
-from workers_server import WorkersServer, started
 
 from signals import talk, white_noise
 from speech_qc.audio.g711 import encode_mulaw
 from waiting import block_until
+from workers_server import WorkersServer, started
 
 pytestmark = pytest.mark.slow
 

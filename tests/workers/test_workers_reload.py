@@ -12,7 +12,6 @@ import httpx
 import onnx
 import pytest
 from fastapi.testclient import TestClient
-from workers_server import WorkersServer, started
 
 from speech_qc.app import create_app
 from speech_qc.contract import METADATA_KEY, ModelContract
@@ -24,6 +23,7 @@ from speech_qc.settings import Settings, default_model_path
 from speech_qc.workers import Member, member
 from speech_qc.workers.channel import Channel
 from speech_qc.workers.reload import ALL_S, RELOAD_S, Reloads, all_succeeded
+from workers_server import WorkersServer, started
 
 
 def put(path: Path, version: str) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy.engine import URL
-from workers_server import started
 
 from speech_qc.call_store import records
 from speech_qc.call_store.database import Database
 from speech_qc.call_store.records import Entry, Subscription
 from speech_qc.calls.events import CallEvent
 from waiting import block_until
+from workers_server import started
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
-from workers_server import WorkersServer, started
 
 from signals import voice
 from speech_qc.security.api_keys import make_key, write_keys
+from workers_server import WorkersServer, started
 
 pytestmark = pytest.mark.slow
 
