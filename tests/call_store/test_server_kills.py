@@ -115,7 +115,7 @@ def check(server: WorkersServer, url: str, receiver: Receiver, cut: set[str]) ->
     receiver.until(total, 90)
     block_until(lambda: waiting(url) == 0, "the outbox is empty", patience_s=30)
     assert not receiver.invalid
-    assert len(receiver.accepted) == total, "none came twice: none had been accepted before the kill"
+    assert len(receiver.accepted) == total, "each came once: nothing had been accepted before the kill"
     for call, bodies in told.items():
         assert receiver.of_call(call) == bodies, call
         assert (bodies[0]["type"], bodies[-1]["type"]) == ("call.started", "call.ended"), call

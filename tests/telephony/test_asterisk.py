@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import struct
 import time
 from contextlib import suppress
@@ -133,7 +134,9 @@ async def test_a_silent_asterisk_leaves_a_gap():
     assert [kind for _, _, kind in leg.gaps] == ["dtx"]
 
 
-async def test_asterisk_is_answered_at_once_even_if_full():
+async def test_asterisk_is_answered_at_once_even_if_full(caplog):
+    """It shows nobody the reason of a close, so the log has it."""
+    caplog.set_level(logging.INFO, "speech_qc.telephony")
     async with serving(max_streams=1) as (url, app):
         calls = keep_calls(app)
         async with connect(f"{url}/v1/telephony/asterisk", compression=None) as first:
@@ -147,6 +150,8 @@ async def test_asterisk_is_answered_at_once_even_if_full():
                 "speechqc_telephony_failures_total", {"vendor": "asterisk"}
             )
             assert refused == 1
+            (line,) = [one for one in caplog.messages if one.startswith("call from asterisk: overloaded, 0 legs")]
+            assert "expected room for 1 more" in line
 
 
 def frame(kind, payload=b""):
