@@ -80,7 +80,10 @@ class StreamSocket:
 
     async def receive(self) -> bytes | str | None:
         """Return the next message; None if the client has disconnected."""
-        message = await self._websocket.receive()
+        try:
+            message = await self._websocket.receive()
+        except RuntimeError:  # its disconnection was received before
+            return None
         if message["type"] == "websocket.disconnect":
             return None
         content: bytes | str | None = message.get("bytes")
