@@ -86,6 +86,7 @@ async def test_hostile_messages_are_no_unexpected_errors_and_leave_nothing(caplo
     sent, memory = 0, []
     async with serving(EchoRunner(lookahead_frames=2)) as (url, app):
         calls = keep_calls(app)
+        get = app.state.parts.metrics.registry.get_sample_value
         turn = 0
         with caplog.at_level(logging.ERROR, "speech_qc"):
             while sent < 10_000:
@@ -96,11 +97,11 @@ async def test_hostile_messages_are_no_unexpected_errors_and_leave_nothing(caplo
                 sent, turn = sent + len(said), turn + 1
                 if turn % 50 == 0:
                     await until(lambda: app.state.parts.streams.channels == 0, "no place is taken")
+                    await until(lambda: get("speechqc_telephony_sockets_active") == 0, "every socket is closed")
                     assert all(leg.document is not None for leg in calls.legs.values()), "every leg has ended"
                     calls.legs.clear()
                     gc.collect()
                     memory.append(len(gc.get_objects()))
-        get = app.state.parts.metrics.registry.get_sample_value
         await until(lambda: get("speechqc_telephony_sockets_active") == 0, "every socket is closed")
         assert get("speechqc_sessions_active") == 0
         assert len(asyncio.all_tasks()) < 20
