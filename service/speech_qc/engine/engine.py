@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from speech_qc.engine.entry import Entry, Reply, StepResult, fail_entries
+from speech_qc.engine.entry import Entry, Group, GroupResult, Member, Reply, StepResult, fail_entries
 from speech_qc.engine.protocols import (
     EngineObserver,
     FloatArray,
@@ -201,7 +202,7 @@ class Engine:
         self.post(number, samples.copy(), lane, future)
         return future
 
-    def post(self, number: int, samples: FloatArray, lane: str, reply: Reply) -> None:
+    def post(self, number: int, samples: FloatArray | None, lane: str, reply: Reply | Member) -> None:
         """Queue one chunk, or refuse it immediately; never waits.
 
         Cancel the reply to drop the chunk. If its step is already running, the state still advances, and the session
@@ -210,7 +211,7 @@ class Engine:
         Args:
             number: From `open_session`.
             samples: float32 [hops * hop_samples + overlap_samples] of the lane; must not change until the reply is
-                done.
+                done. None if the reply is a `Member`.
             lane: Name of a lane.
             reply: Takes the scores, or InferenceError (the step failed, the state is unchanged), InvalidAudio (samples
                 are not finite, the state is unchanged), DeadlineExceeded (queued too long), EngineDead or Draining
@@ -229,7 +230,7 @@ class Engine:
             raise RuntimeError(f"session {number} already has a chunk in the engine; await it before the next submit")
         if lane not in self._lanes:
             raise ValueError(f"expected one of the lanes {', '.join(self._lanes)}, got {lane!r}")
-        if samples.shape != self._shapes[lane] or samples.dtype != np.float32:
+        if samples is not None and (samples.shape != self._shapes[lane] or samples.dtype != np.float32):
             raise ValueError(
                 f"expected float32 samples {self._shapes[lane]} for lane {lane!r}, got {samples.dtype} {samples.shape}"
             )
@@ -327,16 +328,18 @@ class Engine:
         self._running = self._running + entries
         for entry in entries:
             entry.running = True
-        slots, samples = [entry.slot for entry in entries], [entry.samples for entry in entries]
         started_s = self._clock()
         loop = asyncio.get_running_loop()
-        if self._device is not None:
-            scores = loop.run_in_executor(self._device, self._step_runner.run, lane, slots, samples)
-            return _Step(lane, entries, started_s, scores)
-        scores = loop.create_future()
+        slots = [entry.slot for entry in entries]
         try:
+            samples = _chunks(entries)
+            if self._device is not None:
+                scores = loop.run_in_executor(self._device, self._step_runner.run, lane, slots, samples)
+                return _Step(lane, entries, started_s, scores)
+            scores = loop.create_future()
             scores.set_result(self._step_runner.run(lane, slots, samples))
         except Exception as error:
+            scores = loop.create_future()
             scores.set_exception(error)
         return _Step(lane, entries, started_s, scores)
 
@@ -375,7 +378,7 @@ class Engine:
             self._answer(step, step.scores.result())
         else:
             self._answer_failed(step.entries, cause)
-        self._running = [entry for entry in self._running if not entry.reply.done()]
+        self._running = [entry for entry in self._running if not entry.done]
         self._progress.set()
 
     def _answer(self, step: _Step, result: StepScores) -> None:
@@ -385,9 +388,23 @@ class Engine:
         queue_s = [step.started_s - entry.submitted_s for entry in entries]
         if not result.usable.all():
             self._answer_broken(entries, result)
-        for entry, scores, reading, wait_s in zip(entries, result.scores, result.readings, queue_s, strict=True):
-            if not entry.reply.done():
-                entry.reply.set_result(StepResult(scores, reading, wait_s, step_s, result.features_s, batch))
+        groups: dict[Group, list[int]] = {}
+        readings: list[object] | None = None
+        for place, entry in enumerate(entries):
+            if entry.done:
+                continue
+            entry.answered = True
+            if entry.samples is None:
+                groups.setdefault(cast(Member, entry.reply).group, []).append(place)
+                continue
+            readings = readings or list(result.readings)
+            cast(Reply, entry.reply).set_result(
+                StepResult(result.scores[place], readings[place], queue_s[place], step_s, result.features_s, batch)
+            )
+        for group, places in groups.items():
+            waited_s = [queue_s[place] for place in places]
+            members = [entries[place].reply for place in places]
+            group.deliver(members, GroupResult(places, result.readings, waited_s, step_s, result.features_s))
         self._notify(self._observer.on_step, step.lane.name, batch, queue_s, step_s)
 
     def _answer_broken(self, entries: list[Entry], result: StepScores) -> None:
@@ -452,3 +469,11 @@ class Engine:
             callback(*facts)
         except Exception:
             logger.exception("the engine's observer failed")
+
+
+def _chunks(entries: Sequence[Entry]) -> FloatArray | list[FloatArray]:
+    """Return the samples of a step: [B, n] if sessions cut them, which must happen in the event loop."""
+    samples = [cast(Member, entry.reply).cut() if entry.samples is None else entry.samples for entry in entries]
+    if any(entry.samples is None for entry in entries):
+        return np.concatenate(samples).reshape(len(samples), -1)
+    return samples

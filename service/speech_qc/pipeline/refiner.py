@@ -73,8 +73,7 @@ class Suspicion:
     def of(self, scores: Float32) -> NDArray[np.bool_]:
         """Return which channels [B] of scores [B, n, C], or which frames [n] of scores [n, C], are suspect."""
         suspect = scores[..., self._columns] >= self._least
-        found: NDArray[np.bool_] = suspect.any(axis=(-1, -2) if scores.ndim == 3 else -1)
-        return found
+        return np.asarray(suspect.any(axis=(-1, -2) if scores.ndim == 3 else -1))
 
 
 @dataclass(slots=True)

@@ -37,8 +37,8 @@ from speech_qc.scoring import (
     ScoreBatch,
     ScoreBlock,
     ScoreReader,
-    Summary,
     SpeechLoss,
+    Summary,
     SummaryMeter,
     Verdict,
     judge,
@@ -385,6 +385,10 @@ class Session:
         self._taken += own
         return chunk
 
+    def untake(self, hops: int) -> None:
+        """Undo the last `take`, of this many hops, whose scores never came; no other chunk was taken since."""
+        self._taken -= hops * self._hop
+
     def accept(self, reading: ChunkReading) -> Update:
         """Accept the scores of the next chunk, as read by the engine's `read_out`, in the order of `take`."""
         block, row, tail = reading.block, self.row, self.rows.session.tail
@@ -401,8 +405,10 @@ class Session:
         is_bridged = bool(self._line.bridges)
         take = self._take_bridged if is_bridged else self._take_frames
         update = take(block, levels[:count])
+        # A bridge needs care until the frames after it, and after what it skips, are scored.
+        bridged = is_bridged and self._line.bridges[-1].stop_frame >= self._frames_done
         self.rows.session.plain[row] = not (
-            is_bridged or self._frame_total is not None or self._kept is not None or self._rows_out < tail.shape[1]
+            bridged or self._frame_total is not None or self._kept is not None or self._rows_out < tail.shape[1]
         )
         return update
 

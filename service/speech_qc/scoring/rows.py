@@ -1,4 +1,4 @@
-"""State of many channels as arrays with one row per channel, so that a step advances all of its channels in one call."""
+"""State of many channels as arrays with one row per channel: a step advances all of its channels in one call."""
 
 from __future__ import annotations
 

@@ -280,7 +280,8 @@ class SummaryMeter:
     @property
     def last_scores(self) -> FloatArray:
         """The scores of the last frame, [C]; zeros before the first."""
-        return self._rows.scores[self._row, int(self._rows.waiting[self._row]) - 1]
+        last: FloatArray = self._rows.scores[self._row, int(self._rows.waiting[self._row]) - 1]
+        return last
 
     def add_losses(self, losses: Sequence[SpeechLoss]) -> None:
         """Count losses that fall into speech."""
