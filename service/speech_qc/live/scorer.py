@@ -380,7 +380,7 @@ class Scorer:
         return chunk
 
     def missed(self, channel: int, error: BaseException) -> None:
-        """Take the engine's failure to score a chunk; retry once: the state is unchanged, so the stream need not end."""
+        """Take the failure to score a chunk; retry once: the state is unchanged, so the stream need not end."""
         if self._stopped:
             return
         if not isinstance(error, InferenceError) or self._retried[channel]:

@@ -25,7 +25,7 @@ from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
 from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool, OnPiece
 from speech_qc.pipeline.channel_rows import ChannelRows
-from speech_qc.pipeline.gaps import GapLine, Tail, Transport, bridge_samples
+from speech_qc.pipeline.gaps import GapLine, Transport, bridge_samples
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.scoring import (
     Event,
@@ -186,7 +186,9 @@ class Session:
         self.rate_hz = rate_hz
         self._spec = contract.features
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
-        self._meter = ChannelMeter(rate_hz, on_piece, pool)
+        self._line = GapLine(rate_hz, self._spec)
+        self._has_gaps = gaps
+        self._meter = ChannelMeter(rate_hz, on_piece, pool, self._line.tail_samples if gaps else 0)
         self._reader = reader or ChunkReader(contract)
         scores = self._reader.scores
         self.rows = rows or ChannelRows(contract, scores, rows=1)
@@ -216,8 +218,6 @@ class Session:
         self._events_found = 0
         self._event_counts: dict[str, int] = {}
         self._max_events = max_events
-        self._line = GapLine(rate_hz, self._spec)
-        self._tail = Tail(self._line.tail_samples) if gaps else None
         self._gap = 0  # samples of a gap that is not bridged yet
         self._head: list[Float32] = []  # sound after it, as pushed
         self._skipped = 0  # frames skipped before the next one
@@ -328,7 +328,7 @@ class Session:
             samples: Length of the gap at `rate_hz`.
             kind: Why it is missing.
         """
-        if self._frame_total is not None or self._tail is None:
+        if self._frame_total is not None or not self._has_gaps:
             raise RuntimeError("gap after finish, or in a session that was made without gaps")
         if samples <= 0:
             return
@@ -563,19 +563,17 @@ class Session:
             self.rows.session.known[self.row] = self._losses.frame_after(known)
         if clip:
             samples = np.clip(samples, -1.0, 1.0)
-        if self._tail is not None:
-            self._tail.push(samples)
         self._append(self._resampler.push(samples))
 
     def _bridge(self) -> None:
         """Bridge the gap, then take the samples after it."""
-        assert self._tail is not None
         gap, self._gap = self._gap, 0
         self.rows.session.plain[self.row] = False
         head, self._head = np.concatenate([np.zeros(0, np.float32), *self._head]), []
         count = self._line.bridge(gap, self._resampler.samples_in, self._frames_done)
         after = np.clip(head[: self._line.joint_samples], -1.0, 1.0)
-        self._hear(bridge_samples(self._tail.last(count), count, after), bridge=True)
+        before = np.clip(self._meter.last(count), -1.0, 1.0)
+        self._hear(bridge_samples(before, count, after), bridge=True)
         self._hear(head, clip=True)
 
     def _hold(self, losses: Sequence[Loss]) -> None:
