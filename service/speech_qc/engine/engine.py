@@ -122,6 +122,7 @@ class Engine:
         self._dispatcher: asyncio.Task[None] | None = None
         self._work = asyncio.Event()  # there is something to pop, or a reason to stop
         self._progress = asyncio.Event()  # `drain` should check its conditions again
+        self._announced: list[tuple[Callable[[], None], float]] = []
         self._running: list[Entry] = []  # entries of steps that are running, or have run and are not answered yet
         self._started = self._draining = self._stopping = False
         self._death: str | None = None
@@ -202,7 +203,31 @@ class Engine:
         self.post(number, samples.copy(), lane, future)
         return future
 
-    def post(self, number: int, samples: FloatArray | None, lane: str, reply: Reply | Member) -> None:
+    def announce(self, gather: Callable[[], None], since_s: float | None = None) -> None:
+        """Note that chunks will be posted by `gather`, which is called once, before the next step is chosen.
+
+        So the work that leads to a chunk can be done for many sessions at once. `gather` must not raise.
+
+        Args:
+            gather: Posts the chunks.
+            since_s: When the first of them was complete, on the engine's clock; now by default.
+
+        Raises:
+            Draining, EngineDead: See `post`.
+        """
+        self._check_accepting(new=False)
+        self._announced.append((gather, self._clock() if since_s is None else since_s))
+        self._work.set()
+
+    def _gather(self) -> None:
+        """Let the announced chunks be posted."""
+        announced, self._announced = self._announced, []
+        for gather, _ in announced:
+            gather()
+
+    def post(
+        self, number: int, samples: FloatArray | None, lane: str, reply: Reply | Member, since_s: float | None = None
+    ) -> None:
         """Queue one chunk, or refuse it immediately; never waits.
 
         Cancel the reply to drop the chunk. If its step is already running, the state still advances, and the session
@@ -216,6 +241,7 @@ class Engine:
             reply: Takes the scores, or InferenceError (the step failed, the state is unchanged), InvalidAudio (samples
                 are not finite, the state is unchanged), DeadlineExceeded (queued too long), EngineDead or Draining
                 (the engine ended first).
+            since_s: When the chunk was complete, on the engine's clock; now by default.
 
         Raises:
             Overloaded: The queue is full.
@@ -234,7 +260,7 @@ class Engine:
             raise ValueError(
                 f"expected float32 samples {self._shapes[lane]} for lane {lane!r}, got {samples.dtype} {samples.shape}"
             )
-        now = self._clock()
+        now = self._clock() if since_s is None else since_s
         entry = Entry(number, session.row, lane, samples, now, now + self._step_deadline_s, reply)
         try:
             self._queue.push(entry)
@@ -268,6 +294,7 @@ class Engine:
             step_s: Maximum wait for that step, seconds; if it takes longer, the engine is dead. None: no limit.
         """
         self._draining = self._stopping = True
+        self._gather()  # what posts now is refused
         fail_entries(
             self._queue.clear(), Draining("the server stopped before it scored this chunk; send it to another server")
         )
@@ -290,13 +317,15 @@ class Engine:
         done: _Step | None = None
         try:
             while not self._stopping and self._death is None:
-                wait_s = self._queue.wait_s(self._clock(), self._load)
+                announced_s = self._announced[0][1] if self._announced else None
+                wait_s = self._queue.wait_s(self._clock(), self._load, announced_s)
                 if done is not None and (wait_s or self._device is None):  # results must not wait
                     self._finish_step(done)
                     done = None
                     continue
                 if wait_s:
                     await asyncio.sleep(wait_s)
+                self._gather()
                 batch = self._queue.pop(self._clock())
                 self._answer_dropped(batch)
                 step = None if batch.lane is None else self._begin_step(batch.lane, batch.entries)
@@ -444,6 +473,7 @@ class Engine:
             return
         self._death = message
         logger.critical("the engine is dead: %s", message)
+        self._gather()  # what posts now is refused
         fail_entries([*self._running, *self._queue.clear()], self._dead())
         self._work.set()
         self._progress.set()

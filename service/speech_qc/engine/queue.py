@@ -118,7 +118,7 @@ class StepQueue:
         self._pushed += 1
         self._sessions.add(entry.session)
 
-    def wait_s(self, now: float, load: float) -> float:
+    def wait_s(self, now: float, load: float, announced_s: float | None = None) -> float:
         """Return for how long the next step should wait for more entries; 0 if it should run, or nothing is queued.
 
         A step costs the same for its first entry as for the next ten. The wait grows with the load up to `FULL_LOAD`,
@@ -128,10 +128,13 @@ class StepQueue:
         Args:
             now: Current time on the clock of the entries' `submitted_s`.
             load: Share of the time in which the device is busy, 0 to 1.
+            announced_s: When the first entry that is not pushed yet was announced; it counts as one of the first lane.
         """
         share = min(1.0, load / FULL_LOAD)
         busy = [waiting for waiting in self._lanes if waiting.entries]
         left = [x.entries[0][1].submitted_s + share * x.lane.collect_s - now for x in busy]
+        if announced_s is not None:
+            left.append(announced_s + share * self._lanes[0].lane.collect_s - now)
         full = any(len(waiting.entries) >= self.max_batch or not waiting.lane.collect_s for waiting in busy)
         return 0.0 if full or min(left, default=0.0) < SHORTEST_WAIT_S else min(left)
 

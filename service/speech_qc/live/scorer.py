@@ -134,7 +134,7 @@ class Scorer:
         self._live_noisy = metrics.noisy_frames.labels("live")
         self._noisy_counted = 0  # frames
         spec = contract.features
-        self._overlap = spec.overlap_samples
+        self._hop, self._overlap = spec.hop_samples, spec.overlap_samples
         self._frame_hop_s = spec.frame_hop_s
         self._hops_per_frame = spec.hops_per_frame
         most = round(settings.stream_max_ahead_s * spec.sample_rate_hz)
@@ -152,9 +152,10 @@ class Scorer:
         self._stopped = False
         self._lane = lanes.live  # of the chunks in the engine
         self._in_flight = 0  # channels whose chunk has no result yet
-        self._members = [
-            _Member(self, channel, session, generation.channels) for channel, session in enumerate(self.sessions)
-        ]
+        self._group = generation.channels
+        self._members: list[_Member] = []
+        self._is_cut = True  # the chunk that was submitted last
+        self._since_s: float | None = None  # when the audio that is being pushed arrived
         self._updates: list[Update | None] = [None] * options.channels
         self._retried = [False] * options.channels
         self._arrived_s = 0.0
@@ -176,12 +177,11 @@ class Scorer:
         Raises:
             Overloaded, Draining, EngineDead: The engine refuses; no session stays open then.
         """
+        text_only = len(self.sessions) == 1 and not self.options.legs and self._on_update is None
         try:
-            for _ in self.sessions:
+            for channel, session in enumerate(self.sessions):
                 self._numbers.append(self._engine.open_session())
-            text_only = len(self.sessions) == 1 and not self.options.legs and self._on_update is None
-            for member in self._members:
-                member.text_only = text_only
+                self._members.append(_Member(self, channel, session, self._group, text_only=text_only))
         except BaseException:
             self.close()
             raise
@@ -215,7 +215,9 @@ class Scorer:
         if self._arrivals and received - self._arrivals[-1][0] < self._overlap:
             self._arrivals.pop()  # for messages of a few samples, one entry per window is enough; keep the later time
         self._arrivals.append((received, now_s))
+        self._since_s = now_s
         self._advance()
+        self._since_s = None
 
     def gap(self, samples: int, kind: GapKind) -> None:
         """Note that samples at the stream's rate were not received; see `Session.gap`."""
@@ -231,6 +233,14 @@ class Scorer:
     def has_room(self) -> bool:
         """Whether less than the allowed amount of audio waits."""
         return self.sessions[0].samples_waiting < self._max_ahead
+
+    @property
+    def samples_missing(self) -> int:
+        """Samples at the model's rate without which no further chunk is complete; may be negative."""
+        is_small = self._small or not self._aligned
+        following = self._lanes.flush if is_small else self._lanes.live
+        hops = following.hops + (0 if self._is_cut else self._lane.hops)
+        return hops * self._hop + self._overlap - self.sessions[0].samples_waiting
 
     async def wait_for_room(self) -> None:
         """Wait until there is room."""
@@ -368,13 +378,15 @@ class Scorer:
         self._lane = lane
         for channel in range(len(self._members)):
             self._retried[channel] = False
-            self._engine.post(self._numbers[channel], None, lane.name, self._members[channel])
+            self._engine.post(self._numbers[channel], None, lane.name, self._members[channel], self._since_s)
             self._in_flight += 1
+        self._is_cut = False
 
     def cut(self, channel: int) -> Float32:
         """Cut the chunk of a channel."""
         chunk = _required(self.sessions[channel].take(self._lane.hops))
         if not channel:
+            self._is_cut = True
             self._arrived_s = self._arrival_s()
             self._room.set()
         return chunk
@@ -521,14 +533,16 @@ class _Member:
 
     __slots__ = ("_channel", "_scorer", "group", "session", "text_only")
 
-    def __init__(self, scorer: Scorer, channel: int, session: Session, group: SharedChannels) -> None:
+    def __init__(
+        self, scorer: Scorer, channel: int, session: Session, group: SharedChannels, *, text_only: bool
+    ) -> None:
         self._scorer: Scorer | None = scorer
-        self._channel, self.session, self.group = channel, session, group
-        self.text_only = False
+        self._channel, self.session, self.group, self.text_only = channel, session, group, text_only
 
     def close(self) -> None:
-        self._scorer = None
-        del self.session
+        if self._scorer is not None:
+            self._scorer = None
+            del self.session
 
     def done(self) -> bool:
         return self._scorer is None
