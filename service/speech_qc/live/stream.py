@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -27,7 +26,7 @@ from speech_qc.live.ignored_messages import IgnoredMessages
 from speech_qc.live.input_checks import InputChecks, InputWarning
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
-from speech_qc.live.scorer import OnPiece, Scorer
+from speech_qc.live.scorer import Scorer
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.session import ChannelRecord
 from speech_qc.state import AppState
@@ -103,9 +102,9 @@ class LiveStream:
         self._join = state.calls.join if options.legs else None
         self._checks = InputChecks(options.rate_hz, options.channels, options.encoding)
         self._ignored = IgnoredMessages()
-        self._piece_warnings: list[InputWarning] = []  # about the piece that is being taken
+        self._checked = _Checked(self._checks)
         self._outbox = Outbox(state.settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
-        self._scorer = Scorer(generation, state, options, self._outbox, _checking(self._checks, self._piece_warnings))
+        self._scorer = Scorer(generation, state, options, self._outbox, self._checked.on_piece)
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
         self._decoder = SampleDecoder(options.encoding, options.channels, piece_samples)
         self._bounded = options.encoding != "float32"
@@ -428,32 +427,34 @@ class LiveStream:
             data = b"".join(self._waiting)
             self._waiting.clear()
             self._waiting_bytes = 0
-            with self._ending_with_faults():
+            try:
                 channels = self._decoder.decode(data)
-                if channels is not None:
-                    self._hear(channels)
+            except SpeechQCError as fault:
+                self._end_with(fault)
+            else:
+                self._hear(channels)
         self._due_s = None
 
     def heard(self, samples: Float32) -> None:
         """Take samples that were decoded together with those of other streams."""
         if len(samples) and self._receiver is not None:
-            with self._ending_with_faults():
-                self._hear([samples])
+            self._hear([samples])
         self._due_s = None
 
-    def _hear(self, channels: list[Float32]) -> None:
-        now_s = time.monotonic() if self._due_s is None else self._due_s
-        self._take(channels, now_s)
-        self._note_pace(len(channels[0]), now_s)
-        if self._is_steady:
-            samples = -(-self._scorer.samples_missing * self._options.rate_hz // self._model_rate_hz)
-            self._enough_bytes = samples * self._frame_bytes - self._decoder.rest_bytes
+    def _hear(self, channels: list[Float32] | None) -> None:
+        """Take samples that waited, None for fewer than one; end the stream with whatever is raised.
 
-    @contextmanager
-    def _ending_with_faults(self) -> Iterator[None]:
-        """End the stream with whatever is raised: nobody waits for it here, and other streams must go on."""
+        Nobody waits for it here, and other streams must go on.
+        """
+        if channels is None:
+            return
+        now_s = time.monotonic() if self._due_s is None else self._due_s
         try:
-            yield
+            self._take(channels, now_s)
+            self._note_pace(len(channels[0]), now_s)
+            if self._is_steady:
+                samples = -(-self._scorer.samples_missing * self._options.rate_hz // self._model_rate_hz)
+                self._enough_bytes = samples * self._frame_bytes - self._decoder.rest_bytes
         except SpeechQCError as fault:
             self._end_with(fault)
         except Exception:
@@ -491,16 +492,18 @@ class LiveStream:
         """Push one piece of audio and send the warnings about it."""
         started_s = time.monotonic()
         self._scorer.push(channels, now_s, bounded=self._bounded)
-        if self._piece_warnings:
-            for warn in self._piece_warnings:
-                self._warn(warn)
-            self._piece_warnings.clear()
-        for channel in range(len(channels)):
-            if self._checks.levels_due(channel):
-                session = self._scorer.sessions[channel]
-                for warn in self._checks.check_levels(channel, session.levels(), session.samples_in, now_s):
-                    self._warn(warn)
+        if self._checked.pieces:
+            self._warn_of_pieces(now_s)
         self._scorer.decode_s += time.monotonic() - started_s
+
+    def _warn_of_pieces(self, now_s: float) -> None:
+        """Send the warnings about the pieces that were measured meanwhile."""
+        warnings = self._checked.taken()
+        for channel, session in enumerate(self._scorer.sessions):
+            if self._checks.levels_due(channel):
+                warnings += self._checks.check_levels(channel, session.levels(), session.samples_in, now_s)
+        for warn in warnings:
+            self._warn(warn)
 
     def _note_pace(self, arrived: int, now_s: float) -> None:
         warn = self._checks.arrived(arrived / self._options.rate_hz, now_s) if arrived else None
@@ -578,13 +581,27 @@ class LiveStream:
             self._metrics.verdicts.labels(record.verdict.status).inc()
 
 
-def _checking(checks: InputChecks, warnings: list[InputWarning]) -> OnPiece:
-    """Return a callback that collects the warnings of `checks`; it has no reference to the stream or its scorer."""
+class _Checked:
+    """Checks the pieces that a scorer measures; has no reference to the stream or its scorer.
 
-    def on_piece(channel: int, samples: Float32, mean_square: float) -> None:
-        warnings.extend(checks.check_samples(channel, samples, mean_square, time.monotonic()))
+    Attributes:
+        pieces: Pieces that were checked since `taken`.
+    """
 
-    return on_piece
+    def __init__(self, checks: InputChecks) -> None:
+        self._checks = checks
+        self._warnings: list[InputWarning] = []
+        self.pieces = 0
+
+    def on_piece(self, channel: int, samples: Float32, mean_square: float) -> None:
+        """Check a piece."""
+        self.pieces += 1
+        self._warnings += self._checks.check_samples(channel, samples, mean_square, time.monotonic())
+
+    def taken(self) -> list[InputWarning]:
+        """Return the warnings since the last call."""
+        warnings, self._warnings, self.pieces = self._warnings, [], 0
+        return warnings
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:

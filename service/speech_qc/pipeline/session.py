@@ -205,7 +205,7 @@ class Session:
         self._noise = contract.index("noise")
         self._refiner = EventRefiner(contract, show_digits=show_digits)
         self._buffer = SampleBuffer()
-        self._known = 0  # what the meter last told
+        self._known: int | None = None  # what the meter last told
         self._taken = 0  # position of the first sample that is in no chunk yet
         # Past samples to keep for mirroring at the end: they cover the look-ahead, the last frame and its window.
         self._reach = (contract.lookahead_frames + 1) * self._spec.frame_samples + self._spec.overlap_samples
@@ -310,7 +310,10 @@ class Session:
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
         if bounded or not len(samples):
-            self._hear(samples)
+            if self._gap:
+                self._hear(samples)
+            else:
+                self._take(samples)
             return
         peak = max(float(samples.max()), -float(samples.min()))
         if not peak <= MAX_MAGNITUDE:  # also true if it is NaN
@@ -556,11 +559,16 @@ class Session:
             if sum(map(len, self._head)) >= self._line.joint_samples:
                 self._bridge()
             return
-        self._meter.push(samples, bridge=bridge)
-        known = self._meter.known
-        if known is not None and known != self._known:
-            self._known = known
-            self.rows.session.known[self.row] = self._losses.frame_after(known)
+        self._take(samples, clip=clip, bridge=bridge)
+
+    def _take(self, samples: Float32, *, clip: bool = False, bridge: bool = False) -> None:
+        """Measure samples, and make them available for scoring."""
+        meter = self._meter
+        meter.push(samples, bridge=bridge)
+        if meter.known != self._known:
+            self._known = meter.known
+            if self._known is not None:
+                self.rows.session.known[self.row] = self._losses.frame_after(self._known)
         if clip:
             samples = np.clip(samples, -1.0, 1.0)
         self._append(self._resampler.push(samples))
