@@ -218,6 +218,8 @@ class Engine:
         self._check_accepting(new=False)
         self._announced.append((gather, self._clock() if since_s is None else since_s))
         self._work.set()
+        if self._device is not None and self._running:  # the event loop has time while the thread is busy
+            asyncio.get_running_loop().call_soon(self._gather)
 
     def _gather(self) -> None:
         """Let the announced chunks be posted."""
