@@ -26,6 +26,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -42,6 +43,7 @@ from speech_qc.engine import EchoRunner
 from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.pipeline.session import ChunkReader, Session
+from speech_qc.pipeline.shared_channels import SharedChannels
 from speech_qc.scoring.reading import ScoreBlock, ScoreReader
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
@@ -232,8 +234,9 @@ def memory_table(_: int) -> str:
         chunks = np.array_split(audio[: MEMORY_S * rate_hz], 10 * MEMORY_S)
         Session(contract, rate_hz)  # fills caches that all sessions share
         tracemalloc.start()
-        pool = MeterPool()
-        sessions = [Session(contract, rate_hz, reader=reader, pool=pool) for _ in range(SESSIONS)]
+        shared = SharedChannels(contract, reader)
+        parts: dict[str, Any] = {"reader": reader, "pool": shared.meters, "rows": shared.rows}
+        sessions = [Session(contract, rate_hz, **parts, gaps=True) for _ in range(SESSIONS)]
         new, _ = tracemalloc.get_traced_memory()
         for chunk in chunks:
             for session in sessions:

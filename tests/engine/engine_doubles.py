@@ -19,6 +19,7 @@ UPLOAD = Lane("upload", hops=40, priority=2)
 LANES = [UPLOAD, LIVE, FLUSH]  # not sorted by priority
 
 SPEC = FeatureSpec()
+BOUNDS = ("capacity", "max_batch", "pad_to_bucket", "read_out")  # of the stepper
 PATIENCE_S = 10.0  # a hanging test fails after this time
 
 
@@ -121,7 +122,7 @@ def random_chunks(seed: int, count: int, lane: Lane = LIVE) -> list[np.ndarray]:
 async def running(runner: EchoRunner | None = None, **options: Any) -> AsyncIterator[Engine]:
     """Start an engine with small limits and stop it at the end."""
     settings: dict[str, Any] = {"lanes": LANES, "capacity": 8, "max_batch": 4, "max_queue": 8} | options
-    bounds = {name: settings.pop(name) for name in ("capacity", "max_batch", "pad_to_bucket") if name in settings}
+    bounds = {name: settings.pop(name) for name in BOUNDS if name in settings}
     steps = Stepper(runner or EchoRunner(), settings.pop("front_end", plain_front_end), **bounds)
     engine = Engine(steps, **settings)
     await engine.start()

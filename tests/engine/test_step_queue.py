@@ -202,7 +202,7 @@ def test_bounds_below_one_are_refused(bound: str) -> None:
         make_queue(**{bound: 0})
 
 
-@pytest.mark.parametrize(("load", "wait_s"), [(0.0, 0.0), (0.04, 0.0), (0.25, 0.005), (0.5, 0.01), (1.0, 0.01)])
+@pytest.mark.parametrize(("load", "wait_s"), [(0.0, 0.0), (0.06, 0.0), (0.125, 0.005), (0.2, 0.01), (1.0, 0.01)])
 def test_the_wait_for_more_entries_grows_with_the_load(entry: Maker, load: float, wait_s: float) -> None:
     queue = collecting_queue()
     push(queue, entry(LIVE))
@@ -215,6 +215,14 @@ def test_the_wait_counts_from_the_oldest_entry_of_any_lane(entry: Maker) -> None
     assert queue.wait_s(0.004, 1.0) == pytest.approx(0.006)
     assert queue.wait_s(0.0095, 1.0) == 0.0  # too short for a timer
     assert queue.wait_s(0.02, 1.0) == 0.0
+
+
+def test_the_wait_counts_from_an_announcement_as_from_an_entry(entry: Maker) -> None:
+    queue = collecting_queue()
+    assert queue.wait_s(0.004, 1.0, announced_s=0.0) == pytest.approx(0.006)
+    assert queue.wait_s(0.004, 0.0, announced_s=0.0) == 0.0
+    push(queue, entry(LIVE))
+    assert queue.wait_s(0.005, 1.0, announced_s=0.002) == pytest.approx(0.005)
 
 
 def test_nothing_waits_for_a_full_batch_or_beside_a_lane_that_does_not_collect(entry: Maker) -> None:

@@ -5,7 +5,7 @@ Callers use only `Engine`, which runs an `OnnxRunner` or an `EchoRunner`.
 
 from speech_qc.engine.echo import EchoRunner, echo_contract
 from speech_qc.engine.engine import Engine, EngineStatus
-from speech_qc.engine.entry import Reply, StepResult
+from speech_qc.engine.entry import GroupResult, Member, Reply, StepResult
 from speech_qc.engine.protocols import (
     DropReason,
     EngineObserver,
@@ -26,7 +26,9 @@ __all__ = [
     "EngineObserver",
     "EngineStatus",
     "FrontEnd",
+    "GroupResult",
     "Lane",
+    "Member",
     "Model",
     "OnnxRunner",
     "ReadOut",

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from speech_qc.engine.entry import Entry, Reply, StepResult, fail_entries
+from speech_qc.engine.entry import Entry, Group, GroupResult, Member, Reply, StepResult, fail_entries
 from speech_qc.engine.protocols import (
     EngineObserver,
     FloatArray,
@@ -121,6 +122,7 @@ class Engine:
         self._dispatcher: asyncio.Task[None] | None = None
         self._work = asyncio.Event()  # there is something to pop, or a reason to stop
         self._progress = asyncio.Event()  # `drain` should check its conditions again
+        self._announced: list[tuple[Callable[[], None], float]] = []
         self._running: list[Entry] = []  # entries of steps that are running, or have run and are not answered yet
         self._started = self._draining = self._stopping = False
         self._death: str | None = None
@@ -201,7 +203,33 @@ class Engine:
         self.post(number, samples.copy(), lane, future)
         return future
 
-    def post(self, number: int, samples: FloatArray, lane: str, reply: Reply) -> None:
+    def announce(self, gather: Callable[[], None], since_s: float | None = None) -> None:
+        """Note that chunks will be posted by `gather`, which is called once, before the next step is chosen.
+
+        So the work that leads to a chunk can be done for many sessions at once. `gather` must not raise.
+
+        Args:
+            gather: Posts the chunks.
+            since_s: When the first of them was complete, on the engine's clock; now by default.
+
+        Raises:
+            Draining, EngineDead: See `post`.
+        """
+        self._check_accepting(new=False)
+        self._announced.append((gather, self._clock() if since_s is None else since_s))
+        self._work.set()
+        if self._device is not None and self._running:  # the event loop has time while the thread is busy
+            asyncio.get_running_loop().call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Let the announced chunks be posted."""
+        announced, self._announced = self._announced, []
+        for gather, _ in announced:
+            gather()
+
+    def post(
+        self, number: int, samples: FloatArray | None, lane: str, reply: Reply | Member, since_s: float | None = None
+    ) -> None:
         """Queue one chunk, or refuse it immediately; never waits.
 
         Cancel the reply to drop the chunk. If its step is already running, the state still advances, and the session
@@ -210,11 +238,12 @@ class Engine:
         Args:
             number: From `open_session`.
             samples: float32 [hops * hop_samples + overlap_samples] of the lane; must not change until the reply is
-                done.
+                done. None if the reply is a `Member`.
             lane: Name of a lane.
             reply: Takes the scores, or InferenceError (the step failed, the state is unchanged), InvalidAudio (samples
                 are not finite, the state is unchanged), DeadlineExceeded (queued too long), EngineDead or Draining
                 (the engine ended first).
+            since_s: When the chunk was complete, on the engine's clock; now by default.
 
         Raises:
             Overloaded: The queue is full.
@@ -229,11 +258,11 @@ class Engine:
             raise RuntimeError(f"session {number} already has a chunk in the engine; await it before the next submit")
         if lane not in self._lanes:
             raise ValueError(f"expected one of the lanes {', '.join(self._lanes)}, got {lane!r}")
-        if samples.shape != self._shapes[lane] or samples.dtype != np.float32:
+        if samples is not None and (samples.shape != self._shapes[lane] or samples.dtype != np.float32):
             raise ValueError(
                 f"expected float32 samples {self._shapes[lane]} for lane {lane!r}, got {samples.dtype} {samples.shape}"
             )
-        now = self._clock()
+        now = self._clock() if since_s is None else since_s
         entry = Entry(number, session.row, lane, samples, now, now + self._step_deadline_s, reply)
         try:
             self._queue.push(entry)
@@ -267,6 +296,7 @@ class Engine:
             step_s: Maximum wait for that step, seconds; if it takes longer, the engine is dead. None: no limit.
         """
         self._draining = self._stopping = True
+        self._gather()  # what posts now is refused
         fail_entries(
             self._queue.clear(), Draining("the server stopped before it scored this chunk; send it to another server")
         )
@@ -289,13 +319,15 @@ class Engine:
         done: _Step | None = None
         try:
             while not self._stopping and self._death is None:
-                wait_s = self._queue.wait_s(self._clock(), self._load)
+                announced_s = self._announced[0][1] if self._announced else None
+                wait_s = self._queue.wait_s(self._clock(), self._load, announced_s)
                 if done is not None and (wait_s or self._device is None):  # results must not wait
                     self._finish_step(done)
                     done = None
                     continue
                 if wait_s:
                     await asyncio.sleep(wait_s)
+                self._gather()
                 batch = self._queue.pop(self._clock())
                 self._answer_dropped(batch)
                 step = None if batch.lane is None else self._begin_step(batch.lane, batch.entries)
@@ -327,16 +359,18 @@ class Engine:
         self._running = self._running + entries
         for entry in entries:
             entry.running = True
-        slots, samples = [entry.slot for entry in entries], [entry.samples for entry in entries]
         started_s = self._clock()
         loop = asyncio.get_running_loop()
-        if self._device is not None:
-            scores = loop.run_in_executor(self._device, self._step_runner.run, lane, slots, samples)
-            return _Step(lane, entries, started_s, scores)
-        scores = loop.create_future()
+        slots = [entry.slot for entry in entries]
         try:
+            samples = _chunks(entries)
+            if self._device is not None:
+                scores = loop.run_in_executor(self._device, self._step_runner.run, lane, slots, samples)
+                return _Step(lane, entries, started_s, scores)
+            scores = loop.create_future()
             scores.set_result(self._step_runner.run(lane, slots, samples))
         except Exception as error:
+            scores = loop.create_future()
             scores.set_exception(error)
         return _Step(lane, entries, started_s, scores)
 
@@ -375,7 +409,7 @@ class Engine:
             self._answer(step, step.scores.result())
         else:
             self._answer_failed(step.entries, cause)
-        self._running = [entry for entry in self._running if not entry.reply.done()]
+        self._running = [entry for entry in self._running if not entry.done]
         self._progress.set()
 
     def _answer(self, step: _Step, result: StepScores) -> None:
@@ -385,9 +419,23 @@ class Engine:
         queue_s = [step.started_s - entry.submitted_s for entry in entries]
         if not result.usable.all():
             self._answer_broken(entries, result)
-        for entry, scores, reading, wait_s in zip(entries, result.scores, result.readings, queue_s, strict=True):
-            if not entry.reply.done():
-                entry.reply.set_result(StepResult(scores, reading, wait_s, step_s, result.features_s, batch))
+        groups: dict[Group, list[int]] = {}
+        readings: list[object] | None = None
+        for place, entry in enumerate(entries):
+            if entry.done:
+                continue
+            entry.answered = True
+            if entry.samples is None:
+                groups.setdefault(cast(Member, entry.reply).group, []).append(place)
+                continue
+            readings = readings or list(result.readings)
+            cast(Reply, entry.reply).set_result(
+                StepResult(result.scores[place], readings[place], queue_s[place], step_s, result.features_s, batch)
+            )
+        for group, places in groups.items():
+            waited_s = [queue_s[place] for place in places]
+            members = [entries[place].reply for place in places]
+            group.deliver(members, GroupResult(places, result.readings, waited_s, step_s, result.features_s))
         self._notify(self._observer.on_step, step.lane.name, batch, queue_s, step_s)
 
     def _answer_broken(self, entries: list[Entry], result: StepScores) -> None:
@@ -427,6 +475,7 @@ class Engine:
             return
         self._death = message
         logger.critical("the engine is dead: %s", message)
+        self._gather()  # what posts now is refused
         fail_entries([*self._running, *self._queue.clear()], self._dead())
         self._work.set()
         self._progress.set()
@@ -452,3 +501,11 @@ class Engine:
             callback(*facts)
         except Exception:
             logger.exception("the engine's observer failed")
+
+
+def _chunks(entries: Sequence[Entry]) -> FloatArray | list[FloatArray]:
+    """Return the samples of a step: [B, n] if sessions cut them, which must happen in the event loop."""
+    samples = [cast(Member, entry.reply).cut() if entry.samples is None else entry.samples for entry in entries]
+    if any(entry.samples is None for entry in entries):
+        return np.concatenate(samples).reshape(len(samples), -1)
+    return samples

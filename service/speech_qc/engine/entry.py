@@ -27,24 +27,60 @@ class StepResult(NamedTuple):
     """Entries that shared the step."""
 
 
-class Reply(Protocol):
-    """Takes the outcome of a chunk: an `asyncio.Future`, or an object that acts on it at once.
-
-    The engine calls it in the event loop, once, and not after `cancel`. It must not raise, and it may submit the next
-    chunk of its session.
-    """
+class Receiver(Protocol):
+    """Takes the failure of a chunk; the engine calls it in the event loop, and not after `cancel`. Must not raise."""
 
     def done(self) -> bool:
-        """Whether it has an outcome or was cancelled."""
-
-    def set_result(self, result: StepResult, /) -> None:
-        """Take the result."""
+        """Whether it needs no outcome, because it has one or was cancelled."""
 
     def set_exception(self, error: BaseException, /) -> None:
         """Take the failure."""
 
     def cancel(self) -> bool:
         """Note that no outcome will follow."""
+
+
+class Reply(Receiver, Protocol):
+    """Takes the outcome of one chunk; an `asyncio.Future`."""
+
+    def set_result(self, result: StepResult, /) -> None:
+        """Take the result."""
+
+
+class GroupResult(NamedTuple):
+    """The results of the entries of a step that belong to one group."""
+
+    places: list[int]
+    """Their rows of the step."""
+    readings: Any
+    """What the engine's `read_out` returned for the whole step."""
+    queue_s: list[float]
+    """Of each entry: seconds from submit until the step began."""
+    step_s: float
+    """Seconds the step ran, features included."""
+    features_s: float
+    """Seconds of the step spent on features."""
+
+
+class Group(Protocol):
+    """Takes the results of all its members in a step, in one call; must not raise."""
+
+    def deliver(self, members: list[Any], result: GroupResult, /) -> None:
+        """Take the results; members may submit their next chunks."""
+
+
+class Member(Receiver, Protocol):
+    """A session whose chunks are cut when their steps begin, and whose results its group takes.
+
+    It serves for all chunks of its session. A failure may make it submit the same chunk again.
+    """
+
+    @property
+    def group(self) -> Group:
+        """Takes its results."""
+
+    def cut(self) -> FloatArray:
+        """Return the chunk, valid until more audio arrives."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,13 +90,19 @@ class Entry:
     session: int
     slot: int
     lane: str
-    samples: FloatArray
-    """float32 [hops * hop_samples + overlap_samples]."""
+    samples: FloatArray | None
+    """float32 [hops * hop_samples + overlap_samples]; None if `reply` is a `Member`, which cuts it."""
     submitted_s: float
     deadline_s: float
     """On the clock of `submitted_s`; an entry that is still queued then is dropped."""
-    reply: Reply
+    reply: Reply | Member
     running: bool = False
+    answered: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether it has an outcome or was cancelled."""
+        return self.answered or self.reply.done()
 
     def drop_reason(self, now: float) -> DropReason | None:
         """Return why the entry should be dropped, or None if it should run."""
@@ -80,7 +122,8 @@ def fail_entries(entries: Iterable[Entry], error: SpeechQCError, cause: BaseExce
         cause: The exception that caused it.
     """
     for entry in entries:
-        if not entry.reply.done():
+        if not entry.done:
             own = type(error)(error.message, **error.detail)
             own.__cause__ = cause
+            entry.answered = True
             entry.reply.set_exception(own)

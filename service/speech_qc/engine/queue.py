@@ -17,8 +17,9 @@ from speech_qc.errors import Overloaded
 MAX_PASSES = 4
 """Steps of other lanes after which a waiting lane is served: uploads keep a fifth of the steps under full load."""
 
-FULL_LOAD = 0.5
-"""Share of the time in which the device is busy from which a step waits for the longest time."""
+NO_LOAD, FULL_LOAD = 0.05, 0.2
+"""Shares of the time in which the device is busy: up to the first no step waits, from the second on for the longest
+time. `python benchmarks/bench_streams.py --collect-ms 0 5 10 20 --streams 50 100 200` shows lag against CPU."""
 
 SHORTEST_WAIT_S = 0.001
 """Event loops have timers of milliseconds, so a shorter wait would take longer than it should."""
@@ -118,20 +119,23 @@ class StepQueue:
         self._pushed += 1
         self._sessions.add(entry.session)
 
-    def wait_s(self, now: float, load: float) -> float:
+    def wait_s(self, now: float, load: float, announced_s: float | None = None) -> float:
         """Return for how long the next step should wait for more entries; 0 if it should run, or nothing is queued.
 
-        A step costs the same for its first entry as for the next ten. The wait grows with the load up to `FULL_LOAD`,
-        so a lone stream never waits. A step does not wait either if it is full, or if a lane that does not collect has
-        entries: their steps are so long that the others collect meanwhile.
+        A step costs the same for its first entry as for the next ten. The wait grows with the load from `NO_LOAD` to
+        `FULL_LOAD`, so a lone stream never waits. A step does not wait either if it is full, or if a lane that does not
+        collect has entries: their steps are so long that the others collect meanwhile.
 
         Args:
             now: Current time on the clock of the entries' `submitted_s`.
             load: Share of the time in which the device is busy, 0 to 1.
+            announced_s: When the first entry that is not pushed yet was announced; it counts as one of the first lane.
         """
-        share = min(1.0, load / FULL_LOAD)
+        share = min(1.0, max(0.0, load - NO_LOAD) / (FULL_LOAD - NO_LOAD))
         busy = [waiting for waiting in self._lanes if waiting.entries]
         left = [x.entries[0][1].submitted_s + share * x.lane.collect_s - now for x in busy]
+        if announced_s is not None:
+            left.append(announced_s + share * self._lanes[0].lane.collect_s - now)
         full = any(len(waiting.entries) >= self.max_batch or not waiting.lane.collect_s for waiting in busy)
         return 0.0 if full or min(left, default=0.0) < SHORTEST_WAIT_S else min(left)
 

@@ -98,7 +98,7 @@ class Stepper:
             return sorted({1, most})
         return [bucket for bucket, below in zip(self._buckets, [0, *self._buckets], strict=False) if below < most]
 
-    def run(self, lane: Lane, slots: Sequence[int], samples: Sequence[FloatArray]) -> StepScores:
+    def run(self, lane: Lane, slots: Sequence[int], samples: Sequence[FloatArray] | FloatArray) -> StepScores:
         """Score one chunk of each session in `slots` and advance their state.
 
         A row that is not finite is marked and its state is left unchanged, so that a broken stream does not affect the
@@ -107,14 +107,15 @@ class Stepper:
         Args:
             lane: The lane of all chunks.
             slots: Row of each session in the state array, all different.
-            samples: One float32 chunk per slot, each `chunk_samples` long.
+            samples: One float32 chunk per slot, each `chunk_samples` long; an array [B, n] may be changed.
 
         Raises:
             InferenceError: The runner returned wrong shapes, or no row was finite.
             Exception: Any error that the front end or the runner raised.
         """
         count = len(slots)
-        stacked = np.concatenate(samples).reshape(count, -1)  # [B, n]
+        # [B, n]
+        stacked = samples if isinstance(samples, np.ndarray) else np.concatenate(samples).reshape(count, -1)
         input_finite = np.asarray(np.isfinite(stacked).all(axis=1))  # [B]
         if not input_finite.all():
             stacked[~input_finite] = 0.0

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from speech_qc.audio.stereo import StereoMeter
 from speech_qc.calls.legs import LegFeed
 from speech_qc.contract import ModelContract
-from speech_qc.engine import Lane, StepResult
+from speech_qc.engine import GroupResult, Lane
 from speech_qc.errors import InferenceError
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
@@ -30,6 +30,7 @@ from speech_qc.pipeline.documents import channel_findings, event_message, stereo
 from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE, make_lanes
 from speech_qc.pipeline.recording import Timing
 from speech_qc.pipeline.session import ChannelRecord, Session, Update
+from speech_qc.pipeline.shared_channels import SharedChannels
 from speech_qc.state import AppState
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.message import Message
@@ -119,7 +120,8 @@ class Scorer:
                 reader=generation.reader,
                 on_piece=partial(on_piece, channel),
                 show_digits=settings.show_digits,
-                pool=generation.meter_pool,
+                pool=generation.channels.meters,
+                rows=generation.channels.rows,
                 gaps=True,
                 on_heard=None if on_heard is None else partial(on_heard, channel),
             )
@@ -132,7 +134,7 @@ class Scorer:
         self._live_noisy = metrics.noisy_frames.labels("live")
         self._noisy_counted = 0  # frames
         spec = contract.features
-        self._overlap = spec.overlap_samples
+        self._hop, self._overlap = spec.hop_samples, spec.overlap_samples
         self._frame_hop_s = spec.frame_hop_s
         self._hops_per_frame = spec.hops_per_frame
         most = round(settings.stream_max_ahead_s * spec.sample_rate_hz)
@@ -150,8 +152,11 @@ class Scorer:
         self._stopped = False
         self._lane = lanes.live  # of the chunks in the engine
         self._in_flight = 0  # channels whose chunk has no result yet
-        self._chunks: list[Float32] = []
-        self._results: list[StepResult | None] = [None] * options.channels
+        self._group = generation.channels
+        self._members: list[_Member] = []
+        self._is_cut = True  # the chunk that was submitted last
+        self._since_s: float | None = None  # when the audio that is being pushed arrived
+        self._updates: list[Update | None] = [None] * options.channels
         self._retried = [False] * options.channels
         self._arrived_s = 0.0
         self._arrivals: deque[tuple[int, float]] = deque()  # (samples received by then, time), one per frame at most
@@ -172,9 +177,11 @@ class Scorer:
         Raises:
             Overloaded, Draining, EngineDead: The engine refuses; no session stays open then.
         """
+        text_only = len(self.sessions) == 1 and not self.options.legs and self._on_update is None
         try:
-            for _ in self.sessions:
+            for channel, session in enumerate(self.sessions):
                 self._numbers.append(self._engine.open_session())
+                self._members.append(_Member(self, channel, session, self._group, text_only=text_only))
         except BaseException:
             self.close()
             raise
@@ -186,6 +193,8 @@ class Scorer:
         numbers, self._numbers = self._numbers, []
         for number in numbers:
             self._engine.close_session(number)
+        for member in self._members:
+            member.close()
 
     def push(self, channels: Sequence[Float32], now_s: float, *, bounded: bool) -> None:
         """Take samples that arrived now, the same number for each channel.
@@ -206,7 +215,9 @@ class Scorer:
         if self._arrivals and received - self._arrivals[-1][0] < self._overlap:
             self._arrivals.pop()  # for messages of a few samples, one entry per window is enough; keep the later time
         self._arrivals.append((received, now_s))
+        self._since_s = now_s
         self._advance()
+        self._since_s = None
 
     def gap(self, samples: int, kind: GapKind) -> None:
         """Note that samples at the stream's rate were not received; see `Session.gap`."""
@@ -222,6 +233,14 @@ class Scorer:
     def has_room(self) -> bool:
         """Whether less than the allowed amount of audio waits."""
         return self.sessions[0].samples_waiting < self._max_ahead
+
+    @property
+    def samples_missing(self) -> int:
+        """Samples at the model's rate without which no further chunk is complete; may be negative."""
+        is_small = self._small or not self._aligned
+        following = self._lanes.flush if is_small else self._lanes.live
+        hops = following.hops + (0 if self._is_cut else self._lane.hops)
+        return hops * self._hop + self._overlap - self.sessions[0].samples_waiting
 
     async def wait_for_room(self) -> None:
         """Wait until there is room."""
@@ -292,9 +311,10 @@ class Scorer:
                 else:
                     return
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End the scoring with an error."""
         self._stopped = True
         if not self.done.done():
             self.done.set_exception(error)
@@ -329,7 +349,7 @@ class Scorer:
         self.options = options
         columns = [self._contract.index(label) for label in options.labels]
         self._columns = None if columns == list(range(len(self._contract.labels))) else columns
-        self._prefixes = [f'"{label}":['.encode() for label in options.labels]
+        self._message = _template(options.labels, len(self.sessions))
         self._shown = frozenset(options.labels)
         emit_hops = round(options.emit_ms / 1000 / self._frame_hop_s) * self._hops_per_frame
         self._emit_rows = emit_hops // self._hops_per_frame
@@ -354,65 +374,76 @@ class Scorer:
         return None
 
     def _submit(self, lane: Lane) -> None:
-        """Submit one chunk of each channel to the engine."""
+        """Submit the next chunk of each channel to the engine; it is cut when its step begins."""
         self._lane = lane
-        chunks = [session.take(lane.hops) for session in self.sessions]
-        self._room.set()
-        self._arrived_s = self._arrival_s()
-        # Copies: the sessions write to the arrays that they returned, and a failed step is retried.
-        self._chunks = [_required(chunk).copy() for chunk in chunks]
-        for channel in range(len(chunks)):
+        for channel in range(len(self._members)):
             self._retried[channel] = False
-            self._send_chunk(channel)
+            self._engine.post(self._numbers[channel], None, lane.name, self._members[channel], self._since_s)
             self._in_flight += 1
+        self._is_cut = False
 
-    def _send_chunk(self, channel: int) -> None:
-        self._engine.post(self._numbers[channel], self._chunks[channel], self._lane.name, _ChunkReply(self, channel))
+    def cut(self, channel: int) -> Float32:
+        """Cut the chunk of a channel."""
+        chunk = _required(self.sessions[channel].take(self._lane.hops))
+        if not channel:
+            self._is_cut = True
+            self._arrived_s = self._arrival_s()
+            self._room.set()
+        return chunk
 
-    def answered(self, channel: int, outcome: StepResult | BaseException) -> None:
-        """Take the engine's result or failure; continue when all channels have theirs."""
+    def missed(self, channel: int, error: BaseException) -> None:
+        """Take the failure to score a chunk; retry once: the state is unchanged, so the stream need not end."""
         if self._stopped:
             return
-        try:
-            if isinstance(outcome, InferenceError) and not self._retried[channel]:
-                # Retry once: the state is unchanged, so the stream need not end.
-                self._retried[channel] = True
-                self._send_chunk(channel)
-                return
-            if isinstance(outcome, BaseException):
-                self._fail(outcome)
-                return
-            self._results[channel] = outcome
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._accept()
-        except Exception as failure:
-            self._fail(failure)
+        if not isinstance(error, InferenceError) or self._retried[channel]:
+            self.fail(error)
             return
-        self._advance()
+        try:
+            self._retried[channel] = True
+            self.sessions[channel].untake(self._lane.hops)
+            self._engine.post(self._numbers[channel], None, self._lane.name, self._members[channel])
+        except Exception as failure:
+            self.fail(failure)
 
-    def _accept(self) -> None:
-        """Take the scores of one chunk of each channel."""
-        self._chunks.clear()
-        self._rows += self._lane.hops // self._hops_per_frame
-        updates: list[Update] = []
-        for channel, session in enumerate(self.sessions):
-            result, self._results[channel] = _required(self._results[channel]), None
-            self._features_s += result.features_s
-            self._queue_s += result.queue_s
-            self._step_s += result.step_s - result.features_s
-            updates.append(session.accept(result.reading))
+    def told(self, text: list[bytes], frames: int, result: GroupResult, queue_s: float) -> None:
+        """Take frames that bring no news, of the only channel; then do what has become possible."""
+        if self._stopped:
+            return
+        self._in_flight = 0
+        self._pending[0].append(text)
+        self._accepted += frames
+        self._accept(result, queue_s)
+
+    def updated(self, channel: int, update: Update, result: GroupResult, queue_s: float) -> None:
+        """Take frames and events of a channel; continue when all channels have theirs."""
+        if self._stopped:
+            return
+        self._updates[channel] = update
+        self._in_flight -= 1
+        if self._in_flight:
+            return
+        updates = [_required(update) for update in self._updates]
+        self._updates = [None] * len(updates)
         self._take_updates(updates)
         while updates[0].rest is not None:
             updates = [_required(update.rest) for update in updates]
             self._skip_to(updates[0].first_frame)
             self._take_updates(updates)
+        self._accept(result, queue_s)
+
+    def _accept(self, result: GroupResult, queue_s: float) -> None:
+        """Send what a chunk of each channel completes, then do what has become possible."""
+        self._features_s += result.features_s
+        self._queue_s += queue_s
+        self._step_s += result.step_s - result.features_s
+        self._rows += self._lane.hops // self._hops_per_frame
         if self._rows >= self._emit_rows:
             self._rows %= self._emit_rows
             self._emit()
         elif self._on_update is not None and self._uncounted >= COUNT_FRAMES:
             self._count()
         self._metrics.stream_lag_seconds.observe(time.monotonic() - self._arrived_s)
+        self._advance()
 
     def _take_updates(self, updates: Sequence[Update]) -> None:
         """Take the next frames and events of each channel."""
@@ -464,11 +495,12 @@ class Scorer:
         if not count:
             return
         self._pending_first = self._accepted
-        channels = b'{"channel":0,"frames":{' + self._frames(self._pending[0])
-        for channel in range(1, len(self._pending)):
-            channels += b'}},{"channel":%d,"frames":{' % channel + self._frames(self._pending[channel])
-        start = f'{{"type":"scores","first_frame":{first},"start_s":{round(first * self._frame_hop_s, 3)},"channels":['
-        self._outbox.force(start.encode() + channels + b"}}]}")
+        columns: list[bytes] = []
+        for blocks in self._pending:
+            texts = blocks[0] if len(blocks) == 1 else list(map(b",".join, zip(*blocks, strict=True)))
+            columns += texts if self._columns is None else [texts[column] for column in self._columns]
+            blocks.clear()
+        self._outbox.force(self._message % (first, round(first * self._frame_hop_s, 3), *columns))
         self._uncounted += count
         if self._uncounted >= COUNT_FRAMES:
             self._count()
@@ -482,14 +514,6 @@ class Scorer:
         self._metrics.frames.inc(frames)
         self._live_seconds.inc(frames * self._frame_hop_s)
 
-    def _frames(self, blocks: list[list[bytes]]) -> bytes:
-        """One channel's frames by label, as the inside of a JSON object; empties `blocks`."""
-        columns = blocks[0] if len(blocks) == 1 else list(map(b",".join, zip(*blocks, strict=True)))
-        blocks.clear()
-        if self._columns is not None:
-            columns = [columns[column] for column in self._columns]
-        return b"],".join(map(bytes.__add__, self._prefixes, columns)) + b"]"
-
     def _send(self, message: Message) -> None:
         self._outbox.force(to_json(message.document()))
 
@@ -501,35 +525,56 @@ class Scorer:
         return self._arrivals[0][1] if self._arrivals else time.monotonic()
 
 
-class _ChunkReply:
-    """Passes the outcome of one chunk to its scorer at once; a future would wait for the event loop.
+class _Member:
+    """One channel of a scorer, as the engine and the channels' group know it.
 
-    It keeps no reference to the scorer afterwards: the engine may hold the last entries until it has new ones.
+    It forgets both at the end: the engine may hold the last entries until it has new ones.
     """
 
-    __slots__ = ("_channel", "_scorer")
+    __slots__ = ("_channel", "_scorer", "group", "session", "text_only")
 
-    def __init__(self, scorer: Scorer, channel: int) -> None:
+    def __init__(
+        self, scorer: Scorer, channel: int, session: Session, group: SharedChannels, *, text_only: bool
+    ) -> None:
         self._scorer: Scorer | None = scorer
-        self._channel = channel
+        self._channel, self.session, self.group, self.text_only = channel, session, group, text_only
+
+    def close(self) -> None:
+        if self._scorer is not None:
+            self._scorer = None
+            del self.session
 
     def done(self) -> bool:
         return self._scorer is None
 
-    def set_result(self, result: StepResult, /) -> None:
-        self._pass_on(result)
-
-    def set_exception(self, error: BaseException, /) -> None:
-        self._pass_on(error)
-
     def cancel(self) -> bool:
-        self._scorer = None
         return True
 
-    def _pass_on(self, outcome: StepResult | BaseException) -> None:
-        scorer, self._scorer = self._scorer, None
-        if scorer is not None:
-            scorer.answered(self._channel, outcome)
+    def set_exception(self, error: BaseException, /) -> None:
+        if self._scorer is not None:
+            self._scorer.missed(self._channel, error)
+
+    def cut(self) -> Float32:
+        return _required(self._scorer).cut(self._channel)
+
+    def told(self, text: list[bytes], frames: int, result: GroupResult, queue_s: float) -> None:
+        if self._scorer is not None:
+            self._scorer.told(text, frames, result, queue_s)
+
+    def updated(self, update: Update, result: GroupResult, queue_s: float) -> None:
+        if self._scorer is not None:
+            self._scorer.updated(self._channel, update, result, queue_s)
+
+    def failed(self, error: Exception) -> None:
+        if self._scorer is not None:
+            self._scorer.fail(error)
+
+
+def _template(labels: Sequence[str], channels: int) -> bytes:
+    """Return a `scores` message with room for the first frame, its time, and the frames of each channel and label."""
+    frames = ",".join(f'"{label}":[%b]' for label in labels)
+    each = ",".join(f'{{"channel":{channel},"frames":{{{frames}}}}}' for channel in range(channels))
+    return f'{{"type":"scores","first_frame":%d,"start_s":%a,"channels":[{each}]}}'.encode()
 
 
 def _required(value: _T | None) -> _T:

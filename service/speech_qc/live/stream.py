@@ -26,7 +26,7 @@ from speech_qc.live.ignored_messages import IgnoredMessages
 from speech_qc.live.input_checks import InputChecks, InputWarning
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
-from speech_qc.live.scorer import OnPiece, Scorer
+from speech_qc.live.scorer import Scorer
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.session import ChannelRecord
 from speech_qc.state import AppState
@@ -43,6 +43,9 @@ logger = logging.getLogger("speech_qc.streams")
 
 PIECE_S = 0.1
 """Audio taken from a message in one piece: costs the event loop a fraction of a millisecond."""
+
+STEADY_RATES = (8_000, 16_000)
+"""Rates at which each sample becomes the same number of samples at the model's rate, and at once."""
 
 PIECES_PER_TURN = 8
 """After this many pieces, yield to other tasks, however much a fast client has sent."""
@@ -99,14 +102,24 @@ class LiveStream:
         self._join = state.calls.join if options.legs else None
         self._checks = InputChecks(options.rate_hz, options.channels, options.encoding)
         self._ignored = IgnoredMessages()
-        self._piece_warnings: list[InputWarning] = []  # about the piece that is being taken
+        self._checked = _Checked(self._checks)
         self._outbox = Outbox(state.settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
-        self._scorer = Scorer(generation, state, options, self._outbox, _checking(self._checks, self._piece_warnings))
+        self._scorer = Scorer(generation, state, options, self._outbox, self._checked.on_piece)
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
         self._decoder = SampleDecoder(options.encoding, options.channels, piece_samples)
         self._bounded = options.encoding != "float32"
+        self._frame_bytes = self._decoder.piece_bytes // piece_samples
+        self._model_rate_hz = generation.contract.features.sample_rate_hz
         self._clock = ArrivalClock[list[Float32]](options.rate_hz) if options.position == "arrival" else None
         self._clock_timer: asyncio.TimerHandle | None = None
+        # Messages of arrived audio that the next step decodes, together with those of other streams.
+        self._inbox = generation.inbox
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._enough_bytes = 1  # with fewer, no chunk is complete
+        self._due_s: float | None = None  # when they were announced
+        self.shared_encoding = options.encoding if self._bounded and options.channels == 1 else None
+        self._is_steady = self._bounded and options.rate_hz in STEADY_RATES
         self._pieces = 0
         self._listening_since: float | None = None
         self._draining = False
@@ -233,7 +246,7 @@ class LiveStream:
             error = fault.with_traceback(None)  # its frames reference the stream, which references the error
         except Exception:
             logger.exception("unexpected error id=%s", self._session_id)
-            error = SpeechQCError("unexpected server error: the log has the details under this session id")
+            error = _unexpected()
         if error is not None:
             self._scorer.stop()  # nothing may follow the error message
             self._listening_since = None
@@ -260,7 +273,8 @@ class LiveStream:
         while True:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if sender in done:
-                sender.result()
+                if not isinstance(sender.exception(), ClientGone):  # raising it would keep the frames in memory
+                    sender.result()
                 return False
             if receiver in done:
                 if not receiver.cancelled() and not receiver.result():
@@ -273,6 +287,7 @@ class LiveStream:
                 raise fault.result()
 
     def _end_audio(self) -> None:
+        self.take_waiting()
         if self._clock is not None:
             self._take_in_time(self._clock.finish(), time.monotonic())
         if self._decoder.rest_bytes:
@@ -350,6 +365,7 @@ class LiveStream:
             self._listening_since = time.monotonic()
             message = await self._socket.receive()
             self._listening_since = None
+            self.take_waiting()
             if isinstance(message, bytes):
                 await self._audio(message)
             elif message is None:
@@ -380,16 +396,70 @@ class LiveStream:
         """Process a short message on arrival if it need not wait; return False to leave it to the receiver."""
         if self._listening_since is None or len(message) > self._decoder.piece_bytes or not self._scorer.has_room:
             return False
-        now_s = time.monotonic()
+        now_s = self._listening_since = time.monotonic()
+        self._waiting.append(message)
+        self._waiting_bytes += len(message)
+        if self._clock is not None:  # needs the time of every message
+            self.take_waiting()
+        elif self._due_s is not None:
+            if self._waiting_bytes > self._decoder.piece_bytes + self._enough_bytes:  # the engine is slow
+                self.take_waiting()
+        elif self._waiting_bytes >= self._enough_bytes:
+            self._due_s = now_s
+            try:
+                self._inbox.announce(self, now_s)
+            except SpeechQCError as refusal:
+                self._scorer.fail(refusal)
+        return True
+
+    def collected(self) -> bytes:
+        """Return the whole samples of the messages that wait, which wait no longer."""
+        data = self._decoder.rest + (self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        odd = len(data) % self._frame_bytes
+        self._decoder.rest = data[len(data) - odd :] if odd else b""
+        return data[: len(data) - odd] if odd else data
+
+    def take_waiting(self) -> None:
+        """Take the messages that wait, if there are any."""
+        if self._waiting:
+            data = b"".join(self._waiting)
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            try:
+                channels = self._decoder.decode(data)
+            except SpeechQCError as fault:
+                self._end_with(fault)
+            else:
+                self._hear(channels)
+        self._due_s = None
+
+    def heard(self, samples: Float32) -> None:
+        """Take samples that were decoded together with those of other streams."""
+        if len(samples) and self._receiver is not None:
+            self._hear([samples])
+        self._due_s = None
+
+    def _hear(self, channels: list[Float32] | None) -> None:
+        """Take samples that waited, None for fewer than one; end the stream with whatever is raised.
+
+        Nobody waits for it here, and other streams must go on.
+        """
+        if channels is None:
+            return
+        now_s = time.monotonic() if self._due_s is None else self._due_s
         try:
-            channels = self._decoder.decode(message)
-            if channels is not None:
-                self._take(channels, now_s)
-                self._note_pace(len(channels[0]), now_s)
+            self._take(channels, now_s)
+            self._note_pace(len(channels[0]), now_s)
+            if self._is_steady:
+                samples = -(-self._scorer.samples_missing * self._options.rate_hz // self._model_rate_hz)
+                self._enough_bytes = samples * self._frame_bytes - self._decoder.rest_bytes
         except SpeechQCError as fault:
             self._end_with(fault)
-        self._listening_since = now_s
-        return True
+        except Exception:
+            logger.exception("unexpected error id=%s", self._session_id)
+            self._end_with(_unexpected())
 
     def _take(self, channels: list[Float32], now_s: float) -> None:
         """Take one piece of audio, at its place in time."""
@@ -420,17 +490,20 @@ class LiveStream:
 
     def _push(self, channels: list[Float32], now_s: float) -> None:
         """Push one piece of audio and send the warnings about it."""
+        started_s = time.monotonic()
         self._scorer.push(channels, now_s, bounded=self._bounded)
-        if self._piece_warnings:
-            for warn in self._piece_warnings:
-                self._warn(warn)
-            self._piece_warnings.clear()
-        for channel in range(len(channels)):
+        if self._checked.pieces:
+            self._warn_of_pieces(now_s)
+        self._scorer.decode_s += time.monotonic() - started_s
+
+    def _warn_of_pieces(self, now_s: float) -> None:
+        """Send the warnings about the pieces that were measured meanwhile."""
+        warnings = self._checked.taken()
+        for channel, session in enumerate(self._scorer.sessions):
             if self._checks.levels_due(channel):
-                session = self._scorer.sessions[channel]
-                for warn in self._checks.check_levels(channel, session.levels(), session.samples_in, now_s):
-                    self._warn(warn)
-        self._scorer.decode_s += time.monotonic() - now_s
+                warnings += self._checks.check_levels(channel, session.levels(), session.samples_in, now_s)
+        for warn in warnings:
+            self._warn(warn)
 
     def _note_pace(self, arrived: int, now_s: float) -> None:
         warn = self._checks.arrived(arrived / self._options.rate_hz, now_s) if arrived else None
@@ -508,13 +581,27 @@ class LiveStream:
             self._metrics.verdicts.labels(record.verdict.status).inc()
 
 
-def _checking(checks: InputChecks, warnings: list[InputWarning]) -> OnPiece:
-    """Return a callback that collects the warnings of `checks`; it has no reference to the stream or its scorer."""
+class _Checked:
+    """Checks the pieces that a scorer measures; has no reference to the stream or its scorer.
 
-    def on_piece(channel: int, samples: Float32, mean_square: float) -> None:
-        warnings.extend(checks.check_samples(channel, samples, mean_square, time.monotonic()))
+    Attributes:
+        pieces: Pieces that were checked since `taken`.
+    """
 
-    return on_piece
+    def __init__(self, checks: InputChecks) -> None:
+        self._checks = checks
+        self._warnings: list[InputWarning] = []
+        self.pieces = 0
+
+    def on_piece(self, channel: int, samples: Float32, mean_square: float) -> None:
+        """Check a piece."""
+        self.pieces += 1
+        self._warnings += self._checks.check_samples(channel, samples, mean_square, time.monotonic())
+
+    def taken(self) -> list[InputWarning]:
+        """Return the warnings since the last call."""
+        warnings, self._warnings, self.pieces = self._warnings, [], 0
+        return warnings
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
@@ -527,3 +614,7 @@ def _draining() -> Draining:
         "the server is shutting down; the summary covers all audio received: reconnect to another server",
         retry_after_s=Draining.retry_after_s,
     )
+
+
+def _unexpected() -> SpeechQCError:
+    return SpeechQCError("unexpected server error: the log has the details under this session id")

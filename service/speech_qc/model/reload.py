@@ -17,10 +17,11 @@ from typing import Any
 from speech_qc.contract import ModelContract
 from speech_qc.engine import DropReason, Engine, Model, RefusalReason, Runner
 from speech_qc.errors import ReloadFailed, StartupError
-from speech_qc.pipeline.channel_meter import MeterPool
 from speech_qc.pipeline.documents import model_info
 from speech_qc.pipeline.factory import make_engine, make_runner
+from speech_qc.pipeline.inbox import Inbox
 from speech_qc.pipeline.session import ChunkReader
+from speech_qc.pipeline.shared_channels import SharedChannels
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
 from speech_qc.wire.schemas import ModelInfo
@@ -48,8 +49,9 @@ class Generation:
         self.runner = runner
         self.retired = False
         self.reader = ChunkReader(runner.contract)
-        self.meter_pool = MeterPool()
+        self.channels = SharedChannels(runner.contract, self.reader)
         self.engine: Engine = make_engine(settings, runner, _Observer(metrics, self), self.reader)
+        self.inbox = Inbox(self.engine)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

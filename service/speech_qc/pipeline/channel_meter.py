@@ -40,15 +40,19 @@ class MeterPool:
     """Lets channels share banks, so that their pieces are measured together; used by one thread."""
 
     def __init__(self) -> None:
-        self._banks: dict[int, list[_Bank]] = {}
+        self._banks: dict[tuple[int, int], list[_Bank]] = {}
 
-    def bank(self, rate_hz: int) -> _Bank:
+    def bank(self, rate_hz: int, history: int) -> _Bank:
         """Return a bank with a free row.
+
+        Args:
+            rate_hz: Sample rate.
+            history: See `_Bank`.
 
         Raises:
             InvalidAudio: The rate is not supported.
         """
-        banks = self._banks.setdefault(rate_hz, [])
+        banks = self._banks.setdefault((rate_hz, history), [])
         for bank in banks:
             bank.reclaim()
         free = [bank for bank in banks if bank.free]
@@ -56,20 +60,28 @@ class MeterPool:
             if len(bank.free) == POOL_ROWS:
                 banks.remove(bank)  # gives back the memory of a busy hour
         if not free:
-            free.append(_Bank(rate_hz, POOL_ROWS))
+            free.append(_Bank(rate_hz, POOL_ROWS, history))
             banks.append(free[0])
         return free[0]
 
 
 class _Bank:
-    """Pieces of several channels at one rate, and what measures them."""
+    """Pieces of several channels at one rate, and what measures them.
 
-    def __init__(self, rate_hz: int, rows: int) -> None:
+    Args:
+        rate_hz: Sample rate.
+        rows: Number of channels.
+        history: Samples of each that are kept after they were measured.
+    """
+
+    def __init__(self, rate_hz: int, rows: int, history: int) -> None:
         self.losses = LossBank(rate_hz, rows)
         self.piece = self.losses.grid.piece
         self.meter = LevelMeter(rate_hz, self.piece)
         self.room = self.piece + self.piece // SPARE
-        self.samples = np.zeros((rows, self.room), np.float32)
+        self.history = history
+        self._memory = np.zeros((rows, history + self.room), np.float32)
+        self.samples = self._memory[:, history:]
         self.filled = [0] * rows
         """Samples of each row; those after a piece that waits follow it."""
         self.levels = [_NOBODY] * rows
@@ -101,7 +113,8 @@ class _Bank:
             self._level(rows, pieces)
         for row in rows:
             rest = self.filled[row] = self.filled[row] - self.piece
-            self.samples[row, :rest] = self.samples[row, self.piece : self.piece + rest]
+            kept = self.history + rest
+            self._memory[row, :kept] = self._memory[row, self.piece : self.piece + kept]
 
     def examine(self) -> None:
         """Seek losses in the pieces that a channel alone has collected."""
@@ -123,6 +136,11 @@ class _Bank:
         for row, piece, square in zip(rows, pieces, squares, strict=True):
             if (on_piece := self.on_piece[row]) is not None:
                 on_piece(piece, square)
+
+    def last(self, row: int, count: int) -> Float32:
+        """Return the last samples of a channel, at most `history` of them; valid until more are pushed."""
+        stop = self.history + self.filled[row]
+        return self._memory[row, stop - count : stop]
 
     def finish(self, rows: list[int]) -> None:
         """Measure the last pieces of some channels, which are not full."""
@@ -186,14 +204,17 @@ class ChannelMeter:
         rate_hz: Sample rate.
         on_piece: Called with every full piece.
         pool: Shares the work with other channels of the same thread; None to work alone.
+        history: Samples to keep for `last`.
 
     Raises:
         InvalidAudio: The rate is not supported.
     """
 
-    def __init__(self, rate_hz: int, on_piece: OnPiece | None = None, pool: MeterPool | None = None) -> None:
+    def __init__(
+        self, rate_hz: int, on_piece: OnPiece | None = None, pool: MeterPool | None = None, history: int = 0
+    ) -> None:
         self._rate_hz = rate_hz
-        self._bank = bank = _Bank(rate_hz, 1) if pool is None else pool.bank(rate_hz)
+        self._bank = bank = _Bank(rate_hz, 1, history) if pool is None else pool.bank(rate_hz, history)
         self._row = bank.free.pop()
         self._levels = bank.levels[self._row] = ChannelLevels(rate_hz)
         bank.on_piece[self._row] = on_piece
@@ -241,6 +262,10 @@ class ChannelMeter:
     def piece_samples(self) -> int:
         """Samples of a piece."""
         return self._bank.piece
+
+    def last(self, count: int) -> Float32:
+        """Return the last samples, at most `count` and `history`; valid until the next `push`."""
+        return self._bank.last(self._row, min(count, self.samples, self._bank.history))
 
     def collect(self) -> list[Loss]:
         """Return the losses that became known since the last call."""

@@ -257,30 +257,3 @@ def bridge_samples(before: Float32, count: int, after: Float32) -> Float32:
         weight = (np.arange(1, fade + 1, dtype=np.float32) / np.float32(fade + 1)).astype(np.float32)
         bridge[count - fade :] += weight * (after[:fade][::-1] - bridge[count - fade :])
     return np.ascontiguousarray(bridge, np.float32)
-
-
-class Tail:
-    """The most recent samples of a stream, as references to the arrays in which they came.
-
-    Args:
-        samples: How many are needed at most.
-    """
-
-    def __init__(self, samples: int) -> None:
-        self._most = samples
-        self._pieces: deque[Float32] = deque()
-        self._kept = 0
-
-    def push(self, samples: Float32) -> None:
-        """Take the next samples; they must not be changed afterwards."""
-        if len(samples) > self._most:
-            samples = samples[-self._most :].copy()  # a view would keep the whole array in memory
-        pieces = self._pieces
-        pieces.append(samples)
-        self._kept += len(samples)
-        while self._kept - len(pieces[0]) >= self._most:
-            self._kept -= len(pieces.popleft())
-
-    def last(self, count: int) -> Float32:
-        """Return the last `count` samples, or fewer."""
-        return np.concatenate(self._pieces)[-count:] if self._pieces else np.zeros(0, np.float32)

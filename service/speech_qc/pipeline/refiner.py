@@ -54,6 +54,28 @@ STEADY_FRAMES = 15
 """A tone of at least this length (0.3 s) is no note."""
 
 
+class Suspicion:
+    """Which scores are reason to analyse the sound; immutable.
+
+    Args:
+        contract: The model's contract.
+    """
+
+    def __init__(self, contract: ModelContract) -> None:
+        spec = contract.features
+        fits = (spec.sample_rate_hz, spec.frame_samples) == (RATE_HZ, FRAME)
+        names = [name for name in SUSPECT if contract.has(name) and fits]
+        self._columns = [contract.index(name) for name in names]
+        self._least = np.array([SUSPECT[name] for name in names], np.float32)
+        self.tone = contract.index("tone") if contract.has("tone") and fits else None
+        """Column of `tone`; None if tones cannot be analysed."""
+
+    def of(self, scores: Float32) -> NDArray[np.bool_]:
+        """Return which channels [B] of scores [B, n, C], or which frames [n] of scores [n, C], are suspect."""
+        suspect = scores[..., self._columns] >= self._least
+        return np.asarray(suspect.any(axis=(-1, -2) if scores.ndim == 3 else -1))
+
+
 @dataclass(slots=True)
 class _Held:
     """The beginning of an event that has not been announced."""
@@ -73,16 +95,10 @@ class EventRefiner:
 
     def __init__(self, contract: ModelContract, *, show_digits: bool = False) -> None:
         self._show_digits = show_digits
-        spec = contract.features
-        fits = (spec.sample_rate_hz, spec.frame_samples) == (RATE_HZ, FRAME)
-        names = [name for name in SUSPECT if contract.has(name) and fits]
-        self._columns = [contract.index(name) for name in names]
-        self._least = np.array([SUSPECT[name] for name in names], np.float32)
-        self._suspicious = list(zip(self._columns, self._least.tolist(), strict=True))
+        self._suspicion = Suspicion(contract)
         self._meter = ToneMeter()
         self._hits: list[int] = []  # suspect frames that frames still to be analysed depend on
         self._analysed = 0  # frames before this one are analysed, or need not be
-        self._tone = contract.index("tone") if contract.has("tone") and fits else None
         self._tonal: deque[int] = deque()  # frames of the last minute that score high for `tone`
         self._held: dict[int, _Held] = {}
         self.dropped_frames: dict[str, int] = {}
@@ -92,6 +108,15 @@ class EventRefiner:
     def first_needed(self) -> int:
         """First sample that is still needed."""
         return self._analysed * FRAME - MARGIN
+
+    @property
+    def busy(self) -> bool:
+        """Whether frames or events are at hand, so that `refine` must be called with the next frames."""
+        return bool(self._hits or self._held)
+
+    def skip_to(self, frame: int) -> None:
+        """Pass over the frames before this one, none of which is suspect; only while not busy."""
+        self._analysed = max(self._analysed, frame - BEFORE)
 
     def refine(
         self,
@@ -112,15 +137,14 @@ class EventRefiner:
             done: Whether these are the last frames.
         """
         stop = first + block.frames
-        highest = block.highest
-        if highest is not None and any(highest[column] >= least for column, least in self._suspicious):
-            scores = block.scores
-            suspect = (scores[:, self._columns] >= self._least).any(axis=1)
+        suspect = self._suspicion.of(block.scores)
+        if suspect.any():
             self._hits += (np.flatnonzero(suspect) + first).tolist()
-            if self._tone is not None:
-                self._tonal.extend((np.flatnonzero(scores[:, self._tone] >= TONAL_SCORE) + first).tolist())
-        elif not (self._hits or self._held or news or done):  # the usual case
-            self._analysed = max(self._analysed, stop - BEFORE)
+            if self._suspicion.tone is not None:
+                tonal = block.scores[:, self._suspicion.tone] >= TONAL_SCORE
+                self._tonal.extend((np.flatnonzero(tonal) + first).tolist())
+        elif not (self.busy or news or done):
+            self.skip_to(stop)
             return []
         announced: list[EventUpdate] = []
         waiting = deque(news)

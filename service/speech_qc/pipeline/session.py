@@ -7,6 +7,7 @@ model: its owner passes chunks to the engine and scores back.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -23,7 +24,8 @@ from speech_qc.audio.resample import Resampler
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
 from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool, OnPiece, measure_ends
-from speech_qc.pipeline.gaps import GapLine, Tail, Transport, bridge_samples
+from speech_qc.pipeline.channel_rows import ChannelRows
+from speech_qc.pipeline.gaps import GapLine, Transport, bridge_samples
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.scoring import (
     Event,
@@ -35,11 +37,13 @@ from speech_qc.scoring import (
     ScoreBatch,
     ScoreBlock,
     ScoreReader,
+    SpeechLoss,
     Summary,
     SummaryMeter,
     Verdict,
     judge,
 )
+from speech_qc.scoring.rows import NEVER, alone
 from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
@@ -154,6 +158,7 @@ class Session:
             of a live stream.
         show_digits: Name the telephone keys in tones; otherwise they are masked.
         pool: Measures together with other sessions of the same thread; None to measure alone.
+        rows: Rows that it shares with other sessions of the same thread; None for a row of its own.
         gaps: Whether `gap` may be called; it needs the latest samples.
         on_heard: Called with the received samples at the model's rate and their position, before they are scored.
 
@@ -172,6 +177,7 @@ class Session:
         on_piece: OnPiece | None = None,
         show_digits: bool = False,
         pool: MeterPool | None = None,
+        rows: ChannelRows | None = None,
         gaps: bool = False,
         on_heard: Callable[[int, Float32], None] | None = None,
     ) -> None:
@@ -179,35 +185,41 @@ class Session:
         self.rate_hz = rate_hz
         self._spec = contract.features
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
-        self._meter = ChannelMeter(rate_hz, on_piece, pool)
+        self._line = GapLine(rate_hz, self._spec)
+        self._has_gaps = gaps
+        self._meter = ChannelMeter(rate_hz, on_piece, pool, self._line.tail_samples if gaps else 0)
         self._reader = reader or ChunkReader(contract)
-        self._losses = LossJoin(contract, self._reader.scores.layout, rate_hz)
-        self._tracker = EventTracker(contract, self._reader.scores, skip=("dropout",))
-        self._summary = SummaryMeter(contract, self._reader.scores.layout)
-        self._noise = contract.index("noise")
+        scores = self._reader.scores
+        self.rows = rows or ChannelRows(contract, scores, rows=1)
+        self._lease = self.rows.lease()
+        self.row = row = self._lease.row
+        """Its place in `rows`."""
         self._floor = NoiseFloorMeter()
+        self._losses = LossJoin(contract, scores.layout, rate_hz, rows=self.rows.losses, row=row)
+        self._certain: list[SpeechLoss] = []
+        self._tracker = EventTracker(contract, scores, skip=("dropout",), rows=self.rows.events, row=row)
+        self._summary = SummaryMeter(
+            contract, scores.layout, rows=self.rows.summary, row=row, on_levels=self._floor.push
+        )
+        self._noise = contract.index("noise")
         self._refiner = EventRefiner(contract, show_digits=show_digits)
         self._buffer = SampleBuffer()
+        self._known: int | None = None  # what the meter last told
         self._taken = 0  # position of the first sample that is in no chunk yet
-        self._levels_dbfs = np.zeros(0, np.float32)  # of frames whose scores have not arrived yet
         # Past samples to keep for mirroring at the end: they cover the look-ahead, the last frame and its window.
         self._reach = (contract.lookahead_frames + 1) * self._spec.frame_samples + self._spec.overlap_samples
         self._hop, self._overlap = self._spec.hop_samples, self._spec.overlap_samples
         self._received = 0  # samples at the model's rate
         self._rows_out = 0  # score rows received, look-ahead included
-        self._frames_done = 0
         self._frame_total: int | None = None  # known at the end
         self._kept: list[Float32] | None = [] if keep_frames else None
         self._events: list[Event] = []
         self._events_found = 0
         self._event_counts: dict[str, int] = {}
         self._max_events = max_events
-        self._line = GapLine(rate_hz, self._spec)
-        self._tail = Tail(self._line.tail_samples) if gaps else None
         self._gap = 0  # samples of a gap that is not bridged yet
         self._head: list[Float32] = []  # sound after it, as pushed
         self._skipped = 0  # frames skipped before the next one
-        self._last_scores = np.zeros(len(contract.labels), np.float32)  # of the last frame, to be held in a bridge
         self._on_heard = on_heard
 
     @property
@@ -244,6 +256,11 @@ class Session:
     def resampler_latency_s(self) -> float:
         """Maximum delay of the resampler, seconds."""
         return self._resampler.latency_samples / self._spec.sample_rate_hz
+
+    @property
+    def _frames_done(self) -> int:
+        """Frames whose scores were accepted."""
+        return int(self.rows.events.frames[self.row])
 
     @property
     def frames_done(self) -> int:
@@ -297,7 +314,10 @@ class Session:
         if self._frame_total is not None:
             raise RuntimeError("push after finish: a session records one stream")
         if bounded or not len(samples):
-            self._hear(samples)
+            if self._gap:
+                self._hear(samples)
+            else:
+                self._take(samples)
             return
         peak = max(float(samples.max()), -float(samples.min()))
         if not peak <= MAX_MAGNITUDE:  # also true if it is NaN
@@ -315,7 +335,7 @@ class Session:
             samples: Length of the gap at `rate_hz`.
             kind: Why it is missing.
         """
-        if self._frame_total is not None or self._tail is None:
+        if self._frame_total is not None or not self._has_gaps:
             raise RuntimeError("gap after finish, or in a session that was made without gaps")
         if samples <= 0:
             return
@@ -339,6 +359,7 @@ class Session:
             raise RuntimeError("finish was called twice: a session records one stream")
         if self._gap:
             self._bridge()
+        self.rows.session.plain[self.row] = False
         self._hold(self._meter.finish())
         self._append(self._resampler.finish())
         self._frame_total = frame_count(self._received, self._spec)
@@ -370,60 +391,89 @@ class Session:
         chunk = self._buffer.view(self._taken, self._taken + size)
         if len(chunk) < size:
             chunk = np.concatenate([chunk, np.zeros(size - len(chunk), np.float32)])
-        self._taken += own
+        if not self._refiner.busy:
+            self._refiner.skip_to(self._frames_done)
         self._buffer.release(min(self._taken, self._received - self._reach, self._refiner.first_needed))
+        self._taken += own
         return chunk
+
+    def untake(self, hops: int) -> None:
+        """Undo the last `take`, of this many hops, whose scores never came; no other chunk was taken since."""
+        self._taken -= hops * self._hop
 
     def accept(self, reading: ChunkReading) -> Update:
         """Accept the scores of the next chunk, as read by the engine's `read_out`, in the order of `take`."""
-        block = reading.block
-        count = block.frames
-        late = max(0, self.contract.lookahead_frames - self._rows_out)  # rows for the time before the start
+        block, row, tail = reading.block, self.row, self.rows.session.tail
+        count, before = block.frames, self._rows_out
+        late = max(0, self.contract.lookahead_frames - before)  # rows for the time before the start
         self._rows_out += count
         stop = count if self._frame_total is None else min(count, late + self._frame_total - self._frames_done)
         if late or stop < count:
             block = self._reader.scores.read_one(block.scores[late:stop])
             count = block.frames
-        levels = np.concatenate((self._levels_dbfs, reading.level_dbfs))
-        self._levels_dbfs = levels[count:]
-        if not self._line.bridges:
-            return self._take_frames(block, levels[:count])
-        return self._take_bridged(block, levels[:count])
+        levels = np.concatenate((tail[row, : min(before, tail.shape[1])], reading.level_dbfs))
+        rest = levels[count : count + tail.shape[1]]
+        tail[row, : len(rest)] = rest
+        is_bridged = bool(self._line.bridges)
+        take = self._take_bridged if is_bridged else self._take_frames
+        update = take(block, levels[:count])
+        # A bridge needs care until the frames after it, and after what it skips, are scored.
+        bridged = is_bridged and self._line.bridges[-1].stop_frame >= self._frames_done
+        self.rows.session.plain[row] = not (
+            bridged or self._frame_total is not None or self._kept is not None or self._rows_out < tail.shape[1]
+        )
+        return update
 
     def _take_frames(self, block: ScoreBlock, levels: Float32, missing: NDArray[np.bool_] | None = None) -> Update:
         """Take the next frames; those that are `missing` touch a bridge, and are in no measure."""
         first = self._frames_done
-        self._frames_done += block.frames
-        if missing is None:
-            self._summary.add(block.scores, levels)
-            self._floor.push(levels)
-        else:
-            self._summary.add(block.scores[~missing], levels[~missing])
-            self._floor.push(levels[~missing])
-        known = self._meter.known
-        if known is not None and self._losses.frame_after(known) < self._frames_done:
-            self._hold(self._meter.collect())  # as late as possible, so that many streams are examined together
-        losses = self._losses.add(block.scores)
-        news = self._tracker.add(block, levels, losses)
-        ended = self._frame_total is not None and self.done
+        news, changed = self.rows.advance(np.array([self.row]), [self], alone(block), levels[None], missing)
+        events: list[EventUpdate] = []
+        if news[0] or self.done:
+            events = self.look(block, levels, changed=bool(changed[0]))
+        if self._kept is not None:
+            self._kept.append(block.shown.copy())
+        return Update(first + self._skipped, block, events)
+
+    def look(self, block: ScoreBlock, levels: Float32, *, changed: bool) -> list[EventUpdate]:
+        """Look at frames that `ChannelRows.advance` has taken and that have news.
+
+        Args:
+            block: The frames.
+            levels: Their levels, float32 (n,), dBFS.
+            changed: Whether tracks must be scanned.
+
+        Returns:
+            The updates of events, in order.
+        """
+        losses, self._certain = self._certain, []
+        news = self._tracker.scan(block, levels, losses) if changed else self._tracker.lost(losses)
+        ended = self.done
         if ended:
             last = self._losses.finish()
             news = news + self._tracker.finish(last)
             losses = losses + last
         self._summary.add_losses(losses)
-        return self._announce(first, block, news, done=ended)
+        return self._announced(self._frames_done - block.frames, block, news, done=ended)
 
-    def _announce(self, first: int, block: ScoreBlock, news: list[EventUpdate], *, done: bool) -> Update:
+    def collect_losses(self) -> None:
+        """Take the losses that the samples told, before frames after them are scored."""
+        self._hold(self._meter.collect())
+        self.rows.session.known[self.row] = NEVER
+
+    def join_losses(self) -> None:
+        """Take the losses that are certain now, before their scores are overwritten."""
+        self._certain += self._losses.due()
+
+    def _announced(self, first: int, block: ScoreBlock, news: list[EventUpdate], *, done: bool) -> list[EventUpdate]:
+        if not self._refiner.busy:
+            self._refiner.skip_to(first)
         news = self._refiner.refine(first, block, news, self._buffer.view, done=done)
+        self.rows.session.watched[self.row] = self._refiner.busy
         if news and self._line.skipped_frames:
             news = [self._placed(update) for update in news]
-        if news:
-            self._note(news)
-        if self._tail is not None and block.frames:
-            self._last_scores = block.scores[-1].copy()  # a view would keep the scores of the whole step in memory
-        if self._kept is not None:
-            self._kept.append(block.shown.copy())
-        return Update(first + self._skipped, block, news)
+        self._note(news)
+        return news
 
     def _take_bridged(self, block: ScoreBlock, levels: Float32) -> Update:
         """Take the next frames, of which some may touch a bridge or follow a skip."""
@@ -438,8 +488,8 @@ class Session:
                 part = self._without(part, missing)
             update = self._take_frames(part, levels[start:stop], missing)
             if skipped:
-                ends = self._announce(self._frames_done, self._nothing(), self._tracker.cut(), done=False)
-                update = replace(update, events=update.events + ends.events)
+                ends = self._announced(self._frames_done, self._nothing(), self._tracker.cut(), done=False)
+                update = replace(update, events=update.events + ends)
                 self._skipped += skipped
                 if self._kept is not None:
                     self._kept.append(np.full((skipped, part.shown.shape[1]), np.nan, np.float32))
@@ -456,7 +506,7 @@ class Session:
         """Return a block whose missing frames are shown as NaN; in them, the scores before are held for events."""
         scores = block.scores.copy()
         for frame in np.flatnonzero(missing).tolist():
-            scores[frame] = scores[frame - 1] if frame else self._last_scores
+            scores[frame] = scores[frame - 1] if frame else self._summary.last_scores
         held = self._reader.scores.read_one(scores)
         held.shown[missing] = np.nan
         return held._replace(made_text=None)
@@ -488,7 +538,9 @@ class Session:
         """
         received = self.samples_in
         measured, summary = self._meter.result(), self._summary.result().without(self._refiner.dropped_frames)
-        floor_dbfs = self._floor.result(measured.dc_offset)
+        floor = copy.deepcopy(self._floor)  # more frames may follow
+        floor.push(self._summary.unfinished[1])
+        floor_dbfs = floor.result(measured.dc_offset)
         levels = replace(measured, noise_floor_dbfs=floor_dbfs, cancellation_db=cancellation_db)
         figures: Mapping[str, float | None] = asdict(levels)
         heard_s = received / self.rate_hz
@@ -516,21 +568,29 @@ class Session:
             if sum(map(len, self._head)) >= self._line.joint_samples:
                 self._bridge()
             return
-        self._meter.push(samples, bridge=bridge)
+        self._take(samples, clip=clip, bridge=bridge)
+
+    def _take(self, samples: Float32, *, clip: bool = False, bridge: bool = False) -> None:
+        """Measure samples, and make them available for scoring."""
+        meter = self._meter
+        meter.push(samples, bridge=bridge)
+        if meter.known != self._known:
+            self._known = meter.known
+            if self._known is not None:
+                self.rows.session.known[self.row] = self._losses.frame_after(self._known)
         if clip:
             samples = np.clip(samples, -1.0, 1.0)
-        if self._tail is not None:
-            self._tail.push(samples)
         self._append(self._resampler.push(samples))
 
     def _bridge(self) -> None:
         """Bridge the gap, then take the samples after it."""
-        assert self._tail is not None
         gap, self._gap = self._gap, 0
+        self.rows.session.plain[self.row] = False
         head, self._head = np.concatenate([np.zeros(0, np.float32), *self._head]), []
         count = self._line.bridge(gap, self._resampler.samples_in, self._frames_done)
         after = np.clip(head[: self._line.joint_samples], -1.0, 1.0)
-        self._hear(bridge_samples(self._tail.last(count), count, after), bridge=True)
+        before = np.clip(self._meter.last(count), -1.0, 1.0)
+        self._hear(bridge_samples(before, count, after), bridge=True)
         self._hear(head, clip=True)
 
     def _hold(self, losses: Sequence[Loss]) -> None:

@@ -21,16 +21,15 @@ import numpy.typing as npt
 from speech_qc.contract import Family, ModelContract
 from speech_qc.errors import ProtocolError
 from speech_qc.scoring.details import DropoutDetail, EventDetail
-from speech_qc.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, frames_reaching, power_of
+from speech_qc.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, ScoreLayout, frames_reaching, power_of
 from speech_qc.scoring.losses import SpeechLoss
-from speech_qc.scoring.reading import SCORE_ONE, SNR_ONE, ScoreBlock, ScoreReader
+from speech_qc.scoring.reading import SCORE_ONE, SNR_ONE, ScoreBatch, ScoreBlock, ScoreReader
+from speech_qc.scoring.rows import NEVER, Column, Places, Rows, alone
 from speech_qc.scoring.severity import EventMeasures, rate
 from speech_qc.wire.vocabulary import Phase, Severity
 
 _POWER_ONE = 2.0**32
 """Fixed-point unit of power: resolves −96 dBFS, and an event can last a year at full scale before int64 overflows."""
-_NEVER = 2**62
-"""A frame index that no stream reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +126,70 @@ class _LossNews:
     loss: SpeechLoss
 
 
+class EventRows(Rows):
+    """What advances with every step although no event begins or ends: the tracks of many channels.
+
+    Args:
+        layout: Layout of the model's scores.
+        rows: Number of rows.
+    """
+
+    frames: npt.NDArray[np.int64]
+    """Frames so far."""
+    followed: npt.NDArray[np.int64]
+    """Bit c: scores of column c start events."""
+    running: npt.NDArray[np.int64]
+    """Bit c: a segment of column c is running."""
+    due: npt.NDArray[np.int64]
+    """First frame at which an update of a track is due."""
+    open: npt.NDArray[np.bool_]
+    """Whether there are tracks."""
+    totals: npt.NDArray[np.int64]
+    """Running totals while there are tracks, [rows, C + 3]: scores, speech frames, dB over them, power."""
+    highest: FloatArray
+    """Highest score of each column since its track began or was last scanned, [rows, C]."""
+
+    def __init__(self, layout: ScoreLayout, rows: int) -> None:
+        columns = {
+            "frames": Column((), np.int64),
+            "followed": Column((), np.int64),
+            "running": Column((), np.int64),
+            "due": Column((), np.int64, NEVER),
+            "open": Column((), np.bool_),
+            "totals": Column((layout.width + 3,), np.int64),
+            "highest": Column((layout.width,), np.float32),
+        }
+        super().__init__(columns, rows)
+
+    def add(self, rows: Places, read: ScoreBatch, level_dbfs: FloatArray) -> npt.NDArray[np.bool_]:
+        """Take the next frames of channels; continue the tracks of those in which nothing changes.
+
+        Args:
+            rows: [B].
+            read: n frames of each.
+            level_dbfs: float32 [B, n].
+
+        Returns:
+            [B], the channels in which something changes: `EventTracker.scan` must be called for them.
+        """
+        count = read.scores.shape[1]
+        frames = self.frames[rows] + count
+        self.frames[rows] = frames
+        running = self.running[rows]
+        crossed = (np.array(read.reached) & ~running & self.followed[rows]) | (np.array(read.fallen) & running)
+        changed: npt.NDArray[np.bool_] = (crossed != 0) | (self.due[rows] < frames)
+        if not count:
+            changed[:] = False
+        steady = self.open[rows] & ~changed
+        if count and steady.any():
+            own = rows[steady]
+            self.totals[own, :-1] += read.totals[steady, -1]
+            self.totals[own, -1] += _power_fixed(level_dbfs[steady]).sum(axis=1)
+            # Tracks in a gap need no special case: no score there reaches the enter threshold, so none is a maximum.
+            self.highest[own] = np.maximum(self.highest[own], read.scores[steady].max(axis=1))
+        return changed
+
+
 class EventTracker:
     """Finds the events of one channel of one stream. Not thread-safe; lives as long as the stream.
 
@@ -134,13 +197,21 @@ class EventTracker:
         contract: The model's contract: thresholds, minimum durations and merge gaps of every label.
         reader: Reader of the same contract, to share one between many trackers.
         skip: Labels whose scores start no events, because their events are found elsewhere.
+        rows: Rows of many channels, of which this one's is `row`; None for rows of its own.
+        row: Its row, which is clear.
 
     Raises:
         ContractError: A label that severity needs is missing.
     """
 
     def __init__(
-        self, contract: ModelContract, reader: ScoreReader | None = None, *, skip: Collection[str] = ()
+        self,
+        contract: ModelContract,
+        reader: ScoreReader | None = None,
+        *,
+        skip: Collection[str] = (),
+        rows: EventRows | None = None,
+        row: int = 0,
     ) -> None:
         self._reader = reader or ScoreReader(contract)
         self._layout = layout = self._reader.layout
@@ -152,12 +223,11 @@ class EventTracker:
         self._merge_frames = [max(1, frames_reaching(label.merge_gap_s, hop_s)) for label in contract.labels]
         self._enter = layout.enter.copy()
         self._enter[layout.speech] = np.inf  # speech itself is not a fault
-        self._followed = ~sum(1 << layout.names.index(name) for name in skip if contract.has(name))  # bits of columns
+        self._rows, self._row = rows or EventRows(layout, 1), row
+        # Bits of columns.
+        self._rows.followed[row] = ~sum(1 << layout.names.index(name) for name in skip if contract.has(name))
         self._dropout = layout.names.index("dropout") if contract.has("dropout") else None
-        self._running = 0  # bit c: a segment of column c is running
-        self._totals = np.zeros(layout.width + 3, np.int64)  # scores, then speech frames, dB over them, power
         self._tracks: dict[int, _Track] = {}
-        self._frame = 0
         self._next_id = 0
         self._finished = False
 
@@ -189,26 +259,39 @@ class EventTracker:
         """
         if self._finished:
             raise ProtocolError("expected no more scores after finish(), got a block: use a new tracker per stream")
-        first = self._frame
-        self._frame = first + read.frames
-        crossed = (read.reached & ~self._running & self._followed) | (read.fallen & self._running)
-        news = self._of_losses(losses)
-        if not (crossed or self._tracks) or not read.frames:
-            return self._number(news)
-        columns = [c for c in range(self._layout.width) if crossed >> c & 1]
-        columns += [c for c, track in self._tracks.items() if track.due < self._frame and c not in columns]
-        if not columns:  # open events continue, nothing changes
-            self._raise_maxima(read, columns)
-            self._totals[:-1] += read.totals[-1]
-            self._totals[-1] += _power_fixed(level_dbfs).sum()
-            return self._number(news)
+        changed = self._rows.add(np.array([self._row]), alone(read), level_dbfs[None])[0]
+        return self.scan(read, level_dbfs, losses) if changed else self.lost(losses)
 
-        block = _Block(first, read.frames, read.scores, self._run_totals(read, level_dbfs))
-        self._raise_maxima(read, columns)
+    def lost(self, losses: Sequence[SpeechLoss]) -> list[EventUpdate]:
+        """Return the updates of losses, each a dropout, when the scores change nothing."""
+        return self._number(self._of_losses(losses)) if losses else []
+
+    def scan(self, read: ScoreBlock, level_dbfs: FloatArray, losses: Sequence[SpeechLoss] = ()) -> list[EventUpdate]:
+        """Process frames that `EventRows.add` has taken, and in which something changes; see `add`."""
+        rows, row = self._rows, self._row
+        stop, running = int(rows.frames[row]), int(rows.running[row])
+        crossed = (read.reached & ~running & int(rows.followed[row])) | (read.fallen & running)
+        columns = [c for c in range(self._layout.width) if crossed >> c & 1]
+        columns += [c for c, track in self._tracks.items() if track.due < stop and c not in columns]
+        news = self._of_losses(losses)
+        block = _Block(stop - read.frames, read.frames, read.scores, self._run_totals(read, level_dbfs))
+        for column, track in self._tracks.items():
+            track.score_max = max(track.score_max, float(rows.highest[row, column]))
+            if column not in columns and read.highest is not None:
+                track.score_max = max(track.score_max, read.highest[column])
         for column in columns:
             self._scan(column, block, news)
-        self._totals = block.totals[-1].copy() if self._tracks else np.zeros_like(self._totals)
+        rows.totals[row] = block.totals[-1] if self._tracks else 0
+        self._settle()
         return self._number(news)
+
+    def _settle(self) -> None:
+        """Note in the rows when to look at the tracks again."""
+        rows, row, tracks = self._rows, self._row, self._tracks
+        rows.open[row] = bool(tracks)
+        rows.due[row] = min((track.due for track in tracks.values()), default=NEVER)
+        rows.running[row] = sum(1 << column for column, track in tracks.items() if track.end is None)
+        rows.highest[row] = 0.0
 
     def finish(self, losses: Sequence[SpeechLoss] = ()) -> list[EventUpdate]:
         """End the stream: close open events, drop events that are too short.
@@ -224,17 +307,19 @@ class EventTracker:
 
     def cut(self) -> list[EventUpdate]:
         """End all events because the stream pauses here, as `finish` does; more frames may follow."""
-        news = self._end_all([])
-        self._running = 0
-        self._totals = np.zeros_like(self._totals)
-        return news
+        return self._end_all([])
 
     def _end_all(self, news: list[_News | _LossNews]) -> list[EventUpdate]:
+        rows, row = self._rows, self._row
         for column, track in sorted(self._tracks.items()):
             if track.announced:
-                stop, totals = (self._frame, self._totals) if track.end is None else (track.end, track.after)
-                news.append(_News(self._frame, column, "end", track, track.score_max, stop, totals))
+                highest = max(track.score_max, float(rows.highest[row, column]))
+                frame, totals = int(rows.frames[row]), rows.totals[row].copy()
+                stop, totals = (frame, totals) if track.end is None else (track.end, track.after)
+                news.append(_News(frame, column, "end", track, highest, stop, totals))
         self._tracks.clear()
+        rows.totals[row] = 0
+        self._settle()
         return self._number(news)
 
     def _of_losses(self, losses: Sequence[SpeechLoss]) -> list[_News | _LossNews]:
@@ -247,18 +332,8 @@ class EventTracker:
         totals[0] = 0
         totals[1:, :-1] = read.totals
         np.cumsum(_power_fixed(level_dbfs), out=totals[1:, -1])
-        totals += self._totals
+        totals += self._rows.totals[self._row]
         return totals
-
-    def _raise_maxima(self, read: ScoreBlock, scanned: Sequence[int]) -> None:
-        """Update the maximum of tracks without updates in this block."""
-        highest = read.highest
-        if highest is None:
-            return
-        for column, track in self._tracks.items():
-            # Tracks in a gap need no special case: no score there reaches the enter threshold, so none is a maximum.
-            if column not in scanned and highest[column] > track.score_max:
-                track.score_max = highest[column]
 
     def _scan(self, column: int, block: _Block, news: list[_News | _LossNews]) -> None:
         """Advance one label through a block, from one state change to the next."""
@@ -277,13 +352,8 @@ class EventTracker:
                 track.due = frame + self._merge_frames[column] - 1
             else:  # the gap was short enough, so it becomes part of the event
                 track.end = None
-                track.due = _NEVER if track.announced else max(frame, track.onset + self._min_frames[column] - 1)
+                track.due = NEVER if track.announced else max(frame, track.onset + self._min_frames[column] - 1)
         self._advance(column, block, position, block.frames, news)
-        track = self._tracks.get(column)
-        if track is not None and track.end is None:
-            self._running |= 1 << column
-        else:
-            self._running &= ~(1 << column)
 
     def _changes(self, column: int, scores: FloatArray) -> list[int]:
         """Find the local frames at which the label's segment starts or ends, alternately."""
@@ -291,7 +361,7 @@ class EventTracker:
         decided = (up | (scores < self._layout.exit[column])).nonzero()[0]  # between the thresholds nothing changes
         states = up[decided]
         before = np.empty_like(states)
-        before[:1] = self._running >> column & 1
+        before[:1] = int(self._rows.running[self._row]) >> column & 1
         before[1:] = states[:-1]
         changes: list[int] = decided[states != before].tolist()
         return changes
@@ -314,7 +384,7 @@ class EventTracker:
             track.score_max = max(track.score_max, float(scores[start:cut].max()))
             track.announced = True
             news.append(_News(track.due, column, "begin", track, track.score_max, block.first + cut, block.totals[cut]))
-            track.due = _NEVER
+            track.due = NEVER
             start = cut
         if start < stop:
             track.score_max = max(track.score_max, float(scores[start:stop].max()))

@@ -6,7 +6,6 @@ have been scored, so what is said about it, and when, does not depend on the blo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from speech_qc.contract import ModelContract
 from speech_qc.scoring.layout import FloatArray, ScoreLayout
+from speech_qc.scoring.rows import NEVER, Column, Places, Rows
 from speech_qc.wire.vocabulary import LossKind
 
 NEAR_FRAMES = 6
@@ -30,6 +30,10 @@ CONFIRMED = 0.9
 """Highest `dropout` score of a loss that the samples leave unsure."""
 
 _HELD_FRAMES = 320  # longest gap, two pieces of the detector, and the frames beside them
+BLOCK_FRAMES = 64
+"""Most frames taken at once, so that the frames before them are still there."""
+
+_RING_FRAMES = _HELD_FRAMES + BLOCK_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,49 @@ class _Held:
     due: int
 
 
+class LossRows(Rows):
+    """The latest scores of many channels.
+
+    Args:
+        layout: Layout of the model's scores.
+        rows: Number of rows.
+    """
+
+    recent: FloatArray
+    """Scores for `speech` and `dropout`, [rows, 384, 2]; frame i of a channel is at i modulo 384."""
+    frames: npt.NDArray[np.int64]
+    """Frames so far."""
+    due: npt.NDArray[np.int64]
+    """Frame with whose scores the next loss is certain."""
+
+    def __init__(self, layout: ScoreLayout, rows: int) -> None:
+        columns = {
+            "recent": Column((_RING_FRAMES, 2), np.float32),
+            "frames": Column((), np.int64),
+            "due": Column((), np.int64, NEVER),
+        }
+        super().__init__(columns, rows)
+        names = layout.names
+        self._kept_columns = [layout.speech, names.index("dropout") if "dropout" in names else layout.speech]
+
+    def add(self, rows: Places, scores: FloatArray) -> npt.NDArray[np.bool_]:
+        """Take the next frames of channels.
+
+        Args:
+            rows: [B].
+            scores: float32 [B, n, C], n at most 64.
+
+        Returns:
+            [B], the channels with losses that are certain now, for `LossJoin.due`.
+        """
+        first = self.frames[rows]
+        frames = first[:, None] + np.arange(scores.shape[1])
+        self.recent[rows[:, None], frames % _RING_FRAMES] = scores[:, :, self._kept_columns]
+        self.frames[rows] = stops = first + scores.shape[1]
+        certain: npt.NDArray[np.bool_] = self.due[rows] < stops
+        return certain
+
+
 class LossJoin:
     """Joins the losses of one channel with its scores; owned by one session, not thread-safe.
 
@@ -98,20 +145,26 @@ class LossJoin:
         contract: The model's contract.
         layout: Layout of the same contract.
         rate_hz: Sample rate of the losses.
+        rows: Rows of many channels, of which this one's is `row`; None for rows of its own.
+        row: Its row, which is clear.
     """
 
-    def __init__(self, contract: ModelContract, layout: ScoreLayout, rate_hz: int) -> None:
+    def __init__(
+        self,
+        contract: ModelContract,
+        layout: ScoreLayout,
+        rate_hz: int,
+        *,
+        rows: LossRows | None = None,
+        row: int = 0,
+    ) -> None:
+        self._rows, self._row = rows or LossRows(layout, 1), row
         self._rate_hz = rate_hz
         self._sample_rate_hz = contract.features.sample_rate_hz
         self._samples_per_frame = contract.features.frame_samples * rate_hz  # at the product of both rates
         self._enter = layout.enter[layout.speech]
         self._spoken_score = np.float32(SPOKEN_SHARE * self._enter)
-        dropout = contract.index("dropout") if contract.has("dropout") else layout.speech
-        self._columns = [layout.speech, dropout]
         self._has_dropout = contract.has("dropout")
-        self._recent: deque[FloatArray] = deque()  # scores of the latest blocks, [n, 2] each
-        self._kept = 0  # frames in them
-        self._frames = 0
         self._held: list[_Held] = []
 
     def push(self, losses: Sequence[LossSpan]) -> None:
@@ -119,6 +172,7 @@ class LossJoin:
         for loss in losses:
             onset, offset = self._frame(loss.start), self.frame_after(loss.stop)
             self._held.append(_Held(loss, onset, offset, max(self.frame_after(loss.known), offset + NEAR_FRAMES)))
+        self._settle()
 
     def add(self, scores: FloatArray) -> list[SpeechLoss]:
         """Accept the scores of the next frames and return the losses that are certain now.
@@ -126,31 +180,39 @@ class LossJoin:
         Args:
             scores: float32 [n, C].
         """
-        while self._recent and self._kept - len(self._recent[0]) >= _HELD_FRAMES:
-            self._kept -= len(self._recent.popleft())
-        self._recent.append(scores.take(self._columns, axis=1))
-        self._kept += len(scores)
-        self._frames += len(scores)
-        if not self._held:
-            return []
-        due = [held for held in self._held if held.due < self._frames]
-        self._held = [held for held in self._held if held.due >= self._frames]
+        found = []
+        for start in range(0, len(scores), BLOCK_FRAMES):
+            if self._rows.add(np.array([self._row]), scores[None, start : start + BLOCK_FRAMES])[0]:
+                found += self.due()
+        return found
+
+    def due(self) -> list[SpeechLoss]:
+        """Return the losses that are certain with the frames so far."""
+        frames = int(self._rows.frames[self._row])
+        due = [held for held in self._held if held.due < frames]
+        self._held = [held for held in self._held if held.due >= frames]
+        self._settle()
         return self._in_speech(due)
+
+    def _settle(self) -> None:
+        self._rows.due[self._row] = min((held.due for held in self._held), default=NEVER)
 
     def finish(self) -> list[SpeechLoss]:
         """Return the losses that were held when the stream ended."""
         held, self._held = self._held, []
+        self._settle()
         return self._in_speech(held)
 
     def _in_speech(self, due: Sequence[_Held]) -> list[SpeechLoss]:
         if not due:
             return []
-        recent = np.concatenate(self._recent) if self._recent else np.zeros((0, 2), np.float32)
-        first = self._frames - len(recent)
+        stop = int(self._rows.frames[self._row])
+        first = max(0, stop - _RING_FRAMES)
+        recent = self._rows.recent[self._row, np.arange(first, stop) % _RING_FRAMES]
         found = []
         for held in sorted(due, key=lambda item: (item.due, item.onset)):
             speech = recent[:, 0] >= self._spoken_score
-            onset, offset = held.onset - first, min(held.offset, self._frames) - first
+            onset, offset = held.onset - first, min(held.offset, stop) - first
             if not _is_spoken(speech, onset, offset):
                 continue
             scores = recent[onset:offset, 1] if self._has_dropout else np.zeros(1, np.float32)
@@ -161,9 +223,9 @@ class LossJoin:
                     kind=held.span.kind,
                     onset_s=held.span.start / self._rate_hz,
                     offset_s=held.span.stop / self._rate_hz,
-                    known=min(held.due, self._frames),
+                    known=min(held.due, stop),
                     onset_frame=held.onset,
-                    offset_frame=min(held.offset, self._frames),
+                    offset_frame=min(held.offset, stop),
                     score_max=float(scores.max()),
                     score_mean=float(scores.mean(dtype=np.float64)),
                     speech_frames=int(np.count_nonzero(recent[onset:offset, 0] >= self._enter)),

@@ -8,7 +8,7 @@ stream cost very little.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from speech_qc.contract import ModelContract
 from speech_qc.scoring.layout import MIN_JUDGED_S, MIN_SPEECH_FRAMES, FloatArray, ScoreLayout, frames_reaching, power_of
 from speech_qc.scoring.losses import SpeechLoss
+from speech_qc.scoring.rows import Column, Places, Rows
 
 PORTION_FRAMES = 128
 """Frames (2.56 s) that are summed together; large enough to make NumPy's overhead small, 8 KiB per channel."""
@@ -99,18 +100,145 @@ class _Sums:
     noise_power: float = 0.0
 
 
+OnPortion = Callable[[FloatArray, FloatArray], None]
+"""Called with the scores [128, C] and levels [128] of every full portion, valid during the call."""
+
+
+class SummaryRows(Rows):
+    """The unfinished portions of many channels.
+
+    Args:
+        layout: Layout of the model's scores.
+        rows: Number of rows.
+    """
+
+    scores: FloatArray
+    """[rows, 128, C]."""
+    levels: FloatArray
+    """[rows, 128], dBFS."""
+    waiting: npt.NDArray[np.int64]
+    """Frames of each that are filled."""
+
+    def __init__(self, layout: ScoreLayout, rows: int) -> None:
+        columns = {
+            "scores": Column((PORTION_FRAMES, layout.width), np.float32),
+            "levels": Column((PORTION_FRAMES,), np.float32),
+            "waiting": Column((), np.int64),
+        }
+        super().__init__(columns, rows)
+        self.on_portion: dict[int, OnPortion] = {}
+        """By row."""
+
+    def add(self, rows: Places, scores: FloatArray, level_dbfs: FloatArray) -> None:
+        """Take the next frames of channels.
+
+        Args:
+            rows: [B].
+            scores: float32 [B, n, C].
+            level_dbfs: float32 [B, n].
+        """
+        count = scores.shape[1]
+        stops = self.waiting[rows] + count
+        room = stops < PORTION_FRAMES
+        if not room.all():
+            for place in np.flatnonzero(~room).tolist():
+                self._fill(int(rows[place]), scores[place], level_dbfs[place])
+            rows, scores, level_dbfs, stops = rows[room], scores[room], level_dbfs[room], stops[room]
+        if len(rows):
+            frames = stops[:, None] + np.arange(-count, 0)
+            self.scores[rows[:, None], frames] = scores
+            self.levels[rows[:, None], frames] = level_dbfs
+            self.waiting[rows] = stops
+
+    def _fill(self, row: int, scores: FloatArray, level_dbfs: FloatArray) -> None:
+        """Add frames to one channel, portion by portion."""
+        taken, waiting = 0, int(self.waiting[row])
+        while taken < len(scores):
+            share = min(PORTION_FRAMES - waiting, len(scores) - taken)
+            self.scores[row, waiting : waiting + share] = scores[taken : taken + share]
+            self.levels[row, waiting : waiting + share] = level_dbfs[taken : taken + share]
+            taken, waiting = taken + share, waiting + share
+            if waiting == PORTION_FRAMES:
+                self.on_portion[row](self.scores[row], self.levels[row])
+                waiting = 0
+        self.waiting[row] = waiting
+
+
+class _Portions:
+    """The sums of one channel's full portions; knows no rows, so that rows may refer to it."""
+
+    def __init__(
+        self,
+        layout: ScoreLayout,
+        mean_columns: list[int],
+        kind_columns: list[int],
+        on_levels: Callable[[FloatArray], None] | None,
+    ) -> None:
+        self._layout, self._mean_columns, self._kind_columns = layout, mean_columns, kind_columns
+        self._on_levels = on_levels
+        self.count = 0
+        self.sums = _Sums(np.zeros(layout.width, np.int64), np.zeros(len(mean_columns)), np.zeros(len(kind_columns)))
+
+    def add(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
+        """Take a full portion."""
+        self.count += 1
+        self.sums = self.with_frames(scores, level_dbfs)
+        if self._on_levels is not None:
+            self._on_levels(level_dbfs)
+
+    def with_frames(self, scores: FloatArray, level_dbfs: FloatArray) -> _Sums:
+        """Return new sums that include these frames, [n, C] and [n]; the stored sums do not change.
+
+        A frame of power P and SNR s has speech power P·s / (1 + s) and noise power P / (1 + s). A frame without speech
+        counts as noise only to the extent of its disturbance: P·d², where d is the higher of the two headline scores.
+        If it counted as noise entirely, soft syllables that the speech score misses would make clean recordings look
+        noisy. The square keeps the many low scores of quiet frames from adding up. The level floor keeps the noise
+        power of speech frames above zero.
+
+        The noise of a frame belongs to the kinds of disturbance in proportion to their squared scores.
+        """
+        layout, old = self._layout, self.sums
+        hits = scores >= layout.enter  # [n, C]
+        speech = hits[:, layout.speech]
+        power = power_of(level_dbfs)
+        ratio = power_of(scores[:, layout.snr])
+        noise_power = power / (1.0 + ratio)
+        disturbed = np.maximum(scores[:, layout.noise], scores[:, layout.interference]).astype(np.float64)
+        disturbance = np.where(speech, noise_power, power * disturbed * disturbed)  # [n]
+        kinds = np.square(scores[:, self._kind_columns], dtype=np.float64)  # [n, kinds]
+        kinds *= (disturbance / (kinds.sum(axis=1) + UNEXPLAINED))[:, None]
+        return _Sums(
+            hits=old.hits + np.count_nonzero(hits, axis=0),
+            mean=old.mean + scores[speech][:, self._mean_columns].sum(axis=0, dtype=np.float64),
+            kinds=old.kinds + kinds.sum(axis=0),
+            speech_power=old.speech_power + float((noise_power * ratio)[speech].sum()),
+            noise_power=old.noise_power + float(disturbance.sum()),
+        )
+
+
 class SummaryMeter:
     """Summarises one channel of one stream. Not thread-safe; memory is constant.
 
     Args:
         contract: The model's contract.
         layout: Layout of the same contract, to share one between many meters.
+        rows: Rows of many channels, of which this one's is `row`; None for rows of its own.
+        row: Its row, which is clear.
+        on_levels: Called with the levels of every full portion.
 
     Raises:
         ContractError: A label that the summary needs is missing.
     """
 
-    def __init__(self, contract: ModelContract, layout: ScoreLayout | None = None) -> None:
+    def __init__(
+        self,
+        contract: ModelContract,
+        layout: ScoreLayout | None = None,
+        *,
+        rows: SummaryRows | None = None,
+        row: int = 0,
+        on_levels: Callable[[FloatArray], None] | None = None,
+    ) -> None:
         layout = layout or ScoreLayout(contract)
         self._layout = layout
         self._mean_names = [name for name in AVERAGED if contract.has(name)]
@@ -118,17 +246,13 @@ class SummaryMeter:
         self._kinds = [name for name in SNR_KINDS if contract.has(name)]
         self._kind_columns = [contract.index(name) for name in self._kinds]
         self._min_frames = frames_reaching(MIN_JUDGED_S, contract.features.frame_hop_s)
-        self._scores = np.empty((PORTION_FRAMES, layout.width), np.float32)
-        self._level_dbfs = np.empty(PORTION_FRAMES, np.float32)
-        self._waiting = 0  # frames of the portion that are filled
-        self._frames = 0
+        self._rows, self._row = rows or SummaryRows(layout, 1), row
+        self._portions = _Portions(layout, self._mean_columns, self._kind_columns, on_levels)
+        self._rows.on_portion[row] = self._portions.add
         self._losses = 0
         self._lost_s = self._longest_s = 0.0
         self._unheard_s = 0.0  # of the lost time, what no frame with speech covers
         self._hop_s = contract.features.frame_hop_s
-        self._sums = _Sums(
-            np.zeros(layout.width, np.int64), np.zeros(len(self._mean_columns)), np.zeros(len(self._kinds))
-        )
 
     def push(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
         """Add the next frames.
@@ -145,25 +269,19 @@ class SummaryMeter:
 
     def add(self, scores: FloatArray, level_dbfs: FloatArray) -> None:
         """Add frames that have already been checked; see `push`."""
-        frames = len(scores)
-        self._frames += frames
-        stop = self._waiting + frames
-        if stop < PORTION_FRAMES:  # fast path for the small blocks of live streams
-            self._scores[self._waiting : stop] = scores
-            self._level_dbfs[self._waiting : stop] = level_dbfs
-            self._waiting = stop
-            return
-        taken = 0
-        while taken < frames:
-            share = min(PORTION_FRAMES - self._waiting, frames - taken)
-            stop = self._waiting + share
-            self._scores[self._waiting : stop] = scores[taken : taken + share]
-            self._level_dbfs[self._waiting : stop] = level_dbfs[taken : taken + share]
-            taken += share
-            self._waiting = stop
-            if stop == PORTION_FRAMES:
-                self._sums = self._add_portion()
-                self._waiting = 0
+        self._rows.add(np.array([self._row]), scores[None], level_dbfs[None])
+
+    @property
+    def unfinished(self) -> tuple[FloatArray, FloatArray]:
+        """Scores [n, C] and levels [n] of the frames that are in no full portion yet; valid until more are added."""
+        waiting = int(self._rows.waiting[self._row])
+        return self._rows.scores[self._row, :waiting], self._rows.levels[self._row, :waiting]
+
+    @property
+    def last_scores(self) -> FloatArray:
+        """The scores of the last frame, [C]; zeros before the first."""
+        last: FloatArray = self._rows.scores[self._row, int(self._rows.waiting[self._row]) - 1]
+        return last
 
     def add_losses(self, losses: Sequence[SpeechLoss]) -> None:
         """Count losses that fall into speech."""
@@ -180,13 +298,13 @@ class SummaryMeter:
             column: Column of the label.
             whole: Include the frames of the unfinished portion; without them the call costs nothing.
         """
-        sums = self._add_portion() if whole and self._waiting else self._sums
+        sums = self._portions.with_frames(*self.unfinished) if whole else self._portions.sums
         return int(sums.hits[column])
 
     def result(self) -> Summary:
         """Summarise all frames so far; the stream may continue afterwards."""
         frames, layout = self._frames, self._layout
-        sums = self._add_portion() if self._waiting else self._sums
+        sums = self._portions.with_frames(*self.unfinished)
         speech_frames = int(sums.hits[layout.speech])
         ratios = {layout.names[c]: int(sums.hits[c]) / frames for c in layout.probability_columns} if frames > 0 else {}
         found: dict[str, float] = {}
@@ -233,11 +351,16 @@ class SummaryMeter:
             reasons=reasons,
         )
 
+    @property
+    def _frames(self) -> int:
+        return self._portions.count * PORTION_FRAMES + int(self._rows.waiting[self._row])
+
     def _lack(self, speech_frames: int) -> str | None:
         """Return why speech cannot be measured; None if it can."""
-        if self._frames == 0:
+        frames = self._frames
+        if frames == 0:
             return NO_FRAMES
-        if self._frames < self._min_frames:
+        if frames < self._min_frames:
             return TOO_SHORT
         if speech_frames >= MIN_SPEECH_FRAMES:
             return None
@@ -249,33 +372,3 @@ class SummaryMeter:
             return spec.high
         ratio = (sums.speech_power / speech_frames) / (noise_power / self._frames)
         return min(max(10.0 * math.log10(ratio), spec.low), spec.high)
-
-    def _add_portion(self) -> _Sums:
-        """Return new sums that include the collected frames; the stored sums do not change.
-
-        A frame of power P and SNR s has speech power P·s / (1 + s) and noise power P / (1 + s). A frame without speech
-        counts as noise only to the extent of its disturbance: P·d², where d is the higher of the two headline scores.
-        If it counted as noise entirely, soft syllables that the speech score misses would make clean recordings look
-        noisy. The square keeps the many low scores of quiet frames from adding up. The level floor keeps the noise
-        power of speech frames above zero.
-
-        The noise of a frame belongs to the kinds of disturbance in proportion to their squared scores.
-        """
-        layout, old = self._layout, self._sums
-        scores, level_dbfs = self._scores[: self._waiting], self._level_dbfs[: self._waiting]
-        hits = scores >= layout.enter  # [n, C]
-        speech = hits[:, layout.speech]
-        power = power_of(level_dbfs)
-        ratio = power_of(scores[:, layout.snr])
-        noise_power = power / (1.0 + ratio)
-        disturbed = np.maximum(scores[:, layout.noise], scores[:, layout.interference]).astype(np.float64)
-        disturbance = np.where(speech, noise_power, power * disturbed * disturbed)  # [n]
-        kinds = np.square(scores[:, self._kind_columns], dtype=np.float64)  # [n, kinds]
-        kinds *= (disturbance / (kinds.sum(axis=1) + UNEXPLAINED))[:, None]
-        return _Sums(
-            hits=old.hits + np.count_nonzero(hits, axis=0),
-            mean=old.mean + scores[speech][:, self._mean_columns].sum(axis=0, dtype=np.float64),
-            kinds=old.kinds + kinds.sum(axis=0),
-            speech_power=old.speech_power + float((noise_power * ratio)[speech].sum()),
-            noise_power=old.noise_power + float(disturbance.sum()),
-        )
