@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.mos_teacher import distillmos_model
 
 
 class DistillMosScores:
@@ -47,10 +47,7 @@ class DistillMosScores:
         import torch
 
         if self._model is None:
-            sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))  # only its command line reads files
-            import distillmos
-
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-            self._model = distillmos.ConvTransformerSQAModel().eval()
+            self._model = distillmos_model()
         with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16):
             return float(self._model(torch.from_numpy(np.asarray(samples, np.float32)[None])))

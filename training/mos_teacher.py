@@ -45,6 +45,19 @@ def dnsmos() -> Callable[[Float32], tuple[float, float, float]]:
     return rate
 
 
+def distillmos_model() -> Any:
+    """Load DistillMOS' net without torchaudio, which only its command line needs."""
+    missing = "torchaudio" not in sys.modules
+    if missing:
+        sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    try:
+        import distillmos as package
+    finally:
+        if missing:
+            del sys.modules["torchaudio"]  # others ask whether it is installed
+    return package.ConvTransformerSQAModel().eval()
+
+
 def distillmos() -> Callable[[Float32], float]:
     """Load DistillMOS; the result rates a clip.
 
@@ -52,11 +65,8 @@ def distillmos() -> Callable[[Float32], float]:
     """
     import torch
 
-    sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))  # only its command line reads files
-    import distillmos as package
-
     torch.set_num_threads(1)
-    model: Any = package.ConvTransformerSQAModel().eval()
+    model = distillmos_model()
 
     def rate(samples: Float32) -> float:
         start = max(0, len(samples) - DISTILLMOS_SAMPLES) // 2
