@@ -141,7 +141,8 @@ def grown_by(data: bytes, **options) -> int:
 def test_memory_does_not_grow_with_the_length():
     short = Capture().add(sent(PAYLOADS * 10)).pcap()
     long = Capture().add(sent(PAYLOADS * 100)).pcap()
-    assert grown_by(long) < grown_by(short) + 100_000
+    # Whatever else runs in this process is counted, too; packets that are kept would take more than all of the file.
+    assert grown_by(long) < grown_by(short) + len(long) // 5
 
 
 @pytest.mark.slow
