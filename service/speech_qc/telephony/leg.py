@@ -136,6 +136,8 @@ class Leg:
         elif clock == "arrival":
             self._clock = ArrivalClock(form.rate_hz)
         self._model_rate_hz = contract.features.sample_rate_hz
+        self._held: list[Float32] = []  # packets without which no chunk is complete yet
+        self._held_samples = 0
         self._scorer = Scorer(
             scoring.generation,
             scoring.state,
@@ -243,6 +245,7 @@ class Leg:
     def digits(self, digits: str) -> None:
         """Note keys, masked already."""
         if not self._ended:
+            self._push_held(time.monotonic())
             self._feed.digits(self._position, digits)
 
     async def end(self) -> None:
@@ -251,6 +254,7 @@ class Leg:
         try:
             if self._clock is not None:
                 self._push(self._clock.finish(), now_s)
+            self._push_held(now_s)
             self._scorer.end()
             await self._scorer.done
         except Exception as error:  # the leg ends with what was scored
@@ -261,6 +265,7 @@ class Leg:
     def close(self) -> None:
         """End the leg with what was scored so far, unless it has ended."""
         if not self._ended:
+            self._push_held(time.monotonic())
             self._close_with(*self._result())
 
     def _result(self) -> tuple[ChannelRecord, dict[str, Any]]:
@@ -300,11 +305,25 @@ class Leg:
                 assert self._packets is not None
                 item = item.decoded(self._packets)
             if not isinstance(item, Missing):
-                self._scorer.push([cast(Float32, item)], now_s, bounded=True)
+                self._hold(cast(Float32, item), now_s)
                 continue
+            self._push_held(now_s)
             start = self._position
             self._scorer.gap(item.samples, item.kind)
             self._feed.gap(start, self._position, item.kind)
+
+    def _hold(self, samples: Float32, now_s: float) -> None:
+        """Join short packets, each of which would cost as much as a whole chunk."""
+        self._held.append(samples)
+        self._held_samples += len(samples)
+        if self._held_samples * self._model_rate_hz >= self._scorer.samples_missing * self._rate_hz:
+            self._push_held(now_s)
+
+    def _push_held(self, now_s: float) -> None:
+        if self._held:
+            samples = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
+            self._held, self._held_samples = [], 0
+            self._scorer.push([samples], now_s, bounded=True)
 
 
 def _unchecked(channel: int, samples: Float32, mean_square: float) -> None:
