@@ -25,8 +25,8 @@ from recording import ROOT, machine, markdown, record
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import Lane, OnnxRunner
 from speech_qc.engine.step import Stepper, batch_buckets, chunk_samples
+from speech_qc.pipeline.chunk_reader import ChunkReader
 from speech_qc.pipeline.factory import make_lanes, make_runner
-from speech_qc.pipeline.session import ChunkReader
 from speech_qc.settings import Settings
 
 TURNS = 3

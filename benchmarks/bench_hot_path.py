@@ -41,8 +41,9 @@ from speech_qc.contract import LABEL_CATALOG
 from speech_qc.embedded.detector import Detector
 from speech_qc.engine import EchoRunner
 from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool
+from speech_qc.pipeline.chunk_reader import ChunkReader
 from speech_qc.pipeline.refiner import EventRefiner
-from speech_qc.pipeline.session import ChunkReader, Session
+from speech_qc.pipeline.session import Session
 from speech_qc.pipeline.shared_channels import SharedChannels
 from speech_qc.scoring.reading import ScoreBlock, ScoreReader
 from speech_qc.settings import Settings

@@ -9,7 +9,8 @@ from signals import talk, voice, white_noise
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import InvalidAudio
-from speech_qc.pipeline.session import ChunkReader, Session
+from speech_qc.pipeline.chunk_reader import ChunkReader
+from speech_qc.pipeline.session import Session
 from speech_qc.scoring import load_profiles
 
 PROFILE = load_profiles().get("default")

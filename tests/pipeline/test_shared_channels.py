@@ -10,7 +10,8 @@ import pytest
 from signals import voice, white_noise
 from speech_qc.engine import EchoRunner, GroupResult
 from speech_qc.pipeline.channel_rows import SHARED_ROWS, ChannelRows
-from speech_qc.pipeline.session import ChunkReader, Session, Update
+from speech_qc.pipeline.chunk_reader import ChunkReader
+from speech_qc.pipeline.session import Session, Update
 from speech_qc.pipeline.shared_channels import SharedChannels
 from speech_qc.scoring import load_profiles
 from speech_qc.scoring.reading import ScoreReader

@@ -11,7 +11,8 @@ from speech_qc.api.deps import From, RequestId, State
 from speech_qc.api.error_responses import answer
 from speech_qc.errors import EngineDead, SpeechQCError
 from speech_qc.live.options import parse_options
-from speech_qc.live.stream import ClientGone, LiveStream
+from speech_qc.live.socket import ClientGone
+from speech_qc.live.stream import LiveStream
 from speech_qc.security.access_policy import chosen_protocol
 from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
 from speech_qc.wire.close import close_reason, error_text
@@ -56,7 +57,7 @@ async def _refuse(socket: StreamSocket, error: SpeechQCError, identity: str) -> 
 
 
 class StreamSocket:
-    """Adapts Starlette's WebSocket to the socket interface of `speech_qc.live.stream`.
+    """Adapts Starlette's WebSocket to the interface of `speech_qc.live.socket.Socket`.
 
     ASGI cannot send or receive a message without waiting, nor abort a connection. If the server's protocol object is a
     `LiveWebSocketProtocol`, this class calls it directly. Otherwise messages take the slower path, and the server's

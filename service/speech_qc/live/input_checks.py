@@ -6,6 +6,7 @@ cleared and `REPEAT_S` have passed, so that a bad line does not flood the socket
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -259,3 +260,26 @@ class InputChecks:
         self._active.add(key)
         self._warned_s[key] = now_s
         return InputWarning(code, message, channel)
+
+
+class PieceChecks:
+    """Checks the pieces that a scorer measures; has no reference to the stream or its scorer.
+
+    Attributes:
+        pieces: Pieces that were checked since `taken`.
+    """
+
+    def __init__(self, checks: InputChecks) -> None:
+        self._checks = checks
+        self._warnings: list[InputWarning] = []
+        self.pieces = 0
+
+    def on_piece(self, channel: int, samples: Float32, mean_square: float) -> None:
+        """Check a piece."""
+        self.pieces += 1
+        self._warnings += self._checks.check_samples(channel, samples, mean_square, time.monotonic())
+
+    def taken(self) -> list[InputWarning]:
+        """Return the warnings since the last call."""
+        warnings, self._warnings, self.pieces = self._warnings, [], 0
+        return warnings

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.stereo import StereoMeter
 from speech_qc.calls.legs import LegFeed
-from speech_qc.contract import ModelContract
 from speech_qc.engine import GroupResult, Lane
 from speech_qc.errors import InferenceError
+from speech_qc.live.lanes import LiveLanes, latency_s
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.documents import channel_findings, event_message, stereo_fields, timing_answer
-from speech_qc.pipeline.factory import FLUSH_LANE, LIVE_LANE, make_lanes
+from speech_qc.pipeline.factory import make_lanes
 from speech_qc.pipeline.recording import Timing
 from speech_qc.pipeline.session import ChannelRecord, Session, Update
 from speech_qc.pipeline.shared_channels import SharedChannels
@@ -47,38 +46,6 @@ _T = TypeVar("_T")
 _Command = Callable[[], None]
 OnPiece = Callable[[int, Float32, float], None]
 """Called with a channel, its samples (a few thousand at a time) and their mean square."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveLanes:
-    """The engine's two lanes for live audio."""
-
-    live: Lane
-    flush: Lane
-
-    @classmethod
-    def of(cls, lanes: Sequence[Lane]) -> LiveLanes:
-        """Select the lanes by name."""
-        by_name = {lane.name: lane for lane in lanes}
-        return cls(by_name[LIVE_LANE], by_name[FLUSH_LANE])
-
-    def chunk_hops(self, emit_hops: int) -> int:
-        """Hops per chunk for an emit interval: small chunks only if large ones would delay it."""
-        return self.live.hops if emit_hops >= self.live.hops else self.flush.hops
-
-
-def latency_s(contract: ModelContract, session: Session, lanes: LiveLanes, emit_ms: int) -> float:
-    """Longest time from a frame's last sample until its scores are sent, not counting computation and the network.
-
-    It is the sum of the model's look-ahead and window, the delay of the resampler, and the time that the first frame of
-    a message waits for the last: scores are sent when the finished chunks fill the emit interval.
-    """
-    hop_s = contract.features.frame_hop_s / contract.features.hops_per_frame
-    emit_hops = round(emit_ms / 1000 / hop_s)
-    chunk = lanes.chunk_hops(emit_hops)
-    interval_s = -(-emit_hops // chunk) * chunk * hop_s
-    waits_s = interval_s - contract.features.frame_hop_s
-    return round(contract.latency_s + session.resampler_latency_s + waits_s, 4)
 
 
 class Scorer:

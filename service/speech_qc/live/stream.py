@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,11 @@ from speech_qc.audio.sample_decoder import SampleDecoder
 from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.live.clock import ArrivalClock, Missing
 from speech_qc.live.ignored_messages import IgnoredMessages
-from speech_qc.live.input_checks import InputChecks, InputWarning
+from speech_qc.live.input_checks import InputChecks, InputWarning, PieceChecks
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
 from speech_qc.live.scorer import Scorer
+from speech_qc.live.socket import ClientGone, Socket
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.session import ChannelRecord
 from speech_qc.state import AppState
@@ -54,32 +54,6 @@ MAX_TEXT_CHARS = 65_536
 """Maximum length of a text message; valid messages are much shorter."""
 
 
-class ClientGone(Exception):
-    """The client has disconnected."""
-
-
-class Socket(Protocol):
-    """What this module needs of an open connection."""
-
-    async def receive(self) -> bytes | str | None:
-        """Return the next message; None if the client has disconnected."""
-
-    def tap(self, sink: Callable[[bytes], bool] | None) -> None:
-        """Offer binary messages to `sink` first, as they arrive, in order; `receive` returns those that it rejects."""
-
-    async def send(self, text: bytes) -> None:
-        """Send a text message; wait while the client is behind. Raises ClientGone."""
-
-    def send_now(self, text: bytes) -> bool:
-        """Send a text message if it need not wait; return whether it was sent."""
-
-    async def close(self, code: int, reason: str) -> None:
-        """Send a close frame; wait while the client is behind."""
-
-    def abort(self) -> None:
-        """Drop the connection without a close frame."""
-
-
 class LiveStream:
     """One stream; `run` it once.
 
@@ -102,7 +76,7 @@ class LiveStream:
         self._join = state.calls.join if options.legs else None
         self._checks = InputChecks(options.rate_hz, options.channels, options.encoding)
         self._ignored = IgnoredMessages()
-        self._checked = _Checked(self._checks)
+        self._checked = PieceChecks(self._checks)
         self._outbox = Outbox(state.settings.stream_send_queue_bytes, time.monotonic, socket.send_now)
         self._scorer = Scorer(generation, state, options, self._outbox, self._checked.on_piece)
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
@@ -579,29 +553,6 @@ class LiveStream:
     def _count(self, records: list[ChannelRecord]) -> None:
         for record in records:
             self._metrics.verdicts.labels(record.verdict.status).inc()
-
-
-class _Checked:
-    """Checks the pieces that a scorer measures; has no reference to the stream or its scorer.
-
-    Attributes:
-        pieces: Pieces that were checked since `taken`.
-    """
-
-    def __init__(self, checks: InputChecks) -> None:
-        self._checks = checks
-        self._warnings: list[InputWarning] = []
-        self.pieces = 0
-
-    def on_piece(self, channel: int, samples: Float32, mean_square: float) -> None:
-        """Check a piece."""
-        self.pieces += 1
-        self._warnings += self._checks.check_samples(channel, samples, mean_square, time.monotonic())
-
-    def taken(self) -> list[InputWarning]:
-        """Return the warnings since the last call."""
-        warnings, self._warnings, self.pieces = self._warnings, [], 0
-        return warnings
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 from speech_qc.contract import ModelContract
 from speech_qc.engine import DropReason, Engine, Model, RefusalReason, Runner
 from speech_qc.errors import ReloadFailed, StartupError
+from speech_qc.pipeline.chunk_reader import ChunkReader
 from speech_qc.pipeline.documents import model_info
 from speech_qc.pipeline.factory import make_engine, make_runner
 from speech_qc.pipeline.inbox import Inbox
-from speech_qc.pipeline.session import ChunkReader
 from speech_qc.pipeline.shared_channels import SharedChannels
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics

@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import Lane, Runner, Stepper
 from speech_qc.errors import InferenceError
+from speech_qc.pipeline.chunk_reader import ChunkReader, ChunkReading
 from speech_qc.pipeline.factory import TAIL_HOPS
 from speech_qc.pipeline.recording import Block, InspectOptions, Recording, RecordingFindings, Timing
-from speech_qc.pipeline.session import ChunkReader, ChunkReading
 from speech_qc.pipeline.sources import BlockSource
 
 LARGE_HOPS = 400

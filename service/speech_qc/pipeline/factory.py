@@ -7,7 +7,7 @@ from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import Engine, EngineObserver, Lane, OnnxRunner, Runner, Stepper
 from speech_qc.engine.runner import CPU_PROVIDER
 from speech_qc.errors import SettingsError
-from speech_qc.pipeline.session import ChunkReader
+from speech_qc.pipeline.chunk_reader import ChunkReader
 from speech_qc.scoring import Profiles, load_profiles
 from speech_qc.settings import Settings
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.contract import FeatureSpec
+from speech_qc.scoring import EventUpdate
 from speech_qc.wire.vocabulary import GapKind
 
 Float32 = NDArray[np.float32]
@@ -192,6 +193,16 @@ class GapLine:
     def skipped_before(self, frame: int) -> int:
         """Return how many frames are skipped before a frame of the heard axis; it is that much later in truth."""
         return self._forgotten_frames + sum(one.skip_frames for one in self.bridges if one.skip_at <= frame)
+
+    def placed(self, update: EventUpdate) -> EventUpdate:
+        """Return an update with its true times: what precedes it on the heard axis lacks the skipped frames."""
+        event, hop_s = update.event, self._spec.frame_hop_s
+        late = self.skipped_before(event.onset_frame)
+        changes: dict[str, float] = {"onset_frame": event.onset_frame + late, "onset_s": event.onset_s + late * hop_s}
+        if event.offset_frame is not None and event.offset_s is not None:
+            late = self.skipped_before(event.offset_frame - 1)
+            changes |= {"offset_frame": event.offset_frame + late, "offset_s": event.offset_s + late * hop_s}
+        return replace(update, event=replace(event, **changes))  # type: ignore[arg-type]  # frames are whole
 
     def touches(self, start: int, stop: int) -> bool:
         """Whether samples [start, stop) of the heard axis touch a bridge."""

@@ -21,8 +21,9 @@ from speech_qc.calls.recorded import RecordedLegs
 from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio, ProtocolError
 from speech_qc.pipeline.channel_meter import MeterPool
+from speech_qc.pipeline.chunk_reader import ChunkReader, ChunkReading
 from speech_qc.pipeline.explain import MAX_FRAMES, Evidence, Explainer, SpectrumKeeper
-from speech_qc.pipeline.session import ChannelRecord, ChunkReader, ChunkReading, Session
+from speech_qc.pipeline.session import ChannelRecord, Session
 from speech_qc.rtp.reports import CaptureReport
 from speech_qc.scoring import Profile
 from speech_qc.wire.option_names import leg_names

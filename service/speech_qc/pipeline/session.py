@@ -8,15 +8,14 @@ model: its owner passes chunks to the engine and scores back.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.buffer import SampleBuffer
-from speech_qc.audio.features import frame_count, frame_levels_dbfs
+from speech_qc.audio.features import frame_count
 from speech_qc.audio.levels import Levels
 from speech_qc.audio.losses import Loss
 from speech_qc.audio.noise_floor import NoiseFloorMeter
@@ -25,6 +24,7 @@ from speech_qc.contract import ModelContract
 from speech_qc.errors import InvalidAudio
 from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool, OnPiece, measure_ends
 from speech_qc.pipeline.channel_rows import ChannelRows
+from speech_qc.pipeline.chunk_reader import ChunkReader, ChunkReading
 from speech_qc.pipeline.gaps import GapLine, Transport, bridge_samples
 from speech_qc.pipeline.refiner import EventRefiner
 from speech_qc.scoring import (
@@ -34,9 +34,7 @@ from speech_qc.scoring import (
     LossJoin,
     LossSpan,
     Profile,
-    ScoreBatch,
     ScoreBlock,
-    ScoreReader,
     SpeechLoss,
     Summary,
     SummaryMeter,
@@ -98,48 +96,6 @@ class ChannelRecord:
     verdict: Verdict
     transport: Transport | None = None
     """What was not received; None if nothing is missing."""
-
-
-class ChunkReading(NamedTuple):
-    """The readings of one chunk and its scores."""
-
-    block: ScoreBlock
-    level_dbfs: Float32
-    """Levels of the chunk's own frames (n,), without those of the look-ahead before them."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkReadings:
-    """The readings of the chunks of a step; iterates over the chunks."""
-
-    blocks: ScoreBatch
-    levels_dbfs: Float32
-    """(B, n)."""
-
-    def __iter__(self) -> Iterator[ChunkReading]:
-        return map(ChunkReading, self.blocks, self.levels_dbfs)
-
-
-class ChunkReader:
-    """Reads the chunks of a step, all streams in one call; serves as the engine's `read_out`.
-
-    Args:
-        contract: Contract of the engine's model.
-    """
-
-    def __init__(self, contract: ModelContract) -> None:
-        self.scores = ScoreReader(contract)
-        self._spec = contract.features
-
-    def __call__(self, samples: Float32, scores: Float32) -> ChunkReadings:
-        """Read the chunks of a step.
-
-        Args:
-            samples: float32 (B, hops * hop + overlap), finite.
-            scores: float32 (B, hops / 2, C), finite.
-        """
-        own = scores.shape[1] * self._spec.frame_samples
-        return ChunkReadings(self.scores.read(scores), frame_levels_dbfs(samples[:, :own], self._spec))
 
 
 class Session:
@@ -471,7 +427,7 @@ class Session:
         news = self._refiner.refine(first, block, news, self._buffer.view, done=done)
         self.rows.session.watched[self.row] = self._refiner.busy
         if news and self._line.skipped_frames:
-            news = [self._placed(update) for update in news]
+            news = [self._line.placed(update) for update in news]
         self._note(news)
         return news
 
@@ -510,16 +466,6 @@ class Session:
         held = self._reader.scores.read_one(scores)
         held.shown[missing] = np.nan
         return held._replace(made_text=None)
-
-    def _placed(self, update: EventUpdate) -> EventUpdate:
-        """Return an update with its true times: what precedes it on the heard axis lacks the skipped frames."""
-        event, hop_s = update.event, self._spec.frame_hop_s
-        late = self._line.skipped_before(event.onset_frame)
-        changes: dict[str, float] = {"onset_frame": event.onset_frame + late, "onset_s": event.onset_s + late * hop_s}
-        if event.offset_frame is not None and event.offset_s is not None:
-            late = self._line.skipped_before(event.offset_frame - 1)
-            changes |= {"offset_frame": event.offset_frame + late, "offset_s": event.offset_s + late * hop_s}
-        return replace(update, event=replace(event, **changes))  # type: ignore[arg-type]  # frames are whole
 
     def levels(self) -> Levels:
         """Level measures of everything pushed so far; more audio may follow."""

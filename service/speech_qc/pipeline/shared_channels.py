@@ -11,7 +11,8 @@ from speech_qc.contract import ModelContract
 from speech_qc.engine import GroupResult
 from speech_qc.pipeline.channel_meter import MeterPool
 from speech_qc.pipeline.channel_rows import ChannelRows
-from speech_qc.pipeline.session import ChunkReader, ChunkReading, ChunkReadings, Session, Update
+from speech_qc.pipeline.chunk_reader import ChunkReader, ChunkReading, ChunkReadings
+from speech_qc.pipeline.session import Session, Update
 from speech_qc.scoring.events import EventUpdate
 from speech_qc.scoring.rows import block_of, chosen
 

@@ -14,10 +14,11 @@ from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import Lane, Runner, Stepper
 from speech_qc.errors import InferenceError
 from speech_qc.pipeline.channel_meter import MeterPool
+from speech_qc.pipeline.chunk_reader import ChunkReader
 from speech_qc.pipeline.direct import LARGE_HOPS
 from speech_qc.pipeline.factory import TAIL_HOPS
 from speech_qc.pipeline.recording import Block, InspectOptions, Recording, RecordingFindings, Timing
-from speech_qc.pipeline.session import ChunkReader, Session
+from speech_qc.pipeline.session import Session
 from speech_qc.pipeline.sources import BlockSource
 
 WIDTH = 16

@@ -19,7 +19,7 @@ from speech_qc.calls.legs import LegInfo
 from speech_qc.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.event_fields import event_fields
 from speech_qc.live.outbox import Outbox
-from speech_qc.live.stream import ClientGone
+from speech_qc.live.socket import ClientGone
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.session import Update
 from speech_qc.security.caller import Caller

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from speech_qc.errors import SpeechQCError
-from speech_qc.live.stream import ClientGone
+from speech_qc.live.socket import ClientGone
 from speech_qc.telephony.messages import Reply, VendorProtocol
 from speech_qc.telephony.transport import CallTransport
 from speech_qc.wire.close import close_reason
