@@ -135,7 +135,7 @@ async def test_a_silent_asterisk_leaves_a_gap():
 
 
 async def test_asterisk_is_answered_at_once_even_if_full(caplog):
-    """It shows nobody the reason of a close, so the log has it."""
+    """Asterisk does not show why a socket was closed, so the log says it."""
     caplog.set_level(logging.INFO, "speech_qc.telephony")
     async with serving(max_streams=1) as (url, app):
         calls = keep_calls(app)

@@ -15,6 +15,7 @@ from speech_qc.archive.items import ArchiveError, Opener
 from speech_qc.archive.storage import is_remote, open_remote
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits
 from speech_qc.audio.decode import Block, FileDecoder, decode_file
+from speech_qc.audio.segments import PositionedFile
 
 HASH_BYTES = 1 << 20
 KEPT_SAMPLES = 1 << 20
@@ -39,7 +40,7 @@ def find_opener(path: str) -> Opener:
         raise ArchiveError(f"opener {path!r}: expected module:function: {error}") from error
 
 
-class HashedFile(io.RawIOBase):
+class HashedFile(PositionedFile):
     """A file whose bytes are hashed as they are read, those that are skipped at the end.
 
     Closing it changes nothing, so that a decoder can be given it more than once; `release` closes the file.
@@ -50,19 +51,7 @@ class HashedFile(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest = file, hashlib.sha256()
-        self._position = self._hashed = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
+        self._hashed = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Move."""

@@ -173,7 +173,7 @@ class Decoder:
         """Take frames as read where that needs no decoding, which is in WAV.
 
         Args:
-            frames: Frames that nobody needs.
+            frames: Frames that are not needed.
             room: Bytes of the recording that were not pushed yet.
 
         Returns:
@@ -417,7 +417,7 @@ class FileDecoder:
         self._needed = frame
 
     def _skip(self, decoder: Decoder) -> bool:
-        """Skip what nobody needs; return whether there was anything."""
+        """Skip what is not needed; return whether anything was skipped."""
         if self._needed <= decoder.frames or self._total_bytes is None:
             return False
         before = decoder.frames

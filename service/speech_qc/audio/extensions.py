@@ -17,10 +17,10 @@ named explicitly is always tried."""
 
 def looks_like_recording(path: Path) -> bool:
     """Whether a file in a folder is to be inspected: by its extension, otherwise by its first bytes."""
-    from speech_qc.audio.decode import SIGNATURE_BYTES, is_recording  # only for files without a known extension
-
     if path.suffix.lower() in AUDIO_EXTENSIONS:
         return True
+    from speech_qc.audio.decode import SIGNATURE_BYTES, is_recording  # decoders are seldom needed for this
+
     try:
         if not path.is_file():  # opening a pipe would wait for its writer
             return False

@@ -46,16 +46,10 @@ class Segment:
     patch: bytes = b""
 
 
-class Window(io.RawIOBase):
-    """A segment of a file as a file of its own; reading it moves the position of the file.
+class PositionedFile(io.RawIOBase):
+    """A file for reading with random access that keeps its own position."""
 
-    A seek to an invalid position is ignored: libsndfile detects the failure by the unchanged position, and an exception
-    would only be printed, because it cannot propagate through C.
-    """
-
-    def __init__(self, file: BinaryIO | Window, segment: Segment) -> None:
-        super().__init__()
-        self._file, self._segment, self._position = file, segment, 0
+    _position = 0
 
     def readable(self) -> bool:
         """Return True."""
@@ -66,8 +60,20 @@ class Window(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return the position within the segment."""
+        """Return the position."""
         return self._position
+
+
+class Window(PositionedFile):
+    """A segment of a file as a file of its own; reading it moves the position of the file.
+
+    A seek to an invalid position is ignored: libsndfile detects the failure by the unchanged position, and an exception
+    would only be printed, because it cannot propagate through C.
+    """
+
+    def __init__(self, file: BinaryIO | Window, segment: Segment) -> None:
+        super().__init__()
+        self._file, self._segment = file, segment
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Move within the segment."""

@@ -275,7 +275,7 @@ class WavReader:
         """Take the next frames as read, as far as they are in the current data chunk.
 
         Args:
-            frames: Frames that nobody needs.
+            frames: Frames that are not needed.
             room: Bytes of the file that were not pushed yet.
 
         Returns:

@@ -203,11 +203,12 @@ class Scorer:
 
     @property
     def samples_missing(self) -> int:
-        """Samples at the model's rate without which no further chunk is complete; may be negative."""
+        """Samples at the stream's rate without which no further chunk is complete; may be negative."""
         is_small = self._small or not self._aligned
         following = self._lanes.flush if is_small else self._lanes.live
         hops = following.hops + (0 if self._is_cut else self._lane.hops)
-        return hops * self._hop + self._overlap - self.sessions[0].samples_waiting
+        missing = hops * self._hop + self._overlap - self.sessions[0].samples_waiting
+        return -(-missing * self.options.rate_hz // self._contract.features.sample_rate_hz)
 
     async def wait_for_room(self) -> None:
         """Wait until there is room."""

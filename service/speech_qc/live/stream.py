@@ -83,7 +83,6 @@ class LiveStream:
         self._decoder = SampleDecoder(options.encoding, options.channels, piece_samples)
         self._bounded = options.encoding != "float32"
         self._frame_bytes = self._decoder.piece_bytes // piece_samples
-        self._model_rate_hz = generation.contract.features.sample_rate_hz
         self._clock = ArrivalClock[list[Float32]](options.rate_hz) if options.position == "arrival" else None
         self._clock_timer: asyncio.TimerHandle | None = None
         # Messages of arrived audio that the next step decodes, together with those of other streams.
@@ -388,9 +387,7 @@ class LiveStream:
 
     def collected(self) -> bytes:
         """Return the whole samples of the messages that wait, which wait no longer."""
-        data = self._decoder.rest + (self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
-        self._waiting.clear()
-        self._waiting_bytes = 0
+        data = self._decoder.rest + self._joined()
         odd = len(data) % self._frame_bytes
         self._decoder.rest = data[len(data) - odd :] if odd else b""
         return data[: len(data) - odd] if odd else data
@@ -398,16 +395,20 @@ class LiveStream:
     def take_waiting(self) -> None:
         """Take the messages that wait, if there are any."""
         if self._waiting:
-            data = b"".join(self._waiting)
-            self._waiting.clear()
-            self._waiting_bytes = 0
             try:
-                channels = self._decoder.decode(data)
+                channels = self._decoder.decode(self._joined())
             except SpeechQCError as fault:
                 self._end_with(fault)
             else:
                 self._hear(channels)
         self._due_s = None
+
+    def _joined(self) -> bytes:
+        """Return the messages that wait, which wait no longer."""
+        data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        return data
 
     def heard(self, samples: Float32) -> None:
         """Take samples that were decoded together with those of other streams."""
@@ -418,7 +419,7 @@ class LiveStream:
     def _hear(self, channels: list[Float32] | None) -> None:
         """Take samples that waited, None for fewer than one; end the stream with whatever is raised.
 
-        Nobody waits for it here, and other streams must go on.
+        No caller handles errors here, and other streams must go on.
         """
         if channels is None:
             return
@@ -427,8 +428,7 @@ class LiveStream:
             self._take(channels, now_s)
             self._note_pace(len(channels[0]), now_s)
             if self._is_steady:
-                samples = -(-self._scorer.samples_missing * self._options.rate_hz // self._model_rate_hz)
-                self._enough_bytes = samples * self._frame_bytes - self._decoder.rest_bytes
+                self._enough_bytes = self._scorer.samples_missing * self._frame_bytes - self._decoder.rest_bytes
         except SpeechQCError as fault:
             self._end_with(fault)
         except Exception:

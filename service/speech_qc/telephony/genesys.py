@@ -57,7 +57,7 @@ class GenesysProtocol(VendorProtocol):
         self._channels: list[str] = []
         self._encoding: Encoding = "mulaw"
         self._splitter: StereoSplitter | None = None
-        self._probed = False  # a probe may send audio, which nobody scores
+        self._probed = False  # a probe may send audio, which is not scored
         self._refused = False
 
     def text(self, message: bytes) -> Sequence[Item]:

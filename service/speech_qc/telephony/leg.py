@@ -316,7 +316,7 @@ class Leg:
         """Join short packets, each of which would cost as much as a whole chunk."""
         self._held.append(samples)
         self._held_samples += len(samples)
-        if self._held_samples * self._model_rate_hz >= self._scorer.samples_missing * self._rate_hz:
+        if self._held_samples >= self._scorer.samples_missing:
             self._push_held(now_s)
 
     def _push_held(self, now_s: float) -> None:
