@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -47,8 +49,11 @@ SAME_RATIO, SAME_HZ, SAME_DB = 0.015, 12.0, 6.0
 LONG_FRAMES = 16
 """Frames in a long window (320 ms)."""
 
-LINE_DB, LINE_REACH_HZ, LINES = 12.0, 140.0, 16
-"""Least height of a line above the median around it, and the number of lines kept per window."""
+LINE_DB, LINE_REACH_HZ, LOWEST_HZ, LINES = 12.0, 140.0, 40.0, 16
+"""Least height of a line above the median around it, its least frequency, and the number of lines kept per window."""
+
+POOLED_FRAMES = 200
+"""Frames of all channels from which those that wait are analysed."""
 
 KEPT_RUNS, KEPT_WINDOWS = 512, 192
 """Runs and long windows that are remembered; a longer event is judged by its latest ones."""
@@ -92,40 +97,100 @@ class _Tone(NamedTuple):
     purity: float
 
 
-class ToneMeter:
-    """Analyses one channel; frames must be pushed in order, but not all of them."""
+class TonePool:
+    """Frames of the channels of one thread that wait to be analysed in one call, in less than half the time."""
 
     def __init__(self) -> None:
-        self.runs: deque[Run] = deque(maxlen=KEPT_RUNS)
-        self.windows: deque[Lines] = deque(maxlen=KEPT_WINDOWS)
-        self._long: list[Float32] = []
-        self._next = 0  # frame that would continue the long window
+        self._waiting: list[tuple[ToneMeter, int, Float32]] = []
+        self._frames = 0
+
+    def add(self, meter: ToneMeter, first: int, samples: Float32) -> None:
+        """Take frames of a channel, as `ToneMeter.push`; analyse what waits if it is enough."""
+        self._waiting.append((meter, first, samples))
+        self._frames += len(samples) // FRAME - 1
+        if self._frames >= POOLED_FRAMES:
+            self.analyse()
+
+    def analyse(self) -> None:
+        """Analyse what waits."""
+        waiting, self._waiting, self._frames = self._waiting, [], 0
+        if not waiting:
+            return
+        owners: list[tuple[ToneMeter, int]] = []  # of each frame, with its index
+        starts: list[int] = []
+        windows: list[tuple[ToneMeter, int, Float32]] = []
+        offset = 0
+        for meter, first, samples in waiting:
+            count = len(samples) // FRAME - 1
+            owners += [(meter, first + index) for index in range(count)]
+            starts += range(offset, offset + count)
+            offset += count + 1
+            windows += [(meter, *window) for window in meter.long_windows(first, samples[MARGIN:-MARGIN])]
+        halves = np.concatenate([samples for _, _, samples in waiting]).reshape(-1, FRAME)
+        begins = np.asarray(starts)
+        for place, tone in _frame_tones(np.concatenate((halves[begins], halves[begins + 1]), axis=1)):
+            meter, frame = owners[place]
+            meter.extend(frame, tone)
+        if windows:
+            found = _lines(np.stack([samples for _, _, samples in windows]))
+            for (meter, first, _), (hz, level_db) in zip(windows, found, strict=True):
+                meter.add_lines(Lines(first, hz, level_db))
+
+
+class ToneMeter:
+    """Analyses one channel; frames must be pushed in order, but not all of them.
+
+    Args:
+        pool: Analyses frames of many channels together; None to analyse alone.
+    """
+
+    def __init__(self, pool: TonePool | None = None) -> None:
+        self._pool = pool or TonePool()
+        self._runs: deque[Run] = deque(maxlen=KEPT_RUNS)
+        self._windows: deque[Lines] = deque(maxlen=KEPT_WINDOWS)
+        self._long = np.zeros(0, np.float32)  # what is known of the current long window
+        self._next = 0  # frame that would continue it
 
     def push(self, first: int, samples: Float32) -> None:
-        """Analyse consecutive frames.
+        """Take consecutive frames.
 
         Args:
             first: Index of the first frame.
-            samples: float32 [n * FRAME + 2 * MARGIN], from `MARGIN` samples before the first frame.
+            samples: float32 [n * FRAME + 2 * MARGIN], from `MARGIN` samples before the first frame; must not change.
         """
-        count = (len(samples) - 2 * MARGIN) // FRAME
-        views = np.lib.stride_tricks.sliding_window_view(samples, FRAME + 2 * MARGIN)[::FRAME][:count]
-        for index, tone in enumerate(_frame_tones(views)):
-            if tone is not None:
-                self._extend(first + index, tone)
-        own = samples[MARGIN : MARGIN + count * FRAME].reshape(count, FRAME)
-        for index in range(count):
-            frame = first + index
-            if frame != self._next or frame % LONG_FRAMES == 0:
-                self._long = []
-            if len(self._long) == frame % LONG_FRAMES:
-                self._long.append(own[index].copy())
-                if len(self._long) == LONG_FRAMES:
-                    self.windows.append(_lines(frame - LONG_FRAMES + 1, np.concatenate(self._long)))
-            self._next = frame + 1
+        self._pool.add(self, first, samples)
 
-    def _extend(self, frame: int, tone: _Tone) -> None:
-        run = self.runs[-1] if self.runs else None
+    @property
+    def runs(self) -> deque[Run]:
+        """The latest runs."""
+        self._pool.analyse()
+        return self._runs
+
+    @property
+    def windows(self) -> deque[Lines]:
+        """The latest long windows."""
+        self._pool.analyse()
+        return self._windows
+
+    def long_windows(self, first: int, samples: Float32) -> list[tuple[int, Float32]]:
+        """Return the long windows that frames complete, with their first frames; none that has a gap."""
+        if first == self._next:
+            samples = np.concatenate((self._long, samples))
+            first -= len(self._long) // FRAME
+        stop = first + len(samples) // FRAME
+        begins = range(-(-first // LONG_FRAMES) * LONG_FRAMES, stop - LONG_FRAMES + 1, LONG_FRAMES)
+        rest = begins[-1] + LONG_FRAMES if begins else begins.start
+        self._long = samples[(rest - first) * FRAME :].copy()
+        self._next = stop
+        return [(begin, samples[(begin - first) * FRAME :][: LONG_FRAMES * FRAME]) for begin in begins]
+
+    def add_lines(self, lines: Lines) -> None:
+        """Note what is in a long window."""
+        self._windows.append(lines)
+
+    def extend(self, frame: int, tone: _Tone) -> None:
+        """Note the tones of a frame."""
+        run = self._runs[-1] if self._runs else None
         if (
             run is not None
             and run.stop == frame
@@ -138,38 +203,41 @@ class ToneMeter:
             run.purity = (run.purity * run.frames + tone.purity) / (run.frames + 1)
             run.frames += 1
             return
-        self.runs.append(Run(frame, 1, *tone))
+        self._runs.append(Run(frame, 1, *tone))
 
 
 def _same(a: float, b: float) -> bool:
     return abs(a - b) <= max(SAME_HZ, SAME_RATIO * a)
 
 
-_BINS = np.arange(FFT_SIZE // 2 + 1)
+_NEIGHBOURS = np.array([-1, 0, 1])
 _WINDOW = np.hanning(FRAME + 2 * MARGIN + 1)[:-1].astype(np.float32)
 _LONG_WINDOW = np.hanning(LONG_FRAMES * FRAME + 1)[:-1].astype(np.float32)
+_LONG_BIN_HZ = RATE_HZ / (LONG_FRAMES * FRAME)
+_LOWEST_BIN = math.ceil(LOWEST_HZ / _LONG_BIN_HZ)
+_FLOOR_BINS = round(LINE_REACH_HZ / _LONG_BIN_HZ)
+_FLOOR_BLOCKS = (LONG_FRAMES * FRAME // 2 + 1) // _FLOOR_BINS
 
 
-def _frame_tones(frames: Float32) -> list[_Tone | None]:
-    """Return the pure tones of each frame; None if it has none."""
+def _frame_tones(frames: Float32) -> Iterator[tuple[int, _Tone]]:
+    """Yield the index and the pure tones of each frame that has any."""
     means = frames.mean(axis=1, keepdims=True)
     squares = np.einsum("fs,fs->f", frames, frames) / frames.shape[1]
     levels = 10.0 * np.log10(squares + 1e-20)
     heard = levels >= QUIET_DBFS
     if not heard.any():
-        return [None] * len(frames)
+        return
     spectra = rfft((frames - means) * _WINDOW, FFT_SIZE)
     tones = _two_tones(spectra.real**2 + spectra.imag**2, levels)
-    offsets = means[:, 0].tolist()
-    found: list[_Tone | None] = []
-    for frame, tone, sounds, square, mean in zip(frames, tones, heard.tolist(), squares.tolist(), offsets, strict=True):
-        is_offset = mean * mean >= OFFSET_SHARE * square
-        if sounds and not is_offset and tone is None and abs(mean) >= LARGE_OFFSET:
-            is_offset = not _is_flat(frame)
-        if sounds and is_offset:
-            tone = _Tone(0.0, 0.0, 10.0 * math.log10(square), 0.0, 1.0)
-        found.append(tone if sounds else None)
-    return found
+    offset = np.abs(means[:, 0])
+    is_offset = offset * offset >= OFFSET_SHARE * squares
+    maybe_offset = offset >= LARGE_OFFSET
+    for index in np.flatnonzero(heard).tolist():
+        tone = tones.get(index)
+        if is_offset[index] or (tone is None and maybe_offset[index] and not _is_flat(frames[index])):
+            tone = _Tone(0.0, 0.0, 10.0 * math.log10(squares[index]), 0.0, 1.0)
+        if tone is not None:
+            yield index, tone
 
 
 def _is_flat(frame: Float32) -> bool:
@@ -177,72 +245,83 @@ def _is_flat(frame: Float32) -> bool:
     return any(bool((at[2:] & at[1:-1] & at[:-2]).any()) for at in (frame == frame.max(), frame == frame.min()))
 
 
-def _two_tones(power: Float32, levels: Float32) -> list[_Tone | None]:
-    """Find the two strongest peaks of each spectrum, [frames, bins]; None where they are not most of it."""
+def _two_tones(power: Float32, levels: Float32) -> dict[int, _Tone]:
+    """Find the two strongest peaks of each spectrum, [frames, bins], where they are most of it."""
     rows = np.arange(len(power))
     peak = power.argmax(axis=1)
     first = _lobe(power, rows, peak)
-    rest = np.where(np.abs(_BINS - peak[:, None]) <= MASK_BINS, np.float32(0.0), power)
+    rest = power.copy()
+    rest[rows[:, None], _around(peak, MASK_BINS)] = 0.0
     other = rest.argmax(axis=1)
-    beside = power[rows[:, None], np.clip(other[:, None] + (-1, 1), 0, power.shape[1] - 1)].max(axis=1)
-    second = np.where(power[rows, other] >= beside, _lobe(rest, rows, other), 0.0)
+    second = np.where(
+        power[rows, other] >= power[rows[:, None], _around(other, 1)].max(axis=1), _lobe(rest, rows, other), 0.0
+    )
     second[second < first * 10 ** (-SECOND_DB / 10)] = 0.0
     share = (first + second) / np.maximum(power.sum(axis=1), np.float32(1e-30))
-    hz, other_hz = _refined_rows(power, rows, peak), _refined_rows(power, rows, other)
-    found: list[_Tone | None] = []
-    for a, b, a_hz, b_hz, level, purity in zip(
-        *(values.tolist() for values in (first, second, hz, other_hz, levels, share)), strict=True
-    ):
-        if purity < PURE_SHARE:
-            found.append(None)
-        elif not b:
-            found.append(_Tone(a_hz, 0.0, level, 0.0, purity))
+    pure = np.flatnonzero(share >= PURE_SHARE)
+    if not pure.size:
+        return {}
+    hz = _peak_hz(power, np.stack((pure, pure)), np.stack((peak[pure], other[pure])), RATE_HZ / FFT_SIZE)
+    columns = (pure, first[pure], second[pure], *hz, levels[pure], share[pure])
+    found: dict[int, _Tone] = {}
+    for index, a, b, a_hz, b_hz, level, purity in zip(*(values.tolist() for values in columns), strict=True):
+        if not b:
+            found[index] = _Tone(a_hz, 0.0, level, 0.0, purity)
         else:
             twist = 10.0 * math.log10(a / b)
             low, high, twist = (a_hz, b_hz, twist) if a_hz < b_hz else (b_hz, a_hz, -twist)
-            found.append(_Tone(low, high, level, twist, purity))
+            found[index] = _Tone(low, high, level, twist, purity)
     return found
+
+
+def _around(peak: NDArray[np.intp], bins: int) -> NDArray[np.intp]:
+    """Return the bins within a distance of each row's peak, [rows, 2 * bins + 1]; at the edges, some twice."""
+    return np.asarray(np.clip(peak[:, None] + np.arange(-bins, bins + 1), 0, FFT_SIZE // 2))
 
 
 def _lobe(power: Float32, rows: NDArray[np.intp], peak: NDArray[np.intp]) -> Float32:
     """Return the power within `LOBE_BINS` of each row's peak."""
-    around = np.clip(peak[:, None] + np.arange(-LOBE_BINS, LOBE_BINS + 1), 0, power.shape[1] - 1)
-    total: Float32 = power[rows[:, None], around].sum(axis=1)
+    total: Float32 = power[rows[:, None], _around(peak, LOBE_BINS)].sum(axis=1)
     return total
 
 
-def _refined_rows(power: Float32, rows: NDArray[np.intp], peak: NDArray[np.intp]) -> Float32:
-    """Return the frequency of each row's peak from the parabola through its logarithms."""
-    centre = np.clip(peak, 1, power.shape[1] - 2)
-    a, b, c = np.log(power[rows, centre[:, None].T + np.array([[-1], [0], [1]])] + np.float32(1e-20))
+def _peak_hz(power: Float32, rows: NDArray[np.intp], peaks: NDArray[np.intp], bin_hz: float) -> NDArray[np.float64]:
+    """Return the frequencies of peaks of spectra, [frames, bins], from the parabola through their logarithms."""
+    centre = np.clip(peaks, 1, power.shape[1] - 2)
+    a, b, c = np.log(power[rows, centre + _NEIGHBOURS.reshape(3, *[1] * peaks.ndim)] + 1e-20)
     curve = a - 2.0 * b + c
-    offset = np.where(curve < 0.0, 0.5 * (a - c) / np.where(curve < 0.0, curve, np.float32(-1.0)), 0.0)
-    hz: Float32 = (centre + offset) * (RATE_HZ / FFT_SIZE)
-    return hz
+    offset = np.where(curve < 0.0, 0.5 * (a - c) / np.where(curve < 0.0, curve, -1.0), 0.0)
+    return np.asarray((centre + offset) * bin_hz)
 
 
-def _refined(power: Float32, peak: int, bin_hz: float) -> float:
-    """Return the frequency of a peak from the parabola through its logarithms."""
-    if not 0 < peak < len(power) - 1:
-        return peak * bin_hz
-    a, b, c = (math.log(float(value) + 1e-20) for value in power[peak - 1 : peak + 2])
-    curve = a - 2.0 * b + c
-    return (peak + (0.5 * (a - c) / curve if curve < 0.0 else 0.0)) * bin_hz
-
-
-def _lines(first: int, samples: Float32) -> Lines:
-    """Find the lines of a long window."""
-    spectrum = rfft((samples - samples.mean()) * _LONG_WINDOW)
-    power = spectrum.real**2 + spectrum.imag**2
-    bin_hz = RATE_HZ / len(samples)
-    width = round(LINE_REACH_HZ / bin_hz)
+def _lines(windows: Float32) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Yield the frequencies and levels of the lines of each long window, [windows, samples]."""
+    spectra = rfft((windows - windows.mean(axis=1, keepdims=True)) * _LONG_WINDOW)
+    power = spectra.real**2 + spectra.imag**2
     log = 10.0 * np.log10(power + 1e-12)
-    blocks = len(log) // width
-    floor = np.median(log[: blocks * width].reshape(blocks, width), axis=1)
-    middles = (np.arange(blocks) + 0.5) * width
-    local = (log[1:-1] >= log[:-2]) & (log[1:-1] > log[2:])
-    peaks = np.flatnonzero(local) + 1
-    peaks = peaks[(peaks * bin_hz >= 40.0) & (log[peaks] - np.interp(peaks, middles, floor) >= LINE_DB)]
-    strongest = peaks[np.argsort(-log[peaks])][:LINES]
-    found = [(_refined(power, peak, bin_hz), float(log[peak])) for peak in strongest.tolist()]
-    return Lines(first, tuple(hz for hz, _ in found), tuple(level for _, level in found))
+    blocks = log[:, : _FLOOR_BLOCKS * _FLOOR_BINS].reshape(len(log), _FLOOR_BLOCKS, _FLOOR_BINS)
+    floor = np.sort(blocks, axis=2)[:, :, _FLOOR_BINS // 2]
+    maybe = (log[:, 1:-1] >= log[:, :-2]) & (log[:, 1:-1] > log[:, 2:])
+    maybe[:, : _LOWEST_BIN - 1] = False
+    # The floor at a bin is not below the lowest of three blocks, which is known for many bins at once.
+    around = np.pad(floor, ((0, 0), (1, 1)), mode="edge")
+    lowest = np.minimum(np.minimum(around[:, :-2], around[:, 2:]), floor)
+    maybe[:, : blocks[0].size - 1] &= (blocks >= lowest[:, :, None] + LINE_DB).reshape(len(log), -1)[:, 1:]
+    rows, peaks = np.nonzero(maybe)
+    peaks += 1
+    height = log[rows, peaks] - _floor_at(floor, rows, peaks)
+    high = np.flatnonzero(height >= LINE_DB)
+    rows, peaks = rows[high], peaks[high]
+    hz, level = _peak_hz(power, rows, peaks, _LONG_BIN_HZ), log[rows, peaks]
+    edges = np.searchsorted(rows, np.arange(len(log) + 1)).tolist()
+    for start, stop in pairwise(edges):
+        strongest = np.argsort(-level[start:stop])[:LINES] + start
+        yield tuple(hz[strongest].tolist()), tuple(level[strongest].tolist())
+
+
+def _floor_at(floor: Float32, rows: NDArray[np.intp], bins: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Interpolate between the medians of blocks, which hold for the middles of the blocks; [windows, blocks]."""
+    place = np.clip(bins / _FLOOR_BINS - 0.5, 0.0, _FLOOR_BLOCKS - 1.0)
+    below = np.minimum(place.astype(np.intp), _FLOOR_BLOCKS - 2)
+    low, high = floor[rows, below], floor[rows, below + 1]
+    return np.asarray(low + (place - below) * (high - low))

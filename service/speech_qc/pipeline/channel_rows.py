@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from speech_qc.audio.tones import TonePool
 from speech_qc.contract import ModelContract
 from speech_qc.pipeline.refiner import Suspicion
 from speech_qc.scoring import ScoreBatch, ScoreReader
@@ -80,6 +81,7 @@ class ChannelRows:
         self.summary = SummaryRows(layout, rows)
         self.losses = LossRows(layout, rows)
         self._parts: tuple[Rows, ...] = (self.session, self.events, self.summary, self.losses)
+        self.tones = TonePool()
         self._suspicion = Suspicion(contract)
         self._least = self._count = rows
         self._free = list(range(rows))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio.tones import FRAME, LONG_FRAMES, MARGIN, RATE_HZ, SAME_HZ, Lines, Run, ToneMeter
+from speech_qc.audio.tones import FRAME, LONG_FRAMES, MARGIN, RATE_HZ, SAME_HZ, Lines, Run, ToneMeter, TonePool
 from speech_qc.contract import ModelContract
 from speech_qc.scoring.events import Event, EventUpdate
 from speech_qc.scoring.reading import ScoreBlock
@@ -91,12 +91,13 @@ class EventRefiner:
     Args:
         contract: The model's contract.
         show_digits: Whether telephone keys are named.
+        pool: Analyses the frames of many channels together; None to analyse alone.
     """
 
-    def __init__(self, contract: ModelContract, *, show_digits: bool = False) -> None:
+    def __init__(self, contract: ModelContract, *, show_digits: bool = False, pool: TonePool | None = None) -> None:
         self._show_digits = show_digits
         self._suspicion = Suspicion(contract)
-        self._meter = ToneMeter()
+        self._meter = ToneMeter(pool)
         self._hits: list[int] = []  # suspect frames that frames still to be analysed depend on
         self._analysed = 0  # frames before this one are analysed, or need not be
         self._tonal: deque[int] = deque()  # frames of the last minute that score high for `tone`
@@ -198,8 +199,9 @@ class EventRefiner:
         for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             begin, end = (self._analysed + start) * FRAME - MARGIN, (self._analysed + stop) * FRAME + MARGIN
             piece = samples(max(0, begin), end)
-            missing = end - max(0, begin) - len(piece)
-            self._meter.push(self._analysed + start, np.pad(piece, (max(0, -begin), missing)))
+            whole = np.zeros(end - begin, np.float32)
+            whole[max(0, -begin) : max(0, -begin) + len(piece)] = piece
+            self._meter.push(self._analysed + start, whole)
 
     def _take(self, update: EventUpdate, announced: list[EventUpdate]) -> None:
         event = update.event

@@ -158,7 +158,7 @@ class Session:
             contract, scores.layout, rows=self.rows.summary, row=row, on_levels=self._floor.push
         )
         self._noise = contract.index("noise")
-        self._refiner = EventRefiner(contract, show_digits=show_digits)
+        self._refiner = EventRefiner(contract, show_digits=show_digits, pool=self.rows.tones)
         self._buffer = SampleBuffer()
         self._known: int | None = None  # what the meter last told
         self._taken = 0  # position of the first sample that is in no chunk yet
