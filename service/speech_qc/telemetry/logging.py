@@ -1,18 +1,19 @@
 """Log output: text for a terminal, one JSON object per line for machines; never audio, never a payload.
 
-The code logs through Python's `logging`. Only this module knows structlog, and it sets the line format at start-up.
 Lines that are written while a request or stream is served carry its id, through a context variable.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
-
-import structlog
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, TextIO
 
 from speech_qc.settings import Settings
 
@@ -21,8 +22,12 @@ TEXT_FORMAT = "%(levelname)s: %(name)s: %(message)s"
 CHATTY = ("httpx", "httpcore", "urllib3")
 """HTTP clients, which OpenTelemetry's exporter uses; they log every request at `info`."""
 
-UNWANTED = ("message", "asctime", "color_message")
+UNWANTED = frozenset({"message", "asctime", "color_message"})
 """Fields that another handler's formatter leaves on a record, and uvicorn's coloured copy of the message."""
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | UNWANTED
+
+_IDS: ContextVar[Mapping[str, str]] = ContextVar("speechqc_ids", default=MappingProxyType({}))
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -42,7 +47,7 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
         worker: Number of this process if there are several; included in its lines.
     """
     handler = _Stderr()
-    handler.setFormatter(json_formatter(worker) if writes_json(settings) else text_formatter(worker))
+    handler.setFormatter(JsonFormatter(worker) if writes_json(settings) else text_formatter(worker))
     root = logging.getLogger()
     for old in [one for one in root.handlers if isinstance(one, _Stderr)]:
         root.removeHandler(old)
@@ -59,41 +64,38 @@ def writes_json(settings: Settings) -> bool:
     return settings.log_format == "json"
 
 
-def json_formatter(worker: int | None = None) -> logging.Formatter:
-    """One JSON object per line.
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line, a JSON object.
 
     It contains `timestamp` (UTC), `level`, `logger`, `event` and, if available, `worker`, `request_id`, `session_id`,
     `exception`, and the facts that the code passed as `extra`.
+
+    Args:
+        worker: Number of this process if there are several.
     """
 
-    def add_worker(_: object, __: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
-        for name in UNWANTED:
-            line.pop(name, None)
-        if worker is not None:
-            line["worker"] = worker
-        return line
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = worker
 
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[
-            structlog.contextvars.merge_contextvars,
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.ExtraAdder(),
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            add_worker,
-        ],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _without_private,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
-        ],
-    )
-
-
-def _without_private(_logger: object, _method: str, facts: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Leave out what other libraries, such as Ray, add to every record for themselves."""
-    return {name: fact for name, fact in facts.items() if not name.startswith("_")}
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; a value that JSON does not know is written as its `str`."""
+        line: dict[str, Any] = {
+            "event": record.getMessage(),
+            **_IDS.get(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            # A name that begins with `_` is what another library, such as Ray, adds to every record for itself.
+            **{name: fact for name, fact in vars(record).items() if name not in _STANDARD and name[0] != "_"},
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+        }
+        if self._worker is not None:
+            line["worker"] = self._worker
+        if record.stack_info:
+            line["stack_info"] = record.stack_info
+        if record.exc_info and record.exc_info[0]:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
 
 
 def text_formatter(worker: int | None = None) -> logging.Formatter:
@@ -106,5 +108,8 @@ def text_formatter(worker: int | None = None) -> logging.Formatter:
 @contextmanager
 def ids(**names: str) -> Iterator[None]:
     """Add these ids to all lines that are written inside, and in tasks that are started there."""
-    with structlog.contextvars.bound_contextvars(**names):
+    before = _IDS.set({**_IDS.get(), **names})
+    try:
         yield
+    finally:
+        _IDS.reset(before)
