@@ -154,7 +154,7 @@ def test_a_start_imports_no_more_than_it_needs(names, unwanted):
 
 
 READY = """
-import sys
+import gc, sys
 from speech_qc.cli.main import main
 from speech_qc.cli.seams import Seams
 
@@ -162,7 +162,7 @@ def run_server(app, **options):
     from speech_qc.server.server import StreamServer
 
     async def note_modules():
-        print(*sys.modules)
+        print(*sys.modules, f"collects={gc.isenabled()}", f"full={gc.get_stats()[2]['collections']}")
         server.should_exit = True
 
     server = StreamServer(app, on_started=note_modules, **options)
@@ -181,6 +181,7 @@ def test_a_server_that_is_ready_has_imported_no_more_than_it_needs():
     loaded = set(run.stdout.split())
     assert "speech_qc.server.server" in loaded, "the server was ready"
     assert not (TRAINING | NOT_SERVED) & loaded, "import it where it is used"
+    assert {"collects=True", "full=0"} <= loaded, "the collector waits until the server has started, no longer"
 
 
 def test_the_program_tells_the_collector_before_it_imports():
