@@ -68,7 +68,7 @@ def test_an_exception_stays_in_its_line(lines):
 
 def test_a_line_says_all_that_json_can_and_nothing_of_other_formatters(lines):
     facts = {"path": Path("/a b"), "who": "Zoë", "color_message": "red"}
-    logging.getLogger(LOG).error("no exception is known", extra=facts, exc_info=True, stack_info=True)
+    logging.getLogger(LOG).error("no exception is known", extra=facts, stack_info=True)
     (line,) = lines()
     assert (line["path"], line["who"]) == ("/a b", "Zoë")
     assert "test_logging.py" in line["stack_info"]

@@ -5,7 +5,6 @@ Lines that are written while a request or stream is served carry its id, through
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,17 +14,14 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, TextIO
 
+from pythonjsonlogger import core, json
+
 from speech_qc.settings import Settings
 
 TEXT_FORMAT = "%(levelname)s: %(name)s: %(message)s"
 
 CHATTY = ("httpx", "httpcore", "urllib3")
 """HTTP clients, which OpenTelemetry's exporter uses; they log every request at `info`."""
-
-UNWANTED = frozenset({"message", "asctime", "color_message"})
-"""Fields that another handler's formatter leaves on a record, and uvicorn's coloured copy of the message."""
-
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | UNWANTED
 
 _IDS: ContextVar[Mapping[str, str]] = ContextVar("speechqc_ids", default=MappingProxyType({}))
 
@@ -64,38 +60,34 @@ def writes_json(settings: Settings) -> bool:
     return settings.log_format == "json"
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(json.JsonFormatter):
     """Writes a record as one line, a JSON object.
 
     It contains `timestamp` (UTC), `level`, `logger`, `event` and, if available, `worker`, `request_id`, `session_id`,
-    `exception`, and the facts that the code passed as `extra`.
+    `exception`, and the facts that the code passed as `extra`. A value that JSON does not know is written as its `str`.
 
     Args:
         worker: Number of this process if there are several.
     """
 
     def __init__(self, worker: int | None = None) -> None:
-        super().__init__()
-        self._worker = worker
+        super().__init__(
+            ["message", "levelname", "name"],
+            rename_fields={"message": "event", "levelname": "level", "name": "logger", "exc_info": "exception"},
+            static_fields={} if worker is None else {"worker": worker},
+            reserved_attrs=[*core.RESERVED_ATTRS, "color_message"],  # uvicorn's copy of the message
+            json_default=str,
+            json_ensure_ascii=False,
+        )
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line; a value that JSON does not know is written as its `str`."""
-        line: dict[str, Any] = {
-            "event": record.getMessage(),
-            **_IDS.get(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            # A name that begins with `_` is what another library, such as Ray, adds to every record for itself.
-            **{name: fact for name, fact in vars(record).items() if name not in _STANDARD and name[0] != "_"},
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
-        }
-        if self._worker is not None:
-            line["worker"] = self._worker
-        if record.stack_info:
-            line["stack_info"] = record.stack_info
-        if record.exc_info and record.exc_info[0]:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+    def add_fields(self, log_data: core.LogData, record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Add the fields of a record but those that begin with `_`, which a library, such as Ray, adds for itself."""
+        super().add_fields(log_data, record, message_dict)
+        for name in [name for name in log_data if name.startswith("_")]:
+            del log_data[name]
+        log_data |= _IDS.get()
+        log_data["level"] = record.levelname.lower()
+        log_data["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
 
 
 def text_formatter(worker: int | None = None) -> logging.Formatter:
