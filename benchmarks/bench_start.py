@@ -1,12 +1,12 @@
 """Measure the time from the start of the service until it is ready, natively and in a container.
 
-    python benchmarks/bench_start.py [--runs 5] [--image speech-qc:latest] [--record]
+    python benchmarks/bench_start.py [--runs 5] [--other CHECKOUT] [--image speech-qc:latest] [--record]
 
 Each run starts `speech-qc serve` on a free port and polls `/health/ready` every 10 ms until it returns 200, which
 covers imports, model, warm-up and opening the port. With --image, the same is measured from the call of `docker run`,
 with the restrictions of the Compose file; the image's health check is not awaited. The CPU time is that of the process
 until then. Modules are compiled beforehand by an extra start that is not counted, as an installer or the image build
-does.
+does. With --other, starts of another checkout alternate with those of this one.
 """
 
 from __future__ import annotations
@@ -92,12 +92,14 @@ def contained_cpu_s(container: str) -> float | None:
     return cpu_s(ours[0]) if len(ours) == 1 else None
 
 
-def alone(environment: dict[str, str]) -> Start:
-    """Start the service with this Python."""
+def alone(environment: dict[str, str], checkout: Path = ROOT) -> Start:
+    """Start the service of a checkout with this Python."""
     port = free_port()
     words = [sys.executable, "-m", "speech_qc", "serve", "--port", str(port)]
+    environment = environment | {"PYTHONPATH": str(checkout / "service")}
     start = time.perf_counter()
-    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(words, cwd=checkout, env=environment, stdout=silent, stderr=silent)
     try:
         wait(port, lambda: process.poll() is None)
         return Start(time.perf_counter() - start, cpu_s(process.pid))
@@ -137,14 +139,28 @@ def row(way: str, starts: list[Start]) -> list[str]:
     ready = [one.ready_s for one in starts]
     used = [one.cpu_s for one in starts if one.cpu_s is not None]
     half = statistics.median(ready)
-    return [way, str(len(starts)), f"{min(ready):.2f}", f"{half:.2f}", f"{max(ready):.2f}",
-            f"{statistics.median(used):.2f}" if used else "–", "yes" if half <= TARGET_S else "no"]  # fmt: skip
+    cpu = [f"{min(used):.2f}", f"{statistics.median(used):.2f}"] if used else ["–", "–"]
+    return [way, str(len(starts)), f"{min(ready):.2f}", f"{half:.2f}", f"{max(ready):.2f}", *cpu,
+            "yes" if half <= TARGET_S else "no"]  # fmt: skip
+
+
+def natively(environment: dict[str, str], other: Path | None, runs: int) -> list[list[str]]:
+    """Start this checkout, and in turn with it another one, and return a table row for each."""
+    checkouts = {"alone": ROOT} | ({"other checkout, alone": other.resolve()} if other else {})
+    for checkout in checkouts.values():
+        alone(environment, checkout)  # compiles
+    starts: dict[str, list[Start]] = {name: [] for name in checkouts}
+    for _ in range(runs):
+        for name, checkout in checkouts.items():
+            starts[name].append(alone(environment, checkout))
+    return [row(name, found) for name, found in starts.items()]
 
 
 def main() -> None:
     """Measure, print the table, and append it to the results with --record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--other", type=Path, help="another checkout to compare with")
     parser.add_argument("--image", help="also measure a container of this image")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
@@ -154,12 +170,12 @@ def main() -> None:
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as compiled:
         environment["PYTHONPYCACHEPREFIX"] = compiled
-        alone(environment)
-        rows = [row("alone", [alone(environment) for _ in range(arguments.runs)])]
+        rows = natively(environment, arguments.other, arguments.runs)
     if arguments.image:
         starts = [contained(arguments.image) for _ in range(arguments.runs)]
         rows.append(row(f"container of {arguments.image}", starts))
-    text = markdown(["variant", "runs", "min s", "p50 s", "max s", "CPU s", f"p50 within {TARGET_S:g} s"], rows)
+    seconds = ["min s", "p50 s", "max s", "min CPU s", "p50 CPU s"]
+    text = markdown(["variant", "runs", *seconds, f"p50 within {TARGET_S:g} s"], rows)
     print(text)
     if arguments.record:
         record("start to ready", about, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -10,6 +11,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from speech_qc.capacity.host import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = ROOT / "service"
@@ -124,6 +127,7 @@ EMBEDDED = ("speech_qc.embedded.detector", "speech_qc.embedded.stream")
 DRIVER = ("speech_qc.cli.archive", "speech_qc.archive.run", "speech_qc.archive.local", "speech_qc.archive.sources.find")
 CLIENTS = ("speech_qc.cli.stream", "speech_qc.cli.settings", "speech_qc.cli.keys")
 MODEL = {"onnxruntime", "scipy"}
+NOT_SERVED = {"httpx", "pandas", "opentelemetry.sdk", "scipy.signal", "alembic", "rich", "pygments"}
 TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
 
 
@@ -138,7 +142,7 @@ TRAINING = {"torch", "onnx", "training", "matplotlib", "tqdm"}
         (DRIVER, WEB | MODEL | TRAINING | {"httpx", "prometheus_client", "soundfile", "pydantic"}),
         (CLIENTS, WEB | MODEL | TRAINING | {"prometheus_client"}),
         (("speech_qc.workers",), WEB | MODEL | TRAINING | {"numpy", "rich"}),
-        (SERVING, TRAINING | {"httpx", "pandas", "opentelemetry.sdk", "scipy.signal"}),
+        (SERVING, TRAINING | NOT_SERVED),
     ],
     ids=["package", "Python API", "help", "inspect", "archive", "clients", "parent of workers", "serve"],
 )
@@ -147,6 +151,37 @@ def test_a_start_imports_no_more_than_it_needs(names, unwanted):
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert not unwanted & set(run.stdout.split()), f"{', '.join(names)}: import it where it is used"
+
+
+READY = """
+import gc, sys
+from speech_qc.cli.main import main
+from speech_qc.cli.seams import Seams
+
+def run_server(app, **options):
+    from speech_qc.server.server import StreamServer
+
+    async def note_modules():
+        print(*sys.modules, f"collects={gc.isenabled()}", f"full={gc.get_stats()[2]['collections']}")
+        server.should_exit = True
+
+    server = StreamServer(app, on_started=note_modules, **options)
+    server.run()
+
+sys.exit(main(["serve", "--port", sys.argv[1], "--device", "cpu"], seams=Seams(run_server=run_server)))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_is_ready_has_imported_no_more_than_it_needs():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPEECHQC_")}
+    words = [sys.executable, "-c", READY, str(free_port())]
+    run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+
+    loaded = set(run.stdout.split())
+    assert "speech_qc.server.server" in loaded, "the server was ready"
+    assert not (TRAINING | NOT_SERVED) & loaded, "import it where it is used"
+    assert {"collects=True", "full=0"} <= loaded, "the collector waits until the server has started, no longer"
 
 
 def test_the_program_tells_the_collector_before_it_imports():

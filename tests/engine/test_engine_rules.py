@@ -25,6 +25,7 @@ from engine_doubles import (
 )
 
 from speech_qc.engine import EchoRunner, Engine, Lane, Stepper
+from speech_qc.engine.step import WARM_UP_HOPS
 from speech_qc.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, Overloaded, StartupError
 
 PATIENT_DEADLINE_S = 60.0  # on the manual clock
@@ -159,6 +160,14 @@ def test_rule_2_no_batch_is_warmed_that_cannot_come(
     stepper = Stepper(runner, plain_front_end, capacity=capacity, max_batch=24)
     stepper.warm_up([Lane("live", 10, 0, most)])
     assert runner.warmed == [(batch, 10) for batch in batches]
+
+
+@pytest.mark.parametrize(("hops", "batches"), [(10, [1, 100]), (40, [1, 64]), (400, [1, 6]), (2 * WARM_UP_HOPS, [1])])
+def test_rule_2_the_start_does_not_wait_for_the_largest_step_of_uploads(hops: int, batches: list[int]) -> None:
+    runner = GatedRunner()
+    stepper = Stepper(runner, plain_front_end, capacity=100, max_batch=128)
+    stepper.warm_up([Lane("one", hops, 0, 64 if hops > 10 else None)])
+    assert runner.warmed == [(batch, hops) for batch in batches]
 
 
 @pytest.mark.parametrize(("fixed_shapes", "expected"), [(True, (4, 10)), (False, (3, 10))])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
 from signals import voice, wav_bytes
 from speech_qc.settings import Settings
-from speech_qc.telemetry.logging import configure_logging, ids, json_formatter, text_formatter, writes_json
+from speech_qc.telemetry.logging import JsonFormatter, configure_logging, ids, text_formatter, writes_json
 
 LOG = "speech_qc.test"
 
@@ -20,7 +22,7 @@ def lines():
     """Format log records as JSON from now on; return a function that gives the objects."""
     sink = io.StringIO()
     handler = logging.StreamHandler(sink)
-    handler.setFormatter(json_formatter(worker=3))
+    handler.setFormatter(JsonFormatter(worker=3))
     root = logging.getLogger()
     root.addHandler(handler)
     level = root.level
@@ -62,6 +64,31 @@ def test_an_exception_stays_in_its_line(lines):
         logging.getLogger(LOG).exception("trouble")
     (line,) = lines()
     assert "RuntimeError: it broke" in line["exception"]
+
+
+def test_a_line_says_all_that_json_can_and_nothing_of_other_formatters(lines):
+    facts = {"path": Path("/a b"), "who": "Zoë", "color_message": "red"}
+    logging.getLogger(LOG).error("no exception is known", extra=facts, stack_info=True)
+    (line,) = lines()
+    assert (line["path"], line["who"]) == ("/a b", "Zoë")
+    assert "test_logging.py" in line["stack_info"]
+    assert not {"color_message", "exception", "args", "lineno"} & set(line)
+
+
+def test_ids_of_tasks_do_not_mix(lines):
+    async def serve(name):
+        with ids(request_id=name):
+            await asyncio.sleep(0)
+            logging.getLogger(LOG).info(name)
+
+    async def serve_both():
+        await asyncio.gather(serve("r1"), serve("r2"))
+
+    asyncio.run(serve_both())
+    assert [(line["event"], line["request_id"]) for line in lines() if line["logger"] == LOG] == [
+        ("r1", "r1"),
+        ("r2", "r2"),
+    ]
 
 
 def test_looks_at_health_and_metrics_are_told_at_debug_alone_unless_they_fail(make_client, lines):

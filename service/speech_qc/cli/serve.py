@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from speech_qc import gc_tuning
 from speech_qc.cli.seams import Seams
 from speech_qc.exit_codes import OK
 from speech_qc.security.bind_check import check_exposure
@@ -46,10 +47,14 @@ def serve(
     check_exposure(settings)
     if settings.workers > 1:
         return seams.supervise(_with_shared_secret(settings))
-    from speech_qc.app import create_app
+    gc_tuning.pause_collections()  # the server resumes them when it has started
+    try:
+        from speech_qc.app import create_app
 
-    app = create_app(settings, seams.make_runner(settings))
-    seams.run_server(app, host=settings.host, port=settings.port, **server_options(settings))
+        app = create_app(settings, seams.make_runner(settings))
+        seams.run_server(app, host=settings.host, port=settings.port, **server_options(settings))
+    finally:
+        gc_tuning.resume_collections()
     return OK
 
 

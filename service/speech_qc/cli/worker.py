@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from speech_qc.exit_codes import ERROR, OK, WORKER_FAILED
-from speech_qc.gc_tuning import raise_gc_thresholds
+from speech_qc.gc_tuning import pause_collections, raise_gc_thresholds
 
 if TYPE_CHECKING:  # imported in `main`, after garbage collection is tuned, which speeds up the imports
     from speech_qc.workers import Job, Member
@@ -23,6 +23,7 @@ def main(descriptor: int) -> int:
         The exit code.
     """
     raise_gc_thresholds()
+    pause_collections()  # the server resumes them when it has started
     from speech_qc.audio.native_stderr import keep_stderr
     from speech_qc.errors import StartupError
     from speech_qc.workers import Job, Member

@@ -14,6 +14,10 @@ from speech_qc.contract import FeatureSpec
 from speech_qc.engine.protocols import FloatArray, FrontEnd, Lane, Model, ReadOut, Runner, StepScores, no_readings
 from speech_qc.errors import InferenceError, StartupError
 
+WARM_UP_HOPS = 2560
+"""Most hops of one warm-up step if shapes need no preparation (25.6 s of sound); the largest step of uploads may have
+ten times as many, and running it takes a quarter of a second of the start."""
+
 
 def batch_buckets(max_batch: int) -> list[int]:
     """List the batch sizes that may reach the runner: powers of two below `max_batch`, then itself."""
@@ -75,8 +79,8 @@ class Stepper:
         """Run the front end on every lane and the runner on the batches that it will get.
 
         With fixed shapes, these are all pairs of bucket and lane. Otherwise no shape needs preparation: the smallest
-        and the largest step of each lane show that the model runs, and allocate the memory that steps will need.
-        Batches that a lane cannot fill are skipped.
+        and a large step of each lane, of at most `WARM_UP_HOPS`, show that the model runs, and allocate the memory of
+        all but the largest steps of uploads. Batches that a lane cannot fill are skipped.
 
         Raises:
             StartupError: Something failed, or features have a shape that the model does not accept.
@@ -95,7 +99,7 @@ class Stepper:
         """Return the batch sizes to warm up, in ascending order."""
         most = min(self.max_batch, self.capacity, lane.most or self.max_batch)
         if not self._pad:
-            return sorted({1, most})
+            return sorted({1, min(most, max(1, WARM_UP_HOPS // lane.hops))})
         return [bucket for bucket, below in zip(self._buckets, [0, *self._buckets], strict=False) if below < most]
 
     def run(self, lane: Lane, slots: Sequence[int], samples: Sequence[FloatArray] | FloatArray) -> StepScores:

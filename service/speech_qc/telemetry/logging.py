@@ -1,6 +1,5 @@
 """Log output: text for a terminal, one JSON object per line for machines; never audio, never a payload.
 
-The code logs through Python's `logging`. Only this module knows structlog, and it sets the line format at start-up.
 Lines that are written while a request or stream is served carry its id, through a context variable.
 """
 
@@ -8,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, TextIO
 
-import structlog
+from pythonjsonlogger import core, json
 
 from speech_qc.settings import Settings
 
@@ -21,8 +23,7 @@ TEXT_FORMAT = "%(levelname)s: %(name)s: %(message)s"
 CHATTY = ("httpx", "httpcore", "urllib3")
 """HTTP clients, which OpenTelemetry's exporter uses; they log every request at `info`."""
 
-UNWANTED = ("message", "asctime", "color_message")
-"""Fields that another handler's formatter leaves on a record, and uvicorn's coloured copy of the message."""
+_IDS: ContextVar[Mapping[str, str]] = ContextVar("speechqc_ids", default=MappingProxyType({}))
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -42,7 +43,7 @@ def configure_logging(settings: Settings, worker: int | None = None) -> None:
         worker: Number of this process if there are several; included in its lines.
     """
     handler = _Stderr()
-    handler.setFormatter(json_formatter(worker) if writes_json(settings) else text_formatter(worker))
+    handler.setFormatter(JsonFormatter(worker) if writes_json(settings) else text_formatter(worker))
     root = logging.getLogger()
     for old in [one for one in root.handlers if isinstance(one, _Stderr)]:
         root.removeHandler(old)
@@ -59,41 +60,34 @@ def writes_json(settings: Settings) -> bool:
     return settings.log_format == "json"
 
 
-def json_formatter(worker: int | None = None) -> logging.Formatter:
-    """One JSON object per line.
+class JsonFormatter(json.JsonFormatter):
+    """Writes a record as one line, a JSON object.
 
     It contains `timestamp` (UTC), `level`, `logger`, `event` and, if available, `worker`, `request_id`, `session_id`,
-    `exception`, and the facts that the code passed as `extra`.
+    `exception`, and the facts that the code passed as `extra`. A value that JSON does not know is written as its `str`.
+
+    Args:
+        worker: Number of this process if there are several.
     """
 
-    def add_worker(_: object, __: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
-        for name in UNWANTED:
-            line.pop(name, None)
-        if worker is not None:
-            line["worker"] = worker
-        return line
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__(
+            ["message", "levelname", "name"],
+            rename_fields={"message": "event", "levelname": "level", "name": "logger", "exc_info": "exception"},
+            static_fields={} if worker is None else {"worker": worker},
+            reserved_attrs=[*core.RESERVED_ATTRS, "color_message"],  # uvicorn's copy of the message
+            json_default=str,
+            json_ensure_ascii=False,
+        )
 
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[
-            structlog.contextvars.merge_contextvars,
-            structlog.stdlib.add_log_level,
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.ExtraAdder(),
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            add_worker,
-        ],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _without_private,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
-        ],
-    )
-
-
-def _without_private(_logger: object, _method: str, facts: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Leave out what other libraries, such as Ray, add to every record for themselves."""
-    return {name: fact for name, fact in facts.items() if not name.startswith("_")}
+    def add_fields(self, log_data: core.LogData, record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Add the fields of a record but those that begin with `_`, which a library, such as Ray, adds for itself."""
+        super().add_fields(log_data, record, message_dict)
+        for name in [name for name in log_data if name.startswith("_")]:
+            del log_data[name]
+        log_data |= _IDS.get()
+        log_data["level"] = record.levelname.lower()
+        log_data["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
 
 
 def text_formatter(worker: int | None = None) -> logging.Formatter:
@@ -106,5 +100,8 @@ def text_formatter(worker: int | None = None) -> logging.Formatter:
 @contextmanager
 def ids(**names: str) -> Iterator[None]:
     """Add these ids to all lines that are written inside, and in tasks that are started there."""
-    with structlog.contextvars.bound_contextvars(**names):
+    before = _IDS.set({**_IDS.get(), **names})
+    try:
         yield
+    finally:
+        _IDS.reset(before)
