@@ -42,7 +42,7 @@ BIN_LU, TOP_LUFS = 0.1, 40.0
 """Histogram of block loudness; 40 LUFS is the limit of the samples that a session accepts, 36 dB over full scale."""
 
 BINS = round((TOP_LUFS - GATE_LUFS) / BIN_LU)
-SPARE_BINS = 32
+SPARE_BINS = 16
 """Bins that a histogram has beyond its lowest and highest loudness: few recordings use many of `BINS`."""
 
 OFFSET_LU = -0.691
