@@ -360,4 +360,4 @@ def test_a_row_of_a_pool_serves_a_new_stream_once_its_stream_is_gone() -> None:
         detector.push(damaged(8_000, seed % 3)[: 20_000 + 100 * seed])
         assert detector.collect() + detector.finish() == losses(damaged(8_000, seed % 3)[: 20_000 + 100 * seed], 8_000)
         del detector
-    assert len(pool._banks[8_000, 0]) == 1
+    assert len(pool._banks[8_000, 0, False]) == 1

@@ -178,7 +178,9 @@ class Spectrum:
         first, stop = self._lowest, self._lowest + len(self._powers)
         heard = places[places >= 0].tolist()
         if heard and not (first <= min(heard) and max(heard) < stop):
-            low, high = (min(first, *heard), max(stop, 1 + max(heard))) if stop > first else (min(heard), 1 + max(heard))
+            low, high = (
+                (min(first, *heard), max(stop, 1 + max(heard))) if stop > first else (min(heard), 1 + max(heard))
+            )
             around = ((first - low, high - stop), (0, 0)) if stop > first else ((0, high - low), (0, 0))
             self._powers, self._alike = np.pad(self._powers, around), np.pad(self._alike, around)
             self._lowest, first, stop = low, low, high
@@ -233,7 +235,9 @@ class Spectrum:
             windows = float(loud[clear].sum())
             if windows < IMAGE_WINDOWS:
                 continue
-            if float(self._of_all(self._alike)[clear, place].sum()) / windows >= IMAGE_CORRELATION + CHANCE / math.sqrt(windows):
+            if float(self._of_all(self._alike)[clear, place].sum()) / windows >= IMAGE_CORRELATION + CHANCE / math.sqrt(
+                windows
+            ):
                 return mirror.mirror_hz
             natural.add(mirror.mirror_hz)
         return width_hz
