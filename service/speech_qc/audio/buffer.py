@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SPARE_SHARE = 4
+SPARE_SHARE = 8
 """An allocation exceeds what is needed by one part in `SPARE_SHARE`, so that not every append moves samples."""
 
 
@@ -41,10 +41,10 @@ class SampleBuffer:
         self.start = min(max(before, self.start), self.end)
 
     def _make_room(self, needed: int) -> None:
-        """Move the kept samples to the front; reallocate if the memory is too small or far too large."""
+        """Move the kept samples to the front; reallocate if the memory is too small, or much too large."""
         kept = self._data[self.start - self._origin : self.end - self._origin]
         data = self._data
-        if not needed <= len(data) <= 4 * needed:
+        if not needed <= len(data) <= needed + needed // 2:
             data = np.empty(needed + needed // SPARE_SHARE, np.float32)
         data[: len(kept)] = kept  # NumPy copies overlapping ranges correctly
         self._data, self._origin = data, self.start

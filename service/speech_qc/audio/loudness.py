@@ -42,6 +42,8 @@ BIN_LU, TOP_LUFS = 0.1, 40.0
 """Histogram of block loudness; 40 LUFS is the limit of the samples that a session accepts, 36 dB over full scale."""
 
 BINS = round((TOP_LUFS - GATE_LUFS) / BIN_LU)
+SPARE_BINS = 16
+"""Bins that a histogram has beyond its lowest and highest loudness: few recordings use many of `BINS`."""
 
 OFFSET_LU = -0.691
 """Makes the loudness of a 997 Hz sine in one channel its level in dBFS."""
@@ -83,17 +85,15 @@ class LoudnessMeter:
         self._open = 0.0  # energy of the hop in progress
         self._position = 0  # samples in it
         self._hops: deque[float] = deque(maxlen=SHORT_TERM_HOPS)
-        # Not NumPy arrays, which are slower one by one, and not lists, which are larger.
-        self._counts, self._short_counts = array("i", [0]) * BINS, array("i", [0]) * BINS
-        self._energies = array("d", [0.0]) * BINS
+        self._blocks, self._windows = _Histogram(sums=True), _Histogram(sums=False)
         self._short_energy = 0.0  # of the short-term windows above the absolute gate
         self._short_max = 0.0
 
     def copy(self) -> LoudnessMeter:
         """Return a copy, which can end while the stream continues."""
         other = copy.copy(self)
-        for name in ("_hops", "_counts", "_short_counts", "_energies"):
-            setattr(other, name, copy.copy(getattr(self, name)))
+        other._hops = self._hops.copy()
+        other._blocks, other._windows = self._blocks.copy(), self._windows.copy()
         return other
 
     def push(self, weighted: Float32) -> None:
@@ -133,15 +133,13 @@ class LoudnessMeter:
             return
         block = (energy + hops[-2] + hops[-3] + hops[-4]) / BLOCK_HOPS
         if block > _GATE:
-            place = _bin(block)
-            self._counts[place] += 1
-            self._energies[place] += block
+            self._blocks.add(block)
         if known == SHORT_TERM_HOPS:
             short = sum(hops) / SHORT_TERM_HOPS
             if short > self._short_max:
                 self._short_max = short
             if short > _GATE:
-                self._short_counts[_bin(short)] += 1
+                self._windows.add(short)
                 self._short_energy += short
 
     def result(self) -> Loudness:
@@ -150,22 +148,73 @@ class LoudnessMeter:
         return Loudness(self._integrated(), short_max, self._range())
 
     def _integrated(self) -> float | None:
-        blocks = sum(self._counts)
-        if not blocks:
+        blocks, energies = self._blocks, self._blocks.energies
+        count = sum(blocks.counts)
+        if not count:
             return None
-        gate = _gate_bin(sum(self._energies) / blocks, RELATIVE_GATE_LU)
-        return _lufs(sum(self._energies[gate:]) / sum(self._counts[gate:]))
+        gate = max(0, _gate_bin(sum(energies) / count, RELATIVE_GATE_LU) - blocks.first)
+        return _lufs(sum(energies[gate:]) / sum(blocks.counts[gate:]))
 
     def _range(self) -> float | None:
-        windows = sum(self._short_counts)
+        windows = sum(self._windows.counts)
         if not windows:
             return None
-        counts = np.array(self._short_counts)
-        counts[: _gate_bin(self._short_energy / windows, RANGE_GATE_LU)] = 0
+        counts = np.array(self._windows.counts)
+        counts[: max(0, _gate_bin(self._short_energy / windows, RANGE_GATE_LU) - self._windows.first)] = 0
         ordered = np.cumsum(counts)
         last = int(ordered[-1]) - 1
         low, high = (int(np.searchsorted(ordered, round(last * p), side="right")) for p in (RANGE_LOW, RANGE_HIGH))
         return (high - low) * BIN_LU
+
+
+class _Histogram:
+    """Mean squares by loudness; has only the bins between the lowest and the highest so far, and a few more.
+
+    Args:
+        sums: Also sum the values of each bin.
+
+    Attributes:
+        first: The bin of the first count.
+        counts: Values by bin, from `first`.
+        energies: Their sums, likewise; empty without `sums`.
+    """
+
+    __slots__ = ("_sums", "counts", "energies", "first")
+
+    def __init__(self, *, sums: bool) -> None:
+        self._sums = sums
+        self.first = 0
+        # Not NumPy arrays, which are slower one by one, and not lists, which are larger.
+        self.counts, self.energies = array("i"), array("d")
+
+    def copy(self) -> _Histogram:
+        """Return a copy."""
+        other = copy.copy(self)
+        other.counts, other.energies = self.counts[:], self.energies[:]
+        return other
+
+    def add(self, energy: float) -> None:
+        """Count a mean square above the absolute gate."""
+        place = _bin(energy) - self.first
+        if not 0 <= place < len(self.counts):
+            self._grow(place + self.first)
+            place = _bin(energy) - self.first
+        self.counts[place] += 1
+        if self._sums:
+            self.energies[place] += energy
+
+    def _grow(self, place: int) -> None:
+        """Add the bins up to this one."""
+        first, stop = max(0, place - SPARE_BINS), min(BINS, place + 1 + SPARE_BINS)
+        if self.counts:
+            first, stop = min(first, self.first), max(stop, self.first + len(self.counts))
+            before, after = self.first - first, stop - self.first - len(self.counts)
+        else:
+            before, after = 0, stop - first
+        self.counts = array("i", [0]) * before + self.counts + array("i", [0]) * after
+        if self._sums:
+            self.energies = array("d", [0.0]) * before + self.energies + array("d", [0.0]) * after
+        self.first = first
 
 
 def _lufs(energy: float) -> float:

@@ -137,8 +137,9 @@ class Spectrum:
         self._layout = layout = _layout(rate_hz)
         self._pieces = 0
         self._counts = np.zeros(CLASSES, np.int32)
-        self._powers = np.zeros((CLASSES, len(layout.starts)), np.float32)
-        self._alike = np.zeros((CLASSES, len(layout.mirrors)), np.float32)
+        self._lowest = 0  # the class of the first row of the next two, which have rows for the classes so far
+        self._powers = np.zeros((0, len(layout.starts)), np.float32)
+        self._alike = np.zeros((0, len(layout.mirrors)), np.float32)
         self._fine = np.zeros(len(layout.window) // 2 + 1 if rate_hz > 2 * HIGH_HZ else 0, np.float32)
 
     def copy(self) -> Spectrum:
@@ -164,11 +165,30 @@ class Spectrum:
         """
         member = (places == _PLACES).astype(np.float32)  # [CLASSES, windows]
         self._counts += np.count_nonzero(member, axis=1).astype(np.int32)
-        self._powers += member @ bands
+        own = self._rows(places)
+        # Products of all classes: BLAS chooses its kernel, and with it the rounding, by shape.
+        self._powers += (member @ bands)[own]
         if alike is not None:
-            self._alike += member @ alike
+            self._alike += (member @ alike)[own]
         if len(self._fine):
             self._fine += power[places >= 0].sum(axis=0)
+
+    def _rows(self, places: NDArray[np.intp]) -> slice:
+        """Return the classes that have rows, after adding those of some windows."""
+        first, stop = self._lowest, self._lowest + len(self._powers)
+        heard = places[places >= 0].tolist()
+        if heard and not (first <= min(heard) and max(heard) < stop):
+            low, high = (
+                (min(first, *heard), max(stop, 1 + max(heard))) if stop > first else (min(heard), 1 + max(heard))
+            )
+            around = ((first - low, high - stop), (0, 0)) if stop > first else ((0, high - low), (0, 0))
+            self._powers, self._alike = np.pad(self._powers, around), np.pad(self._alike, around)
+            self._lowest, first, stop = low, low, high
+        return slice(first, stop)
+
+    def _of_all(self, rows: Float32) -> Float32:
+        """Return rows for all classes."""
+        return np.pad(rows, ((self._lowest, CLASSES - self._lowest - len(rows)), (0, 0)))
 
     def result(self) -> Spectral:
         """Return the facts about everything so far."""
@@ -176,7 +196,7 @@ class Spectrum:
         if not counts.any():
             return Spectral()
         layout = self._layout
-        density = self._powers / (layout.sizes * layout.norm)  # [classes, bands], summed over the windows
+        density = self._of_all(self._powers) / (layout.sizes * layout.norm)  # [classes, bands], summed over the windows
         pause = _pause_classes(counts)
         quiet = None if pause is None else density[:pause].sum(axis=0) / counts[:pause].sum()
         high_dbfs, tone_hz = self._high(density.sum(axis=0) / counts.sum() if quiet is None else quiet)
@@ -215,7 +235,9 @@ class Spectrum:
             windows = float(loud[clear].sum())
             if windows < IMAGE_WINDOWS:
                 continue
-            if float(self._alike[clear, place].sum()) / windows >= IMAGE_CORRELATION + CHANCE / math.sqrt(windows):
+            if float(self._of_all(self._alike)[clear, place].sum()) / windows >= IMAGE_CORRELATION + CHANCE / math.sqrt(
+                windows
+            ):
                 return mirror.mirror_hz
             natural.add(mirror.mirror_hz)
         return width_hz

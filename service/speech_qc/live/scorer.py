@@ -90,6 +90,7 @@ class Scorer:
                 pool=generation.channels.meters,
                 rows=generation.channels.rows,
                 gaps=True,
+                is_16_bit=options.encoding != "float32",
                 on_heard=None if on_heard is None else partial(on_heard, channel),
             )
             for channel in range(options.channels)

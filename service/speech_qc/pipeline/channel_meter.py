@@ -28,6 +28,9 @@ TOGETHER = 16
 RUN = 4
 """Pieces of a channel alone, as of a recording, that are measured in one call."""
 
+_STEPS = np.float32(2**15)
+"""Steps of 16-bit samples within full scale."""
+
 _NOBODY = ChannelLevels(8_000)
 """Stands in the rows without a channel; never measured."""
 
@@ -40,19 +43,20 @@ class MeterPool:
     """Lets channels share banks, so that their pieces are measured together; used by one thread."""
 
     def __init__(self) -> None:
-        self._banks: dict[tuple[int, int], list[_Bank]] = {}
+        self._banks: dict[tuple[int, int, bool], list[_Bank]] = {}
 
-    def bank(self, rate_hz: int, history: int) -> _Bank:
+    def bank(self, rate_hz: int, history: int, *, is_16_bit: bool) -> _Bank:
         """Return a bank with a free row.
 
         Args:
             rate_hz: Sample rate.
             history: See `_Bank`.
+            is_16_bit: See `_Bank`.
 
         Raises:
             InvalidAudio: The rate is not supported.
         """
-        banks = self._banks.setdefault((rate_hz, history), [])
+        banks = self._banks.setdefault((rate_hz, history, is_16_bit), [])
         for bank in banks:
             bank.reclaim()
         free = [bank for bank in banks if bank.free]
@@ -60,7 +64,7 @@ class MeterPool:
             if len(bank.free) == POOL_ROWS:
                 banks.remove(bank)  # gives back the memory of a busy hour
         if not free:
-            free.append(_Bank(rate_hz, POOL_ROWS, history))
+            free.append(_Bank(rate_hz, POOL_ROWS, history, is_16_bit=is_16_bit))
             banks.append(free[0])
         return free[0]
 
@@ -72,16 +76,17 @@ class _Bank:
         rate_hz: Sample rate.
         rows: Number of channels.
         history: Samples of each that are kept after they were measured.
+        is_16_bit: All samples are multiples of 1/32768, which need half of the memory.
     """
 
-    def __init__(self, rate_hz: int, rows: int, history: int) -> None:
-        self.losses = LossBank(rate_hz, rows)
+    def __init__(self, rate_hz: int, rows: int, history: int, *, is_16_bit: bool = False) -> None:
+        self.losses = LossBank(rate_hz, rows, history)
         self.piece = self.losses.grid.piece
         self.meter = LevelMeter(rate_hz, self.piece)
         self.room = self.piece + self.piece // SPARE
         self.history = history
-        self._memory = np.zeros((rows, history + self.room), np.float32)
-        self.samples = self._memory[:, history:]
+        self._samples = np.zeros((rows, self.room), np.int16 if is_16_bit else np.float32)
+        self._is_16_bit = is_16_bit
         self.filled = [0] * rows
         """Samples of each row; those after a piece that waits follow it."""
         self.levels = [_NOBODY] * rows
@@ -101,20 +106,45 @@ class _Bank:
             self._measure(rows[start : start + TOGETHER])
 
     def _measure(self, rows: list[int]) -> None:
-        if len(self.samples) == 1:
-            self.run[self.held] = self.samples[0, : self.piece]
+        if len(self._samples) == 1:
+            self.run[self.held] = self._samples[0, : self.piece]
             self.held += 1
             if self.held == RUN:
                 self.level()
         else:
-            pieces = self.samples[rows, : self.piece]
+            pieces = self._pieces(rows)
             for place, loss in self.losses.push(pieces, np.array(rows)):
                 self.found.setdefault(rows[place], []).append(loss)
             self._level(rows, pieces)
         for row in rows:
             rest = self.filled[row] = self.filled[row] - self.piece
-            kept = self.history + rest
-            self._memory[row, :kept] = self._memory[row, self.piece : self.piece + kept]
+            self._samples[row, :rest] = self._samples[row, self.piece : self.piece + rest]
+
+    def put(self, row: int, start: int, samples: Float32, *, bridge: bool) -> None:
+        """Keep samples of a row; of 16 bits, those of a bridge are rounded, and no other ones need it."""
+        own = self._samples[row, start : start + len(samples)]
+        if not self._is_16_bit:
+            own[...] = samples
+        elif bridge:
+            own[...] = np.clip(np.rint(samples * _STEPS), -_STEPS, _STEPS - 1)
+        else:
+            np.multiply(samples, _STEPS, out=own, casting="unsafe")
+
+    def first(self, row: int, count: int) -> Float32:
+        """Return the first samples of a row that are not measured, float32 [count]; valid until more are pushed."""
+        return self._floats(self._samples[row, :count])
+
+    def _floats(self, kept: NDArray[np.int16] | Float32) -> Float32:
+        return np.asarray(kept / _STEPS if self._is_16_bit else kept, np.float32)
+
+    def _pieces(self, rows: list[int]) -> Float32:
+        """Return the pieces that wait, float32 [R, piece]; a copy."""
+        pieces = np.empty((len(rows), self.piece), np.float32)
+        for place, row in enumerate(rows):
+            pieces[place] = self._samples[row, : self.piece]
+        if self._is_16_bit:
+            pieces *= 1 / _STEPS
+        return pieces
 
     def examine(self) -> None:
         """Seek losses in the pieces that a channel alone has collected."""
@@ -139,8 +169,12 @@ class _Bank:
 
     def last(self, row: int, count: int) -> Float32:
         """Return the last samples of a channel, at most `history` of them; valid until more are pushed."""
-        stop = self.history + self.filled[row]
-        return self._memory[row, stop - count : stop]
+        filled = self.filled[row]
+        own = self._floats(self._samples[row, max(0, filled - count) : filled])
+        if filled >= count:
+            return own
+        self.examine()
+        return np.concatenate((self.losses.last(row, count - filled), own))
 
     def finish(self, rows: list[int]) -> None:
         """Measure the last pieces of some channels, which are not full."""
@@ -152,7 +186,7 @@ class _Bank:
 
     def _finish(self, rows: list[int]) -> None:
         lengths = np.array([self.filled[row] for row in rows])
-        pieces = np.where(np.arange(self.piece) < lengths[:, None], self.samples[rows, : self.piece], np.float32(0.0))
+        pieces = np.where(np.arange(self.piece) < lengths[:, None], self._pieces(rows), np.float32(0.0))
         for length in set(lengths.tolist()) - {0}:
             alike = np.flatnonzero(lengths == length)
             self.meter.add([self.levels[rows[place]] for place in alike], pieces[alike], length)
@@ -205,20 +239,28 @@ class ChannelMeter:
         on_piece: Called with every full piece.
         pool: Shares the work with other channels of the same thread; None to work alone.
         history: Samples to keep for `last`.
+        is_16_bit: All samples but bridges are multiples of 1/32768 within full scale; halves the memory in a pool.
 
     Raises:
         InvalidAudio: The rate is not supported.
     """
 
     def __init__(
-        self, rate_hz: int, on_piece: OnPiece | None = None, pool: MeterPool | None = None, history: int = 0
+        self,
+        rate_hz: int,
+        on_piece: OnPiece | None = None,
+        pool: MeterPool | None = None,
+        history: int = 0,
+        *,
+        is_16_bit: bool = False,
     ) -> None:
         self._rate_hz = rate_hz
-        self._bank = bank = _Bank(rate_hz, 1, history) if pool is None else pool.bank(rate_hz, history)
+        self._bank = bank = (
+            _Bank(rate_hz, 1, history) if pool is None else pool.bank(rate_hz, history, is_16_bit=is_16_bit)
+        )
         self._row = bank.free.pop()
         self._levels = bank.levels[self._row] = ChannelLevels(rate_hz)
         bank.on_piece[self._row] = on_piece
-        self._samples = bank.samples[self._row]
         self._apart: _LevelsApart | None = None
         self._pieces = 0
         self._ended = False
@@ -250,7 +292,7 @@ class ChannelMeter:
                 bank.measure()
             filled = bank.filled[row]
             stop = bank.filled[row] = min(bank.room, filled + len(samples))
-            self._samples[filled:stop] = samples[: stop - filled]
+            bank.put(row, filled, samples[: stop - filled], bridge=bridge)
             samples = samples[stop - filled :]
             if filled < bank.piece <= stop:
                 bank.waiting.append(row)
@@ -283,7 +325,8 @@ class ChannelMeter:
         """Return the levels of everything pushed so far; the stream may continue."""
         self._measure()
         self._bank.level()
-        meter, levels, filled, samples = self._bank.meter, self._levels, self._bank.filled[self._row], self._samples
+        meter, levels, filled = self._bank.meter, self._levels, self._bank.filled[self._row]
+        samples = self._bank.first(self._row, filled)
         if self._apart is not None:
             filled, samples = self._apart.filled, self._apart.piece[0]
         if filled:
@@ -299,7 +342,7 @@ class ChannelMeter:
         bank.level()
         on_piece, bank.on_piece[row] = bank.on_piece[row], None
         bank.levels[row] = ChannelLevels(self._rate_hz)
-        return _LevelsApart(bank, self._levels, on_piece, self._samples[: bank.filled[row]])
+        return _LevelsApart(bank, self._levels, on_piece, bank.first(row, bank.filled[row]))
 
     def _measure(self) -> None:
         """Measure the piece that waits, if there is one, together with all others, and find all losses so far."""

@@ -12,7 +12,6 @@ audio and on the gap only, not on how the audio arrived.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -123,7 +122,7 @@ class GapLine:
         self.joint_samples = round(JOINT_S * rate_hz)
         self.tail_samples = self._max_bridge + self._unit_samples
         """Longest bridge: as many samples before a gap are worth keeping."""
-        self.bridges: deque[_Bridge] = deque(maxlen=MAX_KEPT)
+        self.bridges: list[_Bridge] = []  # `MAX_KEPT` at most; not a deque, which takes 0.7 KiB when it is empty
         self._forgotten_frames = 0  # skipped by bridges that are no longer kept
         self.filled = 0
         """Samples of all bridges."""
@@ -167,7 +166,7 @@ class GapLine:
         while self.bridges and (
             self.bridges[0].stop_frame < frames_done - KEPT_FRAMES or len(self.bridges) == MAX_KEPT
         ):
-            self._forgotten_frames += self.bridges.popleft().skip_frames
+            self._forgotten_frames += self.bridges.pop(0).skip_frames
         self.bridges.append(made)
         self.filled += stop - start
         self.skipped_frames += made.skip_frames

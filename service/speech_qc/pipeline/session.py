@@ -116,6 +116,7 @@ class Session:
         pool: Measures together with other sessions of the same thread; None to measure alone.
         rows: Rows that it shares with other sessions of the same thread; None for a row of its own.
         gaps: Whether `gap` may be called; it needs the latest samples.
+        is_16_bit: All samples are multiples of 1/32768 within full scale; those of a pool then need less memory.
         on_heard: Called with the received samples at the model's rate and their position, before they are scored.
 
     Raises:
@@ -135,6 +136,7 @@ class Session:
         pool: MeterPool | None = None,
         rows: ChannelRows | None = None,
         gaps: bool = False,
+        is_16_bit: bool = False,
         on_heard: Callable[[int, Float32], None] | None = None,
     ) -> None:
         self.contract = contract
@@ -143,7 +145,9 @@ class Session:
         self._resampler = Resampler(rate_hz, self._spec.sample_rate_hz)
         self._line = GapLine(rate_hz, self._spec)
         self._has_gaps = gaps
-        self._meter = ChannelMeter(rate_hz, on_piece, pool, self._line.tail_samples if gaps else 0)
+        history = self._line.tail_samples if gaps else 0
+        self._meter = ChannelMeter(rate_hz, on_piece, pool, history, is_16_bit=is_16_bit)
+        self._is_16_bit = is_16_bit
         self._reader = reader or ChunkReader(contract)
         scores = self._reader.scores
         self.rows = rows or ChannelRows(contract, scores, rows=1)
@@ -275,6 +279,8 @@ class Session:
             else:
                 self._take(samples)
             return
+        if self._is_16_bit:
+            raise RuntimeError("expected samples that were converted from 16 bits, got float samples")
         peak = max(float(samples.max()), -float(samples.min()))
         if not peak <= MAX_MAGNITUDE:  # also true if it is NaN
             raise InvalidAudio(
@@ -347,9 +353,6 @@ class Session:
         chunk = self._buffer.view(self._taken, self._taken + size)
         if len(chunk) < size:
             chunk = np.concatenate([chunk, np.zeros(size - len(chunk), np.float32)])
-        if not self._refiner.busy:
-            self._refiner.skip_to(self._frames_done)
-        self._buffer.release(min(self._taken, self._received - self._reach, self._refiner.first_needed))
         self._taken += own
         return chunk
 
@@ -550,6 +553,11 @@ class Session:
         if self._on_heard is not None:
             for position, piece in self._line.received(self._received, samples):
                 self._on_heard(position, piece)
+        # Before the samples are added: then the scores of earlier chunks are there, and less is kept. The refiner is
+        # behind these scores, so it also needs the chunk whose scores are still to come, which `untake` may need.
+        if not self._refiner.busy:
+            self._refiner.skip_to(self._frames_done)
+        self._buffer.release(min(self._received - self._reach, self._refiner.first_needed))
         self._received += len(samples)
         self._buffer.append(samples)
 

@@ -35,16 +35,17 @@ class LossBank:
     Args:
         rate_hz: Sample rate of all streams.
         streams: Number of streams S.
+        history: Samples to keep for `last`, at most a piece.
 
     Raises:
         InvalidAudio: The rate is not supported.
     """
 
-    def __init__(self, rate_hz: int, streams: int = 1) -> None:
+    def __init__(self, rate_hz: int, streams: int = 1, history: int = 0) -> None:
         self.grid = grid = Grid.of(rate_hz)
         self._streams = np.arange(streams)
         self._pieces = np.zeros(streams, np.int64)
-        self._kept = KEPT_BLOCKS * grid.block
+        self._kept = max(KEPT_BLOCKS * grid.block, history)
         self._samples = np.zeros((streams, self._kept), np.float32)
         self._spread = np.zeros((streams, PIECE_BLOCKS), np.float32)
         self._middle = np.zeros((streams, PIECE_BLOCKS), np.float32)
@@ -98,6 +99,10 @@ class LossBank:
             self._constants.find(streams, own, holes)
             self._holes.find(streams, own, holes)
             found += [(row, loss) for _, loss in holes]
+
+    def last(self, row: int, count: int) -> Float32:
+        """Return the last samples of a stream's pieces, at most `history` of them; valid until the next `push`."""
+        return self._samples[row, self._kept - count :]
 
     def reset(self, row: int) -> None:
         """Forget a stream, so that its row can serve another one."""
