@@ -82,6 +82,9 @@ REASONS = {
 
 NO_AUDIO = "no audio was received"
 
+WEIGHED = 4
+"""Consecutive pieces of a channel that are weighted in one product: the intermediate arrays stay in the cache."""
+
 Float32 = NDArray[np.float32]
 
 
@@ -213,9 +216,13 @@ class LevelMeter:
         chosen = [channels[row] for row in rows.tolist()]
         loud = pieces if len(rows) == len(pieces) else pieces[rows]
         if run:
-            weighting = k_weighting(self._rate_hz, loud.size)
-            whole, (chosen[0].loudness.state,) = weighting.run(loud.reshape(1, -1), chosen[0].loudness.state[None])
-            weighted = whole.reshape(loud.shape)
+            weighted = np.empty_like(loud)
+            state = chosen[0].loudness.state[None]
+            for start in range(0, len(loud), WEIGHED):
+                part = loud[start : start + WEIGHED]
+                whole, state = k_weighting(self._rate_hz, part.size).run(part.reshape(1, -1), state)
+                weighted[start : start + WEIGHED] = whole.reshape(part.shape)
+            (chosen[0].loudness.state,) = state
         else:
             weighted, states = self._weighting.run(loud, np.stack([channel.loudness.state for channel in chosen]))
             for channel, state in zip(chosen, states, strict=True):

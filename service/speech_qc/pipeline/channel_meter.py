@@ -25,8 +25,9 @@ SPARE = 4
 TOGETHER = 16
 """Pieces measured in one call: the intermediate arrays of more do not fit into the cache of a core."""
 
-RUN = 4
-"""Pieces of a channel alone, as of a recording, that are measured in one call."""
+RUN, RUN_SAMPLES = 10, 65_536
+"""Most pieces, and samples, of a channel alone, as of a recording, that are measured in one call. A run of 10 is what a
+chunk of 4 s completes; more samples do not fit into the cache of a core."""
 
 _NOBODY = ChannelLevels(8_000)
 """Stands in the rows without a channel; never measured."""
@@ -78,58 +79,67 @@ class _Bank:
         self.losses = LossBank(rate_hz, rows)
         self.piece = self.losses.grid.piece
         self.meter = LevelMeter(rate_hz, self.piece)
-        self.room = self.piece + self.piece // SPARE
+        self.run = max(1, min(RUN, RUN_SAMPLES // self.piece)) if rows == 1 else 1  # pieces of a row in its memory
+        self.room = self.run * self.piece + self.piece // SPARE
         self.history = history
         self._memory = np.zeros((rows, history + self.room), np.float32)
         self.samples = self._memory[:, history:]
         self.filled = [0] * rows
-        """Samples of each row; those after a piece that waits follow it."""
+        """Samples of each row; those after pieces that wait follow them."""
         self.levels = [_NOBODY] * rows
         self.on_piece: list[OnPiece | None] = [None] * rows
         self.free = list(range(rows))
         self.abandoned: deque[int] = deque()  # rows whose channels are gone; any thread may append
         self.found: dict[int, list[Loss]] = {}  # by row, not collected yet
         self.waiting: list[int] = []  # rows with a full piece
-        self.run = np.empty((RUN if rows == 1 else 0, self.piece), np.float32)
-        self.held = 0  # pieces in it, whose levels are not measured yet
-        self.examined = 0  # of these, pieces whose losses were sought
+        self.examined = 0  # pieces of a channel alone whose losses were sought, but whose levels are not measured yet
 
     def measure(self) -> None:
-        """Measure all pieces that wait."""
+        """Measure all pieces that wait; of a channel alone, the levels wait until its run is complete."""
         rows, self.waiting = self.waiting, []
+        if len(self.samples) == 1:
+            self._examine()
+            if self.examined == self.run:
+                self.level()
+            return
         for start in range(0, len(rows), TOGETHER):
             self._measure(rows[start : start + TOGETHER])
 
     def _measure(self, rows: list[int]) -> None:
-        if len(self.samples) == 1:
-            self.run[self.held] = self.samples[0, : self.piece]
-            self.held += 1
-            if self.held == RUN:
-                self.level()
-        else:
-            pieces = self.samples[rows, : self.piece]
-            for place, loss in self.losses.push(pieces, np.array(rows)):
-                self.found.setdefault(rows[place], []).append(loss)
-            self._level(rows, pieces)
+        pieces = self.samples[rows, : self.piece]
+        for place, loss in self.losses.push(pieces, np.array(rows)):
+            self.found.setdefault(rows[place], []).append(loss)
+        self._level(rows, pieces)
         for row in rows:
-            rest = self.filled[row] = self.filled[row] - self.piece
-            kept = self.history + rest
-            self._memory[row, :kept] = self._memory[row, self.piece : self.piece + kept]
+            self._drop(row, self.piece)
 
-    def examine(self) -> None:
-        """Seek losses in the pieces that a channel alone has collected."""
-        if self.examined < self.held:
-            pieces, self.examined = self.run[self.examined : self.held], self.held
+    def _drop(self, row: int, count: int) -> None:
+        """Drop the first samples of a row, but for its history."""
+        rest = self.filled[row] = self.filled[row] - count
+        kept = self.history + rest
+        self._memory[row, :kept] = self._memory[row, count : count + kept]
+
+    def _run(self, start: int, stop: int) -> Float32:
+        """Return some pieces of a channel alone, float32 [stop - start, piece]."""
+        return self.samples[0, start * self.piece : stop * self.piece].reshape(-1, self.piece)
+
+    def _examine(self) -> None:
+        """Seek losses in the new pieces of a channel alone."""
+        full = self.filled[0] // self.piece
+        if self.examined < full:
+            pieces, self.examined = self._run(self.examined, full), full
             for _, loss in self.losses.push(pieces):
                 self.found.setdefault(0, []).append(loss)
 
     def level(self) -> None:
-        """Measure the pieces that a channel alone has collected."""
-        self.examine()
-        if self.held:
-            held, self.held = self.held, 0
-            self.examined = 0
-            self._level([0] * held, self.run[:held])
+        """Measure the levels of a channel alone up to its last full piece."""
+        if len(self.samples) > 1:
+            return
+        self._examine()
+        count, self.examined = self.examined, 0
+        if count:
+            self._level([0] * count, self._run(0, count))
+            self._drop(0, count * self.piece)
 
     def _level(self, rows: list[int], pieces: Float32) -> None:
         squares = self.meter.add([self.levels[row] for row in rows], pieces, self.piece)
@@ -252,11 +262,12 @@ class ChannelMeter:
             stop = bank.filled[row] = min(bank.room, filled + len(samples))
             self._samples[filled:stop] = samples[: stop - filled]
             samples = samples[stop - filled :]
-            if filled < bank.piece <= stop:
-                bank.waiting.append(row)
-                self._pieces += 1
+            full = stop // bank.piece - filled // bank.piece
+            if full:
                 if self.known is None:
-                    self.known = self._pieces * bank.piece
+                    self.known = (self._pieces + 1) * bank.piece
+                self._pieces += full
+                bank.waiting.append(row)
 
     @property
     def piece_samples(self) -> int:
@@ -302,10 +313,9 @@ class ChannelMeter:
         return _LevelsApart(bank, self._levels, on_piece, self._samples[: bank.filled[row]])
 
     def _measure(self) -> None:
-        """Measure the piece that waits, if there is one, together with all others, and find all losses so far."""
+        """Measure the pieces that wait, if there are any, together with all others, and find all losses so far."""
         if self._row in self._bank.waiting:
             self._bank.measure()
-        self._bank.examine()
 
 
 def measure_ends(meters: Iterable[ChannelMeter]) -> None:
