@@ -26,8 +26,8 @@ TOGETHER = 16
 """Pieces measured in one call: the intermediate arrays of more do not fit into the cache of a core."""
 
 RUN, RUN_SAMPLES = 10, 65_536
-"""Most pieces, and samples, of a channel alone, as of a recording, that are measured in one call. A run of 10 is what a
-chunk of 4 s completes; more samples do not fit into the cache of a core."""
+"""Pieces of a channel alone, as of a recording, that are measured in one call, and most samples in them. A chunk of 4 s
+completes 10 or 11 pieces; more samples do not fit into the cache of a core."""
 
 _NOBODY = ChannelLevels(8_000)
 """Stands in the rows without a channel; never measured."""
@@ -79,8 +79,9 @@ class _Bank:
         self.losses = LossBank(rate_hz, rows)
         self.piece = self.losses.grid.piece
         self.meter = LevelMeter(rate_hz, self.piece)
-        self.run = max(1, min(RUN, RUN_SAMPLES // self.piece)) if rows == 1 else 1  # pieces of a row in its memory
-        self.room = self.run * self.piece + self.piece // SPARE
+        self.run = max(1, min(RUN, RUN_SAMPLES // self.piece)) if rows == 1 else 1
+        pieces = self.run + 2 if rows == 1 else 1  # so that no chunk completes more than there is room for
+        self.room = pieces * self.piece + self.piece // SPARE
         self.history = history
         self._memory = np.zeros((rows, history + self.room), np.float32)
         self.samples = self._memory[:, history:]
@@ -99,7 +100,7 @@ class _Bank:
         rows, self.waiting = self.waiting, []
         if len(self.samples) == 1:
             self._examine()
-            if self.examined == self.run:
+            if self.examined >= self.run:
                 self.level()
             return
         for start in range(0, len(rows), TOGETHER):
