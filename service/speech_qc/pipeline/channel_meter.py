@@ -82,7 +82,8 @@ class _Bank:
         self.run = max(1, min(RUN, RUN_SAMPLES // self.piece)) if rows == 1 else 1
         pieces = self.run + 2 if rows == 1 else 1  # so that no chunk completes more than there is room for
         self.room = pieces * self.piece + self.piece // SPARE
-        self.history = history
+        # Of a channel alone, the piece before is kept as well, so that nothing is copied to put it before the next one.
+        self.history = history = max(history, self.piece) if rows == 1 else history
         self._memory = np.zeros((rows, history + self.room), np.float32)
         self.samples = self._memory[:, history:]
         self.filled = [0] * rows
@@ -128,8 +129,12 @@ class _Bank:
         """Seek losses in the new pieces of a channel alone."""
         full = self.filled[0] // self.piece
         if self.examined < full:
-            pieces, self.examined = self._run(self.examined, full), full
-            for _, loss in self.losses.push(pieces):
+            pieces, width = self._run(self.examined, full), self._memory.itemsize
+            behind = (self.history + (self.examined - 1) * self.piece) * width
+            shape, strides = (len(pieces), 2 * self.piece), (self.piece * width, width)
+            with_past: Float32 = np.ndarray(shape, np.float32, self._memory, behind, strides)
+            self.examined = full
+            for _, loss in self.losses.push(pieces, with_past=with_past):
                 self.found.setdefault(0, []).append(loss)
 
     def level(self) -> None:

@@ -61,7 +61,11 @@ class LossBank:
         self._rise = (10 ** (fall_db * np.arange(1, PIECE_BLOCKS + 1) / 20)).astype(np.float32)
 
     def push(
-        self, pieces: Float32, rows: NDArray[np.intp] | None = None, lengths: NDArray[np.int64] | None = None
+        self,
+        pieces: Float32,
+        rows: NDArray[np.intp] | None = None,
+        lengths: NDArray[np.int64] | None = None,
+        with_past: Float32 | None = None,
     ) -> list[tuple[int, Loss]]:
         """Examine the next piece of some streams.
 
@@ -70,6 +74,7 @@ class LossBank:
             rows: Streams that have a piece, each once, [R]; None for all of them, in order, without copying state. In a
                 bank of one stream, these are any number of its consecutive pieces.
             lengths: Samples of each last piece before the padding, [R]; None if no piece is the last one.
+            with_past: Each piece behind the one before it, [R, 2 * piece], to look at; None to copy what is needed.
 
         Returns:
             Losses that became known, each with its row of `pieces`; ordered by row, then onset.
@@ -81,7 +86,7 @@ class LossBank:
         streams = self._streams[chosen]
         if len(streams) not in (1, len(pieces)):
             raise ValueError(f"expected a piece of each of {len(streams)} streams, got {len(pieces)}")
-        view = self._view(chosen, pieces, lengths)
+        view = self._view(chosen, pieces, lengths, with_past)
         found: list[tuple[int, Loss]] = []
         self._find_holes(streams, view, found)
         self._repeats.find(chosen, view, found)
@@ -126,7 +131,9 @@ class LossBank:
                 new.append((row, loss))
         return new
 
-    def _view(self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None) -> View:
+    def _view(
+        self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None, with_past: Float32 | None
+    ) -> View:
         """Join each piece to the one before it, measure its blocks, and keep both for the next call."""
         grid, count = self.grid, len(pieces)
         high, low = self._extremes(pieces)
@@ -134,11 +141,16 @@ class LossBank:
         done = self._pieces[chosen]
         first = (done - 1 + (np.arange(count) if len(done) < count else 0)) * grid.piece
         self._pieces[chosen] += 1 + count - len(done)
+        if with_past is None:
+            samples = joined(self._samples, chosen, pieces)
+        else:
+            samples = with_past
+            self._samples[chosen] = pieces[-1:, -self._kept :]
         ends = np.full(count, _NO_END, np.int64) if lengths is None else first + grid.piece + lengths
         return View(
             grid=grid,
             first=first,
-            samples=joined(self._samples, chosen, pieces),
+            samples=samples,
             spread=joined(self._spread, chosen, spread),
             middle=joined(self._middle, chosen, (high + low) * _HALF),
             reference=joined(self._reference, chosen, self._references(chosen, spread)),

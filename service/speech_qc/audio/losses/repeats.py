@@ -81,16 +81,17 @@ class Repeats:
             view: The samples.
             found: Takes the losses, each with its row of the view.
         """
+        size, start = self._grid.block // self._grid.step, _PAST + self._reach
+        thin = view.samples[:, (PIECE_BLOCKS - start) * self._grid.block :: self._grid.step].copy()
         loud = self._loud(view.spread[:, PIECE_BLOCKS:], view.reference[:, PIECE_BLOCKS:])
-        before, after = self._means(rows, view, loud)
-        suspect = np.flatnonzero(self._test(rows, view, after, loud))
+        before, after = self._means(rows, thin[:, start * size :].mean(axis=1, keepdims=True), loud)
+        suspect = np.flatnonzero(self._test(rows, thin, after, loud))
         if not len(suspect):
             return
         was_loud = self._loud(view.spread[suspect, :PIECE_BLOCKS], view.reference[suspect, :PIECE_BLOCKS])
-        samples = view.samples[suspect]
         match = np.empty((len(suspect), self._grid.lags, _PAST + PIECE_BLOCKS), np.float32)
-        self._correlate(samples, PIECE_BLOCKS - _PAST, before[suspect], was_loud, match[:, :, :_PAST])
-        self._correlate(samples, PIECE_BLOCKS, after[suspect], loud[suspect], match[:, :, _PAST:])
+        self._correlate(thin[suspect, : start * size], before[suspect], was_loud, match[:, :, :_PAST])
+        self._correlate(thin[suspect, _PAST * size :], after[suspect], loud[suspect], match[:, :, _PAST:])
         exact = match[:, :, : _BEFORE + PIECE_BLOCKS + MIN_BLOCKS - 1] >= np.float32(EXACT)
         two = exact[:, :, _BEFORE:-1] & exact[:, :, _BEFORE + 1 :]
         four = two[:, :, :-2] & two[:, :, 2:]
@@ -109,9 +110,8 @@ class Repeats:
         loud: NDArray[np.bool_] = np.logical_or.reduce(spread >= reference * self._loud_factor, axis=1)
         return loud
 
-    def _means(self, rows: Rows, view: View, loud: NDArray[np.bool_]) -> tuple[Float32, Float32]:
-        """Return the slow mean of each row's stream before and after its new piece, both [R, 1]."""
-        level = view.samples[:, self._grid.piece :: self._grid.step].mean(axis=1, keepdims=True)
+    def _means(self, rows: Rows, level: Float32, loud: NDArray[np.bool_]) -> tuple[Float32, Float32]:
+        """Return the slow mean of each row's stream before and after a piece of this mean, all [R, 1]."""
         before = self._mean[rows]
         if len(before) == len(level):
             after = np.where(loud[:, None], before + _MEAN_WEIGHT * (level - before), before)
@@ -124,33 +124,33 @@ class Repeats:
         self._mean[rows] = every[-1:]
         return every[:-1], every[1:]
 
-    def _test(self, rows: Rows, view: View, mean: Float32, loud: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _test(self, rows: Rows, thin: Float32, mean: Float32, loud: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Say in which views a loss is possible, [R]: every loss contains a tested block, which must be copied.
 
         Args:
             rows: The stream of each row of the view, [R].
-            view: The samples.
+            thin: The compared samples, up to the end of the view, [R, n].
             mean: Slow mean of each new piece, [R, 1].
             loud: Whether it contains loud sound, [R].
         """
-        hits = self._hits(view.samples, mean)
+        hits = self._hits(thin, mean)
         hits &= loud[:, None]
         suspect: NDArray[np.bool_] = hits[:, _TESTED <= _LAST_TESTED].any(axis=1)
         there = hits[:, _TESTED >= PIECE_BLOCKS - MAX_BLOCKS].any(axis=1)
-        before = self._hit[rows]
+        before: NDArray[np.bool_] = np.asarray(self._hit[rows])
         suspect[: len(before)] |= before
         suspect[len(before) :] |= there[: len(there) - len(before)]
         self._hit[rows] = there[-len(before) :]
         return suspect
 
-    def _hits(self, samples: Float32, mean: Float32) -> NDArray[np.bool_]:
+    def _hits(self, thin: Float32, mean: Float32) -> NDArray[np.bool_]:
         """Say which of the tested blocks are copied at any lag, [R, len(_TESTED)]."""
-        grid = self._grid
-        row, item = samples.strides
-        shape = len(samples), grid.lags + 1, len(_TESTED), grid.block // grid.step
-        strides = row, -grid.unit * item, MIN_BLOCKS * grid.block * item, grid.step * item
+        size, unit = self._grid.block // self._grid.step, self._grid.unit // self._grid.step
+        row, item = thin.strides
+        shape = len(thin), self._grid.lags + 1, len(_TESTED), size
+        strides = row, -unit * item, MIN_BLOCKS * size * item, item
         # Each tested block and the sound one, two, … units before it.
-        blocks = as_strided(samples[:, grid.piece :], shape, strides) - mean[:, :, None, None]
+        blocks = as_strided(thin[:, -PIECE_BLOCKS * size :], shape, strides) - mean[:, :, None, None]
         product = np.einsum("rbk,rlbk->rlb", blocks[:, 0], blocks[:, 1:])
         energy = np.einsum("rlbk,rlbk->rlb", blocks, blocks)
         energy += _TINY
@@ -158,21 +158,20 @@ class Repeats:
         hits: NDArray[np.bool_] = np.logical_or.reduce(product * np.abs(product) >= least, axis=1)
         return hits
 
-    def _correlate(self, samples: Float32, first: int, mean: Float32, loud: NDArray[np.bool_], match: Float32) -> None:
+    def _correlate(self, thin: Float32, mean: Float32, loud: NDArray[np.bool_], match: Float32) -> None:
         """Compute the squared correlation of blocks with the sound at each lag.
 
         A block whose gain would be negative, or far from that of a copy, has 0; so has a piece without loud sound.
 
         Args:
-            samples: As in a view, [R, 2 * piece].
-            first: First block.
+            thin: The compared samples of the blocks and of those that are their sources, [R, n].
             mean: What to subtract from the samples of each row, [R, 1].
             loud: Whether the piece contains loud sound, [R].
             match: float32 [R, lags, blocks], filled.
         """
         grid, reach, blocks = self._grid, self._reach, match.shape[2]
         size, unit = grid.block // grid.step, grid.unit // grid.step
-        thin = samples[:, (first - reach) * grid.block : (first + blocks) * grid.block : grid.step] - mean
+        thin = thin - mean
         row, item = thin.strides
         count, half = len(thin), reach * size
         new = thin[:, half:].reshape(count, blocks, size)
