@@ -135,9 +135,9 @@ class Repeats:
         """
         hits = self._hits(thin, mean)
         hits &= loud[:, None]
-        suspect: NDArray[np.bool_] = hits[:, _TESTED <= _LAST_TESTED].any(axis=1)
-        there = hits[:, _TESTED >= PIECE_BLOCKS - MAX_BLOCKS].any(axis=1)
-        before: NDArray[np.bool_] = np.asarray(self._hit[rows])
+        suspect: NDArray[np.bool_] = np.logical_or.reduce(hits[:, _TESTED <= _LAST_TESTED], axis=1)
+        there: NDArray[np.bool_] = np.logical_or.reduce(hits[:, _TESTED >= PIECE_BLOCKS - MAX_BLOCKS], axis=1)
+        before = self._hit[rows]
         suspect[: len(before)] |= before
         suspect[len(before) :] |= there[: len(there) - len(before)]
         self._hit[rows] = there[-len(before) :]
