@@ -131,7 +131,7 @@ def test_channels_that_share_a_pool_measure_what_they_measure_alone(rate_hz: int
 
 
 def test_levels_of_a_recording_do_not_depend_on_when_they_are_asked_for() -> None:
-    """Pieces of a recording are measured four at a time, with silence among them as well."""
+    """Pieces of a recording are measured several at a time, with silence among them as well."""
     samples = np.concatenate([white(20_000, 0.2), np.zeros(14_000), voiced()[:30_000], np.zeros(6_400), white(9_000)])
     asked, silent = ChannelMeter(16_000), ChannelMeter(16_000)
     for start in range(0, len(samples), 6_400):

@@ -35,6 +35,10 @@ def check_rate_hz(rate_hz: int) -> None:
         )
 
 
+INTEGERS = ("PCM_", "ULAW", "ALAW")
+"""Names of encodings begin so whose samples are integers."""
+
+
 @dataclass(frozen=True)
 class AudioInfo:
     """What the header of a recording declares.
@@ -50,6 +54,11 @@ class AudioInfo:
     channels: int
     encoding: str
     declared_frames: int | None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the samples are integers in the recording, so that they are finite and within full scale."""
+        return self.encoding.rpartition("/")[2].startswith(INTEGERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,9 @@ REASONS = {
 
 NO_AUDIO = "no audio was received"
 
+WEIGHED = 4
+"""Consecutive pieces of a channel that are weighted in one product: the intermediate arrays stay in the cache."""
+
 Float32 = NDArray[np.float32]
 
 
@@ -213,21 +216,29 @@ class LevelMeter:
         chosen = [channels[row] for row in rows.tolist()]
         loud = pieces if len(rows) == len(pieces) else pieces[rows]
         if run:
-            weighting = k_weighting(self._rate_hz, loud.size)
-            whole, (chosen[0].loudness.state,) = weighting.run(loud.reshape(1, -1), chosen[0].loudness.state[None])
-            weighted = whole.reshape(loud.shape)
+            loudness = chosen[0].loudness
+            for start in range(0, len(loud), WEIGHED):
+                part = loud[start : start + WEIGHED]
+                weighting = k_weighting(self._rate_hz, part.size)
+                whole, (loudness.state,) = weighting.run(part.reshape(1, -1), loudness.state[None])
+                self._count_loudness([loudness] * len(part), whole.reshape(part.shape), count)
         else:
-            weighted, states = self._weighting.run(loud, np.stack([channel.loudness.state for channel in chosen]))
-            for channel, state in zip(chosen, states, strict=True):
-                channel.loudness.state = state
-        if self._hops and count == pieces.shape[1]:
-            parts = weighted.reshape(len(rows), self._hops, -1)
-            for channel, energies in zip(chosen, np.vecdot(parts, parts).tolist(), strict=True):
-                channel.loudness.push_hops(energies)
-        else:
-            for channel, samples in zip(chosen, weighted, strict=True):
-                channel.loudness.push(samples[:count])
+            meters = [channel.loudness for channel in chosen]
+            weighted, states = self._weighting.run(loud, np.stack([loudness.state for loudness in meters]))
+            for loudness, state in zip(meters, states, strict=True):
+                loudness.state = state
+            self._count_loudness(meters, weighted, count)
         self._spectrum.add([channel.spectrum for channel in chosen], loud[:, :count])
+
+    def _count_loudness(self, meters: Sequence[LoudnessMeter], weighted: Float32, count: int) -> None:
+        """Count weighted pieces, float32 [R, piece], each for its meter, in order."""
+        if self._hops and count == weighted.shape[1]:
+            parts = weighted.reshape(len(meters), self._hops, -1)
+            for loudness, energies in zip(meters, np.vecdot(parts, parts).tolist(), strict=True):
+                loudness.push_hops(energies)
+        else:
+            for loudness, samples in zip(meters, weighted, strict=True):
+                loudness.push(samples[:count])
 
     def _count_silence(self, channel: ChannelLevels, piece: Float32, *, gap: bool) -> None:
         """Count runs of zeros; `gap` says whether the piece may contain a long one besides those at its ends."""

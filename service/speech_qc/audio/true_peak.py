@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 TARGET_HZ = 192_000
 """Interpolated rate; at this rate, a sample is within 0.1 dB of any peak up to 9 kHz and 0.4 dB up to 18 kHz."""
@@ -46,10 +47,12 @@ class _Phases(NamedTuple):
 class TruePeak:
     """The true peak of one channel so far."""
 
-    __slots__ = ("highest", "peak", "tail")
+    __slots__ = ("highest", "peak", "tail", "top")
 
     def __init__(self) -> None:
         self.peak = 0.0
+        self.top = 0.0
+        """Largest absolute sample."""
         self.highest = 0.0
         """Largest absolute sample of the last piece, which contains the tail."""
         self.tail = np.zeros(2 * REACH - 1, np.float32)
@@ -77,42 +80,51 @@ class TruePeakMeter:
             pieces: float32 [R, n]; n >= 2 * `REACH`, except in the last piece of a recording.
             highest: The largest absolute value of each piece.
         """
-        if len(channels) > 1 and channels[0] is channels[1]:  # what is near the peak depends on the pieces before
-            for row in range(len(channels)):
-                self.add(channels[row : row + 1], pieces[row : row + 1], highest[row : row + 1])
-            return
-        near = []
-        for row, (channel, high) in enumerate(zip(channels, highest, strict=True)):
-            channel.peak = max(channel.peak, high)
-            if channel.peak and max(high, channel.highest) >= NEAR * channel.peak:
-                near.append(row)
-            channel.highest = high
-        if near:
-            chosen = [channels[row] for row in near]
-            self._raise(chosen, np.concatenate((np.stack([each.tail for each in chosen]), pieces[near]), axis=1))
-        for channel, tail in zip(channels, pieces[:, 1 - 2 * REACH :], strict=True):
+        high, last = np.array(highest), 1 - 2 * REACH
+        if len(channels) > 1 and channels[0] is channels[1]:
+            channels, owners = channels[:1], np.zeros(len(pieces), np.intp)
+            top = np.maximum.accumulate(np.maximum(high, channels[0].top))
+            before = np.concatenate(([channels[0].highest], high[:-1]))
+            tails = np.concatenate((channels[0].tail[None], pieces[:-1, last:]))
+        else:
+            owners = np.arange(len(channels))
+            top = np.maximum(high, [channel.top for channel in channels])
+            before = np.array([channel.highest for channel in channels])
+            tails = np.stack([channel.tail for channel in channels])
+        near = np.flatnonzero((np.maximum(high, before) >= NEAR * top) & (top > 0.0))
+        peaks = np.array([channel.peak for channel in channels])
+        np.maximum.at(peaks, owners, top)
+        if len(near):
+            self._raise(peaks, owners[near], np.concatenate((tails[near], pieces[near]), axis=1), NEAR * top[near])
+        ends = slice(len(pieces) - len(channels), None)
+        for channel, *facts in zip(channels, peaks.tolist(), top[ends].tolist(), high[ends].tolist(), strict=True):
+            channel.peak, channel.top, channel.highest = facts
+        for channel, tail in zip(channels, pieces[ends, last:], strict=True):
             channel.tail = tail.copy()
 
-    def _raise(self, channels: Sequence[TruePeak], samples: Float32) -> None:
-        """Raise the peaks to the values between these samples, [R, n]."""
+    def _raise(self, peaks: Float64, owners: NDArray[np.intp], samples: Float32, least: Float64) -> None:
+        """Raise peaks to the values between samples.
+
+        Args:
+            peaks: Peak of each channel so far, changed in place.
+            owners: Channel of each row, [R].
+            samples: float32 [R, n], contiguous.
+            least: Absolute value of the samples of each row beside which values are sought, [R].
+        """
         width = samples.shape[1]
-        peaks = np.array([channel.peak for channel in channels])
-        least = (NEAR * peaks).astype(np.float32)
         # In one dimension, NumPy finds the marks ten times as fast.
-        high = (np.abs(samples) >= least[:, None]).reshape(-1)
+        high = (np.abs(samples) >= least.astype(np.float32)[:, None]).reshape(-1)
         near = np.empty_like(high)  # the gaps between a sample and the next one
         np.logical_or(high[1:], high[:-1], out=near[:-1])
         apart = near.reshape(-1, width)
         apart[:, : REACH - 1] = apart[:, width - REACH :] = False  # too close to an end
         gaps = np.flatnonzero(near)
-        rows = gaps // width
+        of = owners[gaps // width]
         gaps -= REACH - 1
         between = _between(samples, gaps, self._phases.coarse)
-        np.maximum.at(peaks, rows, between)
-        close = np.flatnonzero(between >= COARSE * peaks[rows])
-        np.maximum.at(peaks, rows[close], _between(samples, gaps[close], self._phases.fine))
-        for channel, peak in zip(channels, peaks.tolist(), strict=True):
-            channel.peak = peak
+        np.maximum.at(peaks, of, between)
+        close = np.flatnonzero(between >= COARSE * peaks[of])
+        np.maximum.at(peaks, of[close], _between(samples, gaps[close], self._phases.fine))
 
     def finished(self, channel: TruePeak) -> float:
         """Return the peak as if the recording ended here; the channel can continue."""

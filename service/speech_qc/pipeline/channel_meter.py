@@ -25,8 +25,9 @@ SPARE = 4
 TOGETHER = 16
 """Pieces measured in one call: the intermediate arrays of more do not fit into the cache of a core."""
 
-RUN = 4
-"""Pieces of a channel alone, as of a recording, that are measured in one call."""
+RUN, RUN_SAMPLES = 10, 65_536
+"""Pieces of a channel alone, as of a recording, that are measured in one call, and most samples in them. A chunk of 4 s
+completes 10 or 11 pieces; more samples do not fit into the cache of a core."""
 
 _STEPS = np.float32(2**15)
 """Steps of 16-bit samples within full scale."""
@@ -80,45 +81,46 @@ class _Bank:
     """
 
     def __init__(self, rate_hz: int, rows: int, history: int, *, is_16_bit: bool = False) -> None:
-        self.losses = LossBank(rate_hz, rows, history)
+        self.losses = LossBank(rate_hz, rows, history if rows > 1 else 0)
         self.piece = self.losses.grid.piece
         self.meter = LevelMeter(rate_hz, self.piece)
-        self.room = self.piece + self.piece // SPARE
+        self.run = max(1, min(RUN, RUN_SAMPLES // self.piece)) if rows == 1 else 1
+        pieces = self.run + 2 if rows == 1 else 1  # so that no chunk completes more than there is room for
+        self.room = pieces * self.piece + self.piece // SPARE
         self.history = history
-        self._samples = np.zeros((rows, self.room), np.int16 if is_16_bit else np.float32)
+        # Of a channel alone, the piece before is kept as well, so that nothing is copied to put it before the next one.
+        self._before = max(history, self.piece) if rows == 1 else 0
+        self._memory = np.zeros((rows, self._before + self.room), np.int16 if is_16_bit else np.float32)
+        self._samples = self._memory[:, self._before :]
         self._is_16_bit = is_16_bit
         self.filled = [0] * rows
-        """Samples of each row; those after a piece that waits follow it."""
+        """Samples of each row; those after pieces that wait follow them."""
         self.levels = [_NOBODY] * rows
         self.on_piece: list[OnPiece | None] = [None] * rows
         self.free = list(range(rows))
         self.abandoned: deque[int] = deque()  # rows whose channels are gone; any thread may append
         self.found: dict[int, list[Loss]] = {}  # by row, not collected yet
         self.waiting: list[int] = []  # rows with a full piece
-        self.run = np.empty((RUN if rows == 1 else 0, self.piece), np.float32)
-        self.held = 0  # pieces in it, whose levels are not measured yet
-        self.examined = 0  # of these, pieces whose losses were sought
+        self.examined = 0  # pieces of a channel alone whose losses were sought, but whose levels are not measured yet
 
     def measure(self) -> None:
-        """Measure all pieces that wait."""
+        """Measure all pieces that wait; of a channel alone, the levels wait until its run is complete."""
         rows, self.waiting = self.waiting, []
+        if len(self._samples) == 1:
+            self._examine()
+            if self.examined >= self.run:
+                self.level()
+            return
         for start in range(0, len(rows), TOGETHER):
             self._measure(rows[start : start + TOGETHER])
 
     def _measure(self, rows: list[int]) -> None:
-        if len(self._samples) == 1:
-            self.run[self.held] = self._samples[0, : self.piece]
-            self.held += 1
-            if self.held == RUN:
-                self.level()
-        else:
-            pieces = self._pieces(rows)
-            for place, loss in self.losses.push(pieces, np.array(rows)):
-                self.found.setdefault(rows[place], []).append(loss)
-            self._level(rows, pieces)
+        pieces = self._pieces(rows)
+        for place, loss in self.losses.push(pieces, np.array(rows)):
+            self.found.setdefault(rows[place], []).append(loss)
+        self._level(rows, pieces)
         for row in rows:
-            rest = self.filled[row] = self.filled[row] - self.piece
-            self._samples[row, :rest] = self._samples[row, self.piece : self.piece + rest]
+            self._drop(row, self.piece)
 
     def put(self, row: int, start: int, samples: Float32, *, bridge: bool) -> None:
         """Keep samples of a row; of 16 bits, those of a bridge are rounded, and no other ones need it."""
@@ -146,20 +148,37 @@ class _Bank:
             pieces *= 1 / _STEPS
         return pieces
 
-    def examine(self) -> None:
-        """Seek losses in the pieces that a channel alone has collected."""
-        if self.examined < self.held:
-            pieces, self.examined = self.run[self.examined : self.held], self.held
-            for _, loss in self.losses.push(pieces):
+    def _drop(self, row: int, count: int) -> None:
+        """Drop the first samples of a row, but for its history."""
+        rest = self.filled[row] = self.filled[row] - count
+        kept = self._before + rest
+        self._memory[row, :kept] = self._memory[row, count : count + kept]
+
+    def _run(self, start: int, stop: int) -> Float32:
+        """Return some pieces of a channel alone, float32 [stop - start, piece]."""
+        return self._samples[0, start * self.piece : stop * self.piece].reshape(-1, self.piece)
+
+    def _examine(self) -> None:
+        """Seek losses in the new pieces of a channel alone."""
+        full = self.filled[0] // self.piece
+        if self.examined < full:
+            pieces, width = self._run(self.examined, full), self._memory.itemsize
+            behind = (self._before + (self.examined - 1) * self.piece) * width
+            shape, strides = (len(pieces), 2 * self.piece), (self.piece * width, width)
+            with_past: Float32 = np.ndarray(shape, np.float32, self._memory, behind, strides)
+            self.examined = full
+            for _, loss in self.losses.push(pieces, with_past=with_past):
                 self.found.setdefault(0, []).append(loss)
 
     def level(self) -> None:
-        """Measure the pieces that a channel alone has collected."""
-        self.examine()
-        if self.held:
-            held, self.held = self.held, 0
-            self.examined = 0
-            self._level([0] * held, self.run[:held])
+        """Measure the levels of a channel alone up to its last full piece."""
+        if len(self._samples) > 1:
+            return
+        self._examine()
+        count, self.examined = self.examined, 0
+        if count:
+            self._level([0] * count, self._run(0, count))
+            self._drop(0, count * self.piece)
 
     def _level(self, rows: list[int], pieces: Float32) -> None:
         squares = self.meter.add([self.levels[row] for row in rows], pieces, self.piece)
@@ -169,12 +188,9 @@ class _Bank:
 
     def last(self, row: int, count: int) -> Float32:
         """Return the last samples of a channel, at most `history` of them; valid until more are pushed."""
-        filled = self.filled[row]
-        own = self._floats(self._samples[row, max(0, filled - count) : filled])
-        if filled >= count:
-            return own
-        self.examine()
-        return np.concatenate((self.losses.last(row, count - filled), own))
+        stop = self._before + self.filled[row]
+        own = self._floats(self._memory[row, max(0, stop - count) : stop])
+        return own if stop >= count else np.concatenate((self.losses.last(row, count - stop), own))
 
     def finish(self, rows: list[int]) -> None:
         """Measure the last pieces of some channels, which are not full."""
@@ -294,11 +310,12 @@ class ChannelMeter:
             stop = bank.filled[row] = min(bank.room, filled + len(samples))
             bank.put(row, filled, samples[: stop - filled], bridge=bridge)
             samples = samples[stop - filled :]
-            if filled < bank.piece <= stop:
-                bank.waiting.append(row)
-                self._pieces += 1
+            full = stop // bank.piece - filled // bank.piece
+            if full:
                 if self.known is None:
-                    self.known = self._pieces * bank.piece
+                    self.known = (self._pieces + 1) * bank.piece
+                self._pieces += full
+                bank.waiting.append(row)
 
     @property
     def piece_samples(self) -> int:
@@ -345,10 +362,9 @@ class ChannelMeter:
         return _LevelsApart(bank, self._levels, on_piece, bank.first(row, bank.filled[row]))
 
     def _measure(self) -> None:
-        """Measure the piece that waits, if there is one, together with all others, and find all losses so far."""
+        """Measure the pieces that wait, if there are any, together with all others, and find all losses so far."""
         if self._row in self._bank.waiting:
             self._bank.measure()
-        self._bank.examine()
 
 
 def measure_ends(meters: Iterable[ChannelMeter]) -> None:

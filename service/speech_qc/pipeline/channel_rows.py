@@ -19,7 +19,7 @@ from speech_qc.contract import ModelContract
 from speech_qc.pipeline.refiner import Suspicion
 from speech_qc.scoring import ScoreBatch, ScoreReader
 from speech_qc.scoring.events import EventRows
-from speech_qc.scoring.losses import BLOCK_FRAMES, LossRows
+from speech_qc.scoring.losses import LossRows
 from speech_qc.scoring.rows import NEVER, Column, Places, Rows
 from speech_qc.scoring.summary import SummaryRows
 
@@ -157,8 +157,9 @@ class ChannelRows:
         # As late as possible, so that many streams are examined together.
         for place in np.flatnonzero(self.session.known[rows] < self.events.frames[rows]).tolist():
             owners[place].collect_losses()
-        for start in range(0, scores.shape[1], BLOCK_FRAMES):
-            certain = self.losses.add(rows, scores[:, start : start + BLOCK_FRAMES])
+        step = self.losses.frames_at_once(rows, scores.shape[1])
+        for start in range(0, scores.shape[1], step):
+            certain = self.losses.add(rows, scores[:, start : start + step])
             for place in np.flatnonzero(certain).tolist():
                 owners[place].join_losses()
             news |= certain

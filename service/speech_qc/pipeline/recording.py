@@ -153,6 +153,7 @@ class Recording:
         self._reader = reader or ChunkReader(contract)
         self.sessions: list[Session] = []
         """One per channel, after `open`."""
+        self._is_bounded = False
         self._stereo: StereoMeter | None = None
         self._cancellation: CancellationMeter | None = None
         self._legs: RecordedLegs | None = None
@@ -165,7 +166,7 @@ class Recording:
             InvalidAudio: The sample rate is not supported.
             ProtocolError: The channels were named as legs, but there are not two.
         """
-        options = self._options
+        options, self._is_bounded = self._options, info.is_bounded
         count = 1 if options.channels == "mix" else info.channels
         self._stereo = StereoMeter() if info.channels == 2 else None
         self._cancellation = CancellationMeter() if count < info.channels else None
@@ -212,10 +213,10 @@ class Recording:
                 mean = block.mean(axis=1, dtype=np.float32)
                 if self._cancellation is not None:
                     self._cancellation.push(block, mean)
-                self.sessions[0].push(mean)
+                self.sessions[0].push(mean, bounded=self._is_bounded)
                 continue
             for channel, session in enumerate(self.sessions):
-                session.push(np.ascontiguousarray(block[:, channel]))
+                session.push(np.ascontiguousarray(block[:, channel]), bounded=self._is_bounded)
 
     @property
     def piece_samples(self) -> int:

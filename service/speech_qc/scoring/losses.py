@@ -120,12 +120,18 @@ class LossRows(Rows):
         names = layout.names
         self._kept_columns = [layout.speech, names.index("dropout") if "dropout" in names else layout.speech]
 
+    def frames_at_once(self, rows: Places, count: int) -> int:
+        """Return how many of the next frames of channels, `count` of each, `add` takes at a time."""
+        if count <= BLOCK_FRAMES or (self.due[rows] < self.frames[rows] + count).any():
+            return BLOCK_FRAMES
+        return _RING_FRAMES  # no loss becomes certain, so nothing is looked up
+
     def add(self, rows: Places, scores: FloatArray) -> npt.NDArray[np.bool_]:
         """Take the next frames of channels.
 
         Args:
             rows: [B].
-            scores: float32 [B, n, C], n at most 64.
+            scores: float32 [B, n, C], n at most what `frames_at_once` says.
 
         Returns:
             [B], the channels with losses that are certain now, for `LossJoin.due`.
@@ -181,8 +187,10 @@ class LossJoin:
             scores: float32 [n, C].
         """
         found = []
-        for start in range(0, len(scores), BLOCK_FRAMES):
-            if self._rows.add(np.array([self._row]), scores[None, start : start + BLOCK_FRAMES])[0]:
+        row = np.array([self._row])
+        step = self._rows.frames_at_once(row, len(scores))
+        for start in range(0, len(scores), step):
+            if self._rows.add(row, scores[None, start : start + step])[0]:
                 found += self.due()
         return found
 

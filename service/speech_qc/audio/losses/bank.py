@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.fades import Fades
-from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, join, joined
-from speech_qc.audio.losses.holes import Holes, Pauses
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, joined
+from speech_qc.audio.losses.holes import SILENT_BLOCKS, Holes, Pauses
 from speech_qc.audio.losses.repeats import Repeats
 
 QUIETEST_REFERENCE = 0.1
@@ -27,6 +27,7 @@ lies 62 ms before it."""
 _QUIETEST, _HALF = np.float32(QUIETEST_REFERENCE), np.float32(0.5)
 _NO_END = 2**62
 _TRANSPOSED = 80  # samples; up to here, a transpose and extremes across all blocks take half as long as block by block
+_PAIR = np.dtype(np.complex64)  # two samples, which are transposed together
 
 
 class LossBank:
@@ -61,7 +62,11 @@ class LossBank:
         self._rise = (10 ** (fall_db * np.arange(1, PIECE_BLOCKS + 1) / 20)).astype(np.float32)
 
     def push(
-        self, pieces: Float32, rows: NDArray[np.intp] | None = None, lengths: NDArray[np.int64] | None = None
+        self,
+        pieces: Float32,
+        rows: NDArray[np.intp] | None = None,
+        lengths: NDArray[np.int64] | None = None,
+        with_past: Float32 | None = None,
     ) -> list[tuple[int, Loss]]:
         """Examine the next piece of some streams.
 
@@ -70,6 +75,7 @@ class LossBank:
             rows: Streams that have a piece, each once, [R]; None for all of them, in order, without copying state. In a
                 bank of one stream, these are any number of its consecutive pieces.
             lengths: Samples of each last piece before the padding, [R]; None if no piece is the last one.
+            with_past: Each piece behind the one before it, [R, 2 * piece], to look at; None to copy what is needed.
 
         Returns:
             Losses that became known, each with its row of `pieces`; ordered by row, then onset.
@@ -81,24 +87,29 @@ class LossBank:
         streams = self._streams[chosen]
         if len(streams) not in (1, len(pieces)):
             raise ValueError(f"expected a piece of each of {len(streams)} streams, got {len(pieces)}")
-        view = self._view(chosen, pieces, lengths)
+        view = self._view(chosen, pieces, lengths, with_past)
         found: list[tuple[int, Loss]] = []
-        if len(streams) == len(pieces):
-            self._constants.find(streams, view, found)
-            self._holes.find(streams, view, found)
-        else:
-            self._find_holes_in_order(streams, view, found)
+        self._find_holes(streams, view, found)
         self._repeats.find(chosen, view, found)
         self._fades.find(view, found)
         return self._new(streams, _disjoint(found)) if found else found
 
-    def _find_holes_in_order(self, streams: NDArray[np.intp], view: View, found: list[tuple[int, Loss]]) -> None:
-        """Find gaps in consecutive pieces of one stream: what a gap is depends on those before it."""
-        for row in range(len(view.samples)):
-            own, holes = view.row(row), list[tuple[int, Loss]]()
-            self._constants.find(streams, own, holes)
-            self._holes.find(streams, own, holes)
-            found += [(row, loss) for _, loss in holes]
+    def _find_holes(self, streams: NDArray[np.intp], view: View, found: list[tuple[int, Loss]]) -> None:
+        """Find gaps, piece by piece: what a gap is depends on those before it."""
+        holes = self._holes.survey(view)
+        if holes is None:  # then nothing is constant either
+            return
+        constants = self._constants.survey(view)
+        busy = holes.has_change
+        if constants is not None:
+            silent = np.count_nonzero(view.spread[:, PIECE_BLOCKS:] == 0.0, axis=1) >= SILENT_BLOCKS
+            busy = busy | constants.has_change | silent
+        for row in np.flatnonzero(busy).tolist():
+            stream = int(streams[min(row, len(streams) - 1)])
+            if constants is not None:
+                self._pauses.silent[stream] |= silent[row]
+                self._constants.find(stream, row, view, constants, found)
+            self._holes.find(stream, row, view, holes, found)
 
     def last(self, row: int, count: int) -> Float32:
         """Return the last samples of a stream's pieces, at most `history` of them; valid until the next `push`."""
@@ -125,7 +136,9 @@ class LossBank:
                 new.append((row, loss))
         return new
 
-    def _view(self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None) -> View:
+    def _view(
+        self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None, with_past: Float32 | None
+    ) -> View:
         """Join each piece to the one before it, measure its blocks, and keep both for the next call."""
         grid, count = self.grid, len(pieces)
         high, low = self._extremes(pieces)
@@ -133,11 +146,16 @@ class LossBank:
         done = self._pieces[chosen]
         first = (done - 1 + (np.arange(count) if len(done) < count else 0)) * grid.piece
         self._pieces[chosen] += 1 + count - len(done)
+        if with_past is None:
+            samples = joined(self._samples, chosen, pieces)
+        else:
+            samples = with_past
+            self._samples[chosen] = pieces[-1:, -self._kept :]
         ends = np.full(count, _NO_END, np.int64) if lengths is None else first + grid.piece + lengths
         return View(
             grid=grid,
             first=first,
-            samples=self._with_past(chosen, pieces),
+            samples=samples,
             spread=joined(self._spread, chosen, spread),
             middle=joined(self._middle, chosen, (high + low) * _HALF),
             reference=joined(self._reference, chosen, self._references(chosen, spread)),
@@ -150,29 +168,26 @@ class LossBank:
         np.multiply(spread, self._rise, out=risen[:, 1:])
         last = self._reference[chosen, -1]
         risen[: len(last), 0] = last
-        for row in range(len(last), len(spread)):  # consecutive pieces of one stream
-            risen[row, 0] = max(risen[row - 1].max() / self._rise[-1], _QUIETEST)
+        if len(last) < len(spread):  # consecutive pieces of one stream
+            level = last[0]
+            for row, highest in enumerate(risen[:-1, 1:].max(axis=1), 1):
+                risen[row, 0] = level = max(max(level, highest) / self._rise[-1], _QUIETEST)
         np.maximum.accumulate(risen, axis=1, out=risen)
-        level: Float32 = np.maximum(risen[:, 1:] / self._rise, _QUIETEST)
-        return level
+        reference: Float32 = np.maximum(risen[:, 1:] / self._rise, _QUIETEST)
+        return reference
 
     def _extremes(self, pieces: Float32) -> tuple[Float32, Float32]:
         """Return the highest and the lowest sample of each block, both float32 [R, PIECE_BLOCKS]."""
         block = self.grid.block
         if block > _TRANSPOSED:
             return np.maximum.reduceat(pieces, self._starts, axis=1), np.minimum.reduceat(pieces, self._starts, axis=1)
-        samples = np.ascontiguousarray(pieces.reshape(-1, block).T)
         shape = len(pieces), PIECE_BLOCKS
-        return samples.max(axis=0).reshape(shape), samples.min(axis=0).reshape(shape)
-
-    def _with_past(self, chosen: Rows, pieces: Float32) -> Float32:
-        """Return the samples of a view; what is not kept of the earlier piece is zero, and is not examined again."""
-        size, kept = self.grid.piece, self._kept
-        samples = np.empty((len(pieces), 2 * size), np.float32)
-        samples[:, : size - kept] = 0.0
-        samples[:, size:] = pieces
-        join(self._samples, chosen, samples[:, size - kept :])
-        return samples
+        if block % 2:
+            samples = np.ascontiguousarray(pieces.reshape(-1, block).T)
+            return samples.max(axis=0).reshape(shape), samples.min(axis=0).reshape(shape)
+        samples = np.ascontiguousarray(pieces.reshape(-1, block).view(_PAIR).T).view(np.float32)
+        high, low = np.maximum.reduce(samples, axis=0), np.minimum.reduce(samples, axis=0)
+        return np.maximum(high[::2], high[1::2]).reshape(shape), np.minimum(low[::2], low[1::2]).reshape(shape)
 
 
 def _disjoint(found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:

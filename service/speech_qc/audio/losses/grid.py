@@ -96,7 +96,7 @@ class View:
     Args:
         grid: Sizes.
         first: Position of the first sample in each stream, int64 [R]; negative at the start of a stream.
-        samples: float32 [R, 2 * piece]; of the earlier piece, only the last blocks (`bank.KEPT_BLOCKS`) are there.
+        samples: float32 [R, 2 * piece]; of the earlier piece, only the last blocks (`bank.KEPT_BLOCKS`) count.
         spread: Difference of the extremes of each block, float32 [R, 2 * PIECE_BLOCKS].
         middle: Mean of the extremes of each block, likewise.
         reference: Level of the sound so far as a difference of extremes, likewise; falls slowly.
@@ -111,39 +111,30 @@ class View:
     reference: Float32
     ends: NDArray[np.int64]
 
-    def row(self, row: int) -> View:
-        """Return the view of one row."""
-        own = slice(row, row + 1)
-        return View(
-            self.grid,
-            self.first[own],
-            self.samples[own],
-            self.spread[own],
-            self.middle[own],
-            self.reference[own],
-            self.ends[own],
-        )
-
-
-def join(state: Float32, rows: Rows, both: Float32) -> None:
-    """Put what is kept of the piece before each new one in front of it, and keep the end of the last one.
-
-    Args:
-        state: What is kept of each stream, float32 [S, …, p], changed in place.
-        rows: Streams that have a new piece, [R], or one stream with R consecutive pieces.
-        both: float32 [R, …, p + n], n >= p, of which the new pieces [R, …, n] are given and the rest is filled.
-    """
-    kept = state.shape[-1]
-    last = state[rows]
-    both[: len(last), ..., :kept] = last
-    if len(last) < len(both):
-        both[1:, ..., :kept] = both[:-1, ..., -kept:]
-    state[rows] = both[-len(last) :, ..., -kept:]
-
 
 def joined(state: Float32, rows: Rows, new: Float32) -> Float32:
-    """Return new pieces, float32 [R, …, n], behind those before them, [R, …, 2 * n]; see `join`."""
-    both: Float32 = np.empty((*new.shape[:-1], 2 * new.shape[-1]), np.float32)
-    both[..., new.shape[-1] :] = new
-    join(state, rows, both)
+    """Put the end of the piece before each new one in front of it, and keep the end of the last one.
+
+    Args:
+        state: What is kept of each stream, float32 [S, p], changed in place.
+        rows: Streams that have a new piece, [R], or one stream with R consecutive pieces.
+        new: The new pieces, float32 [R, n], n >= p.
+
+    Returns:
+        float32 [R, 2 * n], not to be written to; what is not kept of a piece is zero, or what it was.
+    """
+    kept, (count, size) = state.shape[1], new.shape
+    last = state[rows]
+    if len(last) < count:  # each piece is there once, and two rows look at it
+        flat = np.empty((count + 1) * size, np.float32)
+        flat[: size - kept] = 0.0
+        flat[size - kept : size] = last
+        flat[size:] = new.reshape(-1)
+        state[rows] = flat[-kept:]
+        return np.ndarray((count, 2 * size), np.float32, flat, 0, (size * flat.itemsize, flat.itemsize))
+    both = np.empty((count, 2 * size), np.float32)
+    both[:, : size - kept] = 0.0
+    both[:, size - kept : size] = last
+    both[:, size:] = new
+    state[rows] = new[:, -kept:]
     return both

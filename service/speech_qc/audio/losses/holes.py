@@ -10,6 +10,7 @@ The constants were chosen on speech that was cut, gated, synthesised and sent th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +184,22 @@ class Pauses:
         return bool(self._all[row] > UNLIKE_SHARE * self._like_losses[row])
 
 
+class Survey(NamedTuple):
+    """Where blocks of a view begin or cease to be quiet, from `AHEAD` blocks before its second half.
+
+    Attributes:
+        changed: Whether a block is quiet unlike the one before it, [R, PIECE_BLOCKS].
+        falls: Whether a gap may begin with it, [R, PIECE_BLOCKS].
+        has_change: Whether there is such a block, [R].
+        has_fall: Likewise.
+    """
+
+    changed: NDArray[np.bool_]
+    falls: NDArray[np.bool_]
+    has_change: NDArray[np.bool_]
+    has_fall: NDArray[np.bool_]
+
+
 class Holes:
     """Finds gaps of some streams; one state per stream.
 
@@ -197,25 +214,19 @@ class Holes:
         self._grid = grid
         self._constant = constant
         self._open: list[Edge | None] = [None] * streams
-        self._is_open = np.zeros(streams, np.bool_)
         self._pauses = pauses
         self._quiet_factor = np.float32(10 ** (QUIET_DB / 20))
         self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
 
     def reset(self, row: int) -> None:
         """Forget a stream."""
-        self._close(row)
+        self._open[row] = None
 
-    def _close(self, row: int) -> None:
-        self._open[row], self._is_open[row] = None, False
-
-    def find(self, rows: NDArray[np.intp], view: View, found: list[tuple[int, Loss]]) -> None:
-        """Examine the edges that lie `AHEAD` blocks before the end of the view, or earlier.
+    def survey(self, view: View) -> Survey | None:
+        """Find where quiet begins and ends, up to `AHEAD` blocks before the end of the view; None if nothing is quiet.
 
         Args:
-            rows: The stream of each row of the view, [R].
             view: The samples.
-            found: Takes the gaps, each with its row of the view.
         """
         start, stop = PIECE_BLOCKS - AHEAD, 2 * PIECE_BLOCKS - AHEAD
         spread = view.spread[:, start - 1 - _LOOK_BACK : stop]
@@ -224,22 +235,30 @@ class Holes:
             quiet = spread == 0.0
         else:
             quiet = spread <= np.maximum(reference * self._quiet_factor, np.float32(QUIET_SPREAD))
-        if not quiet.any() and not self._is_open[rows].any():
-            return
-        if self._constant:
-            silent = np.count_nonzero(view.spread[:, PIECE_BLOCKS:] == 0.0, axis=1) >= SILENT_BLOCKS
-            self._pauses.silent[rows] |= silent
-        own, before = quiet[:, 1 + _LOOK_BACK :], quiet[:, _LOOK_BACK:-1]
-        changed = own != before
-        if not changed.any():
-            return
+        if not quiet.any():
+            return None
+        own = quiet[:, 1 + _LOOK_BACK :]
+        changed = own != quiet[:, _LOOK_BACK:-1]
         falls = changed & own
         if not self._constant:
             falls &= self._follows_sound(spread >= reference * self._loud_factor)
-        relevant = falls.any(axis=1) | self._is_open[rows]
-        for row in np.flatnonzero(relevant):
-            for block in np.flatnonzero(changed[row]):
-                self._advance(int(rows[row]), int(row), view, start + int(block), bool(falls[row, block]), found)
+        return Survey(changed, falls, changed.any(axis=1), falls.any(axis=1))
+
+    def find(self, stream: int, row: int, view: View, survey: Survey, found: list[tuple[int, Loss]]) -> None:
+        """Examine the edges of one stream's piece.
+
+        Args:
+            stream: The stream.
+            row: Its row of the view.
+            view: The samples.
+            survey: What `survey` said of the view.
+            found: Takes the gaps, each with its row of the view.
+        """
+        if not survey.has_change[row] or not (survey.has_fall[row] or self._open[stream] is not None):
+            return
+        start, falls = PIECE_BLOCKS - AHEAD, survey.falls[row]
+        for block in np.flatnonzero(survey.changed[row]).tolist():
+            self._advance(stream, row, view, start + block, bool(falls[block]), found)
 
     @staticmethod
     def _follows_sound(loud: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -257,9 +276,8 @@ class Holes:
         before = self._open[stream]
         if falls:
             self._open[stream] = _left_edge(view, row, block)
-            self._is_open[stream] = True
         elif before is not None:
-            self._close(stream)
+            self._open[stream] = None
             after = _right_edge(view, row, block)
             sure = self._judge(before, after, int(view.ends[row]), stream)
             if sure is not None:

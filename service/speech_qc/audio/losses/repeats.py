@@ -8,9 +8,10 @@ well. A copy is often faded, and silence may follow until the sound resumes.
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View, join
+from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View
 from speech_qc.audio.losses.tones import is_tonal
 
 EXACT = 0.992
@@ -47,6 +48,9 @@ _TINY = np.float32(1e-20)
 _MEAN_WEIGHT = np.float32(0.44)  # of a new piece
 _BEFORE = 2  # blocks before a copy that show its abrupt begin
 _PAST = MAX_BLOCKS + _BEFORE  # blocks of the last piece whose correlation is needed again
+_TESTED = np.arange(0, PIECE_BLOCKS, MIN_BLOCKS)  # blocks of a piece: one of them is in any run of `MIN_BLOCKS`
+_LAST_TESTED = PIECE_BLOCKS - MAX_BLOCKS + MIN_BLOCKS - 1  # in a loss that begins early enough to be examined
+_NEARLY_EXACT = np.float32(EXACT - 1e-3)  # room for rounding
 
 
 class Repeats:
@@ -59,15 +63,15 @@ class Repeats:
 
     def __init__(self, grid: Grid, streams: int) -> None:
         self._grid = grid
-        self._match = np.zeros((streams, grid.lags, _PAST), np.float32)  # of the last blocks
         self._mean = np.zeros((streams, 1), np.float32)
+        self._hit = np.zeros(streams, np.bool_)  # whether one of the last `MAX_BLOCKS` tested blocks is copied
         self._loud_factor = np.float32(10 ** (LOUD_DB / 20))
         self._shift, self._between = divmod(grid.unit, grid.block)  # blocks from one lag to the next
-        self._reach = -(-grid.lags * grid.unit // grid.block)  # blocks of the last piece that are sources
+        self._reach = -(-grid.lags * grid.unit // grid.block)  # blocks before a block that are sources
 
     def reset(self, row: int) -> None:
         """Forget a stream."""
-        self._match[row] = self._mean[row] = 0.0
+        self._mean[row], self._hit[row] = 0.0, False
 
     def find(self, rows: Rows, view: View, found: list[tuple[int, Loss]]) -> None:
         """Examine copies that begin `MAX_BLOCKS` blocks before the end of the view, or earlier.
@@ -77,59 +81,110 @@ class Repeats:
             view: The samples.
             found: Takes the losses, each with its row of the view.
         """
-        match = np.empty((len(view.samples), self._grid.lags, _PAST + PIECE_BLOCKS), np.float32)
-        self._correlate(rows, view, match[:, :, _PAST:])
-        join(self._match, rows, match)
+        size, start = self._grid.block // self._grid.step, _PAST + self._reach
+        thin = view.samples[:, (PIECE_BLOCKS - start) * self._grid.block :: self._grid.step].copy()
+        loud = self._loud(view.spread[:, PIECE_BLOCKS:], view.reference[:, PIECE_BLOCKS:])
+        before, after = self._means(rows, thin[:, start * size :].mean(axis=1, keepdims=True), loud)
+        suspect = np.flatnonzero(self._test(rows, thin, after, loud))
+        if not len(suspect):
+            return
+        was_loud = self._loud(view.spread[suspect, :PIECE_BLOCKS], view.reference[suspect, :PIECE_BLOCKS])
+        match = np.empty((len(suspect), self._grid.lags, _PAST + PIECE_BLOCKS), np.float32)
+        self._correlate(thin[suspect, : start * size], before[suspect], was_loud, match[:, :, :_PAST])
+        self._correlate(thin[suspect, _PAST * size :], after[suspect], loud[suspect], match[:, :, _PAST:])
         exact = match[:, :, : _BEFORE + PIECE_BLOCKS + MIN_BLOCKS - 1] >= np.float32(EXACT)
         two = exact[:, :, _BEFORE:-1] & exact[:, :, _BEFORE + 1 :]
         four = two[:, :, :-2] & two[:, :, 2:]
         runs: NDArray[np.bool_] = np.logical_and(four[:, :, :-3], four[:, :, 3:])  # of `MIN_BLOCKS`, by first block
-        if not runs.any():
-            return
         runs &= ~exact[:, :, _BEFORE - 1 : _BEFORE - 1 + PIECE_BLOCKS]
         runs &= match[:, :, :PIECE_BLOCKS] < np.float32(DIFFERENT)
-        if not runs.any():
-            return
         padding = np.zeros(PIECE_BLOCKS - _PAST, np.float32)
-        for row, block, lag in np.argwhere(runs.transpose(0, 2, 1)).tolist():
-            own = np.concatenate((padding, match[row, lag]))
+        for place, block, lag in np.argwhere(runs.transpose(0, 2, 1)).tolist():
+            own, row = np.concatenate((padding, match[place, lag])), int(suspect[place])
             loss = self._judge(view, row, lag, PIECE_BLOCKS - MAX_BLOCKS + block, own)
             if loss is not None:
                 found.append((row, loss))
 
-    def _correlate(self, rows: Rows, view: View, match: Float32) -> None:
-        """Compute the squared correlation of each new block with the sound at each lag.
+    def _loud(self, spread: Float32, reference: Float32) -> NDArray[np.bool_]:
+        """Say which pieces contain loud sound, [R]."""
+        loud: NDArray[np.bool_] = np.logical_or.reduce(spread >= reference * self._loud_factor, axis=1)
+        return loud
+
+    def _means(self, rows: Rows, level: Float32, loud: NDArray[np.bool_]) -> tuple[Float32, Float32]:
+        """Return the slow mean of each row's stream before and after a piece of this mean, all [R, 1]."""
+        before = self._mean[rows]
+        if len(before) == len(level):
+            after = np.where(loud[:, None], before + _MEAN_WEIGHT * (level - before), before)
+            self._mean[rows] = after
+            return before, after
+        means = [before[0, 0]]  # consecutive pieces of one stream
+        for value, is_loud in zip(level[:, 0], loud.tolist(), strict=True):
+            means.append(means[-1] + _MEAN_WEIGHT * (value - means[-1]) if is_loud else means[-1])
+        every = np.array(means, np.float32)[:, None]
+        self._mean[rows] = every[-1:]
+        return every[:-1], every[1:]
+
+    def _test(self, rows: Rows, thin: Float32, mean: Float32, loud: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Say in which views a loss is possible, [R]: every loss contains a tested block, which must be copied.
+
+        Args:
+            rows: The stream of each row of the view, [R].
+            thin: The compared samples, up to the end of the view, [R, n].
+            mean: Slow mean of each new piece, [R, 1].
+            loud: Whether it contains loud sound, [R].
+        """
+        hits = self._hits(thin, mean)
+        hits &= loud[:, None]
+        suspect: NDArray[np.bool_] = np.logical_or.reduce(hits[:, _TESTED <= _LAST_TESTED], axis=1)
+        there: NDArray[np.bool_] = np.logical_or.reduce(hits[:, _TESTED >= PIECE_BLOCKS - MAX_BLOCKS], axis=1)
+        before = self._hit[rows]
+        suspect[: len(before)] |= before
+        suspect[len(before) :] |= there[: len(there) - len(before)]
+        self._hit[rows] = there[-len(before) :]
+        return suspect
+
+    def _hits(self, thin: Float32, mean: Float32) -> NDArray[np.bool_]:
+        """Say which of the tested blocks are copied at any lag, [R, len(_TESTED)]."""
+        size, unit = self._grid.block // self._grid.step, self._grid.unit // self._grid.step
+        row, item = thin.strides
+        shape = len(thin), self._grid.lags + 1, len(_TESTED), size
+        strides = row, -unit * item, MIN_BLOCKS * size * item, item
+        # Each tested block and the sound one, two, … units before it.
+        blocks = as_strided(thin[:, -PIECE_BLOCKS * size :], shape, strides) - mean[:, :, None, None]
+        product = np.einsum("rbk,rlbk->rlb", blocks[:, 0], blocks[:, 1:])
+        energy = np.einsum("rlbk,rlbk->rlb", blocks, blocks)
+        energy += _TINY
+        least = energy[:, 1:] * (energy[:, :1] * _NEARLY_EXACT)
+        hits: NDArray[np.bool_] = np.logical_or.reduce(product * np.abs(product) >= least, axis=1)
+        return hits
+
+    def _correlate(self, thin: Float32, mean: Float32, loud: NDArray[np.bool_], match: Float32) -> None:
+        """Compute the squared correlation of blocks with the sound at each lag.
 
         A block whose gain would be negative, or far from that of a copy, has 0; so has a piece without loud sound.
 
         Args:
-            rows: The stream of each row of the view, [R].
-            view: The samples.
+            thin: The compared samples of the blocks and of those that are their sources, [R, n].
+            mean: What to subtract from the samples of each row, [R, 1].
+            loud: Whether the piece contains loud sound, [R].
             match: float32 [R, lags, blocks], filled.
         """
-        grid, reach = self._grid, self._reach
-        strong = view.spread[:, PIECE_BLOCKS:] >= view.reference[:, PIECE_BLOCKS:] * self._loud_factor
-        loud: NDArray[np.bool_] = np.logical_or.reduce(strong, axis=1)
-        if not loud.any():
-            match[...] = 0.0
-            return
+        grid, reach, blocks = self._grid, self._reach, match.shape[2]
         size, unit = grid.block // grid.step, grid.unit // grid.step
-        thin = view.samples[:, (PIECE_BLOCKS - reach) * grid.block :: grid.step].copy()
-        level = thin[:, reach * size :].mean(axis=1, keepdims=True)
-        thin -= self._means(rows, level, loud[:, None])
+        thin = thin - mean
         row, item = thin.strides
         count, half = len(thin), reach * size
-        new = thin[:, half:].reshape(count, PIECE_BLOCKS, size)
-        sources = np.ndarray(  # the sound one, two, … units before each new block
-            (count, grid.lags, PIECE_BLOCKS, size),
+        new = thin[:, half:].reshape(count, blocks, size)
+        sources = np.ndarray(  # the sound one, two, … units before each block
+            (count, grid.lags, blocks, size),
             np.float32,
             thin.data,
             (half - unit) * item,
             (row, -unit * item, size * item, item),
         )
         product = np.einsum("rbk,rlbk->rlb", new, sources)
-        blocks = thin.reshape(count, -1, size)
-        energies = np.einsum("rbk,rbk->rb", blocks, blocks)
+        every = thin.reshape(count, -1, size)
+        energies = np.einsum("rbk,rbk->rb", every, every)
         energies += _TINY
         if self._between:  # sources lie between blocks
             source_energy = np.einsum("rlbk,rlbk->rlb", sources, sources)
@@ -148,14 +203,6 @@ class Repeats:
         np.copyto(match, 0.0, where=other)
         if not loud.all():
             match[~loud] = 0.0
-
-    def _means(self, rows: Rows, level: Float32, loud: NDArray[np.bool_]) -> Float32:
-        """Return the slow mean of each row's stream after a piece of this mean, all [R, 1]."""
-        mean = self._mean[rows]
-        if len(mean) < len(level):  # consecutive pieces of one stream
-            return np.concatenate([self._means(rows, level[i : i + 1], loud[i : i + 1]) for i in range(len(level))])
-        self._mean[rows] = after = np.where(loud, mean + _MEAN_WEIGHT * (level - mean), mean)
-        return after
 
     def _judge(self, view: View, row: int, lag_index: int, block: int, match: Float32) -> Loss | None:
         """Follow a run of copied blocks to its end and say whether it is a loss."""
