@@ -34,8 +34,8 @@ class FrameCount:
             self.count()
 
     def count(self, *, whole: bool = False) -> None:
-        """Count the frames so far, and the noisy ones among them; see `Session.noisy_frames`."""
-        noisy = sum(session.noisy_frames(whole=whole) for session in self._sessions)
+        """Count the frames so far, and the noisy ones among them; see `ChannelScores.noisy_frames`."""
+        noisy = sum(session.scores.noisy_frames(whole=whole) for session in self._sessions)
         self._noisy.inc(noisy - self._noisy_counted)
         self._noisy_counted = noisy
         frames, self._waiting = self._waiting * len(self._sessions), 0

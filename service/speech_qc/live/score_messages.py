@@ -9,9 +9,10 @@ from speech_qc.audio.stereo import Stereo
 from speech_qc.contract import ModelContract
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.outbox import Outbox
+from speech_qc.pipeline.channel_scores import Update
 from speech_qc.pipeline.documents import channel_findings, event_message, stereo_fields, timing_answer
 from speech_qc.pipeline.recording import Timing
-from speech_qc.pipeline.session import ChannelRecord, Update
+from speech_qc.pipeline.session import ChannelRecord
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.message import Message
 from speech_qc.wire.server_messages import Configured, Finalized, GapMessage, Summary

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.engine import GroupResult
-from speech_qc.pipeline.session import Session, Update
+from speech_qc.pipeline.channel_scores import Update
+from speech_qc.pipeline.session import Session
 from speech_qc.pipeline.shared_channels import SharedChannels
 
 if TYPE_CHECKING:

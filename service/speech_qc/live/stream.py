@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from speech_qc.live.client_timeouts import ClientTimeouts
 from speech_qc.live.ignored_messages import IgnoredMessages
 from speech_qc.live.input_checks import InputChecks
 from speech_qc.live.intake import Intake, unexpected
@@ -69,7 +70,7 @@ class LiveStream:
         self._intake = Intake(options, session_id, generation.inbox, self._scorer, checks, self._outbox, state)
         self._draining = False
         self._receiver: asyncio.Task[bool] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timeouts = ClientTimeouts(state.settings, self._intake, self._outbox)
         self._started_s = time.monotonic()
 
     async def run(self) -> str:
@@ -109,7 +110,7 @@ class LiveStream:
             self._metrics.streams_active.dec()
             self._metrics.streams_ended.labels(outcome).inc()
             for session in self._scorer.sessions:
-                self._metrics.end_channel("live", session.snr_db(), session.event_counts)
+                self._metrics.end_channel("live", session.scores.snr_db(), session.scores.event_counts)
             seconds = time.monotonic() - self._started_s
             audio_s = self._scorer.sessions[0].samples_in / self._options.rate_hz
             facts: dict[str, str | float] = {
@@ -154,12 +155,11 @@ class LiveStream:
         self._receiver = loop.create_task(self._receive())
         self._outbox.force(self._ready())
         self._socket.tap(self._intake.take_at_once)
-        self._tick()
+        self._timeouts.start()
         try:
             return await self._run_to_end(self._receiver, scorer, sender)
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._timeouts.stop()
             self._intake.close()
             self._scorer.stop()
             tasks: set[asyncio.Task[Any]] = {self._receiver, sender}
@@ -198,7 +198,7 @@ class LiveStream:
             self._intake.close()
             receiver.cancel()
             await asyncio.wait({receiver})
-            if self._is_stuck(time.monotonic()):
+            if self._timeouts.is_stuck(time.monotonic()):
                 self._outbox.clear()  # the client does not read: only the error message still matters
             self._close_scorer()  # free the engine sessions now; the close may take longer
             self._outbox.force(error_text(error, self._session_id))
@@ -255,34 +255,6 @@ class LiveStream:
         except ClientGone:
             pass
         return OK if error is None else error.code
-
-    def _tick(self) -> None:
-        """Check periodically whether the client has stopped sending or reading; costs nothing per message."""
-        settings, now_s = self._settings, time.monotonic()
-        idle_s, send_s = settings.stream_idle_s, settings.stream_send_timeout_s
-        fault: SpeechQCError | None = None
-        since = self._intake.listening_since
-        if since is not None and now_s - since > idle_s:
-            fault = ProtocolError(
-                f"expected audio or KeepAlive at least every {idle_s:g} s, got none: send KeepAlive every "
-                f"{idle_s / 3:.3g} s while there is no audio, and CloseStream at the end",
-                idle_s=idle_s,
-            )
-        if self._is_stuck(now_s):
-            fault = Overloaded(
-                f"expected the client to read, it accepted no message for {send_s:g} s: read while you send",
-                unread_s=send_s,
-                retry_after_s=Overloaded.retry_after_s,
-            )
-        if fault is not None:
-            self._intake.end_with(fault)
-            return
-        self._timer = asyncio.get_running_loop().call_later(min(idle_s, send_s, 4.0) / 4, self._tick)
-
-    def _is_stuck(self, now_s: float) -> bool:
-        """Whether the client has not accepted a message for too long."""
-        since = self._outbox.sending_since
-        return since is not None and now_s - since > self._settings.stream_send_timeout_s
 
     # -- the receiver -------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from speech_qc.live.options import StreamOptions
 from speech_qc.live.score_messages import leg_document
 from speech_qc.live.scorer import Scorer
 from speech_qc.model.reload import Generation
-from speech_qc.pipeline.session import ChannelRecord, Update
+from speech_qc.pipeline.channel_scores import Update
+from speech_qc.pipeline.session import ChannelRecord
 from speech_qc.scoring import Profile
 from speech_qc.state import AppState
 from speech_qc.telephony.messages import Audio, Clock, LegFormat
@@ -275,7 +276,7 @@ class Leg:
             self._packets.close()
         metrics = self._scoring.state.metrics
         metrics.verdicts.labels(record.verdict.status).inc()
-        metrics.end_channel("live", record.summary.snr_db, self._scorer.sessions[0].event_counts)
+        metrics.end_channel("live", record.summary.snr_db, self._scorer.sessions[0].scores.event_counts)
         assert record.transport is not None  # set by `_result`
         for kind, seconds in record.transport.missing_s.items():
             metrics.telephony_gap_seconds.labels(kind).inc(seconds)
