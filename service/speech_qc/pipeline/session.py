@@ -1,8 +1,8 @@
 """The state of one channel: samples in, chunks out, scores in, results out. Files and live audio share this path.
 
 A session belongs to one channel. It resamples, measures levels and cuts chunks for the engine; its `ChannelScores` keep
-frame times correct although the model looks ahead, and track events and the summary. A session must not use HTTP, sockets or asyncio, and it never runs a
-model: its owner passes chunks to the engine and scores back.
+frame times correct although the model looks ahead, and track events and the summary. A session must not use HTTP,
+sockets or asyncio, and it never runs a model: its owner passes chunks to the engine and scores back.
 """
 
 from __future__ import annotations
