@@ -389,7 +389,7 @@ def test_memory_of_a_stream_does_not_grow_with_its_length():
                 peer.told.clear()
             assert session.scores._kept is None
             assert max(sizes) <= 1.2 * 16_000
-            assert len(stream._scorer._arrivals) < 100
+            assert len(stream._scorer._metrics.arrivals) < 100
             assert len(session.scores._events) <= parts.settings.max_events
             task.cancel()
             await asyncio.wait({task})

@@ -18,12 +18,11 @@ from speech_qc.audio.stereo import Stereo, StereoMeter
 from speech_qc.calls.legs import LegFeed
 from speech_qc.engine import GroupResult, Lane
 from speech_qc.errors import InferenceError
-from speech_qc.live.frame_count import FrameCount
-from speech_qc.live.lag import Arrivals
 from speech_qc.live.lanes import LiveLanes
 from speech_qc.live.options import StreamOptions
 from speech_qc.live.score_messages import ScoreOutput, leg_document
 from speech_qc.live.scored_channel import ScoredChannel, required
+from speech_qc.live.stream_metrics import StreamMetrics
 from speech_qc.model.reload import Generation
 from speech_qc.pipeline.factory import make_lanes
 from speech_qc.pipeline.recording import Timing
@@ -51,7 +50,7 @@ class Scorer:
     def __init__(
         self, generation: Generation, state: AppState, options: StreamOptions, output: ScoreOutput, on_piece: OnPiece
     ) -> None:
-        settings, metrics, contract = state.settings, state.metrics, generation.contract
+        settings, contract = state.settings, generation.contract
         self.options = options
         self.legs: list[LegFeed] = []
         """Take samples and scores, one per channel, if the channels are the legs of a call."""
@@ -71,12 +70,12 @@ class Scorer:
             for channel in range(options.channels)
         ]
         self._engine, self._group = generation.engine, generation.channels
-        self._output, self._metrics = output, metrics
+        self._output = output
         self._on_text = output.on_text if options.channels == 1 and not options.legs else None
         spec = contract.features
         self._lanes = LiveLanes(contract, make_lanes(settings), options.emit_ms)
         self._stereo = StereoMeter() if options.channels == 2 else None
-        self._count = FrameCount(metrics, self.sessions, spec.frame_hop_s)
+        self._metrics = StreamMetrics(state.metrics, self.sessions, spec)
         self._hop, self._overlap, self._model_rate_hz = spec.hop_samples, spec.overlap_samples, spec.sample_rate_hz
         most = round(settings.stream_max_ahead_s * spec.sample_rate_hz)
         self._max_ahead = max(most, 2 * self._lanes.live.hops * spec.hop_samples)
@@ -92,7 +91,6 @@ class Scorer:
         self._channels: list[ScoredChannel] = []
         self._is_cut = True  # the chunk that was submitted last
         self._since_s: float | None = None  # when the audio that is being pushed arrived
-        self._arrivals = Arrivals(spec.overlap_samples)
         self.decode_s = self._features_s = self._queue_s = self._step_s = 0.0
 
     # -- for the receiver ---------------------------------------------------------------------------------------------
@@ -113,7 +111,7 @@ class Scorer:
 
     def close(self) -> None:
         """Close the engine sessions; may be called twice."""
-        self._count.count(whole=True)
+        self._metrics.count(whole=True)
         for channel in self._channels:
             self._engine.close_session(channel.number)
             channel.close()
@@ -134,7 +132,7 @@ class Scorer:
             session.push(samples, bounded=bounded)
         if self._stereo is not None:
             self._stereo.push(channels[0], channels[1])
-        self._arrivals.note(self.sessions[0].samples_received, now_s)
+        self._metrics.arrived(self.sessions[0].samples_received, now_s)
         self._since_s = now_s
         self.advance()
         self._since_s = None
@@ -263,7 +261,7 @@ class Scorer:
         chunk = required(session.take(self._lanes.current.hops))
         if session is self.sessions[0]:
             self._is_cut = True
-            self._arrivals.cut(session.samples_taken)
+            self._metrics.cut(session.samples_taken)
             self._room.set()
         return chunk
 
@@ -316,10 +314,9 @@ class Scorer:
         self._features_s += result.features_s
         self._queue_s += queue_s
         self._step_s += result.step_s - result.features_s
-        self._count.add(frames)
         if self._lanes.is_due():
             self._output.emit()
-        self._metrics.stream_lag_seconds.observe(self._arrivals.lag_s())
+        self._metrics.scored(frames)
         self.advance()
 
     def end_legs(self) -> None:
