@@ -5,7 +5,7 @@
 `metrics`: the observations of a live chunk (its lag, its time in the queue, and its share of the step's two figures).
 The variants keep the series of each lane, like `telemetry.metrics.Metrics`, or look up the labels in each step.
 
-`scores`: the message with five frames of all labels. The variants write it from arrays, like `live.scorer.Scorer`, or
+`scores`: the message with five frames of all labels. The variants write it from arrays, like `live.score_messages`, or
 build it from its type in `wire.server_messages`.
 
 `facts`: levels and losses of a live channel at its own rate, per chunk of 100 ms, measured alone and together with the

@@ -145,7 +145,7 @@ def test_what_waits_can_be_forgotten_for_a_last_word() -> None:
 
 def test_without_a_short_way_everything_is_sent_by_the_task() -> None:
     async def test(line: Line) -> None:
-        box = Outbox(100, lambda: 0.0)
+        box = Outbox(100, lambda: 0.0, lambda _: False)
         line.open.set()
         box.force(b"1")
         await box.put(b"2")

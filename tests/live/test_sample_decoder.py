@@ -49,9 +49,9 @@ def test_samples_do_not_depend_on_where_messages_are_cut(encoding, data, expecte
 def test_bytes_of_an_unfinished_sample_are_counted():
     decoder = SampleDecoder("linear16", 2, 100)
     assert [len(p[0]) for p in decoder.pieces(bytes(11))] == [2]
-    assert decoder.rest_bytes == 3
+    assert len(decoder.rest) == 3
     assert [len(p[0]) for p in decoder.pieces(b"\x00")] == [1]
-    assert decoder.rest_bytes == 0
+    assert decoder.rest == b""
 
 
 def test_floats_that_are_no_numbers_are_refused():

@@ -387,10 +387,10 @@ def test_memory_of_a_stream_does_not_grow_with_its_length():
                 await until(partial(done, frames), f"{frames} frames are scored", patience_s=20)
                 sizes.append(session.samples_waiting)
                 peer.told.clear()
-            assert session._kept is None
+            assert session.scores._kept is None
             assert max(sizes) <= 1.2 * 16_000
-            assert len(stream._scorer._arrivals) < 100
-            assert len(session._events) <= parts.settings.max_events
+            assert len(stream._scorer._metrics.arrivals) < 100
+            assert len(session.scores._events) <= parts.settings.max_events
             task.cancel()
             await asyncio.wait({task})
 

@@ -8,9 +8,10 @@ import pytest
 from signals import talk, white_noise
 from speech_qc.audio.features import FrontEnd
 from speech_qc.engine import EchoRunner
+from speech_qc.pipeline.channel_scores import Update
 from speech_qc.pipeline.chunk_reader import ChunkReader
 from speech_qc.pipeline.gaps import bridge_samples
-from speech_qc.pipeline.session import Session, Update
+from speech_qc.pipeline.session import Session
 from speech_qc.scoring import load_profiles
 
 PROFILE = load_profiles().get("default")

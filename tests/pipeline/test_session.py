@@ -149,7 +149,7 @@ def test_audio_after_the_end_is_a_programming_error():
     with pytest.raises(RuntimeError, match="one stream"):
         session.push(voice(0.1))
     assert session.take(2) is None
-    assert session.done
+    assert session.scores.done
 
 
 class TalkingRunner(EchoRunner):
@@ -185,7 +185,7 @@ def test_lost_packets_are_dropouts_with_exact_times_and_zeros_at_the_ends_are_no
     assert [event.onset_s for event in found] == pytest.approx(places, abs=0.001)
     assert [event.detail.kind for event in found] == ["zeros", "zeros", "repeated"]
     assert [event.detail.gap_ms for event in found] == pytest.approx([20, 20, 40], abs=1.5)
-    assert session.event_counts["dropout"] == 3
+    assert session.scores.event_counts["dropout"] == 3
     assert record.summary.losses_per_min == pytest.approx(45.0)
     assert record.summary.longest_loss_ms == pytest.approx(40, abs=1.5)
 

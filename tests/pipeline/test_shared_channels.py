@@ -10,8 +10,9 @@ import pytest
 from signals import voice, white_noise
 from speech_qc.engine import EchoRunner, GroupResult
 from speech_qc.pipeline.channel_rows import SHARED_ROWS, ChannelRows
+from speech_qc.pipeline.channel_scores import Update
 from speech_qc.pipeline.chunk_reader import ChunkReader
-from speech_qc.pipeline.session import Session, Update
+from speech_qc.pipeline.session import Session
 from speech_qc.pipeline.shared_channels import SharedChannels
 from speech_qc.scoring import load_profiles
 from speech_qc.scoring.reading import ScoreReader
@@ -120,7 +121,7 @@ def test_a_channel_that_cannot_take_its_scores_does_not_disturb_the_others(monke
     def look(*_: object, **__: object) -> None:
         raise ValueError("broken")
 
-    monkeypatch.setattr(ears[1].session, "look", look)
+    monkeypatch.setattr(ears[1].session.scores, "look", look)
     monkeypatch.setattr(ears[1], "failed", failures.append)
     loud = np.full((FRAMES, len(CONTRACT.labels)), 0.99, np.float32)
     for ear in ears:

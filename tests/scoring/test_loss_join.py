@@ -11,6 +11,7 @@ from scoring_material import FloatArray, cut, make_contract, quiet
 from speech_qc.contract import ModelContract
 from speech_qc.scoring import EventTracker, EventUpdate, LossJoin, LossSpan, ScoreReader, SpeechLoss, SummaryMeter
 from speech_qc.scoring.details import DropoutDetail
+from speech_qc.scoring.losses import BLOCK_FRAMES, LossRows
 
 CONTRACT = make_contract()
 READER = ScoreReader(CONTRACT)
@@ -34,20 +35,25 @@ def loss(start: int, stop: int, *, known: int | None = None, sure: bool = True, 
 def joined(scores: FloatArray, losses: list[LossSpan], sizes: list[int], contract: ModelContract = CONTRACT):
     """Pass losses on when they become known, and scores in blocks of these sizes, as a session does."""
     reader = ScoreReader(contract)
-    join, meter = LossJoin(contract, reader.layout, RATE_HZ), SummaryMeter(contract)
+    rows, meter = LossRows(reader.layout, 1), SummaryMeter(contract)
+    join = LossJoin(contract, reader.layout, RATE_HZ, rows=rows, row=0)
     tracker = EventTracker(contract, reader, skip=("dropout",))
     level = np.full(len(scores), -30.0, np.float32)
     waiting, updates, found = sorted(losses, key=lambda item: item.known), [], []
     for part in cut(len(scores), sizes):
         while waiting and waiting[0].known <= part.stop * FRAME:
             join.push([waiting.pop(0)])
-        now = join.add(scores[part])
+        now = []
+        for start in range(part.start, part.stop, BLOCK_FRAMES):
+            stop = min(start + BLOCK_FRAMES, part.stop)
+            if rows.add(np.array([0]), scores[None, start:stop], np.array([stop]))[0]:
+                now += join.due(stop)
         meter.push(scores[part], level[part])
         updates += tracker.add(reader.read_one(scores[part]), level[part], now)
         meter.add_losses(now)
         found += now
     join.push(waiting)
-    last = join.finish()
+    last = join.finish(len(scores))
     meter.add_losses(last)
     return found + last, updates + tracker.finish(last), meter.result()
 

@@ -22,7 +22,7 @@ from websockets.uri import parse_uri
 
 from live_server import serving
 from signals import white_noise
-from speech_qc.live.stream import LiveStream
+from speech_qc.live.intake import Intake
 from speech_qc.server.websocket_frames import FINAL_BINARY, FINAL_TEXT, MessageBoundary, text_frame_head, whole_message
 from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
 from stream_material import CLOSE, FINALIZE, KEEP_ALIVE, converse, cut, frames_of, of_type, pcm16
@@ -151,7 +151,7 @@ class Watching:
         self.segments = self.parsed = self.at_once = self.received = 0
         made, receive_data = LiveWebSocketProtocol.connection_made, LiveWebSocketProtocol.data_received
         parse = WebSocketsSansIOProtocol.data_received
-        take, audio = LiveStream._take_at_once, LiveStream._audio
+        take, audio = Intake.take_at_once, Intake.take
 
         def connection_made(protocol: LiveWebSocketProtocol, transport: Any) -> None:
             self.protocols.append(protocol)
@@ -165,20 +165,20 @@ class Watching:
             self.parsed += 1
             parse(protocol, data)
 
-        def take_at_once(stream: LiveStream, message: bytes) -> bool:
+        def take_at_once(stream: Intake, message: bytes) -> bool:
             taken = take(stream, message)
             self.at_once += taken
             return taken
 
-        async def receive(stream: LiveStream, message: bytes) -> None:
+        async def receive(stream: Intake, message: bytes) -> None:
             self.received += 1
             await audio(stream, message)
 
         monkeypatch.setattr(LiveWebSocketProtocol, "connection_made", connection_made)
         monkeypatch.setattr(LiveWebSocketProtocol, "data_received", data_received)
         monkeypatch.setattr(WebSocketsSansIOProtocol, "data_received", parsed_by_the_library)
-        monkeypatch.setattr(LiveStream, "_take_at_once", take_at_once)
-        monkeypatch.setattr(LiveStream, "_audio", receive)
+        monkeypatch.setattr(Intake, "take_at_once", take_at_once)
+        monkeypatch.setattr(Intake, "take", receive)
 
     async def next_segment(self, before: int) -> None:
         """Wait until the server has read the sent bytes, so that the next ones arrive in a new segment."""

@@ -30,24 +30,12 @@ class SampleDecoder:
         _, width = LIVE_ENCODINGS[encoding]
         self._encoding = encoding
         self._channels = channels
-        self._frame_bytes = width * channels
-        self.piece_bytes = piece_samples * self._frame_bytes
+        self.frame_bytes = width * channels
+        """Bytes of one sample of every channel."""
+        self.piece_bytes = piece_samples * self.frame_bytes
         """Bytes of a full piece."""
-        self._rest = b""
-
-    @property
-    def rest(self) -> bytes:
+        self.rest = b""
         """Bytes of an incomplete sample that are waiting for the rest of it; set it to undo a refused message."""
-        return self._rest
-
-    @rest.setter
-    def rest(self, rest: bytes) -> None:
-        self._rest = rest
-
-    @property
-    def rest_bytes(self) -> int:
-        """Number of bytes in `rest`."""
-        return len(self._rest)
 
     def pieces(self, message: bytes) -> Iterator[list[Float32]]:
         """Decode a message piece by piece; exhaust the iterator before you decode the next message.
@@ -58,7 +46,7 @@ class SampleDecoder:
         Raises:
             InvalidAudio: A sample is NaN or infinite.
         """
-        view = memoryview(self._whole(message))
+        view = memoryview(self.whole(message))
         for start in range(0, len(view), self.piece_bytes):
             yield self._convert(view[start : start + self.piece_bytes])
 
@@ -68,15 +56,15 @@ class SampleDecoder:
         Raises:
             InvalidAudio: A sample is NaN or infinite.
         """
-        whole = self._whole(message)
+        whole = self.whole(message)
         return self._convert(whole) if whole else None
 
-    def _whole(self, message: bytes) -> bytes:
-        """Return the bytes of the samples that are now complete in all channels."""
-        if self._rest:
-            message = self._rest + message
-        odd = len(message) % self._frame_bytes
-        self._rest = message[len(message) - odd :] if odd else b""
+    def whole(self, message: bytes) -> bytes:
+        """Return the bytes of the samples that a message makes complete in all channels."""
+        if self.rest:
+            message = self.rest + message
+        odd = len(message) % self.frame_bytes
+        self.rest = message[len(message) - odd :] if odd else b""
         return message[:-odd] if odd else message
 
     def _convert(self, data: bytes | memoryview) -> list[Float32]:

@@ -4,11 +4,12 @@ Callers use only `Engine`, which runs an `OnnxRunner` or an `EchoRunner`.
 """
 
 from speech_qc.engine.echo import EchoRunner, echo_contract
-from speech_qc.engine.engine import Engine, EngineStatus
+from speech_qc.engine.engine import Engine
 from speech_qc.engine.entry import GroupResult, Member, Reply, StepResult
 from speech_qc.engine.protocols import (
     DropReason,
     EngineObserver,
+    EngineStatus,
     FrontEnd,
     Lane,
     Model,

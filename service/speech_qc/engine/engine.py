@@ -1,8 +1,8 @@
 """The dispatcher: takes chunks from many sessions, runs them in shared steps, completes each future exactly once.
 
 One event loop, one dispatcher task, one device thread. A step takes the chunks that were queued while the device was
-busy; the busier it is, the longer a step of live audio waits for more chunks. `speech_qc.engine.queue` selects the
-chunks of a step, `speech_qc.engine.step` runs it. This module must not depend on HTTP, sockets, audio formats, labels.
+busy; the busier it is, the longer a step of live audio waits for more chunks. `queue` selects the chunks of a step,
+`device` runs it, `delivery` delivers its results. This module must not depend on HTTP, sockets, audio formats, labels.
 """
 
 from __future__ import annotations
@@ -11,61 +11,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
-from speech_qc.engine.entry import Entry, Group, GroupResult, Member, Reply, StepResult, fail_entries
-from speech_qc.engine.protocols import (
-    EngineObserver,
-    FloatArray,
-    Lane,
-    SilentObserver,
-    StepScores,
-)
+from speech_qc.engine.delivery import deliver
+from speech_qc.engine.device import Device, Step
+from speech_qc.engine.entry import Entry, Member, Reply, StepResult, fail_entries
+from speech_qc.engine.protocols import EngineObserver, EngineStatus, FloatArray, Lane, SilentObserver
 from speech_qc.engine.queue import Batch, StepQueue
 from speech_qc.engine.slots import SlotTable
 from speech_qc.engine.step import Stepper, chunk_samples
-from speech_qc.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, InvalidAudio, Overloaded
+from speech_qc.errors import DeadlineExceeded, Draining, EngineDead, InferenceError, Overloaded
 
 logger = logging.getLogger(__name__)
-
-LOAD_S = 0.5
-"""Time over which the load is averaged, seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """A snapshot of the engine; for readiness, metrics and logs."""
-
-    alive: bool
-    ready: bool
-    """Warmed up, alive and accepting new sessions."""
-    draining: bool
-    provider: str
-    sessions: int
-    queued: int
-    steps: int
-    """Steps run since the start, failed ones included."""
-    mean_batch: float
-    """Entries per step; 0 before the first."""
-    failures: int
-    """Failed steps since the start."""
-    death: str | None
-    """Why no further step will run; None while the engine is alive."""
-
-
-@dataclass(slots=True)
-class _Step:
-    """One step, from its start until its futures are completed."""
-
-    lane: Lane
-    entries: list[Entry]
-    started_s: float
-    scores: asyncio.Future[StepScores]
-    ended_s: float = 0.0
 
 
 class Engine:
@@ -109,7 +67,8 @@ class Engine:
         if max_step_failures < 1 or step_deadline_s <= 0:
             raise ValueError(f"{max_step_failures=}, {step_deadline_s=}: each must be above zero")
         self._queue = StepQueue(lanes, max_batch=steps.max_batch, max_queue=max_queue)
-        self._step_runner = steps
+        self._reset = steps.reset
+        self._device = Device(steps, in_loop=in_loop, clock=clock)
         self._sessions = SlotTable(steps.capacity)
         self._provider = steps.model.provider
         self._shapes = {lane.name: (chunk_samples(lane, spec),) for lane in lanes}
@@ -118,7 +77,6 @@ class Engine:
         self._step_deadline_s = step_deadline_s
         self._clock = clock
         self._observer: EngineObserver = observer or SilentObserver()
-        self._device = None if in_loop else ThreadPoolExecutor(max_workers=1, thread_name_prefix="speechqc-device")
         self._dispatcher: asyncio.Task[None] | None = None
         self._work = asyncio.Event()  # there is something to pop, or a reason to stop
         self._progress = asyncio.Event()  # `drain` should check its conditions again
@@ -127,8 +85,6 @@ class Engine:
         self._started = self._draining = self._stopping = False
         self._death: str | None = None
         self._steps = self._entries_run = self._failures = self._failures_in_row = 0
-        self._load = 0.0  # share of the recent time in which a step was running
-        self._load_until_s = clock()
 
     @property
     def status(self) -> EngineStatus:
@@ -157,9 +113,7 @@ class Engine:
         if self._started or self._stopping:
             raise RuntimeError("an engine can be started only once, and not after it was stopped")
         self._started = True
-        lanes = list(self._lanes.values())
-        # In a thread even if steps run in the event loop: another engine may be using the loop.
-        await asyncio.get_running_loop().run_in_executor(self._device, self._step_runner.warm_up, lanes)
+        await self._device.warm_up(list(self._lanes.values()))
         if not self._stopping:
             self._dispatcher = asyncio.create_task(self._dispatch(), name="speechqc-dispatcher")
 
@@ -180,7 +134,7 @@ class Engine:
         except Overloaded:
             self._notify(self._observer.on_refusal, "sessions")
             raise
-        self._step_runner.reset(slot)
+        self._reset(slot)
         return number
 
     def close_session(self, number: int) -> None:
@@ -218,7 +172,7 @@ class Engine:
         self._check_accepting(new=False)
         self._announced.append((gather, self._clock() if since_s is None else since_s))
         self._work.set()
-        if self._device is not None and self._running:  # the event loop has time while the thread is busy
+        if self._running and not self._device.in_loop:  # the event loop has time while the thread is busy
             asyncio.get_running_loop().call_soon(self._gather)
 
     def _gather(self) -> None:
@@ -307,8 +261,7 @@ class Engine:
                 self._die(f"its last step was still running {step_s:g} s after the request to stop")
                 self._dispatcher.cancel()
                 await asyncio.wait({self._dispatcher})
-        if self._device is not None:
-            self._device.shutdown(wait=False)  # idle by now, unless the device hangs; waiting would then never end
+        self._device.shutdown()
 
     async def _dispatch(self) -> None:
         """Run steps until the engine stops; complete every pending future, however it ends.
@@ -316,12 +269,12 @@ class Engine:
         With a device thread, the next step is started before the results of the last one are delivered, so that the
         device is not idle meanwhile.
         """
-        done: _Step | None = None
+        done: Step | None = None
         try:
             while not self._stopping and self._death is None:
                 announced_s = self._announced[0][1] if self._announced else None
-                wait_s = self._queue.wait_s(self._clock(), self._load, announced_s)
-                if done is not None and (wait_s or self._device is None):  # results must not wait
+                wait_s = self._queue.wait_s(self._clock(), self._device.load, announced_s)
+                if done is not None and (wait_s or self._device.in_loop):  # results must not wait
                     self._finish_step(done)
                     done = None
                     continue
@@ -330,14 +283,14 @@ class Engine:
                 self._gather()
                 batch = self._queue.pop(self._clock())
                 self._answer_dropped(batch)
-                step = None if batch.lane is None else self._begin_step(batch.lane, batch.entries)
+                step = None if batch.lane is None else self._begin(batch.lane, batch.entries)
                 if done is not None:
                     self._finish_step(done)
                     done = None
                     if step is None:
                         continue  # sessions that got their results may have submitted again
                 if step is not None:
-                    done = await self._step_end(step)
+                    done = await self._ended(step)
                 else:
                     self._work.clear()
                     await self._work.wait()
@@ -354,51 +307,20 @@ class Engine:
             else:
                 self._die("its dispatcher was cancelled")
 
-    def _begin_step(self, lane: Lane, entries: list[Entry]) -> _Step:
-        """Start one step in the device thread, or run it here if there is none."""
+    def _begin(self, lane: Lane, entries: list[Entry]) -> Step:
         self._running = self._running + entries
         for entry in entries:
             entry.running = True
-        started_s = self._clock()
-        loop = asyncio.get_running_loop()
-        slots = [entry.slot for entry in entries]
-        try:
-            samples = _chunks(entries)
-            if self._device is not None:
-                scores = loop.run_in_executor(self._device, self._step_runner.run, lane, slots, samples)
-                return _Step(lane, entries, started_s, scores)
-            scores = loop.create_future()
-            scores.set_result(self._step_runner.run(lane, slots, samples))
-        except Exception as error:
-            scores = loop.create_future()
-            scores.set_exception(error)
-        return _Step(lane, entries, started_s, scores)
+        return self._device.begin(lane, entries)
 
-    async def _step_end(self, step: _Step) -> _Step | None:
+    async def _ended(self, step: Step) -> Step | None:
         """Wait for a step to end; if it hangs, declare the engine dead and return None."""
-        try:
-            if step.scores.done():
-                step.ended_s = self._clock()
-                await asyncio.sleep(0)  # let the event loop receive the next chunks
-            else:
-                await asyncio.wait({step.scores}, timeout=self._step_deadline_s)
-        finally:
-            finished = not step.scores.cancel()  # False for a step that is done; otherwise its result is discarded
-        if finished:
-            step.ended_s = step.ended_s or self._clock()
-            self._note_load(step)
+        if await self._device.wait(step, self._step_deadline_s):
             return step
         self._die(f"a step has been running for more than {self._step_deadline_s} s, so the device hangs")
         return None
 
-    def _note_load(self, step: _Step) -> None:
-        """Average the share of the time in which steps run."""
-        elapsed_s, self._load_until_s = step.ended_s - self._load_until_s, step.ended_s
-        if elapsed_s > 0.0:
-            share = min(1.0, (step.ended_s - step.started_s) / elapsed_s)
-            self._load += (share - self._load) * min(1.0, elapsed_s / LOAD_S)
-
-    def _finish_step(self, step: _Step) -> None:
+    def _finish_step(self, step: Step) -> None:
         """Complete the futures of a step that has ended."""
         self._steps += 1
         self._entries_run += len(step.entries)
@@ -406,49 +328,13 @@ class Engine:
             self._sessions.release(entry)  # first, because a reply may submit the next chunk
         cause = step.scores.exception()
         if cause is None:
-            self._answer(step, step.scores.result())
+            self._failures_in_row = 0
+            queue_s = deliver(step, step.scores.result())
+            self._notify(self._observer.on_step, step.lane.name, len(step.entries), queue_s, step.step_s)
         else:
             self._answer_failed(step.entries, cause)
         self._running = [entry for entry in self._running if not entry.done]
         self._progress.set()
-
-    def _answer(self, step: _Step, result: StepScores) -> None:
-        """Deliver the results of a successful step."""
-        self._failures_in_row = 0
-        entries, step_s, batch = step.entries, step.ended_s - step.started_s, len(step.entries)
-        queue_s = [step.started_s - entry.submitted_s for entry in entries]
-        if not result.usable.all():
-            self._answer_broken(entries, result)
-        groups: dict[Group, list[int]] = {}
-        readings: list[object] | None = None
-        for place, entry in enumerate(entries):
-            if entry.done:
-                continue
-            entry.answered = True
-            if entry.samples is None:
-                groups.setdefault(cast(Member, entry.reply).group, []).append(place)
-                continue
-            readings = readings or list(result.readings)
-            cast(Reply, entry.reply).set_result(
-                StepResult(result.scores[place], readings[place], queue_s[place], step_s, result.features_s, batch)
-            )
-        for group, places in groups.items():
-            waited_s = [queue_s[place] for place in places]
-            members = [entries[place].reply for place in places]
-            group.deliver(members, GroupResult(places, result.readings, waited_s, step_s, result.features_s))
-        self._notify(self._observer.on_step, step.lane.name, batch, queue_s, step_s)
-
-    def _answer_broken(self, entries: list[Entry], result: StepScores) -> None:
-        """Fail the entries whose row of the step is not finite."""
-        rows = list(zip(entries, result.usable, result.input_finite, strict=True))
-        fail_entries(
-            [entry for entry, _, input_finite in rows if not input_finite],
-            InvalidAudio("expected finite samples in [-1, 1], got NaN or infinity: check the source of the audio"),
-        )
-        broken = [entry for entry, good, input_finite in rows if input_finite and not good]
-        if broken:
-            logger.error("scores of %d of %d chunks in a step are not finite", len(broken), len(entries))
-            fail_entries(broken, InferenceError("expected finite scores for this chunk, got NaN or infinity: retry"))
 
     def _answer_failed(self, entries: list[Entry], cause: BaseException) -> None:
         """Fail the entries of the step; after too many consecutive failures, declare the engine dead."""
@@ -501,11 +387,3 @@ class Engine:
             callback(*facts)
         except Exception:
             logger.exception("the engine's observer failed")
-
-
-def _chunks(entries: Sequence[Entry]) -> FloatArray | list[FloatArray]:
-    """Return the samples of a step: [B, n] if sessions cut them, which must happen in the event loop."""
-    samples = [cast(Member, entry.reply).cut() if entry.samples is None else entry.samples for entry in entries]
-    if any(entry.samples is None for entry in entries):
-        return np.concatenate(samples).reshape(len(samples), -1)
-    return samples

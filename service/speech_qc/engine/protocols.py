@@ -118,6 +118,27 @@ class Runner(Model, Protocol):
         """Run every (B, T) once, so that none of them is new when audio arrives."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A snapshot of the engine; for readiness, metrics and logs."""
+
+    alive: bool
+    ready: bool
+    """Warmed up, alive and accepting new sessions."""
+    draining: bool
+    provider: str
+    sessions: int
+    queued: int
+    steps: int
+    """Steps run since the start, failed ones included."""
+    mean_batch: float
+    """Entries per step; 0 before the first."""
+    failures: int
+    """Failed steps since the start."""
+    death: str | None
+    """Why no further step will run; None while the engine is alive."""
+
+
 class EngineObserver(Protocol):
     """Interface for metrics; called from the event loop, must not block."""
 

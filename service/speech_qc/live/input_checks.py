@@ -107,6 +107,19 @@ class InputChecks:
         self._paused = False  # KeepAlive arrived: a slow pace is intentional
         self._active: set[tuple[str, int | None]] = set()
         self._warned_s: dict[tuple[str, int | None], float] = {}
+        self._found: list[InputWarning] = []  # by `on_piece`
+        self.pieces = 0
+        """Pieces that were checked since `taken`."""
+
+    def on_piece(self, channel: int, samples: Float32, mean_square: float) -> None:
+        """Check a piece that a session has measured."""
+        self.pieces += 1
+        self._found += self.check_samples(channel, samples, mean_square, time.monotonic())
+
+    def taken(self) -> list[InputWarning]:
+        """Return the warnings about pieces since the last call."""
+        found, self._found, self.pieces = self._found, [], 0
+        return found
 
     def paused(self) -> None:
         """Note a KeepAlive: the client pauses on purpose, so a slow pace in this window is not reported."""
@@ -260,26 +273,3 @@ class InputChecks:
         self._active.add(key)
         self._warned_s[key] = now_s
         return InputWarning(code, message, channel)
-
-
-class PieceChecks:
-    """Checks the pieces that a scorer measures; has no reference to the stream or its scorer.
-
-    Attributes:
-        pieces: Pieces that were checked since `taken`.
-    """
-
-    def __init__(self, checks: InputChecks) -> None:
-        self._checks = checks
-        self._warnings: list[InputWarning] = []
-        self.pieces = 0
-
-    def on_piece(self, channel: int, samples: Float32, mean_square: float) -> None:
-        """Check a piece."""
-        self.pieces += 1
-        self._warnings += self._checks.check_samples(channel, samples, mean_square, time.monotonic())
-
-    def taken(self) -> list[InputWarning]:
-        """Return the warnings since the last call."""
-        warnings, self._warnings, self.pieces = self._warnings, [], 0
-        return warnings

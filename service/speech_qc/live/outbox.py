@@ -9,10 +9,6 @@ Send = Callable[[bytes], Awaitable[None]]
 SendNow = Callable[[bytes], bool]
 
 
-def _cannot(text: bytes) -> bool:  # noqa: ARG001  # a SendNow
-    return False
-
-
 class Outbox:
     """Pending text messages, in UTF-8; used from one event loop.
 
@@ -23,7 +19,7 @@ class Outbox:
             message costs more than sending it.
     """
 
-    def __init__(self, max_bytes: int, clock: Callable[[], float], send_now: SendNow = _cannot) -> None:
+    def __init__(self, max_bytes: int, clock: Callable[[], float], send_now: SendNow) -> None:
         self._max_bytes = max_bytes
         self._clock = clock
         self._send_now = send_now

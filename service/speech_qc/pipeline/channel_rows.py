@@ -1,7 +1,7 @@
 """The state of many channels that every step advances, with one row per channel, and the one place that advances it.
 
 Most chunks bring no news: no event begins or ends, nothing is lost, nothing sounds like a tone. For those, one call per
-step is all the work. Channels with news are reported, and their sessions look at them one by one.
+step is all the work. Channels with news are reported, and look at it one by one.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ SHARED_ROWS = 64
 
 
 class Owner(Protocol):
-    """The session of a row."""
+    """The channel of a row."""
 
     def collect_losses(self) -> None:
         """Take the losses that the samples told, before frames after them are scored."""
 
-    def join_losses(self) -> None:
-        """Take the losses that are certain now, before their scores are overwritten."""
+    def join_losses(self, frames: int) -> None:
+        """Take the losses that are certain with so many frames, before their scores are overwritten."""
 
 
 class _SessionRows(Rows):
-    """What `Session` itself keeps.
+    """What `ChannelScores` itself keeps.
 
     Attributes:
         tail: Levels of frames whose scores have not arrived yet, [rows, look-ahead].
@@ -139,13 +139,13 @@ class ChannelRows:
 
         Args:
             rows: [B], all different.
-            owners: The session of each.
+            owners: Of each row.
             blocks: n frames of each.
             level_dbfs: float32 [B, n].
             missing: [n], the frames that touch a bridge, and are in no measure; None if there are none.
 
         Returns:
-            [B], the channels that have news, for `Session.look`; and [B], those whose tracks must be scanned.
+            [B], the channels that have news, for `ChannelScores.look`; and [B], those whose tracks must be scanned.
         """
         scores = blocks.scores
         if missing is None:
@@ -155,13 +155,15 @@ class ChannelRows:
         changed = self.events.add(rows, blocks, level_dbfs)
         news = changed | self.session.watched[rows] | self._suspicion.of(scores)
         # As late as possible, so that many streams are examined together.
-        for place in np.flatnonzero(self.session.known[rows] < self.events.frames[rows]).tolist():
+        frames, count = self.events.frames[rows], scores.shape[1]
+        for place in np.flatnonzero(self.session.known[rows] < frames).tolist():
             owners[place].collect_losses()
-        step = self.losses.frames_at_once(rows, scores.shape[1])
-        for start in range(0, scores.shape[1], step):
-            certain = self.losses.add(rows, scores[:, start : start + step])
+        step = self.losses.frames_at_once(rows, frames)
+        for start in range(0, count, step):
+            stops = frames - count + min(start + step, count)
+            certain = self.losses.add(rows, scores[:, start : start + step], stops)
             for place in np.flatnonzero(certain).tolist():
-                owners[place].join_losses()
+                owners[place].join_losses(int(stops[place]))
             news |= certain
         return news, changed
 

@@ -119,7 +119,7 @@ class GapLine:
         frame = Fraction(spec.frame_samples * rate_hz, spec.sample_rate_hz)
         self._unit_frames, self._unit_samples = frame.denominator, frame.numerator  # the shortest skip
         self._max_bridge = round(BRIDGE_S * rate_hz)
-        self.joint_samples = round(JOINT_S * rate_hz)
+        self._joint_samples = round(JOINT_S * rate_hz)
         self.tail_samples = self._max_bridge + self._unit_samples
         """Longest bridge: as many samples before a gap are worth keeping."""
         self.bridges: list[_Bridge] = []  # `MAX_KEPT` at most; not a deque, which takes 0.7 KiB when it is empty
@@ -129,6 +129,9 @@ class GapLine:
         self.skipped_frames = 0
         """Frames of all skips."""
         self._missing = _Missing()
+        self.gap = 0
+        """Samples of a gap that is not bridged yet."""
+        self._head: list[Float32] = []  # sound after it, as pushed
 
     @property
     def missing_samples(self) -> int:
@@ -136,7 +139,8 @@ class GapLine:
         return sum(self._missing.samples.values())
 
     def add(self, samples: int, kind: GapKind, received: int) -> None:
-        """Note a gap after `received` samples, for the report."""
+        """Note a gap after `received` samples; `bridge` must follow."""
+        self.gap += samples
         missing = self._missing
         start = received + self.missing_samples
         missing.samples[kind] = missing.samples.get(kind, 0) + samples
@@ -144,17 +148,27 @@ class GapLine:
         if len(missing.spans) < MAX_SPANS:
             missing.spans.append(GapSpan(kind, start / self._rate_hz, (start + samples) / self._rate_hz))
 
-    def bridge(self, gap: int, start: int, frames_done: int) -> int:
-        """Bridge a gap.
+    @property
+    def held_samples(self) -> int:
+        """Samples after the gap that are held."""
+        return sum(map(len, self._head))
+
+    def hold(self, samples: Float32) -> bool:
+        """Hold sound after the gap; return whether it suffices for the end of the bridge."""
+        self._head.append(samples)
+        return self.held_samples >= self._joint_samples
+
+    def bridge(self, start: int, frames_done: int) -> int:
+        """Bridge the gap.
 
         Args:
-            gap: Its samples.
             start: Where it begins on the heard axis.
             frames_done: Frames whose scores have been accepted; bridges long before them are forgotten.
 
         Returns:
             Samples of the bridge.
         """
+        gap, self.gap = self.gap, 0
         units = max(0, gap - self._max_bridge) // self._unit_samples
         stop = start + gap - units * self._unit_samples
         made = _Bridge(
@@ -171,6 +185,17 @@ class GapLine:
         self.filled += stop - start
         self.skipped_frames += made.skip_frames
         return stop - start
+
+    def joined(self, before: Float32, count: int) -> tuple[Float32, Float32]:
+        """Return the sound of a bridge and the held sound after it, which is held no longer.
+
+        Args:
+            before: The sound before the gap, see `bridge_samples`.
+            count: Samples of the bridge.
+        """
+        head, self._head = np.concatenate([np.zeros(0, np.float32), *self._head]), []
+        after = np.clip(head[: self._joint_samples], -1.0, 1.0)
+        return bridge_samples(np.clip(before, -1.0, 1.0), count, after), head
 
     def missing(self, first: int, count: int) -> NDArray[np.bool_] | None:
         """Return which frames of the heard axis touch a bridge, bool (count,); None if none does."""

@@ -11,8 +11,9 @@ from speech_qc.contract import ModelContract
 from speech_qc.engine import GroupResult
 from speech_qc.pipeline.channel_meter import MeterPool
 from speech_qc.pipeline.channel_rows import ChannelRows
+from speech_qc.pipeline.channel_scores import Update
 from speech_qc.pipeline.chunk_reader import ChunkReader, ChunkReading, ChunkReadings
-from speech_qc.pipeline.session import Session, Update
+from speech_qc.pipeline.session import Session
 from speech_qc.scoring.events import EventUpdate
 from speech_qc.scoring.rows import block_of, chosen
 
@@ -49,8 +50,7 @@ class SharedChannels:
     def deliver(self, members: Sequence[Listener], result: GroupResult) -> None:
         """Take the scores of a step: together where a chunk needs no care, else by its session."""
         readings: ChunkReadings = result.readings
-        sessions = [member.session for member in members]
-        rows = np.array([session.row for session in sessions])
+        rows = np.array([member.session.scores.row for member in members])
         plain = self.rows.session.plain[rows]
         if plain.all():
             together = list(range(len(members)))
@@ -60,7 +60,7 @@ class SharedChannels:
                 place = result.places[i]
                 reading = ChunkReading(block_of(readings.blocks, place), readings.levels_dbfs[place])
                 try:
-                    members[i].updated(sessions[i].accept(reading), result, result.queue_s[i])
+                    members[i].updated(members[i].session.accept(reading), result, result.queue_s[i])
                 except Exception as error:
                     members[i].failed(error)
         if together:
@@ -77,21 +77,21 @@ class SharedChannels:
         blocks, levels = readings.blocks, readings.levels_dbfs
         if len(places) != len(blocks):
             blocks, levels = chosen(blocks, places), levels[places]
-        sessions = [member.session for member in members]
-        rows = np.array([session.row for session in sessions])
+        channels = [member.session.scores for member in members]
+        rows = np.array([channel.row for channel in channels])
         levels = self.rows.own_levels(rows, levels)
-        news, changed = self.rows.advance(rows, sessions, blocks, levels)
+        news, changed = self.rows.advance(rows, channels, blocks, levels)
         frames = levels.shape[1]
         for i, (member, has_news) in enumerate(zip(members, news.tolist(), strict=True)):
             try:
                 events: list[EventUpdate] = []
                 if has_news:
-                    events = sessions[i].look(block_of(blocks, i), levels[i], changed=bool(changed[i]))
+                    events = channels[i].look(block_of(blocks, i), levels[i], changed=bool(changed[i]))
                 text = blocks.texts[i]
                 if member.text_only and not events and text is not None:
                     member.told(text, frames, result, queue_s[i])
                 else:
-                    first = sessions[i].frames_done - frames
+                    first = channels[i].frames_done - frames
                     member.updated(Update(first, block_of(blocks, i), events), result, queue_s[i])
             except Exception as error:
                 member.failed(error)

@@ -166,7 +166,7 @@ class PushedAudio:
     @property
     def rest_bytes(self) -> int:
         """Bytes of an incomplete sample that wait for the rest of it."""
-        return self._decoder.rest_bytes
+        return len(self._decoder.rest)
 
     def pieces(self, audio: Bytes | NDArray[Any]) -> Iterator[list[Block]]:
         """Check and convert audio; exhaust the iterator before the next call.

@@ -105,41 +105,37 @@ class LossRows(Rows):
 
     recent: FloatArray
     """Scores for `speech` and `dropout`, [rows, 384, 2]; frame i of a channel is at i modulo 384."""
-    frames: npt.NDArray[np.int64]
-    """Frames so far."""
     due: npt.NDArray[np.int64]
     """Frame with whose scores the next loss is certain."""
 
     def __init__(self, layout: ScoreLayout, rows: int) -> None:
         columns = {
             "recent": Column((_RING_FRAMES, 2), np.float32),
-            "frames": Column((), np.int64),
             "due": Column((), np.int64, NEVER),
         }
         super().__init__(columns, rows)
         names = layout.names
         self._kept_columns = [layout.speech, names.index("dropout") if "dropout" in names else layout.speech]
 
-    def frames_at_once(self, rows: Places, count: int) -> int:
-        """Return how many of the next frames of channels, `count` of each, `add` takes at a time."""
-        if count <= BLOCK_FRAMES or (self.due[rows] < self.frames[rows] + count).any():
+    def frames_at_once(self, rows: Places, stops: npt.NDArray[np.int64]) -> int:
+        """Return how many of the next frames of channels, up to `stops`, `add` takes at a time."""
+        if (self.due[rows] < stops).any():
             return BLOCK_FRAMES
         return _RING_FRAMES  # no loss becomes certain, so nothing is looked up
 
-    def add(self, rows: Places, scores: FloatArray) -> npt.NDArray[np.bool_]:
+    def add(self, rows: Places, scores: FloatArray, stops: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Take the next frames of channels.
 
         Args:
             rows: [B].
             scores: float32 [B, n, C], n at most what `frames_at_once` says.
+            stops: [B], the frame of each channel that follows them.
 
         Returns:
             [B], the channels with losses that are certain now, for `LossJoin.due`.
         """
-        first = self.frames[rows]
-        frames = first[:, None] + np.arange(scores.shape[1])
+        frames = stops[:, None] + np.arange(-scores.shape[1], 0)
         self.recent[rows[:, None], frames % _RING_FRAMES] = scores[:, :, self._kept_columns]
-        self.frames[rows] = stops = first + scores.shape[1]
         certain: npt.NDArray[np.bool_] = self.due[rows] < stops
         return certain
 
@@ -151,20 +147,12 @@ class LossJoin:
         contract: The model's contract.
         layout: Layout of the same contract.
         rate_hz: Sample rate of the losses.
-        rows: Rows of many channels, of which this one's is `row`; None for rows of its own.
+        rows: Rows of many channels, of which this one's is `row`; they take the scores.
         row: Its row, which is clear.
     """
 
-    def __init__(
-        self,
-        contract: ModelContract,
-        layout: ScoreLayout,
-        rate_hz: int,
-        *,
-        rows: LossRows | None = None,
-        row: int = 0,
-    ) -> None:
-        self._rows, self._row = rows or LossRows(layout, 1), row
+    def __init__(self, contract: ModelContract, layout: ScoreLayout, rate_hz: int, *, rows: LossRows, row: int) -> None:
+        self._rows, self._row = rows, row
         self._rate_hz = rate_hz
         self._sample_rate_hz = contract.features.sample_rate_hz
         self._samples_per_frame = contract.features.frame_samples * rate_hz  # at the product of both rates
@@ -180,41 +168,25 @@ class LossJoin:
             self._held.append(_Held(loss, onset, offset, max(self.frame_after(loss.known), offset + NEAR_FRAMES)))
         self._settle()
 
-    def add(self, scores: FloatArray) -> list[SpeechLoss]:
-        """Accept the scores of the next frames and return the losses that are certain now.
-
-        Args:
-            scores: float32 [n, C].
-        """
-        found = []
-        row = np.array([self._row])
-        step = self._rows.frames_at_once(row, len(scores))
-        for start in range(0, len(scores), step):
-            if self._rows.add(row, scores[None, start : start + step])[0]:
-                found += self.due()
-        return found
-
-    def due(self) -> list[SpeechLoss]:
-        """Return the losses that are certain with the frames so far."""
-        frames = int(self._rows.frames[self._row])
+    def due(self, frames: int) -> list[SpeechLoss]:
+        """Return the losses that are certain with so many frames, which `LossRows.add` has taken."""
         due = [held for held in self._held if held.due < frames]
         self._held = [held for held in self._held if held.due >= frames]
         self._settle()
-        return self._in_speech(due)
+        return self._in_speech(due, frames)
 
     def _settle(self) -> None:
         self._rows.due[self._row] = min((held.due for held in self._held), default=NEVER)
 
-    def finish(self) -> list[SpeechLoss]:
-        """Return the losses that were held when the stream ended."""
+    def finish(self, frames: int) -> list[SpeechLoss]:
+        """Return the losses that were held when the stream ended after so many frames."""
         held, self._held = self._held, []
         self._settle()
-        return self._in_speech(held)
+        return self._in_speech(held, frames)
 
-    def _in_speech(self, due: Sequence[_Held]) -> list[SpeechLoss]:
+    def _in_speech(self, due: Sequence[_Held], stop: int) -> list[SpeechLoss]:
         if not due:
             return []
-        stop = int(self._rows.frames[self._row])
         first = max(0, stop - _RING_FRAMES)
         recent = self._rows.recent[self._row, np.arange(first, stop) % _RING_FRAMES]
         found = []

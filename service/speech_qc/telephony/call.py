@@ -21,7 +21,7 @@ from speech_qc.event_fields import event_fields
 from speech_qc.live.outbox import Outbox
 from speech_qc.live.socket import ClientGone
 from speech_qc.model.reload import Generation
-from speech_qc.pipeline.session import Update
+from speech_qc.pipeline.channel_scores import Update
 from speech_qc.security.caller import Caller
 from speech_qc.state import AppState
 from speech_qc.telephony.leg import Leg, Scoring

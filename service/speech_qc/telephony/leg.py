@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.packet_decoders import PacketDecoder
 from speech_qc.audio.sample_decoder import SampleDecoder
-from speech_qc.calls.legs import CallJoin, LegFeed, LegInfo
+from speech_qc.calls.legs import CallJoin, LegInfo
 from speech_qc.errors import PayloadTooLarge
 from speech_qc.live.clock import ArrivalClock, Missing, Piece, PositionClock
 from speech_qc.live.options import StreamOptions
-from speech_qc.live.outbox import Outbox
+from speech_qc.live.score_messages import leg_document
 from speech_qc.live.scorer import Scorer
 from speech_qc.model.reload import Generation
-from speech_qc.pipeline.documents import channel_findings
-from speech_qc.pipeline.session import ChannelRecord, Update
+from speech_qc.pipeline.channel_scores import Update
+from speech_qc.pipeline.session import ChannelRecord
 from speech_qc.scoring import Profile
 from speech_qc.state import AppState
 from speech_qc.telephony.messages import Audio, Clock, LegFormat
@@ -39,8 +39,6 @@ MAX_MESSAGE_S = 5.0
 """Longest audio of one message: it is taken in one go. Vendors send 20 to 200 ms."""
 
 EMIT_MS = 100
-UNBOUNDED = 2**62
-"""Bytes of an outbox that holds nothing: results go to the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +58,26 @@ class Scoring:
     profile_name: str
 
 
-@dataclass(slots=True)
-class _Listener:
-    """Passes on what a scorer hears and scores; knows neither the scorer nor the leg, so that both are freed at once.
+class _Output:
+    """Passes on what a scorer finds; knows neither the scorer nor the leg, so that both are freed at once.
 
-    Attributes:
+    Args:
         leg: Name of the leg.
         on_update: Called with its name and its scores and events.
-        feed: The call's side of the leg; None until it has joined.
     """
 
-    leg: str
-    on_update: OnUpdate
-    feed: LegFeed | None = None
+    full = False
+    on_text = None
 
-    def heard(self, channel: int, position: int, samples: Float32) -> None:  # noqa: ARG002  # there is one channel
-        """Take audio at the model's rate."""
-        if self.feed is not None:
-            self.feed.heard(position, samples)
+    def __init__(self, leg: str, on_update: OnUpdate) -> None:
+        self._leg, self._on_update = leg, on_update
 
-    def updated(self, channel: int, update: Update) -> None:  # noqa: ARG002
-        """Take scores and events."""
-        if self.feed is not None and (update.block.frames or update.events):
-            self.feed.scored(update.first_frame, update.scores, update.events)
-        self.on_update(self.leg, update)
+    def updated(self, updates: Sequence[Update]) -> None:
+        """Pass on the scores and events of the only channel."""
+        self._on_update(self._leg, updates[0])
+
+    def emit(self) -> None:
+        """Nothing waits here."""
 
 
 class Leg:
@@ -125,11 +119,11 @@ class Leg:
             profile=scoring.profile,
             profile_name=scoring.profile_name,
             session_name=None,
+            legs=(info,),
         )
         self._decoder = SampleDecoder(form.encoding, 1, max(1, round(form.rate_hz * PIECE_S)))
         self._codec = form.packets
         self._packets: PacketDecoder | None = None  # opened by the first packet
-        listener = _Listener(info.leg, on_update)
         self._clock: PositionClock[Piece] | ArrivalClock[Piece] | None = None
         if clock == "position":
             self._clock = PositionClock(form.rate_hz, ordered=ordered)
@@ -138,17 +132,10 @@ class Leg:
         self._model_rate_hz = contract.features.sample_rate_hz
         self._held: list[Float32] = []  # packets without which no chunk is complete yet
         self._held_samples = 0
-        self._scorer = Scorer(
-            scoring.generation,
-            scoring.state,
-            options,
-            Outbox(UNBOUNDED, time.monotonic),
-            _unchecked,
-            on_heard=listener.heard,
-            on_update=listener.updated,
-        )
+        self._scorer = Scorer(scoring.generation, scoring.state, options, _Output(info.leg, on_update), _unchecked)
         try:
-            self._feed = listener.feed = calls.join(info)
+            self._feed = calls.join(info)
+            self._scorer.legs.append(self._feed)
         except BaseException:
             self._scorer.close()
             raise
@@ -246,7 +233,8 @@ class Leg:
         """Note keys, masked already."""
         if not self._ended:
             self._push_held(time.monotonic())
-            self._feed.digits(self._position, digits)
+            position = self._scorer.sessions[0].position * self._model_rate_hz // self._rate_hz
+            self._feed.digits(position, digits)
 
     async def end(self) -> None:
         """Score the rest and end the leg with its document, also if the engine has failed."""
@@ -276,8 +264,7 @@ class Leg:
             transport = replace(transport, **asdict(self._clock.arrivals), drift_ppm=self._clock.drift_ppm)
         record = replace(session.record(self._scoring.profile), transport=transport)
         labels = self._scoring.generation.contract.label_names
-        document = channel_findings(0, record, labels).model_dump(exclude_unset=True)
-        return record, document | {"duration_s": round(record.duration_s, 6), "frames": record.frame_total}
+        return record, leg_document(0, record, labels)
 
     def _close_with(self, record: ChannelRecord, document: Mapping[str, Any]) -> None:
         if self._ended:  # closed meanwhile
@@ -289,15 +276,11 @@ class Leg:
             self._packets.close()
         metrics = self._scoring.state.metrics
         metrics.verdicts.labels(record.verdict.status).inc()
-        metrics.end_channel("live", record.summary.snr_db, self._scorer.sessions[0].event_counts)
+        metrics.end_channel("live", record.summary.snr_db, self._scorer.sessions[0].scores.event_counts)
         assert record.transport is not None  # set by `_result`
         for kind, seconds in record.transport.missing_s.items():
             metrics.telephony_gap_seconds.labels(kind).inc(seconds)
         self._feed.ended(document)
-
-    @property
-    def _position(self) -> int:
-        return self._scorer.sessions[0].position * self._model_rate_hz // self._rate_hz
 
     def _push(self, items: Sequence[Piece | Missing], now_s: float) -> None:
         for item in items:
@@ -308,9 +291,7 @@ class Leg:
                 self._hold(cast(Float32, item), now_s)
                 continue
             self._push_held(now_s)
-            start = self._position
             self._scorer.gap(item.samples, item.kind)
-            self._feed.gap(start, self._position, item.kind)
 
     def _hold(self, samples: Float32, now_s: float) -> None:
         """Join short packets, each of which would cost as much as a whole chunk."""
