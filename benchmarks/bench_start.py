@@ -178,7 +178,7 @@ def main() -> None:
     text = markdown(["variant", "runs", *seconds, f"p50 within {TARGET_S:g} s"], rows)
     print(text)
     if arguments.record:
-        record("start to ready", about, text)
+        record("start to ready", about, text, {str(arguments.other): "CHECKOUT"} if arguments.other else None)
 
 
 if __name__ == "__main__":
