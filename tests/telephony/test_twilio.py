@@ -14,8 +14,10 @@ from websockets.asyncio.client import connect
 from live_server import serving
 from rtp_captures import encoded_packets
 from signals import as_16_bit, talk, wav_bytes, white_noise
+from speech_qc.audio import packet_decoders
 from speech_qc.audio.g711 import decode_mulaw, encode_mulaw
 from speech_qc.audio.packet_decoders import PacketDecoders
+from speech_qc.pipeline.channel_meter import ChannelMeter
 
 pytestmark = pytest.mark.anyio
 
@@ -238,6 +240,36 @@ async def test_telnyx_packets_of_codecs_with_a_state_are_decoded_in_order(codec,
     here = straight.timeline()[: 30 * 320]
     expected = alone[: 30 * rate_hz // 50 : rate_hz // 16_000]
     assert np.corrcoef(here, expected)[0, 1] > 0.98, "the sound is that of the packets"
+
+
+async def test_packets_that_decode_to_floats_are_measured_as_they_are(monkeypatch):
+    """FFmpeg's own decoder of Opus, which serves where libopus is missing, has no 16-bit samples, and reaches 1.0."""
+    pytest.importorskip("av", reason="the extra [media] has it")
+    monkeypatch.setitem(packet_decoders._CODECS, "opus", (48_000, ("opus",)))
+    square = np.sign(np.sin(2 * np.pi * 200 * np.arange(48_000) / 48_000)).astype(np.float32)
+    payloads = encoded_packets("libopus", square, 48_000)
+    with PacketDecoders() as decoders:
+        decoder = decoders.open("opus", 48_000)
+        decoded = np.concatenate([decoder.decode(payload) for payload in payloads])
+    assert (decoded == 1.0).mean() > 0.1, "the decoder overshoots"
+    meter = ChannelMeter(48_000)
+    meter.push(decoded)
+    expected = meter.result()
+    given = json.loads(json.dumps(TELNYX))
+    given[1]["start"]["media_format"] |= {"encoding": "OPUS", "sample_rate": 16_000}
+    said = [
+        {"event": "media", "sequence_number": str(i + 2), "stream_id": "s1", "media": {
+            "track": "inbound", "chunk": str(i + 1), "timestamp": str(20 * i),
+            "payload": base64.b64encode(payload).decode()}}
+        for i, payload in enumerate(payloads)
+    ]  # fmt: skip
+    async with serving() as (url, app):
+        calls = keep_calls(app)
+        await talk_to(f"{url}/v1/telephony", [*given, *said, {"event": "stop"}], close=False)
+        await calls.until_ended(1)
+        levels = calls.named("inbound").document["levels"]
+    for name in ("rms_dbfs", "peak_dbfs", "true_peak_dbtp", "dc_offset", "clipped_ratio"):
+        assert levels[name] == pytest.approx(getattr(expected, name), abs=0.01), name
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class Leg:
         self.name, self._rate_hz, self._scoring = info.leg, form.rate_hz, scoring
         contract = scoring.generation.contract
         options = StreamOptions(
-            encoding=form.encoding,
+            encoding=form.encoding if form.packets is None else "float32",  # as packets are decoded
             rate_hz=form.rate_hz,
             channels=1,
             emit_ms=EMIT_MS,
