@@ -35,8 +35,13 @@ def check_rate_hz(rate_hz: int) -> None:
         )
 
 
-INTEGERS = ("PCM_", "ULAW", "ALAW")
-"""Names of encodings begin so whose samples are integers."""
+def is_integer(subtype: str) -> bool:
+    """Whether the samples of an encoding are integers, so that they are finite and within full scale.
+
+    Args:
+        subtype: soundfile's name of the encoding; False for others.
+    """
+    return subtype.startswith(("PCM_", "ULAW", "ALAW"))
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ class AudioInfo:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether the samples are integers in the recording, so that they are finite and within full scale."""
-        return self.encoding.rpartition("/")[2].startswith(INTEGERS)
+        """Whether the samples are integers in the recording; see `is_integer`."""
+        return is_integer(self.encoding.rpartition("/")[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,13 +195,12 @@ class _Histogram:
 
     def add(self, energy: float) -> None:
         """Count a mean square above the absolute gate."""
-        place = _bin(energy) - self.first
-        if not 0 <= place < len(self.counts):
-            self._grow(place + self.first)
-            place = _bin(energy) - self.first
-        self.counts[place] += 1
+        place = _bin(energy)
+        if not self.first <= place < self.first + len(self.counts):
+            self._grow(place)
+        self.counts[place - self.first] += 1
         if self._sums:
-            self.energies[place] += energy
+            self.energies[place - self.first] += energy
 
     def _grow(self, place: int) -> None:
         """Add the bins up to this one."""

@@ -177,13 +177,15 @@ class Spectrum:
         """Return the classes that have rows, after adding those of some windows."""
         first, stop = self._lowest, self._lowest + len(self._powers)
         heard = places[places >= 0].tolist()
-        if heard and not (first <= min(heard) and max(heard) < stop):
-            low, high = (
-                (min(first, *heard), max(stop, 1 + max(heard))) if stop > first else (min(heard), 1 + max(heard))
-            )
-            around = ((first - low, high - stop), (0, 0)) if stop > first else ((0, high - low), (0, 0))
-            self._powers, self._alike = np.pad(self._powers, around), np.pad(self._alike, around)
-            self._lowest, first, stop = low, low, high
+        if heard:
+            low, high = min(heard), 1 + max(heard)
+            if first == stop:  # no rows yet
+                first = stop = low
+            low, high = min(first, low), max(stop, high)
+            if (low, high) != (first, stop):
+                around = ((first - low, high - stop), (0, 0))
+                self._powers, self._alike = np.pad(self._powers, around), np.pad(self._alike, around)
+                self._lowest, first, stop = low, low, high
         return slice(first, stop)
 
     def _of_all(self, rows: Float32) -> Float32:
@@ -235,9 +237,8 @@ class Spectrum:
             windows = float(loud[clear].sum())
             if windows < IMAGE_WINDOWS:
                 continue
-            if float(self._of_all(self._alike)[clear, place].sum()) / windows >= IMAGE_CORRELATION + CHANCE / math.sqrt(
-                windows
-            ):
+            alike = float(self._of_all(self._alike)[clear, place].sum())
+            if alike / windows >= IMAGE_CORRELATION + CHANCE / math.sqrt(windows):
                 return mirror.mirror_hz
             natural.add(mirror.mirror_hz)
         return width_hz

@@ -12,15 +12,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.audio import AudioWarning
+from speech_qc.audio import AudioWarning, is_integer
 from speech_qc.audio.pcm import BLOCK_FRAMES, CONVERTERS, check_finite
 from speech_qc.audio.wav import LONG_FORMS, PADDED_24, WavHeader, WavHeaderParser, is_endless, is_placeholder
 from speech_qc.errors import InvalidAudio
 
 Block = NDArray[np.float32]
-
-FLOATS = ("FLOAT", "DOUBLE")
-"""Subtypes whose samples may be infinite or no numbers."""
 
 _PROBE_SAMPLES = 4096
 """Frames of a `PADDED_24` file that are examined together."""
@@ -45,6 +42,7 @@ class WavSamples:
         self.frames = 0
         self.header = header
         self._convert = None if header.subtype == PADDED_24 else CONVERTERS[header.subtype]
+        self._is_integer = is_integer(header.subtype)
         self._least_bytes = header.frame_bytes if self._convert else _PROBE_SAMPLES * header.frame_bytes
         self._rest = b""  # of an incomplete frame
 
@@ -103,7 +101,7 @@ class WavSamples:
             self._decide(data)
         convert = self._convert or CONVERTERS["PCM_32"]  # still undecided: silence
         block = convert(data).reshape(-1, self.header.channels)
-        if self.header.subtype in FLOATS:
+        if not self._is_integer:
             check_finite(block, self.frames, self.header.sample_rate_hz)
         self.frames += len(block)
         return block

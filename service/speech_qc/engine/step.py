@@ -118,17 +118,13 @@ class Stepper:
             Exception: Any error that the front end or the runner raised.
         """
         count = len(slots)
-        is_alone = count == 1 and not isinstance(samples, np.ndarray)  # its chunk need not be copied
-        if is_alone:
-            stacked = samples[0][None]
+        if isinstance(samples, np.ndarray):
+            stacked = samples  # [B, n]
         else:
-            stacked = (
-                samples if isinstance(samples, np.ndarray) else np.concatenate(samples).reshape(count, -1)
-            )  # [B, n]
+            stacked = samples[0][None] if count == 1 else np.concatenate(samples).reshape(count, -1)
         input_finite = np.asarray(np.isfinite(stacked).all(axis=1))  # [B]
         if not input_finite.all():
-            stacked = np.zeros_like(stacked) if is_alone else stacked
-            stacked[~input_finite] = 0.0
+            stacked = np.where(input_finite[:, None], stacked, np.float32(0.0))
         started_s = time.perf_counter()
         features = self._features(stacked, lane)  # [B, T, F]
         features_s = time.perf_counter() - started_s

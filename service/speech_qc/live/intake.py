@@ -70,7 +70,7 @@ class Intake:
         self._outbox, self._metrics = outbox, state.metrics
         piece_samples = max(1, round(options.rate_hz * PIECE_S))
         self._decoder = SampleDecoder(options.encoding, options.channels, piece_samples)
-        self._bounded = options.encoding != "float32"
+        self._bounded = options.is_16_bit
         self._is_steady = self._bounded and options.rate_hz in STEADY_RATES
         self.shared_encoding = options.encoding if self._bounded and options.channels == 1 else None
         self._clock = ArrivalClock[list[Float32]](options.rate_hz) if options.position == "arrival" else None
@@ -278,5 +278,5 @@ class Intake:
 
 
 def unexpected() -> SpeechQCError:
-    """Return the error for what nobody expected; its cause must be logged."""
+    """Return the error that ends a stream after an unexpected failure, which the caller logs."""
     return SpeechQCError("unexpected server error: the log has the details under this session id")

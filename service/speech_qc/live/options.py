@@ -57,6 +57,11 @@ class StreamOptions:
     position: Position = "samples"
     legs: tuple[LegInfo, ...] = ()
 
+    @property
+    def is_16_bit(self) -> bool:
+        """Whether all samples are multiples of 1/32768 within full scale."""
+        return self.encoding != "float32"
+
     def changed(
         self,
         contract: ModelContract,

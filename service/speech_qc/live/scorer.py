@@ -65,7 +65,7 @@ class Scorer:
                 pool=generation.channels.meters,
                 rows=generation.channels.rows,
                 gaps=True,
-                is_16_bit=options.encoding != "float32",
+                is_16_bit=options.is_16_bit,
                 on_heard=partial(_pass_on, self.legs, channel) if options.legs else None,
             )
             for channel in range(options.channels)

@@ -29,7 +29,7 @@ BEFORE, AFTER = 3, 10
 """Frames analysed before and after a suspect frame; the analysis lags by `BEFORE` frames."""
 
 TOGETHER = 50
-"""Frames that are analysed together unless a decision is due, which takes less than half the time of five at a time."""
+"""Frames that are passed on for analysis together unless a decision is due; a call costs the same for fewer."""
 
 DECIDED_AFTER = 8
 """Frames by which the beginning of music or clipping is held back until it can be compared with a tone."""
