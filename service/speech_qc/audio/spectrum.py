@@ -154,31 +154,31 @@ class Spectrum:
         self._pieces += 1
         return self._pieces <= DENSE_PIECES or self._pieces % SPARSE_EVERY == 0
 
-    def add(self, places: NDArray[np.intp], bands: Float32, alike: Float32 | None, power: Float32) -> None:
+    def add(
+        self, counts: NDArray[np.int32], bands: Float32, alike: Float32, power: Float32, heard: NDArray[np.bool_]
+    ) -> None:
         """Add windows.
 
         Args:
-            places: Level class of each window, [windows]; negative if it is too quiet.
-            bands: Power of its bands.
-            alike: Correlation of its mirrors, if there are any.
-            power: Power of its bins.
+            counts: Number of windows in each level class, [CLASSES].
+            bands: Their powers by class and band, summed.
+            alike: The correlations of their mirrors by class and mirror, summed.
+            power: Power of the bins of each window.
+            heard: Whether each window is in a class.
         """
-        member = (places == _PLACES).astype(np.float32)  # [CLASSES, windows]
-        self._counts += np.count_nonzero(member, axis=1).astype(np.int32)
-        own = self._rows(places)
-        # Products of all classes: BLAS chooses its kernel, and with it the rounding, by shape.
-        self._powers += (member @ bands)[own]
-        if alike is not None:
-            self._alike += (member @ alike)[own]
+        self._counts += counts
+        own = self._rows(counts)
+        self._powers += bands[own]
+        self._alike += alike[own]
         if len(self._fine):
-            self._fine += power[places >= 0].sum(axis=0)
+            self._fine += power[heard].sum(axis=0)
 
-    def _rows(self, places: NDArray[np.intp]) -> slice:
+    def _rows(self, counts: NDArray[np.int32]) -> slice:
         """Return the classes that have rows, after adding those of some windows."""
         first, stop = self._lowest, self._lowest + len(self._powers)
-        heard = places[places >= 0].tolist()
+        heard = counts.nonzero()[0].tolist()
         if heard:
-            low, high = min(heard), 1 + max(heard)
+            low, high = heard[0], 1 + heard[-1]
             if first == stop:  # no rows yet
                 first = stop = low
             low, high = min(first, low), max(stop, high)
@@ -288,16 +288,21 @@ class SpectrumMeter:
         if not due or not count:
             return
         windows = pieces[due, : count * size].reshape(-1, size) * layout.window
-        spectra = rfft(windows, overwrite_x=True)
-        power = spectra.real**2
-        power += spectra.imag**2  # [R * count, bins]
+        squares = rfft(windows, overwrite_x=True).view(np.float32)  # of each bin, the real part and the imaginary one
+        np.multiply(squares, squares, out=squares)
+        power = squares[:, ::2] + squares[:, 1::2]  # [R * count, bins]
         bands = np.add.reduceat(power, layout.starts, axis=1)
         levels = 10.0 * np.log10(bands[:, : layout.audible].sum(axis=1) * (2.0 / layout.norm / size) + 1e-20)
         places = np.minimum(np.floor((levels - LOWEST_DBFS) / CLASS_DB).astype(np.intp), CLASSES - 1)
-        alike = self._compare(power) if len(layout.mirrors) else None
+        alike = self._compare(power) if len(layout.mirrors) else np.zeros((len(power), 0), np.float32)
+        places = places.reshape(len(due), 1, count)
+        member = (places == _PLACES).astype(np.float32)  # [R, CLASSES, count]
+        counts = np.count_nonzero(member, axis=2).astype(np.int32)
+        # Products of all classes: BLAS chooses its kernel, and with it the rounding, by shape.
+        sums = member @ bands.reshape(len(due), count, -1), member @ alike.reshape(len(due), count, len(layout.mirrors))
+        power = power.reshape(len(due), count, -1)
         for index, row in enumerate(due):
-            own = slice(index * count, (index + 1) * count)
-            channels[row].add(places[own], bands[own], None if alike is None else alike[own], power[own])
+            channels[row].add(counts[index], sums[0][index], sums[1][index], power[index], places[index, 0] >= 0)
 
     def _compare(self, power: Float32) -> Float32:
         """Correlate the details of each zone with those of its mirrored band, [windows, mirrors]."""
