@@ -30,6 +30,12 @@ def losses(samples: Float32, rate_hz: int = 16_000, sizes: tuple[int, ...] = (10
     return found + detector.finish()
 
 
+def behind_the_last(samples: Float32, size: int) -> Float32:
+    """Return the whole pieces of a stream, each behind the one before it; the first one behind zeros."""
+    pieces = samples[: len(samples) // size * size].reshape(-1, size)
+    return np.concatenate((np.vstack((np.zeros_like(pieces[:1]), pieces[:-1])), pieces), axis=1)
+
+
 def span(start_s: float, length_s: float, rate_hz: int) -> slice:
     return slice(round(start_s * rate_hz), round(start_s * rate_hz) + round(length_s * rate_hz))
 
@@ -250,8 +256,7 @@ def test_streams_in_one_call_find_what_each_finds_alone(rate_hz: int) -> None:
     size = bank.grid.piece
     together: list[list[Loss]] = [[] for _ in streams]
     apart: list[list[Loss]] = [[] for _ in streams]
-    for start in range(0, len(streams[0]) - size, size):
-        pieces = np.stack([stream[start : start + size] for stream in streams])
+    for pieces in np.stack([behind_the_last(stream, size) for stream in streams], axis=1):
         for row, loss in bank.push(pieces):
             together[row].append(loss)
         for row, single in enumerate(alone):
@@ -262,21 +267,17 @@ def test_streams_in_one_call_find_what_each_finds_alone(rate_hz: int) -> None:
 
 def test_streams_can_advance_at_their_own_pace() -> None:
     """A call serves any of the streams; the state of the others does not change."""
-    streams = [damaged(16_000, seed) for seed in range(3)]
-    bank, size = LossBank(16_000, 3), LossBank(16_000).grid.piece
+    bank = LossBank(16_000, 3)
+    streams = [behind_the_last(damaged(16_000, seed)[:64_000], bank.grid.piece) for seed in range(3)]
     found: list[list[Loss]] = [[], [], []]
-    steps = [(row, start) for row in (2, 0, 1) for start in range(0, 64_000 - size, size)]
-    for row, start in sorted(steps, key=lambda step: (step[1] * (step[0] + 1), step[0])):
-        for place, loss in bank.push(streams[row][None, start : start + size], np.array([row])):
+    steps = [(row, turn) for row in (2, 0, 1) for turn in range(len(streams[0]))]
+    for row, turn in sorted(steps, key=lambda step: (step[1] * (step[0] + 1), step[0])):
+        for place, loss in bank.push(streams[row][turn : turn + 1], np.array([row])):
             assert place == 0
             found[row].append(loss)
     for row, stream in enumerate(streams):
         single = LossBank(16_000)
-        expected = [
-            loss
-            for start in range(0, 64_000 - size, size)
-            for _, loss in single.push(stream[None, start : start + size])
-        ]
+        expected = [loss for piece in stream for _, loss in single.push(piece[None])]
         assert found[row] == expected
 
 
@@ -285,8 +286,7 @@ def test_consecutive_pieces_in_one_call_give_what_they_give_one_by_one(rate_hz: 
     samples = damaged(rate_hz, 3)
     samples[3 * rate_hz // 2 : 2 * rate_hz] = 0  # a pause, after which the line counts as one that does not send all
     bank, single = LossBank(rate_hz), LossBank(rate_hz)
-    size = bank.grid.piece
-    pieces = samples[: len(samples) // size * size].reshape(-1, size)
+    pieces = behind_the_last(samples, bank.grid.piece)
     expected = [(row, loss) for row in range(len(pieces)) for _, loss in single.push(pieces[row : row + 1])]
     found: list[tuple[int, Loss]] = []
     for start, stop in ((0, 2), (2, 3), (3, 7), (7, len(pieces))):
@@ -298,19 +298,16 @@ def test_consecutive_pieces_in_one_call_give_what_they_give_one_by_one(rate_hz: 
 def test_a_call_needs_a_piece_of_each_stream() -> None:
     bank = LossBank(16_000, 2)
     with pytest.raises(ValueError, match="expected a piece of each of 2 streams, got 3"):
-        bank.push(np.zeros((3, bank.grid.piece), np.float32))
+        bank.push(np.zeros((3, 2 * bank.grid.piece), np.float32))
 
 
 def test_a_row_can_serve_another_stream_after_a_reset() -> None:
     bank, fresh = LossBank(16_000), LossBank(16_000)
-    size = bank.grid.piece
-    for start in range(0, 30_000, size):
-        bank.push(damaged(16_000, 1)[None, start : start + size])
+    for piece in behind_the_last(damaged(16_000, 1)[:32_000], bank.grid.piece):
+        bank.push(piece[None])
     bank.reset(0)
-    samples = damaged(16_000, 2)
-    for start in range(0, 60_000 - size, size):
-        piece = samples[None, start : start + size]
-        assert bank.push(piece) == fresh.push(piece)
+    for piece in behind_the_last(damaged(16_000, 2)[:60_000], bank.grid.piece):
+        assert bank.push(piece[None]) == fresh.push(piece[None])
 
 
 def test_memory_does_not_grow() -> None:

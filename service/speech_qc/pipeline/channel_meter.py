@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from speech_qc.audio.levels import ChannelLevels, LevelMeter, Levels
 from speech_qc.audio.losses import Loss, LossBank
+from speech_qc.audio.losses.bank import KEPT_BLOCKS
 
 POOL_ROWS = 64
 """Channels in one bank of a pool; more in one call save little."""
@@ -81,15 +82,16 @@ class _Bank:
     """
 
     def __init__(self, rate_hz: int, rows: int, history: int, *, is_16_bit: bool = False) -> None:
-        self.losses = LossBank(rate_hz, rows, history if rows > 1 else 0)
+        self.losses = LossBank(rate_hz, rows)
         self.piece = self.losses.grid.piece
         self.meter = LevelMeter(rate_hz, self.piece)
         self.run = max(1, min(RUN, RUN_SAMPLES // self.piece)) if rows == 1 else 1
         pieces = self.run + 2 if rows == 1 else 1  # so that no chunk completes more than there is room for
         self.room = pieces * self.piece + self.piece // SPARE
         self.history = history
-        # Of a channel alone, the piece before is kept as well, so that nothing is copied to put it before the next one.
-        self._before = max(history, self.piece) if rows == 1 else 0
+        self._kept = KEPT_BLOCKS * self.losses.grid.block  # samples before a piece that the search for losses needs
+        # Of a channel alone, the whole piece before is kept, so that nothing is copied to put it before the next one.
+        self._before = max(history, self.piece if rows == 1 else self._kept)
         self._memory = np.zeros((rows, self._before + self.room), np.int16 if is_16_bit else np.float32)
         self._samples = self._memory[:, self._before :]
         self._is_16_bit = is_16_bit
@@ -115,10 +117,10 @@ class _Bank:
             self._measure(rows[start : start + TOGETHER])
 
     def _measure(self, rows: list[int]) -> None:
-        pieces = self._pieces(rows)
-        for place, loss in self.losses.push(pieces, np.array(rows)):
+        samples = self._with_past(rows)
+        for place, loss in self.losses.push(samples, np.array(rows)):
             self.found.setdefault(rows[place], []).append(loss)
-        self._level(rows, pieces)
+        self._level(rows, samples[:, self.piece :])
         for row in rows:
             self._drop(row, self.piece)
 
@@ -139,14 +141,15 @@ class _Bank:
     def _floats(self, kept: NDArray[np.int16] | Float32) -> Float32:
         return np.asarray(kept / _STEPS if self._is_16_bit else kept, np.float32)
 
-    def _pieces(self, rows: list[int]) -> Float32:
-        """Return the pieces that wait, float32 [R, piece]; a copy."""
-        pieces = np.empty((len(rows), self.piece), np.float32)
+    def _with_past(self, rows: list[int]) -> Float32:
+        """Return the pieces that wait behind what is kept of those before them, float32 [R, 2 * piece]; a copy."""
+        samples = np.zeros((len(rows), 2 * self.piece), np.float32)
+        own = samples[:, self.piece - self._kept :]
         for place, row in enumerate(rows):
-            pieces[place] = self._samples[row, : self.piece]
+            own[place] = self._memory[row, self._before - self._kept : self._before + self.piece]
         if self._is_16_bit:
-            pieces *= 1 / _STEPS
-        return pieces
+            own *= 1 / _STEPS
+        return samples
 
     def _drop(self, row: int, count: int) -> None:
         """Drop the first samples of a row, but for its history."""
@@ -162,12 +165,12 @@ class _Bank:
         """Seek losses in the new pieces of a channel alone."""
         full = self.filled[0] // self.piece
         if self.examined < full:
-            pieces, width = self._run(self.examined, full), self._memory.itemsize
+            width = self._memory.itemsize
             behind = (self._before + (self.examined - 1) * self.piece) * width
-            shape, strides = (len(pieces), 2 * self.piece), (self.piece * width, width)
-            with_past: Float32 = np.ndarray(shape, np.float32, self._memory, behind, strides)
+            shape, strides = (full - self.examined, 2 * self.piece), (self.piece * width, width)
+            samples: Float32 = np.ndarray(shape, np.float32, self._memory, behind, strides)
             self.examined = full
-            for _, loss in self.losses.push(pieces, with_past=with_past):
+            for _, loss in self.losses.push(samples):
                 self.found.setdefault(0, []).append(loss)
 
     def level(self) -> None:
@@ -189,8 +192,7 @@ class _Bank:
     def last(self, row: int, count: int) -> Float32:
         """Return the last samples of a channel, at most `history` of them; valid until more are pushed."""
         stop = self._before + self.filled[row]
-        own = self._floats(self._memory[row, max(0, stop - count) : stop])
-        return own if stop >= count else np.concatenate((self.losses.last(row, count - stop), own))
+        return self._floats(self._memory[row, stop - count : stop])
 
     def finish(self, rows: list[int]) -> None:
         """Measure the last pieces of some channels, which are not full."""
@@ -202,11 +204,14 @@ class _Bank:
 
     def _finish(self, rows: list[int]) -> None:
         lengths = np.array([self.filled[row] for row in rows])
-        pieces = np.where(np.arange(self.piece) < lengths[:, None], self._pieces(rows), np.float32(0.0))
+        samples = self._with_past(rows)
+        pieces = samples[:, self.piece :]
+        pieces[np.arange(self.piece) >= lengths[:, None]] = 0.0
         for length in set(lengths.tolist()) - {0}:
             alike = np.flatnonzero(lengths == length)
             self.meter.add([self.levels[rows[place]] for place in alike], pieces[alike], length)
-        for last, ends in ((pieces, lengths), (np.zeros_like(pieces), lengths - self.piece)):
+        after = np.concatenate((pieces, np.zeros_like(pieces)), axis=1)
+        for last, ends in ((samples, lengths), (after, lengths - self.piece)):
             for place, loss in self.losses.push(last, np.array(rows), ends):
                 self.found.setdefault(rows[place], []).append(loss)
         for row in rows:
@@ -220,6 +225,7 @@ class _Bank:
                 self.waiting.remove(row)
             self.found.pop(row, None)
             self.levels[row], self.on_piece[row], self.filled[row] = _NOBODY, None, 0
+            self._memory[row] = 0
             self.losses.reset(row)
             self.free.append(row)
 

@@ -21,8 +21,8 @@ REFERENCE_FALL_DB_PER_S = 4.0
 """Fall of the reference in a pause; it outlasts a sentence and follows a softer talker within seconds."""
 
 KEPT_BLOCKS = 80
-"""Blocks of a piece that are kept, 0.2 s: a faded copy begins up to 48 blocks before the sound resumes, and its source
-lies 62 ms before it."""
+"""Blocks of the piece before that count, 0.2 s: a faded copy begins up to 48 blocks before the sound resumes, and its
+source lies 62 ms before it."""
 
 _QUIETEST, _HALF = np.float32(QUIETEST_REFERENCE), np.float32(0.5)
 _NO_END = 2**62
@@ -36,18 +36,15 @@ class LossBank:
     Args:
         rate_hz: Sample rate of all streams.
         streams: Number of streams S.
-        history: Samples to keep for `last`, at most a piece.
 
     Raises:
         InvalidAudio: The rate is not supported.
     """
 
-    def __init__(self, rate_hz: int, streams: int = 1, history: int = 0) -> None:
+    def __init__(self, rate_hz: int, streams: int = 1) -> None:
         self.grid = grid = Grid.of(rate_hz)
         self._streams = np.arange(streams)
         self._pieces = np.zeros(streams, np.int64)
-        self._kept = max(KEPT_BLOCKS * grid.block, history)
-        self._samples = np.zeros((streams, self._kept), np.float32)
         self._spread = np.zeros((streams, PIECE_BLOCKS), np.float32)
         self._middle = np.zeros((streams, PIECE_BLOCKS), np.float32)
         self._reference = np.full((streams, PIECE_BLOCKS), QUIETEST_REFERENCE, np.float32)
@@ -62,32 +59,28 @@ class LossBank:
         self._rise = (10 ** (fall_db * np.arange(1, PIECE_BLOCKS + 1) / 20)).astype(np.float32)
 
     def push(
-        self,
-        pieces: Float32,
-        rows: NDArray[np.intp] | None = None,
-        lengths: NDArray[np.int64] | None = None,
-        with_past: Float32 | None = None,
+        self, samples: Float32, rows: NDArray[np.intp] | None = None, lengths: NDArray[np.int64] | None = None
     ) -> list[tuple[int, Loss]]:
         """Examine the next piece of some streams.
 
         Args:
-            pieces: float32 [R, piece], finite; a last piece is padded with zeros.
+            samples: Each piece behind the one before it, float32 [R, 2 * piece], finite. A last piece is padded with
+                zeros; of the one before, only the last `KEPT_BLOCKS` blocks count, zeros before the first piece.
             rows: Streams that have a piece, each once, [R]; None for all of them, in order, without copying state. In a
                 bank of one stream, these are any number of its consecutive pieces.
             lengths: Samples of each last piece before the padding, [R]; None if no piece is the last one.
-            with_past: Each piece behind the one before it, [R, 2 * piece], to look at; None to copy what is needed.
 
         Returns:
-            Losses that became known, each with its row of `pieces`; ordered by row, then onset.
+            Losses that became known, each with its row of `samples`; ordered by row, then onset.
 
         Raises:
             ValueError: The number of pieces is not that of the streams.
         """
         chosen = slice(None) if rows is None else rows
         streams = self._streams[chosen]
-        if len(streams) not in (1, len(pieces)):
-            raise ValueError(f"expected a piece of each of {len(streams)} streams, got {len(pieces)}")
-        view = self._view(chosen, pieces, lengths, with_past)
+        if len(streams) not in (1, len(samples)):
+            raise ValueError(f"expected a piece of each of {len(streams)} streams, got {len(samples)}")
+        view = self._view(chosen, samples, lengths)
         found: list[tuple[int, Loss]] = []
         self._find_holes(streams, view, found)
         self._repeats.find(chosen, view, found)
@@ -111,14 +104,10 @@ class LossBank:
                 self._constants.find(stream, row, view, constants, found)
             self._holes.find(stream, row, view, holes, found)
 
-    def last(self, row: int, count: int) -> Float32:
-        """Return the last samples of a stream's pieces, at most `history` of them; valid until the next `push`."""
-        return self._samples[row, self._kept - count :]
-
     def reset(self, row: int) -> None:
         """Forget a stream, so that its row can serve another one."""
         self._pieces[row] = 0
-        self._samples[row] = self._spread[row] = self._middle[row] = 0.0
+        self._spread[row] = self._middle[row] = 0.0
         self._reference[row] = QUIETEST_REFERENCE
         self._pauses.reset(row)
         self._until[row] = 0
@@ -136,21 +125,14 @@ class LossBank:
                 new.append((row, loss))
         return new
 
-    def _view(
-        self, chosen: Rows, pieces: Float32, lengths: NDArray[np.int64] | None, with_past: Float32 | None
-    ) -> View:
-        """Join each piece to the one before it, measure its blocks, and keep both for the next call."""
-        grid, count = self.grid, len(pieces)
-        high, low = self._extremes(pieces)
+    def _view(self, chosen: Rows, samples: Float32, lengths: NDArray[np.int64] | None) -> View:
+        """Measure the blocks of each piece, join them to those before, and keep them for the next call."""
+        grid, count = self.grid, len(samples)
+        high, low = self._extremes(samples[:, grid.piece :])
         spread = high - low
         done = self._pieces[chosen]
         first = (done - 1 + (np.arange(count) if len(done) < count else 0)) * grid.piece
         self._pieces[chosen] += 1 + count - len(done)
-        if with_past is None:
-            samples = joined(self._samples, chosen, pieces)
-        else:
-            samples = with_past
-            self._samples[chosen] = pieces[-1:, -self._kept :]
         ends = np.full(count, _NO_END, np.int64) if lengths is None else first + grid.piece + lengths
         return View(
             grid=grid,
@@ -181,13 +163,13 @@ class LossBank:
         block = self.grid.block
         if block > _TRANSPOSED:
             return np.maximum.reduceat(pieces, self._starts, axis=1), np.minimum.reduceat(pieces, self._starts, axis=1)
-        shape = len(pieces), PIECE_BLOCKS
+        blocks = pieces.reshape(len(pieces), PIECE_BLOCKS, block)
         if block % 2:
-            samples = np.ascontiguousarray(pieces.reshape(-1, block).T)
-            return samples.max(axis=0).reshape(shape), samples.min(axis=0).reshape(shape)
-        samples = np.ascontiguousarray(pieces.reshape(-1, block).view(_PAIR).T).view(np.float32)
+            samples = np.ascontiguousarray(blocks.transpose(2, 0, 1))
+            return samples.max(axis=0), samples.min(axis=0)
+        samples = np.ascontiguousarray(blocks.view(_PAIR).transpose(2, 0, 1)).view(np.float32)
         high, low = np.maximum.reduce(samples, axis=0), np.minimum.reduce(samples, axis=0)
-        return np.maximum(high[::2], high[1::2]).reshape(shape), np.minimum(low[::2], low[1::2]).reshape(shape)
+        return np.maximum(high[:, ::2], high[:, 1::2]), np.minimum(low[:, ::2], low[:, 1::2])
 
 
 def _disjoint(found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:

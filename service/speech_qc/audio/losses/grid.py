@@ -113,28 +113,22 @@ class View:
 
 
 def joined(state: Float32, rows: Rows, new: Float32) -> Float32:
-    """Put the end of the piece before each new one in front of it, and keep the end of the last one.
+    """Put what is known of the piece before each new one in front of it, and keep what is known of the last one.
 
     Args:
-        state: What is kept of each stream, float32 [S, p], changed in place.
+        state: What is kept of each stream, float32 [S, n], changed in place.
         rows: Streams that have a new piece, [R], or one stream with R consecutive pieces.
-        new: The new pieces, float32 [R, n], n >= p.
+        new: Likewise of the new pieces, float32 [R, n].
 
     Returns:
-        float32 [R, 2 * n], not to be written to; what is not kept of a piece is zero, or what it was.
+        float32 [R, 2 * n], not to be written to.
     """
-    kept, (count, size) = state.shape[1], new.shape
-    last = state[rows]
+    last, (count, size) = state[rows], new.shape
+    both: Float32
     if len(last) < count:  # each piece is there once, and two rows look at it
-        flat = np.empty((count + 1) * size, np.float32)
-        flat[: size - kept] = 0.0
-        flat[size - kept : size] = last
-        flat[size:] = new.reshape(-1)
-        state[rows] = flat[-kept:]
-        return np.ndarray((count, 2 * size), np.float32, flat, 0, (size * flat.itemsize, flat.itemsize))
-    both = np.empty((count, 2 * size), np.float32)
-    both[:, : size - kept] = 0.0
-    both[:, size - kept : size] = last
-    both[:, size:] = new
-    state[rows] = new[:, -kept:]
+        flat = np.concatenate((last, new)).reshape(-1)
+        both = np.ndarray((count, 2 * size), np.float32, flat, 0, (size * flat.itemsize, flat.itemsize))
+    else:
+        both = np.concatenate((last, new), axis=1)
+    state[rows] = new[-len(last) :]
     return both
