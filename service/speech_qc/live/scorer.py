@@ -133,7 +133,7 @@ class Scorer:
             session.push(samples, bounded=bounded)
         if self._stereo is not None:
             self._stereo.push(channels[0], channels[1])
-        self._metrics.arrived(self.sessions[0].samples_received, now_s)
+        self._metrics.arrived(self.sessions[0].received, now_s)
         self._since_s = now_s
         self.advance()
         self._since_s = None
@@ -262,7 +262,7 @@ class Scorer:
         chunk = required(session.take(self._lanes.current.hops))
         if session is self.sessions[0]:
             self._is_cut = True
-            self._metrics.cut(session.samples_taken)
+            self._metrics.cut(session.taken)
             self._room.set()
         return chunk
 

@@ -24,12 +24,13 @@ from speech_qc.scoring import (
     EventUpdate,
     LossJoin,
     LossSpan,
+    ScoreBatch,
     ScoreBlock,
     SpeechLoss,
     Summary,
     SummaryMeter,
 )
-from speech_qc.scoring.rows import NEVER, alone
+from speech_qc.scoring.rows import NEVER
 
 Float32 = NDArray[np.float32]
 
@@ -176,7 +177,7 @@ class ChannelScores:
     def _take(self, block: ScoreBlock, levels: Float32, missing: NDArray[np.bool_] | None = None) -> Update:
         """Take the next frames; those that are `missing` touch a bridge, and are in no measure."""
         first = self.frames
-        news, changed = self._rows.advance(np.array([self.row]), [self], alone(block), levels[None], missing)
+        news, changed = self._rows.advance(np.array([self.row]), [self], ScoreBatch.alone(block), levels[None], missing)
         events: list[EventUpdate] = []
         if news[0] or self.done:
             events = self.look(block, levels, changed=bool(changed[0]))

@@ -120,11 +120,13 @@ class Session:
         )
         """What was found in the scores so far."""
         self._known: int | None = None  # what the meter last told
-        self._taken = 0  # position of the first sample that is in no chunk yet
+        self.taken = 0
+        """Samples at the model's rate before the end of the last chunk, excluding the overlap of its windows."""
         # Past samples to keep for mirroring at the end: they cover the look-ahead, the last frame and its window.
         self._reach = (contract.lookahead_frames + 1) * spec.frame_samples + spec.overlap_samples
         self._hop, self._overlap = spec.hop_samples, spec.overlap_samples
-        self._received = 0  # samples at the model's rate
+        self.received = 0
+        """Samples so far at the model's rate, excluding those that the resampler delays."""
         self._on_heard = on_heard
 
     @property
@@ -143,19 +145,9 @@ class Session:
         return self.samples_in + self._line.missing_samples
 
     @property
-    def samples_received(self) -> int:
-        """Samples so far at the model's rate, excluding those that the resampler delays."""
-        return self._received
-
-    @property
     def samples_waiting(self) -> int:
         """Samples at the model's rate that are in no chunk yet; the owner of a live stream keeps this bounded."""
-        return self._buffer.end - self._taken
-
-    @property
-    def samples_taken(self) -> int:
-        """Samples at the model's rate before the end of the last chunk, excluding the overlap of its windows."""
-        return self._taken
+        return self._buffer.end - self.taken
 
     @property
     def resampler_latency_s(self) -> float:
@@ -179,8 +171,8 @@ class Session:
         total = self.scores.total
         if total is not None:
             hops = (total + self.contract.lookahead_frames) * self._spec.hops_per_frame
-            return max(0, hops - self._taken // hop) if total else 0
-        return max(0, (self._buffer.end - self._taken - self._overlap) // hop)
+            return max(0, hops - self.taken // hop) if total else 0
+        return max(0, (self._buffer.end - self.taken - self._overlap) // hop)
 
     def push(self, samples: Float32, *, bounded: bool = False) -> None:
         """Accept audio of any length.
@@ -195,9 +187,14 @@ class Session:
         """
         if self.scores.total is not None:
             raise RuntimeError("push after finish: a session records one stream")
-        if bounded or not len(samples):
-            self._hear(samples)
-            return
+        clip = not bounded and len(samples) > 0 and self._overshoots(samples)
+        if not self._line.gap:
+            self._take(samples, clip=clip)
+        elif len(samples) and self._line.hold(samples):  # the first ones after a gap are kept until its bridge is
+            self._bridge()
+
+    def _overshoots(self, samples: Float32) -> bool:
+        """Return whether float samples go beyond full scale; see `push`."""
         if self._is_16_bit:
             raise RuntimeError("expected samples that were converted from 16 bits, got float samples")
         peak = max(float(samples.max()), -float(samples.min()))
@@ -207,7 +204,7 @@ class Session:
                 "integers; divide by 32768 (16 bit) or save it as integer PCM",
                 magnitude=peak,
             )
-        self._hear(samples, clip=peak > 1.0)
+        return peak > 1.0
 
     def gap(self, samples: int, kind: GapKind) -> None:
         """Note that audio was not received between what was pushed and what follows; see `speech_qc.pipeline.gaps`.
@@ -240,13 +237,13 @@ class Session:
         if self._line.gap:
             self._bridge()
         self._append(self._resampler.finish())
-        total = frame_count(self._received, self._spec)
+        total = frame_count(self.received, self._spec)
         self.scores.end(total)
         if total == 0:
             return
         end = (total + self.contract.lookahead_frames) * self._spec.frame_samples
-        missing = end + self._spec.overlap_samples - self._received
-        tail = self._buffer.view(max(0, self._received - self._reach), self._received)
+        missing = end + self._spec.overlap_samples - self.received
+        tail = self._buffer.view(max(0, self.received - self._reach), self.received)
         self._buffer.append(np.pad(tail, (0, missing), mode="symmetric")[len(tail) :])
 
     def take(self, hops: int) -> Float32 | None:
@@ -259,23 +256,19 @@ class Session:
             float32 (hops * hop + overlap,), valid until the next `push`; None if there is not enough audio yet or
             nothing left. After `finish`, the last chunk is padded with zeros, whose scores `accept` discards.
         """
-        spec = self._spec
-        own = hops * spec.hop_samples
-        size = own + spec.overlap_samples
-        if self.scores.total is None:
-            if self.samples_waiting < size:
-                return None
-        elif self.remaining_hops == 0:
+        if self.remaining_hops < (hops if self.scores.total is None else 1):
             return None
-        chunk = self._buffer.view(self._taken, self._taken + size)
+        own = hops * self._hop
+        size = own + self._overlap
+        chunk = self._buffer.view(self.taken, self.taken + size)
         if len(chunk) < size:
             chunk = np.concatenate([chunk, np.zeros(size - len(chunk), np.float32)])
-        self._taken += own
+        self.taken += own
         return chunk
 
     def untake(self, hops: int) -> None:
         """Undo the last `take`, of this many hops, whose scores never came; no other chunk was taken since."""
-        self._taken -= hops * self._hop
+        self.taken -= hops * self._hop
 
     def accept(self, reading: ChunkReading) -> Update:
         """Accept the scores of the next chunk, as read by the engine's `read_out`, in the order of `take`."""
@@ -316,13 +309,6 @@ class Session:
             transport=self.transport() if self._line.count else None,
         )
 
-    def _hear(self, samples: Float32, *, clip: bool = False) -> None:
-        """Take samples at their own rate; the first ones after a gap are kept until they suffice for its bridge."""
-        if not self._line.gap:
-            self._take(samples, clip=clip)
-        elif len(samples) and self._line.hold(samples):
-            self._bridge()
-
     def _take(self, samples: Float32, *, clip: bool = False, bridge: bool = False) -> None:
         """Measure samples, and make them available for scoring."""
         meter = self._meter
@@ -345,10 +331,10 @@ class Session:
 
     def _append(self, samples: Float32) -> None:
         if self._on_heard is not None:
-            for position, piece in self._line.received(self._received, samples):
+            for position, piece in self._line.received(self.received, samples):
                 self._on_heard(position, piece)
         # Before the samples are added: then the scores of earlier chunks are there, and less is kept. The refiner is
         # behind these scores, so it also needs the chunk whose scores are still to come, which `untake` may need.
-        self._buffer.release(min(self._received - self._reach, self.scores.first_needed()))
-        self._received += len(samples)
+        self._buffer.release(min(self.received - self._reach, self.scores.first_needed()))
+        self.received += len(samples)
         self._buffer.append(samples)

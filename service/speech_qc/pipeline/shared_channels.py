@@ -13,9 +13,9 @@ from speech_qc.pipeline.channel_meter import MeterPool
 from speech_qc.pipeline.channel_rows import ChannelRows
 from speech_qc.pipeline.channel_scores import Update
 from speech_qc.pipeline.chunk_reader import ChunkReader, ChunkReading, ChunkReadings
-from speech_qc.pipeline.session import Session
+from speech_qc.pipeline.session import Float32, Session
+from speech_qc.scoring import ScoreBatch
 from speech_qc.scoring.events import EventUpdate
-from speech_qc.scoring.rows import block_of, chosen
 
 
 class Listener(Protocol):
@@ -50,48 +50,49 @@ class SharedChannels:
     def deliver(self, members: Sequence[Listener], result: GroupResult) -> None:
         """Take the scores of a step: together where a chunk needs no care, else by its session."""
         readings: ChunkReadings = result.readings
-        rows = np.array([member.session.scores.row for member in members])
-        plain = self.rows.session.plain[rows]
-        if plain.all():
-            together = list(range(len(members)))
-        else:
+        blocks, levels, queue_s = readings.blocks, readings.levels_dbfs, result.queue_s
+        plain = self.rows.session.plain[[member.session.scores.row for member in members]]
+        places = result.places
+        for i in np.flatnonzero(~plain).tolist():
+            place = places[i]
+            try:
+                update = members[i].session.accept(ChunkReading(blocks[place], levels[place]))
+                members[i].updated(update, result, queue_s[i])
+            except Exception as error:
+                members[i].failed(error)
+        if not plain.all():
             together = np.flatnonzero(plain).tolist()
-            for i in np.flatnonzero(~plain).tolist():
-                place = result.places[i]
-                reading = ChunkReading(block_of(readings.blocks, place), readings.levels_dbfs[place])
-                try:
-                    members[i].updated(members[i].session.accept(reading), result, result.queue_s[i])
-                except Exception as error:
-                    members[i].failed(error)
-        if together:
-            self._take(
-                [members[i] for i in together],
-                [result.places[i] for i in together],
-                [result.queue_s[i] for i in together],
-                result,
-            )
+            members, queue_s = [members[i] for i in together], [queue_s[i] for i in together]
+            places = [places[i] for i in together]
+        if members:
+            if len(places) != len(blocks):
+                blocks, levels = blocks.chosen(places), levels[places]
+            self._take(members, blocks, levels, queue_s, result)
 
-    def _take(self, members: Sequence[Listener], places: list[int], queue_s: list[float], result: GroupResult) -> None:
-        """Advance channels whose chunks need no care."""
-        readings: ChunkReadings = result.readings
-        blocks, levels = readings.blocks, readings.levels_dbfs
-        if len(places) != len(blocks):
-            blocks, levels = chosen(blocks, places), levels[places]
+    def _take(
+        self,
+        members: Sequence[Listener],
+        blocks: ScoreBatch,
+        levels: Float32,
+        queue_s: list[float],
+        result: GroupResult,
+    ) -> None:
+        """Advance channels whose chunks need no care, with the block and the levels of each."""
         channels = [member.session.scores for member in members]
         rows = np.array([channel.row for channel in channels])
         levels = self.rows.own_levels(rows, levels)
         news, changed = self.rows.advance(rows, channels, blocks, levels)
-        frames = levels.shape[1]
+        frames, texts = levels.shape[1], blocks.texts
         for i, (member, has_news) in enumerate(zip(members, news.tolist(), strict=True)):
             try:
                 events: list[EventUpdate] = []
                 if has_news:
-                    events = channels[i].look(block_of(blocks, i), levels[i], changed=bool(changed[i]))
-                text = blocks.texts[i]
+                    events = channels[i].look(blocks[i], levels[i], changed=bool(changed[i]))
+                text = texts[i]
                 if member.text_only and not events and text is not None:
                     member.told(text, frames, result, queue_s[i])
                 else:
                     first = channels[i].frames_done - frames
-                    member.updated(Update(first, block_of(blocks, i), events), result, queue_s[i])
+                    member.updated(Update(first, blocks[i], events), result, queue_s[i])
             except Exception as error:
                 member.failed(error)

@@ -24,7 +24,7 @@ from speech_qc.scoring.details import DropoutDetail, EventDetail
 from speech_qc.scoring.layout import LEVEL_FLOOR_DBFS, FloatArray, ScoreLayout, frames_reaching, power_of
 from speech_qc.scoring.losses import SpeechLoss
 from speech_qc.scoring.reading import SCORE_ONE, SNR_ONE, ScoreBatch, ScoreBlock, ScoreReader
-from speech_qc.scoring.rows import NEVER, Column, Places, Rows, alone
+from speech_qc.scoring.rows import NEVER, Column, Places, Rows
 from speech_qc.scoring.severity import EventMeasures, rate
 from speech_qc.wire.vocabulary import Phase, Severity
 
@@ -176,7 +176,7 @@ class EventRows(Rows):
         frames = self.frames[rows] + count
         self.frames[rows] = frames
         running = self.running[rows]
-        crossed = (np.array(read.reached) & ~running & self.followed[rows]) | (np.array(read.fallen) & running)
+        crossed = (read.reached & ~running & self.followed[rows]) | (read.fallen & running)
         changed: npt.NDArray[np.bool_] = (crossed != 0) | (self.due[rows] < frames)
         if not count:
             changed[:] = False
@@ -259,7 +259,7 @@ class EventTracker:
         """
         if self._finished:
             raise ProtocolError("expected no more scores after finish(), got a block: use a new tracker per stream")
-        changed = self._rows.add(np.array([self._row]), alone(read), level_dbfs[None])[0]
+        changed = self._rows.add(np.array([self._row]), ScoreBatch.alone(read), level_dbfs[None])[0]
         return self.scan(read, level_dbfs, losses) if changed else self.lost(losses)
 
     def lost(self, losses: Sequence[SpeechLoss]) -> list[EventUpdate]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,31 +67,46 @@ def _texts(shown: FloatArray) -> list[list[bytes]]:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreBatch(Sequence[ScoreBlock]):
+class ScoreBatch:
     """Blocks of scores [B, n, C] that were processed together; fields as in `ScoreBlock`."""
 
     scores: FloatArray
     shown: FloatArray
-    reached: list[int]
-    fallen: list[int]
-    highest: list[list[float] | None]
+    reached: npt.NDArray[np.int64]
+    fallen: npt.NDArray[np.int64]
+    highest: FloatArray | None
     totals: npt.NDArray[np.int64]
     texts: Sequence[list[bytes] | None]
 
+    @classmethod
+    def alone(cls, block: ScoreBlock) -> ScoreBatch:
+        """Return a step of one channel."""
+        return cls(
+            block.scores[None], block.shown[None], np.array([block.reached]), np.array([block.fallen]),
+            None if block.highest is None else np.array([block.highest], np.float32), block.totals[None],
+            [block.made_text],
+        )  # fmt: skip
+
+    def chosen(self, places: Sequence[int]) -> ScoreBatch:
+        """Return some blocks."""
+        return ScoreBatch(
+            self.scores[places], self.shown[places], self.reached[places], self.fallen[places],
+            None if self.highest is None else self.highest[places], self.totals[places],
+            [self.texts[place] for place in places],
+        )  # fmt: skip
+
     def __len__(self) -> int:
-        return len(self.reached)
+        return len(self.scores)
 
     def __iter__(self) -> Iterator[ScoreBlock]:
-        return map(
-            ScoreBlock, self.scores, self.shown, self.reached, self.fallen, self.highest, self.totals, self.texts
-        )
+        return map(self.__getitem__, range(len(self)))
 
-    @overload
-    def __getitem__(self, row: int) -> ScoreBlock: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[ScoreBlock]: ...
-    def __getitem__(self, row: int | slice) -> ScoreBlock | list[ScoreBlock]:
-        return list(self)[row]
+    def __getitem__(self, place: int) -> ScoreBlock:
+        """Return one channel's block."""
+        return ScoreBlock(
+            self.scores[place], self.shown[place], int(self.reached[place]), int(self.fallen[place]),
+            None if self.highest is None else self.highest[place].tolist(), self.totals[place], self.texts[place],
+        )  # fmt: skip
 
 
 class ScoreReader:
@@ -137,14 +152,15 @@ class ScoreReader:
         totals = summed.astype(np.int64)
         np.add.accumulate(totals, axis=1, out=totals)
         if not frames:
-            return ScoreBatch(scores, shown, [0] * batch, [0] * batch, [None] * batch, totals, [None] * batch)
+            none = np.zeros(batch, np.int64)
+            return ScoreBatch(scores, shown, none, none, None, totals, [None] * batch)
         highest = np.maximum.reduce(scores, axis=1)
         crossed = np.empty((2, batch, width), np.bool_)
         np.greater_equal(highest, self._enter, out=crossed[0])
         np.less(np.minimum.reduce(scores, axis=1), self._exit, out=crossed[1])
-        reached, fallen = (crossed @ self._bits).tolist()
+        reached, fallen = crossed @ self._bits
         texts: Sequence[list[bytes] | None] = _texts(shown) if frames <= TEXT_FRAMES else [None] * batch
-        return ScoreBatch(scores, shown, reached, fallen, highest.tolist(), totals, texts)
+        return ScoreBatch(scores, shown, reached, fallen, highest, totals, texts)
 
     def read_one(self, scores: FloatArray) -> ScoreBlock:
         """Process consecutive frames of one stream.

@@ -2,58 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from speech_qc.scoring.reading import ScoreBatch, ScoreBlock
 
 NEVER = 2**62
 """A frame that no stream reaches."""
 
 Places = npt.NDArray[np.intp]
 """Rows of the channels of a step, [B], all different."""
-
-
-def alone(block: ScoreBlock) -> ScoreBatch:
-    """Return a step of one channel."""
-    return ScoreBatch(
-        block.scores[None],
-        block.shown[None],
-        [block.reached],
-        [block.fallen],
-        [block.highest],
-        block.totals[None],
-        [block.made_text],
-    )
-
-
-def block_of(batch: ScoreBatch, place: int) -> ScoreBlock:
-    """Return one channel's block of a step, without making those of the others."""
-    return ScoreBlock(
-        batch.scores[place],
-        batch.shown[place],
-        batch.reached[place],
-        batch.fallen[place],
-        batch.highest[place],
-        batch.totals[place],
-        batch.texts[place],
-    )
-
-
-def chosen(batch: ScoreBatch, places: Sequence[int]) -> ScoreBatch:
-    """Return some channels of a step."""
-    return ScoreBatch(
-        batch.scores[places],
-        batch.shown[places],
-        [batch.reached[place] for place in places],
-        [batch.fallen[place] for place in places],
-        [batch.highest[place] for place in places],
-        batch.totals[places],
-        [batch.texts[place] for place in places],
-    )
 
 
 class Column(NamedTuple):
