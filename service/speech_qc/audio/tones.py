@@ -55,6 +55,9 @@ LINE_DB, LINE_REACH_HZ, LOWEST_HZ, LINES = 12.0, 140.0, 40.0, 16
 POOLED_FRAMES = 200
 """Frames of all channels from which those that wait are analysed."""
 
+TOGETHER = 50
+"""Frames analysed in one call: the intermediate arrays of more do not fit into the cache of a core."""
+
 KEPT_RUNS, KEPT_WINDOWS = 512, 192
 """Runs and long windows that are remembered; a longer event is judged by its latest ones."""
 
@@ -127,10 +130,11 @@ class TonePool:
             offset += count + 1
             windows += [(meter, *window) for window in meter.long_windows(first, samples[MARGIN:-MARGIN])]
         halves = np.concatenate([samples for _, _, samples in waiting]).reshape(-1, FRAME)
-        begins = np.asarray(starts)
-        for place, tone in _frame_tones(np.concatenate((halves[begins], halves[begins + 1]), axis=1)):
-            meter, frame = owners[place]
-            meter.extend(frame, tone)
+        for start in range(0, len(starts), TOGETHER):
+            begins = np.asarray(starts[start : start + TOGETHER])
+            for place, tone in _frame_tones(np.concatenate((halves[begins], halves[begins + 1]), axis=1)):
+                meter, frame = owners[start + place]
+                meter.extend(frame, tone)
         if windows:
             found = _lines(np.stack([samples for _, _, samples in windows]))
             for (meter, first, _), (hz, level_db) in zip(windows, found, strict=True):
@@ -227,8 +231,7 @@ def _frame_tones(frames: Float32) -> Iterator[tuple[int, _Tone]]:
     heard = levels >= QUIET_DBFS
     if not heard.any():
         return
-    spectra = rfft((frames - means) * _WINDOW, FFT_SIZE)
-    tones = _two_tones(spectra.real**2 + spectra.imag**2, levels)
+    tones = _two_tones(_power((frames - means) * _WINDOW, FFT_SIZE), levels)
     offset = np.abs(means[:, 0])
     is_offset = offset * offset >= OFFSET_SHARE * squares
     maybe_offset = offset >= LARGE_OFFSET
@@ -238,6 +241,13 @@ def _frame_tones(frames: Float32) -> Iterator[tuple[int, _Tone]]:
             tone = _Tone(0.0, 0.0, 10.0 * math.log10(squares[index]), 0.0, 1.0)
         if tone is not None:
             yield index, tone
+
+
+def _power(samples: Float32, size: int) -> Float32:
+    """Return the power spectrum of each row of samples, padded to `size`, [rows, bins]."""
+    squares = rfft(samples, size).view(np.float32)  # of each bin, the real part and the imaginary one
+    np.multiply(squares, squares, out=squares)
+    return np.asarray(squares[:, ::2] + squares[:, 1::2])
 
 
 def _is_flat(frame: Float32) -> bool:
@@ -296,8 +306,7 @@ def _peak_hz(power: Float32, rows: NDArray[np.intp], peaks: NDArray[np.intp], bi
 
 def _lines(windows: Float32) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
     """Yield the frequencies and levels of the lines of each long window, [windows, samples]."""
-    spectra = rfft((windows - windows.mean(axis=1, keepdims=True)) * _LONG_WINDOW)
-    power = spectra.real**2 + spectra.imag**2
+    power = _power((windows - windows.mean(axis=1, keepdims=True)) * _LONG_WINDOW, LONG_FRAMES * FRAME)
     log = 10.0 * np.log10(power + 1e-12)
     blocks = log[:, : _FLOOR_BLOCKS * _FLOOR_BINS].reshape(len(log), _FLOOR_BLOCKS, _FLOOR_BINS)
     floor = np.sort(blocks, axis=2)[:, :, _FLOOR_BINS // 2]

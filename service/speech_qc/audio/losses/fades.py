@@ -85,7 +85,10 @@ class Fades:
 
         if not copied(_FIRST):
             return None
-        parts = [copied(part) for part in range(MAX_PARTS + 2)]
+        beyond = [copied(MAX_PARTS), copied(MAX_PARTS + 1)]
+        if all(beyond):
+            return None  # periodic sound, of which every part is a copy
+        parts = [copied(part) for part in range(MAX_PARTS)] + beyond
         if sum(parts[:8]) < MIN_COPIES:
             return None
         first = max(part for part in range(len(parts)) if parts[part] and any(parts[max(0, part - 3) : part]))
