@@ -190,7 +190,9 @@ class Spectrum:
 
     def _of_all(self, rows: Float32) -> Float32:
         """Return rows for all classes."""
-        return np.pad(rows, ((self._lowest, CLASSES - self._lowest - len(rows)), (0, 0)))
+        every = np.zeros((CLASSES, rows.shape[1]), np.float32)
+        every[self._lowest : self._lowest + len(rows)] = rows
+        return every
 
     def result(self) -> Spectral:
         """Return the facts about everything so far."""
@@ -228,6 +230,7 @@ class Spectrum:
     def _without_images(self, width_hz: float, density: Float64, loud: Float64, floor: Float64) -> float:
         """Return the mirror above which there are only images, or the width if there is none."""
         natural: set[float] = set()
+        alikes = self._of_all(self._alike)
         for place, mirror in enumerate(self._layout.mirrors):
             if mirror.mirror_hz >= width_hz or mirror.mirror_hz in natural:
                 continue
@@ -237,7 +240,7 @@ class Spectrum:
             windows = float(loud[clear].sum())
             if windows < IMAGE_WINDOWS:
                 continue
-            alike = float(self._of_all(self._alike)[clear, place].sum())
+            alike = float(alikes[clear, place].sum())
             if alike / windows >= IMAGE_CORRELATION + CHANCE / math.sqrt(windows):
                 return mirror.mirror_hz
             natural.add(mirror.mirror_hz)
