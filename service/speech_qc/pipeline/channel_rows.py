@@ -134,7 +134,7 @@ class ChannelRows:
         blocks: ScoreBatch,
         level_dbfs: Float32,
         missing: Bools | None = None,
-    ) -> tuple[Bools, Bools]:
+    ) -> tuple[Bools, Bools, Bools]:
         """Advance channels by their next frames.
 
         Args:
@@ -145,7 +145,8 @@ class ChannelRows:
             missing: [n], the frames that touch a bridge, and are in no measure; None if there are none.
 
         Returns:
-            [B], the channels that have news, for `ChannelScores.look`; and [B], those whose tracks must be scanned.
+            For `ChannelScores.look`: [B], the channels that have news; [B], those whose tracks must be scanned; and
+            [B, n], the frames that are suspect.
         """
         scores = blocks.scores
         if missing is None:
@@ -153,7 +154,8 @@ class ChannelRows:
         else:
             self.summary.add(rows, scores[:, ~missing], level_dbfs[:, ~missing])
         changed = self.events.add(rows, blocks, level_dbfs)
-        news = changed | self.session.watched[rows] | self._suspicion.of(scores)
+        suspect = self._suspicion.of(scores)
+        news = changed | self.session.watched[rows] | suspect.any(axis=1)
         # As late as possible, so that many streams are examined together.
         frames, count = self.events.frames[rows], scores.shape[1]
         for place in np.flatnonzero(self.session.known[rows] < frames).tolist():
@@ -165,7 +167,7 @@ class ChannelRows:
             for place in np.flatnonzero(certain).tolist():
                 owners[place].join_losses(int(stops[place]))
             news |= certain
-        return news, changed
+        return news, changed, suspect
 
 
 class Lease:

@@ -177,10 +177,11 @@ class ChannelScores:
     def _take(self, block: ScoreBlock, levels: Float32, missing: NDArray[np.bool_] | None = None) -> Update:
         """Take the next frames; those that are `missing` touch a bridge, and are in no measure."""
         first = self.frames
-        news, changed = self._rows.advance(np.array([self.row]), [self], ScoreBatch.alone(block), levels[None], missing)
+        rows, alone = np.array([self.row]), ScoreBatch.alone(block)
+        news, changed, suspect = self._rows.advance(rows, [self], alone, levels[None], missing)
         events: list[EventUpdate] = []
         if news[0] or self.done:
-            events = self.look(block, levels, changed=bool(changed[0]))
+            events = self.look(block, levels, suspect[0], changed=bool(changed[0]))
         if self._kept is not None:
             self._kept.append(block.shown.copy())
         return Update(first + self._skipped, block, events)
@@ -190,12 +191,15 @@ class ChannelScores:
         """Whether every frame up to the end has its scores."""
         return self.total is not None and self.frames >= self.total
 
-    def look(self, block: ScoreBlock, levels: Float32, *, changed: bool) -> list[EventUpdate]:
+    def look(
+        self, block: ScoreBlock, levels: Float32, suspect: NDArray[np.bool_], *, changed: bool
+    ) -> list[EventUpdate]:
         """Look at frames that `ChannelRows.advance` has taken and that have news.
 
         Args:
             block: The frames.
             levels: Their levels, float32 (n,), dBFS.
+            suspect: Which of them are suspect, (n,).
             changed: Whether tracks must be scanned.
 
         Returns:
@@ -208,7 +212,7 @@ class ChannelScores:
             news = news + self._tracker.finish(last)
             losses = losses + last
         self._summary.add_losses(losses)
-        return self._announced(self.frames - block.frames, block, news, done=self.done)
+        return self._announced(block, news, suspect, done=self.done)
 
     def collect_losses(self) -> None:
         """Take the losses that the samples told, before frames after them are scored."""
@@ -226,10 +230,13 @@ class ChannelScores:
         if losses:
             self._losses.push([LossSpan(loss.kind, loss.start, loss.stop, loss.known, loss.sure) for loss in losses])
 
-    def _announced(self, first: int, block: ScoreBlock, news: list[EventUpdate], *, done: bool) -> list[EventUpdate]:
+    def _announced(
+        self, block: ScoreBlock, news: list[EventUpdate], suspect: NDArray[np.bool_] | None = None, *, done: bool
+    ) -> list[EventUpdate]:
+        first = self.frames - block.frames
         if not self._refiner.busy:
             self._refiner.skip_to(first)
-        news = self._refiner.refine(first, block, news, self._sound.view, done=done)
+        news = self._refiner.refine(first, block, news, self._sound.view, done=done, suspect=suspect)
         self._rows.session.watched[self.row] = self._refiner.busy
         if news and self._line.skipped_frames:
             news = [self._line.placed(update) for update in news]
@@ -267,7 +274,7 @@ class ChannelScores:
     def _skip(self, frames: int) -> list[EventUpdate]:
         """Skip frames that were not received, and return the events that end there."""
         nothing = self._reader.read_one(np.zeros((0, self._width), np.float32))
-        ended = self._announced(self.frames, nothing, self._tracker.cut(), done=False)
+        ended = self._announced(nothing, self._tracker.cut(), done=False)
         self._skipped += frames
         if self._kept is not None:
             self._kept.append(np.full((frames, self._width), np.nan, np.float32))

@@ -71,9 +71,8 @@ class Suspicion:
         """Column of `tone`; None if tones cannot be analysed."""
 
     def of(self, scores: Float32) -> NDArray[np.bool_]:
-        """Return which channels [B] of scores [B, n, C], or which frames [n] of scores [n, C], are suspect."""
-        suspect = scores[..., self._columns] >= self._least
-        return np.asarray(suspect.any(axis=(-1, -2) if scores.ndim == 3 else -1))
+        """Return which frames of scores [..., C] are suspect."""
+        return np.asarray((scores[..., self._columns] >= self._least).any(axis=-1))
 
 
 @dataclass(slots=True)
@@ -127,6 +126,7 @@ class EventRefiner:
         samples: Callable[[int, int], Float32],
         *,
         done: bool,
+        suspect: NDArray[np.bool_] | None = None,
     ) -> list[EventUpdate]:
         """Take the next frames and the updates that they caused; return the updates to announce.
 
@@ -136,9 +136,11 @@ class EventRefiner:
             news: Updates of the tracker.
             samples: Returns samples between two positions at the model's rate.
             done: Whether these are the last frames.
+            suspect: What `Suspicion.of` says of the frames, if it is known.
         """
         stop = first + block.frames
-        suspect = self._suspicion.of(block.scores)
+        if suspect is None:
+            suspect = self._suspicion.of(block.scores)
         if suspect.any():
             self._hits += (np.flatnonzero(suspect) + first).tolist()
             if self._suspicion.tone is not None:

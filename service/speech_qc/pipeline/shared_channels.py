@@ -81,13 +81,13 @@ class SharedChannels:
         channels = [member.session.scores for member in members]
         rows = np.array([channel.row for channel in channels])
         levels = self.rows.own_levels(rows, levels)
-        news, changed = self.rows.advance(rows, channels, blocks, levels)
+        news, changed, suspect = self.rows.advance(rows, channels, blocks, levels)
         frames, texts = levels.shape[1], blocks.texts
         for i, (member, has_news) in enumerate(zip(members, news.tolist(), strict=True)):
             try:
                 events: list[EventUpdate] = []
                 if has_news:
-                    events = channels[i].look(blocks[i], levels[i], changed=bool(changed[i]))
+                    events = channels[i].look(blocks[i], levels[i], suspect[i], changed=bool(changed[i]))
                 text = texts[i]
                 if member.text_only and not events and text is not None:
                     member.told(text, frames, result, queue_s[i])
