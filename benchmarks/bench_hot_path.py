@@ -12,9 +12,7 @@ build it from its type in `wire.server_messages`.
 others of a pool; the last column is a whole chunk of one stream, inference included.
 `tones`: the comparison of events with the sound, for speech without a suspect frame and for a dial tone.
 
-`memory`: what the sessions of live streams allocate, without their sockets.
-
-The variants alternate. A figure is a median of CPU time, except for the memory.
+The variants alternate. A figure is a median of CPU time.
 """
 
 from __future__ import annotations
@@ -22,11 +20,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -41,10 +37,7 @@ from speech_qc.contract import LABEL_CATALOG
 from speech_qc.embedded.detector import Detector
 from speech_qc.engine import EchoRunner
 from speech_qc.pipeline.channel_meter import ChannelMeter, MeterPool
-from speech_qc.pipeline.chunk_reader import ChunkReader
 from speech_qc.pipeline.refiner import EventRefiner
-from speech_qc.pipeline.session import Session
-from speech_qc.pipeline.shared_channels import SharedChannels
 from speech_qc.scoring.reading import ScoreBlock, ScoreReader
 from speech_qc.settings import Settings
 from speech_qc.telemetry.metrics import Metrics
@@ -57,7 +50,6 @@ SAMPLE = Path(__file__).resolve().parent.parent / "examples" / "sample.wav"
 BATCHES = (1, 8, 64, 128)
 CHUNKS = 2048  # per repetition
 FRAMES = 5  # per message of 100 ms
-SESSIONS, MEMORY_S = 64, 6
 SHARED = 32  # channels of a pool that are measured together
 WARM_UP = 3  # repetitions that are not counted
 
@@ -222,35 +214,6 @@ def tones_table(repeats: int) -> str:
     return markdown(["no suspect frame, µs per chunk", "a tone"], [cells])
 
 
-def memory_table(_: int) -> str:
-    """Return the memory of a live channel's session, new and after `MEMORY_S` seconds of audio, as Markdown."""
-    sample, _ = soundfile.read(SAMPLE, dtype="float32")
-    contract = EchoRunner(2).contract
-    reader, spec = ChunkReader(contract), contract.features
-    hops = 10
-    scores = np.zeros((1, hops // spec.hops_per_frame, len(contract.labels)), np.float32)
-    rows = []
-    for rate_hz in (8_000, 16_000, 48_000):
-        audio = soxr.resample(sample, 16_000, rate_hz)
-        audio = np.rint(audio[: MEMORY_S * rate_hz] * 2**15) / np.float32(2**15)
-        chunks = np.array_split(audio, 10 * MEMORY_S)
-        Session(contract, rate_hz)  # fills caches that all sessions share
-        tracemalloc.start()
-        shared = SharedChannels(contract, reader)
-        parts: dict[str, Any] = {"reader": reader, "pool": shared.meters, "rows": shared.rows}
-        sessions = [Session(contract, rate_hz, **parts, gaps=True, is_16_bit=True) for _ in range(SESSIONS)]
-        new, _ = tracemalloc.get_traced_memory()
-        for chunk in chunks:
-            for session in sessions:
-                session.push(chunk, bounded=True)
-                while (samples := session.take(hops)) is not None:
-                    session.accept(next(iter(reader(samples[None], scores))))
-        used, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        rows.append([f"{rate_hz}", *(f"{size / 1024 / SESSIONS:.0f}" for size in (new, used))])
-    return markdown(["rate, Hz", "new session, KiB", f"after {MEMORY_S} s of audio"], rows)
-
-
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -258,7 +221,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     about = machine()
-    tables = (metrics_table, scores_table, facts_table, tones_table, memory_table)
+    tables = (metrics_table, scores_table, facts_table, tones_table)
     text = "\n\n".join(table(options.repeats) for table in tables)
     print(text)
     if options.record:

@@ -1,8 +1,10 @@
-"""Tuning of Python's cyclic garbage collector."""
+"""Tuning of Python's cyclic garbage collector, and giving back what is free."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
+from contextlib import suppress
 
 THRESHOLDS = (100_000, 50, 100)
 """The default thresholds (700, 10, 10) trigger too many full collections: at startup, when imports create a hundred
@@ -44,5 +46,11 @@ def freeze_startup_objects() -> None:
 
 
 def collect_now() -> None:
-    """Run a full collection of everything except the objects excluded at startup."""
+    """Run a full collection of everything except the objects excluded at startup, and give free memory back.
+
+    The C library keeps free memory between what is in use, which after an overload, or after many streams were opened
+    at once, may be most of its heap. Only glibc can give it back (`malloc_trim`, a millisecond).
+    """
     gc.collect()
+    with suppress(AttributeError, OSError, TypeError):  # another C library; Windows
+        ctypes.CDLL(None).malloc_trim(0)
