@@ -28,8 +28,9 @@ SUSPECT = {"tone": 0.1, "music": 0.35, "clipping": 0.5}
 BEFORE, AFTER = 3, 10
 """Frames analysed before and after a suspect frame; the analysis lags by `BEFORE` frames."""
 
-TOGETHER = 50
-"""Frames that are passed on for analysis together unless a decision is due; a call costs the same for fewer."""
+TOGETHER = 2 * LONG_FRAMES
+"""Frames that are passed on for analysis together unless a decision is due; a call costs the same for fewer, but the
+sound of more takes memory."""
 
 DECIDED_AFTER = 8
 """Frames by which the beginning of music or clipping is held back until it can be compared with a tone."""
@@ -164,8 +165,10 @@ class EventRefiner:
             for held in self._undecided():
                 if held.decided <= stop:
                     self._decide(held, announced)
-        elif not self._hits or stop - BEFORE - self._analysed >= TOGETHER:
+        elif not self._hits:
             self._advance(stop - BEFORE, samples)
+        elif stop - BEFORE - self._analysed >= TOGETHER:  # to the border of a long window: no part of one is kept
+            self._advance((stop - BEFORE) // LONG_FRAMES * LONG_FRAMES, samples)
         return announced
 
     def _next(self, waiting: deque[EventUpdate], stop: int, *, done: bool) -> int | None:
@@ -193,17 +196,26 @@ class EventRefiner:
 
     def _analyse(self, ready: int, samples: Callable[[int, int], Float32]) -> None:
         """Analyse the frames before `ready` that are near a suspect frame."""
-        wanted = np.zeros(ready - self._analysed, bool)
-        for hit in self._hits:
-            wanted[max(0, hit - BEFORE - self._analysed) : max(0, hit + AFTER + 1 - self._analysed)] = True
-        self._hits = [hit for hit in set(self._hits) if hit + AFTER >= ready]
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], wanted, [False]))))
-        for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            begin, end = (self._analysed + start) * FRAME - MARGIN, (self._analysed + stop) * FRAME + MARGIN
-            piece = samples(max(0, begin), end)
-            whole = np.zeros(end - begin, np.float32)
-            whole[max(0, -begin) : max(0, -begin) + len(piece)] = piece
-            self._meter.push(self._analysed + start, whole)
+        hits = sorted(set(self._hits))
+        self._hits = [hit for hit in hits if hit + AFTER >= ready]
+        start = stop = max(self._analysed, hits[0] - BEFORE)
+        for hit in hits:
+            if hit - BEFORE >= ready:
+                break
+            if hit - BEFORE > stop:
+                self._pass_on(start, stop, samples)
+                start = hit - BEFORE
+            stop = min(ready, hit + AFTER + 1)
+        if start < stop:
+            self._pass_on(start, stop, samples)
+
+    def _pass_on(self, start: int, stop: int, samples: Callable[[int, int], Float32]) -> None:
+        """Have frames analysed; before the start of the stream was silence."""
+        begin, end = start * FRAME - MARGIN, stop * FRAME + MARGIN
+        piece = samples(max(0, begin), end)
+        whole = np.zeros(end - begin, np.float32)
+        whole[max(0, -begin) : max(0, -begin) + len(piece)] = piece
+        self._meter.push(start, whole)
 
     def _take(self, update: EventUpdate, announced: list[EventUpdate]) -> None:
         event = update.event
