@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from speech_qc.api.deps import From, RequestId, State
+from speech_qc.api.deps import app_state, caller, request_id
 from speech_qc.api.error_responses import answer
 from speech_qc.errors import EngineDead, SpeechQCError
 from speech_qc.live.options import parse_options
@@ -20,9 +20,9 @@ from speech_qc.wire.close import close_reason, error_text
 router = APIRouter()
 
 
-@router.websocket("/v1/stream")
-async def stream(websocket: WebSocket, state: State, identity: RequestId, caller: From) -> None:
+async def stream(websocket: WebSocket) -> None:
     """Serve one live stream; docs/protocol.md describes it."""
+    state, identity = app_state(websocket), request_id(websocket)
     if (death := state.engine.status.death) is not None:
         # Before the upgrade, so that a load balancer can try another server.
         state.metrics.refuse("dead")
@@ -40,11 +40,15 @@ async def stream(websocket: WebSocket, state: State, identity: RequestId, caller
                 state.profiles,
                 state.settings.default_profile,
             )
-            with state.quotas.stream(caller, options.channels):
+            with state.quotas.stream(caller(websocket), options.channels):
                 await LiveStream(socket, options, identity, generation, state).run()
     except SpeechQCError as error:
         state.metrics.streams_ended.labels(error.code).inc()
         await _refuse(socket, error, identity)
+
+
+# Not `websocket`, which keeps 4 KiB for each open connection to resolve dependencies of handlers.
+router.add_websocket_route("/v1/stream", stream)
 
 
 async def _refuse(socket: StreamSocket, error: SpeechQCError, identity: str) -> None:

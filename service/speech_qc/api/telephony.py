@@ -7,7 +7,8 @@ import logging
 
 from fastapi import APIRouter, WebSocket
 
-from speech_qc.api.deps import From, RequestId, State
+from speech_qc.api.deps import app_state, request_id
+from speech_qc.api.deps import caller as caller_of
 from speech_qc.api.stream import StreamSocket
 from speech_qc.errors import EngineDead, ProtocolError, SpeechQCError, Unauthorized
 from speech_qc.security.caller import Caller
@@ -26,16 +27,14 @@ FIRST_MESSAGE_S = 10.0
 router = APIRouter()
 
 
-@router.websocket("/v1/telephony")
-async def telephony(websocket: WebSocket, state: State, identity: RequestId, caller: From) -> None:
-    """Serve a phone system that is told by what it sends; docs/telephony.md describes it."""
-    await _serve(websocket, state, identity, caller, None)
+async def telephony(websocket: WebSocket) -> None:
+    """Serve the phone system that the path names, or that is told by what it sends; docs/telephony.md describes it."""
+    named: str | None = websocket.path_params.get("vendor")
+    await _serve(websocket, app_state(websocket), request_id(websocket), caller_of(websocket), named)
 
 
-@router.websocket("/v1/telephony/{vendor}")
-async def telephony_of(websocket: WebSocket, vendor: str, state: State, identity: RequestId, caller: From) -> None:
-    """Serve the phone system that the path names."""
-    await _serve(websocket, state, identity, caller, vendor)
+for path in ("/v1/telephony", "/v1/telephony/{vendor}"):
+    router.add_websocket_route(path, telephony)  # not `websocket`; see `speech_qc.api.stream`
 
 
 async def _serve(websocket: WebSocket, state: AppState, identity: str, caller: Caller, named: str | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
 
 from speech_qc.contract import FeatureSpec
@@ -29,8 +28,8 @@ class StreamMetrics:
         self._noisy, self._lag = metrics.noisy_frames.labels("live"), metrics.stream_lag_seconds
         self._noisy_counted = 0
         self._uncounted = 0  # frames of each channel
-        self.arrivals: deque[tuple[int, float]] = deque()
-        """(samples at the model's rate received by then, time), one per frame at most."""
+        self.arrivals: list[tuple[int, float]] = []
+        """(samples at the model's rate received by then, time), one per frame at most; a deque takes 0.7 KiB."""
         self._arrived_s = 0.0
 
     def arrived(self, received: int, now_s: float) -> None:
@@ -44,7 +43,7 @@ class StreamMetrics:
         """Note that a chunk was cut whose own samples end here; at the end, it may need none that arrived."""
         arrivals, needed = self.arrivals, taken + self._overlap
         while arrivals and arrivals[0][0] < needed:
-            arrivals.popleft()
+            arrivals.pop(0)
         self._arrived_s = arrivals[0][1] if arrivals else time.monotonic()
 
     def scored(self, frames: int) -> None:

@@ -7,6 +7,7 @@ analysed, so they and their order are the same however the stream is cut into ch
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ class EventRefiner:
         self._meter = ToneMeter(pool)
         self._hits: list[int] = []  # suspect frames that frames still to be analysed depend on
         self._analysed = 0  # frames before this one are analysed, or need not be
-        self._tonal: deque[int] = deque()  # frames of the last minute that score high for `tone`
+        self._tonal: list[int] = []  # frames of the last minute that score high for `tone`
         self._held: dict[int, _Held] = {}
         self.dropped_frames: dict[str, int] = {}
         """Frames of dropped events, by label."""
@@ -191,8 +192,7 @@ class EventRefiner:
         if self._hits:
             self._analyse(ready, samples)
         self._analysed = ready
-        while self._tonal and self._tonal[0] < ready - TONAL_FRAMES:
-            self._tonal.popleft()
+        del self._tonal[: bisect_left(self._tonal, ready - TONAL_FRAMES)]
 
     def _analyse(self, ready: int, samples: Callable[[int, int], Float32]) -> None:
         """Analyse the frames before `ready` that are near a suspect frame."""
