@@ -121,9 +121,10 @@ async def streamed(host: Host, streams: int, seconds: float, together: int) -> t
     messages = [client_frame(BINARY, piece) for piece in pieces]
     loop, clients = asyncio.get_running_loop(), []
     address = urlsplit(host.url)
+    name, port = str(address.hostname), int(address.port or 80)
     for _ in range(streams):
         client = Client(host, arrived)
-        await loop.create_connection(lambda client=client: client, address.hostname, address.port)  # type: ignore[misc]
+        await loop.create_connection(lambda client=client: client, name, port)  # type: ignore[misc]
         clients.append(client)
 
     async def until(group: Sequence[Client], done: Callable[[Client], bool]) -> None:

@@ -177,7 +177,7 @@ class ToneMeter:
 
     def long_windows(self, first: int, samples: Float32) -> list[tuple[int, Float32]]:
         """Return the long windows that frames complete, with their first frames; none that has a gap."""
-        if first == self._next:
+        if first == self._next and len(self._long):
             samples = np.concatenate((self._long, samples))
             first -= len(self._long) // FRAME
         stop = first + len(samples) // FRAME

@@ -7,6 +7,7 @@ analysed, so they and their order are the same however the stream is cut into ch
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ SUSPECT = {"tone": 0.1, "music": 0.35, "clipping": 0.5}
 BEFORE, AFTER = 3, 10
 """Frames analysed before and after a suspect frame; the analysis lags by `BEFORE` frames."""
 
-TOGETHER = 2 * LONG_FRAMES
+TOGETHER = LONG_FRAMES
 """Frames that are passed on for analysis together unless a decision is due; a call costs the same for fewer, but the
 sound of more takes memory."""
 
@@ -101,7 +102,7 @@ class EventRefiner:
         self._meter = ToneMeter(pool)
         self._hits: list[int] = []  # suspect frames that frames still to be analysed depend on
         self._analysed = 0  # frames before this one are analysed, or need not be
-        self._tonal: list[int] = []  # frames of the last minute that score high for `tone`
+        self._tonal = array("q")  # frames of the last minute that score high for `tone`
         self._held: dict[int, _Held] = {}
         self.dropped_frames: dict[str, int] = {}
         """Frames of dropped events, by label."""
@@ -146,8 +147,8 @@ class EventRefiner:
         if suspect.any():
             self._hits += (np.flatnonzero(suspect) + first).tolist()
             if self._suspicion.tone is not None:
-                tonal = block.scores[:, self._suspicion.tone] >= TONAL_SCORE
-                self._tonal.extend((np.flatnonzero(tonal) + first).tolist())
+                tonal = (block.scores[:, self._suspicion.tone] >= TONAL_SCORE).tolist()
+                self._tonal.extend([first + index for index, is_tonal in enumerate(tonal) if is_tonal])
         elif not (self.busy or news or done):
             self.skip_to(stop)
             return []
