@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from speech_qc.audio.features import FrontEnd, frame_levels_dbfs
+from speech_qc.audio.features import FrontEnd
 from training.config import DataConfig
 from training.corpora.taxonomy import STATIONARY, SYNTHETIC_NOISE
 from training.examples import clip_samples, load_pool, to_example
@@ -86,7 +86,6 @@ class Material:
         features: float32 (N, T, F).
         target: float32 (N, T / 2, C).
         mask: bool (N, T / 2, C), True where the target counts.
-        level_dbfs: float32 (N, T / 2).
         seconds: Total length of the mixtures.
     """
 
@@ -95,7 +94,6 @@ class Material:
     features: Float32
     target: Float32
     mask: NDArray[np.bool_]
-    level_dbfs: Float32
     seconds: float
 
 
@@ -108,15 +106,14 @@ def make_material(
         ValueError: The pool hardly ever meets the condition.
     """
     front_end = FrontEnd()
-    examples, levels = [], []
+    examples = []
     for plan in tqdm(draw_plans(pool, samples, seed, count, condition), desc=condition.name, unit="mix", total=count):
         mixture = render(plan, pool)
         features, target, mask = to_example(mixture, labels, front_end)
         examples.append((features.numpy(), target.numpy(), mask.numpy() > 0))
-        levels.append(frame_levels_dbfs(mixture.samples[: target.shape[0] * 320], front_end.spec))
     features_all, targets, masks = (np.stack(column) for column in zip(*examples, strict=True))
     seconds = count * targets.shape[1] * front_end.spec.frame_hop_s
-    return Material(condition.name, tuple(labels), features_all, targets, masks, np.stack(levels), seconds)
+    return Material(condition.name, tuple(labels), features_all, targets, masks, seconds)
 
 
 def draw_plans(pool: Pool, samples: int, seed: int, count: int, condition: Condition) -> list[MixPlan]:

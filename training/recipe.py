@@ -45,7 +45,7 @@ def _places(options: argparse.Namespace) -> Places:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.recipe", description=__doc__)
-    parser.add_argument("recipe", type=Path, help="YAML file, for instance training/recipes/base-0.5.0.yaml")
+    parser.add_argument("recipe", type=Path, help="YAML file, for instance training/recipes/base-0.5.1.yaml")
     parser.add_argument(
         "--data",
         type=Path,

@@ -336,7 +336,10 @@ def test_the_worst_impairment_dominates_and_several_add_up() -> None:
     assert (
         result.reasons[0].message == "Several measures together lower the quality to 58.4, below the warn limit of 70."
     )
-    assert result.reasons[1].message == "The signal-to-noise ratio is 22 dB, near the warn limit of 20 dB."
+    assert (
+        result.reasons[1].message
+        == "The signal-to-noise ratio is 22 dB, within the warn limit of 20 dB, but costs 24 of 100 points."
+    )
 
 
 def test_reasons_stand_in_the_order_of_their_penalties() -> None:

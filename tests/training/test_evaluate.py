@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 from made_corpus import RATE_HZ, made_pool, rush, talk
 
-from speech_qc.audio.features import FrontEnd
+from speech_qc.audio.features import FrontEnd, frame_levels_dbfs
 from speech_qc.contract import FeatureSpec, ModelContract
 from speech_qc.engine import echo_contract
 from training import baseline, card
@@ -67,13 +67,18 @@ def test_materials_hold_what_their_names_say(pool: Pool) -> None:
     assert not alone.mask[..., column("snr_db")].any()
 
 
-def test_a_material_has_one_shape_and_its_own_levels(mixed: Material) -> None:
+def test_a_material_has_one_shape(mixed: Material) -> None:
     assert mixed.features.shape == (40, SAMPLES // 160, FeatureSpec().columns)
     assert mixed.target.shape == mixed.mask.shape == (40, SAMPLES // 320, len(FIRST_LABELS))
     assert mixed.seconds == pytest.approx(80.0)
+
+
+def test_the_baseline_reads_levels_from_features() -> None:
+    spec = FeatureSpec()
+    sounds = [talk(2.0, 150.0), 0.02 * talk(2.0, 110.0), rush(2.0, 1, 0.05)]
     np.testing.assert_allclose(
-        np.maximum(baseline.frame_level_db(mixed.features, FeatureSpec()), -80.0),  # below, the logarithm is clipped
-        np.maximum(mixed.level_dbfs, -80.0),
+        np.maximum(baseline.frame_level_db(features_of(*sounds), spec), -80.0),  # below, the logarithm is clipped
+        np.maximum(np.stack([frame_levels_dbfs(sound, spec) for sound in sounds]), -80.0),
         atol=0.1,
     )
 

@@ -22,15 +22,16 @@ from speech_qc.engine import OnnxRunner, echo_contract
 from training.calibrate import (
     ENTER_HIGH,
     ENTER_LOW,
-    EVENT_RULES,
-    EXIT_SHARE,
     FALSE_EVENTS_PER_HOUR,
+    Judged,
+    _event_f1,
     fit_measure,
     label_specs,
     quiet_thresholds,
 )
 from training.corpora.manifest import manifest_sha256
 from training.evaluation.models import read_run
+from training.event_rules import EVENT_RULES, exit_of
 from training.export import ExportError, export, export_graph, golden_path, main, verify
 from training.material import Material
 from training.model import Detector, Fusion
@@ -92,7 +93,7 @@ def test_every_probability_has_thresholds_within_their_bounds(model: Path) -> No
         if label.kind == "probability":
             assert label.enter is not None
             assert ENTER_LOW <= label.enter <= ENTER_HIGH
-            assert label.exit == pytest.approx(EXIT_SHARE * label.enter, abs=1e-3)
+            assert label.exit == pytest.approx(exit_of(label.name, label.enter), abs=1e-3)
             assert label.min_duration_s == EVENT_RULES[label.name].min_duration_s
         else:
             assert label.enter is None
@@ -222,21 +223,45 @@ def test_thresholds_rise_until_clean_speech_is_quiet(run: Path) -> None:
         np.zeros((2, 2 * frames + 2 * net.config.lookahead_frames, net.spec.columns), np.float32),
         np.zeros((2, frames, len(labels)), np.float32),
         np.zeros((2, frames, len(labels)), np.bool_),
-        np.full((2, frames), -30.0, np.float32),
         4.0,
     )
     column = labels.index("noise")
     with torch.no_grad():
         level = float(net.scores(net(torch.from_numpy(clean.features)))[..., column].max())
     net.calibration[1, column] = np.log(0.7 / 0.3) - np.log(level / (1.0 - level))  # about 0.7 in silence
-    sure, torn = np.repeat([0.02, 0.98], 50), np.linspace(0.0, 1.0, 101)
+    sure = np.repeat([[0.02, 0.98]], 50, axis=1)
+    torn = np.concatenate([sure, np.repeat([[0.02, 0.6]], 50, axis=1)])
     enter = dict.fromkeys(EVENT_RULES, 0.5)
-    judged = dict.fromkeys(EVENT_RULES, (sure, (sure > 0.5).astype(np.float64)))
+    judged = {name: Judged(sure, sure > 0.5, np.ones_like(sure, bool)) for name in EVENT_RULES}
     quiet, per_hour = quiet_thresholds(net, enter, judged, [clean])
     assert per_hour <= FALSE_EVENTS_PER_HOUR
     assert quiet["noise"] > 0.65
     assert quiet["speech"] == 0.5
-    judged["noise"] = torn, (torn > 0.5).astype(np.float64)  # here fewer false events would cost too much F1
+    judged["noise"] = Judged(torn, torn > 0.5, np.ones_like(torn, bool))  # fewer false events would cost too much F1
     found, per_hour = quiet_thresholds(net, enter, judged, [clean])
     assert found["noise"] < 0.65
     assert per_hour > FALSE_EVENTS_PER_HOUR
+
+
+def test_a_threshold_is_judged_by_its_events(run: Path) -> None:
+    net, _ = read_run(run)
+    labels = net.config.labels
+    speech = Material(
+        "clean",
+        labels,
+        np.zeros((1, 200 + 2 * net.config.lookahead_frames, net.spec.columns), np.float32),
+        np.zeros((1, 100, len(labels)), np.float32),
+        np.zeros((1, 100, len(labels)), np.bool_),
+        2.0,
+    )
+    net.calibration[1, labels.index("noise")] = -50.0  # silence raises no event
+    score = np.full((1, 200), 0.02)
+    score[0, 50:150], score[0, 50] = 0.63, 0.85  # the frames between exit and enter belong to the event
+    score[0, 180:190] = 0.82  # too short for an event of noise
+    truth = np.zeros((1, 200), bool)
+    truth[0, 50:150] = True
+    judged = {"noise": Judged(score, truth, np.ones_like(truth))}
+    chosen, _ = quiet_thresholds(net, {"noise": 0.8}, judged, [speech])
+    assert chosen["noise"] == 0.8  # all of the event and nothing else: no higher threshold is better
+    assert _event_f1("noise", judged["noise"], 0.8) == 1.0
+    assert _event_f1("noise", judged["noise"], 0.92) == 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.calibrate import EventRule
 from training.evaluation import events
-from training.evaluation.events import FRAME_S, psds, psds_curve, runs, timeline
+from training.evaluation.events import psds, psds_curve, timeline
+from training.event_rules import FRAME_S, EventRule, runs
 
 peer = pytest.importorskip("sed_scores_eval", reason="needs sed_scores_eval and pandas<3")
 

@@ -18,6 +18,7 @@ from training.evaluation.figures import Judged, judged_label, rounded
 
 Figures = dict[str, Any]
 
+NOT_FROM_SCORES = ("dropout",)
 DETECTED = 0.5  # where no threshold applies, a frame counts as detected above this probability
 
 
@@ -47,9 +48,9 @@ def clean_figures(contender: Contender, cases: Sequence[Case], judgements: Seque
 
 
 def found_events(contract: ModelContract, case: Case, judgement: Judgement) -> list[Event]:
-    """Return the events of a case by the model's own rules."""
+    """Return the events of a case by the model's own rules; none of `dropout`, which the service makes from samples."""
     rows = np.stack([judgement.frames[name] for name in contract.label_names], axis=1)
-    tracker = EventTracker(contract)
+    tracker = EventTracker(contract, skip=NOT_FROM_SCORES)
     updates = tracker.push(np.ascontiguousarray(rows), frame_levels_dbfs(case.samples, contract.features))
     return [update.event for update in [*updates, *tracker.finish()] if update.phase == "end"]
 

@@ -1,7 +1,7 @@
 """Event figures: F1 with a collar, PSDS, detection delay.
 
 All cases are concatenated on one timeline, with gaps too long to be bridged, so every figure takes only a few NumPy
-calls. Ground truth is converted to events by the same rules for every contender (`training.calibrate.EVENT_RULES`):
+calls. Ground truth is converted to events by the same rules for every contender (`training.event_rules`):
 short gaps are bridged, and events that are too short or unsure count neither way.
 """
 
@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.scoring.layout import frames_reaching
-from training.calibrate import EVENT_RULES, EXIT_SHARE, EventRule
+from training.event_rules import (
+    EVENT_RULES,
+    FRAME_S,
+    GAP_FRAMES,
+    Bool,
+    EventRule,
+    Float,
+    Runs,
+    detect,
+    merged,
+    painted,
+    runs,
+)
 
-Float = NDArray[np.floating]
-Bool = NDArray[np.bool_]
-Runs = NDArray[np.int64]
-"""Events as rows (first frame, first frame after), int64 (n, 2), sorted and disjoint."""
-
-FRAME_S = 0.02
-GAP_FRAMES = 100  # between cases; longer than any rule bridges
 COLLAR_FRAMES = 10  # 200 ms
 OFFSET_SHARE = 0.2  # tolerance of an event's end as a share of its length, if larger than the collar (as in DCASE)
 OPEN_SHARE = 0.5  # a detection with a larger share of masked frames is neither right nor wrong
@@ -64,37 +68,11 @@ def timeline(scores: Sequence[Float], truths: Sequence[Float], masks: Sequence[B
     return line
 
 
-def runs(active: Bool) -> Runs:
-    """Return the runs of True."""
-    edges = np.flatnonzero(np.diff(active.astype(np.int8), prepend=0, append=0))
-    return edges.reshape(-1, 2).astype(np.int64)
-
-
-def merged(events: Runs, rule: EventRule) -> Runs:
-    """Bridge short gaps, then drop events that are too short."""
-    if not len(events):
-        return events
-    apart = events[1:, 0] - events[:-1, 1] >= max(1, frames_reaching(rule.merge_gap_s, FRAME_S))
-    joined = np.stack([events[np.r_[True, apart], 0], events[np.r_[apart, True], 1]], axis=1)
-    long = joined[:, 1] - joined[:, 0] >= max(1, frames_reaching(rule.min_duration_s, FRAME_S))
-    return np.asarray(joined[long])
-
-
-def detect(score: Float, enter: float, leave: float, rule: EventRule) -> Runs:
-    """Find events by hysteresis, like the service."""
-    up = score >= enter
-    decided = np.flatnonzero(up | (score < leave))
-    latest = np.zeros(len(score), np.int64)
-    latest[decided] = np.arange(1, len(decided) + 1)
-    states = np.concatenate([[False], up[decided]])
-    return merged(runs(states[np.maximum.accumulate(latest)]), rule)
-
-
 def true_events(line: Timeline, rule: EventRule) -> tuple[Runs, Bool]:
     """Return the events of the ground truth, and the frames that count; events that are too short do not count."""
     sounding = runs(line.truth)
     events = merged(sounding, rule)
-    counted = line.mask & ~(line.truth & ~_painted(events, len(line.mask)))
+    counted = line.mask & ~(line.truth & ~painted(events, len(line.mask)))
     return events, counted
 
 
@@ -130,8 +108,8 @@ def psds_curve(line: Timeline, label: str) -> NDArray[np.float64]:
         found = detect(line.score, float(threshold), float(threshold), rule)
         length = _inside(found, counted)
         found, length = found[length > 0], length[length > 0]
-        relevant = _inside(found, counted & _painted(truth, len(counted))) >= DTC * length
-        covered = _inside(truth, counted & _painted(found[relevant], len(counted)))
+        relevant = _inside(found, counted & painted(truth, len(counted))) >= DTC * length
+        covered = _inside(truth, counted & painted(found[relevant], len(counted)))
         hit = covered >= GTC * np.maximum(1, _inside(truth, counted))
         points.append((float((~relevant).sum()) / hours, float(hit.mean())))
     return np.array(sorted(points))
@@ -153,11 +131,6 @@ def psds(curves: Mapping[str, NDArray[np.float64]]) -> float | None:
         return None
     effective = np.maximum(np.mean(steps, axis=0) - SPREAD_WEIGHT * np.std(steps, axis=0), 0.0)
     return float(np.trapezoid(effective, rates) / MAX_FALSE_PER_HOUR)
-
-
-def exit_of(enter: float) -> float:
-    """Return the exit threshold for a contender that defines none."""
-    return enter * EXIT_SHARE
 
 
 def _matches(truth: Runs, found: Runs, counted: Bool) -> Bool:
@@ -188,7 +161,7 @@ def _delay(truth: Runs, called: Bool, found: Runs, latency_s: float) -> dict[str
 
     A score that is at the threshold before the onset counts as one frame late, the minimum for any detector.
     """
-    detected = _painted(found, len(called)) & called
+    detected = painted(found, len(called)) & called
     places = np.flatnonzero(detected)
     late = []
     for start, stop in truth:
@@ -203,13 +176,6 @@ def _delay(truth: Runs, called: Bool, found: Runs, latency_s: float) -> dict[str
         "delay_p50_s": round(float(p50), 3),
         "delay_p95_s": round(float(p95), 3),
     }
-
-
-def _painted(events: Runs, frames: int) -> Bool:
-    change = np.zeros(frames + 1, np.int64)
-    np.add.at(change, events[:, 0], 1)
-    np.add.at(change, events[:, 1], -1)
-    return np.asarray(np.cumsum(change)[:-1] > 0)
 
 
 def _inside(events: Runs, marks: Bool) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from training.corpora.taxonomy import DISTURBANCE
 from training.evaluation import events
 from training.evaluation.cases import RATINGS, Case
 from training.evaluation.contenders import Contender, Judgement, scored
+from training.event_rules import exit_of
 from training.metrics import auroc, average_precision, calibration_error, det_points, rates_at, reliability
 
 Float32 = NDArray[np.float32]
@@ -114,7 +115,7 @@ def label_areas(cases: Sequence[Case], judgements: Sequence[Judgement]) -> dict[
 def leave_of(contender: Contender, label: str) -> float:
     """Return the exit threshold of a label."""
     stated = contender.contract.labels[contender.contract.index(label)].exit if contender.contract else None
-    return events.exit_of(contender.enter[label]) if stated is None else stated
+    return exit_of(label, contender.enter[label]) if stated is None else stated
 
 
 def psds_figures(cases: Sequence[Case], judgements: Sequence[Judgement]) -> Figures:

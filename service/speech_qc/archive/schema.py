@@ -86,7 +86,7 @@ ROWS = pa.schema({
     "duration_s": FLOAT,
     "sample_rate_hz": pa.int32(),
     "encoding": TEXT,
-    "model": TEXT,  # name and version, as in `speech-qc-base 0.5.0`
+    "model": TEXT,  # name and version, as in `speech-qc-base 0.5.1`
     "model_sha256": TEXT,
     "profile": TEXT,
     "status": TEXT,  # pass, warn, fail, unknown; null with `error`

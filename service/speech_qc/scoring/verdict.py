@@ -178,7 +178,7 @@ def _reasons(judged: Sequence[_Judged], quality: float, status: Status) -> tuple
 
 
 def _reason(item: _Judged) -> Reason:
-    """State the most severe limit that a value violates; if it violates none, the nearest one.
+    """State the most severe limit that a value violates; if it violates none, the nearest one and the points it costs.
 
     The penalty of a single event only warns, so its reason states the warn limit, if there is one.
     """
@@ -200,16 +200,18 @@ def _reason(item: _Judged) -> Reason:
     side, bound = min(
         ((side, bound) for side, bound in sides.items() if bound is not None), key=lambda pair: abs(value - pair[1])
     )
-    return _stated(item, bound, side, "warn", near=True)
+    return _stated(item, bound, side, "warn", within=True)
 
 
-def _stated(item: _Judged, bound: float, side: str, word: str, *, near: bool = False) -> Reason:
+def _stated(item: _Judged, bound: float, side: str, word: str, *, within: bool = False) -> Reason:
     measure = item.measure
     text, limit_text = _texts(item.value, bound, 100.0 if measure.unit == "%" else 1.0)
     subject = measure.subject[0].upper() + measure.subject[1:]
     unit = f" {measure.unit}" if measure.unit else ""
-    message = f"{subject} is {text}{unit}, {'near' if near else side} the {word} limit of {limit_text}{unit}."
-    return Reason(f"{item.name}_{side}", message, measure.label, item.value, bound)
+    message = f"{subject} is {text}{unit}, {'within' if within else side} the {word} limit of {limit_text}{unit}"
+    if within:  # a measure can cost points far from its limit, as the bandwidth of a telephone does
+        message += f", but costs {_trim(f'{item.penalty:.1f}')} of 100 points"
+    return Reason(f"{item.name}_{side}", f"{message}.", measure.label, item.value, bound)
 
 
 def _without_speech(summary: Summary, levels: Mapping[str, float | None], judged: Sequence[_Judged]) -> Verdict:
