@@ -167,7 +167,10 @@ def quiet_thresholds(
     # A price per false event beyond a few makes the choices of the labels independent; it rises until the total is low
     # enough.
     for price in (0.0, *np.geomspace(1e-4, 0.1, 50)):
-        taken = {name: max(rows, key=lambda row: row[1] - price * max(0.0, row[2] - FEW_PER_HOUR)) for name, rows in choices.items()}
+        taken = {
+            name: max(rows, key=lambda row: row[1] - price * max(0.0, row[2] - FEW_PER_HOUR))
+            for name, rows in choices.items()
+        }
         per_hour = sum(row[2] for row in taken.values())
         if per_hour <= FALSE_EVENTS_PER_HOUR:
             break
