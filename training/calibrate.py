@@ -10,25 +10,24 @@ of them: means over both did not carry over to other talkers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from speech_qc.contract import LABEL_CATALOG, LabelSpec
-from training.event_rules import EVENT_RULES, GAP_FRAMES, detect, exit_of, painted
+from speech_qc.scoring.events import NOT_FROM_SCORES
+from training.event_rules import EVENT_RULES, Timeline, detect, exit_of, painted, timeline
 from training.material import Material
 from training.metrics import best_f1_threshold, fit_platt
 from training.model import VALUE_RANGES, Detector, ModelConfig
 from training.train import predict
 
 Float64 = NDArray[np.float64]
-Bool = NDArray[np.bool_]
 
 ENTER_LOW, ENTER_HIGH = 0.5, 0.95  # below, an event is unlikely; above, a threshold overfits its mixtures
-NO_ALARMS = ("speech", "reverberation", "dropout")
-"""Labels whose events on clean speech count as no false alarms; those of `dropout` are not made from its scores."""
+NO_ALARMS = ("speech", "reverberation", *NOT_FROM_SCORES)
+"""Labels whose events on clean speech count as no false alarms."""
 DEFAULT_ENTER = 0.5
 FALSE_EVENTS_PER_HOUR = 32.0  # the calibration's clean speech is partly of crowd microphones, with clicks of their own
 FEW_PER_HOUR = 2.0  # a label with no more false events need not find less for the sake of others
@@ -37,15 +36,6 @@ F1_KEPT = 0.92  # a raised threshold must keep this share of the label's best F1
 HARD_DB, HARD_SHARE = 25.0, 0.7
 _GRID = [(a / 4, b / 4) for a in range(-4, 5) for b in range(-4, 5)]
 MIN_GAIN = 1e-6  # nats per frame that Platt scaling must gain, or the scores stay unchanged
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One label on the calibration mixtures, arrays [mixtures, frames]: score, float64; truth and what counts, bool."""
-
-    score: Float64
-    truth: Bool
-    counted: Bool
 
 
 def label_specs(config: ModelConfig, enter: Mapping[str, float] | None = None) -> tuple[LabelSpec, ...]:
@@ -97,7 +87,7 @@ def calibrate(net: Detector, material: Material, clean: Sequence[Material] = ())
     frames = logits.shape[1]
     enter: dict[str, float] = {}
     remarks: list[str] = []
-    judged: dict[str, Judged] = {}
+    judged: dict[str, Timeline] = {}
     for column, name in enumerate(net.config.labels):
         kind = LABEL_CATALOG[name][1]
         if kind == "mos":
@@ -117,7 +107,7 @@ def calibrate(net: Detector, material: Material, clean: Sequence[Material] = ())
             remarks.append(f"{name}: Platt scaling does not lower the loss; scores are left unscaled")
         net.calibration[0, column], net.calibration[1, column] = scale, shift
         score = 1.0 / (1.0 + np.exp(-(logits[..., column].astype(np.float64) * scale + shift)))
-        judged[name] = Judged(score, material.target[:, :frames, column] > 0.5, counted)
+        judged[name] = timeline(score, material.target[:, :frames, column], counted)
         chosen = best_f1_threshold(score[counted], target, EVENT_RULES[name].max_false_rate)
         enter[name] = round(float(np.clip(chosen, ENTER_LOW, ENTER_HIGH)), 3)
         if chosen > ENTER_HIGH:
@@ -135,7 +125,7 @@ def calibrate(net: Detector, material: Material, clean: Sequence[Material] = ())
 
 
 def quiet_thresholds(
-    net: Detector, enter: Mapping[str, float], judged: Mapping[str, Judged], clean: Sequence[Material]
+    net: Detector, enter: Mapping[str, float], judged: Mapping[str, Timeline], clean: Sequence[Material]
 ) -> tuple[dict[str, float], float]:
     """Raise thresholds until clean speech raises few enough events, at the lowest cost in F1.
 
@@ -156,7 +146,7 @@ def quiet_thresholds(
         if name in NO_ALARMS:
             continue
         column = net.config.labels.index(name)
-        quiet = [part[..., column] for part in scores]
+        quiet = [_line_of(part, found, column) for part, found in zip(clean, scores, strict=True)]
         rows = [
             (threshold, _event_f1(name, judged[name], threshold), _false_events(name, quiet, hours, threshold))
             for threshold in grid.tolist()
@@ -177,27 +167,25 @@ def quiet_thresholds(
     return {**enter, **{name: round(row[0], 3) for name, row in taken.items()}}, per_hour
 
 
-def _false_events(name: str, scores: Sequence[NDArray[np.floating]], hours: Sequence[float], threshold: float) -> float:
-    """Return the most events per hour in scores [clips, frames] of any material of clean speech."""
+def _line_of(part: Material, scores: NDArray[np.float32], column: int) -> Timeline:
+    """Return one label of a material with its scores [clips, frames, C]."""
+    frames = scores.shape[1]
+    return timeline(scores[..., column], part.target[:, :frames, column], part.mask[:, :frames, column])
+
+
+def _false_events(name: str, lines: Sequence[Timeline], hours: Sequence[float], threshold: float) -> float:
+    """Return the most events per hour in any material of clean speech."""
     leave, rule = exit_of(name, threshold), EVENT_RULES[name]
     return max(
-        len(detect(_one_line(part), threshold, leave, rule)) / length
-        for part, length in zip(scores, hours, strict=True)
+        len(detect(line.score, threshold, leave, rule)) / length for line, length in zip(lines, hours, strict=True)
     )
 
 
-def _event_f1(name: str, judged: Judged, threshold: float) -> float:
+def _event_f1(name: str, line: Timeline, threshold: float) -> float:
     """Return the F1 of the frames inside the events."""
-    line = _one_line(judged.score)
-    events = detect(line, threshold, exit_of(name, threshold), EVENT_RULES[name])
-    called = painted(events, len(line)).reshape(len(judged.score), -1)[:, :-GAP_FRAMES] & judged.counted
-    true = judged.truth & judged.counted
-    return float(2 * (called & true).sum() / max(1, called.sum() + true.sum()))
-
-
-def _one_line(scores: NDArray[np.floating]) -> Float64:
-    """Concatenate clips [clips, frames], with gaps that no event bridges."""
-    return np.pad(scores.astype(np.float64), ((0, 0), (0, GAP_FRAMES)), constant_values=-np.inf).ravel()
+    events = detect(line.score, threshold, exit_of(name, threshold), EVENT_RULES[name])
+    called = painted(events, len(line.score)) & line.mask
+    return float(2 * (called & line.truth).sum() / max(1, called.sum() + line.truth.sum()))
 
 
 def platt(logit: Float64, target: Float64) -> tuple[float, float]:

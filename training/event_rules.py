@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,34 @@ EVENT_RULES: Mapping[str, EventRule] = {
     "reverberation": EventRule(0.50, 1.00, 0.02),
 }
 """Rules of the probability labels; the durations approximate what a listener would call one incident."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One label of all clips: score, truth and mask, float64/bool (frames with gaps,); gaps are masked."""
+
+    score: NDArray[np.float64]
+    truth: Bool
+    mask: Bool
+
+    @property
+    def judged_hours(self) -> float:
+        """Length of the unmasked frames in hours."""
+        return float(self.mask.sum()) * FRAME_S / 3600
+
+
+def timeline(
+    scores: Sequence[Float] | Float, truths: Sequence[Float | Bool] | Float | Bool, masks: Sequence[Bool] | Bool
+) -> Timeline:
+    """Concatenate clips; each argument has one array (frames,) per clip."""
+    total = sum(len(score) + GAP_FRAMES for score in scores)
+    line = Timeline(np.full(total, -np.inf), np.zeros(total, bool), np.zeros(total, bool))
+    position = 0
+    for score, truth, mask in zip(scores, truths, masks, strict=True):
+        span = slice(position, position + len(score))
+        line.score[span], line.mask[span], line.truth[span] = score, mask, (truth > 0.5) & mask
+        position += len(score) + GAP_FRAMES
+    return line
 
 
 def runs(active: Bool) -> Runs:

@@ -10,8 +10,8 @@ pytest.importorskip("torch")
 from speech_qc.contract import ModelContract
 from speech_qc.engine import echo_contract
 from speech_qc.scoring import EventTracker
-from training.evaluation.events import event_figures, psds, psds_curve, timeline
-from training.event_rules import EVENT_RULES, GAP_FRAMES, EventRule, detect, merged, runs
+from training.evaluation.events import event_figures, psds, psds_curve
+from training.event_rules import EVENT_RULES, GAP_FRAMES, EventRule, detect, merged, runs, timeline
 
 TONE = EVENT_RULES["tone"]
 SPANS = ((50, 150), (250, 300))

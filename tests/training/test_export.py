@@ -23,7 +23,6 @@ from training.calibrate import (
     ENTER_HIGH,
     ENTER_LOW,
     FALSE_EVENTS_PER_HOUR,
-    Judged,
     _event_f1,
     fit_measure,
     label_specs,
@@ -31,7 +30,7 @@ from training.calibrate import (
 )
 from training.corpora.manifest import manifest_sha256
 from training.evaluation.models import read_run
-from training.event_rules import EVENT_RULES, exit_of
+from training.event_rules import EVENT_RULES, exit_of, timeline
 from training.export import ExportError, export, export_graph, golden_path, main, verify
 from training.material import Material
 from training.model import Detector, Fusion
@@ -232,12 +231,12 @@ def test_thresholds_rise_until_clean_speech_is_quiet(run: Path) -> None:
     sure = np.repeat([[0.02, 0.98]], 50, axis=1)
     torn = np.concatenate([sure, np.repeat([[0.02, 0.6]], 50, axis=1)])
     enter = dict.fromkeys(EVENT_RULES, 0.5)
-    judged = {name: Judged(sure, sure > 0.5, np.ones_like(sure, bool)) for name in EVENT_RULES}
+    judged = {name: timeline(sure, sure > 0.5, np.ones_like(sure, bool)) for name in EVENT_RULES}
     quiet, per_hour = quiet_thresholds(net, enter, judged, [clean])
     assert per_hour <= FALSE_EVENTS_PER_HOUR
     assert quiet["noise"] > 0.65
     assert quiet["speech"] == 0.5
-    judged["noise"] = Judged(torn, torn > 0.5, np.ones_like(torn, bool))  # fewer false events would cost too much F1
+    judged["noise"] = timeline(torn, torn > 0.5, np.ones_like(torn, bool))  # fewer false events would cost too much F1
     found, per_hour = quiet_thresholds(net, enter, judged, [clean])
     assert found["noise"] < 0.65
     assert per_hour > FALSE_EVENTS_PER_HOUR
@@ -260,7 +259,7 @@ def test_a_threshold_is_judged_by_its_events(run: Path) -> None:
     score[0, 180:190] = 0.82  # too short for an event of noise
     truth = np.zeros((1, 200), bool)
     truth[0, 50:150] = True
-    judged = {"noise": Judged(score, truth, np.ones_like(truth))}
+    judged = {"noise": timeline(score, truth, np.ones_like(truth))}
     chosen, _ = quiet_thresholds(net, {"noise": 0.8}, judged, [speech])
     assert chosen["noise"] == 0.8  # all of the event and nothing else: no higher threshold is better
     assert _event_f1("noise", judged["noise"], 0.8) == 1.0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from training.evaluation import events
-from training.evaluation.events import psds, psds_curve, timeline
-from training.event_rules import FRAME_S, EventRule, runs
+from training.evaluation.events import psds, psds_curve
+from training.event_rules import FRAME_S, EventRule, runs, timeline
 
 peer = pytest.importorskip("sed_scores_eval", reason="needs sed_scores_eval and pandas<3")
 

@@ -11,6 +11,7 @@ import numpy as np
 from speech_qc.audio.features import frame_levels_dbfs
 from speech_qc.contract import ModelContract
 from speech_qc.scoring import Event, EventTracker
+from speech_qc.scoring.events import NOT_FROM_SCORES
 from training.corpora.taxonomy import VOCAL_CLASSES
 from training.evaluation.cases import Case
 from training.evaluation.contenders import Contender, Judgement, scored
@@ -18,7 +19,6 @@ from training.evaluation.figures import Judged, judged_label, rounded
 
 Figures = dict[str, Any]
 
-NOT_FROM_SCORES = ("dropout",)
 DETECTED = 0.5  # where no threshold applies, a frame counts as detected above this probability
 
 

@@ -7,8 +7,7 @@ short gaps are bridged, and events that are too short or unsure count neither wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from training.event_rules import (
     GAP_FRAMES,
     Bool,
     EventRule,
-    Float,
     Runs,
+    Timeline,
     detect,
     merged,
     painted,
@@ -40,32 +39,6 @@ PSDS_TERMS = (
     f"labels weighted {SPREAD_WEIGHT:g} (alpha_ST), at most {MAX_FALSE_PER_HOUR:g} false events per hour, "
     f"{PSDS_POINTS} thresholds"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """One label of all cases: score, truth and mask, float64/bool (frames with gaps,); gaps are masked."""
-
-    score: NDArray[np.float64]
-    truth: Bool
-    mask: Bool
-
-    @property
-    def judged_hours(self) -> float:
-        """Length of the unmasked frames in hours."""
-        return float(self.mask.sum()) * FRAME_S / 3600
-
-
-def timeline(scores: Sequence[Float], truths: Sequence[Float], masks: Sequence[Bool]) -> Timeline:
-    """Concatenate cases; each argument has one array (frames,) per case."""
-    total = sum(len(score) + GAP_FRAMES for score in scores)
-    line = Timeline(np.full(total, -np.inf), np.zeros(total, bool), np.zeros(total, bool))
-    position = 0
-    for score, truth, mask in zip(scores, truths, masks, strict=True):
-        span = slice(position, position + len(score))
-        line.score[span], line.mask[span], line.truth[span] = score, mask, (truth > 0.5) & mask
-        position += len(score) + GAP_FRAMES
-    return line
 
 
 def true_events(line: Timeline, rule: EventRule) -> tuple[Runs, Bool]:

@@ -20,7 +20,7 @@ from training.corpora.taxonomy import DISTURBANCE
 from training.evaluation import events
 from training.evaluation.cases import RATINGS, Case
 from training.evaluation.contenders import Contender, Judgement, scored
-from training.event_rules import exit_of
+from training.event_rules import Timeline, exit_of, timeline
 from training.metrics import auroc, average_precision, calibration_error, det_points, rates_at, reliability
 
 Float32 = NDArray[np.float32]
@@ -58,9 +58,9 @@ class Judged:
             return np.zeros(0, np.float32), np.zeros(0, np.float32)
         return np.concatenate([score for score, _ in kept]), np.concatenate([truth for _, truth in kept])
 
-    def timeline(self) -> events.Timeline:
+    def timeline(self) -> Timeline:
         """Return all cases on one timeline, for event figures."""
-        return events.timeline(self.score, self.truth, self.mask)
+        return timeline(self.score, self.truth, self.mask)
 
 
 def judged_label(cases: Sequence[Case], judgements: Sequence[Judgement], label: str) -> Judged | None:

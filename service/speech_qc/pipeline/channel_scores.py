@@ -30,6 +30,7 @@ from speech_qc.scoring import (
     Summary,
     SummaryMeter,
 )
+from speech_qc.scoring.events import NOT_FROM_SCORES
 from speech_qc.scoring.rows import NEVER
 
 Float32 = NDArray[np.float32]
@@ -101,7 +102,7 @@ class ChannelScores:
         self._floor = NoiseFloorMeter()
         self._losses = LossJoin(contract, layout, rate_hz, rows=rows.losses, row=row)
         self._certain: list[SpeechLoss] = []
-        self._tracker = EventTracker(contract, self._reader, skip=("dropout",), rows=rows.events, row=row)
+        self._tracker = EventTracker(contract, self._reader, skip=NOT_FROM_SCORES, rows=rows.events, row=row)
         self._summary = SummaryMeter(contract, layout, rows=rows.summary, row=row, on_levels=self._floor.push)
         self._refiner = EventRefiner(contract, show_digits=show_digits, pool=rows.tones)
         self._late = contract.lookahead_frames  # rows of scores still to come for the time before the start

@@ -147,8 +147,8 @@ class EventRefiner:
         if suspect.any():
             self._hits += (np.flatnonzero(suspect) + first).tolist()
             if self._suspicion.tone is not None:
-                tonal = (block.scores[:, self._suspicion.tone] >= TONAL_SCORE).tolist()
-                self._tonal.extend([first + index for index, is_tonal in enumerate(tonal) if is_tonal])
+                tonal = block.scores[:, self._suspicion.tone] >= TONAL_SCORE
+                self._tonal.extend((np.flatnonzero(tonal) + first).tolist())
         elif not (self.busy or news or done):
             self.skip_to(stop)
             return []

@@ -31,6 +31,9 @@ from speech_qc.wire.vocabulary import Phase, Severity
 _POWER_ONE = 2.0**32
 """Fixed-point unit of power: resolves −96 dBFS, and an event can last a year at full scale before int64 overflows."""
 
+NOT_FROM_SCORES = ("dropout",)
+"""Labels whose events are made from losses that are found in the samples, not from scores."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
