@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
+import struct
 import warnings
 import weakref
 from collections import Counter
@@ -130,11 +132,19 @@ async def an_upload_that_is_given_up(url: str) -> None:
     writer.transport.abort()
 
 
+async def reset_after_the_answer(url: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+    writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
 @pytest.mark.parametrize(
     "ending",
     [
         to_its_end, with_commands, with_wrong_samples, with_too_long_a_text, with_an_unknown_option, left_by_the_client,
-        cut_off, uploads, an_upload_that_is_given_up,
+        cut_off, uploads, an_upload_that_is_given_up, reset_after_the_answer,
     ],
 )  # fmt: skip
 def test_nothing_is_left_for_the_collector(ending: Callable[[str], Awaitable[None]]):

@@ -66,9 +66,10 @@ class BoundedHttpProtocol(ConnectionTimeouts, HttpToolsProtocol):
         self._tick()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the periodic check."""
+        """Stop the periodic check and the keep-alive timer."""
         self._cancel_check()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves the timer, and with it this object, after a reset
         self.cycle = None  # type: ignore[assignment]  # breaks a reference cycle: the request refers to this object
 
     def data_received(self, data: bytes) -> None:
