@@ -169,6 +169,29 @@ def as_bytes(path: Path) -> Any:
     return path.read_bytes()
 
 
+class Body(io.RawIOBase):
+    """The body of a response, as urllib3 and botocore have it: it can be read once, and says how far it was read."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._content.readinto(buffer)
+
+    def tell(self) -> int:
+        return self._content.tell()
+
+
+class Readable:
+    """An object that can only be read."""
+
+    def __init__(self, content: bytes) -> None:
+        self.read = io.BytesIO(content).read
+
+
 SOURCES: dict[str, Callable[[Path], Any]] = {
     "str": str,
     "bytes": as_bytes,
@@ -178,6 +201,8 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
     "file": lambda path: path.open("rb"),
     "file without buffer": lambda path: path.open("rb", buffering=0),
+    "body of a response": lambda path: Body(path.read_bytes()),
+    "object with read": lambda path: Readable(path.read_bytes()),
 }
 
 

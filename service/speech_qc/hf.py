@@ -64,14 +64,16 @@ def inspect(batch: Any, column: str = "audio", *, profile: str | None = None, ch
             f"expected an audio column {column!r}, got the columns {', '.join(names)}: "
             "pass fn_kwargs={'column': …} to map"
         )
-    values = batch[column].to_pylist() if is_table else batch[column]
-    if isinstance(values, Mapping) or not isinstance(values, Sequence | np.ndarray):
+    values = batch[column]
+    if isinstance(values, Mapping) or not (is_table or isinstance(values, Sequence | np.ndarray)):
         raise ProtocolError(
             f"expected a batch of examples, got one of type {type(values).__name__} in {column!r}: "
             "call map with batched=True"
         )
     detector = default_detector()
     name, _ = detector.profile(profile)
+    if is_table:  # one value at a time: the sound of a whole batch may not fit into memory
+        values = (value.as_py() for value in values)
     rows = [_row(detector, value, name, channels) for value in values]
     found = {key: [row[key] for row in rows] for key in COLUMNS}
     return _with_columns(batch, found) if is_table else found

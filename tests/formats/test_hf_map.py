@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def test_both_formats_give_the_same_rows():
 
     assert plain.features == table.features
     assert plain[:] == table[:]
+
+
+def test_the_sound_of_a_batch_is_taken_value_by_value():
+    values = [{"bytes": bytes(2**20), "path": f"{number}.wav"} for number in range(32)]
+    table = as_dataset(values, audio=False).with_format("arrow")[:]
+    hf.inspect(table.slice(0, 1))  # loads the model
+
+    tracemalloc.start()
+    found = hf.inspect(table)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert found.num_rows == 32
+    assert peak < 8 * 2**20, "the table is mapped from a file, so only what is copied of it counts"
 
 
 def test_a_second_run_replaces_the_columns():

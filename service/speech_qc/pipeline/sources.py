@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -328,17 +328,21 @@ def opened_capture(source: Source) -> Iterator[BinaryIO | None]:
             head = file.read(MAGIC_BYTES)
             file.seek(0)
             yield file if is_capture(head) else None
-    elif hasattr(source, "read") and hasattr(source, "seek") and not isinstance(source, io.TextIOBase | np.ndarray):
-        try:
-            start = source.tell()
-            head = source.read(MAGIC_BYTES)
-            source.seek(start)
-        except OSError:  # a pipe: what it holds can be read once only
-            yield None
-            return
+    elif _is_seekable(source):
+        start = source.tell()
+        head = source.read(MAGIC_BYTES)
+        source.seek(start)
         yield source if isinstance(head, bytes) and is_capture(head) else None
     else:
         yield None
+
+
+def _is_seekable(source: Source) -> TypeGuard[BinaryIO]:
+    """Whether a file in binary mode can be read twice; a pipe or the body of a response cannot."""
+    if isinstance(source, io.TextIOBase) or not hasattr(source, "read"):
+        return False
+    seekable = getattr(source, "seekable", None)
+    return seekable is not None and bool(seekable())
 
 
 def _opened_regular(path: str | PathLike[str]) -> BinaryIO | None:
