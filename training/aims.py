@@ -47,6 +47,13 @@ class Aim:
             return None
         return value >= self.bound if self.at_least else value <= self.bound
 
+    def shown(self, value: float | None) -> str:
+        """Return the value as text, which says if it misses the aim by less than the text shows."""
+        text = self.form(value)
+        if self.met(value) is False and text == self.form(self.bound):
+            return f"just {'below' if self.at_least else 'above'} {text}"
+        return text
+
 
 def _auroc(figure: str, bound: float, *path: str) -> Aim:
     return Aim(f"{figure}, frame AUROC", path, bound)
@@ -128,7 +135,7 @@ def aims_table(by: Mapping[str, Figures], *, measured_only: bool = False) -> str
             (
                 aim.figure,
                 ("≥ " if aim.at_least else "≤ ") + aim.form(aim.bound),
-                *(aim.form(value) for value in values),
+                *(aim.shown(value) for value in values),
                 "not measured" if met is None else "yes" if met else "no",
             )
         )

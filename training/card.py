@@ -48,9 +48,8 @@ def card_markdown(contract: ModelContract, sha256: str, size_bytes: int) -> str:
     ]
     if training.get("blend"):
         blend = training["blend"]
-        facts.append(
-            ("averaged with", f"{100 * blend['share']:g} % of the weights after a run of {blend['steps']} steps")
-        )
+        other = "the weights it started from" if blend["steps"] == 1 else f"those after a run of {blend['steps']} steps"
+        facts.append(("averaged with", f"{100 * blend['share']:g} % of {other}"))
     if training.get("start"):
         start = training["start"]
         model = f"{start['model']}, " if "model" in start else ""

@@ -19,6 +19,14 @@ def test_an_aim_is_met_at_its_bound_and_not_beyond() -> None:
     assert more.met(None) is None
 
 
+def test_a_value_that_rounds_to_the_bound_says_that_it_misses() -> None:
+    aim = Aim("AUROC", ("auroc",), 0.99)
+    assert (aim.shown(0.9896), aim.shown(0.99), aim.shown(0.98), aim.shown(None)) == (
+        "just below 0.990", "0.990", "0.980", aim.form(None),
+    )  # fmt: skip
+    assert Aim("errors", ("rate",), 0.01, at_least=False).shown(0.0104) == "just above 0.010"
+
+
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     text = aims_markdown({"labels": {"speech": {"auroc": 0.995}, "dropout": {"auroc": 0.8}}})
     lines = {line.split("|")[1].strip(): line for line in text.splitlines()[2:]}
