@@ -37,7 +37,7 @@ def ended(number: int, trunk: str | None, started: datetime, legs: list[dict[str
     return CallEvent("call.ended", f"call-{number}", "twilio", trunk, started + timedelta(minutes=3), data)
 
 
-def history() -> list[CallEvent]:
+def history(start: datetime = START) -> list[CallEvent]:
     """Three trunks; on the last day, the customers of the one named south are hard to hear."""
     rng = np.random.default_rng(5)
     found: list[CallEvent] = []
@@ -46,7 +46,7 @@ def history() -> list[CallEvent]:
             level = 25 + rng.normal() - (22 if trunk == "south" and day == DAYS - 1 else 0)
             for _ in range(12):
                 legs = [leg("agent", 30 + rng.normal()), leg("customer", level + rng.normal())]
-                found.append(ended(len(found), trunk, START + timedelta(days=day), legs))
+                found.append(ended(len(found), trunk, start + timedelta(days=day), legs))
     return found
 
 
@@ -70,6 +70,19 @@ def test_a_trunk_that_falls_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert {one["measure"] for one in document["excursions"]} >= {"snr_db", "fail_ratio"}
     assert document["left_out"] == {}
     assert "speechqc_baseline" in (tmp_path / "qc.prom").read_text()
+
+
+def test_calls_of_today_do_not_clear_the_alert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    now = datetime.now(UTC)
+    events = history(now - timedelta(days=DAYS))
+    soon = now + timedelta(hours=12)  # of a day that has not ended even if the test runs past midnight
+    events += [ended(len(events) + n, "south", soon, [leg("customer", 25.0)]) for n in range(12)]
+    assert main(["baseline", filled(tmp_path / "calls.db", events), "--by", "trunk", "--json"]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["out_of_range"] == ["south"]
+    assert document["latest_period"] == str((now - timedelta(days=1)).date())
+    assert document["left_out"] == {"of a day that has not ended": 12}
 
 
 def test_by_role_each_leg_counts(tmp_path: Path):

@@ -47,14 +47,14 @@ def row(uri: str, manifest: dict[str, Any] | None, snr_db: float, *, error: str 
     }
 
 
-def calls(days: int = DAYS) -> list[dict[str, Any]]:
+def calls(days: int = DAYS, start: datetime = START) -> list[dict[str, Any]]:
     """Three trunks; the SNR of the one named south falls on the last day."""
     rng = np.random.default_rng(5)
     found = []
     for trunk in ("north", "south", "west"):
         for day in range(days):
             level = 25 + rng.normal() - (22 if trunk == "south" and day == days - 1 else 0)
-            started = START + timedelta(days=day)
+            started = start + timedelta(days=day)
             for call in range(12):
                 uri = f"/calls/{trunk}/{started:%Y%m%d}/{call}.wav"
                 found.append(row(uri, {"trunk": trunk, "started_at": started.isoformat()}, level + rng.normal()))
@@ -169,18 +169,18 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["not_judged"] == {"new": "0 periods with enough recordings; 11 are needed"}
 
 
+def samples_of(text: str) -> dict[str, tuple[dict[str, str], float]]:
+    families = text_string_to_metric_families(text)
+    return {sample.name: (sample.labels, sample.value) for family in families for sample in family.samples}
+
+
 def test_metrics_have_numbers_and_no_names(results: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "speech-qc.prom"
     assert main(["baseline", results, *BY_COLUMN, "--metrics", str(file)]) == 0
 
     text = file.read_text()
-    samples = {
-        sample.name: (sample.labels, sample.value)
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
     by = {"by": "trunk"}
-    assert samples == {
+    assert samples_of(text) == {
         "speechqc_baseline_groups_out_of_range": (by, 1.0),
         "speechqc_baseline_groups_judged": (by, 3.0),
         "speechqc_baseline_groups": (by, 3.0),
@@ -188,6 +188,72 @@ def test_metrics_have_numbers_and_no_names(results: str, tmp_path: Path, capsys:
     }
     assert "south" not in text
     assert "south" in capsys.readouterr().out
+
+
+def test_recordings_of_today_and_of_a_wrong_clock_do_not_clear_the_alert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+):
+    monkeypatch.setenv("COLUMNS", "400")
+    now = datetime.now(UTC)
+    yesterday, wrong = (now - timedelta(days=1)).date(), now + timedelta(days=3650)
+    # In twelve hours, so that the day has not ended even if the test runs past midnight.
+    times = [now + timedelta(hours=12)] * 15 + [wrong, now + timedelta(days=9)]
+    rows = [
+        *calls(start=now - timedelta(days=DAYS)),
+        *(row(f"/{n}.wav", {"trunk": "south", "started_at": at.isoformat()}, 25.0) for n, at in enumerate(times)),
+    ]
+    results, file = written(tmp_path / "results", rows), tmp_path / "speech-qc.prom"
+
+    assert main(["baseline", results, *BY_COLUMN, "--metrics", str(file)]) == 0
+    page = capsys.readouterr().out
+    assert main(["baseline", results, *BY_COLUMN, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+
+    assert page.startswith(f"1 of 3 groups by trunk are out of range in the day of {yesterday}: south\n")
+    assert samples_of(file.read_text())["speechqc_baseline_groups_out_of_range"][1] == 1
+    assert document["out_of_range"] == ["south"]
+    assert (document["latest_period"], document["compared"]) == (str(yesterday), 12)
+    unfinished, future = document["left_out"].items()
+    assert unfinished == ("of a day that has not ended", 15)
+    assert future[1] == 2
+    assert future[0].startswith("dated in the future (expected ")
+    assert future[0].endswith(f" at the latest, got up to {wrong.isoformat(timespec='minutes')})")
+    assert f"Recordings left out: 2 {future[0]}, 15 of a day that has not ended\n" in page
+
+
+def test_where_nothing_can_be_compared_there_is_no_latest_period(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    results, file = written(tmp_path / "results", calls(3)), tmp_path / "speech-qc.prom"
+
+    assert main(["baseline", results, *BY_COLUMN, "--metrics", str(file)]) == 0
+    page = capsys.readouterr().out
+    assert main(["baseline", results, *BY_COLUMN, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+
+    assert page == ("0 of 3 groups by trunk can be compared\n3 groups have too few days to judge: north, south, west\n")
+    assert (document["latest_period"], document["compared"], document["out_of_range"]) == (None, 0, [])
+    assert {name: value for name, (_, value) in samples_of(file.read_text()).items()} == {
+        "speechqc_baseline_groups_out_of_range": 0,
+        "speechqc_baseline_groups_judged": 0,
+        "speechqc_baseline_groups": 3,
+    }
+
+
+def test_a_group_with_few_recordings_is_named_beside_busier_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    started = (START + timedelta(days=DAYS)).isoformat()
+    next_day = [
+        row(f"/next/{trunk}/{n}.wav", {"trunk": trunk, "started_at": started}, 25 + n / 10)
+        for trunk, count in (("north", 12), ("south", 3))
+        for n in range(count)
+    ]
+    results, file = written(tmp_path / "results", calls() + next_day), tmp_path / "speech-qc.prom"
+
+    assert main(["baseline", results, *BY_COLUMN, "--metrics", str(file)]) == 0
+
+    heading = "1 of 3 groups by trunk are out of range in the day of 2026-01-21 or the one before: south\n"
+    assert capsys.readouterr().out.startswith(heading)
+    samples = samples_of(file.read_text())
+    assert samples["speechqc_baseline_groups_out_of_range"][1] == 1
+    assert samples["speechqc_baseline_groups_judged"][1] == 3
 
 
 @pytest.mark.parametrize(

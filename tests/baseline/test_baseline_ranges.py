@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -205,10 +205,19 @@ class TestTimes:
     def test_forms_of_times(self, value: object, expected: datetime | None):
         assert time_of(value) == expected
 
-    def test_a_day_is_that_of_the_time_zone(self):
+    def test_a_day_is_that_of_the_time_zone_and_an_hour_is_everywhere_the_same(self):
         late = datetime.fromisoformat("2026-01-02T00:30+09:00")
         assert start_of(period_of(late, "day"), "day") == "2026-01-02"
-        assert start_of(period_of(late, "hour"), "hour") == "2026-01-02T00"
+        assert start_of(period_of(late, "hour"), "hour") == "2026-01-01T15"
+        assert period_of(late, "hour") == period_of(late.astimezone(UTC), "hour")
+
+    @pytest.mark.parametrize("length", ["hour", "day", "week"])
+    def test_the_first_and_last_times_of_all_have_a_period(self, length):
+        zones = [timezone(timedelta(hours=hours)) for hours in (-12, 0, 14)]
+        first, last = (
+            [period_of(time.replace(tzinfo=zone), length) for zone in zones] for time in (datetime.min, datetime.max)
+        )
+        assert max(first) < min(last)
 
     @pytest.mark.parametrize(
         ("length", "start", "seconds"),

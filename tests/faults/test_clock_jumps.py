@@ -29,6 +29,7 @@ ALLOWED = {
     ("service/speech_qc/call_store/wall_clock.py", "time"),  # retention and claims, compared by other processes
     ("service/speech_qc/calls/registry.py", "time"),  # when a call began; from then on its own monotonic clock
     ("service/speech_qc/archive/rows.py", "now"),  # when a recording was inspected
+    ("service/speech_qc/baseline/periods.py", "now"),  # which periods of recordings have ended
     ("service/speech_qc/archive/dest.py", "time_ns"),  # puts the files of one run after those of earlier ones
 }
 

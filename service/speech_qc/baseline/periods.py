@@ -6,7 +6,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 import numpy as np
@@ -16,15 +16,17 @@ from speech_qc.baseline.observations import Observation
 from speech_qc.baseline.statistics import Floats, sampling_variance
 
 PeriodLength = Literal["hour", "day", "week"]
+MAX_AHEAD = timedelta(days=1)
+"""Later than this after now, a time is wrong; up to it, a clock may be fast, or a local time lack its zone."""
 _MAD = 1.4826
 """Standard deviation of normal values, relative to their median absolute deviation."""
 
 
 def period_of(time: datetime, length: PeriodLength) -> int:
-    """Number the periods; in the time zone of the time itself, so that a day is a day at the place of the call."""
-    day = time.toordinal()
+    """Number the periods: hours are UTC's; a day or week is one at the place of the call, in the time's own zone."""
     if length == "hour":
-        return 24 * day + time.hour
+        return 24 * _EPOCH + (time - _START) // timedelta(hours=1)
+    day = time.toordinal()
     return day if length == "day" else (day - 1) // 7
 
 
@@ -36,14 +38,15 @@ def start_of(period: int, length: PeriodLength) -> str:
 
 
 def seconds_since_1970(period: int, length: PeriodLength) -> float:
-    """Return the start of a period as a number, as if it were in UTC."""
+    """Return the start of a period as a number; that of a day or week as if it were in UTC."""
     hours = {"hour": 1, "day": 24, "week": 168}[length]
     first = {"hour": 24 * _EPOCH, "day": _EPOCH, "week": (_EPOCH - 1) // 7}[length]
     start = date.fromordinal(_EPOCH) if length != "week" else date.fromordinal(7 * first + 1)
     return ((start - date.fromordinal(_EPOCH)) / timedelta(seconds=1)) + (period - first) * hours * 3600.0
 
 
-_EPOCH = date(1970, 1, 1).toordinal()
+_START = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = _START.toordinal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +69,54 @@ class Series:
 
 
 class Periods:
-    """Collects recordings; keeps 4 bytes for each figure of each recording.
+    """Collects the recordings of periods that have ended; keeps 4 bytes for each figure of each recording.
+
+    The first recordings of a period are no sample of it: those of a day are of its night. Compared early, they would
+    replace the result of the period before, and be compared again in each run until the period has ended.
 
     Args:
         length: Length of a period.
         min_recordings: A period with fewer recordings of a group is not used.
+        now: Time, with a zone, at which periods have ended or not; None to read the clock.
     """
 
-    def __init__(self, length: PeriodLength, min_recordings: int) -> None:
+    def __init__(self, length: PeriodLength, min_recordings: int, now: datetime | None = None) -> None:
         self.length, self._least = length, min_recordings
+        self._now = datetime.now(UTC) if now is None else now
+        self._unfinished = self._wrong = 0
+        self._last_wrong: datetime | None = None
         self._values: dict[tuple[str, str], dict[int, array[float]]] = defaultdict(lambda: defaultdict(_floats))
         self.recordings: dict[str, int] = defaultdict(int)
         """By group."""
-        self.latest: int | None = None
-        """The last period of all."""
 
     def add(self, observations: Iterable[Observation]) -> None:
-        """Take recordings, in any order."""
+        """Take recordings, in any order; those of periods that have not ended are counted only."""
         for one in observations:
             period = period_of(one.time, self.length)
-            self.latest = period if self.latest is None else max(self.latest, period)
+            if period >= period_of(self._now.astimezone(one.time.tzinfo), self.length):
+                self._leave_out(one.time)
+                continue
             self.recordings[one.group] += 1
             for measure, value in one.values.items():
                 self._values[one.group, measure][period].append(value)
+
+    def _leave_out(self, time: datetime) -> None:
+        if time - self._now <= MAX_AHEAD:
+            self._unfinished += 1
+        else:
+            self._wrong += 1
+            self._last_wrong = time if self._last_wrong is None else max(self._last_wrong, time)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Recordings that were not used so far, by reason."""
+        found = {}
+        if self._unfinished:
+            found[f"of {'an' if self.length == 'hour' else 'a'} {self.length} that has not ended"] = self._unfinished
+        if self._last_wrong is not None:
+            latest, got = (time.isoformat(timespec="minutes") for time in (self._now + MAX_AHEAD, self._last_wrong))
+            found[f"dated in the future (expected {latest} at the latest, got up to {got})"] = self._wrong
+        return found
 
     def series(self) -> dict[tuple[str, str], Series]:
         """Return the series of each group and measure with at least one period, in order of the groups' names."""

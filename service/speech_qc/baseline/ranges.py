@@ -65,7 +65,7 @@ class Excursion:
         first: The first of them.
         last: The last of them.
         worst: The one with the greatest deviation.
-        ongoing: Whether the last one is the last period of all.
+        ongoing: Whether it reaches the group's last comparison, and that is current, see `Baseline`.
     """
 
     first: Comparison
@@ -78,22 +78,36 @@ class Excursion:
 class Baseline:
     """The result.
 
+    A comparison is current if it is of the latest period or the one before: a group with few recordings has no value
+    for every period, and is not back in its range because a busier one has.
+
     Args:
         comparisons: Of every group and measure that can be judged, the last one, by group and measure.
         excursions: In order of their first periods.
         not_judged: Groups without any comparison, with the reason.
-        compared: Number of comparisons in the last period of all; each is made at `false_alarm_rate` divided by it.
+        latest: The last period in which anything was compared; None if nothing was.
+        compared: Number of comparisons in it; each is made at `false_alarm_rate` divided by it.
     """
 
     comparisons: Sequence[Comparison]
     excursions: Sequence[Excursion]
     not_judged: Mapping[str, str]
+    latest: int | None
     compared: int
 
     @property
+    def judged(self) -> list[str]:
+        """Names of the groups with a current comparison."""
+        return sorted({one.group for one in self.comparisons if _is_current(one, self.latest)})
+
+    @property
     def out_of_range(self) -> list[str]:
-        """Names of the groups that are out of range in the last period of all."""
+        """Names of the groups whose current comparison is out of range."""
         return sorted({one.last.group for one in self.excursions if one.ongoing})
+
+
+def _is_current(one: Comparison, latest: int | None) -> bool:
+    return latest is not None and latest - one.period <= 1
 
 
 def baseline(periods: Periods, rules: Rules) -> Baseline:
@@ -109,13 +123,14 @@ def baseline(periods: Periods, rules: Rules) -> Baseline:
     for one in judged.values():
         for period in one.periods[MIN_HISTORY:]:
             compared[int(period)] += 1
+    latest = max(compared, default=None)
     last: list[Comparison] = []
     excursions: list[Excursion] = []
     for (group, name), one in judged.items():
         rates = [rules.false_alarm_rate / max(1, compared[int(period)]) for period in one.periods]
         found = _compare(group, BY_NAME[name], one, rates, rules.history)
         last.append(found[-1])
-        excursions += _excursions(found, periods.latest)
+        excursions += _excursions(found, latest)
     excursions.sort(key=lambda one: (one.first.period, one.first.group, one.first.measure))
     names = {group for group, _ in judged}
     most: dict[str, int] = defaultdict(int)
@@ -126,7 +141,7 @@ def baseline(periods: Periods, rules: Rules) -> Baseline:
         for group in sorted(periods.recordings)
         if group not in names
     }
-    return Baseline(last, excursions, reasons, 0 if periods.latest is None else compared[periods.latest])
+    return Baseline(last, excursions, reasons, latest, 0 if latest is None else compared[latest])
 
 
 def _compare(group: str, measure: Measure, series: Series, rates: Sequence[float], history: int) -> list[Comparison]:
@@ -211,7 +226,10 @@ def _excursions(found: Sequence[Comparison], latest: int | None) -> list[Excursi
         elif one.out:
             runs.append([one])
         before = one
-    return [Excursion(run[0], run[-1], max(run, key=_severity), ongoing=run[-1].period == latest) for run in runs]
+    is_current = _is_current(found[-1], latest)
+    return [
+        Excursion(run[0], run[-1], max(run, key=_severity), ongoing=is_current and run[-1] is found[-1]) for run in runs
+    ]
 
 
 def _severity(one: Comparison) -> float:

@@ -18,10 +18,10 @@ from speech_qc.baseline.ranges import Baseline
 PREFIX = "speechqc_baseline_"
 METRICS: Mapping[str, str] = MappingProxyType(
     {
-        "groups_out_of_range": "Groups out of their normal range in the latest period.",
-        "groups_judged": "Groups with enough recordings in the latest period and before.",
-        "groups": "Groups with any recording.",
-        "latest_period_timestamp_seconds": "Start of the latest period with a recording.",
+        "groups_out_of_range": "Groups that were out of their normal range when last compared, among those judged.",
+        "groups_judged": "Groups that were compared in the latest period or the one before.",
+        "groups": "Groups with any recording in a period that has ended.",
+        "latest_period_timestamp_seconds": "Start of the latest period with a comparison; absent if there is none.",
     }
 )
 """Gauges by the name after the prefix, with their meaning."""
@@ -39,14 +39,14 @@ def write_metrics(path: Path, found: Baseline, periods: Periods, by: str) -> Non
     Raises:
         OSError: It cannot be written.
     """
-    assert periods.latest is not None, "without recordings there is no result"
-    values = {
+    values: dict[str, float] = {
         "groups_out_of_range": len(found.out_of_range),
-        "groups_judged": len({one.group for one in found.comparisons if one.period == periods.latest}),
+        "groups_judged": len(found.judged),
         "groups": len(periods.recordings),
-        "latest_period_timestamp_seconds": seconds_since_1970(periods.latest, periods.length),
     }
+    if found.latest is not None:
+        values["latest_period_timestamp_seconds"] = seconds_since_1970(found.latest, periods.length)
     registry = CollectorRegistry()
-    for name, about in METRICS.items():
-        Gauge(PREFIX + name, about, ["by"], registry=registry).labels(by).set(values[name])
+    for name, value in values.items():
+        Gauge(PREFIX + name, METRICS[name], ["by"], registry=registry).labels(by).set(value)
     write_to_textfile(str(path), registry)

@@ -50,10 +50,6 @@ def baseline(command: BaselineCommand) -> int:
         CommandError: The results cannot be read, no recording can be used, or the metrics cannot be written.
     """
     with explained():
-        from speech_qc.archive.dest import Destination
-        from speech_qc.baseline.live_calls import CallObservations, is_database
-        from speech_qc.baseline.observations import ArchiveObservations
-        from speech_qc.baseline.periods import Periods
         from speech_qc.baseline.ranges import Rules
         from speech_qc.baseline.ranges import baseline as compare
 
@@ -61,27 +57,7 @@ def baseline(command: BaselineCommand) -> int:
             raise CommandError(
                 f"--false-alarm-rate: expected a probability between 0 and 1, got {command.false_alarm_rate:g}"
             )
-        periods = Periods(command.period, command.min_recordings)
-        source: ObservationSource
-        if is_database(command.results):
-            if command.time is not None or command.pattern is not None:
-                raise CommandError("--time, --by-path: expected none for calls: their time is when they began")
-            source = CallObservations(command.results, command.group)
-            periods.add(source.observations())
-        else:
-            with Destination(command.results, writable=False) as results:
-                source = ArchiveObservations(results, command.group, command.time, command.pattern)
-                periods.add(source.observations())
-    if periods.latest is None and is_database(command.results):
-        raise CommandError(
-            f"expected ended calls with {command.group}, got none ({_listed(source.left_out) or 'there are none'})"
-        )
-    if periods.latest is None:
-        reasons = _listed(source.left_out) or "there are none"
-        raise CommandError(
-            f"{command.results}: expected recordings with {command.group} and {command.time or 'a time'}, got none "
-            f"({reasons}): name columns of the manifest, or add --by-path"
-        )
+        periods, left_out = _read(command)
     found = compare(periods, Rules(command.history, command.false_alarm_rate))
     if command.metrics is not None:
         from speech_qc.baseline.textfile import write_metrics
@@ -91,20 +67,51 @@ def baseline(command: BaselineCommand) -> int:
         except OSError as error:
             raise CommandError(f"--metrics: expected a file that can be written: {error}") from error
     if command.as_json:
-        document = _document(command, found, periods, source.left_out)
+        document = _document(command, found, left_out)
         sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        _print(_page(command, found, periods, source.left_out))
+        _print(_page(command, found, len(periods.recordings), left_out))
     sys.stdout.flush()
     return OK
 
 
-def _document(
-    command: BaselineCommand, found: Baseline, periods: Periods, left_out: Mapping[str, int]
-) -> dict[str, Any]:
-    from speech_qc.baseline.periods import start_of
+def _read(command: BaselineCommand) -> tuple[Periods, Mapping[str, int]]:
+    """Read the recordings; also returns the number of those that were not used, by reason.
 
-    assert periods.latest is not None
+    Raises:
+        ArchiveError: The results cannot be read.
+        CommandError: No recording can be used.
+    """
+    from speech_qc.archive.dest import Destination
+    from speech_qc.baseline.live_calls import CallObservations, is_database
+    from speech_qc.baseline.observations import ArchiveObservations
+    from speech_qc.baseline.periods import Periods
+
+    periods = Periods(command.period, command.min_recordings)
+    source: ObservationSource
+    if is_database(command.results):
+        if command.time is not None or command.pattern is not None:
+            raise CommandError("--time, --by-path: expected none for calls: their time is when they began")
+        source = CallObservations(command.results, command.group)
+        periods.add(source.observations())
+    else:
+        with Destination(command.results, writable=False) as results:
+            source = ArchiveObservations(results, command.group, command.time, command.pattern)
+            periods.add(source.observations())
+    left_out = {**source.left_out, **periods.left_out}
+    if periods.recordings:
+        return periods, left_out
+    reasons = _listed(left_out) or "there are none"
+    if is_database(command.results):
+        raise CommandError(f"expected ended calls with {command.group}, got none ({reasons})")
+    raise CommandError(
+        f"{command.results}: expected recordings with {command.group} and {command.time or 'a time'}, got none "
+        f"({reasons}): name columns of the manifest, add --by-path, or wait until the {command.period} has ended"
+    )
+
+
+def _document(command: BaselineCommand, found: Baseline, left_out: Mapping[str, int]) -> dict[str, Any]:
+    from speech_qc.baseline.periods import start_of
 
     def comparison(one: Comparison) -> dict[str, Any]:
         return {**asdict(one), "period": start_of(one.period, command.period)}
@@ -125,7 +132,7 @@ def _document(
         "history": command.history,
         "min_recordings": command.min_recordings,
         "false_alarm_rate": command.false_alarm_rate,
-        "latest_period": start_of(periods.latest, command.period),
+        "latest_period": None if found.latest is None else start_of(found.latest, command.period),
         "compared": found.compared,
         "out_of_range": found.out_of_range,
         "excursions": [excursion(one) for one in found.excursions],
@@ -135,18 +142,10 @@ def _document(
     }
 
 
-def _page(command: BaselineCommand, found: Baseline, periods: Periods, left_out: Mapping[str, int]) -> RenderableType:
+def _page(command: BaselineCommand, found: Baseline, groups: int, left_out: Mapping[str, int]) -> RenderableType:
     from speech_qc.baseline.periods import start_of
 
-    assert periods.latest is not None
-    latest = start_of(periods.latest, command.period)
-    out = found.out_of_range
-    parts: list[RenderableType] = [
-        Text(
-            f"{len(out)} of {len(periods.recordings)} groups by {command.group} are out of range in the "
-            f"{command.period} of {latest}" + (f": {_names(out)}" if out else "")
-        )
-    ]
+    parts: list[RenderableType] = [Text(_heading(command, found, groups))]
     if found.excursions:
         table = open_table()
         for heading in (command.group, "measure", "first", "last"):
@@ -168,21 +167,37 @@ def _page(command: BaselineCommand, found: Baseline, periods: Periods, left_out:
         parts += [Text(), table]
         if len(found.excursions) > SHOWN:
             parts.append(Text(f"{len(found.excursions) - SHOWN} earlier ones are in --json.", style="dim"))
-    else:
+    elif found.latest is not None:
         parts.append(Text("No group has left its normal range."))
     if found.not_judged:
         names = _names(list(found.not_judged))
         parts.append(Text(f"{len(found.not_judged)} groups have too few {command.period}s to judge: {names}"))
     if left_out:
         parts.append(Text(f"Recordings left out: {_listed(left_out)}"))
-    parts.append(
-        Text(
-            f"Without any change, a {command.period} with a false alarm has a probability of at most "
-            f"{command.false_alarm_rate:.2%}, all {found.compared} comparisons together.",
-            style="dim",
+    if found.latest is not None:
+        parts.append(
+            Text(
+                f"Without any change, a {command.period} with a false alarm has a probability of at most "
+                f"{command.false_alarm_rate:.2%}, all {found.compared} comparisons together.",
+                style="dim",
+            )
         )
-    )
     return Group(*parts)
+
+
+def _heading(command: BaselineCommand, found: Baseline, groups: int) -> str:
+    from speech_qc.baseline.periods import start_of
+
+    if found.latest is None:
+        return f"0 of {groups} groups by {command.group} can be compared"
+    out = found.out_of_range
+    has_earlier = any(one.ongoing and one.last.period < found.latest for one in found.excursions)
+    return (
+        f"{len(out)} of {groups} groups by {command.group} are out of range in the {command.period} of "
+        f"{start_of(found.latest, command.period)}"
+        + (" or the one before" if has_earlier else "")
+        + (f": {_names(out)}" if out else "")
+    )
 
 
 def _names(groups: Sequence[str]) -> str:

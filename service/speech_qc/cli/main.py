@@ -518,9 +518,9 @@ def _baseline(
             "default started_at and such, or a date in the path."
         ),
     ] = None,
-    period: Annotated[PeriodChoice, typer.Option(help="Recordings of a period are compared together.")] = (
-        PeriodChoice.day
-    ),
+    period: Annotated[
+        PeriodChoice, typer.Option(help="Recordings of a period are compared together, once it has ended.")
+    ] = PeriodChoice.day,
     history: Annotated[
         int, typer.Option(min=10, help="Periods that make up the normal range; the last ones before each.")
     ] = 28,
