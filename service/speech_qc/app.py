@@ -26,6 +26,7 @@ from speech_qc.calls.exchange import Exchange
 from speech_qc.calls.registry import Calls
 from speech_qc.engine import Runner
 from speech_qc.errors import SettingsError
+from speech_qc.file_stamp import file_stamp
 from speech_qc.model.file_watcher import watch_file
 from speech_qc.model.reload import Generations, Load
 from speech_qc.pipeline.factory import make_profiles, make_runner
@@ -65,6 +66,7 @@ def create_app(
     """
     profiles = make_profiles(settings)
     policy = AccessPolicy.of(settings)
+    stamp = file_stamp(settings.model_path)  # before it is read: a file that is replaced meanwhile is a new one
     state = _make_state(settings, profiles, policy, runner or load(settings), member, load)
     app = FastAPI(
         title="speech-qc",
@@ -75,7 +77,7 @@ def create_app(
         telemetry=_NO_TELEMETRY,
         redirect_slashes=False,  # see api.paths.TrailingSlash
     )
-    app.state.parts = state
+    app.state.parts, app.state.model_stamp = state, stamp
     error_responses.install(app)
     routers = (inspect, stream, telephony, calls, tokens, model, health, pages)
     paths.install(app, [route for one in routers for route in one.router.routes])
@@ -158,7 +160,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         member.offer_reload(models.reload_result)
     watcher: asyncio.Task[None] | None = None
     if settings.model_watch_s:
-        watcher = asyncio.create_task(watch_file(settings.model_path, settings.model_watch_s, models.reload))
+        watching = watch_file(
+            settings.model_path, app.state.model_stamp, settings.model_watch_s, models.reload, models.obstacle
+        )
+        watcher = asyncio.create_task(watching)
     audiosocket = app.state.audiosocket = await _open_audiosocket(state)
     try:
         yield

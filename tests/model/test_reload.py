@@ -14,6 +14,7 @@ from signals import voice, wav_bytes, white_noise
 from speech_qc.app import create_app
 from speech_qc.engine import EchoRunner, Runner, echo_contract
 from speech_qc.errors import ContractError, ReloadFailed
+from speech_qc.file_stamp import FileStamp, file_stamp
 from speech_qc.model.file_watcher import watch_file
 from speech_qc.model.reload import MAX_OLD
 from speech_qc.security.api_keys import make_key, write_keys
@@ -192,13 +193,13 @@ def test_the_server_ends_in_order_with_an_old_model_in_use(shelf):
     asyncio.run(main())
 
 
-def test_a_file_that_changes_is_loaded_once_it_stays_as_it_is(tmp_path: Path):
-    file = tmp_path / "model"
-    file.write_bytes(b"1")
+def looks_at(file: Path, polls: list[bytes | None], obstacles: list[str | None], known: FileStamp | None) -> list[str]:
+    """Watch a file that is written before each poll, or not, and return what was read of it."""
     looks: list[str] = []
+    read, write = file.read_text, file.write_bytes
 
     async def main() -> None:
-        states = iter([b"12", b"123", None, None, b"1234", None, None])
+        states = iter(polls)
 
         async def sleep(_: float) -> None:
             try:
@@ -206,17 +207,46 @@ def test_a_file_that_changes_is_loaded_once_it_stays_as_it_is(tmp_path: Path):
             except StopIteration:
                 raise asyncio.CancelledError from None
             if state is not None:
-                file.write_bytes(state)
+                write(state)
 
         async def changed() -> None:
-            looks.append(file.read_text())
+            looks.append(read())
             raise ReloadFailed("no model")
 
+        def obstacle() -> str | None:
+            return obstacles.pop(0) if obstacles else None
+
         with pytest.raises(asyncio.CancelledError):
-            await watch_file(file, 1.0, changed, sleep)
+            await watch_file(file, known, 1.0, changed, obstacle, sleep)
 
     asyncio.run(main())
-    assert looks == ["123", "1234"]
+    return looks
+
+
+def test_a_file_that_changes_is_loaded_once_it_stays_as_it_is(tmp_path: Path):
+    file = tmp_path / "model"
+    file.write_bytes(b"1")
+    polls = [b"12", b"123", None, None, b"1234", None, None]
+    assert looks_at(file, polls, [], file_stamp(file)) == ["123", "1234"]
+
+
+def test_a_file_that_changed_before_it_was_watched_is_loaded(tmp_path: Path):
+    file = tmp_path / "model"
+    file.write_bytes(b"1")
+    before = file_stamp(file)
+    file.write_bytes(b"12")
+    assert looks_at(file, [None, None], [], before) == ["12"]
+
+
+def test_a_file_that_cannot_be_loaded_yet_is_loaded_later(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    file = tmp_path / "model"
+    file.write_bytes(b"1")
+    polls = [b"12", None, None, None, None, None]
+    with caplog.at_level("WARNING", "speech_qc.model"):
+        assert looks_at(file, polls, ["2 earlier models are still used", "the same", None], file_stamp(file)) == ["12"]
+    assert [record.message for record in caplog.records] == [
+        "the model file has changed, but is not read yet: 2 earlier models are still used"
+    ], "it is said once"
 
 
 def test_sighup_reloads(shelf, monkeypatch):

@@ -150,20 +150,27 @@ class Generations:
         await self.current.engine.start()
         self._note()
 
+    def obstacle(self) -> str | None:
+        """Return why a reload would fail now, whatever the file contains; None if it would not."""
+        if self._reloading:
+            return "another reload is in progress: wait until it ends"
+        if self._draining:
+            return "the server is shutting down"
+        if len(self._old) >= MAX_OLD:
+            return (
+                f"{len(self._old)} earlier models are still used by streams, which is the maximum: wait until streams "
+                "have ended, or restart"
+            )
+        return None
+
     async def reload(self) -> Reloaded:
         """Load the model file again, warm the model up, and use it for all new work.
 
         Raises:
             ReloadFailed: Nothing has changed; the message says why.
         """
-        if self._reloading or self._draining:
-            reloading = "another reload is in progress: wait until it ends"
-            raise self._failed(reloading if self._reloading else "the server is shutting down")
-        if len(self._old) >= MAX_OLD:
-            raise self._failed(
-                f"{len(self._old)} earlier models are still used by streams, which is the maximum: wait until streams "
-                "have ended, or restart"
-            )
+        if (why := self.obstacle()) is not None:
+            raise self._failed(why)
         self._reloading = True
         try:
             return await self._reload()

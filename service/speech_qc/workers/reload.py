@@ -58,7 +58,7 @@ class Reloads:
         first = first if first in up else min(up, default=None)
         if self._in_progress or first is None:
             why = "another reload is in progress: wait until it ends" if self._in_progress else "no worker is ready yet"
-            return {number: {"outcome": FAILED, "message": why} for number in self._all}
+            return self._logged({number: {"outcome": FAILED, "message": why} for number in self._all})
         self._in_progress = True
         try:
             return self._logged(await self._reload_workers(first))
