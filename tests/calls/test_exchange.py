@@ -22,6 +22,7 @@ class Parent:
     def __init__(self) -> None:
         self.owners: dict[str, int] = {}
         self.posts: list[WorkerPost] = []
+        self.sizes: list[int] = []
         self.silent = False
 
     def worker(self, sink: Kept, **settings: Any) -> Calls:
@@ -58,7 +59,9 @@ class WorkerPost:
             del self._parent.owners[call_id]
 
     def send_legs(self, worker: int, items: list[Item]) -> None:
-        self._parent.posts[worker].take(self.worker, json.loads(json.dumps(items)))
+        text = json.dumps(items)
+        self._parent.sizes.append(len(text))
+        self._parent.posts[worker].take(self.worker, json.loads(text))
 
 
 async def settle() -> None:
@@ -172,3 +175,67 @@ def test_what_a_leg_says_before_its_call_is_known_is_bounded(monkeypatch, caplog
 
     asyncio.run(run())
     assert "nobody owns its call after 3 messages" in caplog.text
+
+
+def document_of(events: int) -> dict[str, Any]:
+    event = {
+        "label": "noise", "family": "headline", "onset_s": 1234.56, "offset_s": 1236.78, "score_max": 0.9973,
+        "score_mean": 0.9878, "severity": "severe",
+    }  # fmt: skip
+    return {"channel": 0, "events": [event | {"event_id": number} for number in range(events)]}
+
+
+def ended_documents(legs: int, events: int) -> tuple[list[int], list[dict[str, Any]]]:
+    """End legs of two workers at once; return the sizes of the messages, and the documents of the second legs."""
+
+    async def run() -> tuple[list[int], list[dict[str, Any]]]:
+        sink, parent = Kept(), Parent()
+        owner, other = parent.worker(sink), parent.worker(Kept())
+        for number in range(legs):
+            owner.join(info(call_id=f"call-{number}")).ended({"channel": 0})
+        await settle()
+        feeds = [other.join(info(call_id=f"call-{number}", leg="customer")) for number in range(legs)]
+        await settle()
+        parent.sizes.clear()
+        for feed in feeds:
+            feed.ended(document_of(events))
+        await settle()
+        owner.close()
+        return parent.sizes, [event.data["legs"][1] for event in sink.events if event.kind == "call.ended"]
+
+    return asyncio.run(run())
+
+
+def test_legs_that_end_together_go_in_messages_of_a_bounded_size():
+    legs, events = 4, 4_000
+    sizes, documents = ended_documents(legs, events)
+    assert sum(sizes) > 2 * exchange_module.BATCH_BYTES
+    assert max(sizes) <= exchange_module.BATCH_BYTES + 1000
+    assert [[event["event_id"] for event in document["events"]] for document in documents] == [[*range(events)]] * legs
+
+
+def test_a_document_that_no_message_can_hold_has_fewer_events(monkeypatch, caplog):
+    monkeypatch.setattr(exchange_module, "ITEM_BYTES", 50_000)
+    sizes, (document,) = ended_documents(1, 1_000)
+    assert max(sizes) < 51_000
+    kept = len(document["events"])
+    assert 200 < kept < 400 and document["events_dropped"] == 1_000 - kept
+    assert f"the call has {kept} of the 1000 events of a leg" in caplog.text
+
+
+def test_a_leg_whose_analysis_fails_does_not_cost_what_others_say(caplog):
+    async def run() -> Kept:
+        sink, parent = Kept(), Parent()
+        owner, other = parent.worker(sink), parent.worker(Kept())
+        owner.join(info()).ended({"channel": 0})
+        await settle()
+        other.join(info(leg="customer"))
+        await settle()
+        broken = {"key": "1-1", "kind": "record", "record": {}}
+        parent.posts[0].take(1, [broken, broken, {"key": "1-1", "kind": "end", "document": {"channel": 1}}])
+        owner.close()
+        return sink
+
+    document = asyncio.run(run()).events[-1].data
+    assert [leg["channel"] for leg in document["legs"]] == [0, 1]
+    assert caplog.text.count("the analysis of a call failed") == 1

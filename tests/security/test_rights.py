@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 from signals import voice, wav_bytes
 from speech_qc.cli.options import KeyRight
+from speech_qc.security.access_policy import PAGES
 from speech_qc.security.api_keys import make_key, read_keys, write_keys
-from speech_qc.wire.vocabulary import Right
+from speech_qc.wire.vocabulary import HEALTH_PATHS, METRICS_PATHS, Right
 
 ROOT = Path(__file__).resolve().parents[2]
 SOUND = wav_bytes(voice(0.5))
@@ -28,6 +32,10 @@ KINDS: dict[str, dict] = {
 SENDS = {"send", "both", "admin", "old", "old admin"}
 WATCHES = {"watch", "both", "admin", "old admin"}
 ADMINISTERS = {"admin", "old admin"}
+FOR_WATCHERS = {
+    ("GET", "/v1/calls"), ("GET", "/v1/calls/{call_id:path}"), ("GET", "/v1/watch"),
+    ("GET", "/v1/model"), ("POST", "/v1/token"),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -71,6 +79,56 @@ def test_a_token_has_the_rights_of_its_key(keyed, name):
         opened = False
         assert name not in SENDS, error
     assert opened == (name in SENDS)
+
+
+def routes_of(client):
+    """Return the HTTP routes that need a key, as method and path, and the paths of WebSockets."""
+    http, sockets = set(), set()
+    for mounted in client.app.routes:
+        nested = getattr(mounted, "original_router", None)
+        for route in [mounted] if nested is None else nested.routes:
+            if isinstance(route, WebSocketRoute):
+                sockets.add(route.path)
+            elif route.path not in PAGES | HEALTH_PATHS | METRICS_PATHS:
+                http |= {(method, route.path) for method in route.methods}
+    return http, sockets
+
+
+def why_closed(client, path, **options):
+    """Return why the server closes a socket whose only message is nonsense: the access check comes first."""
+    try:
+        with client.websocket_connect(path, **options) as socket:
+            socket.send_text("nonsense")
+            while True:
+                told = socket.receive()
+                if told["type"] == "websocket.close":
+                    return told["reason"].partition(":")[0]
+    except WebSocketDisconnect as refused:  # before the upgrade was accepted
+        return "forbidden" if refused.code == 1008 else refused.code
+
+
+def test_a_key_or_token_that_may_only_watch_is_refused_on_every_other_path(keyed):
+    client, keys = keyed
+    key = keys["watch"]
+    token = client.post("/v1/token", headers={"X-API-Key": key}).json()["token"]
+    basic = base64.b64encode(f"asterisk:{key}".encode()).decode()
+    http, sockets = routes_of(client)
+    assert http > FOR_WATCHERS and sockets > {"/v1/stream", "/v1/telephony"}
+    for method, path in sorted(http - FOR_WATCHERS):
+        answer = client.request(method, path, headers={"Authorization": f"Bearer {key}"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), (method, path)
+    ways: dict[str, dict] = {
+        "Bearer": {"headers": {"Authorization": f"Bearer {key}"}},
+        "Bearer token": {"headers": {"Authorization": f"Bearer {token}"}},
+        "X-API-Key": {"headers": {"X-API-Key": key}},
+        "sub-protocol": {"subprotocols": ["speechqc.v1", f"speechqc.key.{key}"]},
+        f"?token={token}": {},
+    }
+    of_calls = ways | {f"?key={key}": {}, "Basic": {"headers": {"Authorization": f"Basic {basic}"}}}
+    for path in sorted(sockets):
+        for way, options in (of_calls if "telephony" in path else ways).items():
+            query = way if way.startswith("?") else ""
+            assert why_closed(client, path.format(vendor="twilio") + query, **options) == "forbidden", (path, way)
 
 
 def test_a_key_never_stands_in_a_url(keyed):

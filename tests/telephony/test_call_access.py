@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import time
+from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
@@ -159,6 +160,47 @@ async def test_with_keys_every_call_needs_one_where_its_vendor_can_put_it(tmp_pa
     assert set(closes.values()) == {1000}
     assert {call for call, _ in calls.legs} == {"q", "b", "h", "x"}
     assert key not in str([leg.info for leg in calls.legs.values()])
+
+
+@pytest.mark.parametrize("way", ["?key=", "?token=", "Basic", "Bearer", "Bearer token", "X-API-Key"])
+async def test_a_key_or_token_that_may_only_watch_brings_no_audio(tmp_path, way):
+    file = tmp_path / "keys.jsonl"
+    key, entry = make_key("wallboard", rights=("watch",))
+    write_keys(file, [entry])
+    async with serving(api_keys_file=file) as (url, app):
+        calls = keep_calls(app)
+        token = app.state.parts.key_ring.make_token(entry)
+        given = token if "token" in way else key
+        basic = base64.b64encode(f"asterisk:{key}".encode()).decode()
+        headers = {
+            "Basic": {"Authorization": f"Basic {basic}"},
+            "X-API-Key": {"X-API-Key": key},
+        }.get(way, {"Authorization": f"Bearer {given}"} if way.startswith("Bearer") else {})
+        query = f"{way}{given}" if way.startswith("?") else ""
+        said: list[bytes | str | dict[str, Any]] = [ASTERISK_JSON, b"\xff" * 1600]
+        for path in ("/v1/telephony", "/v1/telephony/asterisk"):
+            _, socket = await talk_to(url + path + query, said, close=False, additional_headers=headers)
+            assert (socket.close_code, (socket.close_reason or "").partition(":")[0]) == (1008, "forbidden"), path
+        assert not calls.legs
+
+
+@pytest.mark.parametrize(
+    ("secret", "header", "vendor"),
+    [
+        ("twilio_auth_token", "x-twilio-signature", "twilio"),
+        ("plivo_auth_token", "x-plivo-signature-v3", "plivo"),
+        ("genesys_secret", "signature", "genesys"),
+    ],
+)
+@pytest.mark.parametrize("host", [b"qc.example.com", b"[", "\u00e9".encode("latin-1")])
+def test_a_signature_or_host_with_any_bytes_is_a_wrong_signature(secret, header, vendor, host):
+    settings = Settings.model_validate({secret: SECRET, "genesys_api_key": "k"})
+    scope = {"path": f"/v1/telephony/{vendor}", "raw_path": b"/v1/telephony/\xff", "query_string": b"call=\xff&b"}
+    for given in (b"\xe9", b"sig1=:\xe9:", b"", b"," * 10, "\u20ac".encode()):
+        raw = [(b"host", host), (header.encode(), given), (b"x-plivo-signature-v3-nonce", b"\xff")]
+        raw += [(b"signature-input", b'sig1=("@authority");keyid="\xe9";created=1'), (b"x-api-key", b"\xe9")]
+        with pytest.raises(Unauthorized, match=vendor):
+            CallSignatures(settings).signer(scope, Headers(raw=raw))
 
 
 async def test_the_quota_of_a_key_counts_legs(tmp_path):

@@ -8,9 +8,10 @@ one worker costs one question to the parent.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
@@ -24,6 +25,11 @@ logger = logging.getLogger("speech_qc.calls")
 
 BATCH_S = 0.1
 """Time for which what legs say is collected, so that hundreds of legs need few messages."""
+BATCH_BYTES = 1024 * 1024
+"""Size of a message to another worker, unless one item is larger: when many legs end together, their documents would
+exceed the limit of the channel, and their workers would do nothing else for as long as they write and read them."""
+ITEM_BYTES = 8 * 1024 * 1024
+"""Largest item: a document of 50 000 events, five times as many as the default of `SPEECHQC_MAX_EVENTS`."""
 MAX_PENDING = 2_000
 """What a leg says while it is unknown who owns its call; a question takes milliseconds."""
 
@@ -56,6 +62,7 @@ class Exchange:
         self._take: Callable[[LegInfo], LegPort] | None = None
         self._sent: dict[str, _Leg] = {}  # our legs of others' calls, or of unknown ones
         self._taken: dict[tuple[int, str], LegPort] = {}  # others' legs of our calls
+        self._failed: set[tuple[int, str]] = set()  # those of them whose analysis has failed
         self._boxes: defaultdict[int, list[Item]] = defaultdict(list)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,7 +104,8 @@ class Exchange:
             self._timer = None
         boxes, self._boxes = self._boxes, defaultdict(list)
         for worker, items in boxes.items():
-            self._post.send_legs(worker, items)
+            for batch in _batches(items):
+                self._post.send_legs(worker, batch)
 
     def forget(self, key: str) -> None:
         """Forget a leg of ours that has ended."""
@@ -133,10 +141,20 @@ class Exchange:
                     leg.refuse(item["message"])
             elif kind == "join":
                 self._join(sender, key, LegInfo(**item["info"]))
-            elif (port := self._taken.get((sender, key))) is not None:
-                if kind == "end":
-                    del self._taken[sender, key]
-                _say(port, kind, item)
+            elif (sender, key) in self._taken:
+                self._pass_on((sender, key), kind, item)
+
+    def _pass_on(self, place: tuple[int, str], kind: str, item: Item) -> None:
+        """Pass on what another worker's leg says; a fault must not cost what the other legs of the batch say."""
+        try:
+            _say(self._taken[place], kind, item)
+        except Exception:
+            if place not in self._failed:  # once, since each further record would fail, too
+                logger.exception("the analysis of a call failed")
+            self._failed.add(place)
+        if kind == "end":
+            del self._taken[place]
+            self._failed.discard(place)
 
     def _join(self, sender: int, key: str, info: LegInfo) -> None:
         try:
@@ -157,8 +175,8 @@ class Exchange:
 
     def _gone(self, worker: int) -> None:
         """End the legs that an exited worker sent, and find new owners for the calls that it owned."""
-        for sender, key in [place for place in self._taken if place[0] == worker]:
-            self._taken.pop((sender, key)).end(None)
+        for place in [place for place in self._taken if place[0] == worker]:
+            self._pass_on(place, "end", {"document": None})
         self._boxes.pop(worker, None)
         for leg in list(self._sent.values()):
             if leg.owner == worker:
@@ -254,3 +272,34 @@ def _say(port: LegPort, kind: str, item: Item) -> None:
             port.digits(item["digits"])
         case "end":
             port.end(item["document"])
+
+
+def _batches(items: list[Item]) -> Iterator[list[Item]]:
+    """Divide items into messages; what is too long for any is cut to size."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        size = len(json.dumps(item))
+        if size > ITEM_BYTES and item["kind"] == "end":
+            item, size = _cut(item, size)
+        if batch and total + size > BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size
+    if batch:
+        yield batch
+
+
+def _cut(item: Item, size: int) -> tuple[Item, int]:
+    """Leave out the last events of a document, as if there had been a lower limit; return it and its size."""
+    document = item["document"]
+    events, dropped = document["events"], document.get("events_dropped") or 0
+    kept = events
+    while size > ITEM_BYTES and kept:
+        kept = kept[: len(kept) // 2]
+        cut = {"events": kept, "events_dropped": dropped + len(events) - len(kept)}
+        item = item | {"document": document | cut}
+        size = len(json.dumps(item))
+    logger.warning("the call has %d of the %d events of a leg: lower SPEECHQC_MAX_EVENTS", len(kept), len(events))
+    return item, size

@@ -117,20 +117,19 @@ class AccessPolicy:
                 max_bytes=self.max_query_bytes,
             )
         headers = Headers(scope=scope)
-        if is_call(scope):
-            return self._check_call(scope, headers)
+        caller = self._check_call(scope, headers) if is_call(scope) else self._check_other(scope, headers)
+        _check_right(scope, caller)
+        return caller
+
+    def _check_other(self, scope: Scope, headers: Headers) -> Caller:
+        """Check everything that is not a phone system's socket."""
         if scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS:
             self._check_origin(headers)
         if self.ring is None:
             return ANONYMOUS
         if scope["type"] == "http" and scope["path"] in self.open_paths:
             return ANONYMOUS
-        caller = self._owner(self.ring, scope, headers)
-        right = right_for(scope)
-        if right is not None and caller.key is not None and not caller.key.may(right):
-            option = "--admin" if right == "admin" else f"--right {right}"
-            raise Forbidden(f"this needs a key with the right to {_VERBS[right]} ('speech-qc keys add NAME {option}')")
-        return caller
+        return self._owner(self.ring, scope, headers)
 
     def _check_origin(self, headers: Headers) -> None:
         """Refuse web pages of other origins.
@@ -170,6 +169,14 @@ class AccessPolicy:
                 raise Unauthorized(f"expected a key, got a token, which only opens streams and /v1/watch: {ASK}")
             return Caller(ring.check_token(given))
         return Caller(ring.check(given))
+
+
+def _check_right(scope: Scope, caller: Caller) -> None:
+    """Refuse a key, or a token made with it, that lacks the right that the request needs."""
+    right = right_for(scope)
+    if right is not None and caller.key is not None and not caller.key.may(right):
+        option = "--admin" if right == "admin" else f"--right {right}"
+        raise Forbidden(f"this needs a key with the right to {_VERBS[right]} ('speech-qc keys add NAME {option}')")
 
 
 def is_call(scope: Scope) -> bool:

@@ -105,7 +105,7 @@ class CallSignatures:
         assert token is not None
         given = headers["x-twilio-signature"]
         return any(
-            hmac.compare_digest(_signed(token.get_secret_value().encode(), url, "sha1"), given)
+            _is_same(_signed(token.get_secret_value().encode(), url, "sha1"), given)
             for url in self._urls(scope, headers)
         )
 
@@ -115,16 +115,15 @@ class CallSignatures:
         nonce = headers.get("x-plivo-signature-v3-nonce", "")
         given = [one.strip() for one in headers["x-plivo-signature-v3"].split(",")]
         for url in self._urls(scope, headers):
-            parts = urlsplit(url)
+            address, _, query = url.partition("?")  # `urlsplit` refuses some of what a client may name as its host
             pairs = [
                 f"{name}={value}"
-                for name, values in sorted(parse_qs(parts.query, keep_blank_values=True).items())
+                for name, values in sorted(parse_qs(query, keep_blank_values=True).items())
                 for value in sorted(values)
             ]
-            query = "?" + "&".join(pairs) if pairs else ""
-            text = f"{parts.scheme}://{parts.netloc}{parts.path}{query}.{nonce}"
+            text = f"{address}{'?' if pairs else ''}{'&'.join(pairs)}.{nonce}"
             made = _signed(token.get_secret_value().encode(), text, "sha256")
-            if any(hmac.compare_digest(made, one) for one in given):
+            if any(_is_same(made, one) for one in given):
                 return True
         return False
 
@@ -142,8 +141,8 @@ class CallSignatures:
         if (
             set(components) != set(GENESYS_COMPONENTS)
             or parameters.get("alg") != "hmac-sha256"
-            or not hmac.compare_digest(parameters.get("keyid", "").encode(), key.encode())
-            or not hmac.compare_digest(headers.get("x-api-key", "").encode(), key.encode())
+            or not _is_same(key, parameters.get("keyid", ""))
+            or not _is_same(key, headers.get("x-api-key", ""))
         ):
             return False
         values = {
@@ -152,7 +151,7 @@ class CallSignatures:
         }
         lines = [f'"{name}": {values.get(name, headers.get(name, ""))}' for name in components]
         text = "\n".join([*lines, f'"@signature-params": {match[1]}'])
-        if not hmac.compare_digest(_signed(self._genesys_secret, text, "sha256"), signature[1]):
+        if not _is_same(_signed(self._genesys_secret, text, "sha256"), signature[1]):
             return False
         return self._is_fresh(parameters)
 
@@ -160,9 +159,9 @@ class CallSignatures:
         """Whether a signature of Genesys is recent, and its nonce is new."""
         now_s, nonce = self.clock(), parameters.get("nonce", "")
         created, expires = parameters.get("created", ""), parameters.get("expires", "")
-        if not created.isdigit() or abs(now_s - int(created)) > MAX_AGE_S or len(nonce) < MIN_NONCE_CHARS:
+        if not created.isdecimal() or abs(now_s - int(created)) > MAX_AGE_S or len(nonce) < MIN_NONCE_CHARS:
             return False
-        if expires and (not expires.isdigit() or int(expires) < now_s):
+        if expires and (not expires.isdecimal() or int(expires) < now_s):
             return False
         while self._nonces and (
             next(iter(self._nonces.values())) < now_s - 2 * MAX_AGE_S or len(self._nonces) >= MAX_NONCES
@@ -207,3 +206,8 @@ def _target(scope: Scope) -> str:
 
 def _signed(secret: bytes, text: str, algorithm: str) -> str:
     return base64.b64encode(hmac.digest(secret, text.encode(), algorithm)).decode()
+
+
+def _is_same(expected: str, given: str) -> bool:
+    """Compare in constant time; as bytes, because a header may have any characters."""
+    return hmac.compare_digest(expected.encode(), given.encode())

@@ -272,7 +272,7 @@ class Metrics:
     )
     telephony_ignored = _counter(
         "speechqc_telephony_ignored_messages_total",
-        "Messages of phone systems that mean nothing to us, by vendor.",
+        "Messages of phone systems that mean nothing to us, or hold audio of a leg that was refused, by vendor.",
         vendor=VENDORS,
     )
     telephony_gap_seconds = _counter(

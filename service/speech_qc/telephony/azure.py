@@ -28,6 +28,9 @@ from speech_qc.telephony.messages import (
 
 MIXED = "mixed"
 
+MAX_PARTICIPANTS = 256
+"""Participants that are told from each other, more than can be scored: some may have to wait for a place."""
+
 
 class AzureProtocol(VendorProtocol):
     """One socket of a call; participants are numbered, because their ids hold telephone numbers."""
@@ -67,6 +70,8 @@ class AzureProtocol(VendorProtocol):
         participant = text_in(data, "participantRawID") or ""
         items: list[Item] = []
         if participant not in self._legs:
+            if len(self._legs) >= MAX_PARTICIPANTS:
+                return [Ignored()]
             leg = f"participant_{len(self._legs) + 1}" if participant else MIXED
             form = LegFormat(leg, "linear16", self._rate_hz)
             items.append(self.asked.started([form], {leg: participant}, self._call_id))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -47,6 +48,9 @@ logger = logging.getLogger("speech_qc.telephony")
 MAX_LEGS = 8
 """Legs of one socket."""
 
+RETRY_S = 5.0
+"""Time after which a leg that found no free place may look for one again."""
+
 MAX_KEYS = 64
 """Keys in one message."""
 
@@ -80,6 +84,7 @@ class CallSocket:
         self._outbox = Outbox(state.settings.stream_send_queue_bytes, time.monotonic, transport.send_now)
         self._started: Started | None = None
         self._legs: dict[str, Leg] = {}
+        self._refused: dict[str, tuple[LegFormat, float]] = {}  # legs that are not scored, and when to try again
         self._places = ExitStack()
         self._means: dict[str, tuple[np.ndarray[Any, Any], int]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -202,9 +207,10 @@ class CallSocket:
     def _apply(self, item: Item) -> None:
         now_s = self._last_s
         if isinstance(item, Audio):
-            leg = self._legs.get(item.leg)
+            leg = self._legs.get(item.leg) or self._try_again(item.leg)
             if leg is None:
-                raise ProtocolError(f"expected audio of {', '.join(self._legs) or 'no leg yet'}, got {item.leg[:40]!r}")
+                self._ignore()
+                return
             leg.take(item, now_s)
             failure = leg.failed
             if failure is not None:
@@ -224,26 +230,65 @@ class CallSocket:
         elif isinstance(item, Stopped):
             self._over.set()
         elif isinstance(item, Ignored):
-            self._state.metrics.telephony_ignored.labels(self._protocol.name).inc()
+            self._ignore()
+
+    def _ignore(self) -> None:
+        self._state.metrics.telephony_ignored.labels(self._protocol.name).inc()
 
     def _start(self, started: Started) -> None:
-        """Begin the call, or add legs to it."""
+        """Begin the call, or add legs to it.
+
+        Raises:
+            SpeechQCError: A leg that the call begins with cannot be opened.
+        """
         first = self._started is None
         self._started = self._started or started
         if first:
             self._state.metrics.telephony_sockets.labels(self._protocol.name).inc()
         for form in started.legs:
-            if form.leg in self._legs:
+            if form.leg in self._legs or form.leg in self._refused:
                 continue
-            if len(self._legs) >= MAX_LEGS:
-                raise ProtocolError(f"expected at most {MAX_LEGS} legs on one socket, got more: open another one")
-            self._open_leg(form, self._started)
+            if first:
+                self._open_leg(form, started)
+            else:
+                self._add_leg(form, self._started)
+
+    def _add_leg(self, form: LegFormat, started: Started) -> None:
+        """Add a leg to a call that goes on; if it is refused, the others are scored all the same."""
+        try:
+            self._open_leg(form, started)
+        except SpeechQCError as error:
+            if form.leg not in self._refused:
+                logger.warning(
+                    "leg %s is not scored, the others of its call are: %s id=%s", form.leg, error, self._identity
+                )
+            wait_s = RETRY_S if isinstance(error, Overloaded) else math.inf
+            self._refused[form.leg] = form, self._last_s + wait_s
+
+    def _try_again(self, name: str) -> Leg | None:
+        """Return a leg that was refused and has found a place now; None if it has not.
+
+        Raises:
+            ProtocolError: There is no such leg.
+        """
+        if name not in self._refused or self._started is None:
+            raise ProtocolError(f"expected audio of {', '.join(self._legs) or 'no leg yet'}, got {name[:40]!r}")
+        form, due_s = self._refused[name]
+        if due_s <= self._last_s:
+            self._add_leg(form, self._started)
+        leg = self._legs.get(name)
+        if leg is not None:
+            del self._refused[name]
+            logger.info("leg %s is scored from now on id=%s", name, self._identity)
+        return leg
 
     def _open_leg(self, form: LegFormat, started: Started) -> None:
+        """Open a leg; nothing of it is left if that fails."""
         state, name = self._state, started.profile or self._state.settings.default_profile
         profile = state.profiles.get(name)
+        if len(self._legs) >= MAX_LEGS:
+            raise ProtocolError(f"expected at most {MAX_LEGS} legs on one socket, got more: open another one")
         state.streams.check(1)
-        self._places.enter_context(state.quotas.stream(self._caller, 1))
         info = LegInfo(
             call_id=started.call_id,
             leg=form.called or form.leg,
@@ -255,13 +300,16 @@ class CallSocket:
         )
         scoring = Scoring(self._generation, state, profile, name)
         protocol = self._protocol
-        leg = Leg(
-            form, info, scoring, state.calls, clock=protocol.clock, ordered=protocol.ordered, on_update=self._updated
-        )
+        with ExitStack() as place:
+            place.enter_context(state.quotas.stream(self._caller, 1))
+            leg = Leg(
+                form, info, scoring, state.calls, clock=protocol.clock, ordered=protocol.ordered,
+                on_update=self._updated,
+            )  # fmt: skip
+            self._places.push(place.pop_all())
         leg.on_drain = self.drain
         self._legs[form.leg] = leg
         state.streams.add(leg, 1)
-        leg.open()
         state.metrics.telephony_legs.labels(self._protocol.name).inc()
 
     def _keys(self, keys: Keys) -> None:

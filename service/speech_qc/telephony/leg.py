@@ -81,7 +81,7 @@ class _Output:
 
 
 class Leg:
-    """One leg; used from one event loop.
+    """One leg, with an engine session until it ends; used from one event loop.
 
     Args:
         form: Its name and the format of its audio.
@@ -93,6 +93,7 @@ class Leg:
         on_update: Called with its name and its scores and events.
 
     Raises:
+        Overloaded, Draining, EngineDead: The engine refuses.
         Overloaded, ProtocolError: The call does not take it; see `CallJoin.join`.
         InvalidAudio: The rate is not supported.
     """
@@ -133,6 +134,7 @@ class Leg:
         self._held: list[Float32] = []  # packets without which no chunk is complete yet
         self._held_samples = 0
         self._scorer = Scorer(scoring.generation, scoring.state, options, _Output(info.leg, on_update), _unchecked)
+        self._scorer.open()
         try:
             self._feed = calls.join(info)
             self._scorer.legs.append(self._feed)
@@ -142,14 +144,6 @@ class Leg:
         self._ended = False
         self.on_drain: Callable[[], None] | None = None
         """Called when the server shuts down."""
-
-    def open(self) -> None:
-        """Open an engine session.
-
-        Raises:
-            Overloaded, Draining, EngineDead: The engine refuses.
-        """
-        self._scorer.open()
 
     def drain(self) -> None:
         """End the leg because the server is shutting down."""

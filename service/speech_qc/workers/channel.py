@@ -28,33 +28,50 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from itertools import count
 from typing import Any
 
+logger = logging.getLogger("speech_qc.workers")
+
 LIMIT_BYTES = 16 * 1024 * 1024
-"""Maximum message size; the metrics of one worker are about 50 KiB, and their labels are closed sets."""
+"""Maximum message size; the metrics of one worker are about 50 KiB, and their labels are closed sets. What legs say is
+sent in batches of `speech_qc.calls.exchange.BATCH_BYTES`."""
 
 Message = dict[str, Any]
 
 
 class Channel:
-    """One end of the socket pair, used from an event loop."""
+    """One end of the socket pair, used from an event loop.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    Args:
+        reader, writer: The connection, with the limit `LIMIT_BYTES`.
+        peer: Name of the other side, for the log.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> None:
+        self._reader, self._writer, self._peer = reader, writer, peer
         self._numbers = count()
         self._asked: dict[int, asyncio.Future[Message]] = {}
 
     @classmethod
-    async def over(cls, end: socket.socket) -> Channel:
+    async def over(cls, end: socket.socket, peer: str = "the other process") -> Channel:
         """Create a channel from one end of a socket pair, and take ownership of it."""
-        return cls(*await asyncio.open_unix_connection(sock=end, limit=LIMIT_BYTES))
+        return cls(*await asyncio.open_unix_connection(sock=end, limit=LIMIT_BYTES), peer)
 
     def send(self, kind: str, **content: Any) -> None:
-        """Send a message; it is dropped if the other side has exited, which `receive` detects."""
-        if not self._writer.is_closing():
-            self._writer.write(encode(kind, **content))
+        """Send a message; it is dropped if the other side has exited, which `receive` detects.
+
+        One above the limit is dropped and logged: the other side would skip it, too.
+        """
+        if self._writer.is_closing():
+            return
+        line = encode(kind, **content)
+        if len(line) > LIMIT_BYTES:
+            logger.error("message %r to %s dropped: %d bytes exceed %d", kind, self._peer, len(line), LIMIT_BYTES)
+            return
+        self._writer.write(line)
 
     async def ask(self, kind: str, wait_s: float, **content: Any) -> Message:
         """Send a message with a new `id` and wait for the reply, which the reader passes to `resolve`.
@@ -78,12 +95,26 @@ class Channel:
             asked.set_result(message)
 
     async def receive(self) -> Message | None:
-        """Return the next message; None if the other side has exited."""
-        try:
-            line = await self._reader.readline()
-        except ConnectionError:
-            return None
-        return _decode(line)
+        """Return the next message; None if the other side has exited. What is no message is logged and skipped."""
+        skipped = 0
+        while True:
+            try:
+                line = await self._reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError as overrun:
+                skipped += len(await self._reader.readexactly(overrun.consumed))
+                continue
+            except (ConnectionError, asyncio.IncompleteReadError):  # perhaps in the middle of a message
+                return None
+            if skipped:
+                logger.error("message from %s skipped: %d bytes exceed %d", self._peer, skipped, LIMIT_BYTES)
+                skipped = 0
+                continue
+            try:
+                message: Message = json.loads(line)
+            except ValueError as error:
+                logger.error("message from %s skipped: it is not JSON (%s)", self._peer, error)
+                continue
+            return message
 
     def close(self) -> None:
         """Close the connection; pending calls of `ask` raise ConnectionError."""
@@ -101,11 +132,8 @@ def encode(kind: str, **content: Any) -> bytes:
 def receive_first(end: socket.socket) -> Message | None:
     """Wait for the first message without an event loop; None if the parent has exited."""
     with end.makefile("rb", buffering=0) as lines:  # unbuffered, so that later messages are left to the event loop
-        return _decode(lines.readline())
-
-
-def _decode(line: bytes) -> Message | None:
-    if not line.endswith(b"\n"):  # the other side exited in the middle of a message
+        line = lines.readline()
+    if not line.endswith(b"\n"):  # the parent exited in the middle of the message
         return None
     message: Message = json.loads(line)
     return message

@@ -140,7 +140,7 @@ class Member:
 
     async def join(self) -> None:
         """Report that this worker is ready, and start answering the parent's requests."""
-        self._channel = await Channel.over(self._end)
+        self._channel = await Channel.over(self._end, "the parent process")
         self._listener = asyncio.create_task(self._listen(self._channel))
         self._channel.send("up")
 
@@ -199,20 +199,26 @@ class Member:
 
     async def _listen(self, channel: Channel) -> None:
         while (message := await channel.receive()) is not None:
-            if message["type"] == "read":
-                channel.send("text", id=message["id"], text=self._read())
-            elif message["type"] in ("series", "reloads", "owner"):
-                channel.resolve(message)
-            elif message["type"] == "legs":
-                self._take_legs(message["sender"], message["items"])
-            elif message["type"] == "gone":
-                self._gone(message["worker"])
-            elif message["type"] == "reload":
-                reloading = asyncio.create_task(self._reload_here(channel, message["id"]))
-                self._reloads.add(reloading)
-                reloading.add_done_callback(self._reloads.discard)
+            try:
+                self._process(channel, message)
+            except Exception:  # without this listener, the worker would serve on unseen, and outlive its parent
+                logger.exception("a message of the parent process could not be processed")
         logger.error("the parent process has exited: this worker drains and exits")
         self._on_orphaned()
+
+    def _process(self, channel: Channel, message: Message) -> None:
+        if message["type"] == "read":
+            channel.send("text", id=message["id"], text=self._read())
+        elif message["type"] in ("series", "reloads", "owner"):
+            channel.resolve(message)
+        elif message["type"] == "legs":
+            self._take_legs(message["sender"], message["items"])
+        elif message["type"] == "gone":
+            self._gone(message["worker"])
+        elif message["type"] == "reload":
+            reloading = asyncio.create_task(self._reload_here(channel, message["id"]))
+            self._reloads.add(reloading)
+            reloading.add_done_callback(self._reloads.discard)
 
     async def _reload_here(self, channel: Channel, identity: int) -> None:
         """Reload the model and reply to the parent, whatever happens."""

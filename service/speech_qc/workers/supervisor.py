@@ -201,7 +201,9 @@ class Supervisor:
         job = Job(number, self._settings.workers, self._settings, descriptor, self._results_file)
         with suppress(OSError):  # the process has already exited, which `_keep` notices
             ours.sendall(job.encode())
-        worker = _Worker(process, await Channel.over(ours), ConnectionSender(giving), reloads_before)
+        worker = _Worker(
+            process, await Channel.over(ours, f"worker {number}"), ConnectionSender(giving), reloads_before
+        )
         self._workers[number] = worker
         if self._stopping.is_set():
             worker.send(signal.SIGTERM)
@@ -210,32 +212,10 @@ class Supervisor:
     async def _listen(self, number: int, worker: _Worker) -> None:
         """Process the messages of a worker until it closes its end."""
         while (message := await worker.channel.receive()) is not None:
-            match message["type"]:
-                case "up":
-                    worker.up = worker.served = True
-                    self._note_up(number, worker)
-                case "load":
-                    worker.sender.note(message["taken"], message["open"], message["fit"])
-                    self._acceptor.update()
-                case "leaving":
-                    self._acceptor.remove(worker.sender)
-                case "failed":
-                    worker.failure = message["message"]
-                case "text" | "reloaded":
-                    worker.channel.resolve(message)
-                case "reload_all":
-                    self._start_task(self._reload_for(number, worker, message["id"]))
-                case "collect":
-                    self._start_task(self._answer(worker, message["id"]))
-                case "claim":
-                    owner = self._owners.setdefault(message["call"], number)
-                    worker.channel.send("owner", id=message["id"], worker=owner)
-                case "release":
-                    if self._owners.get(message["call"]) == number:
-                        del self._owners[message["call"]]
-                case "legs":
-                    if (to := self._workers.get(message["to"])) is not None:
-                        to.channel.send("legs", sender=number, items=message["items"])
+            try:
+                self._process(number, worker, message)
+            except Exception:  # what one worker says must not end the others
+                logger.exception("a message of worker %d could not be processed", number)
         worker.up = False
         self._acceptor.remove(worker.sender)
         worker.channel.close()
@@ -243,6 +223,34 @@ class Supervisor:
         for other in self._workers.values():
             if other is not worker:
                 other.channel.send("gone", worker=number)
+
+    def _process(self, number: int, worker: _Worker, message: Message) -> None:
+        match message["type"]:
+            case "up":
+                worker.up = worker.served = True
+                self._note_up(number, worker)
+            case "load":
+                worker.sender.note(message["taken"], message["open"], message["fit"])
+                self._acceptor.update()
+            case "leaving":
+                self._acceptor.remove(worker.sender)
+            case "failed":
+                worker.failure = message["message"]
+            case "text" | "reloaded":
+                worker.channel.resolve(message)
+            case "reload_all":
+                self._start_task(self._reload_for(number, worker, message["id"]))
+            case "collect":
+                self._start_task(self._answer(worker, message["id"]))
+            case "claim":
+                owner = self._owners.setdefault(message["call"], number)
+                worker.channel.send("owner", id=message["id"], worker=owner)
+            case "release":
+                if self._owners.get(message["call"]) == number:
+                    del self._owners[message["call"]]
+            case "legs":
+                if (to := self._workers.get(message["to"])) is not None:
+                    to.channel.send("legs", sender=number, items=message["items"])
 
     def _note_up(self, number: int, worker: _Worker) -> None:
         try:
