@@ -26,7 +26,7 @@ class Item:
         channel: Index of the only channel to inspect; None for every channel.
         manifest: The source's own columns; values must be serialisable as JSON.
         etag: Changes whenever the recording does; None if the size and the time of modification of the file `uri` say
-            so.
+            so, whatever opens it. A member of a container, which is no file of its own, has that of the container.
     """
 
     uri: str

@@ -167,10 +167,9 @@ class _Work:
     def _missing(self, sources: Iterable[ItemSource]) -> Iterator[tuple[dict[str, Any], str | None]]:
         for source in sources:
             for piece in _pieces(source.items(), STAMPED):
-                unstamped = [item.uri for item in piece if item.etag is None and source.opener is None]
-                found = deque(etags(unstamped))
+                found = deque(etags([item.uri for item in piece if item.etag is None]))
                 for item in piece:
-                    etag = found.popleft() if item.etag is None and source.opener is None else item.etag
+                    etag = found.popleft() if item.etag is None else item.etag
                     if self._is_missing(item, etag):
                         yield _row(item, etag), source.opener
 
