@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 
 from speech_qc.archive.digests import DigestSet, as_pairs, digest, superseded
 from speech_qc.archive.items import ArchiveError
+from speech_qc.archive.names import is_remote
 from speech_qc.archive.rows import Identity
 from speech_qc.archive.schema import ITEM_KEY, ROWS, VERSION
-from speech_qc.archive.storage import is_remote, resolve, write_whole
+from speech_qc.archive.storage import resolve, write_whole
 
 FILE_ROWS = 5_000
 FILE_BYTES = 16 << 20

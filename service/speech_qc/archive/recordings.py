@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from speech_qc.archive.items import ArchiveError, Item, ItemSource
-from speech_qc.archive.storage import etag_of, is_remote, query_of, resolve
+from speech_qc.archive.names import is_remote, name_of
+from speech_qc.archive.storage import etag_of, query_of, resolve
 from speech_qc.audio.extensions import AUDIO_EXTENSIONS, looks_like_recording
 
 LIST_EXTENSIONS = frozenset({".txt", ".lst", ".list"})
@@ -35,13 +36,13 @@ class LocalFiles:
         if path.is_dir():
             yield from _in_folder(path)
         elif path.exists():
-            yield Item(str(path))
+            yield Item(name_of(str(path)))
         elif glob.has_magic(self._argument):
             for found in sorted(glob.glob(str(path), recursive=True)):
                 if os.path.isdir(found):
                     yield from _in_folder(Path(found))
                 else:
-                    yield Item(found)
+                    yield Item(name_of(found))
         else:
             raise ArchiveError(f"{self._argument}: no such file or folder")
 
@@ -53,7 +54,7 @@ def _in_folder(folder: Path) -> Iterator[Item]:
         for name in sorted(files):
             path = Path(parent, name)
             if not name.startswith(".") and looks_like_recording(path):
-                yield Item(str(path))
+                yield Item(name_of(str(path)))
 
 
 class StoredFiles:

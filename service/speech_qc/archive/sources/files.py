@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, BinaryIO, cast
@@ -13,7 +14,8 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from speech_qc.archive.items import ArchiveError, Item
-from speech_qc.archive.storage import etags, is_remote, query_of, resolve
+from speech_qc.archive.names import is_remote, local_path, name_of
+from speech_qc.archive.storage import etags, query_of, resolve
 
 PROBLEMS_SHOWN = 5
 """Lines of a manifest that a message lists."""
@@ -32,26 +34,22 @@ def resolved(path: str, folder: str) -> str:
         folder: Folder of the manifest; a path or a URI.
 
     Returns:
-        An absolute path, or a URI.
+        Its name in results; see `names.name_of`.
     """
     if is_remote(path):
-        return path
-    path = os.path.expanduser(path)
-    if os.path.isabs(path):
-        return path
-    if is_remote(folder):
+        return name_of(path)
+    path = os.path.expanduser(local_path(path))
+    if is_remote(folder) and not os.path.isabs(path):
         address, mark, query = folder.partition("?")
-        return f"{address}/{path}{mark}{query}"
-    if os.path.isfile(path):
-        return os.path.abspath(path)
-    return os.path.abspath(os.path.join(folder, path))
+        return name_of(f"{address}/{path}{mark}{query}")
+    return name_of(path, "" if os.path.isfile(path) else folder)
 
 
 def folder_of(path: str) -> str:
     """Return the folder of a path or URI; the query of a URI is kept."""
     if is_remote(path):
         return path.partition("?")[0].rpartition("/")[0] + query_of(path)
-    return os.path.dirname(os.path.abspath(path))
+    return os.path.dirname(os.path.abspath(local_path(path)))
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -61,7 +59,10 @@ def open_binary(path: str) -> BinaryIO:
         OSError: It cannot be opened.
     """
     if not is_remote(path):
-        return open(path, "rb")
+        try:
+            return open(local_path(path), "rb")
+        except ValueError as error:
+            raise OSError(f"expected the name of a file, got {path!r}: {error}") from error
     return io.BufferedReader(cast(io.RawIOBase, native_file(path)), BUFFER_BYTES)
 
 
@@ -75,7 +76,7 @@ def native_file(path: str) -> Any:
         store, name = resolve(path)
     except ArchiveError as error:
         raise OSError(str(error)) from error
-    return store.open_input_file(name)
+    return store.open_input_file(name if is_remote(path) else os.fsencode(name))
 
 
 def stamp(path: str) -> str:
@@ -102,7 +103,7 @@ def json_lines(path: str) -> Iterator[tuple[int, Any]]:
     for number, line in text_lines(path):
         try:
             yield number, _parsed(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield number, ValueError(f"expected JSON, got {line[:40]!r} ({error})")
 
 
@@ -205,6 +206,6 @@ def seconds(value: Any, name: str) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ValueError(f"expected {name} in seconds, got {value!r}")
     return float(value)

@@ -11,13 +11,13 @@ from types import MappingProxyType
 import orjson
 
 from speech_qc.archive.items import ArchiveError, ItemSource
+from speech_qc.archive.names import is_remote, local_path, name_of
 from speech_qc.archive.recordings import StoredFiles, find_sources
 from speech_qc.archive.sources.files import JsonManifest, json_lines
 from speech_qc.archive.sources.kaldi import KaldiData
 from speech_qc.archive.sources.lhotse import lhotse_items
 from speech_qc.archive.sources.nemo import nemo_items
 from speech_qc.archive.sources.webdataset import AUDIO, TarShards
-from speech_qc.archive.storage import is_remote
 
 MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 TABLES = (".parquet", ".pq", ".arrow")
@@ -37,7 +37,7 @@ def archive_sources(names: Sequence[str], *, column: str = "audio") -> list[Item
         ArchiveError: One does not exist, or is a data set that cannot be read.
     """
     found: list[ItemSource] = []
-    for name in names:
+    for name in map(local_path, names):
         source = dataset_source(name, column=column)
         found += find_sources([name]) if source is None else [source]
     return found
@@ -79,7 +79,7 @@ def _files(name: str, extensions: tuple[str, ...]) -> list[str]:
         paths = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not paths:
             raise ArchiveError(f"expected data sets, no file matches {name}")
-        return [os.path.abspath(path) for path in paths]
+        return [name_of(path) for path in paths]
     if not os.path.isdir(name):
         return []
     found: list[str] = []
@@ -91,7 +91,7 @@ def _files(name: str, extensions: tuple[str, ...]) -> list[str]:
         if STATE in files:  # of `save_to_disk`; the folder may hold other files, in which `map` cached its results
             listed = orjson.loads(Path(folder, STATE).read_bytes()).get("_data_files", ())
             chosen = [entry["filename"] for entry in listed]
-        found += [os.path.join(folder, file) for file in chosen]
+        found += [name_of(file, folder) for file in chosen]
     return found
 
 
