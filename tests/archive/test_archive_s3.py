@@ -24,7 +24,7 @@ from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
 from speech_qc.archive.inspecting import Inspector
 from speech_qc.archive.items import ArchiveError, Item
-from speech_qc.archive.recordings import find_sources
+from speech_qc.archive.sources.recordings import find_sources
 from speech_qc.archive.report.measures import read_rows
 from speech_qc.archive.storage import _opened, resolve
 

@@ -40,9 +40,34 @@ def resolved(path: str, folder: str) -> str:
         return name_of(path)
     path = os.path.expanduser(local_path(path))
     if is_remote(folder) and not os.path.isabs(path):
-        address, mark, query = folder.partition("?")
-        return name_of(f"{address}/{path}{mark}{query}")
+        return name_of(beside(folder, path))
     return name_of(path, "" if os.path.isfile(path) else folder)
+
+
+def beside(folder: str, name: str) -> str:
+    """Return the path of a file in a folder, which may be a URI with a query."""
+    address, mark, query = folder.partition("?") if is_remote(folder) else (folder, "", "")
+    return f"{address.rstrip('/')}/{name}{mark}{query}"
+
+
+def ends_with(path: str, endings: str | tuple[str, ...]) -> bool:
+    """Whether the path, or that of a URI without its query, ends like this."""
+    return (path.partition("?")[0] if is_remote(path) else path).endswith(endings)
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        ArchiveError: The store cannot be asked.
+    """
+    if not is_remote(path):
+        return os.path.exists(local_path(path))
+    store, name = resolve(path)
+    try:
+        return bool(store.get_file_info(name).is_file)
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot ask the store whether there is such an object: {error}") from error
 
 
 def folder_of(path: str) -> str:
@@ -114,8 +139,12 @@ def _parsed(line: str) -> Any:
         return json.loads(line)  # Python writes NaN and Infinity, which are no JSON
 
 
-def text_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Read the lines of a file that are not empty, without white space around them.
+def text_lines(path: str, *, errors: str = "strict") -> Iterator[tuple[int, str]]:
+    """Read the lines of a file that are not empty, without white space around them, nor a byte order mark.
+
+    Args:
+        path: The file, compressed if its name ends in `.gz`.
+        errors: What to do with bytes that are not UTF-8, as in `bytes.decode`.
 
     Yields:
         The number of the line, from 1, and the line.
@@ -125,12 +154,12 @@ def text_lines(path: str) -> Iterator[tuple[int, str]]:
     """
     try:
         with open_binary(path) as file:
-            plain = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.endswith(".gz") else file
+            plain = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if ends_with(path, ".gz") else file
             for number, line in enumerate(plain, start=1):
-                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
+                if text := line.decode("utf-8-sig" if number == 1 else "utf-8", errors).strip():
                     yield number, text
     except (OSError, EOFError) as error:
-        raise ArchiveError(f"cannot read the manifest {path}: {error}") from error
+        raise ArchiveError(f"expected a text file, cannot read {path}: {error}") from error
     except UnicodeDecodeError as error:
         raise ArchiveError(f"expected a manifest in UTF-8, got other bytes in {path}: {error}") from error
 

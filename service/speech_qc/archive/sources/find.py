@@ -12,8 +12,8 @@ import orjson
 
 from speech_qc.archive.items import ArchiveError, ItemSource
 from speech_qc.archive.names import is_remote, local_path, name_of
-from speech_qc.archive.recordings import StoredFiles, find_sources
-from speech_qc.archive.sources.files import JsonManifest, json_lines
+from speech_qc.archive.sources.recordings import StoredFiles, find_sources
+from speech_qc.archive.sources.files import JsonManifest, ends_with, json_lines
 from speech_qc.archive.sources.kaldi import KaldiData
 from speech_qc.archive.sources.lhotse import lhotse_items
 from speech_qc.archive.sources.nemo import nemo_items
@@ -57,9 +57,9 @@ def dataset_source(name: str, *, column: str = "audio") -> ItemSource | None:
     Raises:
         ArchiveError: It is a data set that cannot be read.
     """
-    if name.endswith(".scp") or os.path.isfile(os.path.join(name, "wav.scp")):
+    if ends_with(name, ".scp") or os.path.isfile(os.path.join(name, "wav.scp")):
         return KaldiData(name)
-    if name.partition("?")[0].endswith(MANIFESTS) if is_remote(name) else name.endswith(MANIFESTS):
+    if ends_with(name, MANIFESTS):
         return _manifest(name)
     for extensions, make in _CONTAINERS.items():
         if paths := _files(name, extensions):
@@ -72,7 +72,7 @@ def dataset_source(name: str, *, column: str = "audio") -> ItemSource | None:
 def _files(name: str, extensions: tuple[str, ...]) -> list[str]:
     """Return the containers that a name stands for; none, if there are also other recordings to inspect."""
     if is_remote(name):
-        if not name.partition("?")[0].endswith(extensions):
+        if not ends_with(name, extensions):
             return []
         return [item.uri for item in StoredFiles(name).items()]
     if name.endswith(extensions):

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import orjson
 
 from speech_qc.archive.items import ArchiveError, Item
-from speech_qc.archive.names import as_text, is_remote
-from speech_qc.archive.sources.files import open_binary, stamp
+from speech_qc.archive.names import as_text
+from speech_qc.archive.sources.files import ends_with, open_binary, stamp
 
 AUDIO = frozenset({"wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "webm", "sph", "aiff", "aif", "au", "amr"})
 """Last extension of members that are recordings."""
@@ -113,7 +113,7 @@ def _index(path: str, _etag: str) -> dict[str, tuple[int, int]]:
 
 @contextmanager
 def _tar(path: str) -> Iterator[tarfile.TarFile]:
-    if not (path.partition("?")[0] if is_remote(path) else path).endswith(".tar"):
+    if not ends_with(path, ".tar"):
         raise ArchiveError(f"expected a shard that is not compressed (.tar), got {path}: unpack it with gunzip or such")
     with ExitStack() as stack:
         try:

@@ -12,6 +12,7 @@ import pyarrow.fs as pafs
 
 from speech_qc.archive.items import ArchiveError, Item, ItemSource
 from speech_qc.archive.names import is_remote, name_of
+from speech_qc.archive.sources.files import folder_of, text_lines
 from speech_qc.archive.storage import etag_of, query_of, resolve
 from speech_qc.audio.extensions import AUDIO_EXTENSIONS, looks_like_recording
 
@@ -126,15 +127,17 @@ class Listed:
         self._path = path
 
     def items(self) -> Iterator[Item]:
-        """Read the list; see `ItemSource`."""
-        folder = os.path.dirname(os.path.abspath(self._path))
-        try:
-            with open(self._path, encoding="utf-8") as lines:
-                for line in lines:
-                    if name := line.strip():
-                        yield Item(name if is_remote(name) else os.path.join(folder, name))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArchiveError(f"{self._path}: expected a text file with a path per line: {error}") from error
+        """Read the list, whose paths need not be UTF-8; see `ItemSource`."""
+        folder, found = folder_of(self._path), False
+        for number, name in text_lines(self._path, errors="surrogateescape"):
+            if "\0" in name:
+                raise ArchiveError(
+                    f"{self._path}: line {number}: expected a path, got null bytes: save the list as UTF-8, not UTF-16"
+                )
+            found = True
+            yield Item(name_of(name, folder))
+        if not found:
+            raise ArchiveError(f"{self._path}: expected a path per line, the list is empty")
 
 
 def find_sources(arguments: Sequence[str]) -> list[ItemSource]:
