@@ -208,6 +208,7 @@ def _row(item: Item, etag: str | None) -> dict[str, Any]:
         "channel": item.channel,
         "manifest": manifest,
         "etag": etag,
+        "problem": item.problem,
     }
 
 

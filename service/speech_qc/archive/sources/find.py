@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,12 +13,13 @@ import orjson
 
 from speech_qc.archive.items import ArchiveError, ItemSource
 from speech_qc.archive.names import is_remote, local_path, name_of
-from speech_qc.archive.sources.recordings import StoredFiles, find_sources
 from speech_qc.archive.sources.files import JsonManifest, ends_with, json_lines
 from speech_qc.archive.sources.kaldi import KaldiData
 from speech_qc.archive.sources.lhotse import lhotse_items
 from speech_qc.archive.sources.nemo import nemo_items
+from speech_qc.archive.sources.recordings import StoredFiles, find_sources
 from speech_qc.archive.sources.webdataset import AUDIO, TarShards
+from speech_qc.audio.folders import files_in
 
 MANIFESTS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 TABLES = (".parquet", ".pq", ".arrow")
@@ -83,15 +85,18 @@ def _files(name: str, extensions: tuple[str, ...]) -> list[str]:
     if not os.path.isdir(name):
         return []
     found: list[str] = []
-    for folder, folders, files in os.walk(os.path.abspath(name)):
-        folders.sort()
+    problems: list[OSError] = []
+    for folder, paths in groupby(files_in(Path(os.path.abspath(name)), problems.append), lambda path: path.parent):
+        files = [path.name for path in paths]
         if any(file.lower().endswith(_RECORDINGS) for file in files):
             return []
-        chosen = [file for file in sorted(files) if file.endswith(extensions)]
+        chosen = [file for file in files if file.endswith(extensions)]
         if STATE in files:  # of `save_to_disk`; the folder may hold other files, in which `map` cached its results
-            listed = orjson.loads(Path(folder, STATE).read_bytes()).get("_data_files", ())
+            listed = orjson.loads((folder / STATE).read_bytes()).get("_data_files", ())
             chosen = [entry["filename"] for entry in listed]
-        found += [name_of(file, folder) for file in chosen]
+        found += [name_of(file, str(folder)) for file in chosen]
+    if found and problems:
+        raise ArchiveError(f"{name}: expected a folder that can be listed: {problems[0]}: change its permissions")
     return found
 
 

@@ -15,7 +15,16 @@ from typing import BinaryIO
 
 from speech_qc.archive.items import ArchiveError, Item
 from speech_qc.archive.sources.files import (
-    beside, checked_items, ends_with, exists, folder_of, open_binary, resolved, seconds, stamp, text_lines,
+    beside,
+    checked_items,
+    ends_with,
+    exists,
+    folder_of,
+    open_binary,
+    resolved,
+    seconds,
+    stamp,
+    text_lines,
 )  # fmt: skip
 
 RIFF_HEADER_BYTES = 8

@@ -15,6 +15,7 @@ from speech_qc.archive.names import is_remote, name_of
 from speech_qc.archive.sources.files import folder_of, text_lines
 from speech_qc.archive.storage import etag_of, query_of, resolve
 from speech_qc.audio.extensions import AUDIO_EXTENSIONS, looks_like_recording
+from speech_qc.audio.folders import files_in
 
 LIST_EXTENSIONS = frozenset({".txt", ".lst", ".list"})
 
@@ -32,30 +33,35 @@ class LocalFiles:
         self._argument = argument
 
     def items(self) -> Iterator[Item]:
-        """List the recordings in order of their names, by absolute paths; see `ItemSource`."""
+        """List the recordings in order of their names, then the folders that cannot be listed; see `ItemSource`."""
+        problems: list[OSError] = []
+        found = False
+        for path in self._paths(problems):
+            found = True
+            yield Item(name_of(path))
+        if not found:
+            reason = str(problems[0]) if problems else "is it empty, not mounted, or misspelt?"
+            raise ArchiveError(f"{self._argument}: expected recordings, got none: {reason}")
+        for problem in problems:
+            yield Item(
+                name_of(problem.filename),
+                problem=f"expected to list this folder, got {problem.strerror}: its recordings are not inspected: "
+                "change its permissions",
+            )
+
+    def _paths(self, problems: list[OSError]) -> Iterator[str]:
         path = Path(os.path.abspath(self._argument))
-        if path.is_dir():
-            yield from _in_folder(path)
-        elif path.exists():
-            yield Item(name_of(str(path)))
+        if path.exists():
+            matches = [str(path)]
         elif glob.has_magic(self._argument):
-            for found in sorted(glob.glob(str(path), recursive=True)):
-                if os.path.isdir(found):
-                    yield from _in_folder(Path(found))
-                else:
-                    yield Item(name_of(found))
+            matches = sorted(glob.glob(str(path), recursive=True))
         else:
             raise ArchiveError(f"{self._argument}: no such file or folder")
-
-
-def _in_folder(folder: Path) -> Iterator[Item]:
-    """Walk a folder; hidden files are skipped, such as the `._` files that macOS creates on other disks."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(parent, name)
-            if not name.startswith(".") and looks_like_recording(path):
-                yield Item(name_of(str(path)))
+        for match in matches:
+            if os.path.isdir(match):
+                yield from (str(file) for file in files_in(Path(match), problems.append) if looks_like_recording(file))
+            else:
+                yield match
 
 
 class StoredFiles:
@@ -80,16 +86,22 @@ class StoredFiles:
             pattern, address = f"{first}*{pattern}", folder
         store, root = resolve(address + query)
         scheme = address.partition("://")[0]
-        info = store.get_file_info(root)
-        if info.type == pafs.FileType.NotFound:
-            raise ArchiveError(f"{self._uri}: nothing is stored there")
-        if info.type == pafs.FileType.File:
-            yield Item(self._uri, etag=etag_of(info.size, info.mtime_ns))
-            return
-        chosen = _chooser(pattern)
-        for found in _below(store, root):
-            if chosen(found.path[len(root) + 1 :]):
-                yield Item(f"{scheme}://{found.path}{query}", etag=etag_of(found.size, found.mtime_ns))
+        try:
+            info = store.get_file_info(root)
+            if info.type == pafs.FileType.NotFound:
+                raise ArchiveError(f"{self._uri}: nothing is stored there")
+            if info.type == pafs.FileType.File:
+                yield Item(self._uri, etag=etag_of(info.size, info.mtime_ns))
+                return
+            chosen, count = _chooser(pattern), 0
+            for found in _below(store, root):
+                if chosen(found.path[len(root) + 1 :]):
+                    count += 1
+                    yield Item(f"{scheme}://{found.path}{query}", etag=etag_of(found.size, found.mtime_ns))
+        except (OSError, ValueError) as error:
+            raise ArchiveError(f"{self._uri}: cannot list what is stored there: {error}") from error
+        if not count:
+            raise ArchiveError(f"{self._uri}: expected recordings, got none: check the name and the pattern")
 
 
 def _below(store: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
