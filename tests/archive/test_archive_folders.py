@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from archive_material import Listing, rows_in, run_here, write_clips
 
@@ -43,6 +46,48 @@ def test_a_folder_that_cannot_be_listed_is_a_row(tmp_path: Path) -> None:
     (row,) = rows_in(tmp_path / "out")
     assert row["error"]["code"] == "unreadable"
     assert "expected to list this folder, got Permission denied" in row["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["a.3gp", "a.wma", "a.caf", "a.MP4", "a", "a.2026"])
+def test_results_and_other_files_hide_no_recordings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (clip,) = write_clips(tmp_path / "phone", 1, 0.5)
+    os.rename(clip, tmp_path / "phone" / name)
+    out = tmp_path / "phone" / "results"
+    with tarfile.open(tmp_path / "phone" / "backup.tar", "w") as tar:
+        tar.add(tmp_path / "phone" / name, "old.wav")
+
+    for words in ("1 inspected, 0 done before", "0 inspected, 1 done before"):
+        assert main(["archive", str(tmp_path / "phone"), "--out", str(out), "--workers", "1"]) == 0
+        assert words in capsys.readouterr().err
+    assert [row["uri"] for row in rows_in(out)] == [str(tmp_path / "phone" / name)]
+
+
+@pytest.mark.parametrize("out", [".", "results"])
+def test_results_beside_a_data_set_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str) -> None:
+    (clip,) = write_clips(tmp_path / "clips", 1, 0.5)
+    kinds = [("shards", _write_shard), ("tables", _write_table)]
+    for folder, write in kinds[: 1 if out == "." else 2]:  # tables among tables of results are refused
+        source = tmp_path / folder
+        source.mkdir()
+        write(source, Path(clip))
+        (source / ".hidden").mkdir()
+        (source / ".hidden" / "x.wav").write_bytes(Path(clip).read_bytes())
+        for words in ("1 inspected, 0 done before", "0 inspected, 1 done before"):
+            assert main(["archive", str(source), "--out", str(source / out), "--workers", "1"]) == 0
+            assert words in capsys.readouterr().err
+            assert main(["archive", "report", str(source / out)]) == 0
+            capsys.readouterr()
+
+
+def _write_shard(folder: Path, clip: Path) -> None:
+    with tarfile.open(folder / "1.tar", "w") as tar:
+        tar.add(clip, "a.wav")
+
+
+def _write_table(folder: Path, clip: Path) -> None:
+    pq.write_table(pa.table({"audio": pa.array([clip.read_bytes()], pa.binary())}), folder / "1.parquet")
 
 
 @pytest.mark.parametrize("source", ["empty", "empty/**/*.wav", "calls/**/*.wave", "nowhere"])

@@ -161,10 +161,7 @@ def find_sources(arguments: Sequence[str], copies: Mapping[str, Path] | None = N
             sources.setdefault(os.path.realpath(found), InputFile(found))
         for other in others:
             skipped.setdefault(os.path.realpath(other), InputFile(other))
-    missing += [
-        f"{printable(os.fsdecode(error.filename))}: this folder cannot be listed: {error.strerror}"
-        for error in unreadable
-    ]
+    missing += [f"{printable(error.filename)}: this folder cannot be listed: {error.strerror}" for error in unreadable]
     unheard = [file for name, file in skipped.items() if name not in sources]
     return Found(list(sources.values()), missing, several, unheard)
 

@@ -25,7 +25,7 @@ from speech_qc.archive.sources.files import (
     seconds,
     stamp,
     text_lines,
-)  # fmt: skip
+)
 
 RIFF_HEADER_BYTES = 8
 CHANNELS = {"A": 0, "B": 1}

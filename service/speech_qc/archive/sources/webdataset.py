@@ -21,8 +21,9 @@ import orjson
 from speech_qc.archive.items import ArchiveError, Item
 from speech_qc.archive.names import as_text
 from speech_qc.archive.sources.files import ends_with, open_binary, stamp
+from speech_qc.audio.extensions import AUDIO_EXTENSIONS
 
-AUDIO = frozenset({"wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "webm", "sph", "aiff", "aif", "au", "amr"})
+AUDIO = frozenset(extension.removeprefix(".") for extension in AUDIO_EXTENSIONS)
 """Last extension of members that are recordings."""
 NAME = re.compile(r"(.+?\.tar(?:\?[^#]*)?)#(.+)", re.DOTALL)
 SHARDS_KEPT = 2
