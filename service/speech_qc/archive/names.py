@@ -40,7 +40,8 @@ def name_of(recording: str, folder: str = "") -> str:
     """
     if is_remote(recording):
         return as_text(without_credentials(recording))
-    path = _normalised(os.path.join(os.path.abspath(folder), local_path(recording)))
+    path = local_path(recording)
+    path = _normalised(path if os.path.isabs(path) else os.path.join(os.path.abspath(folder), path))
     return path if (text := as_text(path)) == path else f"file://{text}"
 
 
