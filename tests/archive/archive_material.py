@@ -23,8 +23,8 @@ from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
 from speech_qc.archive.items import Item
 from speech_qc.archive.local import LocalEngine
-from speech_qc.archive.recordings import find_sources
 from speech_qc.archive.run import Progress, run
+from speech_qc.archive.sources.recordings import find_sources
 from speech_qc.capacity.host import descendants_of
 
 TESTS = Path(__file__).resolve().parent

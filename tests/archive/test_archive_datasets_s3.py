@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from archive_material import rows_in
-from s3_server import BUCKET, weed
+from s3_server import BUCKET, S3Server, weed
 
 from signals import wav_bytes, white_noise
 from speech_qc.archive.items import ArchiveError
@@ -83,6 +83,26 @@ def test_a_data_set_in_a_bucket(
     assert {json.loads(row["manifest"])["trunk"] for row in rows} == {"north"}
     assert len({row["content_sha256"] for row in rows}) == 3
     assert all(row["etag"] for row in rows)
+
+
+@pytest.mark.parametrize("query", ["", "?scheme=http"])
+def test_a_kaldi_folder_in_a_bucket(
+    store: pafs.S3FileSystem, monkeypatch: pytest.MonkeyPatch, server: S3Server, query: str
+) -> None:
+    if query:
+        query += f"&endpoint_override=127.0.0.1:{server.port}&region=us-east-1"
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+    put(store, "in/sounds/0.wav", SOUNDS[0])
+    put(store, "in/wav.scp", b"rec\tsounds/0.wav\n")
+    put(store, "in/segments", b"u1 rec 0 0.25\nu2 rec 0.25 0.5\n")
+    put(store, "in/utt2spk", b"u1 ann\nu2 bob\n")
+
+    (source,) = archive_sources([f"s3://{BUCKET}/in/wav.scp{query}"])
+
+    found = [(item.uri, item.offset_s, item.manifest["speaker"]) for item in source.items()]
+    uri = f"s3://{BUCKET}/in/sounds/0.wav{query}"
+    assert found == [(uri, 0.0, "ann"), (uri, 0.25, "bob")]
+    assert "text" not in next(iter(source.items())).manifest
 
 
 def test_what_is_not_there_is_an_error(store: pafs.S3FileSystem) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -17,6 +18,7 @@ from speech_qc.archive import local
 from speech_qc.archive.asked import Asked
 from speech_qc.archive.dest import Destination
 from speech_qc.archive.items import ArchiveError, Item
+from speech_qc.archive.sources.find import dataset_source
 
 
 def parts_in(folder: Path) -> list[Path]:
@@ -128,6 +130,25 @@ def test_a_changed_recording_replaces_its_row_or_joins_it(tmp_path: Path) -> Non
     rows = rows_in(out)
     assert [row["duration_s"] for row in rows] == [0.5, 0.8, 0.5]
     assert [rows[0], rows[2]] == [old[0], old[2]]
+
+
+@pytest.mark.parametrize("form", ["kaldi", "parquet"])
+def test_a_changed_file_that_a_data_set_names_is_inspected_again(tmp_path: Path, form: str) -> None:
+    paths = write_clips(tmp_path / "in", 2, 0.5)
+    if form == "kaldi":
+        (tmp_path / "wav.scp").write_text(f"a {paths[0]}\nb {paths[1]}\n")
+    else:
+        pq.write_table(pa.table({"audio": paths}), tmp_path / "calls.parquet")
+    name = str(tmp_path / ("wav.scp" if form == "kaldi" else "calls.parquet"))
+    out = tmp_path / "out"
+    assert run_here(dataset_source(name), out).finished == 2
+    assert all(row["etag"].startswith(f"{Path(row['uri']).stat().st_size}-") for row in rows_in(out))
+
+    soundfile.write(paths[1], voice(0.8, seed=5), 16_000)
+    again = run_here(dataset_source(name), out)
+
+    assert (again.finished, again.done_before, again.old_rows) == (1, 1, 1)
+    assert [row["duration_s"] for row in rows_in(out)] == [0.5, 0.8]
 
 
 def test_channels_that_are_gone_leave_no_rows(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import soundfile
 
 from signals import wav_bytes, white_noise
 from speech_qc.archive.items import ArchiveError, Item, ItemSource
-from speech_qc.archive.sources.find import dataset_source
+from speech_qc.archive.sources.find import archive_sources, dataset_source
 
 RATE_HZ = 16_000
 SOUND = white_noise(1.0, level_dbfs=-20)
@@ -176,6 +176,18 @@ class TestKaldi:
             ("/calls/1.wav", 0.0, 1.0, 0),
             ("/calls/1.wav", 0.0, None, 1),
         ]
+
+    def test_any_white_space_separates(self, place: Path):
+        write_lines(place / "wav.scp", ["rec\t/calls/with space.wav"])
+        write_lines(place / "segments", ["u1\trec\t0\t1"])
+        write_lines(place / "reco2file_and_channel", ["rec\trec\tB"])
+        write_lines(place / "utt2spk", ["u1 \t ann"])
+        write_lines(place / "text", ["u1\thello\tthere  again"])
+
+        _, (item,) = listed(place)
+
+        assert (item.uri, item.offset_s, item.length_s, item.channel) == ("/calls/with space.wav", 0.0, 1.0, 1)
+        assert (item.manifest["speaker"], item.manifest["text"]) == ("ann", "hello\tthere  again")
 
     def test_commands_are_refused(self, place: Path):
         write_lines(place / "wav.scp", ["a /x.wav", "b sph2pipe -f wav /y.sph |"])
@@ -407,6 +419,25 @@ class TestLhotse:
             lhotse.CutSet.from_cuts([wrong]).to_file("cuts.jsonl.gz")
             with pytest.raises(ArchiveError, match="line 1: expected a"):
                 listed("cuts.jsonl.gz")
+
+
+class TestLists:
+    def test_a_byte_order_mark_and_ways_to_write_a_path(self, place: Path):
+        (place / "calls.txt").write_bytes("a.wav\r\n\r\n ./a.wav \r\n./b/../a.wav\r\n/c.wav".encode("utf-8-sig"))
+        (source,) = archive_sources(["calls.txt"])
+        assert [item.uri for item in source.items()] == [f"{place}/a.wav"] * 3 + ["/c.wav"]
+
+    def test_bytes_that_are_not_utf8(self, place: Path):
+        (place / "calls.lst").write_bytes(b"caf\xe9.wav\na.wav\n")
+        (source,) = archive_sources(["calls.lst"])
+        assert [item.uri for item in source.items()] == [f"file://{place}/caf%E9.wav", f"{place}/a.wav"]
+
+    @pytest.mark.parametrize("content", ["a.wav\n".encode("utf-16"), b"", b"\n\n"])
+    def test_another_file_is_refused(self, place: Path, content: bytes):
+        (place / "calls.txt").write_bytes(content)
+        (source,) = archive_sources(["calls.txt"])
+        with pytest.raises(ArchiveError, match="expected a path"):
+            list(source.items())
 
 
 def test_a_folder_of_recordings_is_no_data_set(place: Path):

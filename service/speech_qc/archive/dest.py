@@ -22,14 +22,17 @@ import pyarrow.parquet as pq
 
 from speech_qc.archive.digests import DigestSet, as_pairs, digest, superseded
 from speech_qc.archive.items import ArchiveError
+from speech_qc.archive.names import is_remote
 from speech_qc.archive.rows import Identity
 from speech_qc.archive.schema import ITEM_KEY, ROWS, VERSION
-from speech_qc.archive.storage import is_remote, resolve, write_whole
+from speech_qc.archive.storage import resolve, write_whole
 
 FILE_ROWS = 5_000
 FILE_BYTES = 16 << 20
 """A file is written when one of these is reached, or after `write_every_s`; a killed run loses no more than that."""
 LOCK = ".lock"
+PART = "part-"
+"""Begins the names of data files."""
 NO_DIGESTS = np.zeros((0, 2), np.uint64)
 KEPT_COLUMNS = [*ITEM_KEY, *VERSION, "error", "inspected_at"]
 
@@ -193,7 +196,7 @@ class Destination:
             return
         table = pa.concat_tables(self._waiting)
         self._number += 1
-        self._write(f"{self.root}/part-{self._run}-{self._number:06d}.parquet", table)
+        self._write(f"{self.root}/{PART}{self._run}-{self._number:06d}.parquet", table)
         self.rows_written += len(table)
         self._waiting, self._waiting_bytes = [], 0
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from speech_qc.archive.dest import Destination
 from speech_qc.archive.items import ArchiveError
+from speech_qc.archive.names import is_remote, local_path
 from speech_qc.archive.schema import ITEM_KEY
-from speech_qc.archive.storage import is_remote
 from speech_qc.columns import error_columns, flat_columns
 from speech_qc.scoring.events import Event
 from speech_qc.scoring.exports import EXPORTS, ChannelReport, Report
@@ -108,14 +108,15 @@ def to_nemo(found: Iterator[Recording]) -> Iterator[bytes]:
     """
     for one in found:
         _check_is_file(one, "nemo")
-        entry: Row = {**one.manifest, "audio_filepath": one.uri}
+        entry: Row = {**one.manifest, "audio_filepath": local_path(one.uri)}
         if one.offset_s is not None:
             entry["offset"] = one.offset_s
         if one.length_s is not None:
             entry["duration"] = one.length_s
         elif entry.get("duration") is None:
             entry["duration"] = one.duration_s or 0.0
-        yield json.dumps(entry | one.columns(), ensure_ascii=False).encode() + b"\n"
+        # A byte that is not UTF-8 becomes an escape such as \udce9, with which Python's tools open the file.
+        yield json.dumps(entry | one.columns(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def to_label_studio(found: Iterator[Recording], root: str | None = None, url: str | None = None) -> Iterator[bytes]:
@@ -187,9 +188,10 @@ def _address(uri: str, root: str | None, url: str | None) -> str:
     if root is None or url is None:
         return uri
     folder = root.rstrip("/") if is_remote(root) else os.path.abspath(root)
-    if not uri.startswith(f"{folder}/"):
+    path = local_path(uri)
+    if not path.startswith(f"{folder}/"):
         raise ArchiveError(f"expected recordings below {folder}, got {uri}: choose a folder that contains all of them")
-    return url + quote(uri[len(folder) + 1 :])
+    return url + quote(os.fsencode(path[len(folder) + 1 :]))
 
 
 def _check_is_file(one: Recording, form: str) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from speech_qc.archive.asked import Asked
 from speech_qc.archive.opening import Checksums, RecordingFile
 from speech_qc.archive.parts import Part
-from speech_qc.archive.rows import Identity, Row, as_table, channel_rows, error_row
+from speech_qc.archive.rows import UNREADABLE, Identity, Row, as_table, channel_rows, error_row, failed_row
 from speech_qc.audio import DecodeLimits
 from speech_qc.embedded.detector import UNLIMITED_BYTES
 from speech_qc.pipeline.documents import inspection_document, model_info
@@ -64,7 +64,8 @@ class Inspector:
         asked: list[Row] = items.to_pylist()
         groups: dict[tuple[str, str | None], list[int]] = {}
         for number, item in enumerate(asked):
-            groups.setdefault((item["uri"], item["opener"]), []).append(number)
+            if item["problem"] is None:
+                groups.setdefault((item["uri"], item["opener"]), []).append(number)
         files = [_File(asked, numbers, self._limits, self._checksums) for numbers in groups.values()]
         for file in files[:AHEAD]:
             file.recording.fetch(self._threads)
@@ -85,7 +86,11 @@ class Inspector:
         """
         asked, files = batch.asked, batch.files
         file_of = {number: file for file in files for number in file.numbers}
-        rows: dict[int, list[Row]] = {}
+        rows = {
+            number: [failed_row(item, UNREADABLE, item["problem"], self.identity)]
+            for number, item in enumerate(asked)
+            if item["problem"] is not None
+        }
         for number, outcome in self._together.inspect(self._queues(files), self._options):
             rows[number] = self._rows(asked[number], file_of[number].parts.pop(number), outcome)
         for number, file in file_of.items():

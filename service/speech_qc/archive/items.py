@@ -26,7 +26,9 @@ class Item:
         channel: Index of the only channel to inspect; None for every channel.
         manifest: The source's own columns; values must be serialisable as JSON.
         etag: Changes whenever the recording does; None if the size and the time of modification of the file `uri` say
-            so.
+            so, whatever opens it. A member of a container, which is no file of its own, has that of the container.
+        problem: Why it cannot be inspected, if the source knows that already, such as a folder that cannot be listed;
+            the message of its row's error.
     """
 
     uri: str
@@ -35,6 +37,7 @@ class Item:
     channel: int | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     etag: str | None = None
+    problem: str | None = None
 
 
 class ItemSource(Protocol):

@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import Any, BinaryIO, cast
 
 from speech_qc.archive.items import ArchiveError, Opener
-from speech_qc.archive.storage import is_remote, open_remote
+from speech_qc.archive.names import is_remote, local_path
+from speech_qc.archive.storage import open_remote
 from speech_qc.audio import AudioInfo, AudioWarning, DecodeLimits
 from speech_qc.audio.decode import Block, FileDecoder, decode_file
 from speech_qc.audio.segments import PositionedFile
@@ -98,7 +99,7 @@ class RecordingFile:
     def __init__(self, uri: str, opener: str | None, limits: DecodeLimits, *, several: bool = False) -> None:
         self._uri, self._opener, self._limits = uri, opener, limits
         self._kept_samples = KEPT_SAMPLES if several else 0
-        self._is_path = opener is None and not is_remote(uri)
+        self._path = local_path(uri) if opener is None and not is_remote(uri) else None
         self._fetched: Future[BinaryIO] | None = None
         self._hashed: HashedFile | None = None
         self._source: FileDecoder | None = None
@@ -109,7 +110,7 @@ class RecordingFile:
 
     def fetch(self, threads: ThreadPoolExecutor) -> None:
         """Begin to open it, if it is an object in a store, where each request takes milliseconds; idempotent."""
-        if self._opener is None and not self._is_path and self._fetched is None:
+        if self._opener is None and self._path is None and self._fetched is None:
             self._fetched = threads.submit(open_remote, self._uri)
 
     @property
@@ -133,8 +134,8 @@ class RecordingFile:
     def sha256(self) -> str | None:
         """Return the digest of the whole recording; None if it cannot be read."""
         try:
-            if self._is_path:
-                with open(self._uri, "rb") as file:
+            if self._path is not None:
+                with open(self._path, "rb") as file:
                     return hashlib.file_digest(file, "sha256").hexdigest()
             return self._open_hashed().sha256()
         except Exception:  # the row says already why it cannot be read
@@ -205,8 +206,8 @@ class RecordingFile:
     def _open(self) -> FileDecoder:
         if self._source is not None:
             self._source.close()
-        if self._is_path:
-            return decode_file(self._uri, self._limits)
+        if self._path is not None:
+            return decode_file(self._path, self._limits)
         file = self._open_hashed()
         total_bytes = file.seek(0, io.SEEK_END)
         file.seek(0)

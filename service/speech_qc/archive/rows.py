@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from speech_qc.archive.items import ArchiveError
 from speech_qc.archive.schema import ROWS
 from speech_qc.errors import SpeechQCError
 
@@ -82,6 +83,8 @@ def error_row(item: Mapping[str, Any], error: Exception, identity: Identity) -> 
     """Return the row of an item that cannot be inspected."""
     if isinstance(error, SpeechQCError):
         code, message = error.code, error.message
+    elif isinstance(error, ArchiveError):
+        code, message = UNREADABLE, str(error)
     elif isinstance(error, OSError):
         code, message = UNREADABLE, f"expected to read the recording, got {type(error).__name__}: {error}"
     else:
@@ -93,7 +96,7 @@ def failed_row(item: Mapping[str, Any], code: str, message: str, identity: Ident
     """Return the row of an item that cannot be inspected, for this reason."""
     return _item_fields(item, identity) | {
         "channel": item["channel"],
-        "error": {"code": code, "message": message},
+        "error": {"code": code, "message": message.encode("utf-8", "backslashreplace").decode()},
         "inspected_at": now(),
     }
 

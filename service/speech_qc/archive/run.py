@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +17,8 @@ import pyarrow.compute as pc
 
 from speech_qc.archive.dest import Destination, Known, item_key, version_key
 from speech_qc.archive.digests import DigestSet
-from speech_qc.archive.items import ArchiveError, Item, ItemSource
+from speech_qc.archive.items import Item, ItemSource
+from speech_qc.archive.names import without_credentials
 from speech_qc.archive.rows import Identity
 from speech_qc.archive.schema import ITEMS
 from speech_qc.archive.storage import etags
@@ -167,10 +170,9 @@ class _Work:
     def _missing(self, sources: Iterable[ItemSource]) -> Iterator[tuple[dict[str, Any], str | None]]:
         for source in sources:
             for piece in _pieces(source.items(), STAMPED):
-                unstamped = [item.uri for item in piece if item.etag is None and source.opener is None]
-                found = deque(etags(unstamped))
+                found = deque(etags([item.uri for item in piece if item.etag is None]))
                 for item in piece:
-                    etag = found.popleft() if item.etag is None and source.opener is None else item.etag
+                    etag = found.popleft() if item.etag is None else item.etag
                     if self._is_missing(item, etag):
                         yield _row(item, etag), source.opener
 
@@ -196,10 +198,9 @@ def _items_in(rows: pa.Table) -> int:
 
 
 def _row(item: Item, etag: str | None) -> dict[str, Any]:
-    try:
-        manifest = orjson.dumps(dict(item.manifest)).decode() if item.manifest else None
-    except TypeError as error:
-        raise ArchiveError(f"{item.uri}: its columns cannot be written as JSON: {error}") from error
+    manifest = _as_json(item.manifest) if item.manifest else None
+    if manifest is not None and "://…@" in item.uri:  # the column with the URI has them still
+        manifest = without_credentials(manifest)
     return {
         "uri": item.uri,
         "offset_s": item.offset_s,
@@ -207,7 +208,26 @@ def _row(item: Item, etag: str | None) -> dict[str, Any]:
         "channel": item.channel,
         "manifest": manifest,
         "etag": etag,
+        "problem": item.problem,
     }
+
+
+def _as_json(columns: Mapping[str, Any]) -> str:
+    """Write columns as JSON, whatever is in them: integers of any size, and text that is not Unicode with escapes."""
+    try:
+        return orjson.dumps(dict(columns)).decode()
+    except TypeError:
+        return json.dumps(_expressible(columns), ensure_ascii=False, default=str)
+
+
+def _expressible(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # as orjson writes it
+    if isinstance(value, Mapping):
+        return {_expressible(str(name)): _expressible(one) for name, one in value.items()}
+    return [_expressible(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _size(item: Mapping[str, Any]) -> int:

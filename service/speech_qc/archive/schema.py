@@ -110,5 +110,6 @@ ITEMS = pa.schema({
     "manifest": TEXT,  # a JSON object; null: none
     "etag": TEXT,
     "opener": TEXT,  # import path of the opener; null: `uri` is a file
+    "problem": TEXT,  # why it cannot be inspected; null: that is to be found out
 })  # fmt: skip
 """What an engine passes to `inspect_batch`, one row per item."""

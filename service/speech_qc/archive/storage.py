@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,15 +14,12 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from speech_qc.archive.items import ArchiveError
+from speech_qc.archive.names import is_remote, local_path
 
 WHOLE_BYTES = 8 << 20
 """Objects of up to this size are fetched in one request; of larger ones, as much at a time while they are decoded."""
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
-
-
-def is_remote(uri: str) -> bool:
-    """Whether it is a URI such as `s3://bucket/key`, not a local path."""
-    return _SCHEME.match(uri) is not None
+AT_ONCE = 64
+"""Objects that are asked for one by one at the same time, after an object store has refused to name them together."""
 
 
 @lru_cache(maxsize=64)
@@ -43,7 +40,7 @@ def resolve(uri: str) -> tuple[Any, str]:
         ArchiveError: The store is not supported, or cannot be reached.
     """
     if not is_remote(uri):
-        return local(), os.path.abspath(uri)
+        return local(), os.path.abspath(local_path(uri))
     address, mark, query = uri.partition("?")
     scheme, _, rest = address.partition("://")
     bucket, _, key = rest.partition("/")
@@ -52,7 +49,11 @@ def resolve(uri: str) -> tuple[Any, str]:
     try:
         return _opened(f"{scheme}://{bucket}", mark + query), f"{bucket}/{key}".rstrip("/")
     except (pa.ArrowInvalid, OSError, NotImplementedError) as error:
-        raise ArchiveError(f"{uri}: expected a local path, or a URI of S3 or of another store: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise ArchiveError(
+            f"{uri}: expected a local path, or a URI of S3 or of another store: {reason}: download the recordings, or "
+            "copy them to such a store"
+        ) from error
 
 
 @lru_cache(maxsize=1)
@@ -72,26 +73,51 @@ def etag_of(size: int, mtime_ns: int) -> str:
 
 
 def etags(uris: Sequence[str]) -> list[str | None]:
-    """Find the versions of files, those of an object store at the same time; None for a file that cannot be found."""
+    """Find the versions of files, those of an object store at the same time.
+
+    Returns:
+        For each, None if it cannot be found or asked for; whoever opens it learns the reason.
+    """
     found: list[str | None] = [None] * len(uris)
-    stores: dict[Any, tuple[Any, list[int], list[str]]] = {}
+    buckets: dict[tuple[str, str], list[int]] = {}
     for position, uri in enumerate(uris):
         if is_remote(uri):
-            store, path = resolve(uri)
-            _, positions, paths = stores.setdefault(id(store), (store, [], []))
-            positions.append(position)
-            paths.append(path)
+            root = "/".join(uri.partition("?")[0].split("/")[:3])
+            buckets.setdefault((root, query_of(uri)), []).append(position)
             continue
         try:
-            facts = os.stat(uri)
+            facts = os.stat(local_path(uri))
         except (OSError, ValueError):  # the latter for names that no file can have
             continue
         found[position] = etag_of(facts.st_size, facts.st_mtime_ns)
-    for store, positions, paths in stores.values():
-        for position, info in zip(positions, store.get_file_info(paths), strict=True):
-            if info.type == pafs.FileType.File:
+    for positions in buckets.values():
+        try:
+            store = resolve(uris[positions[0]])[0]
+            paths = [resolve(uris[position])[1] for position in positions]
+        except ArchiveError:
+            continue
+        for position, info in zip(positions, _infos(store, paths), strict=True):
+            if info is not None and info.type == pafs.FileType.File:
                 found[position] = etag_of(info.size, info.mtime_ns)
     return found
+
+
+def _infos(store: Any, paths: Sequence[str]) -> list[Any]:
+    """Ask for several objects; None for one that may not be asked for."""
+    try:
+        return list(store.get_file_info(list(paths)))
+    except (OSError, ValueError):  # the latter for names that no object can have
+        if len(paths) == 1:
+            return [None]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return list(threads.map(partial(_info, store), paths))
+
+
+def _info(store: Any, path: str) -> Any:
+    try:
+        return store.get_file_info(path)
+    except (OSError, ValueError):
+        return None
 
 
 def open_remote(uri: str) -> BinaryIO:
@@ -102,7 +128,10 @@ def open_remote(uri: str) -> BinaryIO:
         ArchiveError: The store is not supported.
     """
     store, path = resolve(uri)
-    file = store.open_input_file(path)
+    try:
+        file = store.open_input_file(path)
+    except ValueError as error:
+        raise OSError(f"{uri}: expected the name of an object: {error}") from error
     if file.size() > WHOLE_BYTES:
         return io.BufferedReader(file, WHOLE_BYTES)
     with file:

@@ -470,8 +470,10 @@ def decode_file(
     path = Path(path)
     try:
         file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise InvalidAudio(f"expected a readable file, got {path.name!r} ({error.strerror}): check the path") from error
+    except (OSError, ValueError) as error:  # the latter for names that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidAudio(f"expected a readable file, got {path.name!r} ({reason}): check the path") from error
     facts = os.fstat(file.fileno())
     total_bytes = facts.st_size if stat.S_ISREG(facts.st_mode) else None  # a pipe or a device
-    return FileDecoder(file, total_bytes, limits, raw, name=path.name)
+    name = os.fsencode(path.name).decode("utf-8", "replace")  # a message is text, a name any bytes
+    return FileDecoder(file, total_bytes, limits, raw, name=name)

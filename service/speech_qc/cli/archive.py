@@ -83,7 +83,7 @@ def archive(command: ArchiveCommand) -> int:
         from speech_qc.archive.run import run
         from speech_qc.archive.sources.find import archive_sources
 
-        sources = archive_sources(command.sources, column=command.column)
+        sources = archive_sources(command.sources, column=command.column, out=command.out)
         notes = _Notes(Console(stderr=True), sources)
         with (
             Destination(command.out, write_every_s=command.write_every_s) as destination,

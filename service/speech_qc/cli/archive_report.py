@@ -38,16 +38,16 @@ def report(
     with explained():
         from speech_qc.archive.dest import Destination
         from speech_qc.archive.items import ArchiveError
+        from speech_qc.archive.names import is_remote, local_path
         from speech_qc.archive.report.figures import compute
         from speech_qc.archive.report.measures import read_rows
         from speech_qc.archive.report.write import write_report
-        from speech_qc.archive.storage import is_remote
 
         rows = read_rows(Destination(archive, writable=False))
         if not len(rows):
             raise ArchiveError(f"{archive}: expected the results of `speech-qc archive`, there are none")
         figures = compute(rows, by, by_path, dated)
-        folder = out or Path("report" if is_remote(archive) else Path(archive) / REPORT_FOLDER)
+        folder = out or Path("report" if is_remote(archive) else Path(local_path(archive)) / REPORT_FOLDER)
         page = write_report(figures, rows, archive, folder.absolute())
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(_plain(figures), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from speech_qc.audio.extensions import AUDIO_EXTENSIONS, looks_like_recording
+from speech_qc.audio.folders import files_in
 from speech_qc.cli.seams import CommandError
 
 KINDS_SHOWN = 6
@@ -49,7 +50,7 @@ class Found:
 
     Args:
         sources: Each file once, in the order of the arguments and by name within a folder or pattern.
-        missing: One message per argument without a recording.
+        missing: One message per argument without a recording, and per folder that cannot be listed.
         skipped: Files in the folders that do not look like audio; hidden ones do not count.
         several: Whether the arguments may refer to more than one file, even if only one was found. It decides the
             format of the result, which must not depend on the number of files in a folder.
@@ -136,6 +137,7 @@ def find_sources(arguments: Sequence[str], copies: Mapping[str, Path] | None = N
     sources: dict[str, InputFile] = {}
     skipped: dict[str, InputFile] = {}
     missing: list[str] = []
+    unreadable: list[OSError] = []
     several = len(arguments) != 1
     for argument in arguments:
         if copies is not None and argument in copies:
@@ -144,14 +146,14 @@ def find_sources(arguments: Sequence[str], copies: Mapping[str, Path] | None = N
         path = Path(argument)
         if path.is_dir():
             several = True
-            paths, others = _sorted_out([path])
+            paths, others = _sorted_out([path], unreadable)
             problem = f"no recordings in this folder; expected files ending in {' '.join(sorted(AUDIO_EXTENSIONS))}"
         elif path.exists() or not glob.has_magic(argument):
             paths, others = [path] if path.exists() else [], []
             problem = "no such file or folder"
         else:
             several = True
-            paths, others = _sorted_out(map(Path, sorted(glob.glob(argument, recursive=True))))
+            paths, others = _sorted_out(map(Path, sorted(glob.glob(argument, recursive=True))), unreadable)
             problem = "no file matches this pattern"
         if not paths:
             missing.append(f"{printable(argument)}: {problem}")
@@ -159,28 +161,22 @@ def find_sources(arguments: Sequence[str], copies: Mapping[str, Path] | None = N
             sources.setdefault(os.path.realpath(found), InputFile(found))
         for other in others:
             skipped.setdefault(os.path.realpath(other), InputFile(other))
+    missing += [f"{printable(error.filename)}: this folder cannot be listed: {error.strerror}" for error in unreadable]
     unheard = [file for name, file in skipped.items() if name not in sources]
     return Found(list(sources.values()), missing, several, unheard)
 
 
-def _sorted_out(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+def _sorted_out(paths: Iterable[Path], unreadable: list[OSError]) -> tuple[list[Path], list[Path]]:
     """Return the recordings among these files and in these folders, then the other files in the folders."""
     recordings: list[Path] = []
     others: list[Path] = []
     for path in paths:
         if path.is_dir():
-            for file in _files_in(path):
+            for file in files_in(path, unreadable.append):
                 (recordings if looks_like_recording(file) else others).append(file)
         else:
             recordings.append(path)
     return recordings, others
-
-
-def _files_in(folder: Path) -> Iterator[Path]:
-    """Walk a folder in order of names; skip hidden files, such as the `._` files that macOS creates on other disks."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 
 def result_names(sources: Sequence[InputFile], extension: str) -> list[str]:

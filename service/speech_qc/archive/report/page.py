@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from speech_qc.archive.names import is_remote, local_path
 from speech_qc.archive.report.figures import LISTED, STATUSES, WORST, Distribution, Figures, Group, Share
 from speech_qc.archive.report.svg import drift, histogram
-from speech_qc.archive.storage import is_remote
 
 _STYLE = """
 :root { --ink: #1c2733; --soft: #5b6b7b; --line: #d9e0e7; --pass: #1a7f4b; --warn: #b26a00; --fail: #b3261e; }
@@ -188,8 +188,8 @@ def _audio(row: dict[str, Any], folder: Path) -> Cell:
     uri: str = row["uri"]
     if uri.startswith(("http://", "https://")):
         address = uri
-    elif not is_remote(uri) and os.path.isfile(uri):
-        address = quote(os.path.relpath(uri, folder))
+    elif not is_remote(uri) and os.path.isfile(local_path(uri)):
+        address = quote(os.fsencode(os.path.relpath(local_path(uri), folder)))
     else:
         return ""
     start = row["offset_s"] or 0.0

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, BinaryIO, cast
@@ -13,7 +14,8 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from speech_qc.archive.items import ArchiveError, Item
-from speech_qc.archive.storage import etags, is_remote, query_of, resolve
+from speech_qc.archive.names import is_remote, local_path, name_of
+from speech_qc.archive.storage import etags, query_of, resolve
 
 PROBLEMS_SHOWN = 5
 """Lines of a manifest that a message lists."""
@@ -32,26 +34,47 @@ def resolved(path: str, folder: str) -> str:
         folder: Folder of the manifest; a path or a URI.
 
     Returns:
-        An absolute path, or a URI.
+        Its name in results; see `names.name_of`.
     """
     if is_remote(path):
-        return path
-    path = os.path.expanduser(path)
-    if os.path.isabs(path):
-        return path
-    if is_remote(folder):
-        address, mark, query = folder.partition("?")
-        return f"{address}/{path}{mark}{query}"
-    if os.path.isfile(path):
-        return os.path.abspath(path)
-    return os.path.abspath(os.path.join(folder, path))
+        return name_of(path)
+    path = os.path.expanduser(local_path(path))
+    if is_remote(folder) and not os.path.isabs(path):
+        return name_of(beside(folder, path))
+    return name_of(path, "" if os.path.isfile(path) else folder)
+
+
+def beside(folder: str, name: str) -> str:
+    """Return the path of a file in a folder, which may be a URI with a query."""
+    address, mark, query = folder.partition("?") if is_remote(folder) else (folder, "", "")
+    return f"{address.rstrip('/')}/{name}{mark}{query}"
+
+
+def ends_with(path: str, endings: str | tuple[str, ...]) -> bool:
+    """Whether the path, or that of a URI without its query, ends like this."""
+    return (path.partition("?")[0] if is_remote(path) else path).endswith(endings)
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        ArchiveError: The store cannot be asked.
+    """
+    if not is_remote(path):
+        return os.path.exists(local_path(path))
+    store, name = resolve(path)
+    try:
+        return bool(store.get_file_info(name).is_file)
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot ask the store whether there is such an object: {error}") from error
 
 
 def folder_of(path: str) -> str:
     """Return the folder of a path or URI; the query of a URI is kept."""
     if is_remote(path):
         return path.partition("?")[0].rpartition("/")[0] + query_of(path)
-    return os.path.dirname(os.path.abspath(path))
+    return os.path.dirname(os.path.abspath(local_path(path)))
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -61,7 +84,10 @@ def open_binary(path: str) -> BinaryIO:
         OSError: It cannot be opened.
     """
     if not is_remote(path):
-        return open(path, "rb")
+        try:
+            return open(local_path(path), "rb")
+        except ValueError as error:
+            raise OSError(f"expected the name of a file, got {path!r}: {error}") from error
     return io.BufferedReader(cast(io.RawIOBase, native_file(path)), BUFFER_BYTES)
 
 
@@ -75,7 +101,7 @@ def native_file(path: str) -> Any:
         store, name = resolve(path)
     except ArchiveError as error:
         raise OSError(str(error)) from error
-    return store.open_input_file(name)
+    return store.open_input_file(name if is_remote(path) else os.fsencode(name))
 
 
 def stamp(path: str) -> str:
@@ -102,7 +128,7 @@ def json_lines(path: str) -> Iterator[tuple[int, Any]]:
     for number, line in text_lines(path):
         try:
             yield number, _parsed(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield number, ValueError(f"expected JSON, got {line[:40]!r} ({error})")
 
 
@@ -113,8 +139,12 @@ def _parsed(line: str) -> Any:
         return json.loads(line)  # Python writes NaN and Infinity, which are no JSON
 
 
-def text_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Read the lines of a file that are not empty, without white space around them.
+def text_lines(path: str, *, errors: str = "strict") -> Iterator[tuple[int, str]]:
+    """Read the lines of a file that are not empty, without white space around them, nor a byte order mark.
+
+    Args:
+        path: The file, compressed if its name ends in `.gz`.
+        errors: What to do with bytes that are not UTF-8, as in `bytes.decode`.
 
     Yields:
         The number of the line, from 1, and the line.
@@ -124,12 +154,12 @@ def text_lines(path: str) -> Iterator[tuple[int, str]]:
     """
     try:
         with open_binary(path) as file:
-            plain = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.endswith(".gz") else file
+            plain = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if ends_with(path, ".gz") else file
             for number, line in enumerate(plain, start=1):
-                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
+                if text := line.decode("utf-8-sig" if number == 1 else "utf-8", errors).strip():
                     yield number, text
     except (OSError, EOFError) as error:
-        raise ArchiveError(f"cannot read the manifest {path}: {error}") from error
+        raise ArchiveError(f"expected a text file, cannot read {path}: {error}") from error
     except UnicodeDecodeError as error:
         raise ArchiveError(f"expected a manifest in UTF-8, got other bytes in {path}: {error}") from error
 
@@ -205,6 +235,6 @@ def seconds(value: Any, name: str) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ValueError(f"expected {name} in seconds, got {value!r}")
     return float(value)

@@ -9,13 +9,23 @@ Source: Kaldi documentation, "Data preparation".
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from functools import partial
 from typing import BinaryIO
 
 from speech_qc.archive.items import ArchiveError, Item
-from speech_qc.archive.sources.files import checked_items, folder_of, open_binary, resolved, seconds, stamp, text_lines
+from speech_qc.archive.sources.files import (
+    beside,
+    checked_items,
+    ends_with,
+    exists,
+    folder_of,
+    open_binary,
+    resolved,
+    seconds,
+    stamp,
+    text_lines,
+)
 
 RIFF_HEADER_BYTES = 8
 CHANNELS = {"A": 0, "B": 1}
@@ -33,14 +43,14 @@ class KaldiData:
     opener: str | None = "speech_qc.archive.sources.kaldi:open_recording"
 
     def __init__(self, path: str) -> None:
-        self._scp = path if path.endswith(".scp") else f"{path.rstrip('/')}/wav.scp"
+        self._scp = path if ends_with(path, ".scp") else beside(path, "wav.scp")
         self._folder = folder_of(self._scp)
 
     def items(self) -> Iterator[Item]:
         """List utterances in the order of `segments`, or of `wav.scp`."""
         speakers, texts = self._table("utt2spk"), self._table("text")
         segments = self._beside("segments")
-        if not os.path.exists(segments):
+        if not exists(segments):
             return checked_items(
                 self._scp,
                 partial(text_lines, self._scp),
@@ -64,14 +74,15 @@ class KaldiData:
         )
 
     def _beside(self, name: str) -> str:
-        return os.path.join(self._folder, name)
+        return beside(self._folder, name)
 
     def _table(self, name: str) -> dict[str, str]:
-        """Read a file of keys and values; empty if it does not exist."""
+        """Read a file of keys and values, with any white space between them; empty if it does not exist."""
         path = self._beside(name)
-        if not os.path.exists(path):
+        if not exists(path):
             return {}
-        return {key: value.strip() for key, _, value in (line.partition(" ") for _, line in text_lines(path))}
+        fields = (line.split(maxsplit=1) for _, line in text_lines(path))
+        return {key: value[0] if value else "" for key, *value in fields}
 
     def _channels(self) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from speech_qc.archive.items import ArchiveError, Item
+from speech_qc.archive.names import local_path
 from speech_qc.archive.sources.files import folder_of, native_file, open_binary, resolved, stamp
 
 ROWS_AT_ONCE = 1000
@@ -145,7 +147,7 @@ class _ParquetTable:
 class _ArrowTable:
     def __init__(self, path: str) -> None:
         # Mapped, so the audio of other rows is never read.
-        self._table = pa.ipc.open_stream(pa.memory_map(path)).read_all()
+        self._table = pa.ipc.open_stream(pa.memory_map(os.fsencode(local_path(path)))).read_all()
         self.schema = self._table.schema
 
     def has_bytes(self, column: str) -> bool:

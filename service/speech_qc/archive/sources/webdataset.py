@@ -19,10 +19,11 @@ from typing import Any, BinaryIO
 import orjson
 
 from speech_qc.archive.items import ArchiveError, Item
-from speech_qc.archive.sources.files import open_binary, stamp
-from speech_qc.archive.storage import is_remote
+from speech_qc.archive.names import as_text
+from speech_qc.archive.sources.files import ends_with, open_binary, stamp
+from speech_qc.audio.extensions import AUDIO_EXTENSIONS
 
-AUDIO = frozenset({"wav", "flac", "mp3", "ogg", "oga", "opus", "m4a", "aac", "webm", "sph", "aiff", "aif", "au", "amr"})
+AUDIO = frozenset(extension.removeprefix(".") for extension in AUDIO_EXTENSIONS)
 """Last extension of members that are recordings."""
 NAME = re.compile(r"(.+?\.tar(?:\?[^#]*)?)#(.+)", re.DOTALL)
 SHARDS_KEPT = 2
@@ -103,7 +104,7 @@ def _index(path: str, _etag: str) -> dict[str, tuple[int, int]]:
             try:
                 for one in tar:
                     if one.isfile():
-                        found[one.name] = (one.offset_data, one.size)
+                        found[as_text(one.name)] = (one.offset_data, one.size)
             except tarfile.TarError:  # it ends early; what was before is whole
                 pass
             return found
@@ -113,7 +114,7 @@ def _index(path: str, _etag: str) -> dict[str, tuple[int, int]]:
 
 @contextmanager
 def _tar(path: str) -> Iterator[tarfile.TarFile]:
-    if not (path.partition("?")[0] if is_remote(path) else path).endswith(".tar"):
+    if not ends_with(path, ".tar"):
         raise ArchiveError(f"expected a shard that is not compressed (.tar), got {path}: unpack it with gunzip or such")
     with ExitStack() as stack:
         try:
@@ -147,7 +148,7 @@ def _items(path: str, etag: str, tar: tarfile.TarFile, key: str, members: list[t
         elif extension in ("json", "txt"):
             columns |= _columns(_content(tar, member), extension)
     for member in sounds:
-        yield Item(f"{path}#{member.name}", manifest=columns, etag=etag)
+        yield Item(f"{path}#{as_text(member.name)}", manifest=columns, etag=etag)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

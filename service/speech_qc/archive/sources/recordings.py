@@ -11,8 +11,11 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from speech_qc.archive.items import ArchiveError, Item, ItemSource
-from speech_qc.archive.storage import etag_of, is_remote, query_of, resolve
+from speech_qc.archive.names import is_remote, name_of
+from speech_qc.archive.sources.files import folder_of, text_lines
+from speech_qc.archive.storage import etag_of, query_of, resolve
 from speech_qc.audio.extensions import AUDIO_EXTENSIONS, looks_like_recording
+from speech_qc.audio.folders import files_in
 
 LIST_EXTENSIONS = frozenset({".txt", ".lst", ".list"})
 
@@ -30,30 +33,35 @@ class LocalFiles:
         self._argument = argument
 
     def items(self) -> Iterator[Item]:
-        """List the recordings in order of their names, by absolute paths; see `ItemSource`."""
+        """List the recordings in order of their names, then the folders that cannot be listed; see `ItemSource`."""
+        problems: list[OSError] = []
+        found = False
+        for path in self._paths(problems):
+            found = True
+            yield Item(name_of(path))
+        if not found:
+            reason = str(problems[0]) if problems else "is it empty, not mounted, or misspelt?"
+            raise ArchiveError(f"{self._argument}: expected recordings, got none: {reason}")
+        for problem in problems:
+            yield Item(
+                name_of(problem.filename),
+                problem=f"expected to list this folder, got {problem.strerror}: its recordings are not inspected: "
+                "change its permissions",
+            )
+
+    def _paths(self, problems: list[OSError]) -> Iterator[str]:
         path = Path(os.path.abspath(self._argument))
-        if path.is_dir():
-            yield from _in_folder(path)
-        elif path.exists():
-            yield Item(str(path))
+        if path.exists():
+            matches = [str(path)]
         elif glob.has_magic(self._argument):
-            for found in sorted(glob.glob(str(path), recursive=True)):
-                if os.path.isdir(found):
-                    yield from _in_folder(Path(found))
-                else:
-                    yield Item(found)
+            matches = sorted(glob.glob(str(path), recursive=True))
         else:
             raise ArchiveError(f"{self._argument}: no such file or folder")
-
-
-def _in_folder(folder: Path) -> Iterator[Item]:
-    """Walk a folder; hidden files are skipped, such as the `._` files that macOS creates on other disks."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(parent, name)
-            if not name.startswith(".") and looks_like_recording(path):
-                yield Item(str(path))
+        for match in matches:
+            if os.path.isdir(match):
+                yield from (str(file) for file in files_in(Path(match), problems.append) if looks_like_recording(file))
+            else:
+                yield match
 
 
 class StoredFiles:
@@ -78,16 +86,22 @@ class StoredFiles:
             pattern, address = f"{first}*{pattern}", folder
         store, root = resolve(address + query)
         scheme = address.partition("://")[0]
-        info = store.get_file_info(root)
-        if info.type == pafs.FileType.NotFound:
-            raise ArchiveError(f"{self._uri}: nothing is stored there")
-        if info.type == pafs.FileType.File:
-            yield Item(self._uri, etag=etag_of(info.size, info.mtime_ns))
-            return
-        chosen = _chooser(pattern)
-        for found in _below(store, root):
-            if chosen(found.path[len(root) + 1 :]):
-                yield Item(f"{scheme}://{found.path}{query}", etag=etag_of(found.size, found.mtime_ns))
+        try:
+            info = store.get_file_info(root)
+            if info.type == pafs.FileType.NotFound:
+                raise ArchiveError(f"{self._uri}: nothing is stored there")
+            if info.type == pafs.FileType.File:
+                yield Item(self._uri, etag=etag_of(info.size, info.mtime_ns))
+                return
+            chosen, count = _chooser(pattern), 0
+            for found in _below(store, root):
+                if chosen(found.path[len(root) + 1 :]):
+                    count += 1
+                    yield Item(f"{scheme}://{found.path}{query}", etag=etag_of(found.size, found.mtime_ns))
+        except (OSError, ValueError) as error:
+            raise ArchiveError(f"{self._uri}: cannot list what is stored there: {error}") from error
+        if not count:
+            raise ArchiveError(f"{self._uri}: expected recordings, got none: check the name and the pattern")
 
 
 def _below(store: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
@@ -125,15 +139,17 @@ class Listed:
         self._path = path
 
     def items(self) -> Iterator[Item]:
-        """Read the list; see `ItemSource`."""
-        folder = os.path.dirname(os.path.abspath(self._path))
-        try:
-            with open(self._path, encoding="utf-8") as lines:
-                for line in lines:
-                    if name := line.strip():
-                        yield Item(name if is_remote(name) else os.path.join(folder, name))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArchiveError(f"{self._path}: expected a text file with a path per line: {error}") from error
+        """Read the list, whose paths need not be UTF-8; see `ItemSource`."""
+        folder, found = folder_of(self._path), False
+        for number, name in text_lines(self._path, errors="surrogateescape"):
+            if "\0" in name:
+                raise ArchiveError(
+                    f"{self._path}: line {number}: expected a path, got null bytes: save the list as UTF-8, not UTF-16"
+                )
+            found = True
+            yield Item(name_of(name, folder))
+        if not found:
+            raise ArchiveError(f"{self._path}: expected a path per line, the list is empty")
 
 
 def find_sources(arguments: Sequence[str]) -> list[ItemSource]:
