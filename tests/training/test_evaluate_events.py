@@ -39,6 +39,23 @@ def test_events_found_as_they_are_give_the_best_figures() -> None:
     assert result["delay_p50_s"] == pytest.approx(0.02 + 0.055)
 
 
+@pytest.mark.parametrize("label", EVENT_RULES)
+def test_who_is_right_wherever_the_truth_is_known_is_right(label: str) -> None:
+    rng = np.random.default_rng(len(label))
+    rule = EVENT_RULES[label]
+    lasts, pauses = (round(50 * max(s, 0.1)) for s in (rule.min_duration_s, rule.merge_gap_s))
+    lines = []
+    for _ in range(30):
+        lengths = rng.integers(100, 300, 21) + np.where(np.arange(21) % 2, lasts, pauses)
+        truth = np.repeat(np.arange(21) % 2, lengths).astype(float)
+        mask = np.repeat(rng.random(len(truth) // 60 + 1) > 0.2, 60)[: len(truth)]  # longer than any gap bridged
+        heard = truth[np.maximum.accumulate(np.where(mask, np.arange(len(truth)), 0))]  # goes on where it is unknown
+        lines.append((np.where(heard > 0.5, 0.9, 0.1), truth, mask))
+    result = event_figures(timeline(*zip(*lines, strict=True)), label, 0.5, 0.5, latency_s=0.055)
+    assert result["f1"] > 0.85, "masked frames count for nobody and against nobody"
+    assert result["found"] > 0.97
+
+
 def test_an_onset_counts_within_200_ms_and_not_beyond() -> None:
     assert figures([(60, 150), (250, 300)])["f1"] == 1.0
     late = figures([(61, 150), (250, 300)])

@@ -42,9 +42,16 @@ PSDS_TERMS = (
 
 
 def true_events(line: Timeline, rule: EventRule) -> tuple[Runs, Bool]:
-    """Return the events of the ground truth, and the frames that count; events that are too short do not count."""
-    sounding = runs(line.truth)
-    events = merged(sounding, rule)
+    """Return the events of the ground truth, and the frames that count; events that are too short do not count.
+
+    Masked frames end no event: between two frames of one, nobody knows that it pauses.
+    """
+    known = np.flatnonzero(line.mask)
+    before, after = known[:-1], known[1:]
+    masked = after - before - 1
+    open_ = (masked > 0) & (masked < GAP_FRAMES) & line.truth[before] & line.truth[after]
+    within = painted(np.stack([before[open_], after[open_]], axis=1), len(line.mask))
+    events = merged(runs(line.truth | within), rule)
     counted = line.mask & ~(line.truth & ~painted(events, len(line.mask)))
     return events, counted
 
