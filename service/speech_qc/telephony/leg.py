@@ -151,7 +151,7 @@ class Leg:
         """
         self._scorer.open()
 
-    def drain(self) -> None:
+    def drain(self, timeout_s: float) -> None:  # noqa: ARG002
         """End the leg because the server is shutting down."""
         if self.on_drain is not None:
             self.on_drain()
