@@ -122,30 +122,40 @@ def told(interaction: Interaction, updates: list[Any]) -> dict[str, Any]:
     }
 
 
-def random_leg(rng: np.random.Generator, *, echo_of: Leg | None) -> list[AnyRecord]:
-    """A leg that talks, plays music, and of which several long times are missing."""
-    seconds = int(rng.integers(60, 240))
-    leg = Leg(seconds, noise_dbfs=-60, seed=int(rng.integers(1_000)))
-    for _ in range(rng.integers(2, 12)):
-        start = int(rng.integers(0, seconds - 3))
-        stop = int(rng.integers(start + 1, min(seconds, start + 12) + 1))
-        leg.play(start, stop, Flag.MUSIC if rng.random() < 0.15 else Flag.TALK)
-    if echo_of is not None and echo_of.frames == leg.frames:
-        leg.echo_of(echo_of, 0.1, 10)
-    gaps: list[tuple[int, int, int]] = []
-    end = 0
-    while rng.random() < 0.8 and end < leg.frames // RECORD_FRAMES - 4:
-        first = int(rng.integers(end + 1, leg.frames // RECORD_FRAMES - 1))
-        stop = int(rng.integers(first + 1, leg.frames // RECORD_FRAMES))
+def random_gaps(rng: np.random.Generator, records: int) -> list[tuple[int, int]]:
+    """Return where gaps begin and end, in records."""
+    gaps: list[tuple[int, int]] = []
+    first = int(rng.integers(4, 20))
+    while first < records - 2:
+        stop = min(records - 1, first + int(rng.choice([1, 2, 5, 11, 13, 14, 20, 60])))
+        gaps.append((first, stop))
+        first = stop + int(rng.integers(1, 30))
+    return gaps
+
+
+def random_leg(rng: np.random.Generator, gaps: list[tuple[int, int]], records: int) -> list[AnyRecord]:
+    """A leg that talks, mostly just before and after gaps, and plays music."""
+    leg = Leg(records * 0.5, noise_dbfs=-60, seed=int(rng.integers(1_000)))
+    for edge in [edge for gap in gaps for edge in gap] + rng.integers(0, records, 3).tolist():
+        start, length = edge * 0.5 - rng.random() * 6, rng.random() * 9
+        if rng.random() < 0.6:
+            flag = Flag.MUSIC if rng.random() < 0.1 else Flag.TALK
+            leg.play(max(0.0, start), min(records * 0.5, max(0.0, start) + length), flag)
+    found: list[AnyRecord] = []
+    for first, stop in gaps:
         flag = int(rng.choice([0, Flag.LOST, Flag.SILENT, Flag.HELD]))
         leg.mark(first * 0.5, stop * 0.5, flag)
-        gaps.append((first * RECORD_FRAMES, stop * RECORD_FRAMES, flag))
-        end = stop
-    records: list[AnyRecord] = [
-        record for record in leg.records() if not any(low <= record.first_frame < high for low, high, _ in gaps)
-    ]
-    records += [GapRecord(low, high - low, flag) for low, high, flag in gaps]
-    return sorted(records, key=lambda record: record.first_frame)
+        found.append(GapRecord(first * RECORD_FRAMES, (stop - first) * RECORD_FRAMES, flag))
+    missing = {place for first, stop in gaps for place in range(first, stop)}
+    found += [record for place, record in enumerate(leg.records()) if place not in missing]
+    return sorted(found, key=lambda record: record.first_frame)
+
+
+def random_legs(rng: np.random.Generator) -> list[list[AnyRecord]]:
+    """Two legs, of which often the same times are missing."""
+    records = int(rng.integers(100, 300))
+    both = random_gaps(rng, records)
+    return [random_leg(rng, both if rng.random() < 0.7 else random_gaps(rng, records), records) for _ in range(2)]
 
 
 def played(legs: list[list[AnyRecord]], offset: int, order: list[int], *, lag: int = 2**40) -> dict[str, Any]:
@@ -170,7 +180,7 @@ def played(legs: list[list[AnyRecord]], offset: int, order: list[int], *, lag: i
 @pytest.mark.parametrize("seed", range(30))
 def test_steps_that_are_passed_over_give_the_same_answer_as_steps_one_by_one(seed, monkeypatch):
     rng = np.random.default_rng(seed)
-    legs = [random_leg(rng, echo_of=None) for _ in range(2)]
+    legs = random_legs(rng)
     offset = int(rng.integers(0, 3_000)) if rng.random() < 0.5 else 0
     order = rng.integers(0, 2, 2 * max(map(len, legs))).tolist()
     found = played(legs, offset, order), played(legs, offset, order, lag=400)
