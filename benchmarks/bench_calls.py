@@ -29,7 +29,7 @@ from recording import machine, markdown, record
 from speech_qc.audio.g711 import decode_mulaw, encode_mulaw
 from speech_qc.calls.interaction import Interaction, InteractionEvent
 from speech_qc.calls.meter import LegMeter
-from speech_qc.calls.records import RECORD_FRAMES, LegRecord
+from speech_qc.calls.records import RECORD_FRAMES, AnyRecord
 from speech_qc.pipeline.direct import DirectModel
 from speech_qc.pipeline.factory import make_runner
 from speech_qc.pipeline.session import Session
@@ -48,10 +48,10 @@ class Calls:
         self._model = DirectModel(make_runner(Settings()))
         self.analysed_s = self.spent_s = 0.0
 
-    def records(self, samples: Float32) -> list[LegRecord]:
+    def records(self, samples: Float32) -> list[AnyRecord]:
         """Score one leg as 8 kHz G.711, and return its records."""
         line = decode_mulaw(encode_mulaw(soxr.resample(samples, RATE_HZ, LINE_HZ)))
-        found: list[LegRecord] = []
+        found: list[AnyRecord] = []
         meter = LegMeter(self._model.contract, found.append)
         session = Session(self._model.contract, LINE_HZ, reader=self._model.reader, on_heard=meter.heard)
         stepper = self._model.stepper(1)
@@ -80,7 +80,7 @@ class Calls:
         return interaction.events, told
 
 
-def _told(interaction: Interaction, legs: list[list[LegRecord]]) -> Iterator[tuple[float, InteractionEvent]]:
+def _told(interaction: Interaction, legs: list[list[AnyRecord]]) -> Iterator[tuple[float, InteractionEvent]]:
     for leg in range(2):
         interaction.begin(leg, 0)
     for place, pair in enumerate(zip(*legs, strict=True)):

@@ -17,6 +17,7 @@ from live_server import serving
 from speech_qc.cli.live_view import HISTORY_S, History, TerminalView
 from speech_qc.cli.playback import PlayedRecording
 from speech_qc.wire.server_messages import SERVER
+from waiting import until
 
 
 def play(*arguments: str | Path, **settings: Any) -> int:
@@ -120,6 +121,25 @@ def test_a_recording_that_breaks_off_is_an_error_after_its_summary(talk, capsys)
     captured = capsys.readouterr()
     assert '"type":"summary"' in captured.out
     assert captured.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_summary_is_called_partial_if_the_server_shuts_down(workplace, capsys, form):
+    path = write(Path("long.wav"), noise(20.0))
+
+    async def both() -> int:
+        async with serving() as (url, app):
+            running = asyncio.create_task(asyncio.to_thread(run, "stream", path, "--url", url, *form))
+            await until(lambda: len(app.state.parts.streams) == 1, "the stream has begun")
+            await asyncio.sleep(0.5)
+            await app.state.parts.streams.drain(5.0)
+            return await running
+
+    assert asyncio.run(both()) == 2
+    captured = capsys.readouterr()
+    assert "error: the summary is partial: the stream was closed with 1012: the server is shutting down" in captured.err
+    assert "covers the first" in captured.err
+    assert ('"type":"summary"' if form else "long.wav") in captured.out
 
 
 def test_portions_hold_every_sample_once(workplace):

@@ -120,6 +120,49 @@ def test_a_violation_reaches_who_iterates_and_who_closes():
     asyncio.run(main())
 
 
+def test_a_summary_of_a_stream_that_the_server_ended_is_not_taken_for_a_whole_one():
+    async def main() -> None:
+        async with serving() as (url, app), StreamClient.connect(url) as stream:
+            await stream.send(SAMPLES)
+            await stream.finalize()
+            await app.state.parts.streams.drain(5.0)
+            for _ in range(2):
+                with pytest.raises(StreamClosed, match=r"1012: .*covers the first 2\.00 s") as ended:
+                    await stream.close()
+                assert ended.value.code == 1012
+                assert ended.value.summary is not None
+                assert ended.value.summary is stream.summary
+                assert ended.value.summary.duration_s == 2.0
+                assert ended.value.retry_after_s == 5.0
+            with pytest.raises(StreamClosed) as told:
+                async for _ in stream:
+                    pass
+            assert told.value.summary is stream.summary
+
+    asyncio.run(main())
+
+
+def test_what_was_sent_before_close_is_whole_even_at_a_shutdown():
+    async def main() -> None:
+        async with serving() as (url, app), StreamClient.connect(url) as stream:
+            sending = asyncio.create_task(stream.send(np.tile(SAMPLES, 15)))
+            async for message in stream:
+                if isinstance(message, Scores):
+                    break
+            await sending
+            closing = asyncio.create_task(stream.close())
+            await asyncio.sleep(0)
+            await app.state.parts.streams.drain(30.0)
+            try:
+                assert (await closing).duration_s == 30.0
+            except StreamClosed as ended:  # it is not known whether the server had CloseStream by then
+                assert ended.summary is not None
+                assert ended.error is not None
+                assert ended.error.error.detail["covered_s"] == ended.summary.duration_s
+
+    asyncio.run(main())
+
+
 @pytest.mark.slow
 def test_nobody_who_listens_is_no_reason_to_be_cut():
     async def main() -> None:

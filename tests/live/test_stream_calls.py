@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from websockets.asyncio.client import connect
 
 from live_server import serving
 from signals import talk
+from speech_qc.calls.interaction import Interaction
 from waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +69,33 @@ async def test_the_channels_of_one_stream_can_be_both_legs(shipped_runner):
     assert [leg["duration_s"] for leg in document["legs"]] == [8.0, 8.0]
     assert document["legs"][0]["transport"]["hold_ms"] == 2000
     assert document["interaction"]["duration_s"] == pytest.approx(8.0, abs=0.1)
+
+
+@pytest.mark.parametrize("legs", ["leg=agent", "channels=2&leg=agent,customer"])
+async def test_a_gap_of_a_day_costs_no_more_than_one_of_a_minute(legs, monkeypatch):
+    steps, step = [0], Interaction._step
+
+    def counted(self, frames):
+        steps[0] += 1
+        step(self, frames)
+
+    monkeypatch.setattr(Interaction, "_step", counted)
+    costs = []
+    for seconds in (60, 86_400):
+        steps[0], cpu_s = 0, time.process_time()
+        async with serving() as (url, app):
+            async with connect(f"{url}/v1/stream?call=c&{legs}") as socket:
+                await socket.send(bytes(96_000))
+                await socket.send(json.dumps({"type": "Gap", "ms": 1000 * seconds}))
+                await socket.send(bytes(96_000))
+                messages = await finish(socket)
+            document = await ended_call(url, app)
+        assert document["legs"][0]["transport"]["loss_ms"] == 1000 * seconds
+        assert [leg["late_s"] for leg in document["legs"]] == [0.0] * len(document["legs"])
+        costs.append((len(messages), steps[0]))
+        assert time.process_time() - cpu_s < 30
+    assert costs[0][1] == costs[1][1] < 60
+    assert costs[0][0] == pytest.approx(costs[1][0], abs=3)
 
 
 async def test_a_leg_whose_client_disconnects_ends_with_what_was_scored(shipped_runner):

@@ -19,6 +19,7 @@ from signals import white_noise
 from speech_qc.app import create_app
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import SpeechQCError
+from speech_qc.live import stream as stream_module
 from speech_qc.live.options import parse_options
 from speech_qc.live.stream import LiveStream
 from speech_qc.settings import Settings
@@ -259,12 +260,68 @@ def test_at_shutdown_every_stream_gets_its_summary_and_1012():
             for peer in peers:
                 assert [m["type"] for m in peer.told[-3:]] == ["finalized", "summary", "error"]
                 assert len(frames_of(peer.told)["noise"]) == peer.told[-2]["frames"] == 50
-                assert peer.told[-1]["error"]["detail"]["retry_after_s"] == 5
+                assert peer.told[-1]["error"]["detail"] == {"retry_after_s": 5, "covered_s": 1.0}
+                assert "covers the first 1.00 s of the stream" in peer.told[-1]["error"]["message"]
                 assert peer.closed is not None and peer.closed[0] == 1012
             late = Peer(say)
             with pytest.raises(SpeechQCError) as refused:
                 await stream_of(parts, late).run()
             assert refused.value.ws_close == 1012
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("then", [None, CLOSE])
+def test_at_shutdown_the_message_in_progress_is_taken_to_its_end_with_those_behind_it(then):
+    async def say(peer: Peer) -> AsyncIterator[bytes | str | None]:
+        yield 25 * SECOND
+        yield SECOND
+        if then is not None:
+            yield then
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with running() as parts:
+            peer = Peer(say)
+            task = asyncio.create_task(stream_of(parts, peer).run())
+            await until(lambda: of_type(peer.told, "scores"), "the long message is being taken")
+            assert peer.taken == 1
+            await parts.streams.drain(30.0)
+            outcome = await task
+            assert of_type(peer.told, "summary")[0]["duration_s"] == 26.0
+            assert len(frames_of(peer.told)["noise"]) == 26 * 50
+            if then is None:
+                assert outcome == "draining"
+                assert peer.told[-1]["error"]["detail"]["covered_s"] == 26.0
+            else:
+                assert (outcome, peer.told[-1]["type"], peer.closed) == ("ok", "summary", (1000, "")), (
+                    "nothing is missing"
+                )
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("endlessly", [False, True])
+def test_a_shutdown_takes_what_there_is_time_for_and_says_how_much_that_was(endlessly, monkeypatch):
+    monkeypatch.setattr(stream_module, "REST_S", 0.1)
+
+    async def say(peer: Peer) -> AsyncIterator[bytes | str | None]:
+        yield 30 * SECOND
+        while endlessly:
+            yield SECOND
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with running() as parts:
+            peer = Peer(say)
+            task = asyncio.create_task(stream_of(parts, peer).run())
+            await until(lambda: of_type(peer.told, "scores"), "the long message is being taken")
+            await parts.streams.drain(30.0 if endlessly else 0.02)
+            assert await asyncio.wait_for(task, 20) == "draining"
+            summary, error = peer.told[-2:]
+            assert (0 < summary["duration_s"] < 30) is not endlessly
+            assert error["error"]["detail"]["covered_s"] == summary["duration_s"]
+            assert f"the first {summary['duration_s']:.2f} s" in error["error"]["message"]
 
     asyncio.run(main())
 

@@ -17,7 +17,9 @@ from signals import as_16_bit, talk, wav_bytes, white_noise
 from speech_qc.audio import packet_decoders
 from speech_qc.audio.g711 import decode_mulaw, encode_mulaw
 from speech_qc.audio.packet_decoders import PacketDecoders
+from speech_qc.calls.interaction import Interaction
 from speech_qc.pipeline.channel_meter import ChannelMeter
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +132,40 @@ async def test_a_leg_gets_the_scores_of_its_recording():
             ]
     assert socket.close_code == 1000
     np.testing.assert_allclose(scored[:, 1], noise, atol=1e-4)
+
+
+async def test_tracks_that_jump_by_an_hour_cost_no_more_than_by_a_minute(monkeypatch):
+    steps, step = [0], Interaction._step
+
+    def counted(self, frames):
+        steps[0] += 1
+        step(self, frames)
+
+    monkeypatch.setattr(Interaction, "_step", counted)
+    tracks, costs = ("inbound", "outbound"), []
+    for seconds in (60, 3_600):
+        steps[0] = 0
+        said = [CONNECTED, start(tracks=tracks)]
+        for first_ms in (0, 2_000 + 1_000 * seconds):
+            legs = [packets(white_noise(2.0, rate_hz=8_000, seed=seed), first_ms=first_ms) for seed in (1, 2)]
+            for place, both in enumerate(zip(*legs, strict=True)):
+                for track, packet in zip(tracks, both, strict=True):
+                    chunk = str(place + 1 + (100 if first_ms else 0))
+                    said.append(packet | {"media": packet["media"] | {"track": track, "chunk": chunk}})
+        async with serving() as (url, app):
+            sink = app.state.parts.results
+            told: list[Any] = []
+            monkeypatch.setattr(sink, "publish", told.append)
+            await talk_to(f"{url}/v1/telephony", [*said, STOP], close=False)
+            await until(lambda: len(app.state.parts.calls) == 0, "the call has ended")
+        document = told[-1].data
+        assert [leg["transport"]["missing_ms"] for leg in document["legs"]] == [1_000 * seconds] * 2
+        assert [leg["late_s"] for leg in document["legs"]] == [0.0, 0.0]
+        costs.append((steps[0], sum(event.kind == "scores" for event in told)))
+    assert costs[0][0] == pytest.approx(costs[1][0], abs=2)
+    assert costs[1][0] < 40
+    assert costs[0][1] == pytest.approx(costs[1][1], abs=2)
+    assert costs[1][1] < 8
 
 
 async def test_nothing_is_ever_sent_and_keys_are_masked():

@@ -9,8 +9,8 @@ from speech_qc.errors import Draining, Overloaded
 
 
 class _Endable(Protocol):
-    def drain(self) -> None:
-        """Score the rest, send the summary, close."""
+    def drain(self, timeout_s: float) -> None:
+        """Score the rest, send the summary, close, all within this time."""
 
 
 class StreamRegistry:
@@ -73,7 +73,7 @@ class StreamRegistry:
         """
         self._draining = True
         for stream in list(self._streams):
-            stream.drain()
+            stream.drain(timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
                 while self._streams:

@@ -14,7 +14,7 @@ from speech_qc.calls.documents import interaction_answer, interaction_event
 from speech_qc.calls.events import CallEvent, CallEventKind, CallSink
 from speech_qc.calls.interaction import LEGS, Interaction, InteractionUpdate
 from speech_qc.calls.legs import LegInfo
-from speech_qc.calls.records import FRAME_S, LegRecord
+from speech_qc.calls.records import FRAME_S, AnyRecord, GapRecord, LegRecord
 from speech_qc.errors import ProtocolError
 from speech_qc.wire.schemas import CallAnswer, CallLegAnswer
 from speech_qc.wire.vocabulary import CallState
@@ -55,12 +55,14 @@ class CallLeg:
             self.begun = True
             self._call.place(self, heard_s)
 
-    def record(self, record: LegRecord) -> None:
+    def record(self, record: AnyRecord) -> None:
         """Analyse a record."""
-        if self.open:
-            self.heard_s = self._call.clock_s()
+        if not self.open:
+            return
+        self.heard_s = self._call.clock_s()
+        if isinstance(record, LegRecord):
             self.sums, self.counts = self.sums + record.sums, self.counts + record.counts.astype(np.int32)
-            self._call.take(self, record)
+        self._call.take(self, record)
 
     def event(self, phase: str, fields: Mapping[str, Any]) -> None:
         """Tell an event of this leg."""
@@ -125,6 +127,7 @@ class Call:
         self.idle_since_s: float | None = None
         """When the last leg ended; None while there is one."""
         self._told = 0  # frames whose scores were told
+        self._resumed_s = -math.inf  # when a leg came back after a long gap
 
     # -- legs ----------------------------------------------------------------------------------------------------------
 
@@ -199,9 +202,11 @@ class Call:
     def _offset(self, leg: CallLeg) -> int:
         return round((self._starts[leg] - self._origin_s) / FRAME_S)
 
-    def take(self, leg: CallLeg, record: LegRecord) -> None:
+    def take(self, leg: CallLeg, record: AnyRecord) -> None:
         """Analyse a record of a leg."""
         self._recorded = True
+        if isinstance(record, GapRecord) and record.frames * FRAME_S >= STALL_S:
+            self._resumed_s = self.clock_s()
         if leg.slot is None:
             return
         self._interaction.push(leg.slot, record)
@@ -221,9 +226,12 @@ class Call:
             self.idle_since_s = self.clock_s()
 
     def tick(self) -> None:
-        """Go on without a leg that sends nothing."""
+        """Go on without a leg that sends nothing; if all were on hold, they do not come back at the same moment."""
         now_s = self.clock_s()
-        if any(leg.open and now_s - leg.heard_s > (STALL_S if leg.begun else NO_AUDIO_S) for leg in self.legs):
+        if any(
+            leg.open and now_s - max(leg.heard_s, self._resumed_s) > (STALL_S if leg.begun else NO_AUDIO_S)
+            for leg in self.legs
+        ):
             self._tell_updates(self._interaction.advance(STALL_FRAMES))
 
     def end(self) -> None:

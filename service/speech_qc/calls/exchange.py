@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from speech_qc.calls.legs import LegInfo
 from speech_qc.calls.ports import LegPort
-from speech_qc.calls.records import LegRecord
+from speech_qc.calls.records import AnyRecord, GapRecord, LegRecord
 from speech_qc.errors import SpeechQCError
 
 logger = logging.getLogger("speech_qc.calls")
@@ -200,7 +200,7 @@ class _Leg:
         self._heard_s = heard_s
         self._do("begin", {"heard_s": heard_s})
 
-    def record(self, record: LegRecord) -> None:
+    def record(self, record: AnyRecord) -> None:
         """Send a record."""
         self._do("record", {"record": record})
 
@@ -265,7 +265,9 @@ def _say(port: LegPort, kind: str, item: Item) -> None:
             port.begin(item["heard_s"])
         case "record":
             record = item["record"]
-            port.record(record if isinstance(record, LegRecord) else LegRecord.decode(record))
+            if isinstance(record, Mapping):  # from another worker
+                record = (GapRecord if "flag" in record else LegRecord).decode(record)
+            port.record(record)
         case "event":
             port.event(item["phase"], item["fields"])
         case "digits":

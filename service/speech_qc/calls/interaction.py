@@ -2,7 +2,8 @@
 
 Live calls and stereo recordings share it. It depends on the legs' records alone, in steps of half a second of the
 call's clock, so the answer does not depend on when and how the records arrived. Memory is constant, except for the list
-of events, which is bounded.
+of events, which is bounded. Steps in which neither leg holds sound are done at once after the first few, so that a day
+on hold costs no more than ten seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from speech_qc.calls.echo import BLOCK, MAX_LAG, REACH, Echo, EchoMeter
 from speech_qc.calls.presence import Presence
-from speech_qc.calls.records import FRAME_S, LEVEL_FLOOR_DBFS, RECORD_FRAMES, TALK_DBFS, Flag, LegRecord
+from speech_qc.calls.records import FRAME_S, LEVEL_FLOOR_DBFS, RECORD_FRAMES, TALK_DBFS, AnyRecord, Flag
 from speech_qc.calls.talk import NEVER, Responses, Talker, quantile_frames
 from speech_qc.calls.track import LegTrack, Span
 from speech_qc.wire.vocabulary import InteractionKind, Phase
@@ -32,11 +33,15 @@ LAG_FRAMES = 400
 """A leg that is this far behind the other one, 8 s, is not waited for any more."""
 MAX_EVENTS = 1_000
 """Events that are listed; later ones are only counted."""
+SETTLED_STEPS = 12
+"""Steps without sound, with the same flags, after which nothing changes any more but sums: longer than
+`DEAD_AIR_FRAMES`, than what `Presence` waits for after the last speech, and than the sound and levels that are kept."""
 _ECHO_MARGIN_DB = 6.0
 _ECHO_FRAMES = 2
 _BEFORE = MAX_LAG * RECORD_FRAMES // BLOCK + _ECHO_FRAMES + 1
 """Frames of level that an echo reaches back to."""
 _QUIET = Flag.MUSIC | Flag.TONE | Flag.HELD | Flag.ABSENT
+_UNHEARD = Flag.ABSENT | Flag.LOST | Flag.HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,8 @@ class Interaction:
         self._open: dict[tuple[InteractionKind, int | None], InteractionEvent] = {}
         self._found = 0
         self._updates: list[InteractionUpdate] = []
+        self._still: list[int] | None = None  # what the legs hold in the last steps, if there is no sound
+        self._settled = 0  # number of these steps
         self.frames = 0
         """Frames of the call that are analysed."""
         self.events: list[InteractionEvent] = []
@@ -117,13 +124,14 @@ class Interaction:
         """Begin a leg, or begin it again, with its first frame at this frame of the call."""
         self._tracks[leg].begin(offset)
 
-    def push(self, leg: int, record: LegRecord) -> None:
+    def push(self, leg: int, record: AnyRecord) -> None:
         """Take a record of a leg."""
         self._tracks[leg].push(record, self.frames)
 
     def prove(self, leg: int) -> None:
         """Note that a leg works, because keys were pressed on it."""
         self._presence[leg].prove()
+        self._settled = 0
 
     def finish(self, leg: int) -> None:
         """Note that a leg has ended."""
@@ -140,23 +148,22 @@ class Interaction:
 
     # -- the analysis --------------------------------------------------------------------------------------------------
 
-    def advance(self, lag_frames: int = LAG_FRAMES, steps: int | None = None) -> list[InteractionUpdate]:
+    def advance(self, lag_frames: int = LAG_FRAMES) -> list[InteractionUpdate]:
         """Analyse what both legs have; a leg that is more than `lag_frames` behind counts as not received.
 
         Args:
-            lag_frames: How far the slower leg may be behind.
-            steps: Most steps to do now; None for all.
+            lag_frames: How far the slower leg may be behind, in frames that are in no gap.
         """
-        while steps is None or steps > 0:
-            ends = [track.end for track in self._tracks if track.open]
-            stop = self.frames + RECORD_FRAMES
-            if not ends:
-                ends = [max(track.end for track in self._tracks)]
-            if min(ends) < stop and max(ends) < stop + lag_frames:
-                break
-            self._step(RECORD_FRAMES)
-            steps = None if steps is None else steps - 1
-        return self._news()
+        while True:
+            most = self._still_steps()
+            due = self._due_steps(lag_frames, max(1, most))
+            if due < 1:
+                return self._news()
+            if most and self._still is not None:
+                self._pass(due * RECORD_FRAMES, self._still)
+            else:
+                self._step(RECORD_FRAMES)
+                self._settled += 1
 
     def close(self) -> list[InteractionUpdate]:
         """Analyse the rest and end all events."""
@@ -174,13 +181,45 @@ class Interaction:
         news, self._updates = self._updates, []
         return news
 
+    def _due_steps(self, lag_frames: int, most: int) -> int:
+        """Return how many of the next steps can be done, `most` at most; if these are several, there is no sound."""
+        tracks = [track for track in self._tracks if track.open]
+        end = min(track.end for track in tracks) if tracks else max(track.end for track in self._tracks)
+        due = (end - self.frames) // RECORD_FRAMES
+        last = self.frames + (most - 1) * RECORD_FRAMES
+        for track in tracks:
+            if track.sound_end(last) >= last + RECORD_FRAMES + lag_frames:
+                return most
+            due = max(due, (track.sound_end(self.frames) - lag_frames - self.frames) // RECORD_FRAMES)
+        return min(due, most)
+
+    def _still_steps(self) -> int:
+        """Return in how many of the next steps nothing changes but sums; note what the legs hold in them."""
+        found = [track.still(self.frames, RECORD_FRAMES) for track in self._tracks]
+        stop = min(stop for _, stop in found)
+        still = [flag for flag, _ in found] if stop >= self.frames + RECORD_FRAMES else None
+        if still != self._still:
+            self._still, self._settled = still, 0
+        if still is None or self._settled < SETTLED_STEPS:
+            return 0
+        return (stop - self.frames) // RECORD_FRAMES
+
+    def _pass(self, frames: int, flags: list[int]) -> None:
+        """Do what `_step` would do in settled steps without sound."""
+        stop = self.frames + frames
+        for leg in range(LEGS):
+            self._tracks[leg].drop(stop)
+            if not flags[leg] & _UNHEARD:
+                self._heard[leg] += frames
+                self._quiet[leg] += frames
+        if _is_no_dead_air(flags):
+            self._together = stop
+        self.frames = stop
+
     def _step(self, frames: int) -> None:
         first = self.frames
         spans = [track.take(first, frames) for track in self._tracks]
         for leg, span in enumerate(spans):
-            if self._tracks[leg].open and self._tracks[leg].end < first + frames:
-                # It may send nothing because there is nothing to hear; if packets were lost, the next one will tell.
-                span.flags[span.flags == Flag.ABSENT] = Flag.SILENT
             self._presence[leg].hear(span.levels_dbfs)
             self._levels[leg] = np.concatenate((self._levels[leg][-_BEFORE:], span.levels_dbfs))
             self._bands[leg] = np.concatenate((self._bands[leg], span.band))[-REACH:]
@@ -229,7 +268,7 @@ class Interaction:
     def _frame(self, frame: int, talks: list[bool], flags: list[int]) -> None:
         for leg in range(LEGS):
             held = flags[leg]
-            if not held & (Flag.ABSENT | Flag.LOST | Flag.HELD):
+            if not held & _UNHEARD:
                 self._heard[leg] += 1
                 self._quiet[leg] += not held & (Flag.MUSIC | Flag.TONE)
             if talks[leg] and self._talkers[leg].add(frame):
@@ -272,7 +311,7 @@ class Interaction:
 
     def _dead_air(self, frame: int, flags: list[int]) -> None:
         """Count frames in which both legs are there, and nobody talks, plays or is on hold."""
-        if (flags[0] | flags[1]) & _QUIET or flags[0] & flags[1] & Flag.LOST:
+        if _is_no_dead_air(flags):
             self._together = frame + 1
             if ("dead_air", None) in self._open:
                 self._end(("dead_air", None), frame)
@@ -316,3 +355,8 @@ class Interaction:
         legs = self._responses if leg is None else [self._responses[leg]]
         frames = quantile_frames(np.sum([one.counts for one in legs], axis=0), share)
         return None if frames is None else round(frames * FRAME_S, 3)
+
+
+def _is_no_dead_air(flags: list[int]) -> bool:
+    """Whether a leg plays something, is on hold or not there, or nothing arrives of both."""
+    return bool((flags[0] | flags[1]) & _QUIET or flags[0] & flags[1] & Flag.LOST)

@@ -8,7 +8,17 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_qc.calls.records import FRAME_SAMPLES, RECORD_FRAMES, TALK_DBFS, Flag, LegRecord, in_dbfs, quantized_levels
+from speech_qc.calls.records import (
+    FRAME_SAMPLES,
+    RECORD_FRAMES,
+    TALK_DBFS,
+    AnyRecord,
+    Flag,
+    GapRecord,
+    LegRecord,
+    in_dbfs,
+    quantized_levels,
+)
 from speech_qc.contract import ModelContract
 from speech_qc.wire.vocabulary import GapKind
 
@@ -19,6 +29,8 @@ _TAPS = 48
 _FRAME = FRAME_SAMPLES * _STEP
 _EXTEND_FRAMES, _OVER_FLOOR_DB, _FLOOR_RISE_DB = 12, 12.0, 0.25
 _GAP_FLAGS: dict[GapKind, int] = {"loss": Flag.LOST, "dtx": Flag.SILENT, "hold": Flag.HELD}
+_MAX_KINDS = 16
+"""Changes of kind between gaps with no sound in between; from then on, they count as one gap: each costs work."""
 _KINDS = (("speech", Flag.TALK), ("music", Flag.MUSIC), ("tone", Flag.TONE))
 
 
@@ -41,7 +53,7 @@ class LegMeter:
         deliver: Takes each record.
     """
 
-    def __init__(self, contract: ModelContract, deliver: Callable[[LegRecord], None]) -> None:
+    def __init__(self, contract: ModelContract, deliver: Callable[[AnyRecord], None]) -> None:
         self._deliver = deliver
         self._columns = [(contract.index(name), flag) for name, flag in _KINDS if contract.has(name)]
         labels = {label.name: label for label in contract.labels}
@@ -51,7 +63,8 @@ class LegMeter:
         self._on = [False] * len(self._columns)
         self._sound: deque[tuple[int, Float32]] = deque()  # position and samples of what no record is made of yet
         self._end = 0  # position after the last sample
-        self._gaps: list[tuple[int, int, int]] = []
+        self._gaps: list[tuple[int, int, int]] = []  # position, end and flag
+        self._kinds = 0  # of the last gaps that follow on each other
         self._scores: list[Float32] = []
         self._waiting = 0  # frames in _scores
         self._next = 0  # first frame of the next record
@@ -66,21 +79,57 @@ class LegMeter:
 
     def gap(self, position: int, stop: int, kind: GapKind) -> None:
         """Note that [position, stop) was not received, in samples of 16 kHz."""
-        self._gaps.append((position, stop, _GAP_FLAGS[kind]))
+        flag = _GAP_FLAGS[kind]
+        if self._gaps and self._gaps[-1][1] == position:
+            start, _, before = self._gaps[-1]
+            self._kinds += flag != before
+            if flag == before or self._kinds >= _MAX_KINDS:
+                self._gaps[-1] = start, stop, before
+                return
+        else:
+            self._kinds = 0
+        self._gaps.append((position, stop, flag))
 
     def scored(self, first_frame: int, scores: Float32) -> None:
         """Take the scores of the next frames, float32 (n, C), NaN where there are none."""
         done = self._next + self._waiting
-        while first_frame > done:
-            missing = min(RECORD_FRAMES, first_frame - done)
-            self._add(np.full((missing, scores.shape[1]), np.nan, np.float32))
-            done += missing
+        if first_frame > done:
+            self._pass_to(first_frame, scores.shape[1])
         self._add(scores if first_frame >= done else scores[done - first_frame :])
 
     def finish(self) -> None:
         """Deliver what is left."""
         if self._waiting:
             self._make(self._waiting)
+
+    def _pass_to(self, frame: int, columns: int) -> None:
+        """Pass over frames without scores: whole records of them as gaps, except the first, which sound reaches into.
+
+        So the cost does not depend on how many there are.
+        """
+        nothing = np.full((RECORD_FRAMES, columns), np.nan, np.float32)
+        is_still = False  # whether a whole record has passed
+        while (missing := frame - self._next - self._waiting) > 0:
+            flag, stop = self._still(frame) if is_still and not self._waiting else (0, 0)
+            whole = (stop - self._next) // RECORD_FRAMES * RECORD_FRAMES
+            if whole > 0:
+                self._deliver(GapRecord(self._next, whole, flag))
+                self._next += whole
+            else:
+                is_still = is_still or not self._waiting
+                self._add(nothing[: min(missing, RECORD_FRAMES - self._waiting)])
+
+    def _still(self, stop: int) -> tuple[int, int]:
+        """Return the flag of the next frames, and the frame before which it stays and nothing is heard."""
+        first, flag = self._next, 0
+        for begin, end, one in self._gaps:
+            low, high = -(-begin // _FRAME), end // _FRAME
+            if low <= first < high:
+                flag, stop = one, min(stop, high)
+            elif first < low:
+                stop = min(stop, low)
+        heard = (position for position, samples in self._sound if position + len(samples) > first * _FRAME)
+        return flag, min(stop, next(heard, stop * _FRAME) // _FRAME)
 
     def _add(self, scores: Float32) -> None:
         while len(scores):

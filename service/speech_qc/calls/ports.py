@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from speech_qc.calls.records import LegRecord
+from speech_qc.calls.records import AnyRecord
 
 
 class LegPort(Protocol):
@@ -14,7 +14,7 @@ class LegPort(Protocol):
     def begin(self, heard_s: float) -> None:
         """Say when the leg's first sample was taken, on the monotonic clock that all processes of a machine share."""
 
-    def record(self, record: LegRecord) -> None:
+    def record(self, record: AnyRecord) -> None:
         """Take the next record."""
 
     def event(self, phase: str, fields: Mapping[str, Any]) -> None:

@@ -97,6 +97,32 @@ class LegRecord:
         return cls(first_frame=found["first_frame"], **arrays)
 
 
+@dataclass(frozen=True, slots=True)
+class GapRecord:
+    """Frames of a leg in which it holds nothing, however many: one item stands for a day on hold.
+
+    Attributes:
+        first_frame: Its first frame, counted from the leg's first sample.
+        frames: Their number.
+        flag: What each of them holds, of `Flag`: why nothing was received; 0 if that is unknown.
+    """
+
+    first_frame: int
+    frames: int
+    flag: int
+
+    def encode(self) -> dict[str, Any]:
+        """Return it as values that JSON can hold; `decode` reverses it."""
+        return {"first_frame": self.first_frame, "frames": self.frames, "flag": self.flag}
+
+    @classmethod
+    def decode(cls, found: Mapping[str, Any]) -> GapRecord:
+        """Return the gap that `encode` was called for."""
+        return cls(found["first_frame"], found["frames"], found["flag"])
+
+
+AnyRecord = LegRecord | GapRecord
+
 _TYPES: dict[str, type[np.generic]] = {
     "flags": np.uint8,
     "levels": np.uint8,

@@ -135,7 +135,8 @@ async def _converse(
                 view.take(message)
         await speaker  # raises the error of the audio source, if there was one
     except StreamClosed as error:
-        raise CommandError(str(error)) from error
+        partial = "" if error.summary is None else "the summary is partial: "
+        raise CommandError(f"{partial}{error}") from error
     finally:
         speaker.cancel()
         await asyncio.wait({speaker})

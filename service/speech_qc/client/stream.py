@@ -62,12 +62,13 @@ class StreamClosed(Exception):
         code: Close code; 1006 if there was no close frame.
         reason: Reason in the close frame, with advice on what to do.
         error: The last `error` message before the close, if there was one.
+        summary: The summary, if the server sent one: of what it had scored until it ended the stream.
     """
 
-    def __init__(self, code: int, reason: str, error: StreamError | None) -> None:
+    def __init__(self, code: int, reason: str, error: StreamError | None, summary: Summary | None = None) -> None:
         problem = error.error.message if error is not None else reason or "the connection was lost"
         super().__init__(f"the stream was closed with {code}: {problem}")
-        self.code, self.reason, self.error = code, reason, error
+        self.code, self.reason, self.error, self.summary = code, reason, error, summary
 
     @property
     def retry_after_s(self) -> float | None:
@@ -148,6 +149,7 @@ class StreamClient:
     def __init__(self, socket: ClientConnection, ready: Ready, encoding: Encoding, channels: int) -> None:
         self.ready = ready
         self.summary: Summary | None = None
+        """The server's summary, once it has come; whether it covers everything, `close` and iteration tell."""
         self._socket, self._encoding, self._channels = socket, encoding, channels
         self._waiting: deque[AnyServerMessage] = deque()
         self._arrived = asyncio.Event()
@@ -250,8 +252,12 @@ class StreamClient:
     async def close(self) -> Summary:
         """End the stream: the server scores the remaining audio, then sends the summary. Idempotent.
 
+        Returns:
+            The summary of everything that was sent.
+
         Raises:
-            StreamClosed: The stream ended in another way.
+            StreamClosed: The stream ended in another way, for example because the server shuts down. Its `summary`, if
+                there is one, may lack the last audio.
         """
         if not self._closing:
             self._closing = True
@@ -259,8 +265,8 @@ class StreamClient:
             if self._end is None:
                 await self._send(CloseStream().model_dump_json())
         await asyncio.wait({self._reader})
-        if self.summary is None:
-            raise self._end or StreamClosed(1006, "", self._last_error)
+        if self._end is not None or self.summary is None:
+            raise self._end or self._closed(1006, "")
         return self.summary
 
     async def __aenter__(self) -> Self:
@@ -305,7 +311,10 @@ class StreamClient:
             self._lost = True
             self._taken.set()
             await asyncio.wait({self._reader})  # the reader has received the reason
-            raise self._end or StreamClosed(1006, "", self._last_error) from error
+            raise self._end or self._closed(1006, "") from error
+
+    def _closed(self, code: int, reason: str) -> StreamClosed:
+        return StreamClosed(code, reason, self._last_error, self.summary)
 
     async def _read(self) -> None:
         """Read the socket until it closes; keep the reason unless the client asked for the close."""
@@ -322,10 +331,10 @@ class StreamClient:
         finally:
             code, reason = self._socket.close_code or 1006, self._socket.close_reason or ""
             if code != 1000 or (self._closing and self.summary is None):
-                self._end = StreamClosed(code, reason, self._last_error)
+                self._end = self._closed(code, reason)
             for future in self._answers:
                 if not future.done():
-                    future.set_exception(self._end or StreamClosed(code, reason, self._last_error))
+                    future.set_exception(self._end or self._closed(code, reason))
             self._arrived.set()
 
     async def _take(self, message: AnyServerMessage) -> None:

@@ -26,7 +26,7 @@ from speech_qc.live.score_messages import ScoreMessages, summary_message
 from speech_qc.live.scorer import Scorer
 from speech_qc.live.socket import ClientGone, Socket
 from speech_qc.model.reload import Generation
-from speech_qc.pipeline.session import ChannelRecord
+from speech_qc.pipeline.session import ChannelRecord, Session
 from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import ABORTED, DISCONNECTED, OK
 from speech_qc.telemetry.tracing import note
@@ -39,6 +39,9 @@ logger = logging.getLogger("speech_qc.streams")
 
 MAX_TEXT_CHARS = 65_536
 """Maximum length of a text message; valid messages are much shorter."""
+
+REST_S, QUIET_S = 1.0, 0.01
+"""At a shutdown, messages behind the one in progress are taken for this long, and until none has come for `QUIET_S`."""
 
 
 class LiveStream:
@@ -69,6 +72,7 @@ class LiveStream:
         self._outbox.on_room = self._scorer.advance
         self._intake = Intake(options, session_id, generation.inbox, self._scorer, checks, self._outbox, state)
         self._draining = False
+        self._last_call: asyncio.TimerHandle | None = None  # ends the receiver at a shutdown
         self._receiver: asyncio.Task[bool] | None = None
         self._timeouts = ClientTimeouts(state.settings, self._intake, self._outbox)
         self._started_s = time.monotonic()
@@ -136,15 +140,23 @@ class LiveStream:
             for info in self._options.legs:
                 self._scorer.legs.append(self._join(info))
 
-    def drain(self) -> None:
+    def drain(self, timeout_s: float) -> None:
         """End the stream because the server is shutting down: score the rest, send the summary, close with 1012.
 
-        A stream that is already closing is not affected.
+        A message that is being taken is taken to its end, as are those behind it. A stream that is already closing is
+        not affected, nor is one whose `CloseStream` is among those messages.
+
+        Args:
+            timeout_s: Time for everything; audio that has not been taken in the first half is dropped.
         """
-        if self._receiver is not None and not self._receiver.done():
-            self._draining = True
-            self._intake.listening_since = None
+        if self._receiver is None or self._receiver.done():
+            return
+        self._draining = True
+        is_idle, self._intake.listening_since = self._intake.listening_since is not None, None
+        if is_idle:
             self._receiver.cancel()
+        else:
+            self._last_call = asyncio.get_running_loop().call_later(timeout_s / 2, self._receiver.cancel)
 
     # -- endings ------------------------------------------------------------------------------------------------------
 
@@ -160,6 +172,8 @@ class LiveStream:
             return await self._run_to_end(self._receiver, scorer, sender)
         finally:
             self._timeouts.stop()
+            if self._last_call is not None:
+                self._last_call.cancel()
             self._intake.close()
             self._scorer.stop()
             tasks: set[asyncio.Task[Any]] = {self._receiver, sender}
@@ -180,7 +194,7 @@ class LiveStream:
             if not await self._wait_until_scored(receiver, scorer, sender):
                 return DISCONNECTED
             if self._draining:
-                error = _draining()
+                error = _draining(self._scorer.sessions[0])
                 self._messages.finalized()
             records, text = await asyncio.to_thread(self._summary, time.monotonic() - self._started_s)
             for record in records:
@@ -264,17 +278,33 @@ class LiveStream:
         Raises:
             SpeechQCError: The client sent something that ends the stream.
         """
-        while True:
+        is_open: bool | None = None
+        while is_open is None and not self._draining:
             self._intake.listening_since = time.monotonic()
             message = await self._socket.receive()
             self._intake.listening_since = None
-            self._intake.take_waiting()
-            if isinstance(message, bytes):
-                await self._intake.take(message)
-            elif message is None:
-                return False
-            elif await self._text(message):
-                return True
+            is_open = await self._message(message)
+        end_s = time.monotonic() + REST_S
+        while is_open is None and time.monotonic() < end_s:
+            try:
+                async with asyncio.timeout(QUIET_S):
+                    message = await self._socket.receive()
+            except TimeoutError:
+                break
+            is_open = await self._message(message)
+            if is_open:
+                self._draining = False  # nothing is missing
+        return is_open is not False
+
+    async def _message(self, message: bytes | str | None) -> bool | None:
+        """Process a message; return what `_receive` does if it was the last one, else None."""
+        self._intake.take_waiting()
+        if isinstance(message, bytes):
+            await self._intake.take(message)
+            return None
+        if message is None:
+            return False
+        return await self._text(message) or None
 
     async def _text(self, message: str) -> bool:
         """Process a text message; return whether it was the last one."""
@@ -341,8 +371,11 @@ def _retrieve_exception(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def _draining() -> Draining:
+def _draining(session: Session) -> Draining:
+    covered_s = session.position / session.rate_hz
     return Draining(
-        "the server is shutting down; the summary covers all audio received: reconnect to another server",
+        f"the server is shutting down; the summary covers the first {covered_s:.2f} s of the stream: reconnect to "
+        "another server and send the rest",
+        covered_s=round(covered_s, 6),
         retry_after_s=Draining.retry_after_s,
     )

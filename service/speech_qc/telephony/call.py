@@ -145,7 +145,7 @@ class CallSocket:
 
     def drain(self) -> None:
         """End the call's legs with what was heard, because the server is shutting down."""
-        self._fail(Draining("the server is shutting down: the results cover all audio received"))
+        self._fail(Draining("the server is shutting down: the results cover what was heard by then"))
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ class Leg:
         self.on_drain: Callable[[], None] | None = None
         """Called when the server shuts down."""
 
-    def drain(self) -> None:
+    def drain(self, timeout_s: float) -> None:  # noqa: ARG002
         """End the leg because the server is shutting down."""
         if self.on_drain is not None:
             self.on_drain()
