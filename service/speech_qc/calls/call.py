@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -112,6 +113,8 @@ class Call:
 
     def __init__(self, info: LegInfo, labels: Sequence[str], sink: CallSink, now_s: float) -> None:
         self.call_id, self._first, self._labels, self._sink = info.call_id, info, tuple(labels), sink
+        self.document_id = uuid.uuid4().hex
+        """Another one whenever a call of this id begins, in whatever process."""
         self._started_at = datetime.fromtimestamp(now_s, UTC)
         self._started_s = time.monotonic()
         self._ended_at: datetime | None = None
@@ -252,6 +255,7 @@ class Call:
         names = next((leg.info.name for leg in self.legs if leg.info.name), None)
         return CallAnswer(
             call_id=self.call_id,
+            document_id=self.document_id,
             name=names,
             trunk=next((leg.info.trunk for leg in self.legs if leg.info.trunk), self._first.trunk),
             vendor=self._first.vendor,
@@ -272,7 +276,10 @@ class Call:
     def tell(self, kind: CallEventKind, data: Mapping[str, Any], document: Mapping[str, Any] | None = None) -> None:
         """Publish an event."""
         first = self._first
-        self._sink.publish(CallEvent(kind, self.call_id, first.vendor, first.trunk, self.now(), data, document))
+        event = CallEvent(
+            kind, self.call_id, first.vendor, first.trunk, self.now(), data, document, document_id=self.document_id
+        )
+        self._sink.publish(event)
 
     def tell_event(self, phase: str, source: str, leg: str | None, fields: Mapping[str, Any]) -> None:
         """Publish the begin or the end of an event of a leg, or of one between the legs."""
