@@ -41,7 +41,7 @@ class CallLeg:
     def __init__(self, call: Call, info: LegInfo, slot: int | None) -> None:
         self.info, self.slot = info, slot
         self.started_at = self.ended_at = call.now()
-        self.open, self.begun = True, False
+        self.open, self.begun, self.regular = True, False, False
         self.heard_s = call.clock_s()
         """When the last record came, or else when the leg joined."""
         self._call = call
@@ -74,10 +74,10 @@ class CallLeg:
             self._keys = (self._keys + digits)[:_MAX_KEYS]
             self._call.prove(self)
 
-    def end(self, document: Mapping[str, Any] | None) -> None:
+    def end(self, document: Mapping[str, Any] | None, regular: bool = False) -> None:
         """End this leg, and the call if it is complete."""
         if self.open:
-            self.open, self.ended_at, self.document = False, self._call.now(), document
+            self.open, self.ended_at, self.document, self.regular = False, self._call.now(), document, regular
             self._call.leave(self)
 
     def answer(self, offset_s: float, late_s: float) -> CallLegAnswer:
@@ -156,8 +156,9 @@ class Call:
 
     @property
     def complete(self) -> bool:
-        """Whether both legs have been there and all have ended."""
-        return len(self._names) == LEGS and not any(leg.open for leg in self.legs)
+        """Whether both legs have been there and all have ended as their senders said: none of them may come back."""
+        latest = {leg.info.leg: leg for leg in self.legs}  # a leg that has come back counts as it ended then
+        return len(self._names) == LEGS and all(leg.regular and not leg.open for leg in latest.values())
 
     def join(self, info: LegInfo) -> CallLeg:
         """Add a leg.

@@ -194,9 +194,9 @@ class _Leg:
         """Send keys."""
         self._do("digits", {"digits": digits})
 
-    def end(self, document: Mapping[str, Any] | None) -> None:
+    def end(self, document: Mapping[str, Any] | None, regular: bool = False) -> None:
         """End the leg."""
-        self._do("end", {"document": None if document is None else dict(document)})
+        self._do("end", {"document": None if document is None else dict(document), "regular": regular})
 
     def settle(self, port: LegPort) -> None:
         """Use a call of this process from now on."""
@@ -253,4 +253,4 @@ def _say(port: LegPort, kind: str, item: Item) -> None:
         case "digits":
             port.digits(item["digits"])
         case "end":
-            port.end(item["document"])
+            port.end(item["document"], item["regular"])
