@@ -117,7 +117,8 @@ class Receiver:
                 self.send_response(status)
                 for name, text in sent.items():
                     self.send_header(name, text)
-                self.send_header("Content-Length", "0")
+                if "Content-Length" not in sent:
+                    self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
