@@ -44,7 +44,7 @@ class KeptLeg:
     def digits(self, position: int, digits: str) -> None:  # noqa: ARG002
         self.keys.append(digits)
 
-    def ended(self, document: Mapping[str, Any], *, regular: bool) -> None:
+    def ended(self, document: Mapping[str, Any], *, regular: bool = False) -> None:
         assert self.document is None, "a leg ends once"
         self.document, self.regular = document, regular
 
