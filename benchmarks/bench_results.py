@@ -113,7 +113,7 @@ async def measure(url: str | None, calls: int, seconds: int) -> list[str]:
             if late_s > 0:
                 await asyncio.sleep(late_s)
             data["sent_s"] = time.perf_counter()
-            event = CallEvent(kind, f"call-{call}", "twilio", "line", datetime.now(UTC), data)
+            event = CallEvent(kind, f"call-{call}", "twilio", "line", datetime.now(UTC), data, document_id=f"d{call}")
             before_s = time.perf_counter()
             results.publish(event)
             publish_us.append(1e6 * (time.perf_counter() - before_s))
@@ -121,7 +121,8 @@ async def measure(url: str | None, calls: int, seconds: int) -> list[str]:
     cpu_ms = 1000 * (time.process_time() - cpu_s - idle_s * (time.perf_counter() - began_s)) / seconds
     for call in range(calls):
         data = DOCUMENT | {"sent_s": time.perf_counter()}
-        results.publish(CallEvent("call.ended", f"call-{call}", "twilio", "line", datetime.now(UTC), data))
+        now = datetime.now(UTC)
+        results.publish(CallEvent("call.ended", f"call-{call}", "twilio", "line", now, data, document_id=f"d{call}"))
     hooks = calls + sum(kind != "scores" for second in range(seconds) for kind, _, _ in events_of_second(second, calls))
     for _ in range(2400):
         if len(receiver.delays_ms) >= hooks and len(seen_ms) >= count + calls:

@@ -127,8 +127,8 @@ class Settings(BaseSettings):
     call_max_s: float = Field(default=12 * 3600.0, gt=0)
     """Longest call, seconds; then it ends, and its legs are scored without it."""
     call_wait_s: float = Field(default=5.0, ge=0, le=600)
-    """Seconds for which a call of one leg, after this leg has ended, waits for another one. A call whose two legs have
-    ended does not wait."""
+    """Seconds for which a call waits, when all of its legs have ended, for a leg that may still come: the second one,
+    or one whose connection was lost. A call of two legs whose senders said that they are over does not wait."""
 
     max_batch: int = Field(default=128, ge=1, le=1024)
     """Maximum chunks in one inference step."""

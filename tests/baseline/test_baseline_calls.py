@@ -34,7 +34,8 @@ def leg(role: str, snr_db: float) -> dict[str, Any]:
 
 def ended(number: int, trunk: str | None, started: datetime, legs: list[dict[str, Any]]) -> CallEvent:
     data = {"state": "ended", "started_at": started.isoformat(), "legs": legs}
-    return CallEvent("call.ended", f"call-{number}", "twilio", trunk, started + timedelta(minutes=3), data)
+    at = started + timedelta(minutes=3)
+    return CallEvent("call.ended", f"call-{number}", "twilio", trunk, at, data, document_id=str(number))
 
 
 def history(start: datetime = START) -> list[CallEvent]:
@@ -94,7 +95,8 @@ def test_by_role_each_leg_counts(tmp_path: Path):
 
 
 def test_what_cannot_be_compared_is_counted(tmp_path: Path):
-    live = CallEvent("call.started", "live", "twilio", "a", START, {"state": "live", "started_at": START.isoformat()})
+    live = CallEvent("call.started", "live", "twilio", "a", START, {"state": "live", "started_at": START.isoformat()},
+                     document_id="live")  # fmt: skip
     events = [
         live,
         ended(0, None, START, [leg("agent", 30.0)]),

@@ -31,17 +31,25 @@ from waiting import block_until
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-def event(kind: CallEventKind, call_id: str = "call-1", *, trunk: str | None = "line-1", **data: Any) -> CallEvent:
-    """An event of a call, now."""
+def event(
+    kind: CallEventKind,
+    call_id: str = "call-1",
+    *,
+    trunk: str | None = "line-1",
+    document_id: str | None = None,
+    **data: Any,
+) -> CallEvent:
+    """An event of a call, now; by default of its only document."""
     if kind in ("call.started", "call.ended"):
         data = {"state": "ended" if kind == "call.ended" else "live", "legs": []} | data
-    return CallEvent(kind, call_id, "twilio", trunk, datetime.now(UTC), data)
+    return CallEvent(kind, call_id, "twilio", trunk, datetime.now(UTC), data, document_id=document_id or call_id)
 
 
-def whole_call(call_id: str, events: int = 3) -> list[CallEvent]:
+def whole_call(call_id: str, events: int = 3, document_id: str | None = None) -> list[CallEvent]:
     """The events of a call from its beginning to its end."""
-    middle = [event("event.begin", call_id, label="echo", number=number) for number in range(events)]
-    return [event("call.started", call_id), *middle, event("call.ended", call_id)]
+    of = {"document_id": document_id}
+    middle = [event("event.begin", call_id, label="echo", number=number, **of) for number in range(events)]
+    return [event("call.started", call_id, **of), *middle, event("call.ended", call_id, **of)]
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float:
@@ -109,7 +117,8 @@ class Receiver:
                 self.send_response(status)
                 for name, text in sent.items():
                     self.send_header(name, text)
-                self.send_header("Content-Length", "0")
+                if "Content-Length" not in sent:
+                    self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:

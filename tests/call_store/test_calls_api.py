@@ -39,6 +39,18 @@ def test_calls_are_listed_in_pages_and_say_whose_they_are(client):
     assert client.get("/v1/calls/c0").json()["note"] == "done"
 
 
+def test_a_call_with_several_documents_gives_the_newest_and_says_how_to_read_all(client):
+    publish(client, *whole_call("a", document_id="first"), event("call.started", "b"))
+    assert "documents" not in client.get("/v1/calls/a").json()
+    publish(client, event("call.started", "a", document_id="second"))
+    newest = client.get("/v1/calls/a").json()
+    assert (newest["document_id"], newest["state"], newest["documents"]) == ("second", "live", 2)
+    listed = client.get("/v1/calls", params={"call": "a"}).json()["calls"]
+    assert [(one["document_id"], one["state"]) for one in listed] == [("second", "live"), ("first", "ended")]
+    assert client.delete("/v1/calls/a").status_code == 204
+    assert [one["call_id"] for one in client.get("/v1/calls").json()["calls"]] == ["b"]
+
+
 def test_ids_may_contain_anything_that_fits_into_a_path(client):
     for call_id in ("a/b", "ü & ?=#", "1700000000.12", "x" * 200):
         publish(client, event("call.started", call_id))
@@ -64,6 +76,7 @@ def test_a_deleted_call_is_gone_from_every_answer(client):
         ("/v1/calls?limit=ten", "whole number as limit, got 'ten'"),
         ("/v1/calls?before=-1", "whole number as before, got '-1'"),
         ("/v1/calls?status=live", "did you mean 'state'?"),
+        ("/v1/calls?calls=a", "did you mean 'call'?"),
         ("/v1/calls?state=live&state=ended", "each option once"),
         ("/v1/calls/a?frames=true", "expected no options"),
         ("/v1/watch?calls=a", "did you mean 'call'?"),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import func, inspect, select
+from sqlalchemy import delete, func, inspect, select, text
 from sqlalchemy.exc import OperationalError
 from store_material import event, value, whole_call
 
 from speech_qc.call_store import records, writer
-from speech_qc.call_store.database import Database, parse_url
+from speech_qc.call_store.database import MIGRATIONS, Database, parse_url
 from speech_qc.call_store.records import Entry, Limits, Subscription
 from speech_qc.call_store.schema import calls, deliveries, events, metadata
 from speech_qc.errors import SettingsError
@@ -101,19 +102,109 @@ def test_a_removed_call_leaves_nothing_and_what_it_still_says_is_not_stored(make
     assert listed(stack)[0] == ["b"]
     assert count(stack, deliveries) == count(stack, events) == 1
 
-    stack.results.publish(event("call.started", "a"))  # the id is used again: a new call
-    stack.results.publish(event("call.ended", "a"))
+    stack.results.publish(event("call.started", "a", document_id="a2"))  # the id is used again: a new call
+    stack.results.publish(event("event.end", "a"))
+    stack.results.publish(event("call.ended", "a", document_id="a2"))
     stack.stored()
     assert listed(stack)[0] == ["a", "b"]
+    assert count(stack, events) == 3
 
 
-def test_an_id_that_is_used_again_is_one_call_the_new_one(make_stack, database_url):
+def test_an_id_that_is_used_again_is_a_further_document_of_the_call(make_stack, database_url):
+    """The first part of a call whose legs came back later, or whose id the sender uses again, is kept as it was."""
     stack = make_stack(results_url=database_url)
-    for one in [*whole_call("a"), *whole_call("b"), event("call.started", "a")]:
+    for one in [*whole_call("a"), *whole_call("b"), event("call.started", "a", document_id="a2")]:
         stack.results.publish(one)
     stack.stored()
-    assert listed(stack)[0] == ["a", "b"]
-    assert listed(stack, state="live")[0] == ["a"]
+    assert listed(stack)[0] == ["a", "b", "a"]
+    assert listed(stack, call="a")[0] == ["a", "a"] and listed(stack, call="a", limit=1)[1] is not None
+    assert listed(stack, call="a", state="ended")[0] == listed(stack, state="live")[0] == ["a"]
+    newest = asyncio.run(stack.results.call("a"))
+    assert newest is not None and (newest["document_id"], newest["state"], newest["documents"]) == ("a2", "live", 2)
+    only = asyncio.run(stack.results.call("b"))
+    assert only is not None and "documents" not in only
+    assert asyncio.run(stack.results.remove("a"))
+    stack.results.publish(event("call.ended", "a", document_id="a2"))
+    stack.stored()
+    assert listed(stack)[0] == ["b"] and count(stack, events) == 5, "all of its documents are gone"
+
+
+def test_servers_that_share_a_database_leave_each_others_documents_of_a_call_alone(make_stack, tmp_path, database_url):
+    """A load balancer may have given the legs of a call to different servers."""
+    url = database_url or f"sqlite:///{tmp_path}/shared.db"
+    first, second = make_stack(results_url=url), make_stack(results_url=url)
+
+    def tell(stack, kind, leg):
+        legs = [{"role": leg}]
+        one = event(kind, "4711", document_id=leg, legs=legs)
+        if kind == "scores":
+            one = replace(one, document={"call_id": "4711", "state": "live", "legs": legs})
+        stack.results.publish(one)
+        stack.stored()
+        found, _ = asyncio.run(first.results.calls(call="4711", state=None, trunk=None, before=None, limit=50))
+        return {document["legs"][0]["role"]: document["state"] for document in found}
+
+    both_live = {"agent": "live", "customer": "live"}
+    assert tell(first, "call.started", "agent") == {"agent": "live"}
+    assert tell(second, "call.started", "customer") == both_live
+    assert tell(first, "scores", "agent") == tell(second, "scores", "customer") == both_live
+    assert tell(second, "call.ended", "customer") == both_live | {"customer": "ended"}
+    assert tell(first, "scores", "agent") == both_live | {"customer": "ended"}
+    assert tell(first, "call.ended", "agent") == {"agent": "ended", "customer": "ended"}
+
+
+def test_a_document_that_is_too_old_takes_no_event_of_a_newer_one_with_it(database_url):
+    database = Database(parse_url(database_url) if database_url else None, private=database_url is None)
+    database.prepare()
+    parts = [Entry.of(one) for part in ("a1", "a2") for one in whole_call("a", document_id=part)]
+    with database.writing() as connection:
+        records.store(connection, parts, Subscription())
+        records.prune(connection, Limits(keep_s=1e6, max_calls=1, max_events=100))
+        assert list(connection.scalars(select(calls.c.document_id))) == ["a2"]
+        assert set(connection.scalars(select(events.c.document_id))) == {"a2"}
+    database.close()
+
+
+def test_a_batch_whose_commit_seemed_to_fail_is_stored_once(make_stack, monkeypatch, database_url):
+    """The database has committed, then the connection broke before it said so."""
+    monkeypatch.setattr(writer, "RETRY_S", 0.05)
+    stack = make_stack(results_url=database_url)
+    subscribe(stack, "call.started", "call.ended", urls=("http://a.invalid/", "http://b.invalid/"))
+    stack.stored()
+    real, failures, identities = Database.writing, [1, 1, 1], []
+
+    @contextmanager
+    def writing(self, *, ordered=True):
+        with real(self, ordered=ordered) as connection:
+            yield connection
+            stored = connection.scalar(select(func.count()).select_from(events))
+            identities.append(set(connection.scalars(select(deliveries.c.message_id))))
+        if stored and ordered and failures:
+            failures.pop()
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(Database, "writing", writing)
+    for one in whole_call("a"):
+        stack.results.publish(one)
+    stack.stored()
+    assert not failures
+    assert bodies(stack) == ["call.started", *["event.begin"] * 3, "call.ended"]
+    assert count(stack, deliveries) == 4 and len(set.union(*identities)) == 4, "each keeps its id"
+
+
+def test_a_webhook_has_an_id_of_its_own_for_each_receiver_and_event_and_keeps_it(make_stack):
+    entry, database = Entry.of(event("call.started")), Database(None, private=True)
+    database.prepare()
+    receivers = Subscription(("http://a.invalid/", "http://b.invalid/"), frozenset({"call.started"}))
+    found = []
+    for _ in range(2):
+        with database.writing() as connection:
+            assert records.store(connection, [entry], receivers)
+            found.append(list(connection.scalars(select(deliveries.c.message_id).order_by(deliveries.c.number))))
+            connection.execute(delete(deliveries))
+            connection.execute(delete(events))
+    assert found[0] == found[1] and len(set(found[0])) == 2
+    database.close()
 
 
 def test_an_event_that_cannot_be_stored_is_counted_and_hinders_no_other(make_stack, database_url):
@@ -133,7 +224,7 @@ def test_what_is_old_or_too_much_is_deleted(tmp_path, database_url):
 
     def put(kind, call_id, age_s):
         entry = Entry.of(event(kind, call_id))
-        return Entry(entry.event, now - age_s, entry.document, entry.body)
+        return replace(entry, at_s=now - age_s)
 
     aged = [put(kind, f"c{age}", age) for age in range(100, 0, -10) for kind in ("call.started", "call.ended")]
     scores = [put("scores", "c10", age) for age in (15, 8, 1)]
@@ -246,9 +337,50 @@ def test_migrations_make_the_tables_of_the_code(database_url, tmp_path):
     assert not failed, "several servers may start at the same time"
     with databases[0].writing() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-        assert len(inspect(connection).get_indexes("deliveries")) == 2
+        assert len(inspect(connection).get_indexes("deliveries")) == 3
     for database in databases:
         database.close()
+
+
+def test_a_database_of_an_earlier_version_keeps_what_it_contains(database_url, tmp_path):
+    from alembic import command
+    from alembic.config import Config
+
+    database = Database(parse_url(database_url or f"sqlite:///{tmp_path}/old.db"), private=False)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    row = {"body": '{"call_id":"a"}', "at": time.time()}
+    with database.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for statement in (
+            "INSERT INTO calls (call_id, vendor, state, updated_s, document, owner) "
+            "VALUES ('a', 'twilio', 'live', :at, :body, 'gone')",
+            "INSERT INTO events (call_id, kind, at_s, body) VALUES ('a', 'call.started', :at, :body)",
+            "INSERT INTO deliveries (target, call_id, message_id, body, created_s, due_s, claimed_until_s, attempts) "
+            "VALUES ('http://a.invalid/', 'a', 'msg_1', :body, :at, :at, 0, 0)",
+            "INSERT INTO removed (call_id, at_s) VALUES ('b', :at)",
+        ):
+            connection.execute(text(statement), row)
+    database.prepare()
+    with database.writing() as connection:
+        assert [found.document for found in records.list_calls(connection, state=None, trunk=None, before=None,
+                                                               limit=9)] == [row["body"]]  # fmt: skip
+        assert [found.body for found in records.events_after(connection, 0, 9)] == [row["body"]]
+        assert list(connection.scalars(select(deliveries.c.message_id))) == ["msg_1"]
+        records.store(connection, [Entry.of(event("call.started", "a", document_id="new"))], Subscription())
+        numbers = list(connection.scalars(select(calls.c.number).order_by(calls.c.number)))
+        assert len(numbers) == 2
+        ended = records.lost_calls(connection, Limits(1e6, 9, 9, lost_s=-1.0))
+        records.store(connection, ended, Subscription())
+        assert records.list_calls(connection, state="live", trunk=None, before=None, limit=9) == []
+        assert len(list(connection.scalars(select(calls.c.number)))) == 2, "its row is updated"
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+        kept = connection.execute(text("SELECT number, state FROM calls")).all()
+        assert [tuple(found) for found in kept] == [(numbers[1], "ended")], "an id has one document there"
+    database.prepare()
+    database.close()
 
 
 def test_other_users_cannot_read_the_file(tmp_path):

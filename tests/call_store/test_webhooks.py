@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
+import socket
 import statistics
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import func, select
@@ -51,6 +55,12 @@ def test_events_arrive_signed_and_in_order(make_stack, receiver, database_url):
     assert receiver.headers[0]["content-type"] == "application/json"
     block_until(lambda: left(stack) == 0, "the outbox is empty")
     block_until(lambda: sent(stack, "delivered") == 10, "all are counted")
+
+
+def claimed(stack):
+    """Until when the only webhook is claimed."""
+    with stack.results.database.reading() as connection:
+        return connection.scalar(select(deliveries.c.claimed_until_s)) or 0.0
 
 
 @pytest.mark.slow
@@ -101,6 +111,76 @@ def test_each_receiver_gets_its_own_and_one_that_hangs_delays_no_other(make_stac
         assert [body["type"] for body in with_two.of_call("a")] == [body["type"] for body in receiver.of_call("a")]
     finally:
         with_two.stop()
+
+
+class Dripping:
+    """A receiver whose response comes byte by byte, each of them sooner than the limit for the whole."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        self.open = self.most_open = 0
+        self._lock = threading.Lock()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # it is closed
+            while True:
+                threading.Thread(target=self._respond, args=(self._server.accept()[0],), daemon=True).start()
+
+    def _respond(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(65_536)
+            with self._lock:
+                self.requests += re.findall(rb"webhook-id: (\S+)", head)
+                self.open += 1
+                self.most_open = max(self.most_open, self.open)
+            try:
+                for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Filler: " + b"x" * 1000:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+            finally:
+                with self._lock:
+                    self.open -= 1
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def test_an_attempt_has_one_limit_for_all_of_it_and_is_over_before_the_next(make_stack, receiver, monkeypatch):
+    monkeypatch.setattr(sender, "LEASE_SPARE_S", 0.4)
+    dripping = Dripping()
+    stack = make_stack(**hooks(receiver, webhook_urls=dripping.url, webhook_timeout_s=1))
+    began_s = time.monotonic()
+    stack.results.publish(event("call.started", "a"))
+    block_until(lambda: sent(stack, "failed") >= 2, "two attempts have failed", patience_s=20)
+    assert time.monotonic() - began_s > 2.0, "each had its time"
+    assert dripping.most_open == 1 and len(set(dripping.requests)) == 1
+    dripping.close()
+
+
+def test_a_webhook_that_is_being_sent_is_not_sent_again_when_its_lease_has_ended(make_stack, receiver, monkeypatch):
+    """A clock that was set forward ends it early."""
+    receiver.delay_s = 1.5
+    stack = make_stack(**hooks(receiver, webhook_timeout_s=5))
+    stack.results.publish(event("call.started", "a"))
+    block_until(lambda: claimed(stack) > time.time(), "it is being sent")
+    monkeypatch.setattr(outbox, "now_s", lambda: time.time() + 60)
+    stack.results.publish(event("call.started", "b"))
+    receiver.until(2)
+    block_until(lambda: left(stack) == 0, "both are noted")
+    assert [body["data"]["call_id"] for _, body in receiver.accepted] == ["a", "b"]
+
+
+def test_a_response_whose_body_does_not_end_counts_by_its_status(make_stack, receiver, monkeypatch):
+    monkeypatch.setattr(sender, "READ_S", 0.2)
+    receiver.answer = lambda _: (200, {"Content-Length": "1000000"})
+    stack = make_stack(**hooks(receiver))
+    stack.results.publish(event("call.started", "a"))
+    block_until(lambda: sent(stack, "delivered") == 1 and left(stack) == 0, "it is delivered")
 
 
 def test_redirects_are_not_followed_and_gone_gives_up(make_stack, receiver):

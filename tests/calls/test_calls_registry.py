@@ -16,7 +16,7 @@ from speech_qc.calls import call as call_module
 from speech_qc.calls.events import CallEvent
 from speech_qc.calls.feed import Feed
 from speech_qc.calls.legs import LegInfo
-from speech_qc.calls.registry import Calls
+from speech_qc.calls.registry import TICK_S, Calls
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import Overloaded, ProtocolError
 from speech_qc.settings import Settings
@@ -73,8 +73,8 @@ def test_two_legs_make_a_call_that_tells_what_happens_and_ends_with_its_document
         send(feeds, [Leg(12).say(1, 6), Leg(12, seed=1).say(4, 9)])  # type: ignore[arg-type]
         feeds[0].digits(0, "**")
         for feed in feeds:
-            feed.ended({"channel": 0})
-            feed.ended({"channel": 1})
+            feed.ended({"channel": 0}, regular=True)
+            feed.ended({"channel": 1}, regular=True)
         await until(lambda: len(calls) == 0)
         return sink
 
@@ -107,11 +107,11 @@ def test_a_call_of_one_leg_waits_for_another_and_says_why_there_is_no_interactio
     async def run() -> Kept:
         sink = Kept()
         calls = made(sink, call_wait_s=0.7)
-        calls.join(info()).ended({})
+        calls.join(info()).ended({}, regular=True)
         await asyncio.sleep(0.4)
-        calls.join(info(leg="customer")).ended({})
+        calls.join(info(leg="customer")).ended({}, regular=True)
         await until(lambda: len(calls) == 0)
-        calls.join(info("call-2")).ended({})
+        calls.join(info("call-2")).ended({}, regular=True)
         await until(lambda: len(calls) == 0)
         return sink
 
@@ -128,8 +128,8 @@ def test_a_leg_that_comes_back_is_put_on_the_clock_of_the_call():
         sink = Kept()
         calls = made(sink)
         calls.join(info(leg="customer"))
-        calls.join(info()).ended({})
-        calls.join(info()).ended({})
+        calls.join(info()).ended({}, regular=True)
+        calls.join(info()).ended({}, regular=True)
         calls.close()
         return dict(sink.events[-1].data)
 
@@ -138,17 +138,62 @@ def test_a_leg_that_comes_back_is_put_on_the_clock_of_the_call():
     assert document["unknown"]["legs.0"]
 
 
+def test_a_call_waits_for_legs_whose_connections_were_lost_and_goes_on_with_them():
+    """Both legs were on one socket, or a server in front of this one was restarted."""
+
+    async def run() -> Kept:
+        sink = Kept()
+        calls = made(sink, call_wait_s=4.0)
+        names = ("agent", "customer")
+        for feed in [calls.join(info(leg=leg)) for leg in names]:
+            feed.ended({"duration_s": 1800.0}, regular=False)
+        await asyncio.sleep(2.2 * TICK_S)
+        assert len(calls) == 1, "it does not end at once"
+        back = [calls.join(info(leg=leg)) for leg in names]
+        back[0].ended({"duration_s": 60.0}, regular=True)
+        back[1].ended({"duration_s": 60.0}, regular=False)
+        await asyncio.sleep(2.2 * TICK_S)
+        calls.join(info(leg="customer")).ended({"duration_s": 1.0}, regular=True)
+        lost_s = time.monotonic()
+        await until(lambda: len(calls) == 0)
+        assert time.monotonic() - lost_s < 3.0, "nobody is missing, so it ends at once"
+        return sink
+
+    sink = asyncio.run(run())
+    assert [event.kind for event in sink.events] == ["call.started", "call.ended"]
+    legs = sink.events[-1].data["legs"]
+    assert [leg["role"] for leg in legs] == ["agent", "customer", "agent", "customer", "customer"]
+    assert [leg["duration_s"] for leg in legs] == [1800.0, 1800.0, 60.0, 60.0, 1.0]
+
+
+def test_a_call_that_begins_anew_has_a_document_of_its_own():
+    async def run() -> Kept:
+        sink = Kept()
+        calls = made(sink, call_max_s=0.2)
+        for _ in range(2):
+            feed = calls.join(info())
+            await until(lambda: len(calls) == 0)
+            feed.ended({}, regular=False)
+        return sink
+
+    sink = asyncio.run(run())
+    assert [event.kind for event in sink.events] == ["call.started", "call.ended"] * 2
+    first, second = ({event.document_id for event in part} for part in (sink.events[:2], sink.events[2:]))
+    assert len(first) == len(second) == 1 and first != second
+    assert {event.data["document_id"] for event in sink.events} == first | second
+
+
 def test_names_and_numbers_are_bounded(monkeypatch):
     async def run() -> None:
         calls = made(Kept(), max_calls=1)
         calls.join(info())
         with pytest.raises(ProtocolError, match="a name that no other leg"):
             calls.join(info())
-        calls.join(info(leg="customer")).ended({})
+        calls.join(info(leg="customer")).ended({}, regular=True)
         with pytest.raises(Overloaded, match="at most 1 calls"):
             calls.join(info("call-2"))
         monkeypatch.setattr(call_module, "MAX_JOINS", 3)
-        calls.join(info(leg="customer")).ended({})
+        calls.join(info(leg="customer")).ended({}, regular=True)
         with pytest.raises(ProtocolError, match="at most 3 legs"):
             calls.join(info(leg="customer"))
         calls.close()
@@ -163,7 +208,7 @@ def test_further_legs_are_scored_but_not_compared():
         sink = Kept()
         calls = made(sink)
         for channel, leg in enumerate(("agent", "customer", "supervisor")):
-            calls.join(info(leg=leg)).ended({"channel": channel})
+            calls.join(info(leg=leg)).ended({"channel": channel}, regular=True)
         calls.close()
         return dict(sink.events[-1].data)
 
@@ -181,7 +226,7 @@ def test_the_longest_call_ends_while_its_legs_go_on():
         await until(lambda: len(calls) == 0)
         told = len(sink.events)
         send([feed], [Leg(3).say(1, 2)])  # type: ignore[list-item]
-        feed.ended({})
+        feed.ended({}, regular=True)
         return sink, told
 
     sink, told = asyncio.run(run())
@@ -227,7 +272,7 @@ def test_a_fault_of_the_analysis_does_not_reach_the_stream_and_is_logged_once(mo
         monkeypatch.setattr("speech_qc.calls.interaction.Interaction.advance", fail)
         send([feed], [Leg(3).say(1, 2)])  # type: ignore[list-item]
         monkeypatch.undo()
-        feed.ended({"channel": 0})
+        feed.ended({"channel": 0}, regular=True)
         calls.close()
         return sink
 
@@ -259,7 +304,7 @@ def test_a_call_that_only_waits_for_another_leg_gives_way():
         sink = Kept()
         calls = made(sink, max_calls=2)
         calls.join(info("c1"))
-        calls.join(info("c2")).ended({})
+        calls.join(info("c2")).ended({}, regular=True)
         calls.join(info("c3"))
         with pytest.raises(Overloaded):
             calls.join(info("c4"))

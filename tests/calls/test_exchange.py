@@ -81,7 +81,7 @@ def test_legs_of_two_workers_meet_in_the_one_that_was_asked_first():
         during = dict(parent.owners)
         send(feeds, legs())  # type: ignore[arg-type]
         for feed in feeds:
-            feed.ended({"channel": 0})
+            feed.ended({"channel": 0}, regular=True)
         await asyncio.sleep(1.0)
         return *sinks, during, parent.owners
 
@@ -103,7 +103,7 @@ def test_a_leg_that_the_owner_refuses_is_scored_without_its_call(caplog):
         feed = second.join(info())
         await settle()
         send([feed], [Leg(2)])  # type: ignore[list-item]
-        feed.ended({})
+        feed.ended({}, regular=True)
         await settle()
         first.close()
         return sink
@@ -117,7 +117,7 @@ def test_the_legs_of_a_worker_that_exits_end_without_their_document():
     async def run() -> Kept:
         sink, parent = Kept(), Parent()
         first, second = parent.worker(sink), parent.worker(Kept())
-        first.join(info()).ended({"channel": 0})
+        first.join(info()).ended({"channel": 0}, regular=True)
         await settle()
         second.join(info(leg="customer"))
         await settle()
@@ -141,7 +141,7 @@ def test_a_call_begins_anew_when_the_worker_that_owned_it_exits():
         await settle()
         parent.exit(0)
         await settle()
-        feed.ended({"channel": 0})
+        feed.ended({"channel": 0}, regular=True)
         await settle()
         other.close()
         return sink
@@ -159,7 +159,7 @@ def test_without_an_answer_of_the_parent_a_leg_is_scored_without_its_call(caplog
         feed = worker.join(info())
         await settle()
         send([feed], [Leg(2)])  # type: ignore[list-item]
-        feed.ended({})
+        feed.ended({}, regular=True)
         assert len(worker) == 0
 
     asyncio.run(run())

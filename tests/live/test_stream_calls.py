@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -110,6 +111,27 @@ async def test_a_leg_whose_client_disconnects_ends_with_what_was_scored(shipped_
 
     assert document["interaction"] is None
     assert document["legs"][0]["frames"] > 0
+
+
+async def test_a_call_goes_on_when_the_connection_of_both_legs_was_lost_and_is_back(shipped_runner):
+    async with serving(shipped_runner, call_wait_s=60.0) as (url, app):
+        for lost in (True, False):
+            socket = await connect(f"{url}/v1/stream?sample_rate=8000&channels=2&call=c&leg=agent,customer")
+            await socket.send(pcm(np.stack([talk(8000, seconds=2.0), np.zeros(16_000)], axis=1)))
+            async for message in socket:
+                if '"scores"' in str(message):
+                    break
+            if lost:
+                socket.transport.abort()
+                await until(lambda: app.state.parts.streams.channels == 0, "it is noticed")
+                await asyncio.sleep(1.0)
+            else:
+                await finish(socket)
+        document = await ended_call(url, app)
+
+    assert [leg["role"] for leg in document["legs"]] == ["agent", "customer"] * 2
+    assert all(leg["frames"] > 0 for leg in document["legs"])
+    assert "documents" not in document
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ class KeptLeg:
     gaps: list[tuple[int, int, GapKind]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     document: Any = None
+    regular: bool | None = None
 
     def heard(self, position: int, samples: NDArray[np.float32]) -> None:
         self.audio.append((position, samples.copy()))
@@ -43,9 +44,9 @@ class KeptLeg:
     def digits(self, position: int, digits: str) -> None:  # noqa: ARG002
         self.keys.append(digits)
 
-    def ended(self, document: Mapping[str, Any]) -> None:
+    def ended(self, document: Mapping[str, Any], *, regular: bool = False) -> None:
         assert self.document is None, "a leg ends once"
-        self.document = document
+        self.document, self.regular = document, regular
 
     def timeline(self) -> NDArray[np.float32]:
         """Return the audio at its positions, NaN where nothing was received."""

@@ -62,10 +62,19 @@ async def test_a_lost_connection_is_the_end_of_its_legs_only():
             await until(lambda: len(calls.legs) == 1, "the leg has joined")
             socket.transport.abort()
         await calls.until_ended(1)
+        assert calls.named("inbound").regular is False, "it may come back"
         await until(lambda: app.state.parts.streams.channels == 0, "its place is free")
         assert not app.state.parts.metrics.registry.get_sample_value(
             "speechqc_telephony_failures_total", {"vendor": "twilio"}
         )
+
+
+async def test_a_stop_message_is_the_regular_end_of_its_legs():
+    async with serving() as (url, app):
+        calls = keep_calls(app)
+        await talk_to(f"{url}/v1/telephony", [CONNECTED, start(tracks=("inbound", "outbound")), STOP], close=False)
+        await calls.until_ended(2)
+        assert [leg.regular for leg in calls.legs.values()] == [True, True]
 
 
 async def test_a_socket_without_messages_is_closed():

@@ -29,10 +29,9 @@ def shared_file(pid: int) -> Path:
 
 
 def store(database: Database, *calls: str) -> None:
-    moment = datetime.now(UTC)
+    moment, document = datetime.now(UTC), {"state": "live", "legs": []}
     entries = [
-        Entry.of(CallEvent("call.started", call, "twilio", None, moment, {"state": "live", "legs": []}))
-        for call in calls
+        Entry.of(CallEvent("call.started", call, "twilio", None, moment, document, document_id=call)) for call in calls
     ]
     with database.writing() as connection:
         records.store(connection, entries, Subscription())

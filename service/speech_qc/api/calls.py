@@ -15,7 +15,7 @@ from speech_qc.call_store.watch import Filter
 from speech_qc.errors import NotFound, ProtocolError
 from speech_qc.wire.encode import to_json
 from speech_qc.wire.option_names import single_options
-from speech_qc.wire.schemas import CallsAnswer, ErrorAnswer
+from speech_qc.wire.schemas import CallAnswer, CallsAnswer, ErrorAnswer
 from speech_qc.wire.vocabulary import CallState
 
 router = APIRouter()
@@ -43,13 +43,14 @@ _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "descri
 async def calls(
     request: Request,
     state: State,
+    call: Annotated[str | None, Query(description="Only documents of the call with this id.")] = None,
     of_state: Annotated[str | None, Query(alias="state", description="`live` or `ended`; both by default.")] = None,
     trunk: Annotated[str | None, Query(description="Only calls of this trunk.")] = None,
     limit: Annotated[str, Query(description="Maximum number of calls, 1 to 200.")] = str(DEFAULT_LISTED),
     before: Annotated[str | None, Query(description="Continue: `next` of the previous answer.")] = None,
 ) -> Response:
     """List the documents of calls. Needs a key that may watch."""
-    _check_options(request, "state", "trunk", "limit", "before")
+    _check_options(request, "call", "state", "trunk", "limit", "before")
     wanted = next((one for one in _STATES if one == of_state), None)
     if of_state is not None and wanted is None:
         raise ProtocolError(f"expected state=live or state=ended, got {of_state[:50]!r}: correct it or leave it out")
@@ -59,7 +60,7 @@ async def calls(
             f"expected a limit of 1 to {MAX_LISTED}, got {count}: ask for less, and continue with `next`"
         )
     start = None if before is None else _number("before", before)
-    found, following = await state.results.calls(state=wanted, trunk=trunk, before=start, limit=count)
+    found, following = await state.results.calls(call=call, state=wanted, trunk=trunk, before=start, limit=count)
     answer = {"calls": found, "next": following, "scope": state.results.scope}
     return Response(to_json(answer), media_type="application/json")
 
@@ -68,11 +69,14 @@ async def calls(
     "/v1/calls/{call_id:path}",
     tags=["calls"],
     summary="One call",
-    response_model=dict[str, Any],
+    response_model=CallAnswer,
     responses=ACCESS_ERRORS | _UNAVAILABLE | _MISSING,
 )
 async def call(call_id: str, request: Request, state: State) -> Response:
-    """Return the document of a call, at most a few seconds old while it is live. Needs a key that may watch."""
+    """Return the document of a call, at most a few seconds old while it is live. Needs a key that may watch.
+
+    If the call has several, it is the newest one, with their number in `documents`; `GET /v1/calls?call=` lists all.
+    """
     _check_options(request)
     found = await state.results.call(call_id)
     if found is None:
@@ -89,7 +93,7 @@ async def call(call_id: str, request: Request, state: State) -> Response:
     responses=ACCESS_ERRORS | _UNAVAILABLE | _MISSING,
 )
 async def remove(call_id: str, request: Request, state: State) -> Response:
-    """Delete a call with its events and the webhooks that are not delivered yet. Needs an admin key.
+    """Delete a call, all its documents, its events and the webhooks that are not delivered yet. Needs an admin key.
 
     A live call goes on, but nothing of it is stored or sent any more.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,12 +36,14 @@ class Entry:
         at_s: When it happened, seconds since 1970.
         document: The call document as JSON if the event brings one, else empty.
         body: The event as it is sent, JSON.
+        event_id: Of all events; made once, so that an event whose storing seemed to fail is not stored twice.
     """
 
     event: CallEvent
     at_s: float
     document: str
     body: str
+    event_id: str
 
     @classmethod
     def of(cls, event: CallEvent) -> Entry:
@@ -57,12 +60,13 @@ class Entry:
         if event.at.tzinfo is None:
             raise ValueError(f"expected a time with its time zone, got {event.at.isoformat()}")
         whole = event.kind in (STARTED, ENDED)
-        data = {"call_id": event.call_id, "vendor": event.vendor, "trunk": event.trunk} | dict(event.data)
+        data = {"call_id": event.call_id, "document_id": event.document_id, "vendor": event.vendor,
+                "trunk": event.trunk} | dict(event.data)  # fmt: skip
         moment = event.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         body = orjson.dumps({"type": event.kind, "timestamp": moment, "data": data}, option=_NUMPY).decode()
         kept = data if whole else event.document
         document = "" if kept is None else orjson.dumps(kept, option=_NUMPY).decode()
-        return cls(event, event.at.timestamp(), document, body)
+        return cls(event, event.at.timestamp(), document, body, uuid.uuid4().hex)
 
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -105,18 +109,26 @@ def store(
 ) -> bool:
     """Store events, what they change in their calls, and their deliveries; return whether there are deliveries.
 
+    What is stored already is left out: the database may have committed a transaction whose answer was lost. That is
+    certain because such transactions run one at a time.
+
     Args:
         connection: A transaction.
         entries: The events, in order.
         subscription: Which of them become deliveries.
         owner: The process that has the calls.
     """
-    kept = _update_calls(connection, entries, owner)
-    if not kept:
+    identities = [entry.event_id for entry in entries]
+    known = set(connection.scalars(select(events.c.event_id).where(events.c.event_id.in_(identities))))
+    documents = {entry.event.document_id for entry in entries}
+    gone = set(connection.scalars(select(removed.c.document_id).where(removed.c.document_id.in_(documents))))
+    new = [entry for entry in entries if entry.event_id not in known and entry.event.document_id not in gone]
+    if not new:
         return False
-    connection.execute(insert(events), [_event_row(entry) for entry in kept])
+    _update_calls(connection, new, owner)
+    connection.execute(insert(events), [_event_row(entry) for entry in new])
     rows = [
-        _delivery_row(entry, url) for entry in kept for url in subscription.urls
+        _delivery_row(entry, url) for entry in new for url in subscription.urls
         if entry.event.kind in subscription.kinds
     ]  # fmt: skip
     if rows:
@@ -124,56 +136,45 @@ def store(
     return bool(rows)
 
 
-def _update_calls(connection: Connection, entries: Sequence[Entry], owner: str | None) -> list[Entry]:
-    """Apply events to their calls, in order; return the events of calls that were not removed."""
-    ids = {entry.event.call_id for entry in entries}
-    gone = set(connection.scalars(select(removed.c.call_id).where(removed.c.call_id.in_(ids))))
-    kept, touched, latest_s = [], set(), 0.0
+def _update_calls(connection: Connection, entries: Sequence[Entry], owner: str | None) -> None:
+    """Apply events to the documents that they belong to, in order."""
+    touched, latest_s = set(), 0.0
     for entry in entries:
-        identity = entry.event.call_id
-        if entry.event.kind == STARTED:
-            if identity in gone:  # a new call with the id of one that was removed
-                connection.execute(delete(removed).where(removed.c.call_id == identity))
-                gone.discard(identity)
-            _put_call(connection, entry, "live", owner)
-        elif identity in gone:
+        identity = entry.event.document_id
+        if entry.event.kind in (STARTED, ENDED):
+            _put_document(connection, entry, "live" if entry.event.kind == STARTED else "ended", owner)
             continue
-        elif entry.event.kind == ENDED:
-            _put_call(connection, entry, "ended", owner)
-        else:
-            touched.add(identity)
-            latest_s = max(latest_s, entry.at_s)
-            if entry.document:
-                live = (calls.c.call_id == identity) & (calls.c.state == "live")
-                connection.execute(update(calls).where(live).values(document=entry.document))
-        kept.append(entry)
+        touched.add(identity)
+        latest_s = max(latest_s, entry.at_s)
+        if entry.document:
+            live = (calls.c.document_id == identity) & (calls.c.state == "live")
+            connection.execute(update(calls).where(live).values(document=entry.document))
     if touched:  # one statement for all: that a call is still alive need not be exact to the second
-        heard = calls.c.call_id.in_(touched)
+        heard = calls.c.document_id.in_(touched)
         connection.execute(update(calls).where(heard, calls.c.updated_s < latest_s).values(updated_s=latest_s))
-    return kept
 
 
-def _put_call(connection: Connection, entry: Entry, state: CallState, owner: str | None) -> None:
+def _put_document(connection: Connection, entry: Entry, state: CallState, owner: str | None) -> None:
     event = entry.event
     values = {"vendor": event.vendor, "trunk": event.trunk, "state": state, "updated_s": entry.at_s,
               "document": entry.document}  # fmt: skip
-    same = calls.c.call_id == event.call_id
-    if state == "live":
-        connection.execute(delete(calls).where(same))  # an id that is used again is a new call, with a new number
-    elif connection.execute(update(calls).where(same).values(values)).rowcount:
-        return
-    connection.execute(insert(calls).values(call_id=event.call_id, owner=owner, **values))
+    same = calls.c.document_id == event.document_id
+    if not connection.execute(update(calls).where(same).values(values)).rowcount:
+        new = values | {"document_id": event.document_id, "call_id": event.call_id, "owner": owner}
+        connection.execute(insert(calls).values(new))
 
 
 def _event_row(entry: Entry) -> dict[str, Any]:
     event = entry.event
-    return {"call_id": event.call_id, "trunk": event.trunk, "kind": event.kind, "at_s": entry.at_s, "body": entry.body}
+    return {"event_id": entry.event_id, "document_id": event.document_id, "call_id": event.call_id,
+            "trunk": event.trunk, "kind": event.kind, "at_s": entry.at_s, "body": entry.body}  # fmt: skip
 
 
 def _delivery_row(entry: Entry, url: str) -> dict[str, Any]:
     now = now_s()
+    digest = hashlib.sha256(f"{entry.event_id} {url}".encode()).hexdigest()
     return {
-        "target": url, "call_id": entry.event.call_id, "message_id": f"msg_{uuid.uuid4().hex}", "body": entry.body,
+        "target": url, "call_id": entry.event.call_id, "message_id": f"msg_{digest[:32]}", "body": entry.body,
         "created_s": now, "due_s": now, "claimed_until_s": 0.0, "attempts": 0,
     }  # fmt: skip
 
@@ -194,7 +195,8 @@ def lost_calls(connection: Connection, limits: Limits) -> list[Entry]:
     for row in connection.execute(silent):
         at = datetime.fromtimestamp(row.updated_s, UTC)
         data = _cut_off(orjson.loads(row.document), at.isoformat())
-        found.append(Entry.of(CallEvent(ENDED, row.call_id, row.vendor, row.trunk, at, data)))
+        event = CallEvent(ENDED, row.call_id, row.vendor, row.trunk, at, data, document_id=row.document_id)
+        found.append(Entry.of(event))
     return found
 
 
@@ -215,11 +217,11 @@ def prune(connection: Connection, limits: Limits) -> int:
         Deliveries that were abandoned, because their time was over or there were too many.
     """
     now = now_s()
-    old = select(calls.c.call_id).where(calls.c.updated_s < now - limits.keep_s)
+    old = select(calls.c.document_id).where(calls.c.updated_s < now - limits.keep_s)
     _forget(connection, connection.scalars(old))
     too_many = (connection.scalar(select(func.count()).select_from(calls)) or 0) - limits.max_calls
     if too_many > 0:
-        ended = select(calls.c.call_id).where(calls.c.state == "ended").order_by(calls.c.updated_s).limit(too_many)
+        ended = select(calls.c.document_id).where(calls.c.state == "ended").order_by(calls.c.updated_s).limit(too_many)
         _forget(connection, connection.scalars(ended))
     connection.execute(delete(events).where(events.c.kind == SCORES, events.c.at_s < now - limits.scores_s))
     connection.execute(delete(events).where(events.c.at_s < now - limits.keep_s))
@@ -240,39 +242,54 @@ def _keep_newest(connection: Connection, number: Column[int], most: int) -> int:
     return connection.execute(delete(table).where(number <= last)).rowcount
 
 
-def _forget(connection: Connection, ids: Iterable[str]) -> None:
-    """Delete calls with their events; their deliveries stay until they are delivered."""
-    found = list(ids)
+def _forget(connection: Connection, documents: Iterable[str]) -> None:
+    """Delete documents with their events; their deliveries stay until they are delivered."""
+    found = list(documents)
     for start in range(0, len(found), 500):
         some = found[start : start + 500]
-        connection.execute(delete(events).where(events.c.call_id.in_(some)))
-        connection.execute(delete(calls).where(calls.c.call_id.in_(some)))
+        connection.execute(delete(events).where(events.c.document_id.in_(some)))
+        connection.execute(delete(calls).where(calls.c.document_id.in_(some)))
 
 
 def remove_call(connection: Connection, call_id: str) -> bool:
-    """Delete a call, its events and its deliveries, and ignore what it may still publish; whether there was one."""
+    """Delete all documents of a call, its events and its deliveries, and ignore what they may still publish.
+
+    Returns:
+        Whether there was anything.
+    """
+    documents = set(connection.scalars(select(calls.c.document_id).where(calls.c.call_id == call_id)))
+    known = select(events.c.document_id).where(events.c.call_id == call_id, events.c.document_id.is_not(None))
+    documents |= set(connection.scalars(known.distinct()))
     found = connection.execute(delete(calls).where(calls.c.call_id == call_id)).rowcount
     found += connection.execute(delete(events).where(events.c.call_id == call_id)).rowcount
     found += connection.execute(delete(deliveries).where(deliveries.c.call_id == call_id)).rowcount
-    if found:
-        connection.execute(delete(removed).where(removed.c.call_id == call_id))
-        connection.execute(insert(removed).values(call_id=call_id, at_s=now_s()))
+    if documents:
+        connection.execute(insert(removed), [{"document_id": one, "at_s": now_s()} for one in documents])
     return bool(found)
 
 
 def list_calls(
-    connection: Connection, *, state: CallState | None, trunk: str | None, before: int | None, limit: int
+    connection: Connection,
+    *,
+    call: str | None = None,
+    state: CallState | None,
+    trunk: str | None,
+    before: int | None,
+    limit: int,
 ) -> Sequence[Any]:
     """Return `number`, `state` and `document` of calls, the newest first.
 
     Args:
         connection: A transaction.
+        call: Only documents of this call.
         state: Only calls in this state.
         trunk: Only calls of this trunk.
         before: Only calls with a smaller number.
-        limit: Maximum number of calls.
+        limit: Maximum number of documents.
     """
     wanted = select(calls.c.number, calls.c.state, calls.c.document).order_by(calls.c.number.desc()).limit(limit)
+    if call is not None:
+        wanted = wanted.where(calls.c.call_id == call)
     if state is not None:
         wanted = wanted.where(calls.c.state == state)
     if trunk is not None:
@@ -292,9 +309,13 @@ def ended_documents(connection: Connection) -> Iterator[Mapping[str, Any]]:
 
 
 def read_call(connection: Connection, call_id: str) -> Mapping[str, Any] | None:
-    """Return the document of a call; None if there is no such call."""
-    found = connection.scalar(select(calls.c.document).where(calls.c.call_id == call_id))
-    return None if found is None else dict(orjson.loads(found))
+    """Return the newest document of a call, and in `documents` how many it has if there are several; None if none."""
+    same = calls.c.call_id == call_id
+    found = connection.scalar(select(calls.c.document).where(same).order_by(calls.c.number.desc()).limit(1))
+    if found is None:
+        return None
+    count = connection.scalar(select(func.count()).select_from(calls).where(same)) or 0
+    return dict(orjson.loads(found)) | ({"documents": count} if count > 1 else {})
 
 
 def events_after(

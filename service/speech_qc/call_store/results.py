@@ -112,7 +112,13 @@ class Results:
         self.database.close()
 
     async def calls(
-        self, *, state: CallState | None, trunk: str | None, before: int | None, limit: int
+        self,
+        *,
+        call: str | None = None,
+        state: CallState | None,
+        trunk: str | None,
+        before: int | None,
+        limit: int,
     ) -> tuple[list[dict[str, Any]], int | None]:
         """Return call documents, the newest first, and the number from which to continue; None at the end.
 
@@ -120,18 +126,20 @@ class Results:
             ResultsUnavailable: The database does not answer.
         """
         rows = await self._reading(
-            lambda connection: records.list_calls(connection, state=state, trunk=trunk, before=before, limit=limit)
+            lambda connection: records.list_calls(
+                connection, call=call, state=state, trunk=trunk, before=before, limit=limit
+            )
         )
         following = rows[-1].number if len(rows) == limit else None
         return [orjson.loads(row.document) for row in rows], following
 
     async def call(self, call_id: str) -> dict[str, Any] | None:
-        """Return the document of one call; None if there is none. Raises ResultsUnavailable, as `calls`."""
+        """Return the newest document of one call; None if there is none. Raises ResultsUnavailable, as `calls`."""
         found = await self._reading(lambda connection: records.read_call(connection, call_id))
         return None if found is None else dict(found)
 
     async def remove(self, call_id: str) -> bool:
-        """Delete a call with all that is stored of it; return whether there was one.
+        """Delete all documents of a call with all that is stored of it; return whether there was one.
 
         What a live call still says is not stored any more. Raises ResultsUnavailable, as `calls`.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -40,7 +41,7 @@ class CallLeg:
     def __init__(self, call: Call, info: LegInfo, slot: int | None) -> None:
         self.info, self.slot = info, slot
         self.started_at = self.ended_at = call.now()
-        self.open, self.begun = True, False
+        self.open, self.begun, self.regular = True, False, False
         self.heard_s = call.clock_s()
         """When the last record came, or else when the leg joined."""
         self._call = call
@@ -75,10 +76,10 @@ class CallLeg:
             self._keys = (self._keys + digits)[:_MAX_KEYS]
             self._call.prove(self)
 
-    def end(self, document: Mapping[str, Any] | None) -> None:
+    def end(self, document: Mapping[str, Any] | None, regular: bool = False) -> None:
         """End this leg, and the call if it is complete."""
         if self.open:
-            self.open, self.ended_at, self.document = False, self._call.now(), document
+            self.open, self.ended_at, self.document, self.regular = False, self._call.now(), document, regular
             self._call.leave(self)
 
     def answer(self, offset_s: float, late_s: float) -> CallLegAnswer:
@@ -114,6 +115,8 @@ class Call:
 
     def __init__(self, info: LegInfo, labels: Sequence[str], sink: CallSink, now_s: float) -> None:
         self.call_id, self._first, self._labels, self._sink = info.call_id, info, tuple(labels), sink
+        self.document_id = uuid.uuid4().hex
+        """Another one whenever a call of this id begins, in whatever process."""
         self._started_at = datetime.fromtimestamp(now_s, UTC)
         self._started_s = time.monotonic()
         self._ended_at: datetime | None = None
@@ -156,8 +159,9 @@ class Call:
 
     @property
     def complete(self) -> bool:
-        """Whether both legs have been there and all have ended."""
-        return len(self._names) == LEGS and not any(leg.open for leg in self.legs)
+        """Whether both legs have been there and all have ended as their senders said: none of them may come back."""
+        latest = {leg.info.leg: leg for leg in self.legs}  # a leg that has come back counts as it ended then
+        return len(self._names) == LEGS and all(leg.regular and not leg.open for leg in latest.values())
 
     def join(self, info: LegInfo) -> CallLeg:
         """Add a leg.
@@ -260,6 +264,7 @@ class Call:
         names = next((leg.info.name for leg in self.legs if leg.info.name), None)
         return CallAnswer(
             call_id=self.call_id,
+            document_id=self.document_id,
             name=names,
             trunk=next((leg.info.trunk for leg in self.legs if leg.info.trunk), self._first.trunk),
             vendor=self._first.vendor,
@@ -280,7 +285,10 @@ class Call:
     def tell(self, kind: CallEventKind, data: Mapping[str, Any], document: Mapping[str, Any] | None = None) -> None:
         """Publish an event."""
         first = self._first
-        self._sink.publish(CallEvent(kind, self.call_id, first.vendor, first.trunk, self.now(), data, document))
+        event = CallEvent(
+            kind, self.call_id, first.vendor, first.trunk, self.now(), data, document, document_id=self.document_id
+        )
+        self._sink.publish(event)
 
     def tell_event(self, phase: str, source: str, leg: str | None, fields: Mapping[str, Any]) -> None:
         """Publish the begin or the end of an event of a leg, or of one between the legs."""

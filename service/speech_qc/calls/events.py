@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -22,6 +22,7 @@ class CallEvent:
         at: When it happened, UTC.
         data: JSON-ready body. For `call.started` and `call.ended` it is the whole call document.
         document: The call document as it is now, if it is worth keeping while the call lasts; it is not sent.
+        document_id: Which document of the call; another one in each process, and whenever the call begins anew.
     """
 
     kind: CallEventKind
@@ -31,6 +32,7 @@ class CallEvent:
     at: datetime
     data: Mapping[str, Any]
     document: Mapping[str, Any] | None = None
+    document_id: str = field(kw_only=True)
 
 
 class CallSink(Protocol):

@@ -176,7 +176,7 @@ class Exchange:
     def _gone(self, worker: int) -> None:
         """End the legs that an exited worker sent, and find new owners for the calls that it owned."""
         for place in [place for place in self._taken if place[0] == worker]:
-            self._pass_on(place, "end", {"document": None})
+            self._pass_on(place, "end", {"document": None, "regular": False})
         self._boxes.pop(worker, None)
         for leg in list(self._sent.values()):
             if leg.owner == worker:
@@ -212,9 +212,9 @@ class _Leg:
         """Send keys."""
         self._do("digits", {"digits": digits})
 
-    def end(self, document: Mapping[str, Any] | None) -> None:
+    def end(self, document: Mapping[str, Any] | None, regular: bool = False) -> None:
         """End the leg."""
-        self._do("end", {"document": None if document is None else dict(document)})
+        self._do("end", {"document": None if document is None else dict(document), "regular": regular})
 
     def settle(self, port: LegPort) -> None:
         """Use a call of this process from now on."""
@@ -273,7 +273,7 @@ def _say(port: LegPort, kind: str, item: Item) -> None:
         case "digits":
             port.digits(item["digits"])
         case "end":
-            port.end(item["document"])
+            port.end(item["document"], item["regular"])
 
 
 def _batches(items: list[Item]) -> Iterator[list[Item]]:

@@ -63,14 +63,14 @@ class Feed:
         with self._guarded():
             self._port.digits(digits)
 
-    def ended(self, document: Mapping[str, Any]) -> None:
-        """End the leg with its channel document; further calls change nothing."""
+    def ended(self, document: Mapping[str, Any], *, regular: bool = False) -> None:
+        """End the leg with its channel document, as its sender said or not; further calls change nothing."""
         if not self._ended:
             self._ended = True
             with self._guarded():
                 self._meter.finish()
             with self._guarded():
-                self._port.end(document)
+                self._port.end(document, regular)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

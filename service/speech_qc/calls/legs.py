@@ -56,8 +56,14 @@ class LegFeed(Protocol):
     def digits(self, position: int, digits: str) -> None:
         """Say that keys were pressed; `digits` is masked already."""
 
-    def ended(self, document: Mapping[str, Any]) -> None:
-        """End the leg with its channel document; the call ends with its last leg."""
+    def ended(self, document: Mapping[str, Any], *, regular: bool = False) -> None:
+        """End the leg with its channel document.
+
+        Args:
+            document: What was found in it.
+            regular: Whether its sender said that it is over. A leg that has ended otherwise may come back: the call
+                waits for it.
+        """
 
 
 class CallJoin(Protocol):

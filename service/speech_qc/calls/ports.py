@@ -23,5 +23,5 @@ class LegPort(Protocol):
     def digits(self, digits: str) -> None:
         """Take keys that were pressed, masked already."""
 
-    def end(self, document: Mapping[str, Any] | None) -> None:
-        """End the leg with its channel document; None if that is lost."""
+    def end(self, document: Mapping[str, Any] | None, regular: bool = False) -> None:
+        """End the leg with its channel document, None if that is lost; `regular` as of `LegFeed.ended`."""

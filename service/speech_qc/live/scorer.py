@@ -320,11 +320,11 @@ class Scorer:
         self._metrics.scored(frames)
         self.advance()
 
-    def end_legs(self) -> None:
-        """End the legs with what was found so far; those that have ended are not affected."""
+    def end_legs(self, *, regular: bool) -> None:
+        """End the legs with what was found so far, as the client said or not; those that have ended do not change."""
         for channel, leg in enumerate(self.legs):
             record = self.sessions[channel].record(self.options.profile)
-            leg.ended(leg_document(channel, record, self.options.labels))
+            leg.ended(leg_document(channel, record, self.options.labels), regular=regular)
 
 
 def _pass_on(legs: list[LegFeed], channel: int, position: int, samples: Float32) -> None:

@@ -71,7 +71,7 @@ class LiveStream:
         self._scorer = Scorer(generation, state, options, self._messages, checks.on_piece)
         self._outbox.on_room = self._scorer.advance
         self._intake = Intake(options, session_id, generation.inbox, self._scorer, checks, self._outbox, state)
-        self._draining = False
+        self._draining = self._closed_by_client = False
         self._last_call: asyncio.TimerHandle | None = None  # ends the receiver at a shutdown
         self._receiver: asyncio.Task[bool] | None = None
         self._timeouts = ClientTimeouts(state.settings, self._intake, self._outbox)
@@ -95,7 +95,7 @@ class LiveStream:
         try:
             self._join_call()
         except SpeechQCError:
-            self._scorer.end_legs()
+            self._scorer.end_legs(regular=False)
             self._close_scorer()
             raise
         self._registry.add(self, self._options.channels)
@@ -108,7 +108,7 @@ class LiveStream:
             outcome = SpeechQCError.code
             raise
         finally:
-            self._scorer.end_legs()
+            self._scorer.end_legs(regular=self._closed_by_client)
             self._close_scorer()
             self._registry.remove(self)
             self._metrics.streams_active.dec()
@@ -317,6 +317,7 @@ class LiveStream:
         try:
             command = parse_client_message(message)
             if isinstance(command, CloseStream):
+                self._closed_by_client = True
                 return True
             if isinstance(command, KeepAlive):
                 self._intake.paused()

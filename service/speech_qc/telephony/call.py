@@ -1,7 +1,8 @@
 """One socket of a phone system from its first message to the end of its legs.
 
 Text and binary messages go from the socket's parser to the legs without a task in between while there is room, as on
-`/v1/stream`. Unlike there, a connection that is lost is the usual end of a call: its legs end with the audio so far.
+`/v1/stream`. Unlike there, a connection that is lost is the usual end of a call: its legs end with the audio so far,
+and the call waits a moment for them to come back.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class CallSocket:
         self._error: SpeechQCError | None = None
         self._receiver: asyncio.Task[None] | None = None
         self._gone = False  # the peer has disconnected
+        self._stopped = False  # the peer has said that the call is over
 
     async def run(self, first: Sequence[bytes | str] = ()) -> str:
         """Serve the call until it ends.
@@ -228,6 +230,7 @@ class CallSocket:
             for leg in self._legs.values():
                 leg.pause(item.seconds, item.kind, now_s)
         elif isinstance(item, Stopped):
+            self._stopped = True
             self._over.set()
         elif isinstance(item, Ignored):
             self._ignore()
@@ -392,7 +395,7 @@ class CallSocket:
     async def _end_legs(self) -> None:
         """End all legs; those of one call together, so that the call ends once."""
         if self._legs:
-            await asyncio.gather(*(leg.end() for leg in self._legs.values()))
+            await asyncio.gather(*(leg.end(regular=self._stopped) for leg in self._legs.values()))
 
     async def _close(self, sender: asyncio.Task[None]) -> None:
         """Say why, if the vendor understands it, and close."""

@@ -230,8 +230,12 @@ class Leg:
             position = self._scorer.sessions[0].position * self._model_rate_hz // self._rate_hz
             self._feed.digits(position, digits)
 
-    async def end(self) -> None:
-        """Score the rest and end the leg with its document, also if the engine has failed."""
+    async def end(self, *, regular: bool) -> None:
+        """Score the rest and end the leg with its document, also if the engine has failed.
+
+        Args:
+            regular: Whether the sender said that the call is over.
+        """
         now_s = time.monotonic()
         try:
             if self._clock is not None:
@@ -242,13 +246,13 @@ class Leg:
         except Exception as error:  # the leg ends with what was scored
             logger.warning("leg ends early: %s", type(error).__name__)
         # In a thread: it may list thousands of events.
-        self._close_with(*await asyncio.to_thread(self._result))
+        self._close_with(*await asyncio.to_thread(self._result), regular=regular)
 
     def close(self) -> None:
         """End the leg with what was scored so far, unless it has ended."""
         if not self._ended:
             self._push_held(time.monotonic())
-            self._close_with(*self._result())
+            self._close_with(*self._result(), regular=False)
 
     def _result(self) -> tuple[ChannelRecord, dict[str, Any]]:
         """Return the leg's record and document."""
@@ -260,7 +264,7 @@ class Leg:
         labels = self._scoring.generation.contract.label_names
         return record, leg_document(0, record, labels)
 
-    def _close_with(self, record: ChannelRecord, document: Mapping[str, Any]) -> None:
+    def _close_with(self, record: ChannelRecord, document: Mapping[str, Any], *, regular: bool) -> None:
         if self._ended:  # closed meanwhile
             return
         self._ended = True
@@ -274,7 +278,7 @@ class Leg:
         assert record.transport is not None  # set by `_result`
         for kind, seconds in record.transport.missing_s.items():
             metrics.telephony_gap_seconds.labels(kind).inc(seconds)
-        self._feed.ended(document)
+        self._feed.ended(document, regular=regular)
 
     def _push(self, items: Sequence[Piece | Missing], now_s: float) -> None:
         for item in items:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, exists, func, or_, select, update
@@ -35,14 +35,15 @@ class Failure:
     wait_s: float
 
 
-def claim(database: Database, target: str, most: int, lease_s: float) -> list[Delivery]:
+def claim(database: Database, target: str, most: int, lease_s: float, running: Collection[int] = ()) -> list[Delivery]:
     """Claim deliveries that are due, at most one per call: the oldest, so that a call's events stay in order.
 
     Args:
         database: The database.
         target: The receiver.
         most: Maximum number.
-        lease_s: Seconds after which another process may claim them, if this one has said nothing until then.
+        lease_s: Seconds after which they may be claimed again, if nothing has been said of them until then.
+        running: Numbers of deliveries that this process is sending, whatever became of their leases.
     """
     now, earlier = now_s(), deliveries.alias()
     first = ~exists().where(
@@ -52,7 +53,7 @@ def claim(database: Database, target: str, most: int, lease_s: float) -> list[De
     )
     wanted = (
         select(deliveries)
-        .where(deliveries.c.target == target, first)
+        .where(deliveries.c.target == target, first, deliveries.c.number.not_in(running))
         .where(or_(deliveries.c.due_s <= now, deliveries.c.due_s > now + FAR_S))
         .where(or_(deliveries.c.claimed_until_s <= now, deliveries.c.claimed_until_s > now + FAR_S))
         .order_by(deliveries.c.due_s, deliveries.c.number)

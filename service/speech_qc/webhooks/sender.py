@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -35,6 +37,7 @@ POLL_S = 1.0
 FIRST_WAIT_S, MAX_WAIT_S = 1.0, 300.0
 """The wait after the first failed attempt, and the longest one; it doubles in between."""
 LEASE_SPARE_S = 5.0
+"""How much longer than its attempt a delivery is claimed: for reading the response and for noting what became of it."""
 COUNT_S = 5.0
 """Seconds between two counts of what is waiting."""
 GONE = 410
@@ -67,20 +70,25 @@ def wait_after_s(attempts: int, draw: Callable[[], float] = random.random) -> fl
     return min(FIRST_WAIT_S * 2.0 ** min(attempts - 1, 20), MAX_WAIT_S) * (0.5 + draw())
 
 
-def attempt(client: httpx.Client, signer: Signer, delivery: Delivery) -> Attempt:
-    """Send one webhook. Redirects are not followed: only the operator names receivers."""
+async def attempt(client: httpx.AsyncClient, signer: Signer, delivery: Delivery, limit_s: float) -> Attempt:
+    """Send one webhook. Redirects are not followed: only the operator names receivers.
+
+    Args:
+        client: Sends it.
+        signer: Signs it.
+        delivery: The webhook.
+        limit_s: Seconds for all of it, from the look-up of the name to the status of the response.
+    """
     body = delivery.body.encode()
     headers = signer.headers(delivery.message_id, int(now_s()), body)
     headers |= {"Content-Type": "application/json", "User-Agent": f"speech-qc/{__version__}"}
     try:
-        with client.stream("POST", delivery.target, content=body, headers=headers) as response:
-            read, end_s = 0, time.monotonic() + READ_S
-            for part in response.iter_raw():  # a short body that is read keeps the connection usable
-                read += len(part)
-                if read > FEW_BYTES or time.monotonic() > end_s:
-                    break
-    except Exception as error:  # whatever it is, the thread of the receiver must go on
+        request = client.build_request("POST", delivery.target, content=body, headers=headers)
+        async with asyncio.timeout(limit_s):
+            response = await client.send(request, stream=True)
+    except Exception as error:  # whatever it is, the others must go on
         return Attempt("failed", type(error).__name__)
+    await _read_little(response)
     if response.is_success:
         return Attempt("delivered")
     if response.status_code == GONE:
@@ -88,6 +96,17 @@ def attempt(client: httpx.Client, signer: Signer, delivery: Delivery) -> Attempt
     asked = response.headers.get("retry-after", "")
     retry_after_s = min(float(asked), MAX_RETRY_AFTER_S) if asked.isascii() and asked.isdecimal() else 0.0
     return Attempt("failed", f"status {response.status_code}", retry_after_s)
+
+
+async def _read_little(response: httpx.Response) -> None:
+    """Read a short body, which keeps the connection usable; leave a long or slow one."""
+    read = 0
+    with suppress(Exception):  # the status is known, so nothing of the body matters
+        async with asyncio.timeout(READ_S), aclosing(response):
+            async for part in response.aiter_raw():
+                read += len(part)
+                if read > FEW_BYTES:
+                    break
 
 
 class WebhookSender:
@@ -143,6 +162,20 @@ class WebhookSender:
             return 0
 
 
+@contextmanager
+def _looping(name: str) -> Iterator[asyncio.AbstractEventLoop]:
+    """Run an event loop in a thread, apart from the database, which may take seconds to answer."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name=f"{name}-requests", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 class _Receiver:
     """The thread of one receiver."""
 
@@ -178,28 +211,36 @@ class _Receiver:
     def _run(self) -> None:
         import httpx
 
-        timeout = httpx.Timeout(self._timeout_s)
         limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
-        with (
-            httpx.Client(timeout=timeout, limits=limits, follow_redirects=False) as client,
-            ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as pool,
-        ):
-            running: dict[Future[Attempt], Delivery] = {}
-            while not self._stopping.is_set() or running:
-                self._news.clear()
-                try:
-                    self._count()
-                    if not self._stopping.is_set():
-                        for delivery in self._claim(len(running)):
-                            running[pool.submit(attempt, client, self._signer, delivery)] = delivery
-                    if running:
-                        self._settle(running, wait(running, RUNNING_POLL_S, FIRST_COMPLETED).done)
-                    else:
-                        self._news.wait(POLL_S)
-                except Exception as error:  # of the database, or anything else: the thread must go on
-                    # What was delivered but could not be noted is claimed until its lease ends, and then sent again.
-                    logger.warning("%s: the outbox cannot be read or written: %s", self._name, describe(error))
-                    self._stopping.wait(POLL_S)
+        # Each attempt has a limit of its own; those of httpx apply to each read and write, so their sum has none.
+        with _looping(self._thread.name) as loop:
+            client = httpx.AsyncClient(timeout=None, limits=limits, follow_redirects=False)
+            try:
+                self._deliver(client, loop)
+            finally:
+                asyncio.run_coroutine_threadsafe(client.aclose(), loop).result()
+
+    def _deliver(self, client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+        running: dict[Future[Attempt], Delivery] = {}
+        while not self._stopping.is_set() or running:
+            self._news.clear()
+            try:
+                self._count()
+                if not self._stopping.is_set():
+                    began_s = time.monotonic()
+                    for delivery in self._claim(running.values()):
+                        # A claim that took long leaves less time, so that no attempt outlasts its lease.
+                        late_s = max(0.0, time.monotonic() - began_s - LEASE_SPARE_S / 2)
+                        sending = attempt(client, self._signer, delivery, self._timeout_s - late_s)
+                        running[asyncio.run_coroutine_threadsafe(sending, loop)] = delivery
+                if running:
+                    self._settle(running, wait(running, RUNNING_POLL_S, FIRST_COMPLETED).done)
+                else:
+                    self._news.wait(POLL_S)
+            except Exception as error:  # of the database, or anything else: the thread must go on
+                # What was delivered but could not be noted is claimed until its lease ends, and then sent again.
+                logger.warning("%s: the outbox cannot be read or written: %s", self._name, describe(error))
+                self._stopping.wait(POLL_S)
 
     def _count(self) -> None:
         """Update the gauge here, because a scrape must not wait for the database."""
@@ -207,13 +248,12 @@ class _Receiver:
             self._metrics.webhooks_waiting.set(count_waiting(self._database))
             self._counted_s = time.monotonic()
 
-    def _claim(self, running: int) -> list[Delivery]:
-        room = (
-            AT_ONCE if self._failing_since_s is None else 1
-        ) - running  # to a receiver that fails, one attempt at a time
-        if room <= 0:
+    def _claim(self, running: Collection[Delivery]) -> list[Delivery]:
+        most = AT_ONCE if self._failing_since_s is None else 1  # to a receiver that fails, one attempt at a time
+        if most <= len(running):
             return []
-        return claim(self._database, self._url, room, self._timeout_s + LEASE_SPARE_S)
+        numbers = [delivery.number for delivery in running]
+        return claim(self._database, self._url, most - len(running), self._timeout_s + LEASE_SPARE_S, numbers)
 
     def _settle(self, running: dict[Future[Attempt], Delivery], done: set[Future[Attempt]]) -> None:
         finished, failed, outage_s = [], [], 0.0

@@ -340,6 +340,10 @@ class CallAnswer(Answer):
     """The document of a call."""
 
     call_id: str
+    document_id: str = Field(
+        description="Another one for each document of the call: it has several if different servers took its legs, or "
+        "if it began anew."
+    )
     name: str | None
     trunk: str | None
     vendor: str
@@ -352,6 +356,11 @@ class CallAnswer(Answer):
     lost: bool = Field(
         default=False,
         description="Only if true: the call was cut off, because the process that had it was killed.",
+    )
+    documents: int | None = Field(
+        default=None,
+        description="Only of `GET /v1/calls/{id}`, and only if the call has several documents: how many. This is the "
+        "newest one; `GET /v1/calls?call=` lists all.",
     )
 
 
