@@ -232,7 +232,9 @@ def test_a_leg_whose_analysis_fails_does_not_cost_what_others_say(caplog):
         other.join(info(leg="customer"))
         await settle()
         broken = {"key": "1-1", "kind": "record", "record": {}}
-        parent.posts[0].take(1, [broken, broken, {"key": "1-1", "kind": "end", "document": {"channel": 1}}])
+        parent.posts[0].take(
+            1, [broken, broken, {"key": "1-1", "kind": "end", "document": {"channel": 1}, "regular": True}]
+        )
         owner.close()
         return sink
 
