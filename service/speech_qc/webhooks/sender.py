@@ -47,6 +47,8 @@ FEW_BYTES, READ_S = 4096, 1.0
 OUTAGE_S = 5.0
 """A receiver that accepted nothing for this long was down: when it is back, what was put off is sent at once."""
 RUNNING_POLL_S = 0.2
+GATHER_S = 0.005
+"""How long an attempt that has ended waits for others, so that one transaction notes them and claims the next."""
 
 Outcome = Literal["delivered", "failed", "abandoned"]
 
@@ -234,7 +236,8 @@ class _Receiver:
                         sending = attempt(client, self._signer, delivery, self._timeout_s - late_s)
                         running[asyncio.run_coroutine_threadsafe(sending, loop)] = delivery
                 if running:
-                    self._settle(running, wait(running, RUNNING_POLL_S, FIRST_COMPLETED).done)
+                    if wait(running, RUNNING_POLL_S, FIRST_COMPLETED).done:
+                        self._settle(running, wait(running, GATHER_S).done)
                 else:
                     self._news.wait(POLL_S)
             except Exception as error:  # of the database, or anything else: the thread must go on
