@@ -160,15 +160,18 @@ def test_nginx_lets_through_what_the_service_takes_and_ends_in_time():
     assert "worker_shutdown_timeout" not in NGINX, "a reload of its configuration would cut streams"
 
 
+SOCKETS = re.escape("location ~ ^/v1/(stream|telephony(/[^/]+)?)/*$ {")
+
+
 def test_nginx_keeps_no_audio_and_holds_nothing_back():
     assert NGINX.count("proxy_buffering off;") == NGINX.count("proxy_request_buffering off;") == 1
     assert "$args" not in NGINX and "$request_uri" not in NGINX and '"$request"' not in NGINX
-    waits = re.search(r"location = /v1/stream \{[^}]*proxy_read_timeout (\d+)s;", NGINX)
+    waits = re.search(rf"{SOCKETS}[^}}]*proxy_read_timeout (\d+)s;", NGINX)
     assert waits is not None and int(waits.group(1)) > 2 * 20, "a ping comes every 20 s"
 
 
 def test_nginx_opens_a_stream_anew_but_never_sends_an_upload_twice():
     assert NGINX.count("error_page") == 1, "a body that has been read cannot be sent again"
-    assert re.search(r"location = /v1/stream \{[^}]*error_page 502 504 = @stream_again;", NGINX)
+    assert re.search(rf"{SOCKETS}[^}}]*error_page 502 504 = @stream_again;", NGINX)
     assert "proxy_intercept_errors" not in NGINX, "what the service itself answers stays"
     assert "non_idempotent" not in NGINX

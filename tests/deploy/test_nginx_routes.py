@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -23,13 +25,17 @@ CALLS = [f"call-{number}" for number in range(24)]
 
 
 @contextmanager
-def replica(name: str) -> Iterator[int]:
-    """A server that responds with its name and the path that it was asked for."""
+def replica(name: str, status: int = 200) -> Iterator[int]:
+    """A server that responds with its name and the path that it was asked for, or cuts the connection (status 0)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if not status:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                return
             body = f"{name} {self.path}".encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -84,6 +90,28 @@ def taken_by(client: httpx.Client, path: str, **options: str) -> str:
     name, _, asked = answer.text.partition(" ")
     assert asked == str(answer.request.url.raw_path, "ascii"), "the address is passed on as it came"
     return name
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/stream", "/v1/stream/", "/v1/telephony", "/v1/telephony/twilio", "/v1/telephony/twilio/"]
+)
+def test_a_socket_that_a_replica_refuses_goes_to_another_one(tmp_path, path):
+    with replica("dead", 503) as dead, replica("b") as port, balanced(tmp_path, [dead, port]) as client:
+        assert {taken_by(client, path) for _ in range(6)} == {"b"}
+        assert client.get("/v1/model").status_code in (200, 503), "an answer of the service passes"
+
+
+def test_the_metrics_of_one_replica_are_not_given_out(tmp_path):
+    with replica("a") as port, balanced(tmp_path, [port]) as client:
+        assert [client.get(path).status_code for path in ("/metrics", "/metrics/", "/metrics//")] == [404] * 3
+
+
+def test_no_key_is_logged_when_a_replica_cuts_a_connection(tmp_path):
+    with replica("a", 0) as port, balanced(tmp_path, [port]) as client:
+        assert client.get("/v1/telephony/telnyx", params={"key": "sqc_secret"}).status_code in (502, 504)
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "/v1/telephony/telnyx" in log, "the access log has the path"
+    assert "sqc_secret" not in log
 
 
 def test_all_that_names_a_call_goes_to_one_replica_and_to_another_one_if_that_is_down(tmp_path):

@@ -9,6 +9,7 @@ from fastapi import APIRouter, WebSocket
 
 from speech_qc.api.deps import app_state, request_id
 from speech_qc.api.deps import caller as caller_of
+from speech_qc.api.error_responses import answer
 from speech_qc.api.stream import StreamSocket
 from speech_qc.errors import EngineDead, ProtocolError, SpeechQCError, Unauthorized
 from speech_qc.security.caller import Caller
@@ -39,12 +40,17 @@ for path in ("/v1/telephony", "/v1/telephony/{vendor}"):
 
 async def _serve(websocket: WebSocket, state: AppState, identity: str, caller: Caller, named: str | None) -> None:
     """Accept at once: Asterisk drops a call whose upgrade is not answered within half a second."""
+    if (death := state.engine.status.death) is not None:
+        # Before the upgrade, so that a load balancer can try another server.
+        state.metrics.refuse("dead")
+        dead = EngineDead(f"the engine is dead: {death}; connect to another server, or try again later")
+        _count_refused(state, UNKNOWN_VENDOR, dead)
+        await websocket.send_denial_response(answer(dead, websocket))
+        return
     await websocket.accept(chosen_call_protocol(websocket.scope.get("subprotocols", ())))
     socket = StreamSocket(websocket)
     protocol: VendorProtocol | None = None
     try:
-        if (death := state.engine.status.death) is not None:
-            raise EngineDead(f"the engine is dead: {death}; connect to another server, or try again later")
         headers = {name.lower(): value for name, value in websocket.headers.items()}
         asked = Asked.of(websocket.query_params.multi_items(), headers, identity)
         kind = _named(named) if named is not None else by_upgrade(headers, websocket.scope.get("subprotocols", ()))
@@ -87,7 +93,11 @@ def _check_signed(state: AppState, websocket: WebSocket, protocol: VendorProtoco
 
 async def _refuse(socket: StreamSocket, protocol: VendorProtocol | None, error: SpeechQCError, state: AppState) -> None:
     """Close an accepted socket in a way that the vendor understands."""
-    vendor = UNKNOWN_VENDOR if protocol is None else protocol.name
-    state.metrics.telephony_failures.labels(vendor).inc()
-    logger.info("call from %s: %s: %s", vendor, error.code, error)  # phone systems show no reason of a close
+    _count_refused(state, UNKNOWN_VENDOR if protocol is None else protocol.name, error)
     await refuse(socket, protocol, error)
+
+
+def _count_refused(state: AppState, vendor: str, error: SpeechQCError) -> None:
+    state.metrics.telephony_failures.labels(vendor).inc()
+    state.metrics.telephony_ended.labels(error.code).inc()
+    logger.info("call from %s: %s: %s", vendor, error.code, error)  # phone systems show no reason of a close

@@ -270,6 +270,11 @@ class Metrics:
         "Phone calls' sockets that were refused or ended with an error, by vendor.",
         vendor=(*VENDORS, UNKNOWN_VENDOR),
     )
+    telephony_ended = _counter(
+        "speechqc_telephony_ended_total",
+        "Phone calls' sockets that ended, by outcome: `ok` or an error code.",
+        outcome=OUTCOMES,
+    )
     telephony_ignored = _counter(
         "speechqc_telephony_ignored_messages_total",
         "Messages of phone systems that mean nothing to us, or hold audio of a leg that was refused, by vendor.",

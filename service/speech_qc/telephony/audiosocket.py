@@ -236,8 +236,9 @@ class AudioSocketListener:
                     raise EngineDead("the engine is dead")
                 protocol = AudioSocketProtocol(Asked(identity))
                 await CallSocket(connection, protocol, self._state, generation, ANONYMOUS, identity).run([first])
-        except SpeechQCError:
+        except SpeechQCError as error:
             self._state.metrics.telephony_failures.labels("audiosocket").inc()
+            self._state.metrics.telephony_ended.labels(error.code).inc()
             await connection.close(0, "")
 
     def _may(self, address: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from speech_qc.calls.legs import LegInfo
-from speech_qc.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.event_fields import event_fields
 from speech_qc.live.outbox import Outbox
 from speech_qc.live.socket import ClientGone
@@ -142,6 +142,7 @@ class CallSocket:
         outcome, why = "ok", ""  # phone systems show no reason of a close: the log has it
         if self._error is not None:
             outcome, why = self._error.code, f": {self._error}"
+        metrics.telephony_ended.labels(outcome).inc()
         logger.info("call from %s: %s, %d legs id=%s%s", self._protocol.name, outcome, legs, self._identity, why)
         return outcome
 
@@ -291,7 +292,11 @@ class CallSocket:
         profile = state.profiles.get(name)
         if len(self._legs) >= MAX_LEGS:
             raise ProtocolError(f"expected at most {MAX_LEGS} legs on one socket, got more: open another one")
-        state.streams.check(1)
+        try:
+            state.streams.check(1)
+        except CapacityError as refusal:
+            state.metrics.refuse("draining" if isinstance(refusal, Draining) else "streams")
+            raise
         info = LegInfo(
             call_id=started.call_id,
             leg=form.called or form.leg,
