@@ -57,8 +57,8 @@ GOLDEN_SECONDS = 1.0
 GOLDEN_SEED = 20
 SNR_BIAS_DB = 1.0  # a larger mean error of snr_db is reported
 HELD_OUT = (
-    "mixtures of held-out sources: speech and music from corpora unseen in training and model selection; noise partly "
-    "from such corpora, partly from unseen recordings of known corpora"
+    "mixtures of held-out sources: talkers, music and noise that neither training nor model selection used, partly of "
+    "corpora whose other recordings did; weights that training started from may know some of them"
 )
 COMPARED = (
     "labels",
