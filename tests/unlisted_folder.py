@@ -9,7 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 NOBODY = 65_534
+
+
+def _open_place() -> str:
+    """Return a folder for temporary files that every user may enter, as those above it; skip if there is none."""
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+        path = Path(place)
+        if path.is_dir() and all(one.stat().st_mode & 0o001 for one in (path, *path.parents)):
+            return place
+    pytest.skip("no folder for temporary files can be entered by all users")
 
 
 @contextmanager
@@ -20,7 +31,7 @@ def unlisted(folder: Path) -> Iterator[Path]:
         The copy; its parent has the copies of the other entries. It is not below the folder of the test, since others
         than its owner may not enter that one.
     """
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=_open_place()) as place:
         parent = shutil.copytree(folder.parent, Path(place, folder.parent.name), symlinks=True)
         os.chmod(place, 0o755)
         copy = parent / folder.name

@@ -30,7 +30,7 @@ def score(session: Session) -> None:
         session.accept(READING)
 
 
-@pytest.mark.parametrize(("rate_hz", "limit_kib"), [(8_000, 72), (16_000, 82), (48_000, 140)])
+@pytest.mark.parametrize(("rate_hz", "limit_kib"), [(8_000, 75), (16_000, 85), (48_000, 145)])
 def test_a_session_keeps_within_its_limit_also_after_a_burst(rate_hz: int, limit_kib: int) -> None:
     messages = np.array_split(in_16_bits(voice(1.2, rate_hz=rate_hz)), 12)
     Session(CONTRACT, rate_hz)  # fills caches that all sessions share

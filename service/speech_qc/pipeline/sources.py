@@ -306,10 +306,7 @@ def opened(
             "encoding=… for audio without a header"
         )
     if isinstance(source, str | PathLike):
-        try:
-            return decode_file(os.fsdecode(source), limits, raw)
-        except ValueError as error:  # a NUL or another character that file names cannot contain
-            raise InvalidAudio(f"expected the path of a file, got {source!r} ({error}): check the path") from error
+        return decode_file(os.fsdecode(source), limits, raw)
     return nullcontext(BytesSource(source, limits, raw))
 
 
