@@ -110,7 +110,7 @@ def _make_state(
         profiles=profiles,
         metrics=metrics,
         models=models,
-        streams=StreamRegistry(settings.max_streams),
+        streams=StreamRegistry(settings.max_streams, metrics.refuse),
         key_ring=policy.ring,
         quotas=quotas,
         uploads=UploadPlaces(settings.max_uploads, quotas, memory, metrics),
@@ -145,7 +145,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.parts
     settings, member = state.settings, state.member
     if state.models.started:  # the application is started again, as test tools do
-        state.models, state.streams = state.models.renewed(), StreamRegistry(settings.max_streams)
+        state.models, state.streams = state.models.renewed(), StreamRegistry(settings.max_streams, state.metrics.refuse)
         state.drain, state.results = DrainDeadline(settings.drain_s), state.results.renewed()
         state.webhooks = _make_sender(state.results, WebhookConfig.of(settings), state.metrics)
         state.calls = _make_calls(settings, state.models, state.results, member)

@@ -145,7 +145,7 @@ def test_a_store_that_cannot_be_asked_leaves_the_others(tmp_path: Path, monkeypa
     (good,) = write_clips(tmp_path, 1, 0.5)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "none")
-    query = "?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1"  # nobody listens at the discard port
+    query = "?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1"  # no server listens on the discard port
     unreachable = f"s3://bucket/a.wav{query}"
     (tmp_path / "calls.txt").write_text(f"{unreachable}\n{good}\nnosuch://bucket/x.wav\ns3:///x.wav\n")
 

@@ -156,7 +156,7 @@ def test_a_call_waits_for_legs_whose_connections_were_lost_and_goes_on_with_them
         calls.join(info(leg="customer")).ended({"duration_s": 1.0}, regular=True)
         lost_s = time.monotonic()
         await until(lambda: len(calls) == 0)
-        assert time.monotonic() - lost_s < 3.0, "nobody is missing, so it ends at once"
+        assert time.monotonic() - lost_s < 3.0, "no leg is missing, so the call ends at once"
         return sink
 
     sink = asyncio.run(run())

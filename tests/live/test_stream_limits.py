@@ -271,6 +271,13 @@ def test_at_shutdown_every_stream_gets_its_summary_and_1012():
     asyncio.run(main())
 
 
+async def taking_a_long_message(parts: AppState, peer: Peer) -> asyncio.Task[str]:
+    """Run the stream of a peer until some of its long message is scored."""
+    task = asyncio.create_task(stream_of(parts, peer).run())
+    await until(lambda: of_type(peer.told, "scores"), "the long message is being taken")
+    return task
+
+
 @pytest.mark.parametrize("then", [None, CLOSE])
 def test_at_shutdown_the_message_in_progress_is_taken_to_its_end_with_those_behind_it(then):
     async def say(peer: Peer) -> AsyncIterator[bytes | str | None]:
@@ -283,8 +290,7 @@ def test_at_shutdown_the_message_in_progress_is_taken_to_its_end_with_those_behi
     async def main() -> None:
         async with running() as parts:
             peer = Peer(say)
-            task = asyncio.create_task(stream_of(parts, peer).run())
-            await until(lambda: of_type(peer.told, "scores"), "the long message is being taken")
+            task = await taking_a_long_message(parts, peer)
             assert peer.taken == 1
             await parts.streams.drain(30.0)
             outcome = await task
@@ -314,8 +320,7 @@ def test_a_shutdown_takes_what_there_is_time_for_and_says_how_much_that_was(endl
     async def main() -> None:
         async with running() as parts:
             peer = Peer(say)
-            task = asyncio.create_task(stream_of(parts, peer).run())
-            await until(lambda: of_type(peer.told, "scores"), "the long message is being taken")
+            task = await taking_a_long_message(parts, peer)
             await parts.streams.drain(30.0 if endlessly else 0.02)
             assert await asyncio.wait_for(task, 20) == "draining"
             summary, error = peer.told[-2:]

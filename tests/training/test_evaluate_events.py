@@ -52,7 +52,7 @@ def test_who_is_right_wherever_the_truth_is_known_is_right(label: str) -> None:
         heard = truth[np.maximum.accumulate(np.where(mask, np.arange(len(truth)), 0))]  # goes on where it is unknown
         lines.append((np.where(heard > 0.5, 0.9, 0.1), truth, mask))
     result = event_figures(timeline(*zip(*lines, strict=True)), label, 0.5, 0.5, latency_s=0.055)
-    assert result["f1"] > 0.85, "masked frames count for nobody and against nobody"
+    assert result["f1"] > 0.85, "masked frames count neither for nor against a detector"
     assert result["found"] > 0.97
 
 

@@ -44,7 +44,7 @@ PSDS_TERMS = (
 def true_events(line: Timeline, rule: EventRule) -> tuple[Runs, Bool]:
     """Return the events of the ground truth, and the frames that count; events that are too short do not count.
 
-    Masked frames end no event: between two frames of one, nobody knows that it pauses.
+    A masked frame does not end an event: whether the event pauses there is unknown.
     """
     known = np.flatnonzero(line.mask)
     before, after = known[:-1], known[1:]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 from speech_qc.errors import Draining, Overloaded
 
@@ -18,10 +19,11 @@ class StreamRegistry:
 
     Args:
         max_channels: Number of places.
+        on_refused: Called with the reason, `draining` or `streams`, for each stream that is refused.
     """
 
-    def __init__(self, max_channels: int) -> None:
-        self._max_channels = max_channels
+    def __init__(self, max_channels: int, on_refused: Callable[[Literal["draining", "streams"]], None]) -> None:
+        self._max_channels, self._on_refused = max_channels, on_refused
         self._streams: dict[_Endable, int] = {}
         self._taken = 0
         self._draining = False
@@ -43,11 +45,13 @@ class StreamRegistry:
             Overloaded: Too few places are free.
         """
         if self._draining:
+            self._on_refused("draining")
             raise Draining(
                 "the server is shutting down and accepts no new streams: connect to another server, or retry later",
                 retry_after_s=Draining.retry_after_s,
             )
         if self._taken + channels > self._max_channels:
+            self._on_refused("streams")
             raise Overloaded(
                 f"expected room for {channels} more live channels, {self._taken} of {self._max_channels} places are "
                 f"taken: try again in {Overloaded.retry_after_s} s, or use another server",

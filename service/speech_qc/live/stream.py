@@ -15,7 +15,7 @@ import time
 from functools import partial
 from typing import Any
 
-from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from speech_qc.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.live.client_timeouts import ClientTimeouts
 from speech_qc.live.ignored_messages import IgnoredMessages
 from speech_qc.live.input_checks import InputChecks
@@ -86,11 +86,7 @@ class LiveStream:
         Raises:
             Overloaded, Draining, EngineDead: The stream was refused; nothing was sent.
         """
-        try:
-            self._registry.check(self._options.channels)
-        except CapacityError as refusal:
-            self._metrics.refuse("draining" if isinstance(refusal, Draining) else "streams")
-            raise
+        self._registry.check(self._options.channels)
         self._scorer.open()
         try:
             self._join_call()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from speech_qc.calls.legs import LegInfo
-from speech_qc.errors import CapacityError, Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
+from speech_qc.errors import Draining, Overloaded, PayloadTooLarge, ProtocolError, SpeechQCError
 from speech_qc.event_fields import event_fields
 from speech_qc.live.outbox import Outbox
 from speech_qc.live.socket import ClientGone
@@ -292,11 +292,7 @@ class CallSocket:
         profile = state.profiles.get(name)
         if len(self._legs) >= MAX_LEGS:
             raise ProtocolError(f"expected at most {MAX_LEGS} legs on one socket, got more: open another one")
-        try:
-            state.streams.check(1)
-        except CapacityError as refusal:
-            state.metrics.refuse("draining" if isinstance(refusal, Draining) else "streams")
-            raise
+        state.streams.check(1)
         info = LegInfo(
             call_id=started.call_id,
             leg=form.called or form.leg,
