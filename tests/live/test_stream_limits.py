@@ -389,12 +389,14 @@ def test_a_dead_engine_ends_streams_with_1011_and_refuses_new_ones(make_client):
     client = make_client(FailingRunner(range(1, 100)), max_step_failures=1)
     *_, error, close = converse(client, [SECOND])
     assert (error["error"]["code"], close["code"]) == ("engine_dead", 1011)
-    with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/stream"):
-        pass  # before it is open, so that a load balancer tries another server
-    assert (refused.value.status_code, refused.value.json()["error"]["code"]) == (503, "engine_dead")
+    for path in ("/v1/stream", "/v1/telephony/twilio"):
+        with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect(path):
+            pass  # before it is open, so that a load balancer tries another server
+        assert (refused.value.status_code, refused.value.json()["error"]["code"]) == (503, "engine_dead")
     metrics = client.get("/metrics").text
     assert 'speechqc_refusals_total{reason="dead"} 0.0' not in metrics
     assert 'speechqc_streams_ended_total{outcome="engine_dead"} 2.0' in metrics
+    assert 'speechqc_telephony_ended_total{outcome="engine_dead"} 1.0' in metrics
 
 
 def test_a_client_faster_than_real_time_takes_one_place_in_a_step_like_everybody():

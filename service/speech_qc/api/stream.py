@@ -15,6 +15,7 @@ from speech_qc.live.socket import ClientGone
 from speech_qc.live.stream import LiveStream
 from speech_qc.security.access_policy import chosen_protocol
 from speech_qc.server.websocket_protocol import LiveWebSocketProtocol
+from speech_qc.state import AppState
 from speech_qc.wire.close import close_reason, error_text
 
 router = APIRouter()
@@ -23,11 +24,8 @@ router = APIRouter()
 async def stream(websocket: WebSocket) -> None:
     """Serve one live stream; docs/protocol.md describes it."""
     state, identity = app_state(websocket), request_id(websocket)
-    if (death := state.engine.status.death) is not None:
-        # Before the upgrade, so that a load balancer can try another server.
-        state.metrics.refuse("dead")
-        state.metrics.streams_ended.labels(EngineDead.code).inc()
-        dead = EngineDead(f"the engine is dead: {death}; connect to another server, or try again later")
+    if (dead := dead_engine(state)) is not None:
+        state.metrics.streams_ended.labels(dead.code).inc()
         await websocket.send_denial_response(answer(dead, websocket))
         return
     await websocket.accept(chosen_protocol(websocket.scope))
@@ -45,6 +43,18 @@ async def stream(websocket: WebSocket) -> None:
     except SpeechQCError as error:
         state.metrics.streams_ended.labels(error.code).inc()
         await _refuse(socket, error, identity)
+
+
+def dead_engine(state: AppState) -> EngineDead | None:
+    """Return why a socket must be refused, before its upgrade, so that a load balancer can try another server.
+
+    Returns:
+        The error, which is counted as a refusal; None if the engine is alive.
+    """
+    if (death := state.engine.status.death) is None:
+        return None
+    state.metrics.refuse("dead")
+    return EngineDead(f"the engine is dead: {death}; connect to another server, or try again later")
 
 
 # Not `websocket`, which keeps 4 KiB for each open connection to resolve dependencies of handlers.

@@ -10,8 +10,8 @@ from fastapi import APIRouter, WebSocket
 from speech_qc.api.deps import app_state, request_id
 from speech_qc.api.deps import caller as caller_of
 from speech_qc.api.error_responses import answer
-from speech_qc.api.stream import StreamSocket
-from speech_qc.errors import EngineDead, ProtocolError, SpeechQCError, Unauthorized
+from speech_qc.api.stream import StreamSocket, dead_engine
+from speech_qc.errors import ProtocolError, SpeechQCError, Unauthorized
 from speech_qc.security.caller import Caller
 from speech_qc.state import AppState
 from speech_qc.telemetry.metrics import UNKNOWN_VENDOR
@@ -40,10 +40,7 @@ for path in ("/v1/telephony", "/v1/telephony/{vendor}"):
 
 async def _serve(websocket: WebSocket, state: AppState, identity: str, caller: Caller, named: str | None) -> None:
     """Accept at once: Asterisk drops a call whose upgrade is not answered within half a second."""
-    if (death := state.engine.status.death) is not None:
-        # Before the upgrade, so that a load balancer can try another server.
-        state.metrics.refuse("dead")
-        dead = EngineDead(f"the engine is dead: {death}; connect to another server, or try again later")
+    if (dead := dead_engine(state)) is not None:
         _count_refused(state, UNKNOWN_VENDOR, dead)
         await websocket.send_denial_response(answer(dead, websocket))
         return
