@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from signals import voice, white_noise
-from speech_qc.audio.tones import FRAME, MARGIN, ToneMeter
+from speech_qc.audio.tones import FRAME, MARGIN, Lines, ToneMeter
 from speech_qc.scoring.details import ToneDetail
 from speech_qc.scoring.tone_kinds import HIGH_HZ, KEYS, LOW_HZ, name_tone
 
@@ -103,6 +103,12 @@ def test_a_hum_and_a_whistle_are_named_under_speech():
     whistle = named(0.3 * speech + tone(6, 3100, level=0.01))
     assert whistle.kind == "whistle"
     assert whistle.frequencies_hz == pytest.approx((3100,), abs=5)
+
+
+@pytest.mark.parametrize(("step_db", "kind"), [(0.5, "dial"), (6.0, "other")])
+def test_a_dial_tone_under_other_sounds_has_a_constant_level_unlike_a_note_that_music_repeats(step_db, kind):
+    windows = [Lines(16 * i, (440.0,), (step_db * (i % 4),)) for i in range(20)]
+    assert name_tone([], windows, duration_s=6.4, show_digits=True) == ToneDetail(kind, (440.0,))
 
 
 @pytest.mark.parametrize(("on_s", "off_s"), [(0.05, 0.05), (0.07, 0.07), (0.1, 0.06), (0.3, 0.2)])

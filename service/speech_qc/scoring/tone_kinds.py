@@ -277,7 +277,10 @@ def _from_lines(lines: Sequence[float], windows: Sequence[LinesLike], duration_s
     near = [hz for hz in lines[1:] if abs(hz - lines[0]) < 250.0]
     found: tuple[float, ...] = (lines[0],) if not near else (min(lines[0], near[0]), max(lines[0], near[0]))
     found = _close_pair(lines[0], windows) or found
-    return ToneDetail(_kind(found, (duration_s,)), found)
+    kind = _kind(found, (duration_s,))
+    if kind == "dial" and not any(abs(line - found[0]) < 8.0 for line in steady_lines(windows, constant=True)):
+        kind = "other"  # a note that a piece of music repeats
+    return ToneDetail(kind, found)
 
 
 def _near(a: float, b: float, share: float) -> bool:
