@@ -205,7 +205,18 @@ def test_periodic_sound_is_no_repetition(frequencies: tuple[int, ...]) -> None:
     tone = np.sum([0.2 * np.sin(2 * np.pi * f * time) for f in frequencies], axis=0)
     burst = tone * ((time > 0.71) & (time < 0.83)) + 1e-4 * np.random.default_rng(0).standard_normal(len(time))
     for samples in (tone, tone + talk(), burst):
-        assert losses(as_16_bit(0.7 * samples)) == []
+        assert [loss for loss in losses(as_16_bit(0.7 * samples)) if not loss.tonal] == []
+
+
+@pytest.mark.parametrize("frequencies", [(1_000,), (697, 1_209), (941, 1_477), (440, 480), (400, 450)])
+@pytest.mark.parametrize("line", [as_16_bit, lambda sound: decode_mulaw(encode_mulaw(sound))], ids=["linear", "mulaw"])
+def test_gaps_between_tones_are_marked(frequencies: tuple[int, ...], line) -> None:
+    time = np.arange(4_000) / 8_000
+    tone = np.sum([0.1 * np.sin(2 * np.pi * f * time) for f in frequencies], axis=0).astype(np.float32)
+    gap = np.zeros(600, np.float32)
+    found = losses(line(np.concatenate([talk(8_000), tone, gap, tone[:1_000], gap, tone])), 8_000)
+    assert [(loss.tonal, round(loss.stop, -1)) for loss in found] == [(True, 36_600), (True, 38_200)]
+    assert [loss.tonal for loss in losses(with_zeros(0.075, 8_000), 8_000)] == [False]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from signals import voice, white_noise
-from speech_qc.audio.tones import FRAME, MARGIN, ToneMeter
+from speech_qc.audio.tones import FRAME, MARGIN, Lines, ToneMeter
 from speech_qc.scoring.details import ToneDetail
 from speech_qc.scoring.tone_kinds import HIGH_HZ, KEYS, LOW_HZ, name_tone
 
@@ -76,6 +76,17 @@ def test_tones_have_their_name_and_frequencies(kind, hz, samples, gain):
     assert detail.digits is None
 
 
+@pytest.mark.parametrize("hz", [(440, 480), (400, 450), (400, 425, 450)])
+@pytest.mark.parametrize(("on_s", "off_s", "times"), [(2.0, 0.1, 1), (0.4, 0.2, 2)])
+@pytest.mark.parametrize("twist_db", [0.0, 3.0, -3.0])
+def test_a_ringback_has_its_name_wherever_it_begins_and_whichever_tone_is_louder(hz, on_s, off_s, times, twist_db):
+    ringing = cadence(times, on_s, off_s, *hz) + (10 ** (twist_db / 20) - 1) * cadence(times, on_s, off_s, hz[0])
+    for lead in range(0, 320, 40):
+        detail = named(np.concatenate([np.zeros(lead, np.float32), ringing]))
+        assert detail.kind == "ringback"
+        assert detail.frequencies_hz == pytest.approx((hz[0], hz[-1]), abs=3)
+
+
 @pytest.mark.parametrize("mains_hz", [49.8, 50.0, 50.2, 59.9, 60.1])
 @pytest.mark.parametrize("harmonics", [(1,), (2,), (1, 2, 3, 5), (2, 4, 6), (1, 3, 5, 7)])
 def test_a_hum_has_the_frequency_of_the_mains(mains_hz, harmonics):
@@ -92,6 +103,12 @@ def test_a_hum_and_a_whistle_are_named_under_speech():
     whistle = named(0.3 * speech + tone(6, 3100, level=0.01))
     assert whistle.kind == "whistle"
     assert whistle.frequencies_hz == pytest.approx((3100,), abs=5)
+
+
+@pytest.mark.parametrize(("step_db", "kind"), [(0.5, "dial"), (6.0, "other")])
+def test_a_dial_tone_under_other_sounds_has_a_constant_level_unlike_a_note_that_music_repeats(step_db, kind):
+    windows = [Lines(16 * i, (440.0,), (step_db * (i % 4),)) for i in range(20)]
+    assert name_tone([], windows, duration_s=6.4, show_digits=True) == ToneDetail(kind, (440.0,))
 
 
 @pytest.mark.parametrize(("on_s", "off_s"), [(0.05, 0.05), (0.07, 0.07), (0.1, 0.06), (0.3, 0.2)])

@@ -33,6 +33,7 @@ def one_label(
     contract = make_contract(**overrides)
     scores, level = quiet(contract, len(values))
     scores[:, contract.index(label)] = values
+    scores[:, contract.index("speech")] = 0.9
     return track(contract, scores, level, [len(values)])
 
 
@@ -51,7 +52,7 @@ def slow_events(contract: ModelContract, scores: FloatArray, level: FloatArray) 
         segments: list[list[int]] = []
         running = False
         for frame, score in enumerate(scores[:, column]):
-            if not running and score >= np.float32(label.enter):
+            if not running and score >= np.float32(label.enter) and (speech[frame] or label.name != "reverberation"):
                 segments.append([frame, frame])
                 running = True
             elif running and score < np.float32(label.exit):
@@ -226,10 +227,20 @@ def test_every_other_probability_label_can_be_an_event_with_its_own_family() -> 
     contract = make_contract()
     scores, level = quiet(contract, 100)
     names = [label.name for label in contract.labels if label.kind == "probability" and label.name != "speech"]
-    scores[10:90, [contract.index(name) for name in names]] = 0.9
+    scores[10:90, [contract.index(name) for name in ("speech", *names)]] = 0.9
     events = closed(track(contract, scores, level, [7]))
     assert {(e.label, e.family) for e in events} == {(n, contract.labels[contract.index(n)].family) for n in names}
     assert sorted(e.event_id for e in events) == list(range(len(names)))
+
+
+def test_reverberation_begins_in_speech_and_may_outlast_it() -> None:
+    contract = make_contract()
+    scores, level = quiet(contract, 200)
+    scores[20:180, contract.index("reverberation")] = 0.9
+    assert track(contract, scores, level, [7]) == []
+    scores[50:60, contract.index("speech")] = 0.9
+    (event,) = closed(track(contract, scores, level, [7]))
+    assert (event.label, event.onset_frame, event.offset_frame) == ("reverberation", 50, 180)
 
 
 def test_memory_and_time_do_not_grow_with_a_stream_that_never_rests() -> None:

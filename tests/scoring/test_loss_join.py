@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,6 +58,14 @@ def joined(scores: FloatArray, losses: list[LossSpan], sizes: list[int], contrac
     last = join.finish(len(scores))
     meter.add_losses(last)
     return found + last, updates + tracker.finish(last), meter.result()
+
+
+@pytest.mark.parametrize(("tonal", "tone", "count"), [(True, 0.9, 0), (True, 0.1, 1), (False, 0.9, 1)])
+def test_the_gap_after_a_tone_is_no_dropout_if_the_model_hears_the_tone(tonal: bool, tone: float, count: int) -> None:
+    scores = spoken(100, (20, 80))
+    scores[:40, CONTRACT.index("tone")] = tone
+    found, _, _ = joined(scores, [replace(loss(40, 44), tonal=tonal)], [10])
+    assert len(found) == count
 
 
 def test_a_loss_in_speech_is_a_dropout_with_its_exact_times() -> None:

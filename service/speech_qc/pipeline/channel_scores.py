@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,7 +229,7 @@ class ChannelScores:
         if self._line.bridges:
             losses = [loss for loss in losses if not self._line.touches(loss.start, loss.stop)]
         if losses:
-            self._losses.push([LossSpan(loss.kind, loss.start, loss.stop, loss.known, loss.sure) for loss in losses])
+            self._losses.push([LossSpan(**asdict(loss)) for loss in losses])
 
     def _announced(
         self, block: ScoreBlock, news: list[EventUpdate], suspect: NDArray[np.bool_] | None = None, *, done: bool

@@ -230,6 +230,7 @@ class EventTracker:
         # Bits of columns.
         self._rows.followed[row] = ~sum(1 << layout.names.index(name) for name in skip if contract.has(name))
         self._dropout = layout.names.index("dropout") if contract.has("dropout") else None
+        self._reverberation = contract.index("reverberation") if contract.has("reverberation") else None
         self._tracks: dict[int, _Track] = {}
         self._next_id = 0
         self._finished = False
@@ -341,7 +342,7 @@ class EventTracker:
     def _scan(self, column: int, block: _Block, news: list[_News | _LossNews]) -> None:
         """Advance one label through a block, from one state change to the next."""
         position = 0
-        for change in self._changes(column, block.scores[:, column]):
+        for change in self._changes(column, block.scores):
             self._advance(column, block, position, change, news)
             position = change
             track = self._tracks.get(column)
@@ -360,8 +361,12 @@ class EventTracker:
 
     def _changes(self, column: int, scores: FloatArray) -> list[int]:
         """Find the local frames at which the label's segment starts or ends, alternately."""
-        up = scores >= self._enter[column]
-        decided = (up | (scores < self._layout.exit[column])).nonzero()[0]  # between the thresholds nothing changes
+        layout = self._layout
+        up = scores[:, column] >= self._enter[column]
+        if column == self._reverberation:  # only speech shows it: what the model says of a silent line starts no event
+            up &= scores[:, layout.speech] >= layout.enter[layout.speech]
+        down = scores[:, column] < layout.exit[column]
+        decided = (up | down).nonzero()[0]  # between the thresholds nothing changes
         states = up[decided]
         before = np.empty_like(states)
         before[:1] = int(self._rows.running[self._row]) >> column & 1

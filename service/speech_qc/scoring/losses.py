@@ -26,6 +26,9 @@ SPOKEN_FRAMES = 2
 SPOKEN_SHARE = 0.6
 """Share of the speech label's enter threshold from which a frame counts as speech; a loss makes its score fall."""
 
+TONE_FRAMES = 2
+"""Frames before a loss, and its first one, in which a tone is sought."""
+
 CONFIRMED = 0.9
 """Highest `dropout` score of a loss that the samples leave unsure."""
 
@@ -46,6 +49,7 @@ class LossSpan:
         stop: First sample after them.
         known: Sample at which the loss became known; its frame is scored only after the loss was passed on.
         sure: Whether the samples alone prove it; otherwise the model must confirm it.
+        tonal: Whether it may be the pause after a tone, or a tone itself; it is no loss if the model hears the tone.
     """
 
     kind: LossKind
@@ -53,6 +57,7 @@ class LossSpan:
     stop: int
     known: int
     sure: bool = True
+    tonal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +109,19 @@ class LossRows(Rows):
     """
 
     recent: FloatArray
-    """Scores for `speech` and `dropout`, [rows, 384, 2]; frame i of a channel is at i modulo 384."""
+    """Scores for `speech`, `dropout` and `tone`, [rows, 384, 3]; frame i of a channel is at i modulo 384."""
     due: npt.NDArray[np.int64]
     """Frame with whose scores the next loss is certain."""
 
     def __init__(self, layout: ScoreLayout, rows: int) -> None:
         columns = {
-            "recent": Column((_RING_FRAMES, 2), np.float32),
+            "recent": Column((_RING_FRAMES, 3), np.float32),
             "due": Column((), np.int64, NEVER),
         }
         super().__init__(columns, rows)
         names = layout.names
-        self._kept_columns = [layout.speech, names.index("dropout") if "dropout" in names else layout.speech]
+        kept = ("speech", "dropout", "tone")
+        self._kept_columns = [names.index(name) if name in names else layout.speech for name in kept]
 
     def frames_at_once(self, rows: Places, stops: npt.NDArray[np.int64]) -> int:
         """Return how many of the next frames of channels, up to `stops`, `add` takes at a time."""
@@ -159,6 +165,7 @@ class LossJoin:
         self._enter = layout.enter[layout.speech]
         self._spoken_score = np.float32(SPOKEN_SHARE * self._enter)
         self._has_dropout = contract.has("dropout")
+        self._tone_score = layout.enter[contract.index("tone")] if contract.has("tone") else np.float32(np.inf)
         self._held: list[_Held] = []
 
     def push(self, losses: Sequence[LossSpan]) -> None:
@@ -194,6 +201,8 @@ class LossJoin:
             speech = recent[:, 0] >= self._spoken_score
             onset, offset = held.onset - first, min(held.offset, stop) - first
             if not _is_spoken(speech, onset, offset):
+                continue
+            if held.span.tonal and recent[max(0, onset - TONE_FRAMES) : onset + 1, 2].max() >= self._tone_score:
                 continue
             scores = recent[onset:offset, 1] if self._has_dropout else np.zeros(1, np.float32)
             if not held.span.sure and scores.max() < CONFIRMED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from speech_qc.scoring.details import ToneDetail
 from speech_qc.wire.vocabulary import ToneKind
@@ -34,6 +34,10 @@ PROGRESS_HZ = (395.0, 460.0)
 """Single call progress tones; their cadence tells them apart."""
 BUSY_S, RINGBACK_S = 0.65, 1.6
 """Longest burst of a busy and of a ring-back tone; a dial tone lasts longer."""
+
+CLOSE_HZ, CLOSE_DB = 62.5, 9.0
+"""Two tones this near, and as different in level, are one peak to the short windows, which beats; the long ones tell
+them apart. Ring-back tones are such pairs."""
 
 SIT_HZ, SIT_TOLERANCE_HZ, SIT_S = (950.0, 1400.0, 1800.0), 50.0, (0.2, 0.45)
 CNG_HZ, CNG_TOLERANCE_HZ, CNG_S = 1100.0, 38.0, (0.35, 0.75)
@@ -83,6 +87,14 @@ class LinesLike(Protocol):
         """Their levels."""
 
 
+class _NearLines(NamedTuple):
+    """Some of the lines of a window."""
+
+    first: int
+    hz: tuple[float, ...]
+    level_db: tuple[float, ...]
+
+
 def masked(digits: str) -> str:
     """Return one star for each key."""
     return MASK * len(digits)
@@ -122,7 +134,7 @@ def _named(runs: Sequence[RunLike], windows: Sequence[LinesLike], duration_s: fl
         return ToneDetail("sit", SIT_HZ)
     long = [run for run in tonal if run.frames >= 3]
     if lines and sum(run.frames for run in long) * FRAME_S < COVERED_SHARE * duration_s:
-        return _from_lines(lines, duration_s)
+        return _from_lines(lines, windows, duration_s)
     if not long:
         return ToneDetail("other", ())
     strongest = max(long, key=lambda run: run.frames)
@@ -130,6 +142,7 @@ def _named(runs: Sequence[RunLike], windows: Sequence[LinesLike], duration_s: fl
     found = tuple(hz for hz in (strongest.first_hz, strongest.second_hz) if hz)
     exact = tuple(min(lines, key=lambda line, hz=hz: abs(line - hz), default=hz) for hz in found)  # type: ignore[misc]
     found = tuple(line if abs(line - hz) < 8.0 else hz for line, hz in zip(exact, found, strict=True))
+    found = _close_pair(strongest.first_hz, windows) or found
     kind = _kind(found, bursts)
     if kind == "beep" and duration_s >= WHISTLE_S and any(abs(line - found[0]) < 8.0 for line in lines):
         kind = "whistle"  # other sounds interrupt its runs
@@ -181,6 +194,27 @@ def steady_lines(windows: Sequence[LinesLike], share: float = STABLE_SHARE, *, c
     needed = max(1.0, share * len(windows))
     kept = [group for group in groups if len(group) >= needed and (not constant or _is_constant(group))]
     return [sum(hz for hz, _ in group) / len(group) for group in sorted(kept, key=len, reverse=True)]
+
+
+def _close_pair(near_hz: float, windows: Sequence[LinesLike]) -> tuple[float, ...]:
+    """Return the two tones that short windows took for one at this frequency, or for two; nothing if it is one.
+
+    Where three lie so near, as in an Australian ring-back tone, these are the outer ones.
+    """
+    heard = [window for window in (_near_lines(near_hz, window) for window in windows) if window.hz]
+    several = [window for window in heard if len(window.hz) > 1]
+    if not several or len(several) < STABLE_SHARE * len(heard):
+        return ()
+    lines = steady_lines(several)
+    return (min(lines), max(lines)) if len(lines) > 1 else ()
+
+
+def _near_lines(near_hz: float, window: LinesLike) -> _NearLines:
+    """Return the lines of a window that may be part of one peak of a short window."""
+    near = [line for line in zip(window.hz, window.level_db, strict=True) if abs(line[0] - near_hz) <= CLOSE_HZ]
+    strongest = max((level for _, level in near), default=0.0)
+    near = [(hz, level) for hz, level in near if level >= strongest - CLOSE_DB]
+    return _NearLines(window.first, tuple(hz for hz, _ in near), tuple(level for _, level in near))
 
 
 def _is_constant(group: Sequence[tuple[float, float]]) -> bool:
@@ -238,11 +272,15 @@ def _is_sit(runs: Sequence[RunLike]) -> bool:
     )
 
 
-def _from_lines(lines: Sequence[float], duration_s: float) -> ToneDetail:
+def _from_lines(lines: Sequence[float], windows: Sequence[LinesLike], duration_s: float) -> ToneDetail:
     """Name a tone under other sounds by its steady lines."""
     near = [hz for hz in lines[1:] if abs(hz - lines[0]) < 250.0]
-    found = (lines[0],) if not near else (min(lines[0], near[0]), max(lines[0], near[0]))
-    return ToneDetail(_kind(found, (duration_s,)), found)
+    found: tuple[float, ...] = (lines[0],) if not near else (min(lines[0], near[0]), max(lines[0], near[0]))
+    found = _close_pair(lines[0], windows) or found
+    kind = _kind(found, (duration_s,))
+    if kind == "dial" and not any(abs(line - found[0]) < 8.0 for line in steady_lines(windows, constant=True)):
+        kind = "other"  # a note that a piece of music repeats
+    return ToneDetail(kind, found)
 
 
 def _near(a: float, b: float, share: float) -> bool:

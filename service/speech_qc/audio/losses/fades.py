@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, View
-from speech_qc.audio.losses.tones import is_tonal
+from speech_qc.audio.losses.tones import may_be_tone
 
 RISE = 4.0
 """Least ratio of the spread of two adjacent blocks where sound resumes."""
@@ -95,12 +95,11 @@ class Fades:
         if first >= MAX_PARTS:
             return None
         begin = end - (first + 1) * size
-        if is_tonal(samples[begin : begin + 4 * size : self._grid.step]):
-            return None
         offset, stop = int(view.first[row]), block * self._grid.block
         if offset + stop > view.ends[row]:
             return None
-        return Loss("faded", offset + begin, offset + stop, offset + 2 * self._grid.piece)
+        tonal = may_be_tone(samples[begin : begin + 4 * size])
+        return Loss("faded", offset + begin, offset + stop, offset + 2 * self._grid.piece, tonal=tonal)
 
     def _is_copy(self, samples: Float32, start: int, stop: int) -> bool:
         """Say whether some samples are a copy of earlier ones with a steadily changing gain."""

@@ -80,6 +80,8 @@ class Loss:
         stop: First sample after them.
         known: The sample at which the loss became known; the same however the samples arrived.
         sure: Whether the samples alone prove it; otherwise it takes the model to confirm it.
+        tonal: Whether it may be the pause after a tone, such as a telephone key, or a tone itself; it is no loss if the
+            model hears the tone.
     """
 
     kind: LossKind
@@ -87,6 +89,7 @@ class Loss:
     stop: int
     known: int
     sure: bool = True
+    tonal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, View
+from speech_qc.audio.losses.tones import may_be_tone
 
 QUIET_DB = -56.0
 """Spread of a quiet block relative to the sound so far; room for the ringing of a resampler."""
@@ -81,6 +82,7 @@ AHEAD = 8
 _NEAR_S = (0.001, 0.0025, 0.01, 0.02)
 _LOOK_BACK = 4  # blocks
 _LATELY = 16  # blocks
+_TONE_S = (0.04, 0.012)  # before a gap: the end of the shortest telephone key, without the ringing of a filter
 _PACKET_TOLERANCE = 2  # samples
 _HALF_STEP = 0.6 / 32768
 
@@ -96,6 +98,7 @@ class Edge:
         reference: Level of the sound so far, as a spread.
         constant: Whether all samples of the gap's block at the edge are equal.
         lately: Highest spread of a block within 40 ms before the gap; 0 for the sound after it.
+        tonal: Whether the sound before the gap may be one or two tones, which end abruptly by themselves.
     """
 
     at: int
@@ -104,6 +107,7 @@ class Edge:
     reference: float
     constant: bool
     lately: float = 0.0
+    tonal: bool = False
 
     def levels_db(self, reference: float) -> tuple[float, float, float, float]:
         """Return jump and peaks at 1, 2.5 and 10 ms relative to a reference, dB."""
@@ -282,8 +286,8 @@ class Holes:
             sure = self._judge(before, after, int(view.ends[row]), stream)
             if sure is not None:
                 known = int(view.first[row]) + 2 * view.grid.piece
-                found.append((row, Loss("zeros", before.at, after.at, known, sure)))
-            elif self._constant:
+                found.append((row, Loss("zeros", before.at, after.at, known, sure, before.tonal)))
+            elif self._constant and not before.tonal:
                 self._note_pause(stream, after.at - before.at, abrupt=short_score(before, after) >= SENT_EDGES_DB)
         elif self._constant:  # the stream began with it
             self._note_pause(stream, _right_edge(view, row, block).at, abrupt=False)
@@ -340,7 +344,9 @@ def _left_edge(view: View, row: int, block: int) -> Edge:
     peaks = tuple(_spread(samples[at - grid.samples(near) : at], level) for near in _NEAR_S)
     step = 2.0 * abs(float(samples[at - 1]) - level)
     lately = float(view.spread[row, block - _LATELY : block].max())
-    return Edge(int(view.first[row]) + at, step, peaks, float(view.reference[row, block - 1]), band == 0.0, lately)
+    tonal = may_be_tone(samples[at - grid.samples(_TONE_S[0]) : at - grid.samples(_TONE_S[1])])
+    reference = float(view.reference[row, block - 1])
+    return Edge(int(view.first[row]) + at, step, peaks, reference, band == 0.0, lately, tonal)
 
 
 def _right_edge(view: View, row: int, block: int) -> Edge:

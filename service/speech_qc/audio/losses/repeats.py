@@ -12,7 +12,8 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View
-from speech_qc.audio.losses.tones import is_tonal
+from speech_qc.audio.losses.tones import may_be_tone
+from speech_qc.wire.vocabulary import LossKind
 
 EXACT = 0.992
 """Squared correlation of a block with its source from which it is a copy (−21 dB); re-coded µ-law reaches 0.999."""
@@ -219,9 +220,7 @@ class Repeats:
         if (view.spread[row, block:last] < view.reference[row, block:last] * np.float32(10 ** (LOUD_DB / 20))).all():
             return None
         samples = view.samples[row]
-        source = samples[block * grid.block - lag : (block + MIN_BLOCKS) * grid.block - lag : grid.step]
-        if is_tonal(source):
-            return None
+        source = samples[block * grid.block - lag : (block + MIN_BLOCKS) * grid.block - lag]
         first = _first_copied(samples, block, lag, grid)
         stop = _first_other(samples, last, lag, grid)
         muted = view.spread[row, last + 1 :] <= view.reference[row, last + 1 :] * np.float32(10 ** (MUTE_DB / 20))
@@ -236,7 +235,9 @@ class Repeats:
         offset = int(view.first[row])
         if offset + stop > view.ends[row]:
             return None
-        return Loss("faded" if faded else "repeated", offset + first, offset + stop, offset + 2 * grid.piece)
+        kind: LossKind = "faded" if faded else "repeated"
+        known = offset + 2 * grid.piece
+        return Loss(kind, offset + first, offset + stop, known, tonal=may_be_tone(source))
 
     def _is_packets(self, length: int) -> bool:
         """Say whether a gap lasts a multiple of 10 ms."""
