@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import settings
 
 from speech_qc.app import create_app
 from speech_qc.engine import EchoRunner, OnnxRunner, Runner
 from speech_qc.settings import Settings, default_model_path
+
+settings.register_profile("speech-qc", deadline=None)  # a busy machine is no failure
+settings.load_profile("speech-qc")
 
 ClientFactory = Callable[..., TestClient]
 

@@ -328,7 +328,7 @@ def test_a_missing_file_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: wav(), lambda: rf64(32_000) + SAMPLES.tobytes()], ids=["wav", "rf64"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(flips=st.lists(st.tuples(st.integers(0, 79), st.integers(0, 255)), max_size=6))
 def test_a_damaged_header_gives_samples_or_a_client_error(
     make: Callable[[], bytes], flips: list[tuple[int, int]]
@@ -346,7 +346,7 @@ DAMAGED = ("WAV IMA_ADPCM", "W64 PCM_16", "AIFF PCM_16", "AU PCM_16", "CAF ALAC_
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(flips=st.lists(st.tuples(st.integers(0, 119), st.integers(0, 255)), min_size=1, max_size=6))
 def test_a_damaged_recording_gives_samples_or_a_client_error(kind: str, flips: list[tuple[int, int]]) -> None:
     container, subtype = kind.split()

@@ -30,7 +30,7 @@ def tone(hz, amplitude=1.0, seconds=1.0):
     seed=st.integers(0, 1000),
     kind=st.sampled_from(["noise", "voice", "quiet"]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_are_the_same_bits_for_any_chunking(cuts, seed, kind):
     samples = {
         "noise": lambda: white_noise(2.0, seed=seed),
@@ -154,7 +154,7 @@ def longest_run(marks):
 
 
 @given(seed=st.integers(0, 10_000), values=st.integers(1, 6), stay=st.sampled_from([0.0, 0.3, 0.8, 0.97]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_counts_and_runs_are_those_counted_one_by_one(seed, values, stay):
     rng = np.random.default_rng(seed)
     steps = rng.integers(-values, values + 1, 4 * 160) / max(values, 1)  # few values, so that many neighbours are equal

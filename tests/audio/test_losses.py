@@ -251,7 +251,7 @@ def damaged(rate_hz: int, seed: int) -> Float32:
 
 
 @given(sizes=st.lists(st.integers(1, 9_000), min_size=1, max_size=4), seed=st.integers(0, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_losses_do_not_depend_on_how_samples_arrive(sizes: list[int], seed: int) -> None:
     samples = damaged(16_000, seed)
     whole = losses(samples)
@@ -344,7 +344,7 @@ def test_a_rate_that_no_recording_has_is_rejected() -> None:
         ChannelMeter(4_000)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(order=st.lists(st.integers(0, 4), min_size=30, max_size=80), size=st.integers(400, 9_000))
 def test_streams_that_share_a_pool_find_what_they_find_alone(order: list[int], size: int) -> None:
     streams = [damaged(16_000, seed) for seed in range(5)]

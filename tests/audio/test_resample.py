@@ -93,7 +93,7 @@ def test_no_more_than_the_stated_latency_is_held_back(rate_hz: int) -> None:
     assert resampler.latency_samples < TARGET_RATE_HZ // 8
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(blocks=st.lists(st.integers(0, 700), min_size=1, max_size=12))
 def test_doubling_does_not_depend_on_blocks_of_any_size(blocks: list[int]) -> None:
     samples = noise(sum(blocks))

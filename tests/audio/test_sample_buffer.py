@@ -20,7 +20,7 @@ def count_up(start: int, count: int) -> NDArray[np.float32]:
     return np.arange(start, start + count, dtype=np.float32)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(actions=actions)
 def test_every_sample_that_was_not_released_is_where_it_was_put(actions: list[tuple[str, int]]) -> None:
     buffer, end, start = SampleBuffer(), 0, 0

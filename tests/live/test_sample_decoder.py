@@ -37,7 +37,7 @@ def decoded(encoding: Encoding, channels: int, messages: list[bytes], piece: int
     ],
 )
 @pytest.mark.parametrize("channels", [1, 2])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(0, 4000), max_size=12))
 def test_samples_do_not_depend_on_where_messages_are_cut(encoding, data, expected, channels, cuts):
     edges = [0, *sorted(cuts), len(data)]

@@ -162,7 +162,7 @@ def updates(samples: np.ndarray, scores: np.ndarray, sizes: list[int]) -> list[t
 
 
 @given(seed=st.integers(0, 10_000), sizes=st.lists(st.integers(1, 120), min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_updates_and_their_order_do_not_depend_on_blocks(seed: int, sizes: list[int]) -> None:
     samples, scores = scene(seed)
     assert updates(samples, scores, sizes) == updates(samples, scores, [SCENE_FRAMES]) == updates(samples, scores, [1])

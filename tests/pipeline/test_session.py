@@ -52,7 +52,7 @@ def run(runner, samples, *, sizes, hops=10, rate_hz=16_000, **options):
     hops=st.sampled_from([2, 10, 40, 400]),
     lookahead=st.integers(0, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_blocks_and_chunks_of_any_size_give_the_same_frames(count, sizes, hops, lookahead):
     runner = EchoRunner(lookahead_frames=lookahead)
     samples = white_noise(count / 16_000, seed=count)
@@ -191,7 +191,7 @@ def test_lost_packets_are_dropouts_with_exact_times_and_zeros_at_the_ends_are_no
 
 
 @given(sizes=st.lists(st.integers(1, 9_000), min_size=1, max_size=4), hops=st.sampled_from([2, 10, 40, 400]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_dropouts_do_not_depend_on_blocks_and_chunks(sizes, hops):
     samples, _ = damaged(8_000)
     whole, updates = run(TalkingRunner(lookahead_frames=2), samples, sizes=[len(samples)], rate_hz=8_000)

@@ -43,7 +43,7 @@ def read(data: bytes, **options) -> tuple[CaptureReader, list]:
     sequence=st.integers(0, 65_535),
     timestamp=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_packet_has_its_place(lost, doubled, swapped, pauses, sequence, timestamp):
     packets: list[Sent] = []
     expected: list[np.ndarray] = []
@@ -71,7 +71,7 @@ def test_every_packet_has_its_place(lost, doubled, swapped, pauses, sequence, ti
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x0a\x0d\x0d\x0a"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_after_the_magic_number_end_in_order(data, magic):
     try:
         packets = list(CaptureFile(io.BytesIO(magic + data)))
@@ -81,7 +81,7 @@ def test_any_bytes_after_the_magic_number_end_in_order(data, magic):
 
 
 @given(st.integers(0, 300), st.binary(max_size=120))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_packet_is_a_datagram_or_named(link, data):
     for chosen in (link, 1, 101, 113, 276, 0):
         found = unwrap(chosen, data)
@@ -102,7 +102,7 @@ def test_any_packet_is_a_datagram_or_named(link, data):
         max_size=120,
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_sequence_of_rtp_packets_is_read_within_bounds(fields):
     packets = [
         Sent(0.01 * i, sequence, timestamp, bytes(160), kind, ssrc=ssrc)

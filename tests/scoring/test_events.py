@@ -132,7 +132,7 @@ def material(draw: st.DrawFn) -> tuple[ModelContract, FloatArray, FloatArray]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(material(), st.lists(st.integers(0, 9), min_size=1, max_size=5))
 def test_any_cut_into_blocks_gives_what_the_slow_statement_of_the_rule_gives(
     given_material: tuple[ModelContract, FloatArray, FloatArray], sizes: list[int]
@@ -155,7 +155,7 @@ def test_any_cut_into_blocks_gives_what_the_slow_statement_of_the_rule_gives(
             assert got == (pytest.approx(want, abs=1e-7) if name == "score_mean" else want), name
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(material())
 def test_updates_become_known_at_the_frame_the_rule_says(
     given_material: tuple[ModelContract, FloatArray, FloatArray],

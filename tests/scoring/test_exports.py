@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from speech_qc.scoring import EXPORTS, ChannelReport, Event, Report, frames_csv
@@ -150,25 +150,21 @@ def read_textgrid(text: str) -> tuple[str, dict[str, list[tuple[str, str, str]]]
 # --- claims ----------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(reports())
 def test_csv_gives_back_every_event(report: Report) -> None:
     assert read_csv(text_of("csv", report)) == expected(report)
 
 
-@settings(deadline=None)
 @given(reports())
 def test_audacity_gives_back_every_event(report: Report) -> None:
     assert read_audacity(text_of("audacity", report)) == expected(report)
 
 
-@settings(deadline=None)
 @given(reports())
 def test_webvtt_gives_back_every_event(report: Report) -> None:
     assert read_webvtt(text_of("webvtt", report)) == expected(report)
 
 
-@settings(deadline=None)
 @given(reports())
 def test_rttm_has_ten_fields_and_gives_back_every_event(report: Report) -> None:
     found = []
@@ -181,7 +177,6 @@ def test_rttm_has_ten_fields_and_gives_back_every_event(report: Report) -> None:
     assert sorted(found) == sorted(want)
 
 
-@settings(deadline=None)
 @given(reports())
 def test_textgrid_covers_the_recording_without_gap_or_overlap(report: Report) -> None:
     end, tiers = read_textgrid(text_of("textgrid", report))
@@ -205,7 +200,6 @@ def test_textgrid_covers_the_recording_without_gap_or_overlap(report: Report) ->
     assert sorted(found) == cut
 
 
-@settings(deadline=None)
 @given(reports(label=st.text(st.characters(exclude_characters="()"), min_size=1, max_size=12)))
 @example(Report(NASTY, 10.0, [ChannelReport(0, [event(NASTY, 5, 50)]), ChannelReport(1, [event('"', 5, 50)])]))
 def test_no_name_can_break_a_format(report: Report) -> None:

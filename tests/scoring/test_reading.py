@@ -43,7 +43,7 @@ def assert_same_block(found: ScoreBlock, expected: ScoreBlock) -> None:
         assert found.text() == expected.text()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batch=st.integers(1, 9), frames=st.integers(0, TEXT_FRAMES + 4), seed=st.integers(0, 10_000))
 def test_a_block_read_among_others_is_the_block_read_alone(batch: int, frames: int, seed: int) -> None:
     scores = random_scores(batch, frames, seed)
@@ -54,7 +54,7 @@ def test_a_block_read_among_others_is_the_block_read_alone(batch: int, frames: i
         assert_same_block(together[row], block)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=st.integers(1, 2 * TEXT_FRAMES), seed=st.integers(0, 10_000))
 def test_the_text_of_a_block_is_the_reports_json(frames: int, seed: int) -> None:
     """With and without the shortcut for blocks of live streams."""
@@ -65,7 +65,7 @@ def test_the_text_of_a_block_is_the_reports_json(frames: int, seed: int) -> None
         assert b"[" + text + b"]" == orjson.dumps(expected[name], option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(frames=st.integers(1, 40), seed=st.integers(0, 10_000))
 def test_bits_and_highest_say_what_a_look_at_every_score_says(frames: int, seed: int) -> None:
     scores = random_scores(1, frames, seed)[0]

@@ -35,7 +35,7 @@ def talk(
     return meter.result()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 3 * PORTION_FRAMES), st.lists(st.integers(0, 200), min_size=1, max_size=5), st.integers(0, 2**32 - 1)
 )
@@ -53,7 +53,7 @@ def test_any_cut_into_blocks_gives_the_same_summary_bit_for_bit(frames: int, siz
     assert meter.result() == whole.result()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(30, 400), st.integers(0, 2**32 - 1))
 def test_figures_follow_their_definitions(frames: int, seed: int) -> None:
     contract = make_contract()

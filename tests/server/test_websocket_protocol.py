@@ -51,7 +51,7 @@ KINDS = ["binary", "text", "ping", "fragments"]
 payloads = st.binary(max_size=300) | st.sampled_from([125, 126, 127, 65_535, 65_536]).map(bytes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(payload=payloads)
 def test_a_whole_message_is_what_the_library_sent(payload: bytes):
     assert whole_message(frame(payload), FINAL_BINARY) == payload
@@ -59,7 +59,7 @@ def test_a_whole_message_is_what_the_library_sent(payload: bytes):
     assert whole_message(frame(payload), FINAL_TEXT) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(payload=payloads, other=payloads, missing=st.integers(1, 400))
 def test_anything_but_one_whole_binary_message_is_left_to_the_library(payload: bytes, other: bytes, missing: int):
     whole = frame(payload)
@@ -77,7 +77,7 @@ def test_anything_but_one_whole_binary_message_is_left_to_the_library(payload: b
     assert {kind for kind, data in refused.items() if whole_message(data, FINAL_BINARY) is not None} == set()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     frames=st.lists(
         st.tuples(payloads, st.sampled_from(["binary", "text", "ping", "fragments"]), st.booleans()), max_size=6
@@ -104,7 +104,7 @@ def test_a_message_begins_where_all_frames_before_it_are_complete(frames, data):
         assert boundary.reached == (end in boundaries)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.binary(max_size=20))
 def test_no_bytes_are_too_odd_for_a_look(data: bytes):
     found = whole_message(data, FINAL_BINARY)
