@@ -26,6 +26,8 @@ NO_AUDIO_S, STALL_S = 1.5, 4.0
 """A leg that has sent no audio yet, or from which nothing has come for this long, is not waited for. The second time is
 longer, because a server under load scores late."""
 STALL_FRAMES = 25
+RETRY_LEG_S = 5
+"""When to try again to come back as a leg whose lost connection the server may not have noticed."""
 _SECOND = round(1 / FRAME_S)
 
 ONE_LEG = "the call had one leg"
@@ -172,8 +174,10 @@ class Call:
         if any(leg.open and leg.info.leg == info.leg for leg in self.legs):
             raise ProtocolError(
                 f"leg: expected a name that no other leg of call {info.call_id[:80]!r} has, got {info.leg[:80]!r}: "
-                "name each leg differently",
-                leg=info.leg[:80],
+                "name each leg differently; if this one comes back because its connection was lost, retry until the "
+                "server has noticed that",
+                leg_in_use=info.leg[:80],
+                retry_after_s=RETRY_LEG_S,
             )
         if len(self.legs) == MAX_JOINS:
             raise ProtocolError(
