@@ -13,7 +13,8 @@ import numpy as np
 
 from speech_qc.calls.documents import interaction_answer, interaction_event
 from speech_qc.calls.events import CallEvent, CallEventKind, CallSink
-from speech_qc.calls.interaction import LEGS, Interaction, InteractionUpdate
+from speech_qc.calls.interaction import LEGS, Interaction
+from speech_qc.calls.interaction_events import InteractionUpdate
 from speech_qc.calls.legs import LegInfo
 from speech_qc.calls.records import FRAME_S, AnyRecord, GapRecord, LegRecord
 from speech_qc.errors import ProtocolError
