@@ -27,7 +27,8 @@ from conversations import RATE_HZ, Conversation, Float32, Talkers, add_echo, con
 from recording import machine, markdown, record
 
 from speech_qc.audio.g711 import decode_mulaw, encode_mulaw
-from speech_qc.calls.interaction import Interaction, InteractionEvent
+from speech_qc.calls.interaction import Interaction
+from speech_qc.calls.interaction_events import InteractionEvent
 from speech_qc.calls.meter import LegMeter
 from speech_qc.calls.records import RECORD_FRAMES, AnyRecord
 from speech_qc.pipeline.direct import DirectModel

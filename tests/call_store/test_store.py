@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, inspect, select, text
 from sqlalchemy.exc import OperationalError
 from store_material import event, value, whole_call
 
-from speech_qc.call_store import records, writer
+from speech_qc.call_store import queries, records, writer
 from speech_qc.call_store.database import MIGRATIONS, Database, parse_url
 from speech_qc.call_store.records import Entry, Limits, Subscription
 from speech_qc.call_store.schema import calls, deliveries, events, metadata
@@ -40,7 +40,7 @@ def count(stack, table):
 
 def bodies(stack):
     with stack.results.database.reading() as connection:
-        return [row.kind for row in records.events_after(connection, 0, 1000)]
+        return [row.kind for row in queries.events_after(connection, 0, 1000)]
 
 
 def test_the_document_of_a_live_call_is_renewed_but_never_that_of_an_ended_one(make_stack, database_url):
@@ -305,10 +305,10 @@ def test_sequence_numbers_become_visible_in_their_order(database_url, tmp_path):
         thread.start()
     while any(thread.is_alive() for thread in threads) or len(seen) < 90:
         with reader.reading() as connection:
-            seen += [row.seq for row in records.events_after(connection, seen[-1] if seen else 0, 500)]
+            seen += [row.seq for row in queries.events_after(connection, seen[-1] if seen else 0, 500)]
         if not any(thread.is_alive() for thread in threads):
             with reader.reading() as connection:
-                seen += [row.seq for row in records.events_after(connection, seen[-1] if seen else 0, 500)]
+                seen += [row.seq for row in queries.events_after(connection, seen[-1] if seen else 0, 500)]
             break
     assert len(seen) == 90 and seen == sorted(seen)
     for database in (*writers, reader):
@@ -364,16 +364,16 @@ def test_a_database_of_an_earlier_version_keeps_what_it_contains(database_url, t
             connection.execute(text(statement), row)
     database.prepare()
     with database.writing() as connection:
-        assert [found.document for found in records.list_calls(connection, state=None, trunk=None, before=None,
+        assert [found.document for found in queries.list_calls(connection, state=None, trunk=None, before=None,
                                                                limit=9)] == [row["body"]]  # fmt: skip
-        assert [found.body for found in records.events_after(connection, 0, 9)] == [row["body"]]
+        assert [found.body for found in queries.events_after(connection, 0, 9)] == [row["body"]]
         assert list(connection.scalars(select(deliveries.c.message_id))) == ["msg_1"]
         records.store(connection, [Entry.of(event("call.started", "a", document_id="new"))], Subscription())
         numbers = list(connection.scalars(select(calls.c.number).order_by(calls.c.number)))
         assert len(numbers) == 2
         ended = records.lost_calls(connection, Limits(1e6, 9, 9, lost_s=-1.0))
         records.store(connection, ended, Subscription())
-        assert records.list_calls(connection, state="live", trunk=None, before=None, limit=9) == []
+        assert queries.list_calls(connection, state="live", trunk=None, before=None, limit=9) == []
         assert len(list(connection.scalars(select(calls.c.number)))) == 2, "its row is updated"
         config.attributes["connection"] = connection
         command.downgrade(config, "0002")
@@ -401,7 +401,7 @@ def test_memory_has_the_same_tables():
     with database.writing() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
         records.store(connection, [Entry.of(event("call.started"))], Subscription())
-        low, _ = records.bounds_of_events(connection)
+        low, _ = queries.bounds_of_events(connection)
         assert low > 1e12, "numbers of an earlier run are smaller"
     database.close()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from speech_qc.calls.interaction import Interaction, InteractionEvent, InteractionUpdate
+from speech_qc.calls.interaction import Interaction
+from speech_qc.calls.interaction_events import InteractionEvent, InteractionUpdate
 from speech_qc.calls.records import FRAME_SAMPLES, RECORD_FRAMES, Flag, LegRecord, quantized_levels
 
 LABELS = 3

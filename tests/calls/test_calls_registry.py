@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from speech_qc.calls.registry import TICK_S, Calls
 from speech_qc.engine import EchoRunner
 from speech_qc.errors import Overloaded, ProtocolError
 from speech_qc.settings import Settings
+from speech_qc.telemetry.logging import JsonFormatter, ids
 from speech_qc.wire.schemas import CallAnswer
 
 CONTRACT = EchoRunner(2).contract
@@ -312,3 +315,31 @@ def test_a_call_that_only_waits_for_another_leg_gives_way():
         return sink
 
     assert [event.call_id for event in asyncio.run(run()).of("call.ended")] == ["c2", "c1", "c3"]
+
+
+def test_log_lines_of_a_call_do_not_carry_the_id_of_the_stream_that_came_first(caplog):
+    seen: list[dict[str, str]] = []
+
+    class Seen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line = json.loads(JsonFormatter().format(record))
+            seen.append({name: line.get(name, "") for name in ("event", "session_id")})
+
+    async def run() -> None:
+        calls = made(Kept(), call_wait_s=0.0)
+        with ids(session_id="first"):
+            feed = calls.join(info("call-1"))
+        feed.ended({}, regular=True)
+        await until(lambda: len(calls) == 0)
+
+    handler = Seen()
+    logger = logging.getLogger("speech_qc.calls")
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, "speech_qc.calls"):
+            asyncio.run(run())
+    finally:
+        logger.removeHandler(handler)
+    (line,) = seen
+    assert line["event"].endswith("id=call-1")
+    assert line["session_id"] == ""

@@ -196,7 +196,7 @@ def test_a_leg_that_falls_behind_is_not_waited_for_and_its_frames_are_counted():
 
 
 def test_memory_is_constant_and_events_are_bounded(monkeypatch):
-    monkeypatch.setattr("speech_qc.calls.interaction.MAX_EVENTS", 50)
+    monkeypatch.setattr("speech_qc.calls.interaction_events.MAX_EVENTS", 50)
     agent, customer = Leg(20).say(0, 3).say(10, 13).records(), Leg(20, seed=1).say(2, 5).say(12, 15).records()
     interaction = Interaction()
 

@@ -158,4 +158,8 @@ async def test_a_name_that_the_call_has_is_refused_and_the_first_leg_goes_on():
         async with connect(f"{url}/v1/stream?call=c&leg=agent") as second:
             error = json.loads(await second.recv())
         assert "a name that no other leg of call 'c' has" in error["error"]["message"]
+        assert "if this one comes back because its connection was lost, retry" in error["error"]["message"]
+        assert error["error"]["detail"] == {"leg_in_use": "agent", "retry_after_s": 5}
+        assert second.close_reason is not None
+        assert second.close_reason.endswith("one whose connection was lost: retry after a few seconds")
         assert (await finish(first))[-1]["type"] == "summary"

@@ -37,11 +37,11 @@ USED = {
         "transport", "url",
     },
     LiveWebSocketProtocol: {
-        "close_sent", "config", "conn", "connection_lost", "connection_made", "curr_msg_data_type", "data_received",
-        "disconnected", "frames", "handle_bytes", "handle_cont", "handle_parser_exception", "handle_ping",
-        "handle_pong", "handle_text", "handshake_complete", "handshake_initiated", "initial_response", "logger",
-        "loop", "queue", "read_paused", "resume_writing", "send", "send_receive_event_to_app", "shutdown",
-        "stop_keepalive", "transport", "writable", "receive",
+        "close_sent", "close_timeout", "close_timer", "config", "conn", "connection_lost", "connection_made",
+        "curr_msg_data_type", "data_received", "disconnected", "frames", "handle_bytes", "handle_cont",
+        "handle_parser_exception", "handle_ping", "handle_pong", "handle_text", "handshake_complete",
+        "handshake_initiated", "initial_response", "logger", "loop", "queue", "read_paused", "receive",
+        "resume_writing", "send", "send_receive_event_to_app", "shutdown", "stop_keepalive", "transport", "writable",
     },
     StreamServer: {
         "config", "force_exit", "handle_exit", "on_tick", "run", "server_state", "servers", "shutdown", "startup",
@@ -65,7 +65,7 @@ ELSEWHERE = {
     WebSocketsSansIOProtocol: {"transport"},
     WebSocket: {"_receive"},
     ServerState: {"connections"},
-    ServerProtocol: {"handshake_exc", "send_close", "fail", "data_to_send", "state", "close_sent", "logger", "debug"},
+    ServerProtocol: {"handshake_exc", "fail", "data_to_send", "state", "close_sent", "eof_sent", "logger", "debug"},
 }
 """Attributes used of objects that uvicorn owns."""
 

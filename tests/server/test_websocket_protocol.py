@@ -424,6 +424,33 @@ def test_the_close_says_what_it_says_by_the_slow_way(watching, query, part, code
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
+@pytest.mark.parametrize(
+    ("violation", "code", "reason"),
+    [
+        (frame(b"") * 3000, 1008, "protocol_error: send fewer and larger messages"),
+        (frame(bytes(40_000)), 1009, "payload_too_large: send smaller messages"),
+        (frame(b"\xff", Opcode.TEXT), 1007, "protocol_error: send audio in binary messages"),
+        (frame(SECOND[:3200], mask=False), 1002, "protocol_error: correct the frames: incorrect masking"),
+    ],
+    ids=["too many frames", "far too large", "no text", "not masked"],
+)
+def test_a_sender_that_does_not_stop_reads_why_it_was_closed(violation, code, reason):
+    """A connection that is closed while data arrives is reset, which would discard the close frame."""
+
+    async def main() -> None:
+        async with linked(stream_max_message_bytes=8192) as link:
+            await link.send(violation)
+            for _ in range(20):  # as a client whose task that reads has no turn yet
+                await link.send(frame(bytes(8000)) * 50)
+                await asyncio.sleep(0.01)
+            await link.hear()
+            assert link.closed is not None
+            assert link.closed.code == code
+            assert link.closed.reason.startswith(reason)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 def test_audio_after_a_violation_is_not_taken(watching):
     async def main() -> None:
         async with linked("?encoding=float32") as link:

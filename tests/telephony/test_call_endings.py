@@ -5,6 +5,7 @@ import gc
 import json
 import random
 
+import httpx
 import pytest
 from telephony_material import keep_calls, talk_to
 from test_twilio import CONNECTED, STOP, media, packets, start
@@ -105,6 +106,21 @@ async def test_two_sockets_with_one_leg_name_are_refused():
             await until(lambda: app.state.parts.streams.channels == 1, "the first leg is open")
             _, second = await talk_to(f"{url}/v1/telephony", [start()], close=False)
             assert second.close_code == 1008
+
+
+async def test_names_that_no_database_stores_are_made_plain_and_the_call_is_kept():
+    said = start()
+    said["start"] |= {"callSid": "CA\0one\nline", "customParameters": {"trunk": "a\0", "name": "b\r\n"}}
+    async with serving(call_wait_s=0.0) as (url, app):
+        await talk_to(f"{url}/v1/telephony", [said, {"event": "stop"}], close=False)
+        await until(lambda: len(app.state.parts.calls) == 0, "the call has ended")
+        async with httpx.AsyncClient(base_url=url.replace("ws", "http", 1)) as client:
+            found: list[dict[str, object]] = []
+            async with asyncio.timeout(10):
+                while not found:
+                    found = (await client.get("/v1/calls", params={"state": "ended"})).json()["calls"]
+    (one,) = found
+    assert (one["call_id"], one["trunk"], one["name"]) == ("CA\ufffdone\ufffdline", "a\ufffd", "b\ufffd\ufffd")
 
 
 async def test_a_message_that_is_too_long_is_refused():

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from speech_qc.archive.items import ArchiveError
 from speech_qc.baseline.observations import Observation, time_of, values_of
 from speech_qc.call_store.database import Database, parse_url
-from speech_qc.call_store.records import ended_documents
+from speech_qc.call_store.queries import ended_documents
 from speech_qc.columns import flat_columns
 from speech_qc.errors import SettingsError
 

@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from speech_qc.call_store import records
+from speech_qc.call_store import queries, records
 from speech_qc.call_store.database import Database
 from speech_qc.call_store.records import Limits, Subscription
 from speech_qc.call_store.watch import Filter, Stored, Watchers
@@ -126,7 +126,7 @@ class Results:
             ResultsUnavailable: The database does not answer.
         """
         rows = await self._reading(
-            lambda connection: records.list_calls(
+            lambda connection: queries.list_calls(
                 connection, call=call, state=state, trunk=trunk, before=before, limit=limit
             )
         )
@@ -135,7 +135,7 @@ class Results:
 
     async def call(self, call_id: str) -> dict[str, Any] | None:
         """Return the newest document of one call; None if there is none. Raises ResultsUnavailable, as `calls`."""
-        found = await self._reading(lambda connection: records.read_call(connection, call_id))
+        found = await self._reading(lambda connection: queries.read_call(connection, call_id))
         return None if found is None else dict(found)
 
     async def remove(self, call_id: str) -> bool:
@@ -163,12 +163,12 @@ class Results:
 
     async def _events_after(self, after: int, limit: int, wanted: Filter) -> Sequence[Stored]:
         rows = await self._reading(
-            lambda connection: records.events_after(connection, after, limit, wanted.call, wanted.trunk)
+            lambda connection: queries.events_after(connection, after, limit, wanted.call, wanted.trunk)
         )
         return [Stored(row.seq, row.call_id, row.trunk, row.kind, row.body) for row in rows]
 
     async def _bounds(self) -> tuple[int, int]:
-        return await self._reading(records.bounds_of_events)
+        return await self._reading(queries.bounds_of_events)
 
     async def _reading(self, read: Callable[[Connection], T]) -> T:
         def work() -> T:

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from dataclasses import dataclass
 
 from speech_qc.errors import Overloaded, ResultsUnavailable
@@ -153,7 +154,7 @@ class Watchers:
             self._recent_after = self._newest = newest
             self._loop = asyncio.get_running_loop()
             self._stored, self._news = asyncio.Event(), asyncio.Event()
-            self._follower = asyncio.create_task(self._run())
+            self._follower = asyncio.create_task(self._run(), context=Context())  # it serves all watchers
 
     async def _run(self) -> None:
         while True:

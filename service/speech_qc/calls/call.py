@@ -13,7 +13,8 @@ import numpy as np
 
 from speech_qc.calls.documents import interaction_answer, interaction_event
 from speech_qc.calls.events import CallEvent, CallEventKind, CallSink
-from speech_qc.calls.interaction import LEGS, Interaction, InteractionUpdate
+from speech_qc.calls.interaction import LEGS, Interaction
+from speech_qc.calls.interaction_events import InteractionUpdate
 from speech_qc.calls.legs import LegInfo
 from speech_qc.calls.records import FRAME_S, AnyRecord, GapRecord, LegRecord
 from speech_qc.errors import ProtocolError
@@ -26,6 +27,8 @@ NO_AUDIO_S, STALL_S = 1.5, 4.0
 """A leg that has sent no audio yet, or from which nothing has come for this long, is not waited for. The second time is
 longer, because a server under load scores late."""
 STALL_FRAMES = 25
+RETRY_LEG_S = 5
+"""When to try again to come back as a leg whose lost connection the server may not have noticed."""
 _SECOND = round(1 / FRAME_S)
 
 ONE_LEG = "the call had one leg"
@@ -172,8 +175,10 @@ class Call:
         if any(leg.open and leg.info.leg == info.leg for leg in self.legs):
             raise ProtocolError(
                 f"leg: expected a name that no other leg of call {info.call_id[:80]!r} has, got {info.leg[:80]!r}: "
-                "name each leg differently",
-                leg=info.leg[:80],
+                "name each leg differently; if this one comes back because its connection was lost, retry until the "
+                "server has noticed that",
+                leg_in_use=info.leg[:80],
+                retry_after_s=RETRY_LEG_S,
             )
         if len(self.legs) == MAX_JOINS:
             raise ProtocolError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from speech_qc.calls.echo import Echo
-from speech_qc.calls.interaction import Interaction, InteractionEvent
+from speech_qc.calls.interaction import Interaction
+from speech_qc.calls.interaction_events import InteractionEvent
 from speech_qc.calls.records import FRAME_S
 from speech_qc.wire.schemas import (
     EchoDetailAnswer,

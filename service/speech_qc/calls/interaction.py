@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from speech_qc.calls.echo import BLOCK, MAX_LAG, REACH, Echo, EchoMeter
+from speech_qc.calls.echo import BLOCK, MAX_LAG, REACH, EchoMeter
+from speech_qc.calls.interaction_events import EventLog, InteractionEvent, InteractionUpdate, Key
 from speech_qc.calls.presence import Presence
 from speech_qc.calls.records import FRAME_S, LEVEL_FLOOR_DBFS, RECORD_FRAMES, TALK_DBFS, AnyRecord, Flag
 from speech_qc.calls.talk import NEVER, Responses, Talker, quantile_frames
 from speech_qc.calls.track import LegTrack, Span
-from speech_qc.wire.vocabulary import InteractionKind, Phase
 
 LEGS = 2
 TALK_OVER_FRAMES = 20
@@ -31,8 +31,6 @@ TOGETHER_FRAMES = 2
 """Spurts that begin this close to each other interrupt neither party."""
 LAG_FRAMES = 400
 """A leg that is this far behind the other one, 8 s, is not waited for any more."""
-MAX_EVENTS = 1_000
-"""Events that are listed; later ones are only counted."""
 SETTLED_STEPS = 12
 """Steps without sound, with the same flags, after which nothing changes any more but sums: longer than
 `DEAD_AIR_FRAMES`, than what `Presence` waits for after the last speech, and than the sound and levels that are kept."""
@@ -42,36 +40,6 @@ _BEFORE = MAX_LAG * RECORD_FRAMES // BLOCK + _ECHO_FRAMES + 1
 """Frames of level that an echo reaches back to."""
 _QUIET = Flag.MUSIC | Flag.TONE | Flag.HELD | Flag.ABSENT
 _UNHEARD = Flag.ABSENT | Flag.LOST | Flag.HELD
-
-
-@dataclass(frozen=True, slots=True)
-class InteractionEvent:
-    """Something that happened between the legs.
-
-    Args:
-        event_id: Counts up from 0 per call.
-        kind: What happened.
-        leg: The silent leg of `one_way_audio`, the one that interrupts in `talk_over`, the one that hears itself in
-            `echo`; None if it is neither or both.
-        onset_s: Its begin on the call's clock.
-        offset_s: Its end; None while it lasts.
-        echo: Details of an echo.
-    """
-
-    event_id: int
-    kind: InteractionKind
-    leg: int | None
-    onset_s: float
-    offset_s: float | None = None
-    echo: Echo | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InteractionUpdate:
-    """An event has begun or ended."""
-
-    phase: Phase
-    event: InteractionEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +74,11 @@ class Interaction:
         self._quiet = [0] * LEGS
         self._interruptions = [0] * LEGS
         self._together = 0
-        self._open: dict[tuple[InteractionKind, int | None], InteractionEvent] = {}
-        self._found = 0
-        self._updates: list[InteractionUpdate] = []
+        self._log = EventLog()
         self._still: list[int] | None = None  # what the legs hold in the last steps, if there is no sound
         self._settled = 0  # number of these steps
         self.frames = 0
         """Frames of the call that are analysed."""
-        self.events: list[InteractionEvent] = []
-        """The events that have ended."""
-        self.dropped = 0
-        """Events above the limit."""
 
     # -- the legs ------------------------------------------------------------------------------------------------------
 
@@ -142,9 +104,19 @@ class Interaction:
         return self._tracks[leg].late_frames
 
     @property
+    def events(self) -> list[InteractionEvent]:
+        """The events that have ended."""
+        return self._log.ended
+
+    @property
+    def dropped(self) -> int:
+        """Events above the limit."""
+        return self._log.dropped
+
+    @property
     def events_now(self) -> list[InteractionEvent]:
         """All events in the order of their begin, those that still last with `offset_s` None."""
-        return sorted([*self.events, *self._open.values()], key=lambda event: event.event_id)
+        return self._log.all
 
     # -- the analysis --------------------------------------------------------------------------------------------------
 
@@ -158,7 +130,7 @@ class Interaction:
             most = self._still_steps()
             due = self._due_steps(lag_frames, max(1, most))
             if due < 1:
-                return self._news()
+                return self._log.news()
             if most and self._still is not None:
                 self._pass(due * RECORD_FRAMES, self._still)
             else:
@@ -173,13 +145,9 @@ class Interaction:
         rest = max(track.end for track in self._tracks) - self.frames
         if rest > 0:
             self._step(rest)
-        for key in list(self._open):
-            self._end(key, self.frames)
-        return self._news()
-
-    def _news(self) -> list[InteractionUpdate]:
-        news, self._updates = self._updates, []
-        return news
+        for key in list(self._log.open):
+            self._log.end(key, self.frames)
+        return self._log.news()
 
     def _due_steps(self, lag_frames: int, most: int) -> int:
         """Return how many of the next steps can be done, `most` at most; if these are several, there is no sound."""
@@ -238,14 +206,14 @@ class Interaction:
             before = meter.echo
             talking = bool((spans[far].flags & Flag.TALK).any()) or first - self._talkers[far].last <= _BEFORE
             meter.push(self._bands[far], spans[leg].band, talking=talking)
-            key: tuple[InteractionKind, int | None] = ("echo", far)
+            key: Key = ("echo", far)
             if meter.echo is None and before is not None:
-                self._end(key, first)
+                self._log.end(key, first)
             elif meter.echo is not None:
                 if before is None:
                     # It was found in the second block of those that hold it.
-                    self._begin(key, max(0, first - RECORD_FRAMES), meter.echo)
-                self._open[key] = replace(self._open[key], echo=meter.echo)
+                    self._log.begin(key, max(0, first - RECORD_FRAMES), meter.echo)
+                self._log.open[key] = replace(self._log.open[key], echo=meter.echo)
 
     def _talks(self, leg: int, span: Span) -> list[bool]:
         """Return in which frames the leg's own party talks: speech that is no echo."""
@@ -274,21 +242,21 @@ class Interaction:
             if talks[leg] and self._talkers[leg].add(frame):
                 self._confirmed(leg)
         for leg in range(LEGS):
-            key: tuple[InteractionKind, int | None] = ("one_way_audio", leg)
+            key: Key = ("one_way_audio", leg)
             presence = self._presence[leg]
             if presence.add(frame, flags[leg], flags[1 - leg], self._talkers[1 - leg].spoke):
-                if key not in self._open:
-                    self._begin(key, presence.begin or 0)
-            elif key in self._open:
-                self._end(key, frame)
+                if key not in self._log.open:
+                    self._log.begin(key, presence.begin or 0)
+            elif key in self._log.open:
+                self._log.end(key, frame)
         self._compare(frame)
         self._dead_air(frame, flags)
 
     def _confirmed(self, leg: int) -> None:
         """Count a response: the spurt that has just become certain follows the other party's last one."""
         me, other = self._talkers[leg], self._talkers[1 - leg]
-        if ("dead_air", None) in self._open:
-            self._end(("dead_air", None), me.start)
+        if ("dead_air", None) in self._log.open:
+            self._log.end(("dead_air", None), me.start)
         if other.spoke != NEVER and me.before < other.spoke < me.start:
             self._responses[leg].add(me.start - other.spoke - 1)
 
@@ -297,7 +265,7 @@ class Interaction:
         first, second = self._talkers
         began = max(first.start, second.start)
         both = min(first.last, second.last) + 1 - began
-        key = next((key for key in self._open if key[0] == "talk_over"), None)
+        key = next((key for key in self._log.open if key[0] == "talk_over"), None)
         if first.active(frame) and second.active(frame):
             long = all(one.last + 1 - one.start >= BACKCHANNEL_FRAMES for one in self._talkers)
             if key is None and both >= TALK_OVER_FRAMES and long:
@@ -305,38 +273,21 @@ class Interaction:
                 leg = None if abs(apart) <= TOGETHER_FRAMES else int(apart < 0)
                 if leg is not None:
                     self._interruptions[leg] += 1
-                self._begin(("talk_over", leg), began)
+                self._log.begin(("talk_over", leg), began)
         elif key is not None:
-            self._end(key, min(first.last, second.last) + 1)
+            self._log.end(key, min(first.last, second.last) + 1)
 
     def _dead_air(self, frame: int, flags: list[int]) -> None:
         """Count frames in which both legs are there, and nobody talks, plays or is on hold."""
         if _is_no_dead_air(flags):
             self._together = frame + 1
-            if ("dead_air", None) in self._open:
-                self._end(("dead_air", None), frame)
+            if ("dead_air", None) in self._log.open:
+                self._log.end(("dead_air", None), frame)
             return
         spoke = max(one.spoke for one in self._talkers)
         since = max(spoke + 1, self._together, 0)
-        if frame + 1 - since >= DEAD_AIR_FRAMES and ("dead_air", None) not in self._open:
-            self._begin(("dead_air", None), since)
-
-    # -- events --------------------------------------------------------------------------------------------------------
-
-    def _begin(self, key: tuple[InteractionKind, int | None], frame: int, echo: Echo | None = None) -> None:
-        event = InteractionEvent(self._found, key[0], key[1], round(frame * FRAME_S, 3), None, echo)
-        self._found += 1
-        self._open[key] = event
-        self._updates.append(InteractionUpdate("begin", event))
-
-    def _end(self, key: tuple[InteractionKind, int | None], frame: int) -> None:
-        event = self._open.pop(key)
-        event = replace(event, offset_s=max(event.onset_s, round(frame * FRAME_S, 3)))
-        if len(self.events) < MAX_EVENTS:
-            self.events.append(event)
-        else:
-            self.dropped += 1
-        self._updates.append(InteractionUpdate("end", event))
+        if frame + 1 - since >= DEAD_AIR_FRAMES and ("dead_air", None) not in self._log.open:
+            self._log.begin(("dead_air", None), since)
 
     # -- results -------------------------------------------------------------------------------------------------------
 

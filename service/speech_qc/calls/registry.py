@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextvars import Context
 
 from speech_qc.calls.call import Call, CallLeg
 from speech_qc.calls.events import CallSink
@@ -81,7 +82,8 @@ class Calls:
             call = self._calls[info.call_id] = Call(info, labels, self._sink, self._wall_clock())
         leg = call.join(info)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            # In a context of its own, or log lines of all calls would carry the id of the stream that comes first.
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, context=Context())
         return leg
 
     async def drain(self, wait_s: float) -> None:

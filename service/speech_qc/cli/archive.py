@@ -31,7 +31,7 @@ TERMINATED = 143
 
 @dataclass(frozen=True, slots=True)
 class ArchiveCommand:
-    """The options of the command; see the help texts in `cli.main`."""
+    """The options of the command; see the help texts in `cli.archive_commands`."""
 
     sources: Sequence[str]
     out: str

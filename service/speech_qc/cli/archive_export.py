@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExportCommand:
-    """The options of the command; see the help texts in `cli.main`."""
+    """The options of the command; see the help texts in `cli.archive_commands`."""
 
     results: str
     form: str

@@ -29,7 +29,7 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class BaselineCommand:
-    """The options of the command; see the help texts in `cli.main`."""
+    """The options of the command; see the help texts in `cli.archive_commands`."""
 
     results: str
     group: str

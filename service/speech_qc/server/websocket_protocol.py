@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import OPEN
 
 from speech_qc.errors import ProtocolError
@@ -40,6 +40,20 @@ TEXT_BYTES_PER_BYTE = 3
 """Bytes of a text message that count as one byte of audio, where text carries audio: base64, names and braces."""
 
 
+VIOLATIONS = {
+    1007: "protocol_error: send audio in binary messages, and text as UTF-8",
+    1008: "protocol_error: send fewer and larger messages, 100 a second at most",
+    1009: "payload_too_large: send smaller messages",
+}
+"""Reasons of closes after violations below the level of messages, by code: `code: what to do`."""
+
+MAX_REASON_CHARS = 123
+"""Maximum length of a reason in ASCII (RFC 6455, section 5.5)."""
+
+MAX_DROPPED_BYTES = 8 * 1024 * 1024
+"""Maximum that is read after a violation; a client sends less until it has read the close."""
+
+
 class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
     """One connection, without compression; uvicorn creates the instances, so `bounded_websocket_protocol` binds limits.
 
@@ -61,6 +75,7 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
         self._unread = SlowReaderCheck(self.limits.read_timeout_s)
         self._made_s = 0.0
         self._credit = FRAMES
+        self._dropped = 0  # bytes
         self._rest: list[bytes] = []  # not a deque, which takes 0.7 KiB when it is empty
         self._boundary = MessageBoundary()
 
@@ -143,6 +158,11 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Pass a whole binary message to the sink if no message is pending before it; otherwise parse as usual."""
+        if self.conn.eof_sent:  # after a violation, or a close frame
+            self._dropped += len(data)
+            if self._dropped > MAX_DROPPED_BYTES:
+                self.transport.abort()
+            return
         is_text = data[0] == FINAL_TEXT
         if (
             (sink := self._free_sink(is_text=is_text)) is not None
@@ -181,17 +201,41 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
         self._credit = min(FRAMES, self._credit + size / BYTES_PER_FRAME) - 1.0
         if self._credit >= 0.0:
             return True
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self.conn.eof_sent:
             logger.warning("stream dropped: client sent too many frames with little or no audio")
             if self.close_sent or not self.handshake_complete:
                 self.transport.abort()
             else:
-                self.queue.put_nowait({"type": "websocket.disconnect", "code": 1008})
-                self.conn.fail(1008, "protocol_error: send fewer and larger messages, 100 a second at most")
-                self.transport.write(b"".join(self.conn.data_to_send()))
-                self.close_sent = True
-                self.transport.close()
+                self.conn.fail(1008)
+                self.handle_parser_exception()
         return False
+
+    def handle_parser_exception(self) -> None:
+        """Close the connection after a violation, so that the client gets to know why.
+
+        Closing it at once would reset it while the client still sends, and a reset discards the close frame before the
+        client has read it. So what it sends is read and dropped until it closes, too.
+        """
+        if self.close_sent:  # the client answers with anything but a close frame; it is closed by the timer
+            return
+        found = self.conn.close_sent
+        if found is None:  # during the handshake
+            self.transport.abort()
+            return
+        self.conn.data_to_send()  # the library's close frame, whose reason does not say what to do
+        code = found.code
+        reason = VIOLATIONS.get(code, f"protocol_error: correct the frames: {found.reason}")[:MAX_REASON_CHARS]
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=False))
+        self.close_sent = True
+        if not self.transport.can_write_eof():  # TLS
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
 
     def handle_ping(self) -> None:
         """Count the ping and send a pong, unless the client does not read."""
@@ -229,7 +273,7 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(self.frames):
             self.frames = []
             if self.conn.state is OPEN:  # later data may have closed it
-                self.conn.send_close(1007)  # as uvicorn does, but uvicorn logs a traceback with bytes of the message
+                self.conn.fail(1007)  # uvicorn closes it, too, but logs a traceback with bytes of the message
                 self.handle_parser_exception()
             return
         super().send_receive_event_to_app()

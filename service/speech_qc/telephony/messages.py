@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
@@ -21,6 +22,8 @@ MAX_OTHERS = 32
 
 MAX_TEXT = 128
 """Characters of a name or value that a sender gives; more is cut off."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 PARAMETERS = ("call", "leg", "trunk", "name", "profile")
 """What the URL or the sender's own parameters may say about a leg."""
@@ -181,25 +184,30 @@ class Asked:
 
     def started(self, legs: Sequence[LegFormat], metadata: Mapping[str, Any], call_id: str | None = None) -> Started:
         """Return the start of the call; the URL takes precedence, then the sender's own parameters of these names."""
-        given = {str(name)[:MAX_TEXT]: str(value)[:MAX_TEXT] for name, value in metadata.items() if value is not None}
-        given |= {name[:MAX_TEXT]: value[:MAX_TEXT] for name, value in self.others.items()}
+        given = {_plain(str(name)): _plain(str(value)) for name, value in metadata.items() if value is not None}
+        given |= {_plain(name): _plain(value) for name, value in self.others.items()}
 
         def choose(asked: str | None, name: str) -> str | None:
             own = given.pop(name, None)
-            return asked or own
+            return _plain(asked) if asked else own
 
-        call = choose(self.call, "call") or call_id or self.session
+        call = choose(self.call, "call") or _plain(call_id or self.session)
         leg = choose(self.leg, "leg")
         if leg is not None and len(legs) == 1:
-            legs = [replace(legs[0], called=leg[:MAX_TEXT])]
+            legs = [replace(legs[0], called=leg)]
         return Started(
-            call[:MAX_TEXT],
+            call,
             legs,
             trunk=choose(self.trunk, "trunk"),
             name=choose(self.name, "name"),
             profile=choose(self.profile, "profile"),
             metadata=given,
         )
+
+
+def _plain(text: str) -> str:
+    """Return text that names something in documents, log lines and databases: none of them holds a NUL, say."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:MAX_TEXT])
 
 
 class VendorProtocol:
