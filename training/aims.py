@@ -96,6 +96,7 @@ AIMS: Sequence[Aim] = (
     _auroc("… DTMF", 0.997, "kinds", "dtmf", "interference"),
     _auroc("… ring-back and other call tones", 0.996, "kinds", "call_tone", "interference"),
     Aim("steady source under a minute of speech: seconds found", ("steady", "found"), 0.97, form=percent),
+    Aim("… noise that the sender gates in pauses", ("steady", "gated"), 0.97, form=percent),
     Aim("… seconds of tones also called music", ("steady", "called_music"), 0.02, at_least=False, form=percent),
     _at_most_db("`snr_db` below 25 dB, mean error", 5.5, "snr_db", "error_below_25_db"),
     _at_most_db("… median error", 3.0, "snr_db", "median_error_below_25_db"),

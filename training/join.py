@@ -2,8 +2,9 @@
 
 Writes two corpus folders. In OUT, `valid` serves early stopping, calibration and the choice of thresholds. In
 OUT-figures, `valid` serves only reported figures. Sources without training rows alternate between the two. Held-out
-rows of sources with training rows are divided by speaker or recording, and their speech goes only to OUT. `--figures`
-reserves more for OUT-figures, training rows included. The marks of `training/vad_teacher.py` are joined, too.
+rows of sources with training rows are divided by speaker or recording, and their speech goes only to OUT; rooms
+alternate in order of length, so that both halves have reverberant ones. `--figures` reserves more for OUT-figures,
+training rows included. The marks of `training/vad_teacher.py` are joined, too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import re
 import sys
 import zlib
 from collections import defaultdict
@@ -30,6 +32,7 @@ from training.corpora.manifest import (
 from training.corpora.pauses import SPEECH_NAME, read_marks
 
 Row = dict[str, str]
+ESC50_CLIP = re.compile(r"\d-(?P<recording>\d+)-[A-Z]-\d+")
 
 
 def read_rows(folders: Sequence[Path]) -> list[Row]:
@@ -105,13 +108,26 @@ def divide(rows: Sequence[Row]) -> dict[str, str]:
     return half
 
 
+def divide_rooms(rows: Sequence[Row]) -> dict[str, str]:
+    """Assign the held-out rooms, by their `_group`, to `choose` and `figures`, alternating in order of length."""
+    rooms = sorted((float(row["seconds"]), _group(row)) for row in rows if row["kind"] == "rir")
+    return {group: "figures" if place % 2 else "choose" for place, (_, group) in enumerate(rooms)}
+
+
 def half_of(row: Row, half: dict[str, str]) -> str:
-    """Return `choose` or `figures` for a row outside the training split."""
-    if row["source"] in half:
-        return half[row["source"]]
+    """Return `choose` or `figures` for a row outside the training split; `half` has sources, and rooms by group."""
+    for name in (row["source"], _group(row)):
+        if name in half:
+            return half[name]
     if row["speaker"]:
         return "choose"
-    return "figures" if zlib.crc32(_group(row).encode()) % 2 else "choose"
+    return "figures" if zlib.crc32(_recording(row).encode()) % 2 else "choose"
+
+
+def _recording(row: Row) -> str:
+    """Return what no two halves may share: `_group`, but all clips of a recording of ESC-50 (FOLD-ID-TAKE-CLASS)."""
+    clip = ESC50_CLIP.fullmatch(row["original"]) if row["source"] == "ESC-50" else None
+    return f"ESC-50/{clip['recording']}" if clip else _group(row)
 
 
 def join(out: Path, folders: Sequence[Path], figures: Sequence[str] = (), *, commercial: bool = False) -> list[Path]:
@@ -129,7 +145,9 @@ def join(out: Path, folders: Sequence[Path], figures: Sequence[str] = (), *, com
     rows = [row for row in read_rows(folders) if not commercial or allows_commercial_use(row["licence"])]
     only_figures = reserved(rows, figures)
     rows = [row | {"split": "valid"} if _group(row) in only_figures else row for row in rows]
-    half = divide([row for row in rows if _group(row) not in only_figures])
+    divided = [row for row in rows if _group(row) not in only_figures]
+    half = divide(divided)
+    half |= divide_rooms([row for row in divided if row["split"] != "train" and row["source"] not in half])
     marks = {
         f"part{number}/{path}": mark
         for number, part in enumerate(folders)

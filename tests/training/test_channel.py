@@ -19,10 +19,11 @@ from training.mixing.channel import (
     code,
     draw_channel,
     faultless,
+    fill_pauses,
     from_line,
     lose_packets,
     overload,
-    suppress_pauses,
+    passed_by_sender,
     to_line,
 )
 
@@ -186,12 +187,16 @@ def test_silence_suppression_touches_pauses_alone(pauses: str) -> None:
     plan = ChannelPlan(pauses=pauses)
     samples = rush(2.0, 4)
     speaking = np.arange(100) < 40
-    out = suppress_pauses(samples, speaking, plan)
+    passed = passed_by_sender(speaking)
+    quiet = samples * np.float32(0.1)
+    out, other = fill_pauses([samples, quiet], passed, 0.0, plan)
     np.testing.assert_array_equal(out[: 50 * 320], samples[: 50 * 320])  # 200 ms of hang-over
     rest = out[51 * 320 :]
     assert (rest == 0.0).all() if pauses == "zero" else not np.array_equal(rest, samples[51 * 320 :])
     if pauses == "comfort":
-        assert level_db(rest) == pytest.approx(level_db(samples[51 * 320 :]), abs=1.0)
+        assert level_db(rest) == pytest.approx(level_db(samples[51 * 320 :] + quiet[51 * 320 :]), abs=1.0)
+    np.testing.assert_array_equal(other[: 50 * 320], quiet[: 50 * 320])
+    assert not other[51 * 320 :].any()
 
 
 def test_a_loss_is_audible_unless_its_filling_is_like_what_was_sent() -> None:

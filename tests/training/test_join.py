@@ -126,3 +126,21 @@ def test_speech_marks_follow_their_recordings(tmp_path: Path) -> None:
         marks = read_marks(folder)
         assert list(marks) == ["part0/cy0speech.wav"]
         assert marks["part0/cy0speech.wav"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_takes_of_one_recording_and_wet_rooms_are_shared_fairly(tmp_path: Path) -> None:
+    takes = [
+        row(f"{number}{take}.wav", "noise", "valid", source="ESC-50", original=f"5-{number}-{take}-11")
+        for number in range(1000, 1030)
+        for take in "ABC"
+    ]
+    rooms = [row(f"r{i}.wav", "rir", "valid", source="rooms", seconds=f"{i + 1}") for i in range(6)]
+    known = [row("n.wav", "noise", source="ESC-50"), row("r.wav", "rir", source="rooms"), row("a.wav", "speech")]
+    (tmp_path / "one").mkdir()
+    write_manifest(tmp_path / "one", [*takes, *rooms, *known])
+    choose, figures = (read_manifest(folder) for folder in join(tmp_path / "out", [tmp_path / "one"]))
+    held = [[s for s in stems if s.split == "valid"] for stems in (choose, figures)]
+    numbers = [{s.original.split("-")[1] for s in half if s.kind == "noise"} for half in held]
+    assert not numbers[0] & numbers[1]
+    assert min(map(len, numbers)) > 5
+    assert [sorted(s.seconds for s in half if s.kind == "rir") for half in held] == [[1, 3, 5], [2, 4, 6]]

@@ -93,6 +93,63 @@ def test_a_talker_nearly_as_loud_is_a_disturbance_only_where_it_is_interference(
     np.testing.assert_array_equal(judged["disturbance"].mask, judged["interference"].mask)
 
 
+def spoken_apart(*sources: SourcePlan, channel: ChannelPlan) -> MixPlan:
+    """Return a plan with 2 s of speech, a pause of 3 s, and speech again."""
+    return replace(
+        plan_of(*sources, channel=channel), samples=2 * SAMPLES, speech=(Part(ANN, 0), Part(ANN, 5 * RATE_HZ))
+    )
+
+
+@pytest.mark.parametrize("pauses", ["zero", "comfort"])
+def test_a_sender_that_takes_noise_for_a_pause_sends_none_of_it(pool: Pool, pauses: str) -> None:
+    noise = fan(-6.0, 0, 2 * SAMPLES)
+    sender = replace(TRANSPARENT, pauses=pauses, gates_sources=True, comfort_db=-10.0)
+    noise = replace(noise, parts=tuple(Part(FAN, second * RATE_HZ) for second in range(8)))
+    gated, whole = (render(spoken_apart(noise, channel=line), pool) for line in (sender, TRANSPARENT))
+    pause = slice(125, 235)
+    assert whole.targets["noise"].value[pause].all()
+    silent = gated.samples[pause.start * 320 : pause.stop * 320]
+    assert (not silent.any()) == (pauses == "zero")
+    if pauses == "comfort":
+        kept = whole.samples[pause.start * 320 : pause.stop * 320]
+        assert 10.0 * np.log10(np.mean(silent**2) / np.mean(kept**2)) == pytest.approx(-10.0, abs=1.0)
+    for label in ("noise", "stationary_noise", "disturbance"):
+        target = gated.targets[label]
+        assert target.value[10:80].all(), label  # under the speech, it is heard as before
+        assert target.mask[pause].any() == (pauses == "zero"), label
+        assert not target.value[pause][target.mask[pause]].any(), label
+    assert gated.targets["dropout"].mask[pause].all()
+    assert not gated.targets["dropout"].value.any()
+    rest = gated.stems["source0_recording"]
+    assert not rest[pause].any()
+
+
+def test_a_short_silence_between_words_leaves_open_whether_the_noise_goes_on(pool: Pool) -> None:
+    sender = replace(TRANSPARENT, pauses="zero", gates_sources=True)
+    plan = replace(spoken_apart(fan(-6.0), channel=sender), samples=SAMPLES, speech=(Part(ANN, 0), Part(ANN, 41_600)))
+    noise = render(replace(plan, sources=(fan(-6.0),)), pool).targets["noise"]
+    shut = np.flatnonzero(~noise.mask)
+    assert shut.size > 5
+    assert shut.size <= 50
+    assert noise.value[noise.mask].all()
+
+
+def test_a_second_talker_keeps_the_gate_open(pool: Pool) -> None:
+    parts = tuple(Part(BOB, second * 2 * RATE_HZ) for second in range(4))
+    talker = SourcePlan("talker", TALKER, -8.0, (0, 2 * SAMPLES), 0, 4, parts=parts)
+    sender = replace(TRANSPARENT, pauses="zero", gates_sources=True)
+    gated, whole = (render(spoken_apart(talker, channel=line), pool) for line in (sender, TRANSPARENT))
+    speaking = whole.targets["interfering_speech"].value > 0
+    np.testing.assert_array_equal(gated.targets["interfering_speech"].value[speaking], 1.0)
+
+
+def test_a_sender_without_a_taste_for_noise_passes_it(pool: Pool) -> None:
+    sender = replace(TRANSPARENT, pauses="zero")
+    noise = fan(-6.0, 0, SAMPLES)
+    gated, whole = (render(plan_of(noise, channel=line), pool) for line in (sender, TRANSPARENT))
+    np.testing.assert_array_equal(gated.samples, whole.samples)
+
+
 def test_the_same_plan_gives_the_same_bits(pool: Pool) -> None:
     for seed in range(12):
         first = render(draw_plan(np.random.default_rng(seed), pool, SAMPLES), pool)

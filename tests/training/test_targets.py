@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from training.corpora.taxonomy import BABBLE, TALKER, UNKNOWN, Meaning, meaning_of
+from training.corpora.taxonomy import BABBLE, SYNTHETIC_TONE, TALKER, UNKNOWN, Meaning, meaning_of
 from training.mixing import targets
+from training.mixing.labels import GAP_FRAMES, label_targets
 from training.mixing.plan import SourceKind, SourcePlan
-from training.mixing.render import label_targets
-from training.mixing.targets import TALKER_KNOWN_FRAMES, Float64, FrameTarget
+from training.mixing.targets import NEW_VOICE_FRAMES, TALKER_KNOWN_FRAMES, Float64, FrameTarget
 
 FRAMES = 60
 SPEECH_DBFS = -20.0
@@ -231,9 +231,9 @@ def test_a_competing_talker_counts_as_speech_where_heard(level: float, expected:
     talker = source(TALKER, "talker")
     stems = {"dry": energy((-20, 30), (-120, 30)), "floor": steady(-110.0)}
     stems["speech"] = stems["dry"]
-    other = energy((-120, 36), (level, 24))
+    other = energy((-120, 32), (level, 28))
     judged = label_targets(stems, [(talker, other)], True, None, np.zeros(FRAMES), np.zeros(FRAMES))
-    tail = slice(44, FRAMES)  # after the end of both the smoothing and the target talker
+    tail = slice(46, FRAMES)  # after the end of the smoothing, the target talker, and the beginning of the other one
     speech = judged["speech"]
     assert state_of(FrameTarget(speech.value[tail], speech.mask[tail])) == expected
     rival = judged["interfering_speech"]
@@ -298,7 +298,7 @@ def rival_after(level_db: float, first: Float64, second: Float64) -> FrameTarget
 
 def test_which_talker_is_meant_is_left_open_until_the_first_was_heard_for_half_a_second() -> None:
     target = rival_after(-10.0, energy((-120, 20), (-20, 80)), energy((-30, 100)))
-    known = 20 + TALKER_KNOWN_FRAMES
+    known = 20 + TALKER_KNOWN_FRAMES + NEW_VOICE_FRAMES
     assert not target.mask[: known - 12].any()
     assert target.mask[known:].all()
     assert target.value[known:].all()
@@ -313,6 +313,33 @@ def test_a_talker_as_loud_as_the_first_interferes_only_while_both_speak() -> Non
     weaker = rival_after(-8.0, first, energy((-120, 30), (-28, 90)))
     assert weaker.value[70:].all()
     assert weaker.mask[70:].all()
+
+
+def test_the_beginning_of_a_second_talker_is_left_open_after_a_gap_and_not_within_a_sentence() -> None:
+    words = energy((-120, 40), (-30, 30), (-120, 15), (-30, 30), (-120, 60), (-30, 30))
+    target = rival_after(-10.0, energy((-20, words.size)), words)
+    first, second = 40, 40 + 30 + 15 + 30 + 60
+    for start in (first, second):
+        assert not target.mask[start : start + NEW_VOICE_FRAMES].any()
+        assert target.mask[start + NEW_VOICE_FRAMES : start + 30].all()
+        assert target.value[start + NEW_VOICE_FRAMES : start + 30].all()
+    assert target.mask[85:115].all()  # goes on after a gap that an event bridges
+    assert target.value[85:115].all()
+
+
+@pytest.mark.parametrize("label", ["noise", "stationary_noise", "interference", "tone"])
+def test_a_gap_that_an_event_bridges_is_left_open_and_a_longer_one_is_not(label: str) -> None:
+    kind = source(meaning_of("fan") if "noise" in label else SYNTHETIC_TONE)
+    for gap, undecided in ((GAP_FRAMES[label], True), (GAP_FRAMES[label] + 1, False)):
+        sound = energy((-30, 40), (-120, gap), (-30, 40))
+        stems = {"dry": energy((-20, sound.size)), "speech": energy((-20, sound.size))}
+        stems["floor"] = energy((-110, sound.size))
+        none = np.zeros(sound.size)
+        target = label_targets(stems, [(kind, sound)], True, None, none, none)[label]
+        middle = 40 + gap // 2
+        assert target.mask[middle] != undecided
+        assert target.value[middle] == 0.0
+        assert target.value[:40].all()
 
 
 # Inaudible losses

@@ -1,8 +1,9 @@
 """Steady sources under long speech: is a source still found, second by second, long after it began?
 
 A net can take a sound that lasts for the talker's background. Each case is a minute of one talker, with pauses, and one
-source from second 3 to the end. A second counts if the source is audible in at least half of its frames; the source is
-found in it if the score of its label is above the exit threshold in at least half of those frames.
+source from second 3 to the end; some are sent by a line whose gate shuts in the pauses. A second counts if the source
+is audible in at least half of its frames; the source is found in it if the score of its label is above the exit
+threshold in at least half of those frames.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ FRAMES_PER_S = RATE_HZ // FRAME_SAMPLES
 SPEECH_DBFS = -26.0
 FLOOR_OFFSET_DB = -4.0
 PAUSES_S = (0.15, 1.5)
+COMFORT_DB = -10.0
 VOICES = 8
 SAMPLES = int(SECONDS * RATE_HZ)
 SPAN = (int(ONSET_S * RATE_HZ), SAMPLES)
@@ -54,12 +56,14 @@ class Steady:
         label: The label that should find it.
         snr_db: Active speech level over the level of the source.
         source: Draws the source: pool, generator, the main talker, number of the case.
+        gate: What the sender puts into pauses instead of the source (`ChannelPlan.pauses`); None sends everything.
     """
 
     name: str
     label: str
     snr_db: float
     source: Callable[[Pool, np.random.Generator, str, int], SourcePlan | None]
+    gate: str | None = None
 
 
 def steady_cases(pool: Pool, seed: int, talkers: int = TALKERS) -> dict[str, list[Case]]:
@@ -76,7 +80,7 @@ def steady_cases(pool: Pool, seed: int, talkers: int = TALKERS) -> dict[str, lis
 
 
 def steady_figures(contender: Contender, cases: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
-    """Return the share of the audible seconds in which the source is found, by kind and over all kinds.
+    """Return the share of the audible seconds in which the source is found: by kind, over all kinds, and behind gates.
 
     For tones, also the share of their seconds in which `music` is above its enter threshold at the same time. Kinds
     whose label the contender does not have are left out.
@@ -96,7 +100,9 @@ def steady_figures(contender: Contender, cases: Mapping[str, Sequence[Case]]) ->
         rows[kind.name] = row
     if not rows:
         return {}
-    figures: dict[str, Any] = {"kinds": rows, "found": _weighted(rows, "found")}
+    sent = {kind.name: rows[kind.name] for kind in KINDS if kind.gate is None and kind.name in rows}
+    gated = {name: row for name, row in rows.items() if name not in sent}
+    figures: dict[str, Any] = {"kinds": rows, "found": _weighted(sent, "found"), "gated": _weighted(gated, "found")}
     if (called := _weighted(rows, "called_music")) is not None:
         figures["called_music"] = called
     return figures
@@ -124,7 +130,7 @@ def _plan(pool: Pool, kind: Steady, seed: Sequence[int], speaker: str, number: i
         floor_offset_db=FLOOR_OFFSET_DB,
         room=None,
         sources=(replace(source, level_db=-kind.snr_db),),
-        channel=ChannelPlan(),
+        channel=ChannelPlan(pauses=kind.gate, gates_sources=kind.gate is not None, comfort_db=COMFORT_DB),
     )
 
 
@@ -186,6 +192,8 @@ KINDS: Sequence[Steady] = (
     Steady("music, 10 dB", "music", 10.0, _music),
     Steady("steady noise, 10 dB", "stationary_noise", 10.0, _noise),
     Steady("babble, 10 dB", "interference", 10.0, _babble),
+    Steady("noise, 10 dB, silent pauses", "noise", 10.0, _noise, "zero"),
+    Steady("noise, 10 dB, comfort noise in pauses", "noise", 10.0, _noise, "comfort"),
 )
 
 

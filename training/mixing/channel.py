@@ -38,6 +38,7 @@ FILE_CODECS = {  # format and subtype of libsndfile
 }
 MNRU_SHARE, MNRU_Q_DB = 0.06, (8.0, 35.0)  # from plainly hoarse to hardly audible
 SUPPRESSOR_SHARE, SUPPRESSOR_DB, SUPPRESSOR_REACH_DB = 0.05, (10.0, 35.0), (-12.0, 3.0)
+GATES_SOURCES_SHARE, COMFORT_DB = 0.4, (-20.0, 0.0)
 NARROW_CODECS, WIDE_CODECS = ("gsm", "gsm", "adpcm", "opus"), ("mp3", "mp3", "vorbis", "opus")
 
 
@@ -59,8 +60,7 @@ class ChannelPlan:
     """Range of the automatic gain; 0 turns it off."""
     agc_seed: int = 0
     pauses: str | None = None
-    """What the sender puts into pauses of a talker without disturbance: `zero` or `comfort` (noise); None leaves the
-    pauses unchanged."""
+    """What the sender puts into pauses of a talker: `zero` or `comfort` (noise); None leaves the pauses unchanged."""
     clip_share: float | None = None
     """Share of the non-silent samples that are beyond the rail."""
     clip_soft: bool = False
@@ -82,6 +82,10 @@ class ChannelPlan:
     """Attenuation of a noise suppressor that also removes soft parts of the speech."""
     suppressor_reach_db: float = 0.0
     """Least threshold of the suppressor relative to the mean power of each frequency bin."""
+    gates_sources: bool = False
+    """Whether the sender takes a disturbance for a pause, too; it never does so with a second talker."""
+    comfort_db: float = 0.0
+    """Level of the comfort noise relative to what it replaces, if that is a disturbance."""
 
     @property
     def rate_hz(self) -> int:
@@ -127,6 +131,8 @@ def draw_channel(rng: np.random.Generator) -> ChannelPlan:
         mnru_seed=int(rng.integers(2**31)),
         suppressor_db=float(rng.uniform(*SUPPRESSOR_DB)) if rng.random() < SUPPRESSOR_SHARE else None,
         suppressor_reach_db=float(rng.uniform(*SUPPRESSOR_REACH_DB)),
+        gates_sources=bool(rng.random() < GATES_SOURCES_SHARE),
+        comfort_db=float(rng.uniform(*COMFORT_DB)),
     )
 
 
@@ -214,29 +220,34 @@ def automatic_gain(count: int, plan: ChannelPlan) -> Float32 | None:
     return np.asarray(10.0 ** (np.interp(np.arange(count), knots, level) / 20.0), dtype=np.float32)
 
 
-def suppress_pauses(mixture: Float32, speaking: NDArray[np.bool_], plan: ChannelPlan) -> Float32:
-    """Replace the talker's pauses by digital silence or comfort noise, like a sender with silence suppression.
-
-    Args:
-        mixture: Samples at the line's rate.
-        speaking: Whether the talker speaks, per 20 ms frame.
-        plan: Selects the replacement.
-    """
-    if plan.pauses is None or speaking.all():
-        return mixture
+def passed_by_sender(speaking: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark the 20 ms frames that a sender with silence suppression passes: 20 ms ahead, 200 ms of hang-over."""
     held = speaking.copy()
-    for shift in range(1, 11):  # 200 ms of hang-over, 20 ms ahead
+    for shift in range(1, 11):
         held[shift:] |= speaking[:-shift]
     held[:-1] |= speaking[1:]
-    frame = plan.rate_hz // 50
-    keep = np.repeat(held, frame)[: len(mixture)]
-    keep = np.concatenate([keep, np.full(len(mixture) - len(keep), bool(held[-1]))])
-    if plan.pauses == "zero":
-        return np.where(keep, mixture, np.float32(0.0))
-    rest = mixture[~keep]
-    rms = float(np.sqrt(np.mean(np.square(rest)))) if rest.size else 0.0
-    noise = np.random.default_rng(plan.agc_seed).normal(0.0, max(rms, 1e-4), len(mixture))
-    return np.where(keep, mixture, noise.astype(np.float32))
+    return held
+
+
+def fill_pauses(stems: list[Float32], passed: NDArray[np.bool_], gain_db: float, plan: ChannelPlan) -> list[Float32]:
+    """Replace what a sender does not pass by digital silence or comfort noise.
+
+    Args:
+        stems: Stems at the line's rate, (n,) each; the first one gets the comfort noise.
+        passed: Whether the sender passes the sound, per 20 ms frame.
+        gain_db: Level of the comfort noise relative to the sum of the stems in the pauses.
+        plan: Selects the replacement.
+    """
+    count = len(stems[0])
+    keep = np.repeat(passed, plan.rate_hz // 50)[:count]
+    keep = np.concatenate([keep, np.full(count - len(keep), bool(passed[-1]))])
+    first, *others = (np.where(keep, stem, np.float32(0.0)) for stem in stems)
+    if plan.pauses == "comfort":
+        rest = sum(stems, np.zeros(count, np.float32))[~keep]
+        rms = float(np.sqrt(np.mean(np.square(rest)))) * 10.0 ** (gain_db / 20.0) if rest.size else 0.0
+        noise = np.random.default_rng(plan.agc_seed).normal(0.0, max(rms, 1e-4), count)
+        first = np.where(keep, first, noise.astype(np.float32))
+    return [first, *others]
 
 
 def audibly_lost(received: Float32, sent: Float32, lost: NDArray[np.bool_], frame: int) -> NDArray[np.bool_]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
 from training.corpora.preprocess import NORMAL_LEVEL_DBFS
-from training.corpora.taxonomy import ANY_DISTURBANCE, DISTURBANCE, SYNTHETIC_NOISE, Meaning
 from training.mixing import channel as line
 from training.mixing import targets
 from training.mixing.distortion import add_correlated_noise, suppress_noise
+from training.mixing.labels import behind_gate, label_targets
 from training.mixing.plan import RATE_HZ, SYNTHS, MixPlan, Part, Pool, RoomPlan, SourcePlan
 from training.mixing.synth import room_tone
 
@@ -25,7 +25,6 @@ EDGE_FADE = 80  # 5 ms at both ends of each recording, so that joins do not clic
 LOOP_FADE = 640  # 40 ms; room tone that repeats is crossfaded at its seams
 MIN_FLOOR_DBFS = -95.0
 HIGHEST_FLOOR_DB = -36.0  # maximum level of the room tone relative to the active speech
-FLOOR = SourcePlan("synth", SYNTHETIC_NOISE, 0.0, (0, 0), 0, 0)  # room tone, where it counts as a source
 PEAK_LIMIT = 0.98  # peak of a mixture without planned overload
 
 
@@ -60,9 +59,15 @@ def render(plan: MixPlan, pool: Pool) -> Mixture:
 
     dry_line, wet_line, floor_line, sources_line, mixture = _on_line(dry, wet, floor, rendered, plan)
     frame = plan.channel.rate_hz // targets.FRAMES_PER_S
-    if not plan.sources and plan.speech:
-        speaking = targets.speech_activity(targets.frame_energy(dry_line, frame))
-        mixture = line.suppress_pauses(mixture, speaking, plan.channel)
+    shut = None
+    if plan.speech and plan.channel.pauses is not None and (plan.channel.gates_sources or not plan.sources):
+        stems = [floor_line, dry_line, wet_line, *sources_line]
+        passed = _passed(dry_line, sources_line, plan, frame)
+        if not passed.all():
+            filled = line.fill_pauses(stems, passed, plan.channel.comfort_db if plan.sources else 0.0, plan.channel)
+            floor_line, dry_line, wet_line, *sources_line = filled
+            mixture = sum((wet_line, *sources_line), floor_line)
+            shut = ~passed if plan.sources else None
     scale = _headroom(mixture, plan)
     mixture, beyond, gain = line.overload(mixture * np.float32(scale), plan.channel)
     mixture, headroom = add_correlated_noise(mixture, plan.channel.mnru_q_db, plan.channel.mnru_seed)
@@ -73,16 +78,18 @@ def render(plan: MixPlan, pool: Pool) -> Mixture:
     samples = line.from_line(mixture, plan.channel)[: plan.samples]
 
     energies = [targets.frame_energy(s, frame) * scale**2 for s in (dry_line, wet_line, floor_line, *sources_line)]
-    stems = dict(zip(("dry", "speech", "floor"), energies[:3], strict=True))
+    by_stem = dict(zip(("dry", "speech", "floor"), energies[:3], strict=True))
     by_source = list(zip(plan.sources, energies[3:], strict=True))
-    stems |= {f"source{i}_{source.kind}": e for i, (source, e) in enumerate(by_source)}
+    by_stem |= {f"source{i}_{source.kind}": e for i, (source, e) in enumerate(by_source)}
     c50 = None if room is None else targets.clarity_c50_db(room, RATE_HZ)
     clipped, gone = (targets.frame_energy(marks.astype(np.float32), frame) for marks in (beyond, lost))
     talking = [_talking(parts, pool, plan.samples) for parts in (plan.speech, *(s.parts for s in plan.sources))]
-    judged = label_targets(stems, by_source, bool(plan.speech), c50, clipped, gone, audible, talking)
+    judged = label_targets(by_stem, by_source, bool(plan.speech), c50, clipped, gone, audible, talking)
+    if shut is not None:
+        judged = behind_gate(judged, shut, plan.channel)
     rest = floor_line + sum(sources_line, np.zeros(1, np.float32))
     parts = [line.from_line(part * np.float32(scale), plan.channel)[: plan.samples] for part in (wet_line, rest)]
-    return Mixture(samples, judged, stems, c50, (parts[0], parts[1]))
+    return Mixture(samples, judged, by_stem, c50, (parts[0], parts[1]))
 
 
 def _on_line(
@@ -111,107 +118,17 @@ def _on_line(
     return dry_line, wet_line, floor_line, sources_line, mixture
 
 
-def label_targets(
-    stems: Mapping[str, Float64],
-    sources: list[tuple[SourcePlan, Float64]],
-    has_speech: bool,
-    c50_db: float | None,
-    clipped_share: Float64,
-    lost_share: Float64,
-    audibly_lost: NDArray[np.bool_] | None = None,
-    talking: Sequence[Float64 | None] = (),
-) -> dict[str, targets.FrameTarget]:
-    """Compute the targets of all labels and frames from the stems.
-
-    `talking` has the VAD teacher's probabilities for the speech and for each source, or None.
-    """
-    frames = stems["dry"].size
-    active = targets.speech_activity(stems["dry"]) if has_speech else np.zeros(frames, dtype=bool)
-    level = targets.active_level_db(stems["speech"], active)
-    said, *others = talking or [None] * (1 + len(sources))
-    result = {"speech": _speech_target(active, level, sources, said if has_speech else None, others)}
-    # Without speech, a noise floor that an overload has made loud counts as noise.
-    sounding = sources if has_speech else [*sources, (FLOOR, stems["floor"])]
-    for label in (
-        "noise", "interference", "stationary_noise", "transient_noise", "interfering_speech", "music", "tone",
-    ):  # fmt: skip
-        result[label] = _source_target(label, sounding, level, frames, active)
-    disturbing = [(replace(source, meaning=ANY_DISTURBANCE), energy) for source, energy in sounding]
-    result[DISTURBANCE] = _source_target(DISTURBANCE, disturbing, level, frames, active)
-    result["clipping"] = targets.share_target(clipped_share, targets.CLIPPED_SHARE)
-    other = stems["floor"] + sum((energy for _, energy in sources), np.zeros(frames))
-    result["snr_db"] = targets.FrameTarget(targets.snr_db(stems["speech"], other), active)
-    result["reverberation"] = targets.reverberation(active, c50_db)
-    quiet = -np.inf if level is None else level - targets.LOSS_AUDIBLE_BELOW_SPEECH_DB
-    sounded = targets.to_db(stems["speech"] + other) > max(targets.LOSS_AUDIBLE_DBFS, quiet)
-    lost = lost_share > 0.0
-    audible = sounded if audibly_lost is None else sounded & audibly_lost
-    dropout = targets.ternary((lost_share >= targets.LOST_SHARE) & audible, ~lost)
-    masked = {k: targets.FrameTarget(t.value, t.mask & ~lost) for k, t in result.items()}
-    return {**masked, "dropout": dropout}
-
-
-def _speech_target(
-    active: NDArray[np.bool_],
-    level_db: float | None,
-    sources: list[tuple[SourcePlan, Float64]],
-    said: Float64 | None,
-    others: Sequence[Float64 | None],
-) -> targets.FrameTarget:
-    """Return the speech target: the main talker or an audible competing one; masked where voices blur.
-
-    The VAD teacher decides where somebody speaks, since energy takes breath and lip smacks for speech; frames that it
-    is unsure of are masked. Without a teacher, energy decides.
-    """
-    yes, open_ = (active.copy(), np.zeros(active.size, dtype=bool)) if said is None else targets.taught_speech(said)
-    for (source, energy), heard in zip(sources, others, strict=True):
-        audible, inaudible = targets.presence(energy, level_db)
+def _passed(dry: Float32, sources: list[Float32], plan: MixPlan, frame: int) -> NDArray[np.bool_]:
+    """Return the frames that a sender with silence suppression passes: those with a voice, also a second talker's."""
+    energy = targets.frame_energy(dry, frame)
+    speaking = targets.speech_activity(energy)
+    level = targets.active_level_db(energy, speaking)
+    if level is None:
+        return np.ones(energy.size, dtype=bool)
+    for source, stem in zip(plan.sources, sources, strict=True):
         if source.kind == "talker":
-            talking = targets.speech_activity(energy)
-            if heard is not None:
-                talking, unsure = targets.taught_speech(heard)
-                open_ |= unsure & ~inaudible
-            yes |= talking & audible
-            open_ |= talking & ~audible & ~inaudible
-        elif source.kind == "babble" or _blurs_speech(source.meaning):
-            open_ |= ~inaudible
-    return targets.ternary(yes, ~yes & ~open_)
-
-
-def _blurs_speech(meaning: Meaning) -> bool:
-    """Whether a sound is ambience that may contain voices; coughs, cries and laughter are vocal but not speech."""
-    return "interfering_speech" in meaning.maybe and "transient_noise" not in meaning.yes
-
-
-def _source_target(
-    label: str,
-    sources: list[tuple[SourcePlan, Float64]],
-    level_db: float | None,
-    frames: int,
-    active: NDArray[np.bool_],
-) -> targets.FrameTarget:
-    """Return the target of one label over all sources.
-
-    Energies of sources with the label add up; audible sources that may have the label mask it. A second talker counts
-    once the first one is known, because before that a causal listener cannot tell which is the main one. A second
-    talker that is nearly as loud counts only where both speak simultaneously.
-    """
-    total = np.zeros(frames)
-    maybe = np.zeros(frames)
-    known = targets.known_talker(active)
-    for source, energy in sources:
-        if label in source.meaning.yes and source.kind == "talker":
-            ordered = source.level_db <= -targets.ORDERED_TALKERS_DB
-            sure = known if ordered else known & active
-            total += np.where(sure, energy, 0.0)
-            maybe += np.where(sure, 0.0, energy)
-        elif label in source.meaning.yes:
-            total += energy
-        elif label in source.meaning.maybe:
-            maybe += energy
-    audible, inaudible = targets.presence(total, level_db)
-    _, maybe_inaudible = targets.presence(maybe, level_db)
-    return targets.ternary(audible, inaudible & maybe_inaudible)
+            speaking |= targets.presence(targets.frame_energy(stem, frame), level)[0]
+    return line.passed_by_sender(speaking)
 
 
 def _lay_parts(parts: tuple[Part, ...], pool: Pool, samples: int) -> Float32:

@@ -39,6 +39,9 @@ LOSS_AUDIBLE_BELOW_SPEECH_DB = 30.0  # … and at most this far below the speech
 
 ORDERED_TALKERS_DB = 5.0  # a talker weaker by at least this is the second one even where the first is silent
 TALKER_KNOWN_FRAMES = 25  # 0.5 s of the first talker; before that, it is unknown which of two is the main one
+NEW_VOICE_FRAMES = 10  # 0.2 s; a second talker who begins cannot be told from the first one sooner
+
+SHUT_GAP_FRAMES = 50  # 1 s; whether a disturbance goes on behind a gate that is shut for so long is undecided
 
 TEACHER_SURE = (0.3, 0.7)  # between these probabilities, the VAD teacher is unsure whether somebody speaks
 
@@ -126,6 +129,20 @@ def presence(energy: Float64, speech_level_db: float | None) -> tuple[Bool, Bool
         audible = (mean_db > min(PRESENT_DBFS, max(least_db, FAINTEST_DBFS))) & (frame_db > least_db)
         inaudible = mean_db < max(speech_level_db - ABSENT_BELOW_SPEECH_DB, FAINTEST_DBFS - 6.0)
     return audible, inaudible & ~audible
+
+
+def undecided_gaps(audible: Bool, longest: int) -> Bool:
+    """Mark the gaps of at most `longest` frames between audible frames: one incident with or without them."""
+    return close_gaps(audible, longest) & ~audible
+
+
+def beginnings(audible: Bool, frames: int) -> Bool:
+    """Mark the first `frames` frames of each run of audible ones."""
+    runs = np.flatnonzero(np.diff(np.concatenate([[False], audible]).astype(np.int8)) == 1)
+    marked = np.zeros(audible.size, dtype=bool)
+    for start in runs:
+        marked[start : start + frames] = True
+    return marked & audible
 
 
 def known_talker(active: Bool) -> Bool:
