@@ -173,11 +173,12 @@ class LossBank:
 
 
 def _disjoint(found: list[tuple[int, Loss]]) -> list[tuple[int, Loss]]:
-    """Sort losses; of those that overlap keep the longer one."""
+    """Sort losses; of those that overlap keep one that is no tone, or the longer one."""
     kept: list[tuple[int, Loss]] = []
     for row, loss in sorted(found, key=lambda item: (item[0], item[1].start, -item[1].stop)):
         if kept and kept[-1][0] == row and loss.start < kept[-1][1].stop:
-            if loss.stop - loss.start > kept[-1][1].stop - kept[-1][1].start:
+            last = kept[-1][1]
+            if (not loss.tonal, loss.stop - loss.start) > (not last.tonal, last.stop - last.start):
                 kept[-1] = (row, loss)
             continue
         kept.append((row, loss))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, View
-from speech_qc.audio.losses.tones import may_be_tone
+from speech_qc.audio.losses.tones import PURE_REST, REST, rest_of_tones
 
 RISE = 4.0
 """Least ratio of the spread of two adjacent blocks where sound resumes."""
@@ -98,8 +98,10 @@ class Fades:
         offset, stop = int(view.first[row]), block * self._grid.block
         if offset + stop > view.ends[row]:
             return None
-        tonal = may_be_tone(samples[begin : begin + 4 * size])
-        return Loss("faded", offset + begin, offset + stop, offset + 2 * self._grid.piece, tonal=tonal)
+        rest = rest_of_tones(samples[begin : begin + 4 * size])
+        if rest < PURE_REST:
+            return None
+        return Loss("faded", offset + begin, offset + stop, offset + 2 * self._grid.piece, tonal=rest < REST)
 
     def _is_copy(self, samples: Float32, start: int, stop: int) -> bool:
         """Say whether some samples are a copy of earlier ones with a steadily changing gain."""

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from speech_qc.audio.losses.grid import PIECE_BLOCKS, Float32, Grid, Loss, Rows, View
-from speech_qc.audio.losses.tones import may_be_tone
+from speech_qc.audio.losses.tones import PURE_REST, REST, rest_of_tones
 from speech_qc.wire.vocabulary import LossKind
 
 EXACT = 0.992
@@ -220,7 +220,9 @@ class Repeats:
         if (view.spread[row, block:last] < view.reference[row, block:last] * np.float32(10 ** (LOUD_DB / 20))).all():
             return None
         samples = view.samples[row]
-        source = samples[block * grid.block - lag : (block + MIN_BLOCKS) * grid.block - lag]
+        rest = rest_of_tones(samples[block * grid.block - lag : (block + MIN_BLOCKS) * grid.block - lag])
+        if rest < PURE_REST:
+            return None
         first = _first_copied(samples, block, lag, grid)
         stop = _first_other(samples, last, lag, grid)
         muted = view.spread[row, last + 1 :] <= view.reference[row, last + 1 :] * np.float32(10 ** (MUTE_DB / 20))
@@ -237,7 +239,7 @@ class Repeats:
             return None
         kind: LossKind = "faded" if faded else "repeated"
         known = offset + 2 * grid.piece
-        return Loss(kind, offset + first, offset + stop, known, tonal=may_be_tone(source))
+        return Loss(kind, offset + first, offset + stop, known, tonal=rest < REST)
 
     def _is_packets(self, length: int) -> bool:
         """Say whether a gap lasts a multiple of 10 ms."""
