@@ -161,5 +161,5 @@ async def test_a_name_that_the_call_has_is_refused_and_the_first_leg_goes_on():
         assert "if this one comes back because its connection was lost, retry" in error["error"]["message"]
         assert error["error"]["detail"] == {"leg_in_use": "agent", "retry_after_s": 5}
         assert second.close_reason is not None
-        assert second.close_reason.endswith("one whose connection was lost: retry after a few seconds")
+        assert second.close_reason.endswith("retry in a few seconds if you are reconnecting")
         assert (await finish(first))[-1]["type"] == "summary"

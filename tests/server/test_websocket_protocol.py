@@ -430,9 +430,14 @@ def test_the_close_says_what_it_says_by_the_slow_way(watching, query, part, code
         (frame(b"") * 3000, 1008, "protocol_error: send fewer and larger messages"),
         (frame(bytes(40_000)), 1009, "payload_too_large: send smaller messages"),
         (frame(b"\xff", Opcode.TEXT), 1007, "protocol_error: send audio in binary messages"),
+        (
+            frame(b"\xff", Opcode.TEXT) + frame(b"hi", Opcode.PING),
+            1007,
+            "protocol_error: send audio in binary messages",
+        ),
         (frame(SECOND[:3200], mask=False), 1002, "protocol_error: correct the frames: incorrect masking"),
     ],
-    ids=["too many frames", "far too large", "no text", "not masked"],
+    ids=["too many frames", "far too large", "no text", "no text, then a ping", "not masked"],
 )
 def test_a_sender_that_does_not_stop_reads_why_it_was_closed(violation, code, reason):
     """A connection that is closed while data arrives is reset, which would discard the close frame."""

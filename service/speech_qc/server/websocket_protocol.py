@@ -24,6 +24,7 @@ from speech_qc.server.raw_response import raw_response
 from speech_qc.server.timeouts import ConnectionLimits, ConnectionTimeouts, SlowReaderCheck
 from speech_qc.server.websocket_frames import FINAL_BINARY, FINAL_TEXT, MessageBoundary, text_frame_head, whole_message
 from speech_qc.settings import Settings
+from speech_qc.wire.close import MAX_REASON_BYTES
 
 logger = logging.getLogger("speech_qc.access")
 
@@ -44,11 +45,9 @@ VIOLATIONS = {
     1007: "protocol_error: send audio in binary messages, and text as UTF-8",
     1008: "protocol_error: send fewer and larger messages, 100 a second at most",
     1009: "payload_too_large: send smaller messages",
+    1011: "error: reconnect",
 }
 """Reasons of closes after violations below the level of messages, by code: `code: what to do`."""
-
-MAX_REASON_CHARS = 123
-"""Maximum length of a reason in ASCII (RFC 6455, section 5.5)."""
 
 MAX_DROPPED_BYTES = 8 * 1024 * 1024
 """Maximum that is read after a violation; a client sends less until it has read the close."""
@@ -224,7 +223,7 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
             return
         self.conn.data_to_send()  # the library's close frame, whose reason does not say what to do
         code = found.code
-        reason = VIOLATIONS.get(code, f"protocol_error: correct the frames: {found.reason}")[:MAX_REASON_CHARS]
+        reason = VIOLATIONS.get(code, f"protocol_error: correct the frames: {found.reason}")[:MAX_REASON_BYTES]
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.transport.write(Frame(Opcode.CLOSE, Close(code, reason).serialize()).serialize(mask=False))
         self.close_sent = True
@@ -240,7 +239,8 @@ class LiveWebSocketProtocol(ConnectionTimeouts, WebSocketsSansIOProtocol):
     def handle_ping(self) -> None:
         """Count the ping and send a pong, unless the client does not read."""
         answer = b"".join(self.conn.data_to_send())
-        if self._may_send(0) and (self.writable.is_set() or self.conn.close_sent is not None):
+        # After a violation there is no answer, and writing nothing would fail as well.
+        if self._may_send(0) and answer and (self.writable.is_set() or self.conn.close_sent is not None):
             self.transport.write(answer)  # may also contain the reply to a close frame
 
     def handle_pong(self, event: Frame) -> None:

@@ -31,7 +31,7 @@ ADVICE: dict[str, str] = {
 
 ADVICE_BY_DETAIL: dict[str, str] = {
     "idle_s": "send audio or KeepAlive in time, CloseStream at the end",
-    "leg_in_use": "name each leg differently; one whose connection was lost: retry after a few seconds",
+    "leg_in_use": "leg name in use: choose another, or retry in a few seconds if you are reconnecting",
     "unread_s": "read messages while you send audio, then retry",
 }
 """What to do, by a key in the error's detail; more specific than the advice by code."""
