@@ -101,7 +101,7 @@ def merged(events: Runs, rule: EventRule) -> Runs:
 
 
 def detect(score: Float, enter: float, leave: float, rule: EventRule) -> Runs:
-    """Find events by hysteresis, like the service."""
+    """Find events by hysteresis, like the service, which also lets those of `reverberation` begin in speech only."""
     up = score >= enter
     decided = np.flatnonzero(up | (score < leave))
     latest = np.zeros(len(score), np.int64)

@@ -143,7 +143,7 @@ def test_a_second_talker_keeps_the_gate_open(pool: Pool) -> None:
     np.testing.assert_array_equal(gated.targets["interfering_speech"].value[speaking], 1.0)
 
 
-def test_a_sender_without_a_taste_for_noise_passes_it(pool: Pool) -> None:
+def test_a_sender_that_gates_no_disturbance_passes_it(pool: Pool) -> None:
     sender = replace(TRANSPARENT, pauses="zero")
     noise = fan(-6.0, 0, SAMPLES)
     gated, whole = (render(plan_of(noise, channel=line), pool) for line in (sender, TRANSPARENT))

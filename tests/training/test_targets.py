@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from training.corpora.taxonomy import BABBLE, SYNTHETIC_TONE, TALKER, UNKNOWN, Meaning, meaning_of
 from training.mixing import targets
-from training.mixing.labels import GAP_FRAMES, label_targets
+from training.mixing.labels import BRIDGED_FRAMES, label_targets
 from training.mixing.plan import SourceKind, SourcePlan
 from training.mixing.targets import NEW_VOICE_FRAMES, TALKER_KNOWN_FRAMES, Float64, FrameTarget
 
@@ -330,7 +330,7 @@ def test_the_beginning_of_a_second_talker_is_left_open_after_a_gap_and_not_withi
 @pytest.mark.parametrize("label", ["noise", "stationary_noise", "interference", "tone"])
 def test_a_gap_that_an_event_bridges_is_left_open_and_a_longer_one_is_not(label: str) -> None:
     kind = source(meaning_of("fan") if "noise" in label else SYNTHETIC_TONE)
-    for gap, undecided in ((GAP_FRAMES[label], True), (GAP_FRAMES[label] + 1, False)):
+    for gap, undecided in ((BRIDGED_FRAMES[label], True), (BRIDGED_FRAMES[label] + 1, False)):
         sound = energy((-30, 40), (-120, gap), (-30, 40))
         stems = {"dry": energy((-20, sound.size)), "speech": energy((-20, sound.size))}
         stems["floor"] = energy((-110, sound.size))

@@ -252,8 +252,11 @@ def _steady(by: By) -> str:
     if not rows:
         return ""
     rows += [
-        ("all", name, "", "", percent(steady["found"]), percent(steady.get("called_music")))
+        ("all without gates", name, "", "", percent(steady["found"]), percent(steady.get("called_music")))
         for name, steady in held.items()
+    ]
+    rows += [
+        ("all behind gates", name, "", "", percent(steady.get("gated")), percent(None)) for name, steady in held.items()
     ]
     head = ("a minute of speech with", "contender", "talkers", "seconds", "found", "also called music")
     return "### Steady sources under speech\n\n" + table(head, rows, 2) + f"\n\n{STEADY_NOTE}"

@@ -80,8 +80,9 @@ def steady_cases(pool: Pool, seed: int, talkers: int = TALKERS) -> dict[str, lis
 
 
 def steady_figures(contender: Contender, cases: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
-    """Return the share of the audible seconds in which the source is found: by kind, over all kinds, and behind gates.
+    """Return the share of the audible seconds in which the source is found.
 
+    The shares are by kind, over all kinds without gates (`found`), and over those behind gates (`gated`).
     For tones, also the share of their seconds in which `music` is above its enter threshold at the same time. Kinds
     whose label the contender does not have are left out.
     """

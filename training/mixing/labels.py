@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from speech_qc.scoring.layout import frames_reaching
 from training.corpora.taxonomy import ANY_DISTURBANCE, DISTURBANCE, SYNTHETIC_NOISE, Meaning
 from training.event_rules import EVENT_RULES, FRAME_S
 from training.mixing import targets
@@ -19,8 +20,9 @@ Float64 = NDArray[np.float64]
 SOURCE_LABELS = (
     "noise", "interference", "stationary_noise", "transient_noise", "interfering_speech", "music", "tone", DISTURBANCE,
 )  # fmt: skip
-GAP_FRAMES = {label: round(rule.merge_gap_s / FRAME_S) for label, rule in EVENT_RULES.items()}
-GAP_FRAMES[DISTURBANCE] = GAP_FRAMES["noise"]
+BRIDGED_FRAMES = {label: frames_reaching(rule.merge_gap_s, FRAME_S) - 1 for label, rule in EVENT_RULES.items()}
+"""Longest gap that events of a label bridge."""
+BRIDGED_FRAMES[DISTURBANCE] = BRIDGED_FRAMES["noise"]
 FLOOR = SourcePlan("synth", SYNTHETIC_NOISE, 0.0, (0, 0), 0, 0)  # room tone, where it counts as a source
 
 
@@ -123,9 +125,10 @@ def _source_target(
             maybe += energy
     audible, inaudible = targets.presence(total, level_db)
     _, maybe_inaudible = targets.presence(maybe, level_db)
-    open_ = targets.undecided_gaps(audible, GAP_FRAMES[label])
-    heard = targets.close_gaps(targets.presence(voices, level_db)[0], GAP_FRAMES[label])
-    open_ |= targets.beginnings(heard, targets.NEW_VOICE_FRAMES)
+    open_ = targets.undecided_gaps(audible, BRIDGED_FRAMES[label])
+    heard = targets.close_gaps(targets.presence(voices, level_db)[0], BRIDGED_FRAMES[label])
+    others, _ = targets.presence(total - voices, level_db)
+    open_ |= targets.beginnings(heard, targets.NEW_VOICE_FRAMES) & ~others
     return targets.ternary(audible & ~open_, inaudible & maybe_inaudible & ~open_)
 
 
@@ -133,8 +136,10 @@ def behind_gate(
     judged: Mapping[str, targets.FrameTarget], shut: NDArray[np.bool_], channel: ChannelPlan
 ) -> dict[str, targets.FrameTarget]:
     """Mask the disturbances where the sender's gate is shut: always in comfort noise, and in short silence."""
-    passed = ~shut
-    unsure = shut if channel.pauses == "comfort" else targets.undecided_gaps(passed, targets.SHUT_GAP_FRAMES)
+    # At the edges of a clip, too, where the rest of the silence is not seen.
+    inside = np.concatenate([[True], ~shut, [True]])
+    brief = targets.undecided_gaps(inside, targets.SHUT_GAP_FRAMES)[1:-1]
+    unsure = shut if channel.pauses == "comfort" else brief
     return {
         label: targets.FrameTarget(target.value, target.mask & ~unsure) if label in SOURCE_LABELS else target
         for label, target in judged.items()
