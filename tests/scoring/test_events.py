@@ -9,7 +9,8 @@ from scoring_material import FloatArray, cut, make_contract, quiet
 
 from speech_qc.contract import ModelContract
 from speech_qc.errors import ContractError, InferenceError, ProtocolError
-from speech_qc.scoring import Event, EventTracker, EventUpdate
+from speech_qc.scoring import Event, EventTracker, EventUpdate, ScoreBatch, ScoreReader
+from speech_qc.scoring.events import EventRows
 from speech_qc.scoring.layout import MIN_SPEECH_FRAMES
 from speech_qc.scoring.severity import EventMeasures, rate
 
@@ -241,6 +242,18 @@ def test_reverberation_begins_in_speech_and_may_outlast_it() -> None:
     scores[50:60, contract.index("speech")] = 0.9
     (event,) = closed(track(contract, scores, level, [7]))
     assert (event.label, event.onset_frame, event.offset_frame) == ("reverberation", 50, 180)
+
+
+def test_a_silent_line_that_the_model_calls_reverberant_needs_no_scan() -> None:
+    contract = make_contract()
+    reader = ScoreReader(contract)
+    rows, row = EventRows(reader.layout, 1), np.array([0])
+    EventTracker(contract, reader, rows=rows, row=0)
+    scores, level = quiet(contract, 5)
+    scores[:, contract.index("reverberation")] = 0.9
+    assert not rows.add(row, ScoreBatch.alone(reader.read_one(scores)), level[None])[0]
+    scores[3, contract.index("speech")] = 0.9
+    assert rows.add(row, ScoreBatch.alone(reader.read_one(scores)), level[None])[0]
 
 
 def test_memory_and_time_do_not_grow_with_a_stream_that_never_rests() -> None:

@@ -145,8 +145,8 @@ class EventRows(Rows):
     """Bit c: a segment of column c is running."""
     due: npt.NDArray[np.int64]
     """First frame at which an update of a track is due."""
-    open: npt.NDArray[np.bool_]
-    """Whether there are tracks."""
+    tracked: npt.NDArray[np.int64]
+    """Bit c: column c has a track, which runs or is in a gap."""
     totals: npt.NDArray[np.int64]
     """Running totals while there are tracks, [rows, C + 3]: scores, speech frames, dB over them, power."""
     highest: FloatArray
@@ -158,11 +158,13 @@ class EventRows(Rows):
             "followed": Column((), np.int64),
             "running": Column((), np.int64),
             "due": Column((), np.int64, NEVER),
-            "open": Column((), np.bool_),
+            "tracked": Column((), np.int64),
             "totals": Column((layout.width + 3,), np.int64),
             "highest": Column((layout.width,), np.float32),
         }
         super().__init__(columns, rows)
+        self._spoken = spoken_columns(layout)
+        self._enter, self._speech = layout.enter, layout.speech
 
     def add(self, rows: Places, read: ScoreBatch, level_dbfs: FloatArray) -> npt.NDArray[np.bool_]:
         """Take the next frames of channels; continue the tracks of those in which nothing changes.
@@ -179,11 +181,13 @@ class EventRows(Rows):
         frames = self.frames[rows] + count
         self.frames[rows] = frames
         running = self.running[rows]
-        crossed = (read.reached & ~running & self.followed[rows]) | (read.fallen & running)
+        tracked = self.tracked[rows]
+        begun = self._reached(read, tracked) & ~running & self.followed[rows]
+        crossed = begun | (read.fallen & running)
         changed: npt.NDArray[np.bool_] = (crossed != 0) | (self.due[rows] < frames)
         if not count:
             changed[:] = False
-        steady = self.open[rows] & ~changed
+        steady = (tracked != 0) & ~changed
         if count and steady.any():
             own = rows[steady]
             self.totals[own, :-1] += read.totals[steady, -1]
@@ -191,6 +195,28 @@ class EventRows(Rows):
             # Tracks in a gap need no special case: no score there reaches the enter threshold, so none is a maximum.
             self.highest[own] = np.maximum(self.highest[own], read.scores[steady].max(axis=1))
         return changed
+
+    def _reached(self, read: ScoreBatch, tracked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the bits of the columns that reach their enter threshold, less those that cannot begin without speech.
+
+        A column that has a track keeps its bit, so that its score in a gap is never taken for one of its event.
+        """
+        reached = read.reached
+        for column in self._spoken:
+            in_doubt = ((reached & ~tracked) >> column & 1).nonzero()[0]
+            if len(in_doubt):
+                scores = read.scores[in_doubt]
+                up = (scores[:, :, column] >= self._enter[column]) & (
+                    scores[:, :, self._speech] >= self._enter[self._speech]
+                )
+                reached = reached.copy()
+                reached[in_doubt[~up.any(axis=1)]] &= ~(1 << column)
+        return reached
+
+
+def spoken_columns(layout: ScoreLayout) -> tuple[int, ...]:
+    """Return the columns whose events begin in speech: what the model says of them on a silent line means nothing."""
+    return (layout.contract.index("reverberation"),) if layout.contract.has("reverberation") else ()
 
 
 class EventTracker:
@@ -230,7 +256,7 @@ class EventTracker:
         # Bits of columns.
         self._rows.followed[row] = ~sum(1 << layout.names.index(name) for name in skip if contract.has(name))
         self._dropout = layout.names.index("dropout") if contract.has("dropout") else None
-        self._reverberation = contract.index("reverberation") if contract.has("reverberation") else None
+        self._spoken = spoken_columns(layout)
         self._tracks: dict[int, _Track] = {}
         self._next_id = 0
         self._finished = False
@@ -292,7 +318,7 @@ class EventTracker:
     def _settle(self) -> None:
         """Note in the rows when to look at the tracks again."""
         rows, row, tracks = self._rows, self._row, self._tracks
-        rows.open[row] = bool(tracks)
+        rows.tracked[row] = sum(1 << column for column in tracks)
         rows.due[row] = min((track.due for track in tracks.values()), default=NEVER)
         rows.running[row] = sum(1 << column for column, track in tracks.items() if track.end is None)
         rows.highest[row] = 0.0
@@ -363,7 +389,7 @@ class EventTracker:
         """Find the local frames at which the label's segment starts or ends, alternately."""
         layout = self._layout
         up = scores[:, column] >= self._enter[column]
-        if column == self._reverberation:  # only speech shows it: what the model says of a silent line starts no event
+        if column in self._spoken:
             up &= scores[:, layout.speech] >= layout.enter[layout.speech]
         down = scores[:, column] < layout.exit[column]
         decided = (up | down).nonzero()[0]  # between the thresholds nothing changes
