@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -108,9 +109,10 @@ def test_channels_together_get_what_each_gets_alone() -> None:
         assert any(events for _, _, events in expected.heard)
         assert ear.heard == expected.heard
         one, other = ear.session.record(PROFILE), expected.session.record(PROFILE)
-        assert (one.events, one.summary, one.levels, one.transport) == (
-            other.events, other.summary, other.levels, other.transport,
-        )  # fmt: skip
+        assert (one.events, one.summary, one.transport) == (other.events, other.summary, other.transport)
+        # A matrix product of another size rounds otherwise on some processors.
+        found, wanted = (np.array([*asdict(each.levels).values()], np.float64) for each in (one, other))
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_a_channel_that_cannot_take_its_scores_does_not_disturb_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ def test_events_are_the_ones_that_the_service_reports() -> None:
     contract: ModelContract = echo_contract()
     scores = np.random.default_rng(1).random((4000, len(contract.labels))).astype(np.float32)
     scores = np.apply_along_axis(lambda row: np.convolve(row, np.ones(9) / 9, "same"), 0, scores).astype(np.float32)
+    scores[:, contract.index("speech")] = 1.0  # reverberation begins in speech only
     tracker = EventTracker(contract)
     updates = [*tracker.push(scores, np.full(4000, -30, np.float32)), *tracker.finish()]
     for column, label in enumerate(contract.labels):
