@@ -163,8 +163,7 @@ class EventRows(Rows):
             "highest": Column((layout.width,), np.float32),
         }
         super().__init__(columns, rows)
-        self._spoken = spoken_columns(layout)
-        self._enter, self._speech = layout.enter, layout.speech
+        self._layout = layout
 
     def add(self, rows: Places, read: ScoreBatch, level_dbfs: FloatArray) -> npt.NDArray[np.bool_]:
         """Take the next frames of channels; continue the tracks of those in which nothing changes.
@@ -202,21 +201,13 @@ class EventRows(Rows):
         A column that has a track keeps its bit, so that its score in a gap is never taken for one of its event.
         """
         reached = read.reached
-        for column in self._spoken:
+        for column in self._layout.spoken:
             in_doubt = ((reached & ~tracked) >> column & 1).nonzero()[0]
             if len(in_doubt):
-                scores = read.scores[in_doubt]
-                up = (scores[:, :, column] >= self._enter[column]) & (
-                    scores[:, :, self._speech] >= self._enter[self._speech]
-                )
+                up = self._layout.begins(column, read.scores[in_doubt])
                 reached = reached.copy()
                 reached[in_doubt[~up.any(axis=1)]] &= ~(1 << column)
         return reached
-
-
-def spoken_columns(layout: ScoreLayout) -> tuple[int, ...]:
-    """Return the columns whose events begin in speech: what the model says of them on a silent line means nothing."""
-    return (layout.contract.index("reverberation"),) if layout.contract.has("reverberation") else ()
 
 
 class EventTracker:
@@ -250,13 +241,10 @@ class EventTracker:
         self._min_frames = [max(1, frames_reaching(label.min_duration_s, hop_s)) for label in contract.labels]
         # A gap has at least one frame, so 0 and 1 both mean that nothing is merged.
         self._merge_frames = [max(1, frames_reaching(label.merge_gap_s, hop_s)) for label in contract.labels]
-        self._enter = layout.enter.copy()
-        self._enter[layout.speech] = np.inf  # speech itself is not a fault
         self._rows, self._row = rows or EventRows(layout, 1), row
         # Bits of columns.
         self._rows.followed[row] = ~sum(1 << layout.names.index(name) for name in skip if contract.has(name))
         self._dropout = layout.names.index("dropout") if contract.has("dropout") else None
-        self._spoken = spoken_columns(layout)
         self._tracks: dict[int, _Track] = {}
         self._next_id = 0
         self._finished = False
@@ -387,11 +375,8 @@ class EventTracker:
 
     def _changes(self, column: int, scores: FloatArray) -> list[int]:
         """Find the local frames at which the label's segment starts or ends, alternately."""
-        layout = self._layout
-        up = scores[:, column] >= self._enter[column]
-        if column in self._spoken:
-            up &= scores[:, layout.speech] >= layout.enter[layout.speech]
-        down = scores[:, column] < layout.exit[column]
+        up = self._layout.begins(column, scores)
+        down = scores[:, column] < self._layout.exit[column]
         decided = (up | down).nonzero()[0]  # between the thresholds nothing changes
         states = up[decided]
         before = np.empty_like(states)

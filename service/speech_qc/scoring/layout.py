@@ -71,6 +71,7 @@ class ScoreLayout:
         "probability_columns",
         "snr",
         "speech",
+        "spoken",
         "width",
     )
 
@@ -97,6 +98,17 @@ class ScoreLayout:
         for column in self.probability_columns:
             self.enter[column] = contract.labels[column].enter
             self.exit[column] = contract.labels[column].exit
+
+        # Only speech shows reverberation: what the model says of it on a silent line means nothing.
+        self.spoken: Sequence[int] = (contract.index("reverberation"),) if contract.has("reverberation") else ()
+        """Columns whose events begin in speech."""
+
+    def begins(self, column: int, scores: FloatArray) -> npt.NDArray[np.bool_]:
+        """Return in which frames, [...], an event of a column may begin; `scores` are float32 [..., C]."""
+        up: npt.NDArray[np.bool_] = scores[..., column] >= self.enter[column]
+        if column in self.spoken:
+            up &= scores[..., self.speech] >= self.enter[self.speech]
+        return up
 
     def check_block(self, scores: FloatArray, level_dbfs: FloatArray) -> int:
         """Reject a block that a model with this contract cannot produce.
